@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "base/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static enum log_level log_level = LOG_WARN;
+
+void log_set_level(enum log_level level)
+{
+	log_level = level;
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+	static const char *const names[] = { "error", "warning", "info", "debug" };
+	char line[1024];
+	size_t used;
+	va_list ap;
+
+	if (level > log_level)
+		return;
+	snprintf(line, sizeof(line), "postern: %s: ", names[level]);
+	used = strlen(line);
+	va_start(ap, fmt);
+	vsnprintf(line + used, sizeof(line) - used - 1, fmt, ap);
+	va_end(ap);
+	used = strlen(line);
+	line[used++] = '\n';
+	/* Nobody is left to tell when standard error itself fails. */
+	if (write(STDERR_FILENO, line, used) < 0)
+		return;
+}

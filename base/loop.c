@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "base/loop.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+
+struct loop_job {
+	struct loop_job *next;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+struct loop {
+	uv_loop_t uv;
+	uv_async_t wake;
+	pthread_mutex_t lock;	/* guards first, last */
+	struct loop_job *first;
+	struct loop_job **last;
+};
+
+static void loop_run_jobs(struct loop *loop)
+{
+	struct loop_job *job, *next;
+
+	pthread_mutex_lock(&loop->lock);
+	job = loop->first;
+	loop->first = NULL;
+	loop->last = &loop->first;
+	pthread_mutex_unlock(&loop->lock);
+
+	for (; job; job = next) {
+		next = job->next;
+		job->fn(job->arg);
+		free(job);
+	}
+}
+
+static void loop_on_wake(uv_async_t *wake)
+{
+	loop_run_jobs(wake->data);
+}
+
+int loop_new(struct loop **out, struct err *err)
+{
+	struct loop *loop = calloc(1, sizeof(*loop));
+	int r;
+
+	if (!loop)
+		return err_set(err, -ENOMEM, "no memory for the event loop");
+	pthread_mutex_init(&loop->lock, NULL);
+	loop->last = &loop->first;
+	r = uv_loop_init(&loop->uv);
+	if (r < 0) {
+		free(loop);
+		return err_errno(err, r, "event loop");
+	}
+	r = uv_async_init(&loop->uv, &loop->wake, loop_on_wake);
+	if (r < 0) {
+		uv_loop_close(&loop->uv);
+		free(loop);
+		return err_errno(err, r, "event loop");
+	}
+	loop->wake.data = loop;
+	*out = loop;
+	return 0;
+}
+
+uv_loop_t *loop_uv(struct loop *loop)
+{
+	return &loop->uv;
+}
+
+void loop_run(struct loop *loop)
+{
+	uv_run(&loop->uv, UV_RUN_DEFAULT);
+}
+
+void loop_stop(struct loop *loop)
+{
+	uv_stop(&loop->uv);
+}
+
+void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
+{
+	struct loop_job *job = malloc(sizeof(*job));
+
+	if (!job)
+		abort();
+	*job = (struct loop_job){ .fn = fn, .arg = arg };
+	pthread_mutex_lock(&loop->lock);
+	*loop->last = job;
+	loop->last = &job->next;
+	pthread_mutex_unlock(&loop->lock);
+	uv_async_send(&loop->wake);
+}
+
+void loop_free(struct loop *loop)
+{
+	if (!loop)
+		return;
+	loop_run_jobs(loop);
+	uv_close((uv_handle_t *)&loop->wake, NULL);
+	uv_run(&loop->uv, UV_RUN_DEFAULT);
+	loop_run_jobs(loop);
+	if (uv_loop_close(&loop->uv) == UV_EBUSY)
+		log_warn("event loop closed with handles open");
+	pthread_mutex_destroy(&loop->lock);
+	free(loop);
+}

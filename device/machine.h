@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * A machine: memory, VM and board devices put together, and its run state. Everything here is called on the main
+ * thread (the loop's) unless said otherwise, and nothing here waits for a page.
+ */
+#ifndef POSTERN_DEVICE_MACHINE_H
+#define POSTERN_DEVICE_MACHINE_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "device/chardev.h"
+#include "kvm/vcpu.h"
+#include "kvm/vm.h"
+#include "memory/memory.h"
+#include "memory/way_out.h"
+
+struct machine;
+
+/* Names as in QEMU's RunState, so that QMP clients know them. */
+enum run_state {
+	RUN_STATE_PRELAUNCH,		/* built, never started */
+	RUN_STATE_INMIGRATE,		/* waits for an incoming migration */
+	RUN_STATE_RUNNING,
+	RUN_STATE_PAUSED,
+	RUN_STATE_DEBUG,		/* a debugger stopped it */
+	RUN_STATE_FINISH_MIGRATE,	/* source: paused to be switched over */
+	RUN_STATE_POSTMIGRATE,		/* source: the guest runs elsewhere, or may; never to be resumed by cont */
+	RUN_STATE_IO_ERROR,		/* a page is LOST */
+	RUN_STATE_INTERNAL_ERROR,
+	RUN_STATE_GUEST_PANICKED,
+	RUN_STATE_SHUTDOWN,
+};
+const char *run_state_name(enum run_state state);
+
+struct machine_config {
+	unsigned int cpus;		/* 1 to VM_VCPUS_MAX */
+	uint64_t memory_bytes;		/* multiple of 2 MiB, at most 16 GiB */
+	const char *kernel, *initrd, *cmdline;	/* kernel may be NULL when incoming; strings are copied */
+	const char *name;		/* may be NULL */
+	enum way_out way_out;
+	bool incoming;			/* RAM arrives late: userfaultfd first, all pages MISSING */
+	bool no_reboot;			/* a guest's reset ends the process instead */
+	struct chardev_config serial;
+};
+
+/* All callbacks on the main thread; NULL ones are skipped. A listener outlives the machine or is removed first. */
+struct machine_listener {
+	void (*state)(void *arg, enum run_state old, enum run_state now);	/* STOP, RESUME come of it */
+	void (*reset)(void *arg, bool by_guest);
+	void (*shutdown)(void *arg, bool by_guest, const char *reason);	/* QEMU's ShutdownCause */
+	void (*powerdown)(void *arg);
+	void (*debug)(void *arg, struct vcpu *vcpu);		/* machine is in RUN_STATE_DEBUG, all parked */
+	void (*page_lost)(void *arg, gfn_t gfn);
+	void (*memory_complete)(void *arg);			/* every page is PRESENT */
+	void *arg;
+	struct machine_listener *next;
+};
+
+/*
+ * Builds the machine in PRELAUNCH (or INMIGRATE): memory, with `incoming` its userfaultfd, the way out, VM, devices,
+ * the loaded kernel. Errors say what to do.
+ */
+int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err);
+/* Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits for a page. */
+void machine_free(struct machine *machine);
+
+void machine_listen(struct machine *machine, struct machine_listener *listener);
+void machine_unlisten(struct machine *machine, struct machine_listener *listener);
+
+const struct machine_config *machine_config(const struct machine *machine);
+struct memory *machine_memory(const struct machine *machine);
+struct vm *machine_vm(const struct machine *machine);
+struct loop *machine_loop(const struct machine *machine);
+enum run_state machine_state(const struct machine *machine);
+static inline bool machine_is_running(const struct machine *machine)
+{
+	return machine_state(machine) == RUN_STATE_RUNNING;
+}
+
+/*
+ * Parks all vCPUs and goes to `state` (also from one paused state to another). When it was running: the state
+ * listener sees it leave RUNNING. 0, or -ETIMEDOUT with the vCPU that did not come out named.
+ */
+int machine_pause(struct machine *machine, enum run_state state, struct err *err);
+/*
+ * cont. -EBUSY with the reason where it may not run: INMIGRATE before switchover (then remembered: see
+ * machine_set_autostart), POSTMIGRATE, SHUTDOWN, IO_ERROR while the page is still lost.
+ */
+int machine_cont(struct machine *machine, struct err *err);
+/* Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. */
+int machine_leave_migrate(struct machine *machine, bool run, struct err *err);
+/* stop / cont while INMIGRATE only remember whether the guest is to run once it has arrived. */
+void machine_set_autostart(struct machine *machine, bool run);
+bool machine_autostart(const struct machine *machine);
+
+/* system_reset: loads the kernel anew. While pages are missing it is put off until all have come (logged). */
+int machine_reset(struct machine *machine, bool by_guest, struct err *err);
+/* system_powerdown: presses the ACPI power button. */
+int machine_powerdown(struct machine *machine, struct err *err);
+/* Ends the loop after the shutdown listeners have seen it. reason: "host-signal", "host-qmp-quit", "guest-shutdown"... */
+void machine_shutdown(struct machine *machine, bool by_guest, const char *reason);
+
+/*
+ * State of the paused machine without RAM: vCPUs, interrupt controllers, clocks, devices. A MachineState message
+ * (device/machine.proto), to be read only by machine_load of a machine of the same shape.
+ */
+int machine_save(struct machine *machine, struct buf *out, struct err *err);
+/* Hostile input. On an error the machine's state is undefined but it may be loaded again. */
+int machine_load(struct machine *machine, const uint8_t *data, size_t len, struct err *err);
+/* Calls fn for every page that must have come before the machine runs on a destination; see arch_vcpu_early_pages. */
+int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err);
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * A vCPU and its thread.
+ *
+ *   PARKED --resume--> RUNNING --asked to pause--> PARKED --end--> ENDED
+ *
+ * The thread enters KVM_RUN, handles the exit, and parks at the top of its loop when it was asked to. Before it
+ * parks it completes an instruction whose I/O is pending (KVM_RUN with immediate_exit), so that a parked vCPU's
+ * state is whole. While it is parked any one thread may use its file descriptor.
+ */
+#ifndef POSTERN_KVM_VCPU_H
+#define POSTERN_KVM_VCPU_H
+
+#include <linux/kvm.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "kvm/vm.h"
+
+unsigned int vcpu_index(const struct vcpu *vcpu);
+int vcpu_fd(const struct vcpu *vcpu);
+struct vm *vcpu_vm(const struct vcpu *vcpu);
+/* The shared kvm_run page; stable only while the vCPU is parked. */
+struct kvm_run *vcpu_run(const struct vcpu *vcpu);
+/* Thread id of its thread, for query-cpus-fast and tests. */
+pid_t vcpu_tid(const struct vcpu *vcpu);
+bool vcpu_is_parked(const struct vcpu *vcpu);
+
+/* Lets this one run; the others stay as they are (a debugger's step). */
+void vcpu_resume(struct vcpu *vcpu);
+
+/* ioctl on the vCPU's descriptor; returns its result, or a negative errno with err saying `what` failed on which vCPU. */
+int vcpu_ioctl(struct vcpu *vcpu, unsigned long request, void *arg, const char *what,
+	       struct err *err);
+
+/* Counters since creation. */
+struct vcpu_stats {
+	uint64_t exits;
+	uint64_t interrupted;	/* KVM_RUN returned -EINTR */
+	uint64_t ejected;	/* KVM_RUN returned -EFAULT because of an eject */
+};
+void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *stats);
+
+#endif

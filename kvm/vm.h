@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * A KVM virtual machine: its file descriptors, memory slots and vCPUs. What a machine is made of
+ * beyond that (interrupt controllers, CPUID, boot state) is arch/'s; what sits on its buses is device/'s.
+ *
+ * Threads: created, paused, resumed and freed by the main thread; exits are delivered on vCPU threads.
+ */
+#ifndef POSTERN_KVM_VM_H
+#define POSTERN_KVM_VM_H
+
+#include "base/err.h"
+#include "memory/memory.h"
+
+#define VM_VCPUS_MAX 16
+
+struct vm;
+struct vcpu;
+
+enum vm_event_kind {
+	VM_EVENT_RESET,		/* the guest asked for a reset, or triple-faulted */
+	VM_EVENT_SHUTDOWN,	/* the guest asked to be powered off */
+	VM_EVENT_CRASH,		/* the guest reported a panic */
+	VM_EVENT_DEBUG,		/* breakpoint, watchpoint or single step: vcpu_run(vcpu)->debug has the rest */
+	VM_EVENT_ERROR,		/* KVM cannot go on: `text` says why */
+};
+
+struct vm_event {
+	enum vm_event_kind kind;
+	char text[160];
+};
+
+/* Exits, on the vCPU's thread. None may wait; guest memory only by gup with GUP_NOWAIT. */
+struct vm_exit_ops {
+	/* data: `size` (1, 2 or 4) bytes, little endian; to be filled when !write. */
+	void (*pio)(void *arg, uint16_t port, bool write, void *data, unsigned int size);
+	/* data: `len` (1 to 8) bytes. */
+	void (*mmio)(void *arg, gpa_t gpa, bool write, void *data, unsigned int len);
+	/* The vCPU parks after this returns, until it is resumed. */
+	void (*event)(void *arg, struct vcpu *vcpu, const struct vm_event *event);
+};
+
+/*
+ * Opens /dev/kvm, creates the VM, a memory slot for each region of `mem`, and `cpus` vCPUs (1 to VM_VCPUS_MAX),
+ * each with a parked thread. arch_vm_create and arch_vcpu_create are called in between. ops and mem outlive the VM.
+ * Errors with advice: -ENOENT / -EACCES no usable /dev/kvm, -EINVAL, -ENOTSUP a capability is missing.
+ */
+int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops,
+	   void *arg, struct err *err);
+/* Ends the vCPU threads (each leaves whatever it waits for) and joins them; the file descriptors stay open. */
+void vm_end_vcpus(struct vm *vm);
+/* After vm_end_vcpus and memory_shut, in this order: see memory.h. Closes the file descriptors. */
+void vm_free(struct vm *vm);
+
+int vm_fd(const struct vm *vm);
+int vm_kvm_fd(const struct vm *vm);
+struct memory *vm_memory(const struct vm *vm);
+unsigned int vm_vcpus(const struct vm *vm);
+struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index);
+
+/*
+ * Brings every vCPU out of the guest, or out of its wait for a page, and parks it. When it returns 0 no vCPU runs,
+ * pending I/O instructions are completed, and vCPU state may be read and written by the caller. Typically some
+ * 100 us; waits at most timeout_ms (the loop's "nothing hangs": a bound, not a wait for a page), kicking again each
+ * millisecond; -ETIMEDOUT names the vCPU and what it does: it parks as soon as it comes out.
+ */
+int vm_pause(struct vm *vm, int timeout_ms, struct err *err);
+/* Lets all vCPUs run. */
+void vm_resume(struct vm *vm);
+/* Asks every vCPU to park without waiting for it. Any thread, vCPU threads too. */
+void vm_ask_pause(struct vm *vm);
+
+/* Sets an interrupt line of the in-kernel interrupt controllers. Any thread. 0 or a negative errno. */
+int vm_irq_line(struct vm *vm, unsigned int gsi, bool level);
+
+#endif

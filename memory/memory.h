@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * Guest RAM and the state of each of its pages.
+ *
+ *     MISSING --ask--> REQUESTED --data complete--> PRESENT
+ *        ^                |  |
+ *        +---link lost----+  +---the source says so---> LOST
+ *
+ * RAM is private anonymous memory in a few regions. Memory that is to arrive late is watched by a
+ * userfaultfd; the fault thread reads who waits for which page and asks the page source. One byte a
+ * page holds the state; the byte is the truth, the kernel's page tables follow it: a page is first
+ * copied in whole (UFFDIO_COPY), and only then becomes PRESENT. The layout of the byte and all its
+ * transitions live in state.h and state.c.
+ *
+ * Guest memory is reached only through gup (gup.h). Threads that may wait for pages, vCPUs above
+ * all, are known by a memory_thread and can be brought out of the wait (way_out.h).
+ *
+ * Order of locks: map lock, then wait lock, then eject lock. None is held across a wait for a page.
+ */
+#ifndef POSTERN_MEMORY_MEMORY_H
+#define POSTERN_MEMORY_MEMORY_H
+
+#include "base/err.h"
+#include "base/hist.h"
+#include "base/types.h"
+#include "memory/page_source.h"
+
+#define MEMORY_REGIONS_MAX 8
+
+enum page_state {
+	/* Not here, nobody asked. Entered by memory_watch, by a lost link. Left by a request or a fill. */
+	PAGE_MISSING = 0,
+	/* Asked of the attached source. Left by a fill, by loss, by a detached source (to MISSING). */
+	PAGE_REQUESTED = 1,
+	/* Here, whole. */
+	PAGE_PRESENT = 2,
+	/* The source said that it does not have it. Left only by a fill from another source. */
+	PAGE_LOST = 3,
+};
+
+struct memory;
+
+/* A range of guest RAM; base and length are multiples of HUGE_BYTES, ranges ascend and never overlap. */
+struct memory_range {
+	gpa_t base;
+	uint64_t len_bytes;
+};
+
+/* A region as KVM needs it for its memory slot. `host` stays valid until memory_free. */
+struct memory_region {
+	gfn_t first;
+	uint64_t pages;
+	uint8_t *host;
+};
+
+/* Counters since memory_watch; read at any time. */
+struct memory_stats {
+	uint64_t pages;			/* of all regions */
+	uint64_t missing;		/* not PRESENT now */
+	uint64_t requested;		/* REQUESTED now */
+	uint64_t lost;			/* LOST now */
+	uint64_t faults;		/* messages read from the userfaultfd */
+	uint64_t requests;		/* pages asked of the source */
+	uint64_t filled;		/* pages that became PRESENT */
+	uint64_t duplicates;		/* pages that came although PRESENT */
+	uint64_t kicks;
+	uint64_t ejects;
+	uint64_t gup_sleeps;		/* waits in gup that did sleep */
+};
+
+/* Somebody who waits for a page now. */
+struct memory_waiter {
+	char name[16];			/* of the memory_thread, or "gup" or "other" */
+	int cpu;			/* vCPU index, or -1 */
+	gpa_t gpa;			/* the page's first byte */
+	int64_t since_ns;		/* CLOCK_MONOTONIC */
+};
+
+/* Called when a page turned out LOST or all pages are PRESENT; on any thread, no lock held; must not sleep. */
+struct memory_events {
+	void (*lost)(void *arg, gfn_t gfn);
+	void (*complete)(void *arg);
+	void *arg;
+};
+
+/*
+ * Allocates guest RAM: zero-filled, all PRESENT, huge pages advised. 1 to MEMORY_REGIONS_MAX ranges.
+ * -EINVAL: bad ranges; -ENOMEM.
+ */
+int memory_new(struct memory **out, const struct memory_range *ranges, unsigned int n,
+	       struct err *err);
+
+/*
+ * Ends every wait in gup with -EINTR, stops the fault thread, closes the userfaultfd, frees the RAM.
+ * All vCPU threads must have ended (a closed userfaultfd shows zeros to whoever still waits), the VM's
+ * file descriptors need not be closed yet and should not be: KVM's own workers may wait for a page, and
+ * end only when the userfaultfd is gone. Closing (memory_shut) and freeing (memory_free) are thus two steps.
+ */
+void memory_shut(struct memory *mem);
+void memory_free(struct memory *mem);
+
+/* The regions, in ascending order; valid until memory_free. */
+const struct memory_region *memory_regions(const struct memory *mem, unsigned int *n);
+uint64_t memory_pages(const struct memory *mem);
+
+/* Is [gpa, gpa + len) RAM of one region? */
+bool memory_is_ram(const struct memory *mem, gpa_t gpa, uint64_t len_bytes);
+
+/*
+ * Makes every page MISSING and starts the fault thread: from now on a touch of a page waits until the
+ * page has come. Call before the VM is created (see memory_free), before RAM was written.
+ * `events` is copied. -EPERM: no userfaultfd for this user (the text says which sysctl or capability helps);
+ * -ENOSYS: kernel without it; -ENOMEM.
+ */
+int memory_watch(struct memory *mem, const struct memory_events *events, struct err *err);
+/* Are there pages that are not PRESENT? */
+bool memory_is_late(const struct memory *mem);
+
+/*
+ * Attaches the source that is asked from now on; pages that somebody waits for are asked again at
+ * once. At most one source is attached. Any thread.
+ */
+void memory_attach(struct memory *mem, struct page_source *source);
+/*
+ * The source is gone: REQUESTED pages are MISSING again. When it returns, no thread is inside the
+ * source's request(). Waiters go on waiting. Any thread but one inside request().
+ */
+void memory_detach(struct memory *mem);
+
+/*
+ * The data of the n pages from `first` on has come (NULL: they are zero). Each becomes visible whole,
+ * and in one step; pages that are PRESENT already keep what they hold. Any thread, many at a time.
+ * Returns how many became PRESENT by this call, or -EFAULT: not RAM, -ENOMEM: the host has none.
+ */
+int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data);
+/* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
+int memory_lose(struct memory *mem, gfn_t gfn);
+
+enum page_state memory_page_state(const struct memory *mem, gfn_t gfn);
+
+/*
+ * Bitmap of pages that are not PRESENT, of [first, first + n): bit i of byte i / 8 is set when page
+ * first + i is missing. `bits` has (n + 7) / 8 bytes. Returns how many are, or -EFAULT. For recovery.
+ */
+int64_t memory_missing_bitmap(const struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
+
+void memory_stats(const struct memory *mem, struct memory_stats *stats);
+/* From "asked" to "present", of pages that somebody waited for. */
+struct hist *memory_latency(struct memory *mem);
+/* Up to max of those who wait now; returns how many were written. */
+unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, unsigned int max);
+
+#endif

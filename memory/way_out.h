@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The way out of a wait for a page: kick and eject.
+ *
+ * A thread that may wait for late pages, in KVM_RUN or in gup, is known by a memory_thread. To bring it out:
+ *
+ *   - it waits in gup: woken, gup returns -EINTR;
+ *   - it waits inside KVM_RUN and the kernel's guest faults are interruptible (WAY_OUT_KERNEL): the
+ *     caller's signal does it, nothing is needed here;
+ *   - it waits inside KVM_RUN on a kernel that ignores signals there (WAY_OUT_EJECT): mprotect(page, PROT_NONE),
+ *     UFFDIO_WAKE; the fault is retried, finds no permission, KVM_RUN returns -EFAULT with the guest's state
+ *     untouched; when the last ejected thread is out the protection is restored.
+ *
+ * A kick is a loop, not an event: between "not waiting" and "waiting" a thread may slip past any single
+ * attempt, so whoever wants it out repeats memory_thread_kick (and its signal) until it is.
+ */
+#ifndef POSTERN_MEMORY_WAY_OUT_H
+#define POSTERN_MEMORY_WAY_OUT_H
+
+#include "memory/memory.h"
+
+enum way_out {
+	WAY_OUT_AUTO,	/* find out by trying, once */
+	WAY_OUT_KERNEL,
+	WAY_OUT_EJECT,
+};
+
+struct memory_thread;
+
+/* How memory_thread_kick gets threads out of KVM_RUN; WAY_OUT_AUTO is not accepted. */
+void memory_set_way_out(struct memory *mem, enum way_out way);
+enum way_out memory_way_out(const struct memory *mem);
+
+/* Registers a thread-to-be. name: at most 15 bytes are kept; cpu: vCPU index or -1. NULL: no memory. */
+struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu);
+void memory_thread_free(struct memory_thread *thread);
+/* On the thread itself, before its first wait. */
+void memory_thread_bind(struct memory_thread *thread);
+
+/* What a kick found. */
+enum kick_result {
+	KICK_SIGNAL,	/* not known to wait, or the kernel listens: the caller sends its signal */
+	KICK_DONE,	/* woken or ejected: a signal is not needed */
+};
+
+/* Brings the thread out, once. Any thread. The kick stays pending until memory_thread_clear. */
+enum kick_result memory_thread_kick(struct memory_thread *thread);
+/* The thread has noticed the kick and may wait again. */
+void memory_thread_clear(struct memory_thread *thread);
+
+/*
+ * Around KVM_RUN, on the thread itself. memory_thread_left says that KVM_RUN has returned, with what (0 or
+ * a negative errno): it ends this thread's eject if there was one. Returns true when a -EFAULT was an eject's doing
+ * (this thread's or, for the same page, another's): the access is retried by the next KVM_RUN; it has then waited
+ * until the protection is restored. False: -EFAULT is a real error.
+ */
+void memory_thread_enter(struct memory_thread *thread);
+bool memory_thread_left(struct memory_thread *thread, int result);
+
+#endif
