@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The board: ports, interrupt lines and addresses that the firmware tables promise the guest and that device/
+ * implements. Plain constants: dsdt.asl repeats some of them and a unit test compares.
+ */
+#ifndef POSTERN_ARCH_X86_BOARD_H
+#define POSTERN_ARCH_X86_BOARD_H
+
+/* RAM ends here at the latest and goes on at 4 GiB; between them lie device windows and the APICs. */
+#define BOARD_LOW_RAM_END 0xc0000000ull
+#define BOARD_HIGH_RAM_BASE 0x100000000ull
+
+#define BOARD_IOAPIC_BASE 0xfec00000u
+#define BOARD_LAPIC_BASE 0xfee00000u
+/* KVM's own pages (Intel only): below the 4 GiB boundary, clear of RAM and of the APICs. */
+#define BOARD_IDENTITY_MAP 0xfeffc000ull
+#define BOARD_TSS 0xfeffd000ull
+
+/* ACPI fixed hardware (ACPI 6.5 section 4.8): three register blocks, one after the other. */
+#define BOARD_PM_BASE 0x600
+#define BOARD_PM1_EVENT BOARD_PM_BASE		/* status (2 bytes), enable (2 bytes) */
+#define BOARD_PM1_EVENT_BYTES 4
+#define BOARD_PM1_CONTROL (BOARD_PM_BASE + 4)
+#define BOARD_PM1_CONTROL_BYTES 2
+#define BOARD_PM_TIMER (BOARD_PM_BASE + 8)	/* 32 bits wide, 3.579545 MHz */
+#define BOARD_PM_TIMER_BYTES 4
+#define BOARD_PM_TIMER_HZ 3579545
+#define BOARD_S5_SLP_TYP 5			/* soft off, in PM1 control bits 10 to 12 */
+#define BOARD_SCI_GSI 9				/* level, active high */
+
+/* Reset control register as in Intel's chip sets: bit 1 kind of reset, bit 2 do it. */
+#define BOARD_RESET_PORT 0xcf9
+#define BOARD_RESET_VALUE 0x06
+/* The keyboard controller's command port: command 0xfe pulses the reset line; Linux's first resort. */
+#define BOARD_I8042_COMMAND 0x64
+#define BOARD_I8042_RESET 0xfe
+
+#define BOARD_COM1 0x3f8
+#define BOARD_COM1_PORTS 8
+#define BOARD_COM1_GSI 4
+
+#endif
