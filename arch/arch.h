@@ -50,6 +50,12 @@ int arch_vcpu_boot(struct vcpu *vcpu, const struct arch_boot *boot, struct err *
 /* Puts the in-kernel interrupt controllers and timers to their power-on state. */
 int arch_vm_reset(struct vm *vm, struct err *err);
 
+/*
+ * A guest for probes: one vCPU that reads one byte at `touch`, then writes to port 0x80, for ever; it starts like the bare
+ * guest, so it runs on every KVM. Needs the first 64 KiB of RAM, PRESENT.
+ */
+int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, struct err *err);
+
 /* ---- state: versioned protobuf messages (arch/<name>/state.proto) ---- */
 
 int arch_vm_save(struct vm *vm, struct buf *out, struct err *err);

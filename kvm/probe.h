@@ -16,7 +16,4 @@
  */
 int probe_way_out(enum way_out *way, int64_t *us, struct err *err);
 
-/* Can this KVM run ring-0 code well enough to boot a stock kernel? Runs a short test guest. *why: a static text. */
-int probe_stock_kernel(bool *can, const char **why, struct err *err);
-
 #endif

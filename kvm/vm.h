@@ -47,8 +47,12 @@ struct vm_exit_ops {
  */
 int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops,
 	   void *arg, struct err *err);
-/* Ends the vCPU threads (each leaves whatever it waits for) and joins them; the file descriptors stay open. */
-void vm_end_vcpus(struct vm *vm);
+/*
+ * Ends the vCPU threads (each leaves whatever it waits for) and joins them; the file descriptors stay open. -ETIMEDOUT: a
+ * vCPU did not come out within 5 s (a forced way out that this kernel lacks); then nothing may be freed and only the end of
+ * the process, which every wait obeys, is left.
+ */
+int vm_end_vcpus(struct vm *vm);
 /* After vm_end_vcpus and memory_shut, in this order: see memory.h. Closes the file descriptors. */
 void vm_free(struct vm *vm);
 

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What vm.c and vcpu.c share.
+ */
+#ifndef POSTERN_KVM_INTERNAL_H
+#define POSTERN_KVM_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "kvm/vcpu.h"
+#include "memory/way_out.h"
+
+struct vcpu {
+	struct vm *vm;
+	unsigned int index;
+	int fd;
+	struct kvm_run *run;
+	size_t run_bytes;
+	struct memory_thread *waits;
+	pthread_t thread;
+	bool started;
+	_Atomic pid_t tid;
+	_Atomic bool want_pause;	/* written under vm->lock; read by the thread at each turn without it */
+	_Atomic bool want_end;		/* likewise */
+	bool parked;			/* guarded by vm->lock */
+	bool io_pending;		/* only its own thread: KVM wants to be entered again to finish an instruction */
+	_Atomic uint64_t exits, interrupted, ejected;
+};
+
+struct vm {
+	int kvm_fd, fd;
+	struct memory *mem;
+	const struct vm_exit_ops *ops;
+	void *arg;
+	struct vcpu vcpu[VM_VCPUS_MAX];
+	unsigned int vcpus;
+	pthread_mutex_t lock;		/* guards parked of each vCPU, and changes of want_* */
+	pthread_cond_t parked;		/* a vCPU has parked; CLOCK_MONOTONIC */
+	pthread_cond_t resumed;		/* a vCPU may run, or is to end */
+};
+
+int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *err);
+/* Starts the thread, parked. */
+int vcpu_start(struct vcpu *vcpu, struct err *err);
+/* One attempt to bring the vCPU out of wherever it is; repeated by who waits for it to park. */
+void vcpu_kick(struct vcpu *vcpu);
+void vcpu_fini(struct vcpu *vcpu);
+
+#endif

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// The run loop of a vCPU's thread; see vcpu.h for its states. A kick sets immediate_exit, so that a vCPU about to enter the
+// guest comes right back, and then either ejects it from its wait for a page or sends SIGUSR1, whose handler sets
+// immediate_exit too (a signal between the handler's return and KVM_RUN is thus never lost).
+#include "kvm/vcpu.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kvm/internal.h"
+
+/* A signal handler gets no context: this thread's kvm_run, for it alone. */
+static _Thread_local struct kvm_run *vcpu_this_run;
+
+static void vcpu_on_signal(int sig)
+{
+	(void)sig;
+	if (vcpu_this_run)
+		__atomic_store_n(&vcpu_this_run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+}
+
+unsigned int vcpu_index(const struct vcpu *vcpu)
+{
+	return vcpu->index;
+}
+
+int vcpu_fd(const struct vcpu *vcpu)
+{
+	return vcpu->fd;
+}
+
+struct vm *vcpu_vm(const struct vcpu *vcpu)
+{
+	return vcpu->vm;
+}
+
+struct kvm_run *vcpu_run(const struct vcpu *vcpu)
+{
+	return vcpu->run;
+}
+
+pid_t vcpu_tid(const struct vcpu *vcpu)
+{
+	return atomic_load(&vcpu->tid);
+}
+
+bool vcpu_is_parked(const struct vcpu *vcpu)
+{
+	bool parked;
+
+	pthread_mutex_lock(&vcpu->vm->lock);
+	parked = vcpu->parked;
+	pthread_mutex_unlock(&vcpu->vm->lock);
+	return parked;
+}
+
+void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *stats)
+{
+	*stats = (struct vcpu_stats){
+		.exits = atomic_load_explicit(&vcpu->exits, memory_order_relaxed),
+		.interrupted = atomic_load_explicit(&vcpu->interrupted, memory_order_relaxed),
+		.ejected = atomic_load_explicit(&vcpu->ejected, memory_order_relaxed),
+	};
+}
+
+int vcpu_ioctl(struct vcpu *vcpu, unsigned long request, void *arg, const char *what,
+	       struct err *err)
+{
+	int r = ioctl(vcpu->fd, request, arg);
+
+	if (r < 0)
+		return err_errno(err, -errno, "vCPU %u: %s", vcpu->index, what);
+	return r;
+}
+
+/* ---- exits ---- */
+
+static void vcpu_event(struct vcpu *vcpu, const struct vm_event *event)
+{
+	pthread_mutex_lock(&vcpu->vm->lock);
+	atomic_store(&vcpu->want_pause, true);
+	pthread_mutex_unlock(&vcpu->vm->lock);
+	vcpu->vm->ops->event(vcpu->vm->arg, vcpu, event);
+}
+
+static void vcpu_pio(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	uint32_t i;
+
+	/* A string instruction brings several items of one port. */
+	for (i = 0; i < run->io.count; i++, data += run->io.size)
+		vcpu->vm->ops->pio(vcpu->vm->arg, run->io.port, run->io.direction == KVM_EXIT_IO_OUT, data,
+				   run->io.size);
+	vcpu->io_pending = true;
+}
+
+static void vcpu_mmio(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	vcpu->vm->ops->mmio(vcpu->vm->arg, GPA(run->mmio.phys_addr), run->mmio.is_write, run->mmio.data,
+			    run->mmio.len);
+	vcpu->io_pending = true;
+}
+
+static void vcpu_system_event(struct vcpu *vcpu)
+{
+	struct vm_event event = { .kind = VM_EVENT_ERROR };
+
+	switch (vcpu->run->system_event.type) {
+	case KVM_SYSTEM_EVENT_SHUTDOWN:
+		event.kind = VM_EVENT_SHUTDOWN;
+		break;
+	case KVM_SYSTEM_EVENT_RESET:
+		event.kind = VM_EVENT_RESET;
+		break;
+	case KVM_SYSTEM_EVENT_CRASH:
+		event.kind = VM_EVENT_CRASH;
+		break;
+	default:
+		snprintf(event.text, sizeof(event.text), "unknown system event %u",
+			 vcpu->run->system_event.type);
+	}
+	vcpu_event(vcpu, &event);
+}
+
+static void vcpu_exit_error(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	struct vm_event event = { .kind = VM_EVENT_ERROR };
+
+	if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
+		snprintf(event.text, sizeof(event.text),
+			 "the hardware refuses to enter the guest, reason 0x%llx",
+			 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
+	else if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+		snprintf(event.text, sizeof(event.text), "KVM internal error %u%s",
+			 run->internal.suberror,
+			 run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION ?
+				 " (an instruction that KVM cannot emulate)" : "");
+	else
+		snprintf(event.text, sizeof(event.text), "unknown KVM exit %u", run->exit_reason);
+	vcpu_event(vcpu, &event);
+}
+
+static void vcpu_exit(struct vcpu *vcpu)
+{
+	switch (vcpu->run->exit_reason) {
+	case KVM_EXIT_IO:
+		vcpu_pio(vcpu);
+		break;
+	case KVM_EXIT_MMIO:
+		vcpu_mmio(vcpu);
+		break;
+	case KVM_EXIT_INTR:
+	case KVM_EXIT_IRQ_WINDOW_OPEN:
+	case KVM_EXIT_HLT:
+		break;
+	case KVM_EXIT_SHUTDOWN:
+		vcpu_event(vcpu, &(struct vm_event){ .kind = VM_EVENT_RESET });
+		break;
+	case KVM_EXIT_SYSTEM_EVENT:
+		vcpu_system_event(vcpu);
+		break;
+	case KVM_EXIT_DEBUG:
+		vcpu_event(vcpu, &(struct vm_event){ .kind = VM_EVENT_DEBUG });
+		break;
+	default:
+		vcpu_exit_error(vcpu);
+	}
+}
+
+/* KVM_RUN has failed with errno -r. */
+static void vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
+{
+	struct vm_event event = { .kind = VM_EVENT_ERROR };
+	char reason[64];
+
+	/* An interruption is no failure: looked at before any error. */
+	if (r == -EINTR || r == -EAGAIN) {
+		atomic_fetch_add_explicit(&vcpu->interrupted, 1, memory_order_relaxed);
+		return;
+	}
+	if (ejected) {
+		atomic_fetch_add_explicit(&vcpu->ejected, 1, memory_order_relaxed);
+		return;
+	}
+	snprintf(event.text, sizeof(event.text), "KVM_RUN: %s", strerror_r(-r, reason, sizeof(reason)));
+	vcpu_event(vcpu, &event);
+}
+
+/* ---- the loop ---- */
+
+static void vcpu_turn(struct vcpu *vcpu)
+{
+	bool ejected;
+	int r;
+
+	memory_thread_enter(vcpu->waits);
+	r = ioctl(vcpu->fd, KVM_RUN, 0);
+	if (r < 0)
+		r = -errno;
+	ejected = memory_thread_left(vcpu->waits, r);
+	/* Entered: KVM has finished what was pending before anything else. */
+	if (r >= 0 || r == -EINTR)
+		vcpu->io_pending = false;
+	if (r < 0) {
+		vcpu_run_failed(vcpu, r, ejected);
+		return;
+	}
+	atomic_fetch_add_explicit(&vcpu->exits, 1, memory_order_relaxed);
+	vcpu_exit(vcpu);
+}
+
+/* Lets KVM finish the instruction whose I/O was handled, without running the guest further. */
+static void vcpu_finish_io(struct vcpu *vcpu)
+{
+	while (vcpu->io_pending) {
+		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		vcpu_turn(vcpu);
+	}
+}
+
+static void vcpu_park(struct vcpu *vcpu)
+{
+	struct vm *vm = vcpu->vm;
+
+	vcpu_finish_io(vcpu);
+	pthread_mutex_lock(&vm->lock);
+	vcpu->parked = true;
+	pthread_cond_broadcast(&vm->parked);
+	while (atomic_load(&vcpu->want_pause) && !atomic_load(&vcpu->want_end))
+		pthread_cond_wait(&vm->resumed, &vm->lock);
+	vcpu->parked = false;
+	/*
+	 * Under the lock: a pause asked for from now on sets want_pause first and kicks after, so neither its
+	 * immediate_exit nor its kick is wiped out here.
+	 */
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	memory_thread_clear(vcpu->waits);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct vcpu *vcpu = arg;
+	char name[16];
+	sigset_t set;
+
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
+	pthread_setname_np(pthread_self(), name);
+	vcpu_this_run = vcpu->run;
+	atomic_store(&vcpu->tid, (pid_t)syscall(SYS_gettid));
+	memory_thread_bind(vcpu->waits);
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+
+	while (!atomic_load(&vcpu->want_end)) {
+		if (atomic_load(&vcpu->want_pause))
+			vcpu_park(vcpu);
+		else
+			vcpu_turn(vcpu);
+	}
+	return NULL;
+}
+
+void vcpu_kick(struct vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	if (memory_thread_kick(vcpu->waits) == KICK_SIGNAL)
+		pthread_kill(vcpu->thread, SIGUSR1);
+}
+
+void vcpu_resume(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->vm->lock);
+	atomic_store(&vcpu->want_pause, false);
+	pthread_cond_broadcast(&vcpu->vm->resumed);
+	pthread_mutex_unlock(&vcpu->vm->lock);
+}
+
+/* ---- set-up and end ---- */
+
+int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *err)
+{
+	char name[16];
+	int bytes;
+
+	*vcpu = (struct vcpu){ .vm = vm, .index = index, .fd = -1 };
+	atomic_store(&vcpu->want_pause, true);
+	snprintf(name, sizeof(name), "vcpu%u", index);
+	vcpu->waits = memory_thread_new(vm->mem, name, (int)index);
+	if (!vcpu->waits)
+		return err_set(err, -ENOMEM, "vCPU %u: no memory", index);
+	vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
+	if (vcpu->fd < 0)
+		return err_errno(err, -errno, "vCPU %u: KVM_CREATE_VCPU", index);
+	bytes = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (bytes < (int)sizeof(struct kvm_run))
+		return err_errno(err, -errno, "KVM_GET_VCPU_MMAP_SIZE");
+	vcpu->run_bytes = (size_t)bytes;
+	vcpu->run = mmap(NULL, vcpu->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED) {
+		vcpu->run = NULL;
+		return err_errno(err, -errno, "vCPU %u: mapping kvm_run", index);
+	}
+	return 0;
+}
+
+int vcpu_start(struct vcpu *vcpu, struct err *err)
+{
+	struct sigaction action = { .sa_handler = vcpu_on_signal };
+	sigset_t all, old;
+	int r;
+
+	/* No SA_RESTART: KVM_RUN is to come back. */
+	if (sigaction(SIGUSR1, &action, NULL) < 0)
+		return err_errno(err, -errno, "SIGUSR1's handler");
+	/* All other signals are the main thread's. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r)
+		return err_errno(err, -r, "vCPU %u: thread", vcpu->index);
+	vcpu->started = true;
+	return 0;
+}
+
+void vcpu_fini(struct vcpu *vcpu)
+{
+	if (vcpu->run)
+		munmap(vcpu->run, vcpu->run_bytes);
+	if (vcpu->fd >= 0)
+		close(vcpu->fd);
+	memory_thread_free(vcpu->waits);
+	vcpu->run = NULL;
+	vcpu->fd = -1;
+	vcpu->waits = NULL;
+}

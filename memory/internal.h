@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What the files of memory/ share, and nobody else sees.
+ *
+ * Locks, in their order:
+ *   map_lock    (rwlock) the set of regions, and whether they are watched
+ *   source_lock (rwlock) which source is attached; shared around its request(), so that detach can wait for that
+ *   wait_lock   (mutex)  who waits: gup waits, tickets, the `waits` of threads and strangers
+ *   eject_lock  (mutex)  who is inside KVM_RUN, which pages are being ejected; held across mprotect and UFFDIO_WAKE,
+ *                        which do not wait for pages
+ */
+#ifndef POSTERN_MEMORY_INTERNAL_H
+#define POSTERN_MEMORY_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include "memory/gup.h"
+#include "memory/memory.h"
+#include "memory/state.h"
+#include "memory/way_out.h"
+
+/* Strangers: threads that wait for a page and have no memory_thread (KVM's own workers). Kept for statistics only. */
+#define MEMORY_STRANGERS 32
+
+/* One page somebody waits for inside the kernel. Guarded by wait_lock; `active` is also read without it. */
+struct wait {
+	_Atomic bool active;
+	gfn_t gfn;
+	int64_t since_ns;
+};
+
+/* A sleeper in gup; on the sleeper's stack, linked under wait_lock. */
+struct gup_wait {
+	struct gup_wait *next;
+	struct memory_thread *self;
+	gfn_t gfn;
+	int64_t since_ns;
+	bool woken;
+	pthread_cond_t cond;
+};
+
+struct memory_thread {
+	struct memory *mem;
+	struct memory_thread *next;	/* guarded by wait_lock */
+	char name[16];
+	int cpu;
+	_Atomic pid_t tid;
+	_Atomic bool kicked;
+	struct wait wait;		/* inside KVM_RUN */
+	/* guarded by eject_lock */
+	bool in_run;
+	bool ejecting;
+	gfn_t eject_gfn;
+	uint64_t entered_at;		/* eject_seq when KVM_RUN was entered */
+};
+
+struct memory_stranger {
+	pid_t tid;
+	struct wait wait;
+};
+
+struct memory {
+	struct memory_region region[MEMORY_REGIONS_MAX];
+	state_byte *state[MEMORY_REGIONS_MAX];
+	unsigned int regions;
+	uint64_t pages;
+
+	pthread_rwlock_t map_lock;
+
+	/* Watching. Set by memory_watch; uffd is -1 otherwise. */
+	int uffd;
+	int stop_fd;
+	pthread_t fault_thread;
+	struct memory_events events;
+	_Atomic bool late;
+	_Atomic bool shut;
+
+	pthread_rwlock_t source_lock;
+	struct page_source *source;
+
+	pthread_mutex_t wait_lock;
+	struct gup_wait *gup_waits;
+	struct gup_ticket *tickets;
+	struct memory_thread *threads;
+	struct memory_stranger stranger[MEMORY_STRANGERS];
+	unsigned int sleepers;
+	pthread_cond_t no_sleepers;
+
+	pthread_mutex_t eject_lock;
+	pthread_cond_t eject_over;
+	unsigned int ejecting;		/* threads with an eject under way */
+	uint64_t eject_seq;		/* ejects ever begun */
+	enum way_out way;
+
+	_Atomic uint64_t n_missing, n_requested, n_lost;
+	_Atomic uint64_t n_faults, n_requests, n_filled, n_duplicates;
+	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps;
+	struct hist latency;
+};
+
+/* Statistics order nothing. */
+static inline void count_add(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static inline void count_sub(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_sub_explicit(counter, n, memory_order_relaxed);
+}
+
+static inline uint64_t count_get(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+/* Where [first, first + pages) lies inside one region: its index and the offset in pages; false: not RAM. */
+bool memory_find(const struct memory *mem, gfn_t first, uint64_t pages, unsigned int *region,
+		 uint64_t *offset);
+/* The page that a host address belongs to; false: none of ours. */
+bool memory_find_host(const struct memory *mem, uint64_t address, unsigned int *region,
+		      uint64_t *offset);
+
+/* Asks the source, if there is one, for the pages of [offset, offset + n) that are MISSING. Takes source_lock. */
+void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
+
+/* Wakes gup sleepers and fires tickets for [first, first + n); ends the waits of threads there when `filled`. */
+void memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled);
+
+/* All gup waits end, all tickets fire; returns when the last sleeper has left gup. */
+void memory_wake_all(struct memory *mem);
+
+/* UFFDIO_WAKE of one page. */
+void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset);
+
+/* A thread (by id) was seen waiting in the kernel for a page: the fault thread's side of a kick. */
+void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked);
+
+/* Ejects `thread` from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
+bool memory_eject(struct memory_thread *thread, gfn_t gfn);
+
+/* userfaultfd set-up and end (watch.c). */
+void memory_unwatch(struct memory *mem);
+
+#endif

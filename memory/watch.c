@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// Watching late memory: the userfaultfd, the fault thread that reads who waits for which page, and the source that is
+// asked. A range is unregistered only when every page is PRESENT, and the userfaultfd closed only when no vCPU runs any
+// more: either too early would show zeros to whoever waits.
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "memory/internal.h"
+
+/* ---- asking the source ---- */
+
+void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
+{
+	state_byte *state = mem->state[region];
+	uint64_t i = offset, end = offset + n, start, k;
+	struct page_source *source;
+
+	pthread_rwlock_rdlock(&mem->source_lock);
+	source = mem->source;
+	while (source && i < end) {
+		for (start = i; i < end && state_ask(&state[i]); i++)
+			;
+		if (i == start) {
+			i++;
+			continue;
+		}
+		count_add(&mem->n_requested, i - start);
+		count_add(&mem->n_requests, i - start);
+		if (!source->ops->request(source, GFN(mem->region[region].first.v + start),
+					  i - start))
+			continue;
+		/* Gone: they are MISSING again, and WAITED makes the next source be asked. */
+		for (k = start; k < i; k++)
+			if (state_unask(&state[k]))
+				count_sub(&mem->n_requested, 1);
+		break;
+	}
+	pthread_rwlock_unlock(&mem->source_lock);
+}
+
+void memory_attach(struct memory *mem, struct page_source *source)
+{
+	unsigned int r;
+	uint64_t i;
+	uint8_t byte;
+
+	pthread_rwlock_wrlock(&mem->source_lock);
+	mem->source = source;
+	pthread_rwlock_unlock(&mem->source_lock);
+	/*
+	 * Who began to wait before the line above has set WAITED already (it is set before the source is asked), who
+	 * begins now asks by himself.
+	 */
+	for (r = 0; r < mem->regions; r++)
+		for (i = 0; i < mem->region[r].pages; i++) {
+			byte = state_load(&mem->state[r][i]);
+			if ((byte & STATE_WAITED) && state_of(byte) == PAGE_MISSING)
+				memory_ask(mem, r, i, 1);
+		}
+}
+
+void memory_detach(struct memory *mem)
+{
+	unsigned int r;
+	uint64_t i;
+
+	pthread_rwlock_wrlock(&mem->source_lock);
+	mem->source = NULL;
+	pthread_rwlock_unlock(&mem->source_lock);
+	for (r = 0; r < mem->regions; r++)
+		for (i = 0; i < mem->region[r].pages; i++)
+			if (state_unask(&mem->state[r][i]))
+				count_sub(&mem->n_requested, 1);
+}
+
+/* ---- the fault thread ---- */
+
+void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset)
+{
+	struct uffdio_range range = {
+		.start = (uintptr_t)mem->region[region].host + offset * PAGE_BYTES,
+		.len = PAGE_BYTES,
+	};
+
+	if (ioctl(mem->uffd, UFFDIO_WAKE, &range) < 0)
+		log_error("UFFDIO_WAKE: errno %d", errno);
+}
+
+static void fault_handle(struct memory *mem, const struct uffd_msg *msg)
+{
+	pid_t tid = (pid_t)msg->arg.pagefault.feat.ptid;
+	struct memory_thread *kicked = NULL;
+	unsigned int region;
+	uint64_t offset;
+	gfn_t gfn;
+
+	if (!memory_find_host(mem, msg->arg.pagefault.address, &region, &offset)) {
+		log_error("page fault at a host address outside guest RAM");
+		return;
+	}
+	gfn = GFN(mem->region[region].first.v + offset);
+	count_add(&mem->n_faults, 1);
+	/*
+	 * WAITED first, then the wait is noted, then the source is asked: whatever fills the page from here on
+	 * finds WAITED and ends the wait. The same fault may be reported several times under a long stall; a
+	 * report for a page that has come meanwhile only needs the wake-up.
+	 */
+	if (!state_set_waited_by_kernel(&mem->state[region][offset])) {
+		memory_wake_kernel(mem, region, offset);
+		return;
+	}
+	memory_note_wait(mem, tid, gfn, &kicked);
+	if (state_of(state_load(&mem->state[region][offset])) == PAGE_PRESENT) {
+		/* Filled between WAITED and the note: the filler may not have seen the note. */
+		memory_wake(mem, gfn, 1, true);
+		return;
+	}
+	if (kicked && memory_eject(kicked, gfn))
+		return;
+	memory_ask(mem, region, offset, 1);
+}
+
+static void *fault_loop(void *arg)
+{
+	struct memory *mem = arg;
+	struct pollfd fds[2] = {
+		{ .fd = mem->uffd, .events = POLLIN },
+		{ .fd = mem->stop_fd, .events = POLLIN },
+	};
+	struct uffd_msg msgs[16];
+	ssize_t got, i;
+
+	pthread_setname_np(pthread_self(), "fault");
+	for (;;) {
+		if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+			log_error("fault thread: poll: errno %d", errno);
+			break;
+		}
+		if (fds[1].revents)
+			break;
+		got = read(mem->uffd, msgs, sizeof(msgs));
+		if (got < 0 && errno != EAGAIN && errno != EINTR) {
+			log_error("fault thread: read: errno %d", errno);
+			break;
+		}
+		for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++)
+			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+				fault_handle(mem, &msgs[i]);
+	}
+	return NULL;
+}
+
+/* ---- set-up and end ---- */
+
+static int uffd_open_device(void)
+{
+	int fd = -1, dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+	if (dev < 0)
+		return -errno;
+#ifdef USERFAULTFD_IOC_NEW
+	fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+#else
+	errno = ENOSYS;
+#endif
+	fd = fd < 0 ? -errno : fd;
+	close(dev);
+	return fd;
+}
+
+static int uffd_open(struct err *err)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	int r;
+
+	if (fd < 0 && errno == EPERM) {
+		fd = uffd_open_device();
+		if (fd < 0)
+			return err_set(err, -EPERM,
+				       "this user may not handle kernel page faults, which KVM's are: run as root, or "
+				       "allow it with sysctl vm.unprivileged_userfaultfd=1 or access to /dev/userfaultfd");
+	} else if (fd < 0) {
+		return err_errno(err, -errno, "userfaultfd (is the kernel built with CONFIG_USERFAULTFD?)");
+	}
+	if (ioctl(fd, UFFDIO_API, &api) < 0) {
+		r = -errno;
+		close(fd);
+		return err_errno(err, r, "userfaultfd does not tell which thread waits (Linux 4.14 and later do)");
+	}
+	return fd;
+}
+
+static int uffd_register(struct memory *mem, struct err *err)
+{
+	unsigned int i;
+
+	for (i = 0; i < mem->regions; i++) {
+		struct uffdio_register reg = {
+			.range = {
+				.start = (uintptr_t)mem->region[i].host,
+				.len = mem->region[i].pages * PAGE_BYTES,
+			},
+			.mode = UFFDIO_REGISTER_MODE_MISSING,
+		};
+
+		/* What was touched before would not be missing to the kernel. */
+		if (madvise(mem->region[i].host, reg.range.len, MADV_DONTNEED) < 0 ||
+		    ioctl(mem->uffd, UFFDIO_REGISTER, &reg) < 0)
+			return err_errno(err, -errno, "userfaultfd: registering guest RAM");
+	}
+	return 0;
+}
+
+static int fault_thread_start(struct memory *mem, struct err *err)
+{
+	sigset_t all, old;
+	int r;
+
+	/* Signals are for the main thread and the vCPUs. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&mem->fault_thread, NULL, fault_loop, mem);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r ? err_errno(err, -r, "fault thread") : 0;
+}
+
+int memory_watch(struct memory *mem, const struct memory_events *events, struct err *err)
+{
+	unsigned int r;
+	uint64_t i;
+	int ret;
+
+	mem->uffd = uffd_open(err);
+	if (mem->uffd < 0) {
+		ret = mem->uffd;
+		mem->uffd = -1;
+		return ret;
+	}
+	mem->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (mem->stop_fd < 0) {
+		ret = err_errno(err, -errno, "eventfd");
+		goto err_uffd;
+	}
+	ret = uffd_register(mem, err);
+	if (ret < 0)
+		goto err_stop;
+	if (events)
+		mem->events = *events;
+	for (r = 0; r < mem->regions; r++)
+		for (i = 0; i < mem->region[r].pages; i++)
+			atomic_store_explicit(&mem->state[r][i], PAGE_MISSING, memory_order_relaxed);
+	atomic_store(&mem->n_missing, mem->pages);
+	atomic_store(&mem->late, true);
+	ret = fault_thread_start(mem, err);
+	if (ret < 0)
+		goto err_stop;
+	return 0;
+
+err_stop:
+	close(mem->stop_fd);
+	mem->stop_fd = -1;
+err_uffd:
+	close(mem->uffd);
+	mem->uffd = -1;
+	return ret;
+}
+
+void memory_unwatch(struct memory *mem)
+{
+	uint64_t one = 1;
+
+	if (mem->uffd < 0)
+		return;
+	if (write(mem->stop_fd, &one, sizeof(one)) < 0)
+		log_error("fault thread cannot be told to stop: errno %d", errno);
+	pthread_join(mem->fault_thread, NULL);
+	close(mem->stop_fd);
+	close(mem->uffd);
+	mem->stop_fd = -1;
+	mem->uffd = -1;
+}

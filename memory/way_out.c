@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// Threads that may wait for late pages, and how they are brought out: see way_out.h.
+//
+// The eject, step by step. Under eject_lock: the thread is inside KVM_RUN, the page is not PRESENT: its byte becomes
+// EJECTING (gup treats it as not there), the page's protection is taken away, UFFDIO_WAKE. The vCPU retries the fault,
+// finds no permission, KVM_RUN returns -EFAULT; memory_thread_left ends the eject: when no other thread is being ejected
+// from the same page, its protection comes back and the byte is plain again.
+//
+//   - Several vCPUs wait for the page: all are woken and come out with -EFAULT. One that nobody asked to stop waits in
+//     memory_thread_left until the protection is back, and just runs again.
+//   - The page arrives meanwhile: UFFDIO_COPY works on a page without permissions; the byte becomes PRESENT + EJECTING, which
+//     nobody touches until the eject ends. The vCPU comes out all the same.
+//   - The wait that a kick knew of was over (a report read late): the thread is not woken by the eject. It comes out by the
+//     signal of the next kick, a millisecond later, and ends the eject then.
+#include "memory/way_out.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "memory/internal.h"
+
+void memory_set_way_out(struct memory *mem, enum way_out way)
+{
+	mem->way = way;
+}
+
+enum way_out memory_way_out(const struct memory *mem)
+{
+	return mem->way;
+}
+
+/* ---- threads ---- */
+
+struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu)
+{
+	struct memory_thread *thread = calloc(1, sizeof(*thread));
+
+	if (!thread)
+		return NULL;
+	thread->mem = mem;
+	thread->cpu = cpu;
+	strncpy(thread->name, name, sizeof(thread->name) - 1);
+	pthread_mutex_lock(&mem->wait_lock);
+	thread->next = mem->threads;
+	mem->threads = thread;
+	pthread_mutex_unlock(&mem->wait_lock);
+	return thread;
+}
+
+void memory_thread_free(struct memory_thread *thread)
+{
+	struct memory_thread **p;
+	struct memory *mem;
+
+	if (!thread)
+		return;
+	mem = thread->mem;
+	pthread_mutex_lock(&mem->wait_lock);
+	for (p = &mem->threads; *p != thread; p = &(*p)->next)
+		;
+	*p = thread->next;
+	pthread_mutex_unlock(&mem->wait_lock);
+	free(thread);
+}
+
+void memory_thread_bind(struct memory_thread *thread)
+{
+	atomic_store(&thread->tid, (pid_t)syscall(SYS_gettid));
+}
+
+/* The note is for statistics and for kicks; that the page is waited for stands in its WAITED bit. */
+static void stranger_note(struct memory *mem, pid_t tid, gfn_t gfn, int64_t now)
+{
+	struct memory_stranger *free_slot = NULL, *s;
+
+	for (s = mem->stranger; s < mem->stranger + MEMORY_STRANGERS; s++) {
+		if (atomic_load(&s->wait.active) && s->tid == tid) {
+			free_slot = s;
+			break;
+		}
+		if (!atomic_load(&s->wait.active) && !free_slot)
+			free_slot = s;
+	}
+	if (!free_slot)
+		return;
+	free_slot->tid = tid;
+	free_slot->wait.gfn = gfn;
+	free_slot->wait.since_ns = now;
+	atomic_store(&free_slot->wait.active, true);
+}
+
+void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked)
+{
+	int64_t now = clock_now_ns();
+	struct memory_thread *thread;
+
+	pthread_mutex_lock(&mem->wait_lock);
+	for (thread = mem->threads; thread; thread = thread->next)
+		if (atomic_load(&thread->tid) == tid)
+			break;
+	if (thread) {
+		/* The same wait reported again keeps its beginning. */
+		if (!atomic_load(&thread->wait.active) || thread->wait.gfn.v != gfn.v)
+			thread->wait.since_ns = now;
+		thread->wait.gfn = gfn;
+		atomic_store(&thread->wait.active, true);
+		/* A kick that came before this report found nobody waiting; its eject is made up for now. */
+		if (atomic_load(&thread->kicked) && mem->way == WAY_OUT_EJECT)
+			*kicked = thread;
+	} else {
+		stranger_note(mem, tid, gfn, now);
+	}
+	pthread_mutex_unlock(&mem->wait_lock);
+}
+
+unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, unsigned int max)
+{
+	struct memory_thread *thread;
+	struct gup_wait *gw;
+	unsigned int i, n = 0;
+
+	pthread_mutex_lock(&mem->wait_lock);
+	for (thread = mem->threads; thread && n < max; thread = thread->next) {
+		if (!atomic_load(&thread->wait.active))
+			continue;
+		waiters[n] = (struct memory_waiter){
+			.cpu = thread->cpu,
+			.gpa = gfn_to_gpa(thread->wait.gfn),
+			.since_ns = thread->wait.since_ns,
+		};
+		memcpy(waiters[n++].name, thread->name, sizeof(thread->name));
+	}
+	for (gw = mem->gup_waits; gw && n < max; gw = gw->next)
+		waiters[n++] = (struct memory_waiter){
+			.name = "gup", .cpu = -1,
+			.gpa = gfn_to_gpa(gw->gfn), .since_ns = gw->since_ns,
+		};
+	for (i = 0; i < MEMORY_STRANGERS && n < max; i++)
+		if (atomic_load(&mem->stranger[i].wait.active))
+			waiters[n++] = (struct memory_waiter){
+				.name = "other", .cpu = -1,
+				.gpa = gfn_to_gpa(mem->stranger[i].wait.gfn),
+				.since_ns = mem->stranger[i].wait.since_ns,
+			};
+	pthread_mutex_unlock(&mem->wait_lock);
+	return n;
+}
+
+/* ---- kick ---- */
+
+enum kick_result memory_thread_kick(struct memory_thread *thread)
+{
+	struct memory *mem = thread->mem;
+	bool woken = false, eject = false;
+	struct gup_wait *gw;
+	gfn_t gfn = GFN(0);
+
+	/* Before the look at who waits: a wait that begins from now on sees it (gup_sleep, memory_note_wait). */
+	if (!atomic_exchange(&thread->kicked, true))
+		count_add(&mem->n_kicks, 1);
+	pthread_mutex_lock(&mem->wait_lock);
+	for (gw = mem->gup_waits; gw; gw = gw->next) {
+		if (gw->self != thread)
+			continue;
+		gw->woken = true;
+		pthread_cond_signal(&gw->cond);
+		woken = true;
+	}
+	if (mem->way == WAY_OUT_EJECT && atomic_load(&thread->wait.active)) {
+		gfn = thread->wait.gfn;
+		eject = true;
+	}
+	pthread_mutex_unlock(&mem->wait_lock);
+	if (eject && memory_eject(thread, gfn))
+		return KICK_DONE;
+	return woken ? KICK_DONE : KICK_SIGNAL;
+}
+
+void memory_thread_clear(struct memory_thread *thread)
+{
+	atomic_store(&thread->kicked, false);
+}
+
+/* ---- eject ---- */
+
+static int page_protect(struct memory *mem, unsigned int region, uint64_t offset, int protection)
+{
+	return mprotect(mem->region[region].host + offset * PAGE_BYTES, PAGE_BYTES, protection);
+}
+
+/* Is another thread than `but` being ejected from gfn? eject_lock held; the list is stable under wait_lock or as here. */
+static bool eject_shared(struct memory *mem, const struct memory_thread *but, gfn_t gfn)
+{
+	struct memory_thread *t;
+
+	for (t = mem->threads; t; t = t->next)
+		if (t != but && t->ejecting && t->eject_gfn.v == gfn.v)
+			return true;
+	return false;
+}
+
+/* With wait_lock (for the list of threads) and eject_lock held. */
+static bool eject_start(struct memory_thread *thread, gfn_t gfn)
+{
+	struct memory *mem = thread->mem;
+	unsigned int region;
+	uint64_t offset;
+
+	/* Already: this attempt found nobody in the page's wait queue; the caller's signal will do it. */
+	if (!thread->in_run || thread->ejecting)
+		return false;
+	if (!memory_find(mem, gfn, 1, &region, &offset) ||
+	    !state_start_eject(&mem->state[region][offset]))
+		return false;
+	if (!eject_shared(mem, thread, gfn) && page_protect(mem, region, offset, PROT_NONE) < 0) {
+		log_error("eject: mprotect: errno %d", errno);
+		state_end_eject(&mem->state[region][offset]);
+		return false;
+	}
+	thread->ejecting = true;
+	thread->eject_gfn = gfn;
+	mem->ejecting++;
+	mem->eject_seq++;
+	count_add(&mem->n_ejects, 1);
+	memory_wake_kernel(mem, region, offset);
+	return true;
+}
+
+bool memory_eject(struct memory_thread *thread, gfn_t gfn)
+{
+	struct memory *mem = thread->mem;
+	bool done;
+
+	pthread_mutex_lock(&mem->wait_lock);
+	pthread_mutex_lock(&mem->eject_lock);
+	done = eject_start(thread, gfn);
+	pthread_mutex_unlock(&mem->eject_lock);
+	pthread_mutex_unlock(&mem->wait_lock);
+	return done;
+}
+
+/* With wait_lock and eject_lock held. True: the page has come meanwhile and somebody in gup waits for the eject's end. */
+static bool eject_end(struct memory_thread *thread)
+{
+	struct memory *mem = thread->mem;
+	unsigned int region;
+	uint64_t offset;
+	uint8_t old;
+
+	thread->ejecting = false;
+	mem->ejecting--;
+	pthread_cond_broadcast(&mem->eject_over);
+	if (eject_shared(mem, thread, thread->eject_gfn) ||
+	    !memory_find(mem, thread->eject_gfn, 1, &region, &offset))
+		return false;
+	if (page_protect(mem, region, offset, PROT_READ | PROT_WRITE) < 0)
+		log_error("eject: mprotect back: errno %d", errno);
+	old = state_end_eject(&mem->state[region][offset]);
+	return (old & STATE_WAITED) && state_of(old) == PAGE_PRESENT;
+}
+
+/* A bystander's -EFAULT: was there an eject since it entered KVM_RUN? Waits until none is under way, or it is kicked. */
+static bool eject_bystander(struct memory_thread *thread)
+{
+	struct memory *mem = thread->mem;
+	struct timespec until;
+	bool was;
+
+	pthread_mutex_lock(&mem->eject_lock);
+	was = mem->ejecting || mem->eject_seq != thread->entered_at;
+	while (mem->ejecting && !atomic_load(&thread->kicked)) {
+		until = clock_to_timespec(clock_now_ns() + NS_PER_MS);
+		pthread_cond_timedwait(&mem->eject_over, &mem->eject_lock, &until);
+	}
+	pthread_mutex_unlock(&mem->eject_lock);
+	return was;
+}
+
+void memory_thread_enter(struct memory_thread *thread)
+{
+	struct memory *mem = thread->mem;
+
+	if (mem->uffd < 0)
+		return;
+	pthread_mutex_lock(&mem->eject_lock);
+	thread->in_run = true;
+	thread->entered_at = mem->eject_seq;
+	pthread_mutex_unlock(&mem->eject_lock);
+}
+
+bool memory_thread_left(struct memory_thread *thread, int result)
+{
+	struct memory *mem = thread->mem;
+	bool ejected, wake = false;
+	gfn_t gfn = GFN(0);
+
+	if (mem->uffd < 0)
+		return false;
+	if (atomic_load(&thread->wait.active)) {
+		pthread_mutex_lock(&mem->wait_lock);
+		atomic_store(&thread->wait.active, false);
+		pthread_mutex_unlock(&mem->wait_lock);
+	}
+	pthread_mutex_lock(&mem->eject_lock);
+	thread->in_run = false;
+	ejected = thread->ejecting;
+	pthread_mutex_unlock(&mem->eject_lock);
+	if (ejected) {
+		/* Not in KVM_RUN any more: nobody starts another eject of this thread between the two. */
+		pthread_mutex_lock(&mem->wait_lock);
+		pthread_mutex_lock(&mem->eject_lock);
+		gfn = thread->eject_gfn;
+		wake = eject_end(thread);
+		pthread_mutex_unlock(&mem->eject_lock);
+		pthread_mutex_unlock(&mem->wait_lock);
+	}
+	if (wake)
+		memory_wake(mem, gfn, 1, true);
+	if (result != -EFAULT)
+		return false;
+	return ejected || eject_bystander(thread);
+}
