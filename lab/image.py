@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""Builds what the lab boots: kernel, initramfs, root image, and the guest's kernel and initramfs.
+
+Everything comes from Debian packages, by the mirrors that this machine's own apt is set up with, and
+from the files beside this one. Two steps, each cached under a hash of all that it depends on:
+
+    root-HASH/root.tar          the user land, by mmdebstrap
+    KERNEL-HASH/                what a lab boots:
+        vmlinuz initramfs       of the lab
+        root.img                ext4: the user land, the kernel's modules, /lab, /guest
+        guest/                  vmlinuz, vmlinux, initrd: a copy of the lab's /guest
+        release                 the kernel's release, such as 6.1.0-1-cloud-amd64
+
+A directory is built under a lock and under another name, then renamed: it is there whole or not.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import lzma
+import os
+import pathlib
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+ROOT_SUITE = "bookworm"
+SUITES = {"6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
+GUEST_KERNEL = "6.1"
+DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
+MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
+UNUSED_DAYS = 14
+
+
+class LabError(Exception):
+    """Something about the lab itself failed; the text says what."""
+
+
+class KernelMissing(LabError):
+    """The kernel asked for cannot be had from this machine's mirrors."""
+
+
+def say(text):
+    print("lab: " + text, file=sys.stderr, flush=True)
+
+
+def cache_dir():
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = pathlib.Path(base) / "postern" / "lab"
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def program(*candidates):
+    for name in candidates:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise LabError("%s is missing on this machine; the packages needed are in lab/packages" %
+                   os.path.basename(candidates[0]))
+
+
+def require_packages():
+    """Says everything that is missing at once, and by its package's name."""
+    needs = {"qemu-system-x86": ("qemu-system-x86_64",), "mmdebstrap": ("mmdebstrap",),
+             "e2fsprogs": MKE2FS, "apt": ("apt-get",), "dpkg": ("dpkg-deb",),
+             "tar": ("tar",), "gcc": ("gcc",)}
+    missing = [package for package, names in needs.items()
+               if not any(shutil.which(name) for name in names)]
+    if missing:
+        raise LabError("this machine lacks: %s (apt-get install %s)" %
+                       (", ".join(missing), " ".join(missing)))
+
+
+def run(argv, log, **options):
+    """Runs a program with its output in the log; an error carries the log's end."""
+    with open(log, "ab") as out:
+        out.write(("+ " + " ".join(map(str, argv)) + "\n").encode())
+        out.flush()
+        code = subprocess.run(argv, stdin=options.pop("stdin", subprocess.DEVNULL), stdout=out,
+                              stderr=out, check=False, **options).returncode
+    if code:
+        tail = pathlib.Path(log).read_text("utf-8", "replace").splitlines()[-15:]
+        raise LabError("%s failed with %d:\n    %s" % (argv[0], code, "\n    ".join(tail)))
+
+
+def as_root():
+    """What a command starts with to see itself, and its files, as root's."""
+    return [] if os.geteuid() == 0 else [program("unshare"), "--map-root-user"]
+
+
+def in_root(root, *argv):
+    return as_root() + [program("chroot", "/usr/sbin/chroot"), root] + list(argv)
+
+
+# ---- where packages come from
+
+def debian_sources(suite):
+    """sources.list for a Debian release, out of the Debian entries of this machine's apt."""
+    listing = subprocess.run(
+        ["apt-get", "indextargets", "--format",
+         "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)", "Created-By: Packages"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, text=True).stdout
+    options = "arch=amd64" + (" signed-by=" + KEYRING if os.path.exists(KEYRING) else "")
+    lines = []
+    for line in listing.splitlines():
+        origin, uri, codename, component = (line.split("|") + [""] * 4)[:4]
+        if origin != "Debian" or component != "main":
+            continue
+        host_suite, dash, pocket = codename.partition("-")
+        if not host_suite.isalpha() or pocket not in ("", "updates", "security"):
+            continue
+        entry = "deb [%s] %s %s main" % (options, uri, suite + dash + pocket)
+        if entry not in lines:
+            lines.append(entry)
+    if not lines:
+        raise LabError("apt knows no Debian mirror; set one up and run apt-get update")
+    return "\n".join(lines) + "\n"
+
+
+class Apt:
+    """apt with a state of its own, for the packages of one Debian release."""
+
+    def __init__(self, suite, work, log):
+        self.log = log
+        self.work = work / ("apt-" + suite)
+        for name in ("state/lists/partial", "cache/archives/partial", "parts"):
+            (self.work / name).mkdir(parents=True)
+        (self.work / "status").touch()
+        (self.work / "sources.list").write_text(debian_sources(suite), "ascii")
+        options = {"Dir::State": "state", "Dir::State::status": "status", "Dir::Cache": "cache",
+                   "Dir::Etc::SourceList": "sources.list", "Dir::Etc::SourceParts": "parts"}
+        self.options = ["-o", "APT::Sandbox::User=", "-o", "APT::Architecture=amd64",
+                        "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3",
+                        # hooks of this machine's set-up are not for this private state
+                        "-o", "APT::Update::Post-Invoke-Success::=true",
+                        "-o", "APT::Update::Error-Mode=any"]
+        for key, value in options.items():
+            self.options += ["-o", "%s=%s" % (key, self.work / value)]
+        run(["apt-get"] + self.options + ["update"], log)
+
+    def depends(self, package):
+        text = subprocess.run(["apt-cache"] + self.options + ["depends", "--important", package],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+                              text=True).stdout
+        return [line.split()[-1] for line in text.splitlines() if "Depends:" in line]
+
+    def unpack(self, packages, target):
+        """Downloads packages, without what they depend on, and unpacks them into a directory."""
+        store = self.work / "deb"
+        store.mkdir(exist_ok=True)
+        run(["apt-get"] + self.options + ["download"] + packages, self.log, cwd=store)
+        for package in store.glob("*.deb"):
+            run(["dpkg-deb", "-x", package, target], self.log)
+            package.unlink()
+
+
+def kernel_unpack(series, work, log):
+    """Unpacks the cloud kernel of a series. Returns where, and its release."""
+    target = work / ("kernel-" + series)
+    try:
+        apt = Apt(SUITES[series], work, log)
+        names = [name for name in apt.depends("linux-image-cloud-amd64")
+                 if name.startswith("linux-image-" + series + ".")]
+        if not names:
+            raise LabError("linux-image-cloud-amd64 of %s is not of the %s series" %
+                           (SUITES[series], series))
+        apt.unpack(names[:1], target)
+    except LabError as error:
+        raise KernelMissing("Debian's %s kernel cannot be had from this machine's mirrors: %s" %
+                            (series, error)) from error
+    image = next((target / "boot").glob("vmlinuz-*"))
+    return target, image.name[len("vmlinuz-"):]
+
+
+def modules_dir(tree, release):
+    """A kernel package's modules are in lib or in usr/lib, by release of Debian."""
+    for name in ("usr/lib/modules", "lib/modules"):
+        if (tree / name / release).is_dir():
+            return tree / name / release
+    raise LabError("no modules of %s in %s" % (release, tree))
+
+
+def modules_decompress(modules):
+    """Emulated, decompression costs more than reading."""
+    for path in modules.rglob("*.ko.xz"):
+        path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
+        path.unlink()
+
+
+# ---- images
+
+def cpio_write(path, entries):
+    """Writes an initramfs (cpio, "newc", see initramfs buffer format in the kernel's documentation).
+    Entries are (name, mode, data); not compressed, which would cost more than it saves."""
+    with open(path, "wb") as out:
+        def put(number, name, mode, data):
+            raw = name.encode() + b"\0"
+            fields = (number, mode, 0, 0, 2 if stat.S_ISDIR(mode) else 1, 0, len(data), 0, 0, 0, 0,
+                      len(raw), 0)
+            head = b"070701" + b"".join(b"%08X" % field for field in fields) + raw
+            out.write(head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4))
+        for number, (name, mode, data) in enumerate(entries, 1):
+            put(number, name, mode, data)
+        put(0, "TRAILER!!!", 0, b"")
+
+
+def entry_file(name, path):
+    return (name, stat.S_IFREG | 0o755, pathlib.Path(path).read_bytes())
+
+
+def entry_dirs(*names):
+    return [(name, stat.S_IFDIR | 0o755, b"") for name in names]
+
+
+def busybox_of(root):
+    for name in ("usr/bin/busybox", "bin/busybox"):
+        if (root / name).is_file():
+            return root / name
+    raise LabError("the root image has no busybox")
+
+
+def modules_closure(modules):
+    """The drivers and what they depend on, in the order to load them, by depmod's list."""
+    needs = {}  # "kernel/a/b.ko: kernel/c.ko kernel/d.ko", the one to load first comes last
+    for line in (modules / "modules.dep").read_text("ascii").splitlines():
+        path, _, others = line.partition(":")
+        needs[os.path.basename(path)] = [path] + others.split()
+    order = []
+    for name in DRIVERS:
+        for path in reversed(needs.get(name + ".ko", [])):  # none: it is built in
+            if modules / path not in order:
+                order.append(modules / path)
+    return order
+
+
+def lab_initramfs(path, root, modules):
+    entries = entry_dirs("bin", "dev", "m", "r") + [
+        entry_file("bin/busybox", busybox_of(root)), entry_file("init", HERE / "root/initramfs-init")]
+    order = []
+    for module in modules_closure(modules):
+        order.append(module.name)
+        entries.append(entry_file("m/" + module.name, module))
+    entries.append(("m/order", stat.S_IFREG | 0o644, ("\n".join(order) + "\n").encode()))
+    cpio_write(path, entries)
+
+
+def vmlinux_extract(image, target, root):
+    """Writes the ELF file inside of a bzImage, when its compression is known: the payload's place
+    and length stand in the boot header (x86 boot protocol 2.08), four bytes of size follow it."""
+    tools = {b"\x02!L\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz", b"\x1f\x8b": "gzip"}
+    at, length = struct.unpack_from("<II", image, 0x248)
+    at += ((image[0x1f1] or 4) + 1) * 512
+    payload = image[at:at + length - 4]
+    for magic, tool in tools.items():
+        if payload.startswith(magic):
+            with tempfile.TemporaryFile() as file, open(target, "wb") as out:
+                file.write(payload)
+                file.seek(0)
+                code = subprocess.run(in_root(root, tool, "-dc"), stdin=file, stdout=out,
+                                      stderr=subprocess.DEVNULL, check=False).returncode
+            with open(target, "rb") as file:
+                if code == 0 and file.read(4) == b"\x7fELF":
+                    return
+            target.unlink()
+    say("no vmlinux could be taken out of the guest's kernel; its vmlinuz is there")
+
+
+def guest_build(target, root, kernel, release, work, log):
+    target.mkdir()
+    image = (kernel / "boot" / ("vmlinuz-" + release)).read_bytes()
+    (target / "vmlinuz").write_bytes(image)
+    vmlinux_extract(image, target / "vmlinux", root)
+    memcheck = work / "memcheck"
+    run(["gcc", "-std=gnu17", "-O2", "-Wall", "-static", "-pthread", "-s", "-o", memcheck,
+         HERE / "guest/memcheck.c"], log)
+    cpio_write(target / "initrd",
+               entry_dirs("bin", "dev", "proc", "sys", "tmp") +
+               [entry_file("bin/busybox", busybox_of(root)), entry_file("bin/memcheck", memcheck),
+                entry_file("init", HERE / "guest/init")])
+
+
+def root_finish(root, log):
+    """What the packages' own scripts would do; none of them has run."""
+    files = {
+        "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        "etc/group": "root:x:0:\ntty:x:5:\nkvm:x:106:\nnogroup:x:65534:\n",
+        "etc/hosts": "127.0.0.1 localhost lab\n::1 localhost\n",
+        "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+        "etc/hostname": "lab\n",
+    }
+    for name, text in files.items():
+        (root / name).write_text(text, "ascii")
+    for name, to in {"bin/sh": "bash", "usr/bin/awk": "gawk"}.items():
+        (root / name).unlink(missing_ok=True)
+        (root / name).symlink_to(to)
+    for name in ("doc", "man", "locale", "info"):
+        shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
+    for name in ("lab", "postern", "guest", "root", "tmp", "run", "proc", "sys", "dev",
+                 "usr/local/bin"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    applets = subprocess.run([busybox_of(root), "--list-full"], stdout=subprocess.PIPE, check=True,
+                             text=True).stdout.split()
+    for name in applets:  # only what nothing better provides
+        base = os.path.basename(name)
+        if not any(os.path.lexists(root / where / base)
+                   for where in ("bin", "sbin", "usr/bin", "usr/sbin")):
+            (root / "usr/local/bin" / base).symlink_to("/usr/bin/busybox")
+    # python under emulation should not have to compile
+    libraries = sorted("/" + str(path.relative_to(root)) for path in root.glob("usr/lib/python3*"))
+    run(in_root(root, "/usr/bin/python3", "-m", "compileall", "-q", *libraries), log)
+
+
+def root_tar_build(target, packages, log):
+    sources = debian_sources(ROOT_SUITE)
+    list_file = target / "sources.list"
+    list_file.write_text(sources, "ascii")
+    run(["mmdebstrap", "--variant=extract", "--architectures=amd64",
+         "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+         "--include=" + ",".join(packages), ROOT_SUITE, target / "root.tar", list_file], log)
+
+
+def image_build(target, series, root_tar, work, log):
+    root = work / "root"
+    root.mkdir()
+    run(as_root() + ["tar", "-C", root, "--exclude=./dev/*", "-xf", root_tar], log)
+    kernel, release = kernel_unpack(series, work, log)
+    guest_kernel, guest_release = kernel, release
+    if series != GUEST_KERNEL:
+        guest_kernel, guest_release = kernel_unpack(GUEST_KERNEL, work, log)
+    root_finish(root, log)
+
+    modules = root / "usr/lib/modules" / release
+    modules.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(modules_dir(kernel, release), modules)
+    modules_decompress(modules)
+    run(in_root(root, "/sbin/depmod", release), log)
+
+    guest_build(target / "guest", root, guest_kernel, guest_release, work, log)
+    for path in (target / "guest").iterdir():
+        shutil.copy(path, root / "guest")
+    for name in ("rc", "agent.py"):
+        shutil.copy(HERE / "root" / name, root / "lab" / name)
+    (root / "lab/rc").chmod(0o755)
+
+    lab_initramfs(target / "initramfs", root, modules)
+    shutil.copy(kernel / "boot" / ("vmlinuz-" + release), target / "vmlinuz")
+    used = sum(path.lstat().st_size + 4096 for path in root.rglob("*"))
+    size = (used + used // 4 + (256 << 20)) >> 20
+    run(as_root() + [program(*MKE2FS), "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0",
+                     "-d", root, target / "root.img", "%dM" % size], log)
+    (target / "release").write_text(release + "\n", "ascii")
+
+
+# ---- the cache
+
+def digest(*parts):
+    """Of strings and of the recipe files' contents."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, pathlib.Path) else part.encode()
+        total.update(b"%d:" % len(data) + data)
+    return total.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def locked(path):
+    with open(path, "a", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def cached(name, build):
+    """The cache's directory of that name; `build(target, work, log)` fills it when it is not there."""
+    place = cache_dir() / name
+    if not place.is_dir():
+        with locked(cache_dir() / (name + ".lock")):
+            if not place.is_dir():
+                _cached_build(place, build)
+    os.utime(place)
+    return place
+
+
+def _cached_build(place, build):
+    start = time.monotonic()
+    say("building %s, once ..." % place.name)
+    work = pathlib.Path(tempfile.mkdtemp(prefix="build-", dir=cache_dir()))
+    try:
+        target = work / "target"
+        target.mkdir()
+        build(target, work, work / "log")
+        os.rename(target, place)
+    finally:
+        # a user's build leaves directories of other (mapped) users nowhere, so this removes all
+        shutil.rmtree(work, ignore_errors=True)
+    say("built %s in %.0f s" % (place.name, time.monotonic() - start))
+
+
+def cache_prune():
+    """Removes images that no clone has used for long. A lab that runs keeps its files open."""
+    limit = time.time() - UNUSED_DAYS * 86400
+    for path in cache_dir().iterdir():
+        if path.name.startswith(("root-", "image-", "build-")) and path.stat().st_mtime < limit:
+            say("removing %s, not used for %d days" % (path.name, UNUSED_DAYS))
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def root_packages(extra):
+    lines = (HERE / "root/packages").read_text("ascii").splitlines()
+    return [line for line in lines if line and not line.startswith("#")] + sorted(extra)
+
+
+def image_get(series, extra=(), fresh=False):
+    """The directory of the image for a kernel series, with extra packages; built when needed."""
+    if series not in SUITES:
+        raise LabError("no such kernel: %s (there are %s)" % (series, ", ".join(SUITES)))
+    recipe = pathlib.Path(__file__)
+    packages = root_packages(extra)
+    root_name = "root-" + digest(recipe, *packages)
+    files = [recipe, HERE / "root/initramfs-init", HERE / "root/rc", HERE / "root/agent.py",
+             HERE / "guest/init", HERE / "guest/memcheck.c"]
+    image_name = "image-%s-%s" % (series, digest(series, *packages, *files))
+    if fresh:
+        for name in (root_name, image_name):
+            shutil.rmtree(cache_dir() / name, ignore_errors=True)
+    if not (cache_dir() / image_name).is_dir():
+        require_packages()
+        cache_prune()
+
+    def build(target, work, log):
+        root = cached(root_name, lambda t, w, l: root_tar_build(t, packages, l))
+        image_build(target, series, root / "root.tar", work, log)
+
+    return cached(image_name, build)
