@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "fixture.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+static int counting_request(struct page_source *source, gfn_t first, uint64_t n)
+{
+	struct counting_source *c = (struct counting_source *)source;
+
+	atomic_store(&c->last_gfn, first.v);
+	atomic_fetch_add(&c->pages, n);
+	atomic_fetch_add(&c->requests, 1);
+	return c->answer;
+}
+
+static const struct page_source_ops counting_ops = { "counting", counting_request };
+
+void counting_source_init(struct counting_source *source)
+{
+	*source = (struct counting_source){ .source.ops = &counting_ops };
+}
+
+struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool late,
+			       const struct memory_events *events)
+{
+	struct memory_range ranges[2] = {
+		{ GPA(0), (uint64_t)low_mib << 20 },
+		{ GPA(UINT64_C(4) << 30), (uint64_t)high_mib << 20 },
+	};
+	struct memory *mem;
+	struct err err;
+	int r;
+
+	assert_int_equal(memory_new(&mem, ranges, high_mib ? 2 : 1, &err), 0);
+	if (!late)
+		return mem;
+	r = memory_watch(mem, events, &err);
+	if (r == -EPERM || r == -ENOSYS) {
+		memory_free(mem);
+		print_message("skipped: %s\n", err.text);
+		skip();
+	}
+	assert_int_equal(r, 0);
+	return mem;
+}
+
+void wait_a_little(void)
+{
+	usleep(100);
+}
+
+void page_pattern(uint8_t *page, gfn_t gfn)
+{
+	uint64_t *words = (uint64_t *)page;
+	unsigned int i;
+
+	for (i = 0; i < PAGE_BYTES / 8; i++)
+		words[i] = (gfn.v + 1) * UINT64_C(0x9e3779b97f4a7c15) + i;
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// The eject, without KVM: threads wait for missing pages inside write(2), which like KVM_RUN returns -EFAULT when the
+// page's protection goes.
+#include "fixture.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "memory/internal.h"
+
+/* A thread that, like a vCPU, enters, waits, leaves, and parks when it was asked to. */
+struct runner {
+	struct memory *mem;
+	struct memory_thread *self;
+	int pipe[2];
+	pthread_t thread;
+	unsigned int seed;		/* 0: touch page `gfn` once */
+	gfn_t gfn;
+	_Atomic bool want_park, parked, end;
+	_Atomic uint64_t turns, ejected, stray, wrong;
+};
+
+static void runner_turn(struct runner *r, gfn_t gfn)
+{
+	uint64_t word = 0;
+	ssize_t n;
+	int result;
+	bool ejected;
+
+	memory_thread_enter(r->self);
+	n = write(r->pipe[1], r->mem->region[0].host + gfn.v * PAGE_BYTES + 8, sizeof(word));
+	result = n < 0 ? -errno : 0;
+	ejected = memory_thread_left(r->self, result);
+	if (result == -EFAULT) {
+		atomic_fetch_add(ejected ? &r->ejected : &r->stray, 1);
+		return;
+	}
+	if (n != sizeof(word) || read(r->pipe[0], &word, sizeof(word)) != sizeof(word) ||
+	    word != (gfn.v + 1) * UINT64_C(0x9e3779b97f4a7c15) + 1)
+		atomic_fetch_add(&r->wrong, 1);
+	atomic_fetch_add(&r->turns, 1);
+}
+
+static void *runner_main(void *arg)
+{
+	struct runner *r = arg;
+	gfn_t gfn = r->gfn;
+	uint64_t turns;
+
+	memory_thread_bind(r->self);
+	while (!atomic_load(&r->end)) {
+		if (atomic_load(&r->want_park)) {
+			atomic_store(&r->parked, true);
+			while (atomic_load(&r->want_park) && !atomic_load(&r->end))
+				wait_a_little();
+			memory_thread_clear(r->self);
+			atomic_store(&r->parked, false);
+			continue;
+		}
+		turns = atomic_load(&r->turns);
+		runner_turn(r, gfn);
+		if (atomic_load(&r->turns) == turns)
+			continue;	/* the same page again */
+		if (!r->seed)
+			break;
+		gfn = GFN((uint64_t)rand_r(&r->seed) % 512);
+	}
+	return NULL;
+}
+
+static void runner_start(struct runner *r, struct memory *mem, gfn_t gfn, unsigned int seed)
+{
+	*r = (struct runner){ .mem = mem, .gfn = gfn, .seed = seed };
+	r->self = memory_thread_new(mem, "runner", (int)seed);
+	assert_non_null(r->self);
+	assert_int_equal(pipe(r->pipe), 0);
+	assert_int_equal(pthread_create(&r->thread, NULL, runner_main, r), 0);
+}
+
+static void runner_end(struct runner *r)
+{
+	atomic_store(&r->end, true);
+	pthread_join(r->thread, NULL);
+	close(r->pipe[0]);
+	close(r->pipe[1]);
+	memory_thread_free(r->self);
+	assert_int_equal(r->stray, 0);
+	assert_int_equal(r->wrong, 0);
+}
+
+static bool runner_waits(struct runner *r)
+{
+	return atomic_load(&r->self->wait.active);
+}
+
+/* Kicks until it is parked, as a VMM does. */
+static void runner_park(struct runner *r)
+{
+	atomic_store(&r->want_park, true);
+	memory_thread_kick(r->self);
+	for (int i = 0; !atomic_load(&r->parked); i++) {
+		assert_true(i < 100000);
+		wait_a_little();
+		if (i % 10 == 9)
+			memory_thread_kick(r->self);
+	}
+}
+
+static void runner_go_on(struct runner *r)
+{
+	atomic_store(&r->want_park, false);
+	wait_until(!atomic_load(&r->parked));
+}
+
+static void fill_one(struct memory *mem, gfn_t gfn)
+{
+	_Alignas(4096) uint8_t page[4096];
+
+	page_pattern(page, gfn);
+	assert_true(memory_fill(mem, gfn, 1, page) >= 0);
+}
+
+static void test_eject_brings_out_and_the_access_is_retried(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct runner r;
+
+	(void)unused;
+	runner_start(&r, mem, GFN(3), 0);
+	wait_until(runner_waits(&r));
+	runner_park(&r);
+	assert_int_equal(atomic_load(&r.ejected), 1);
+	/* Parked: the page is plain again, and still missing. */
+	assert_int_equal(mem->ejecting, 0);
+	assert_int_equal(memory_page_state(mem, GFN(3)), PAGE_MISSING);
+	runner_go_on(&r);
+	wait_until(runner_waits(&r));
+	fill_one(mem, GFN(3));
+	wait_until(atomic_load(&r.turns) == 1);
+	runner_end(&r);
+	memory_free(mem);
+}
+
+static void test_a_bystander_of_an_eject_just_runs_again(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct runner asked, bystander;
+
+	(void)unused;
+	runner_start(&asked, mem, GFN(3), 0);
+	runner_start(&bystander, mem, GFN(3), 0);
+	wait_until(runner_waits(&asked) && runner_waits(&bystander));
+	runner_park(&asked);
+	wait_until(atomic_load(&bystander.ejected) == 1);
+	wait_until(runner_waits(&bystander));
+	assert_false(atomic_load(&bystander.parked));
+	runner_go_on(&asked);
+	fill_one(mem, GFN(3));
+	wait_until(atomic_load(&asked.turns) == 1 && atomic_load(&bystander.turns) == 1);
+	runner_end(&asked);
+	runner_end(&bystander);
+	memory_free(mem);
+}
+
+static void test_two_ejected_from_one_page(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct runner r[2];
+	unsigned int i;
+
+	(void)unused;
+	for (i = 0; i < 2; i++)
+		runner_start(&r[i], mem, GFN(3), 0);
+	wait_until(runner_waits(&r[0]) && runner_waits(&r[1]));
+	atomic_store(&r[0].want_park, true);
+	atomic_store(&r[1].want_park, true);
+	memory_thread_kick(r[0].self);
+	memory_thread_kick(r[1].self);
+	for (i = 0; i < 2; i++)
+		runner_park(&r[i]);
+	assert_int_equal(mem->ejecting, 0);
+	for (i = 0; i < 2; i++)
+		runner_go_on(&r[i]);
+	fill_one(mem, GFN(3));
+	wait_until(atomic_load(&r[0].turns) == 1 && atomic_load(&r[1].turns) == 1);
+	for (i = 0; i < 2; i++)
+		runner_end(&r[i]);
+	memory_free(mem);
+}
+
+static void test_a_kick_before_the_wait_is_made_up_for(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct runner r;
+
+	(void)unused;
+	runner_start(&r, mem, GFN(3), 0);
+	/* Wherever it is by now: one kick, no repetition, no signal. */
+	wait_until(atomic_load(&r.self->tid));
+	assert_true(memory_thread_kick(r.self) == KICK_SIGNAL || runner_waits(&r) || r.ejected);
+	wait_until(atomic_load(&r.ejected) >= 1);
+	runner_park(&r);
+	runner_go_on(&r);
+	fill_one(mem, GFN(3));
+	wait_until(atomic_load(&r.turns) == 1);
+	runner_end(&r);
+	memory_free(mem);
+}
+
+static void test_gup_does_not_touch_a_page_under_eject(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *self = memory_thread_new(mem, "held", -1);
+	struct gup_span span;
+	uint64_t word;
+
+	(void)unused;
+	/* A thread that says it is in KVM_RUN and does not come out: the eject stays under way. */
+	memory_thread_bind(self);
+	memory_thread_enter(self);
+	assert_true(memory_eject(self, GFN(3)));
+	fill_one(mem, GFN(3));
+	assert_int_equal(memory_page_state(mem, GFN(3)), PAGE_PRESENT);
+	memory_map_lock(mem);
+	assert_int_equal(gup(mem, GPA(3 * PAGE_BYTES), 8, GUP_NOWAIT, NULL, &span), -EAGAIN);
+	memory_map_unlock(mem);
+	assert_true(memory_thread_left(self, -EFAULT));
+	assert_int_equal(gup_read(mem, GPA(3 * PAGE_BYTES), &word, 8, GUP_NOWAIT, NULL), 0);
+	assert_int_equal(word, 4 * UINT64_C(0x9e3779b97f4a7c15));
+	memory_thread_free(self);
+	memory_free(mem);
+}
+
+static void test_a_present_page_is_never_ejected_and_efault_is_then_real(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *self = memory_thread_new(mem, "test", -1);
+
+	(void)unused;
+	memory_thread_bind(self);
+	fill_one(mem, GFN(3));
+	memory_thread_enter(self);
+	assert_false(memory_eject(self, GFN(3)));
+	assert_false(memory_thread_left(self, -EFAULT));
+	/* Out of KVM_RUN nobody is ejected. */
+	assert_false(memory_eject(self, GFN(4)));
+	memory_thread_free(self);
+	memory_free(mem);
+}
+
+/* ---- stress: pages come late and are ejected from at random ---- */
+
+#define STRESS_RUNNERS 3
+#define STRESS_STOPS 400
+
+struct late_filler {
+	struct memory *mem;
+	struct page_source source;
+	_Atomic bool end;
+	pthread_t thread;
+	pthread_mutex_t lock;	/* guards the queue */
+	gfn_t queue[4096];
+	unsigned int queued;
+};
+
+static int late_request(struct page_source *source, gfn_t first, uint64_t n)
+{
+	struct late_filler *f = (struct late_filler *)((char *)source - offsetof(struct late_filler, source));
+
+	(void)n;
+	pthread_mutex_lock(&f->lock);
+	assert_true(f->queued < 4096);
+	f->queue[f->queued++] = first;
+	pthread_mutex_unlock(&f->lock);
+	return 0;
+}
+
+static const struct page_source_ops late_ops = { "late", late_request };
+
+static void *late_main(void *arg)
+{
+	struct late_filler *f = arg;
+	unsigned int seed = 7;
+	gfn_t gfn;
+
+	while (!atomic_load(&f->end)) {
+		usleep((unsigned int)rand_r(&seed) % 3000);
+		pthread_mutex_lock(&f->lock);
+		gfn = f->queued ? f->queue[--f->queued] : GFN(UINT64_MAX);
+		pthread_mutex_unlock(&f->lock);
+		if (gfn.v != UINT64_MAX)
+			fill_one(f->mem, gfn);
+	}
+	return NULL;
+}
+
+static void test_stress_every_stop_is_reached_and_no_word_is_wrong(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct late_filler f = { .mem = mem, .source.ops = &late_ops };
+	struct runner r[STRESS_RUNNERS];
+	struct memory_stats stats;
+	unsigned int i, stop;
+
+	(void)unused;
+	pthread_mutex_init(&f.lock, NULL);
+	memory_attach(mem, &f.source);
+	assert_int_equal(pthread_create(&f.thread, NULL, late_main, &f), 0);
+	for (i = 0; i < STRESS_RUNNERS; i++)
+		runner_start(&r[i], mem, GFN(i), i + 1);
+	for (stop = 0; stop < STRESS_STOPS && memory_is_late(mem); stop++) {
+		for (i = 0; i < STRESS_RUNNERS; i++)
+			atomic_store(&r[i].want_park, true);
+		for (i = 0; i < STRESS_RUNNERS; i++)
+			runner_park(&r[i]);
+		assert_int_equal(mem->ejecting, 0);
+		for (i = 0; i < STRESS_RUNNERS; i++)
+			runner_go_on(&r[i]);
+	}
+	memory_stats(mem, &stats);
+	assert_true(stats.ejects > 0);
+	/* The rest at once, so that all runners come to an end. */
+	for (i = 0; i < 512; i++)
+		fill_one(mem, GFN(i));
+	for (i = 0; i < STRESS_RUNNERS; i++)
+		runner_end(&r[i]);
+	atomic_store(&f.end, true);
+	pthread_join(f.thread, NULL);
+	print_message("%u stops, %lu ejects, %lu faults\n", stop, stats.ejects, stats.faults);
+	assert_int_equal(memory_is_late(mem), false);
+	memory_detach(mem);
+	pthread_mutex_destroy(&f.lock);
+	memory_free(mem);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_eject_brings_out_and_the_access_is_retried),
+		cmocka_unit_test(test_a_bystander_of_an_eject_just_runs_again),
+		cmocka_unit_test(test_two_ejected_from_one_page),
+		cmocka_unit_test(test_a_kick_before_the_wait_is_made_up_for),
+		cmocka_unit_test(test_gup_does_not_touch_a_page_under_eject),
+		cmocka_unit_test(test_a_present_page_is_never_ejected_and_efault_is_then_real),
+		cmocka_unit_test(test_stress_every_stop_is_reached_and_no_word_is_wrong),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
