@@ -1,0 +1,34 @@
+# The commands of the README. Each installs what is missing, builds, and runs; everything deeper goes through meson:
+# `meson setup build && ninja -C build`.
+PYTHON := /usr/bin/python3
+BUILD := build
+
+.PHONY: all setup test test-sanitize demo bench clean
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+setup:
+	@tools/setup
+
+$(BUILD)/build.ninja: | setup
+	@meson setup $(BUILD) >/dev/null
+
+# Unit tests, system tests natively, system tests in the lab, the layer check.
+test: setup all
+	@$(PYTHON) tools/test $(BUILD)
+
+# The same unit and native system tests, built with ASan and UBSan.
+test-sanitize: setup
+	@[ -f build-sanitize/build.ninja ] || meson setup build-sanitize -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+	@ninja -C build-sanitize
+	@$(PYTHON) tools/test --no-lab build-sanitize
+
+demo: setup all
+	@$(PYTHON) tools/demo $(BUILD)
+
+bench: setup all
+	@$(PYTHON) bench/bench $(BUILD)
+
+clean:
+	rm -rf build build-sanitize
