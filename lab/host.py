@@ -286,15 +286,16 @@ class Lab:
         """Runs a command inside. out, err: functions that take bytes; stdin: a file object or None.
         Returns the exit code, as a shell would (128 + N for signal N)."""
         deadline = time.monotonic() + timeout if timeout else None
+        request = {"token": self.state["token"], "argv": argv, "cwd": cwd, "env": env or {}}
         try:
-            with socket.create_connection(("127.0.0.1", self.state["port"]), 20) as sock:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                request = {"token": self.state["token"], "argv": argv, "cwd": cwd, "env": env or {}}
-                sock.sendall(json.dumps(request).encode() + b"\n")
-                code = Conversation(sock, out, err, stdin, deadline).hold()
+            sock = socket.create_connection(("127.0.0.1", self.state["port"]), 20)
         except OSError as error:
             raise LabError("the lab's agent cannot be reached: %s%s" %
                            (error, self.evidence())) from error
+        with sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            code = Conversation(sock, json.dumps(request).encode() + b"\n",
+                                out, err, stdin, deadline).hold()
         if code is None:
             raise LabError("the lab went away while the command ran" + self.evidence())
         return code if code >= 0 else 128 - code
@@ -336,13 +337,13 @@ class Lab:
 class Conversation:
     """One command's exchange of frames with the agent (see root/agent.py)."""
 
-    def __init__(self, sock, out, err, stdin, deadline):
+    def __init__(self, sock, request, out, err, stdin, deadline):
         self.sock = sock
         self.sinks = {b"o": out, b"e": err}
         self.stdin = stdin
         self.deadline = deadline
         self.received = b""
-        self.to_send = b"" if stdin else struct.pack(">cI", b"i", 0)
+        self.to_send = request + (b"" if stdin else struct.pack(">cI", b"i", 0))
 
     def hold(self):
         """Returns the exit code, or None when the lab went away."""
@@ -352,21 +353,22 @@ class Conversation:
             readable, writable, _ = select.select(
                 [self.sock] + ([self.stdin] if want_input else []),
                 [self.sock] if self.to_send else [], [], self._time_left())
-            if writable:
-                self.to_send = self.to_send[self.sock.send(self.to_send):]
+            try:
+                if writable:
+                    self.to_send = self.to_send[self.sock.send(self.to_send):]
+                data = self.sock.recv(1 << 18) if self.sock in readable else None
+            except OSError:
+                return None
+            if data is not None:
+                self.received += data
+                code = self._take_frames()
+                if code is not None or not data:
+                    return code
             if want_input and self.stdin in readable:
                 data = os.read(self.stdin.fileno(), 65536)
                 self.to_send = struct.pack(">cI", b"i", len(data)) + data
                 if not data:
                     self.stdin = None
-            if self.sock in readable:
-                data = self.sock.recv(1 << 18)
-                if not data:
-                    return None
-                self.received += data
-                code = self._take_frames()
-                if code is not None:
-                    return code
 
     def _time_left(self):
         if self.deadline is None:

@@ -36,7 +36,7 @@ SUITES = {"6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that 
 GUEST_KERNEL = "6.1"
 DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
-UNUSED_DAYS = 14
+UNUSED_DAYS = 7
 
 
 class LabError(Exception):
@@ -330,7 +330,8 @@ def root_tar_build(target, packages, log):
 def image_build(target, series, root_tar, work, log):
     root = work / "root"
     root.mkdir()
-    run(as_root() + ["tar", "-C", root, "--exclude=./dev/*", "-xf", root_tar], log)
+    run(as_root() + ["tar", "-C", root, "--no-same-owner", "--exclude=./dev/*", "-xf", root_tar],
+        log)
     kernel, release = kernel_unpack(series, work, log)
     guest_kernel, guest_release = kernel, release
     if series != GUEST_KERNEL:
@@ -407,12 +408,10 @@ def cache_prune():
     """Removes images that no clone has used for long. A lab that runs keeps its files open."""
     limit = time.time() - UNUSED_DAYS * 86400
     for path in cache_dir().iterdir():
-        if path.name.startswith(("root-", "image-", "build-")) and path.stat().st_mtime < limit:
+        if path.is_dir() and path.name.startswith(("root-", "image-", "build-")) and \
+                path.stat().st_mtime < limit:
             say("removing %s, not used for %d days" % (path.name, UNUSED_DAYS))
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def root_packages(extra):

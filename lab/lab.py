@@ -29,7 +29,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Signalled(BaseException):
-    """SIGINT, SIGTERM or SIGHUP: everything unwinds, and the lab with it."""
+    """SIGINT, SIGTERM, SIGHUP, or nobody reads on: everything unwinds, and the lab with it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,22 +96,25 @@ def warm_get(options, place, start):
 
 
 def collect(lab, options):
-    """Copies out what was asked for. All are tried; the first error is raised in the end."""
-    first = None
+    """Copies out what was asked for, as far as it is there. Returns whether all of it was."""
+    complete = True
     for pair in options.get:
         inside, _, outside = pair.partition(":")
         try:
             lab.get(inside, outside)
-        except LabError as error:
-            first = first or error
-    if first:
-        raise first
+        except (LabError, CommandTimeout) as error:
+            say("error: %s" % (error or "the lab does not send " + inside))
+            complete = False
+    return complete
 
 
 def write_all(fd):
     def write(data):
         while data:
-            data = data[os.write(fd, data):]
+            try:
+                data = data[os.write(fd, data):]
+            except BrokenPipeError:
+                raise Signalled(signal.SIGPIPE) from None
     return write
 
 
@@ -132,7 +135,8 @@ def run_in(lab, options):
         host.report_complaints(lab, seen)
         if options.console:
             shutil.copy(lab.path / "console", options.console)
-    collect(lab, options)
+    if not collect(lab, options) and code == 0:
+        code = EXIT_LAB
     return code
 
 
@@ -247,8 +251,6 @@ def main():
     except KernelMissing as error:
         say(str(error))
         return EXIT_SKIP
-    except BrokenPipeError:
-        return 128 + signal.SIGPIPE
     except (LabError, CommandTimeout, OSError) as error:
         say("error: %s" % (error or "the lab's agent does not answer"))
         return EXIT_LAB

@@ -222,6 +222,23 @@ def test_a_warm_lab_kills_what_times_out(warm):
     assert lab("run", "--kernel", warm, "! pgrep -fx 'sleep 4321'").returncode == 0
 
 
+def test_memory_that_runs_out_ends_the_command_only(kernel):
+    done = run(kernel, "--mem", "600", "cat /proc/self/oom_score_adj; head -c 2G /dev/zero | tail; "
+               "echo ${PIPESTATUS[1]}")
+    assert (done.returncode, done.stdout) == (0, "0\n137\n")
+    assert "Out of memory" in done.stderr
+
+
+def test_a_reader_that_leaves_ends_the_run(kernel):
+    with subprocess.Popen([HERE / "run", "--cold", "--kernel", kernel, "yes"],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "y\n"
+        child.stdout.close()
+        assert child.wait(60) == 128 + signal.SIGPIPE
+        assert "error" not in child.stderr.read()
+
+
 def test_usage_errors_are_125():
     for arguments in ([], ["--kernel", "5.4", "true"], ["--build", "/nonexistent", "true"],
                       ["--get", "x", "true"]):

@@ -121,7 +121,8 @@ def serve(client, group, token):
     client.send(b"r")
     env = dict(os.environ, **request["env"])
     # the shell moves itself into the group, so that no child is ever outside it
-    argv = ["/bin/bash", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group] + request["argv"]
+    argv = ["/bin/bash", "-c", 'echo 0 > /proc/self/oom_score_adj; echo $$ > "$0/cgroup.procs" && '
+            'exec "$@"', group] + request["argv"]
     try:
         process = subprocess.Popen(argv, cwd=request["cwd"], env=env, start_new_session=True,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
