@@ -6,6 +6,8 @@
 #include "kvm/probe.h"
 
 #include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "arch/arch.h"
@@ -17,9 +19,20 @@
 #define PROBE_KERNEL_MS 200
 #define PROBE_EJECT_MS 2000
 
+/* What the probe's guest has done; written by its vCPU's thread. */
+struct probe_seen {
+	_Atomic bool ok;	/* it wrote ARCH_PROBE_OK */
+	_Atomic bool event;
+	struct vm_event last;	/* stable once `event` is set */
+};
+
 static void probe_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
 {
-	(void)arg, (void)port, (void)write, (void)data, (void)size;
+	struct probe_seen *seen = arg;
+
+	(void)port, (void)size;
+	if (write && *(uint8_t *)data == ARCH_PROBE_OK)
+		atomic_store(&seen->ok, true);
 }
 
 static void probe_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int len)
@@ -29,11 +42,14 @@ static void probe_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned in
 
 static void probe_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
 {
-	struct vm_event *seen = arg;
+	struct probe_seen *seen = arg;
 
 	(void)vcpu;
-	if (seen)
-		*seen = *event;
+	if (atomic_load(&seen->event))
+		return;
+	seen->last = *event;
+	/* Published after the text it stands for. */
+	atomic_store(&seen->event, true);
 }
 
 static const struct vm_exit_ops probe_ops = {
@@ -87,39 +103,82 @@ static int probe_load(struct memory *mem, struct arch_boot *boot, struct err *er
 	return arch_probe_load(boot, mem, gfn_to_gpa(GFN(regions[0].pages - 1)), err);
 }
 
-int probe_way_out(enum way_out *way, int64_t *us, struct err *err)
+/* A machine of one vCPU for a probe; `late` memory with all but the last page there. */
+struct probe {
+	struct memory *mem;
+	struct vm *vm;
+	struct probe_seen seen;
+};
+
+static int probe_open(struct probe *probe, bool late, struct err *err)
 {
 	const struct memory_range range = { GPA(0), PROBE_BYTES };
-	struct arch_boot boot = { 0 };
-	struct memory *mem = NULL;
-	struct vm *vm = NULL;
 	int r;
 
-	r = memory_new(&mem, &range, 1, err);
-	if (r < 0)
-		return r;
-	r = memory_watch(mem, NULL, err);
-	if (r < 0)
-		goto out;
-	r = vm_new(&vm, mem, 1, &probe_ops, NULL, err);
-	if (r < 0)
-		goto out;
-	r = probe_load(mem, &boot, err);
-	if (r < 0)
-		goto out;
-	r = arch_vcpu_boot(vm_vcpu(vm, 0), &boot, err);
-	if (r < 0)
-		goto out;
-	vm_resume(vm);
-	r = probe_until_waiting(mem, err);
+	r = memory_new(&probe->mem, &range, 1, err);
+	if (!r && late)
+		r = memory_watch(probe->mem, NULL, err);
 	if (!r)
-		r = probe_try(mem, vm, way, us, err);
-out:
+		r = vm_new(&probe->vm, probe->mem, 1, &probe_ops, &probe->seen, err);
+	return r;
+}
+
+static void probe_close(struct probe *probe)
+{
 	/* A vCPU that cannot be brought out must not see its memory go. */
-	if (vm && vm_end_vcpus(vm) < 0)
-		return r;
-	memory_shut(mem);
-	vm_free(vm);
-	memory_free(mem);
+	if (probe->vm && vm_end_vcpus(probe->vm) < 0)
+		return;
+	if (probe->mem)
+		memory_shut(probe->mem);
+	vm_free(probe->vm);
+	memory_free(probe->mem);
+}
+
+int probe_way_out(enum way_out *way, int64_t *us, struct err *err)
+{
+	struct probe probe = { 0 };
+	struct arch_boot boot;
+	int r;
+
+	r = probe_open(&probe, true, err);
+	if (!r)
+		r = probe_load(probe.mem, &boot, err);
+	if (!r)
+		r = arch_vcpu_boot(vm_vcpu(probe.vm, 0), &boot, err);
+	if (!r) {
+		vm_resume(probe.vm);
+		r = probe_until_waiting(probe.mem, err);
+	}
+	if (!r)
+		r = probe_try(probe.mem, probe.vm, way, us, err);
+	probe_close(&probe);
+	return r;
+}
+
+int probe_kernel_mode(bool *can, char *why, size_t size, struct err *err)
+{
+	int64_t deadline = clock_now_ns() + PROBE_WAIT_MS * NS_PER_MS;
+	struct probe probe = { 0 };
+	struct arch_boot boot;
+	int r;
+
+	r = probe_open(&probe, false, err);
+	if (!r)
+		r = arch_probe_load_kernel_mode(&boot, probe.mem, err);
+	if (!r)
+		r = arch_vcpu_boot(vm_vcpu(probe.vm, 0), &boot, err);
+	if (!r) {
+		vm_resume(probe.vm);
+		while (!atomic_load(&probe.seen.ok) && !atomic_load(&probe.seen.event) &&
+		       clock_now_ns() < deadline)
+			usleep(50);
+		*can = atomic_load(&probe.seen.ok);
+		snprintf(why, size, "%s",
+			 *can ? "kernel-mode code runs" :
+			 !atomic_load(&probe.seen.event) ? "kernel-mode code does not get anywhere" :
+			 probe.seen.last.kind == VM_EVENT_ERROR ? probe.seen.last.text :
+			 "kernel-mode code triple-faults");
+	}
+	probe_close(&probe);
 	return r;
 }

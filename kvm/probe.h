@@ -16,4 +16,10 @@
  */
 int probe_way_out(enum way_out *way, int64_t *us, struct err *err);
 
+/*
+ * Can this KVM run kernel-mode code as a stock kernel needs it? Some KVMs without hardware virtualisation run user mode
+ * only. *can tells; *why, of `size` bytes, what the guest did.
+ */
+int probe_kernel_mode(bool *can, char *why, size_t size, struct err *err);
+
 #endif

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The guest of kvm/probe.c: a few bytes of ring-3 code at 0x1000, with an identity map of the first GiB in 2 MiB pages.
+// The guests of kvm/probe.c: a few bytes of code at 0x1000, with an identity map of the first GiB in 2 MiB pages. One starts
+// in ring 3 and touches a page; one starts in ring 0 and does what only some KVMs can, an iretq.
 #include <string.h>
 
 #include "arch/arch.h"
@@ -15,6 +16,26 @@
 #define PTE_PRESENT_RW_USER 0x07ull
 #define PTE_LARGE 0x80ull
 
+/* Loads the page tables; the code goes to PROBE_CODE. */
+static int probe_write(struct memory *mem, const void *code, size_t bytes, struct err *err)
+{
+	uint64_t pml4 = PROBE_PDPT | PTE_PRESENT_RW_USER, pdpt = PROBE_PD | PTE_PRESENT_RW_USER;
+	uint64_t pd[512];
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < 512; i++)
+		pd[i] = ((uint64_t)i << 21) | PTE_LARGE | PTE_PRESENT_RW_USER;
+	r = gup_write(mem, GPA(PROBE_CODE), code, bytes, GUP_NOWAIT, NULL);
+	if (!r)
+		r = gup_write(mem, GPA(PROBE_PML4), &pml4, sizeof(pml4), GUP_NOWAIT, NULL);
+	if (!r)
+		r = gup_write(mem, GPA(PROBE_PDPT), &pdpt, sizeof(pdpt), GUP_NOWAIT, NULL);
+	if (!r)
+		r = gup_write(mem, GPA(PROBE_PD), pd, sizeof(pd), GUP_NOWAIT, NULL);
+	return r ? err_errno(err, r, "loading the probe's guest") : 0;
+}
+
 int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, struct err *err)
 {
 	uint8_t code[] = {
@@ -23,26 +44,43 @@ int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, str
 		0xe6, 0x80,				/* out %al,$0x80 */
 		0xeb, 0xfa,				/* back to the mov */
 	};
-	uint64_t pml4 = PROBE_PDPT | PTE_PRESENT_RW_USER, pdpt = PROBE_PD | PTE_PRESENT_RW_USER;
-	uint64_t pd[512];
-	unsigned int i;
-	int r;
 
 	memcpy(code + 2, &touch.v, sizeof(touch.v));
-	for (i = 0; i < 512; i++)
-		pd[i] = ((uint64_t)i << 21) | PTE_LARGE | PTE_PRESENT_RW_USER;
-	r = gup_write(mem, GPA(PROBE_CODE), code, sizeof(code), GUP_NOWAIT, NULL);
-	if (!r)
-		r = gup_write(mem, GPA(PROBE_PML4), &pml4, sizeof(pml4), GUP_NOWAIT, NULL);
-	if (!r)
-		r = gup_write(mem, GPA(PROBE_PDPT), &pdpt, sizeof(pdpt), GUP_NOWAIT, NULL);
-	if (!r)
-		r = gup_write(mem, GPA(PROBE_PD), pd, sizeof(pd), GUP_NOWAIT, NULL);
-	if (r)
-		return err_errno(err, r, "loading the probe's guest");
 	*boot = (struct arch_boot){
 		.bare = true, .cpus = 1, .entry = PROBE_CODE, .stack = PROBE_STACK,
 		.page_table = PROBE_PML4,
 	};
-	return 0;
+	return probe_write(mem, code, sizeof(code), err);
+}
+
+/* Position-independent, so that it can be copied to PROBE_CODE; the descriptor table's base is that address. */
+__asm__(".pushsection .rodata\n"
+	".balign 8\n"
+	"probe_kernel_start:\n"
+	"	lgdt 3f(%rip)\n"
+	"	movl $0x8000, %esp\n"
+	"	pushq $0x18\n"
+	"	pushq $0x8000\n"
+	"	pushfq\n"
+	"	pushq $0x10\n"
+	"	leaq 1f(%rip), %rax\n"
+	"	pushq %rax\n"
+	"	iretq\n"
+	"1:	movb $0x5a, %al\n"
+	"	outb %al, $0x80\n"
+	"	jmp 1b\n"
+	".balign 8\n"
+	"2:	.quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff\n"
+	"3:	.word 31\n"
+	"	.quad 0x1000 + 2b - probe_kernel_start\n"
+	"probe_kernel_end:\n"
+	".popsection");
+extern const uint8_t probe_kernel_start[], probe_kernel_end[];
+
+int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, struct err *err)
+{
+	*boot = (struct arch_boot){
+		.cpus = 1, .entry = PROBE_CODE, .stack = PROBE_STACK, .page_table = PROBE_PML4,
+	};
+	return probe_write(mem, probe_kernel_start, (size_t)(probe_kernel_end - probe_kernel_start), err);
 }
