@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/hist.h"
+#include "base/loop.h"
+
+static void test_err_keeps_code_and_gathers_context(void **unused)
+{
+	struct err err;
+
+	(void)unused;
+	assert_int_equal(err_errno(&err, -ENOENT, "opening %s", "x"), -ENOENT);
+	assert_string_equal(err.text, "opening x: No such file or directory");
+	assert_int_equal(err_prefix(&err, "disk %d", 1), -ENOENT);
+	assert_string_equal(err.text, "disk 1: opening x: No such file or directory");
+	assert_int_equal(err_set(NULL, -EIO, "nobody reads this"), -EIO);
+	assert_int_equal(err_errno(NULL, -EIO, "nobody reads this"), -EIO);
+}
+
+static void test_err_never_overflows(void **unused)
+{
+	struct err err;
+	char longer[2 * sizeof(err.text)];
+	int i;
+
+	(void)unused;
+	memset(longer, 'x', sizeof(longer) - 1);
+	longer[sizeof(longer) - 1] = 0;
+	err_errno(&err, -EIO, "%s", longer);
+	for (i = 0; i < 4; i++)
+		err_prefix(&err, "%s", longer);
+	assert_int_equal(strlen(err.text), sizeof(err.text) - 1);
+}
+
+static void test_buf_grows_and_consumes(void **unused)
+{
+	struct buf buf = { 0 };
+	uint8_t chunk[1000];
+	int i;
+
+	(void)unused;
+	for (i = 0; i < 10; i++) {
+		memset(chunk, i, sizeof(chunk));
+		assert_int_equal(buf_append(&buf, chunk, sizeof(chunk)), 0);
+	}
+	assert_int_equal(buf.len, 10000);
+	buf_consume(&buf, 1500);
+	assert_int_equal(buf.len, 8500);
+	assert_int_equal(buf.data[0], 1);
+	assert_int_equal(buf.data[8499], 9);
+	assert_null(buf_reserve(&buf, SIZE_MAX));
+	buf_fini(&buf);
+	assert_int_equal(buf.len, 0);
+}
+
+static void test_hist_quantiles(void **unused)
+{
+	struct hist hist = { 0 };
+	int i;
+
+	(void)unused;
+	assert_int_equal(hist_quantile(&hist, 0.5), 0);
+	for (i = 0; i < 99; i++)
+		hist_add(&hist, 1000);
+	hist_add(&hist, 1000000);
+	hist_add(&hist, -5);
+	assert_int_equal(hist_quantile(&hist, 0.5), 1024);
+	assert_int_equal(hist_quantile(&hist, 1.0), 1 << 20);
+	assert_int_equal(hist.count, 101);
+	assert_int_equal(hist.max_ns, 1000000);
+}
+
+#define POSTS 1000
+
+struct posts {
+	struct loop *loop;
+	int seen;
+	pthread_t main;
+	int other_thread;
+};
+
+static void on_post(void *arg)
+{
+	struct posts *posts = arg;
+
+	posts->other_thread += !pthread_equal(pthread_self(), posts->main);
+	if (++posts->seen == POSTS)
+		loop_stop(posts->loop);
+}
+
+static void *poster(void *arg)
+{
+	struct posts *posts = arg;
+	int i;
+
+	for (i = 0; i < POSTS; i++)
+		loop_post(posts->loop, on_post, posts);
+	return NULL;
+}
+
+static void test_loop_runs_each_post_once_on_the_main_thread(void **unused)
+{
+	struct posts posts = { .main = pthread_self() };
+	pthread_t thread;
+
+	(void)unused;
+	assert_int_equal(loop_new(&posts.loop, NULL), 0);
+	assert_int_equal(pthread_create(&thread, NULL, poster, &posts), 0);
+	loop_run(posts.loop);
+	pthread_join(thread, NULL);
+	assert_int_equal(posts.seen, POSTS);
+	assert_int_equal(posts.other_thread, 0);
+	/* What is still queued when the loop ends runs too. */
+	loop_post(posts.loop, on_post, &posts);
+	loop_free(posts.loop);
+	assert_int_equal(posts.seen, POSTS + 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_err_keeps_code_and_gathers_context),
+		cmocka_unit_test(test_err_never_overflows),
+		cmocka_unit_test(test_buf_grows_and_consumes),
+		cmocka_unit_test(test_hist_quantiles),
+		cmocka_unit_test(test_loop_runs_each_post_once_on_the_main_thread),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
