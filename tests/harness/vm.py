@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""postern processes, as tests, demo and benchmarks run them, and (for comparison) QEMU.
+
+    with Postern(memory='256M', cpus=2) as vm:
+        guest = vm.bare(); guest.wait_ready()
+        vm.qmp().command('stop')
+
+Everything a process opens lies in a temporary directory of its own, vm.dir. A context manager's end kills what is left,
+whatever happened, and removes it.
+"""
+
+import collections
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from harness.qmp import Qmp, QmpClosed, QmpTimeout, connect
+from harness.waiting import WaitTimeout, seconds, wait_for
+
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(TESTS)
+sys.path.insert(0, os.path.join(TESTS, 'bare'))
+
+import bare as bare_guest  # noqa: E402
+
+Thread = collections.namedtuple('Thread', 'tid name state wchan')
+
+_numbers = itertools.count()
+
+
+def build_dir():
+    """$POSTERN_BUILD, or build/ of the tree."""
+    return os.path.abspath(os.environ.get('POSTERN_BUILD') or os.path.join(ROOT, 'build'))
+
+
+def program():
+    """The postern executable."""
+    return os.path.join(build_dir(), 'cli', 'postern')
+
+
+def bare_elf():
+    """The bare guest's image."""
+    return os.environ.get('BARE_ELF') or os.path.join(build_dir(), 'tests', 'bare', 'bare.elf')
+
+
+class Died(AssertionError):
+    """The process ended when it should not have; the text holds what it said."""
+
+
+def _read(path):
+    with open(path, encoding='utf-8', errors='replace') as f:
+        return f.read()
+
+
+class Process:
+    """A child with its own directory, its standard error in a file, and a look at it through /proc."""
+
+    def __init__(self, name, netns=None):
+        self.name = '%s%d' % (name, next(_numbers))
+        self.netns = netns
+        self.dir = tempfile.mkdtemp(prefix='postern-%s-' % self.name)
+        self.process = None
+        self._clients = []
+
+    def path(self, name):
+        """A path in this process's directory."""
+        return os.path.join(self.dir, name)
+
+    def spawn(self, words, pass_fds=(), env=None):
+        """Starts the program; output goes to vm.log()."""
+        prefix = ['ip', 'netns', 'exec', self.netns] if self.netns else []
+        self.words = words
+        with open(self.path('log'), 'wb') as log:
+            self.process = subprocess.Popen(prefix + words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            pass_fds=pass_fds, env=env, start_new_session=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        if kind and sys.stderr:
+            print('---- log of %s (%s)\n%s----' % (self.name, ' '.join(self.words), self.log()[-4000:]),
+                  file=sys.stderr)
+        self.close()
+
+    @property
+    def pid(self):
+        """Its process number."""
+        return self.process.pid
+
+    def log(self):
+        """What it has said on standard output and standard error so far."""
+        return _read(self.path('log'))
+
+    # ending
+
+    def close(self):
+        """Ends clients, process and directory. May be called again."""
+        for client in self._clients:
+            client.close()
+        self._clients = []
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            try:
+                self.process.wait(seconds(20))
+            except subprocess.TimeoutExpired:
+                print('%s does not die: %s' % (self.name, self.threads()), file=sys.stderr)
+                raise
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def signal(self, number):
+        """Sends it a signal."""
+        self.process.send_signal(number)
+
+    def wait_exit(self, timeout=10.0):
+        """Waits for the end; returns the exit code (negative: the signal)."""
+        try:
+            return self.process.wait(seconds(timeout))
+        except subprocess.TimeoutExpired:
+            raise WaitTimeout('%s has not ended in %.1f s: %s' % (self.name, seconds(timeout), self.threads())) from None
+
+    def end(self, number=signal.SIGTERM, timeout=10.0):
+        """Sends a signal and waits; returns (exit code, milliseconds)."""
+        start = time.perf_counter()
+        self.signal(number)
+        code = self.wait_exit(timeout)
+        return code, (time.perf_counter() - start) * 1e3
+
+    def kill(self, timeout=10.0):
+        """SIGKILL; returns milliseconds until it is gone."""
+        return self.end(signal.SIGKILL, timeout)[1]
+
+    # looking
+
+    def is_alive(self):
+        """Is it still there?"""
+        return self.process.poll() is None
+
+    def assert_alive(self):
+        """Died with its last words if it is not."""
+        if not self.is_alive():
+            raise Died('%s ended with %s; it said: %s' % (self.name, self.process.returncode, self.log()[-2000:]))
+
+    def threads(self):
+        """[Thread]; state is the letter of /proc ('D': uninterruptible)."""
+        out = []
+        base = '/proc/%d/task' % self.pid
+        try:
+            tids = sorted(os.listdir(base), key=int)
+        except OSError:
+            return out
+        for tid in tids:
+            try:
+                fields = _read('%s/%s/stat' % (base, tid))
+                name = fields[fields.index('(') + 1:fields.rindex(')')]
+                state = fields[fields.rindex(')') + 2]
+                wchan = _read('%s/%s/wchan' % (base, tid))
+            except OSError:
+                continue
+            out.append(Thread(int(tid), name, state, wchan))
+        return out
+
+    def stuck_threads(self, timeout=2.0):
+        """Threads in uninterruptible sleep during all of that time: a healthy process has none. Returns at once when
+        none is."""
+        stuck = {t.tid: t for t in self.threads() if t.state == 'D'}
+        end = time.monotonic() + seconds(timeout)
+        while stuck and time.monotonic() < end:
+            time.sleep(0.02)
+            now = {t.tid: t for t in self.threads() if t.state == 'D'}
+            stuck = {tid: t for tid, t in stuck.items() if tid in now}
+        return list(stuck.values())
+
+    def fds(self):
+        """How many descriptors are open."""
+        return len(os.listdir('/proc/%d/fd' % self.pid))
+
+    def rss(self):
+        """Resident bytes."""
+        return int(_read('/proc/%d/statm' % self.pid).split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+    def resources(self):
+        """{'fds', 'threads', 'rss'}"""
+        return {'fds': self.fds(), 'threads': len(self.threads()), 'rss': self.rss()}
+
+    def cpu_seconds(self):
+        """User and system time so far."""
+        fields = _read('/proc/%d/stat' % self.pid).rsplit(')', 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+class Machine(Process):
+    """A VMM with a QMP socket and a serial socket in vm.dir."""
+
+    def qmp(self, timeout=10.0, **more):
+        """A new QMP client; closed with the machine."""
+        client = Qmp('unix:' + self.path('qmp'), timeout, alive=self.assert_alive, **more)
+        self._clients.append(client)
+        return client
+
+    @property
+    def q(self):
+        """The QMP client that tests share; keeps all events from its first use on."""
+        if self._q is None:
+            self._q = self.qmp()
+        return self._q
+
+    _q = None
+    _bare = None
+
+    def command(self, command_name, command_timeout=None, **arguments):
+        """A command of the shared client."""
+        return self.q.command(command_name, command_timeout, **arguments)
+
+    def status(self):
+        """query-status's status."""
+        return self.command('query-status')['status']
+
+    def wait_status(self, *wanted, timeout=10.0):
+        """Until query-status says one of these."""
+        return wait_for(lambda: self.status() in wanted, timeout,
+                        lambda: '%s is %s, not %s' % (self.name, self.status(), wanted))
+
+    def migration(self):
+        """query-migrate"""
+        return self.command('query-migrate')
+
+    def migration_status(self):
+        """query-migrate's status; 'none' when there is none."""
+        return self.migration().get('status', 'none')
+
+    def wait_migration(self, *wanted, timeout=30.0, but=('failed', 'cancelled')):
+        """Until the migration's status is one of these; fails at once when it is one of `but` that is not wanted.
+        Returns query-migrate."""
+        def reached():
+            now = self.migration()
+            status = now.get('status', 'none')
+            if status in but and status not in wanted:
+                raise AssertionError('%s: migration is %s: %s' % (self.name, status, now.get('error-desc')))
+            return now if status in wanted else None
+        return wait_for(reached, timeout,
+                        lambda: '%s: migration is %s, not %s' % (self.name, self.migration(), wanted))
+
+    def serial(self, timeout=10.0):
+        """The serial port's socket, newly connected: one client at a time."""
+        return connect('unix:' + self.path('serial'), timeout, self.assert_alive)
+
+    def bare(self, ready=False):
+        """The bare guest's other side (tests/bare/bare.py), connected once; ready: wait until it answers."""
+        if self._bare is None:
+            self._bare = bare_guest.Bare(self.serial())
+            self._clients.append(self._bare)
+        if ready:
+            self._bare.wait_ready(seconds(20))
+        return self._bare
+
+
+class Postern(Machine):
+    """`postern run`.
+
+    memory: as --memory takes it; kernel: None for none (an incoming machine needs none); incoming: a URI or 'defer';
+    way_out: 'auto', 'kernel', 'eject'; gdb: True for a unix socket at vm.path('gdb'), or a specification; netns: the
+    network namespace to run in; options: more words; wait: until QMP answers.
+    """
+
+    def __init__(self, name='vm', memory='256M', cpus=2, kernel='bare', incoming=None, way_out=None, gdb=None,
+                 page_timeout_ms=None, netns=None, serial=True, options=(), pass_fds=(), env=None, wait=True):
+        super().__init__(name, netns)
+        words = [program(), 'run', '--name', self.name, '--memory', str(memory), '--cpus', str(cpus),
+                 '--qmp', 'unix:' + self.path('qmp')]
+        if serial:
+            words += ['--serial', 'unix:' + self.path('serial') if serial is True else serial]
+        if kernel:
+            words += ['--kernel', bare_elf() if kernel == 'bare' else kernel]
+        if incoming:
+            words += ['--incoming', incoming]
+        if way_out:
+            words += ['--way-out', way_out]
+        if gdb:
+            words += ['--gdb', 'unix:' + self.path('gdb') if gdb is True else gdb]
+        if page_timeout_ms is not None:
+            words += ['--page-timeout', str(page_timeout_ms)]
+        try:
+            self.spawn(words + list(options), pass_fds, env)
+            if wait:
+                self.q.command('query-status')
+        except BaseException:
+            print(self.log()[-2000:] if os.path.exists(self.path('log')) else 'not started', file=sys.stderr)
+            self.close()
+            raise
+
+    @staticmethod
+    def incoming(name='dst', uri='defer', **more):
+        """A machine that waits for a migration."""
+        return Postern(name, kernel=more.pop('kernel', None), incoming=uri, **more)
+
+    def faults(self):
+        """query-postern-faults"""
+        return self.command('query-postern-faults')
+
+    def waiting_cpus(self):
+        """{vCPU: its entry of query-postern-faults} of those that wait for a page now."""
+        return {w['cpu-index']: w for w in self.faults()['vcpus']}
+
+
+class Qemu(Machine):
+    """QEMU with the bare guest (one vCPU, multiboot) or options of the caller's: for comparisons."""
+
+    def __init__(self, name='qemu', memory_mib=256, incoming=None, gdb=None, netns=None, options=(),
+                 kernel='bare', binary='qemu-system-x86_64'):
+        super().__init__(name, netns)
+        words = [binary, '-M', 'microvm,acpi=off', '-accel', 'kvm', '-cpu', 'Nehalem', '-m', str(memory_mib),
+                 '-nodefaults', '-display', 'none', '-name', self.name,
+                 '-chardev', 'socket,id=serial,path=%s,server=on,wait=off' % self.path('serial'),
+                 '-serial', 'chardev:serial', '-qmp', 'unix:%s,server=on,wait=off' % self.path('qmp')]
+        if kernel:
+            words += ['-kernel', bare_elf() if kernel == 'bare' else kernel]
+        if incoming:
+            words += ['-incoming', incoming]
+        if gdb:
+            words += ['-gdb', 'unix:%s,server=on,wait=off' % self.path('gdb') if gdb is True else gdb]
+        try:
+            self.spawn(words + list(options))
+            self.q.command('query-status')
+        except BaseException:
+            print(self.log()[-2000:] if os.path.exists(self.path('log')) else 'not started', file=sys.stderr)
+            self.close()
+            raise
+
+
+def run_postern(*words, timeout=20.0):
+    """Runs the executable to its end; returns (exit code, output)."""
+    done = subprocess.run([program()] + [str(w) for w in words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=seconds(timeout))
+    return done.returncode, done.stdout.decode('utf-8', 'replace')
+
+
+__all__ = ['Died', 'Machine', 'Postern', 'Process', 'Qemu', 'QmpClosed', 'QmpTimeout', 'Thread', 'bare_elf',
+           'bare_guest', 'build_dir', 'program', 'run_postern']
