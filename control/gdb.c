@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// The gdb stub: its socket, and one session at a time. Input is taken packet by packet; while a memory access is under
+// way, what comes further is kept, since its reply has to be sent first. See gdb.h and docs/gdb.md.
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "control/gdb_internal.h"
+
+#define REPLY_TEXT_MAX 1024
+
+struct output {
+	uv_write_t write;
+	size_t len;
+	char bytes[];
+};
+
+static void on_closed(uv_handle_t *handle)
+{
+	struct gdb_client *client = handle->data;
+
+	buf_fini(&client->pending);
+	buf_fini(&client->last);
+	free(client);
+}
+
+void gdb_client_close(struct gdb_client *client)
+{
+	struct gdb *gdb = client->gdb;
+
+	if (!gdb)
+		return;
+	if (client->job) {
+		gdb_job_cancel(client->job);
+		client->job = NULL;
+	}
+	if (!client->detached)
+		gdb_run_detach(client);
+	gdb->client = NULL;
+	client->gdb = NULL;
+	log_info("gdb: detached");
+	uv_close(&client->stream.handle, on_closed);
+}
+
+/* ---- output ---- */
+
+static void on_written(uv_write_t *write, int status)
+{
+	struct gdb_client *client = write->handle->data;
+
+	free(write->data);
+	if (status < 0)
+		gdb_client_close(client);
+}
+
+static void output(struct gdb_client *client, const void *bytes, size_t len)
+{
+	struct output *out;
+	uv_buf_t buf;
+
+	if (!client->gdb)
+		return;
+	out = malloc(sizeof(*out) + len);
+	if (!out || uv_stream_get_write_queue_size(&client->stream.stream) + len > GDB_OUTPUT_MAX)
+		goto err_close;
+	memcpy(out->bytes, bytes, len);
+	out->write.data = out;
+	buf = uv_buf_init(out->bytes, (unsigned int)len);
+	if (uv_write(&out->write, &client->stream.stream, &buf, 1, on_written) == 0)
+		return;
+err_close:
+	free(out);
+	log_warn("gdb: a client that does not read is dropped");
+	gdb_client_close(client);
+}
+
+void gdb_reply_bytes(struct gdb_client *client, const void *payload, size_t len)
+{
+	if (!client->gdb)
+		return;
+	client->last.len = 0;
+	if (gdb_packet_frame(&client->last, payload, len) < 0) {
+		gdb_client_close(client);
+		return;
+	}
+	output(client, client->last.data, client->last.len);
+}
+
+void gdb_reply(struct gdb_client *client, const char *fmt, ...)
+{
+	char text[REPLY_TEXT_MAX];
+	va_list args;
+	int n;
+
+	va_start(args, fmt);
+	n = vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	gdb_reply_bytes(client, text, n < (int)sizeof(text) ? (size_t)n : sizeof(text) - 1);
+}
+
+/* ---- input ---- */
+
+static void take_packet(struct gdb_client *client)
+{
+	if (!client->no_ack)
+		output(client, "+", 1);
+	if (client->gdb)
+		gdb_command(client, (const char *)client->in.data, client->in.len);
+}
+
+static void take_event(struct gdb_client *client, enum gdb_packet_event event)
+{
+	switch (event) {
+	case GDB_GOT_NOTHING:
+	case GDB_GOT_ACK:
+		break;
+	case GDB_GOT_PACKET:
+		take_packet(client);
+		break;
+	case GDB_GOT_NAK:
+		if (client->last.len)
+			output(client, client->last.data, client->last.len);
+		break;
+	case GDB_GOT_INTERRUPT:
+		gdb_run_interrupt(client);
+		break;
+	case GDB_GOT_BAD:
+		/* Without acknowledgements nobody sends it again: an error keeps gdb from waiting. */
+		if (client->no_ack)
+			gdb_reply(client, "E%02x", EPROTO);
+		else
+			output(client, "-", 1);
+		break;
+	case GDB_GOT_TOO_LONG:
+		if (!client->no_ack)
+			output(client, "+", 1);
+		gdb_reply(client, "E%02x", E2BIG);
+		break;
+	}
+}
+
+static void keep_input(struct gdb_client *client, const void *data, size_t len)
+{
+	if (client->pending.len + len > GDB_PENDING_MAX || buf_append(&client->pending, data, len) < 0)
+		gdb_client_close(client);
+}
+
+static void take_input(struct gdb_client *client, const uint8_t *data, size_t len)
+{
+	enum gdb_packet_event event;
+	size_t used;
+
+	while (len && client->gdb) {
+		if (client->job) {
+			keep_input(client, data, len);
+			return;
+		}
+		event = gdb_packet_feed(&client->in, data, len, &used);
+		data += used;
+		len -= used;
+		take_event(client, event);
+	}
+}
+
+void gdb_client_job_done(struct gdb_client *client)
+{
+	struct buf pending = client->pending;
+
+	client->job = NULL;
+	client->pending = (struct buf){ 0 };
+	take_input(client, pending.data, pending.len);
+	buf_fini(&pending);
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+	struct gdb_client *client = handle->data;
+
+	(void)suggested;
+	*buf = uv_buf_init(client->bytes, sizeof(client->bytes));
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+	struct gdb_client *client = stream->data;
+
+	if (n < 0)
+		gdb_client_close(client);
+	else
+		take_input(client, (const uint8_t *)buf->base, (size_t)n);
+}
+
+/* ---- a client at the door ---- */
+
+struct refused {
+	union server_stream stream;
+	uv_write_t write;
+};
+
+static void on_refused_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+static void on_refused_written(uv_write_t *write, int status)
+{
+	(void)status;
+	if (!uv_is_closing((uv_handle_t *)write->handle))
+		uv_close((uv_handle_t *)write->handle, on_refused_closed);
+}
+
+/* The answer to the first packet, whatever it is. */
+static void refuse(struct server *server)
+{
+	static char text[] = "+$E.another debugger is attached#23";
+	struct refused *refused = calloc(1, sizeof(*refused));
+	uv_buf_t buf = uv_buf_init(text, sizeof(text) - 1);
+	int r;
+
+	log_warn("gdb: a second debugger was refused");
+	if (!refused)
+		return;
+	r = server_accept(server, &refused->stream);
+	refused->stream.handle.data = refused;
+	if (r < 0 || uv_write(&refused->write, &refused->stream.stream, &buf, 1, on_refused_written) < 0)
+		uv_close(&refused->stream.handle, on_refused_closed);
+}
+
+static void on_client(struct server *server, void *arg)
+{
+	struct gdb *gdb = arg;
+	struct gdb_client *client;
+	int r;
+
+	if (gdb->client) {
+		refuse(server);
+		return;
+	}
+	client = calloc(1, sizeof(*client));
+	if (!client) {
+		log_error("gdb: no memory for a client");
+		return;
+	}
+	client->gdb = gdb;
+	client->cont_thread = -1;
+	gdb->client = client;
+	gdb->missing[0] = '\0';
+	r = server_accept(server, &client->stream);
+	client->stream.handle.data = client;
+	log_info("gdb: attached");
+	gdb_run_attach(client);
+	if (r < 0 || uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
+		gdb_client_close(client);
+}
+
+int gdb_new(struct gdb **out, struct machine *machine, const char *spec, int page_timeout_ms, struct err *err)
+{
+	struct gdb *gdb = calloc(1, sizeof(*gdb));
+	int r;
+
+	if (!gdb)
+		return err_set(err, -ENOMEM, "gdb: no memory");
+	gdb->machine = machine;
+	gdb->mem = machine_memory(machine);
+	gdb->vm = machine_vm(machine);
+	gdb->uv = loop_uv(machine_loop(machine));
+	gdb->page_timeout_ms = page_timeout_ms;
+	r = gdb_worker_new(&gdb->worker, gdb->mem, machine_loop(machine), err);
+	if (r < 0)
+		goto err_gdb;
+	r = server_new(&gdb->server, gdb->uv, "gdb", spec, on_client, gdb, err);
+	if (r < 0)
+		goto err_worker;
+	gdb->listener = (struct machine_listener){
+		.state = gdb_run_on_state,
+		.debug = gdb_run_on_debug,
+		.arg = gdb,
+	};
+	machine_listen(machine, &gdb->listener);
+	*out = gdb;
+	return 0;
+
+err_worker:
+	gdb_worker_free(gdb->worker);
+err_gdb:
+	free(gdb);
+	return r;
+}
+
+void gdb_free(struct gdb *gdb)
+{
+	if (!gdb)
+		return;
+	machine_unlisten(gdb->machine, &gdb->listener);
+	server_free(gdb->server);
+	if (gdb->client)
+		gdb_client_close(gdb->client);
+	gdb_worker_free(gdb->worker);
+	free(gdb);
+}

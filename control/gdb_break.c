@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// See gdb_break.h. Two virtual addresses may be one physical address: both entries then hold the same covered bytes,
+// and the instruction goes when the last of them does.
+#include "control/gdb_break.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int soft_read(struct memory *mem, gpa_t gpa, uint8_t *to, size_t len)
+{
+	return gup_read(mem, gpa, to, len, GUP_NOWAIT, NULL);
+}
+
+static int soft_write(struct memory *mem, gpa_t gpa, const uint8_t *from, size_t len)
+{
+	return gup_write(mem, gpa, from, len, GUP_NOWAIT | GUP_WRITE, NULL);
+}
+
+struct gdb_soft *gdb_breaks_find(struct gdb_breaks *breaks, gva_t gva)
+{
+	unsigned int i;
+
+	for (i = 0; i < breaks->nsoft; i++)
+		if (breaks->soft[i].gva.v == gva.v)
+			return &breaks->soft[i];
+	return NULL;
+}
+
+/* Another entry whose instruction is in memory at the same place. */
+static struct gdb_soft *find_alias(struct gdb_breaks *breaks, const struct gdb_soft *soft)
+{
+	unsigned int i;
+
+	for (i = 0; i < breaks->nsoft; i++)
+		if (&breaks->soft[i] != soft && breaks->soft[i].gpa.v == soft->gpa.v && breaks->soft[i].planted)
+			return &breaks->soft[i];
+	return NULL;
+}
+
+static int plant(struct gdb_breaks *breaks, struct memory *mem, struct gdb_soft *soft)
+{
+	struct gdb_soft *alias = find_alias(breaks, soft);
+	const uint8_t *insn;
+	size_t len;
+	int r;
+
+	if (soft->planted)
+		return 0;
+	insn = arch_breakpoint(&len);
+	if (alias) {
+		memcpy(soft->old, alias->old, sizeof(soft->old));
+		soft->planted = true;
+		return 0;
+	}
+	r = soft_read(mem, soft->gpa, soft->old, len);
+	if (r == 0)
+		r = soft_write(mem, soft->gpa, insn, len);
+	soft->planted = r == 0;
+	return r;
+}
+
+/* Puts back what it covers, unless the guest has written something else there or an alias still needs it. */
+static void unplant(struct gdb_breaks *breaks, struct memory *mem, struct gdb_soft *soft)
+{
+	uint8_t now[GDB_SOFT_BYTES];
+	const uint8_t *insn;
+	size_t len;
+
+	if (!soft->planted)
+		return;
+	soft->planted = false;
+	if (find_alias(breaks, soft))
+		return;
+	insn = arch_breakpoint(&len);
+	if (soft_read(mem, soft->gpa, now, len) == 0 && !memcmp(now, insn, len))
+		soft_write(mem, soft->gpa, soft->old, len);
+}
+
+int gdb_breaks_set(struct gdb_breaks *breaks, struct memory *mem, gva_t gva, gpa_t gpa)
+{
+	struct gdb_soft *soft = gdb_breaks_find(breaks, gva);
+	int r;
+
+	if (soft && soft->gpa.v == gpa.v)
+		return plant(breaks, mem, soft);
+	/* The address means another place now: what was set before cannot be meant any more. */
+	if (soft)
+		gdb_breaks_remove(breaks, mem, gva);
+	if (breaks->nsoft == GDB_SOFT_MAX)
+		return -ENOSPC;
+	soft = &breaks->soft[breaks->nsoft];
+	*soft = (struct gdb_soft){ .gva = gva, .gpa = gpa };
+	r = plant(breaks, mem, soft);
+	if (r == 0)
+		breaks->nsoft++;
+	return r;
+}
+
+int gdb_breaks_remove(struct gdb_breaks *breaks, struct memory *mem, gva_t gva)
+{
+	struct gdb_soft *soft = gdb_breaks_find(breaks, gva);
+
+	if (!soft)
+		return -ENOENT;
+	unplant(breaks, mem, soft);
+	*soft = breaks->soft[--breaks->nsoft];
+	return 0;
+}
+
+void gdb_breaks_lift(struct gdb_breaks *breaks, struct memory *mem)
+{
+	unsigned int i;
+
+	for (i = 0; i < breaks->nsoft; i++)
+		unplant(breaks, mem, &breaks->soft[i]);
+}
+
+void gdb_breaks_plant(struct gdb_breaks *breaks, struct memory *mem)
+{
+	unsigned int i;
+
+	for (i = 0; i < breaks->nsoft; i++)
+		plant(breaks, mem, &breaks->soft[i]);
+}
+
+void gdb_breaks_clear(struct gdb_breaks *breaks, struct memory *mem)
+{
+	gdb_breaks_lift(breaks, mem);
+	breaks->nsoft = 0;
+	breaks->nwatch = 0;
+}
+
+/* Does [a, a + a_len) meet [b, b + b_len)? Neither wraps around more than once. */
+static bool meets(uint64_t a, size_t a_len, uint64_t b, size_t b_len)
+{
+	return a - b < b_len || b - a < a_len;
+}
+
+void gdb_breaks_mask(const struct gdb_breaks *breaks, gva_t gva, uint8_t *data, size_t len)
+{
+	const struct gdb_soft *soft;
+	const uint8_t *insn;
+	size_t size, i;
+	uint64_t at;
+
+	insn = arch_breakpoint(&size);
+	for (soft = breaks->soft; soft < breaks->soft + breaks->nsoft; soft++) {
+		if (!soft->planted || !meets(gva.v, len, soft->gva.v, size))
+			continue;
+		for (i = 0; i < size; i++) {
+			at = soft->gva.v + i - gva.v;
+			if (at < len && data[at] == insn[i])
+				data[at] = soft->old[i];
+		}
+	}
+}
+
+void gdb_breaks_written(struct gdb_breaks *breaks, struct memory *mem, gva_t gva, size_t len)
+{
+	struct gdb_soft *soft;
+	size_t size;
+
+	arch_breakpoint(&size);
+	for (soft = breaks->soft; soft < breaks->soft + breaks->nsoft; soft++) {
+		if (!soft->planted || !meets(gva.v, len, soft->gva.v, size))
+			continue;
+		soft->planted = false;
+		plant(breaks, mem, soft);
+	}
+}
+
+static struct arch_watch *find_watch(struct gdb_breaks *breaks, const struct arch_watch *watch)
+{
+	struct arch_watch *w;
+
+	for (w = breaks->watch; w < breaks->watch + breaks->nwatch; w++)
+		if (w->kind == watch->kind && w->gva.v == watch->gva.v && w->len == watch->len)
+			return w;
+	return NULL;
+}
+
+int gdb_breaks_watch(struct gdb_breaks *breaks, const struct arch_watch *watch)
+{
+	if (find_watch(breaks, watch))
+		return 0;
+	if (breaks->nwatch == ARCH_WATCH_MAX)
+		return -ENOSPC;
+	breaks->watch[breaks->nwatch++] = *watch;
+	return 0;
+}
+
+int gdb_breaks_unwatch(struct gdb_breaks *breaks, const struct arch_watch *watch)
+{
+	struct arch_watch *w = find_watch(breaks, watch);
+
+	if (!w)
+		return -ENOENT;
+	*w = breaks->watch[--breaks->nwatch];
+	return 0;
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// See gdb_memory.h. Kicks and jobs: a kick is only given, under the lock, while its job is the current one, and a kick
+// left over is cleared, under the lock, when the next job becomes current; so none hits the wrong job.
+#include "control/gdb_memory.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "memory/gup.h"
+#include "memory/way_out.h"
+
+struct gdb_worker {
+	struct memory *mem;
+	struct loop *loop;
+	struct memory_thread *self;
+	pthread_t thread;
+	pthread_mutex_t lock;		/* guards what follows, and cancelled of each job */
+	pthread_cond_t wake;
+	struct gdb_job *first, **last;
+	struct gdb_job *current;
+	bool end;
+};
+
+struct gdb_job *gdb_job_new(size_t len)
+{
+	struct gdb_job *job = calloc(1, sizeof(*job) + len);
+
+	if (job)
+		job->len = len;
+	return job;
+}
+
+/* The next piece: within one mapping and one page. Returns its length, or a negative errno. */
+static int64_t job_piece(struct gdb_worker *worker, struct gdb_job *job, const struct gup_opts *opts)
+{
+	gva_t gva = GVA(job->gva.v + job->done);
+	uint64_t left, n = job->len - job->done;
+	gpa_t gpa;
+	int r;
+
+	job->stage = GDB_JOB_TRANSLATE;
+	r = arch_translate(worker->mem, &job->mmu, gva, GUP_INTERRUPTIBLE, opts, &gpa, &left);
+	if (r < 0)
+		return r;
+	if (!job->done)
+		job->first = gpa;
+	job->stage = GDB_JOB_ACCESS;
+	job->failed = gpa;
+	if (n > left)
+		n = left;
+	if (n > PAGE_BYTES - gpa_offset(gpa))
+		n = PAGE_BYTES - gpa_offset(gpa);
+	if (job->write)
+		r = gup_write(worker->mem, gpa, job->data + job->done, n, GUP_INTERRUPTIBLE | GUP_WRITE, opts);
+	else
+		r = gup_read(worker->mem, gpa, job->data + job->done, n, GUP_INTERRUPTIBLE, opts);
+	return r < 0 ? r : (int64_t)n;
+}
+
+static void job_do(struct gdb_worker *worker, struct gdb_job *job)
+{
+	struct gup_opts opts = { .self = worker->self, .deadline_ns = job->deadline_ns };
+	int64_t n;
+
+	while (job->done < job->len) {
+		n = job_piece(worker, job, &opts);
+		if (n <= 0) {
+			job->result = n < 0 ? (int)n : -EFAULT;
+			return;
+		}
+		job->done += (size_t)n;
+	}
+}
+
+/* Main thread. Jobs are cancelled on the main thread only, so the answer stays true. */
+static void job_finished(void *arg)
+{
+	struct gdb_job *job = arg;
+
+	if (!job->cancelled)
+		job->complete(job->arg, job);
+	free(job);
+}
+
+static void *worker_main(void *arg)
+{
+	struct gdb_worker *worker = arg;
+	struct gdb_job *job;
+
+	pthread_setname_np(pthread_self(), "gdb-memory");
+	memory_thread_bind(worker->self);
+	pthread_mutex_lock(&worker->lock);
+	for (;;) {
+		while (!worker->first && !worker->end)
+			pthread_cond_wait(&worker->wake, &worker->lock);
+		job = worker->first;
+		if (!job)
+			break;
+		worker->first = job->next;
+		if (!worker->first)
+			worker->last = &worker->first;
+		worker->current = job;
+		memory_thread_clear(worker->self);
+		if (!job->cancelled) {
+			pthread_mutex_unlock(&worker->lock);
+			job_do(worker, job);
+			pthread_mutex_lock(&worker->lock);
+		}
+		worker->current = NULL;
+		loop_post(worker->loop, job_finished, job);
+	}
+	pthread_mutex_unlock(&worker->lock);
+	return NULL;
+}
+
+void gdb_job_start(struct gdb_worker *worker, struct gdb_job *job)
+{
+	job->worker = worker;
+	pthread_mutex_lock(&worker->lock);
+	*worker->last = job;
+	worker->last = &job->next;
+	pthread_cond_signal(&worker->wake);
+	pthread_mutex_unlock(&worker->lock);
+}
+
+void gdb_job_cancel(struct gdb_job *job)
+{
+	struct gdb_worker *worker = job->worker;
+
+	pthread_mutex_lock(&worker->lock);
+	job->cancelled = true;
+	if (worker->current == job)
+		memory_thread_kick(worker->self);
+	pthread_mutex_unlock(&worker->lock);
+}
+
+int gdb_worker_new(struct gdb_worker **out, struct memory *mem, struct loop *loop, struct err *err)
+{
+	struct gdb_worker *worker = calloc(1, sizeof(*worker));
+	sigset_t all, old;
+	int r;
+
+	if (!worker)
+		return err_set(err, -ENOMEM, "gdb: no memory");
+	worker->mem = mem;
+	worker->loop = loop;
+	worker->last = &worker->first;
+	worker->self = memory_thread_new(mem, "gdb", -1);
+	if (!worker->self) {
+		free(worker);
+		return err_set(err, -ENOMEM, "gdb: no memory");
+	}
+	pthread_mutex_init(&worker->lock, NULL);
+	pthread_cond_init(&worker->wake, NULL);
+	/* Signals are the main thread's. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&worker->thread, NULL, worker_main, worker);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r) {
+		memory_thread_free(worker->self);
+		pthread_cond_destroy(&worker->wake);
+		pthread_mutex_destroy(&worker->lock);
+		free(worker);
+		return err_errno(err, -r, "gdb: thread");
+	}
+	*out = worker;
+	return 0;
+}
+
+void gdb_worker_free(struct gdb_worker *worker)
+{
+	struct gdb_job *job;
+
+	if (!worker)
+		return;
+	pthread_mutex_lock(&worker->lock);
+	worker->end = true;
+	for (job = worker->first; job; job = job->next)
+		job->cancelled = true;
+	if (worker->current) {
+		worker->current->cancelled = true;
+		memory_thread_kick(worker->self);
+	}
+	pthread_cond_signal(&worker->wake);
+	pthread_mutex_unlock(&worker->lock);
+	pthread_join(worker->thread, NULL);
+	memory_thread_free(worker->self);
+	pthread_cond_destroy(&worker->wake);
+	pthread_mutex_destroy(&worker->lock);
+	free(worker);
+}

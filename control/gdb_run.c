@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// Run control. gdb sees one process that either runs, and then it waits for a stop reply, or is stopped. Continuing is
+// the machine's cont; a step, or a continue of some vCPUs only, lets just those run while the machine stays in
+// RUN_STATE_DEBUG.
+//
+// The machine has other masters too. When QMP or a migration stops it, gdb gets a stop reply with a signal that says so; when
+// QMP lets it run behind gdb's back, what needs a parked vCPU is an error until gdb continues or interrupts.
+// While the machine waits for an incoming migration, continue and interrupt say whether it is to run once it has come.
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "control/gdb_internal.h"
+
+#define PARK_TIMEOUT_MS 1000
+
+/* Text on gdb's console; only while gdb waits for a stop reply. */
+static void console(struct gdb_client *client, const char *text)
+{
+	struct buf out = { 0 };
+
+	if (buf_append(&out, "O", 1) == 0 && gdb_hex_append(&out, text, strlen(text)) == 0 &&
+	    gdb_hex_append(&out, "\n", 1) == 0)
+		gdb_reply_bytes(client, out.data, out.len);
+	buf_fini(&out);
+}
+
+/* reason: "" or "name:value;". */
+static void stopped(struct gdb_client *client, enum gdb_signal signal, const char *reason)
+{
+	client->running = false;
+	client->partial = false;
+	gdb_reply(client, "T%02x%sthread:%x;", signal, reason, client->thread + 1);
+}
+
+void gdb_run_report(struct gdb_client *client)
+{
+	gdb_reply(client, "T%02xthread:%x;", GDB_SIGTRAP, client->thread + 1);
+}
+
+static bool all_parked(const struct gdb *gdb)
+{
+	unsigned int i;
+
+	for (i = 0; i < vm_vcpus(gdb->vm); i++)
+		if (!vcpu_is_parked(vm_vcpu(gdb->vm, i)))
+			return false;
+	return true;
+}
+
+/* Parks whatever runs, also vCPUs that step while the machine does not run. */
+static int park(struct gdb *gdb, struct err *err)
+{
+	if (machine_is_running(gdb->machine))
+		return machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
+	return all_parked(gdb) ? 0 : vm_pause(gdb->vm, PARK_TIMEOUT_MS, err);
+}
+
+/* Breakpoints, watchpoints and steps as they are to be for the next run; all vCPUs parked. */
+static int set_debug(struct gdb *gdb, const char action[VM_VCPUS_MAX], struct err *err)
+{
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < vm_vcpus(gdb->vm); i++) {
+		struct arch_debug *debug = &gdb->debug[i];
+
+		*debug = (struct arch_debug){
+			.step = action && action[i] == 's',
+			.sw_breakpoints = gdb->breaks.nsoft > 0,
+			.nwatch = gdb->breaks.nwatch,
+		};
+		memcpy(debug->watch, gdb->breaks.watch, sizeof(debug->watch));
+		r = arch_debug_set(vm_vcpu(gdb->vm, i), debug, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- attach and detach ---- */
+
+void gdb_run_attach(struct gdb_client *client)
+{
+	struct gdb *gdb = client->gdb;
+	struct err err = { 0 };
+
+	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE) {
+		client->leave_running = machine_autostart(gdb->machine);
+		machine_set_autostart(gdb->machine, false);
+		return;
+	}
+	client->leave_running = machine_is_running(gdb->machine);
+	if (park(gdb, &err) < 0)
+		log_warn("gdb: attached, but the machine has not stopped: %s", err.text);
+}
+
+/* The state in which a debugger leaves the machine behind. */
+static void leave(struct gdb_client *client)
+{
+	struct machine *machine = client->gdb->machine;
+	enum run_state state = machine_state(machine);
+	struct err err = { 0 };
+	int r = 0;
+
+	if (state == RUN_STATE_INMIGRATE)
+		machine_set_autostart(machine, client->leave_running);
+	else if (client->leave_running && (state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED))
+		r = machine_cont(machine, &err);
+	else if (state == RUN_STATE_DEBUG)
+		r = machine_pause(machine, RUN_STATE_PAUSED, &err);
+	if (r < 0)
+		log_warn("gdb: detached, but the machine does not go on: %s", err.text);
+}
+
+void gdb_run_detach(struct gdb_client *client)
+{
+	struct gdb *gdb = client->gdb;
+	struct err err = { 0 };
+	int r;
+
+	client->running = false;
+	r = park(gdb, &err);
+	gdb_breaks_clear(&gdb->breaks, gdb->mem);
+	if (r == 0 && all_parked(gdb))
+		r = set_debug(gdb, NULL, &err);
+	if (r < 0)
+		log_warn("gdb: detach: %s", err.text);
+	leave(client);
+}
+
+/* ---- continue and step ---- */
+
+static bool may_step(enum run_state state)
+{
+	return state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED || state == RUN_STATE_PRELAUNCH;
+}
+
+/* Lets vCPUs with the action `which` run, and no other; the machine is not said to run. */
+static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char which, struct err *err)
+{
+	enum run_state state = machine_state(gdb->machine);
+	unsigned int i;
+	int r;
+
+	if (!may_step(state))
+		return err_set(err, -EBUSY, "the machine may not run now, it is %s", run_state_name(state));
+	if (state != RUN_STATE_DEBUG) {
+		r = machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
+		if (r < 0)
+			return r;
+	}
+	gdb->client->partial = true;
+	for (i = 0; i < vm_vcpus(gdb->vm); i++)
+		if (action[i] == which)
+			vcpu_resume(vm_vcpu(gdb->vm, i));
+	return 0;
+}
+
+static int resume(struct gdb_client *client, const char action[VM_VCPUS_MAX], struct err *err)
+{
+	struct gdb *gdb = client->gdb;
+	unsigned int i, n = vm_vcpus(gdb->vm), steps = 0, conts = 0;
+	int r;
+
+	for (i = 0; i < n; i++) {
+		steps += action[i] == 's';
+		conts += action[i] == 'c';
+	}
+	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE && !steps) {
+		machine_set_autostart(gdb->machine, true);
+		return 0;
+	}
+	if (machine_is_running(gdb->machine))
+		return 0;
+	if (!all_parked(gdb))
+		return err_set(err, -EBUSY, "a vCPU has not parked yet");
+	r = set_debug(gdb, action, err);
+	if (r < 0)
+		return r;
+	/* A step is of one instruction: the others need not run for it, and then cannot get in its way. */
+	if (steps)
+		return resume_some(gdb, action, 's', err);
+	if (conts < n)
+		return resume_some(gdb, action, 'c', err);
+	return machine_cont(gdb->machine, err);
+}
+
+void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX])
+{
+	struct err err = { 0 };
+
+	client->running = true;
+	if (resume(client, action, &err) < 0) {
+		console(client, err.text);
+		if (client->gdb)
+			stopped(client, GDB_SIGINT, "");
+		return;
+	}
+	client->leave_running = true;
+}
+
+void gdb_run_interrupt(struct gdb_client *client)
+{
+	struct gdb *gdb = client->gdb;
+	struct err err = { 0 };
+
+	if (!client->running)
+		return;
+	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE)
+		machine_set_autostart(gdb->machine, false);
+	else if (park(gdb, &err) < 0)
+		console(client, err.text);
+	if (client->gdb)
+		stopped(client, GDB_SIGINT, "");
+}
+
+/* ---- what the machine tells ---- */
+
+/* Which signal a stop is that gdb did not ask for; 0: not a stop that gdb hears of here. */
+static unsigned int signal_of(enum run_state state)
+{
+	switch (state) {
+	case RUN_STATE_PAUSED:
+		return GDB_SIGINT;
+	case RUN_STATE_SHUTDOWN:
+		return GDB_SIGQUIT;
+	case RUN_STATE_IO_ERROR:
+		return GDB_SIGIO;
+	case RUN_STATE_INTERNAL_ERROR:
+	case RUN_STATE_GUEST_PANICKED:
+		return GDB_SIGABRT;
+	case RUN_STATE_FINISH_MIGRATE:
+	case RUN_STATE_POSTMIGRATE:
+		return GDB_SIGXCPU;
+	case RUN_STATE_PRELAUNCH:
+	case RUN_STATE_INMIGRATE:
+	case RUN_STATE_RUNNING:
+	case RUN_STATE_DEBUG:
+		break;
+	}
+	return 0;
+}
+
+void gdb_run_on_state(void *arg, enum run_state old, enum run_state now)
+{
+	struct gdb *gdb = arg;
+	struct gdb_client *client = gdb->client;
+	unsigned int signal = signal_of(now);
+	struct err err = { 0 };
+
+	if (now == RUN_STATE_DEBUG && old != now)
+		gdb->debug_from_running = old == RUN_STATE_RUNNING;
+	if (!client || client->detached)
+		return;
+	/* Whoever changes the state takes a machine that does not run to be parked. */
+	if (client->partial && now != RUN_STATE_RUNNING && now != RUN_STATE_DEBUG) {
+		client->partial = false;
+		if (vm_pause(gdb->vm, PARK_TIMEOUT_MS, &err) < 0)
+			log_error("gdb: %s", err.text);
+	}
+	/* Guest memory that travels has no breakpoints in it. */
+	if (now == RUN_STATE_FINISH_MIGRATE || now == RUN_STATE_POSTMIGRATE)
+		gdb_breaks_lift(&gdb->breaks, gdb->mem);
+	else
+		gdb_breaks_plant(&gdb->breaks, gdb->mem);
+	if (now == RUN_STATE_RUNNING)
+		client->leave_running = true;
+	else if (now == RUN_STATE_PAUSED)
+		client->leave_running = false;
+	if (client->running && signal)
+		stopped(client, signal, "");
+}
+
+/* Writes the stop reason of the vCPU into `reason`. */
+static void find_reason(struct gdb_client *client, struct vcpu *vcpu, char *reason, size_t bytes)
+{
+	static const char *const names[] = { [ARCH_WATCH_EXEC] = "hwbreak",
+					     [ARCH_WATCH_WRITE] = "watch",
+					     [ARCH_WATCH_READ] = "rwatch",
+					     [ARCH_WATCH_ACCESS] = "awatch" };
+	struct gdb *gdb = client->gdb;
+	struct arch_debug *debug = &gdb->debug[vcpu_index(vcpu)];
+	unsigned int index;
+	char text[80];
+	uint64_t pc;
+
+	reason[0] = '\0';
+	if (arch_debug_hit(vcpu, debug, &index) && index < debug->nwatch) {
+		if (debug->watch[index].kind != ARCH_WATCH_EXEC)
+			snprintf(reason, bytes, "%s:%" PRIx64 ";", names[debug->watch[index].kind],
+				 debug->watch[index].gva.v);
+		else if (client->hwbreak)
+			snprintf(reason, bytes, "hwbreak:;");
+		return;
+	}
+	if (arch_gdb_pc(vcpu, &pc, NULL) < 0)
+		return;
+	if (gdb_breaks_find(&gdb->breaks, GVA(pc))) {
+		if (client->swbreak)
+			snprintf(reason, bytes, "swbreak:;");
+	} else if (!debug->step) {
+		snprintf(text, sizeof(text), "vCPU %u: a breakpoint instruction of the guest's own at 0x%" PRIx64,
+			 vcpu_index(vcpu), pc);
+		console(client, text);
+	}
+}
+
+/* A stop that was on its way when the debugger left: the breakpoint is gone, the instruction there is tried again. */
+static void undo_debug(struct gdb *gdb)
+{
+	struct err err = { 0 };
+	int r;
+
+	if (gdb->debug_from_running)
+		r = machine_cont(gdb->machine, &err);
+	else
+		r = machine_pause(gdb->machine, RUN_STATE_PAUSED, &err);
+	if (r < 0)
+		log_warn("gdb: a stop without a debugger: %s", err.text);
+}
+
+void gdb_run_on_debug(void *arg, struct vcpu *vcpu)
+{
+	struct gdb *gdb = arg;
+	struct gdb_client *client = gdb->client;
+	struct err err = { 0 };
+	char reason[64];
+
+	if (!client || client->detached) {
+		undo_debug(gdb);
+		return;
+	}
+	/* Of several vCPUs that stop at once one is told; the others meet their breakpoint again when they go on. */
+	if (!client->running)
+		return;
+	if (park(gdb, &err) < 0)
+		log_warn("gdb: %s", err.text);
+	client->thread = vcpu_index(vcpu);
+	find_reason(client, vcpu, reason, sizeof(reason));
+	if (client->gdb)
+		stopped(client, GDB_SIGTRAP, reason);
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// The QMP server: its sockets, and what happens to the machine turned into events. See qmp.h.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "control/qmp_internal.h"
+
+#define FLUSH_NS (100 * NS_PER_MS)	/* how long qmp_free gives clients to take what is queued */
+
+json_t *qmp_string(const char *text)
+{
+	json_t *json = json_string(text);
+	char *copy, *c;
+
+	if (json)
+		return json;
+	copy = strdup(text);
+	if (!copy)
+		return NULL;
+	for (c = copy; *c; c++)
+		if ((unsigned char)*c >= 0x80)
+			*c = '?';
+	json = json_string(copy);
+	free(copy);
+	return json;
+}
+
+json_t *qmp_uint(uint64_t value)
+{
+	return json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value);
+}
+
+void qmp_event(struct qmp *qmp, const char *name, json_t *data)
+{
+	struct qmp_client *client, *next;
+	struct timeval now;
+	json_t *event;
+
+	gettimeofday(&now, NULL);
+	event = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds", (json_int_t)now.tv_sec, "microseconds",
+			  (json_int_t)now.tv_usec, "event", name);
+	if (!event || (data && json_object_set(event, "data", data) < 0)) {
+		log_error("QMP: no memory for event %s", name);
+	} else {
+		for (client = qmp->clients; client; client = next) {
+			next = qmp_client_next(client);
+			qmp_client_event(client, event);
+		}
+	}
+	json_decref(data);
+	json_decref(event);
+}
+
+static void on_state(void *arg, enum run_state old, enum run_state now)
+{
+	if (old == RUN_STATE_RUNNING && now != RUN_STATE_RUNNING)
+		qmp_event(arg, "STOP", NULL);
+	else if (old != RUN_STATE_RUNNING && now == RUN_STATE_RUNNING)
+		qmp_event(arg, "RESUME", NULL);
+}
+
+static void on_reset(void *arg, bool by_guest)
+{
+	qmp_event(arg, "RESET",
+		  json_pack("{s:b,s:s}", "guest", by_guest, "reason",
+			    by_guest ? "guest-reset" : "host-qmp-system-reset"));
+}
+
+static void on_shutdown(void *arg, bool by_guest, const char *reason)
+{
+	qmp_event(arg, "SHUTDOWN",
+		  json_pack("{s:b,s:s}", "guest", by_guest, "reason", reason ? reason : "none"));
+}
+
+static void on_powerdown(void *arg)
+{
+	qmp_event(arg, "POWERDOWN", NULL);
+}
+
+static void on_page_lost(void *arg, gfn_t gfn)
+{
+	qmp_event(arg, "POSTERN_PAGE_LOST", json_pack("{s:o}", "gpa", qmp_uint(gfn_to_gpa(gfn).v)));
+}
+
+static void on_migration(void *arg, enum migration_status status)
+{
+	struct qmp *qmp = arg;
+
+	if (qmp->migration_events)
+		qmp_event(qmp, "MIGRATION", json_pack("{s:s}", "status", migration_status_name(status)));
+}
+
+int qmp_new(struct qmp **out, struct machine *machine, struct migration *migration, struct err *err)
+{
+	struct qmp *qmp = calloc(1, sizeof(*qmp));
+
+	if (!qmp)
+		return err_set(err, -ENOMEM, "QMP: no memory");
+	qmp->machine = machine;
+	qmp->migration = migration;
+	qmp->uv = loop_uv(machine_loop(machine));
+	qmp->migration_events = true;
+	qmp->machine_listener = (struct machine_listener){
+		.state = on_state,
+		.reset = on_reset,
+		.shutdown = on_shutdown,
+		.powerdown = on_powerdown,
+		.page_lost = on_page_lost,
+		.arg = qmp,
+	};
+	machine_listen(machine, &qmp->machine_listener);
+	qmp->migration_listener = (struct migration_listener){ .status = on_migration, .arg = qmp };
+	migration_listen(migration, &qmp->migration_listener);
+	*out = qmp;
+	return 0;
+}
+
+static void on_client(struct server *server, void *arg)
+{
+	qmp_client_accept(arg, server);
+}
+
+int qmp_listen(struct qmp *qmp, const char *spec, struct err *err)
+{
+	int r;
+
+	if (qmp->nservers == QMP_LISTENERS_MAX)
+		return err_set(err, -E2BIG, "QMP: more than %d sockets", QMP_LISTENERS_MAX);
+	r = server_new(&qmp->servers[qmp->nservers], qmp->uv, "QMP", spec, on_client, qmp, err);
+	if (r == 0)
+		qmp->nservers++;
+	return r;
+}
+
+static size_t queued(const struct qmp *qmp)
+{
+	const struct qmp_client *client;
+	size_t sum = 0;
+
+	for (client = qmp->clients; client; client = qmp_client_next(client))
+		sum += qmp_client_queued(client);
+	return sum;
+}
+
+/* Sends what clients still take: the reply to quit, the SHUTDOWN event. Who does not read is not waited for long. */
+static void flush(struct qmp *qmp)
+{
+	int64_t end = clock_now_ns() + FLUSH_NS;
+	struct timespec pause = clock_to_timespec(NS_PER_MS);
+	struct qmp_client *client;
+
+	for (client = qmp->clients; client; client = qmp_client_next(client))
+		qmp_client_deafen(client);
+	while (queued(qmp) && clock_now_ns() < end) {
+		uv_run(qmp->uv, UV_RUN_NOWAIT);
+		if (queued(qmp))
+			nanosleep(&pause, NULL);
+	}
+}
+
+void qmp_free(struct qmp *qmp)
+{
+	unsigned int i;
+
+	if (!qmp)
+		return;
+	for (i = 0; i < qmp->nservers; i++)
+		server_free(qmp->servers[i]);
+	qmp->nservers = 0;
+	flush(qmp);
+	machine_unlisten(qmp->machine, &qmp->machine_listener);
+	migration_listen(qmp->migration, NULL);
+	while (qmp->clients)
+		qmp_client_close(qmp->clients);
+	free(qmp);
+}

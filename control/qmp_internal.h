@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What the files of the QMP server share. Main thread only.
+ *
+ *   qmp.c            the server: sockets, events
+ *   qmp_client.c     a connection: input, negotiation, dispatch, bounded output
+ *   qmp_machine.c    commands on the machine
+ *   qmp_migrate.c    commands on migration
+ *   qmp_postern.c    commands that QEMU does not have
+ */
+#ifndef POSTERN_CONTROL_QMP_INTERNAL_H
+#define POSTERN_CONTROL_QMP_INTERNAL_H
+
+#include <jansson.h>
+
+#include "control/json_stream.h"
+#include "control/qmp.h"
+#include "control/qmp_args.h"
+#include "control/server.h"
+
+#define QMP_OUTPUT_MAX ((size_t)16 << 20)	/* bytes queued for a client; beyond it the client is dropped */
+#define QMP_LISTENERS_MAX 8
+#define QMP_CLIENTS_MAX 64
+
+/* Whose numbers query-version gives: what clients test for. */
+#define QMP_QEMU_MAJOR 7
+#define QMP_QEMU_MINOR 2
+#define QMP_QEMU_MICRO 0
+
+struct qmp_hook;
+struct qmp_client;
+
+struct qmp {
+	struct machine *machine;
+	struct migration *migration;
+	uv_loop_t *uv;
+	struct server *servers[QMP_LISTENERS_MAX];
+	unsigned int nservers;
+	struct qmp_client *clients;
+	unsigned int nclients;
+	struct machine_listener machine_listener;
+	struct migration_listener migration_listener;
+	bool migration_events;	/* the "events" migration capability */
+	bool reclaimed;		/* postern-reclaim was done: the paused migration must never be resumed */
+};
+
+/* One command being carried out. */
+struct qmp_call {
+	struct qmp *qmp;
+	struct qmp_client *client;
+	const json_t *args;		/* checked against the command's spec; NULL: none given */
+	json_t *result;			/* set by the handler; NULL: {} */
+	const char *error_class;	/* set by a failing handler; NULL: GenericError */
+	void (*after)(struct qmp *qmp);	/* set by the handler: runs when the reply is on its way */
+};
+
+struct qmp_command {
+	const char *name;		/* NULL ends a table */
+	int (*run)(struct qmp_call *call, struct err *err);
+	const struct qmp_arg *args;	/* NULL: takes none */
+	bool oob;
+};
+
+/* The tables, in the order of query-commands. */
+extern const struct qmp_command qmp_client_commands[];
+extern const struct qmp_command qmp_machine_commands[];
+extern const struct qmp_command qmp_migrate_commands[];
+extern const struct qmp_command qmp_postern_commands[];
+extern const struct qmp_command *const qmp_tables[];
+extern const unsigned int qmp_ntables;
+
+/* Arguments of a checked call; NULL, false or `otherwise` when not given. */
+const char *qmp_arg_string(const struct qmp_call *call, const char *name);
+bool qmp_arg_bool(const struct qmp_call *call, const char *name);
+uint64_t qmp_arg_uint(const struct qmp_call *call, const char *name, uint64_t otherwise);
+
+/* A JSON string of any bytes: what is not UTF-8 is shown as '?'. NULL: no memory. */
+json_t *qmp_string(const char *text);
+/* JSON integers are signed 64 bit: larger values are shown as the largest. */
+json_t *qmp_uint(uint64_t value);
+
+/* Sends to every client that has negotiated. `data` (may be NULL) is consumed. */
+void qmp_event(struct qmp *qmp, const char *name, json_t *data);
+
+/* A client is at the server's door. */
+void qmp_client_accept(struct qmp *qmp, struct server *server);
+/* `message` is borrowed. A client whose queue is full is closed instead. */
+void qmp_client_send(struct qmp_client *client, const json_t *message);
+/* As qmp_client_send, if it has negotiated. */
+void qmp_client_event(struct qmp_client *client, const json_t *message);
+struct qmp_client *qmp_client_next(const struct qmp_client *client);
+size_t qmp_client_queued(const struct qmp_client *client);
+/* Takes no further commands. */
+void qmp_client_deafen(struct qmp_client *client);
+/* The memory goes when the loop has run. */
+void qmp_client_close(struct qmp_client *client);
+
+#endif

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// QMP commands on the machine.
+#include <string.h>
+#include <sys/utsname.h>
+
+#include "base/clock.h"
+#include "control/qmp_internal.h"
+
+#define WAITERS_MAX 64u
+
+static int cmd_status(struct qmp_call *call, struct err *err)
+{
+	struct machine *machine = call->qmp->machine;
+
+	(void)err;
+	call->result = json_pack("{s:b,s:b,s:s}", "running", machine_is_running(machine), "singlestep", false,
+				 "status", run_state_name(machine_state(machine)));
+	return 0;
+}
+
+static int cmd_name(struct qmp_call *call, struct err *err)
+{
+	const char *name = machine_config(call->qmp->machine)->name;
+
+	(void)err;
+	call->result = json_object();
+	if (name)
+		json_object_set_new(call->result, "name", qmp_string(name));
+	return 0;
+}
+
+static int cmd_kvm(struct qmp_call *call, struct err *err)
+{
+	(void)err;
+	call->result = json_pack("{s:b,s:b}", "enabled", true, "present", true);
+	return 0;
+}
+
+/* As in QEMU: a machine that does not run is stopped already, whatever its state, and keeps that state. */
+static int cmd_stop(struct qmp_call *call, struct err *err)
+{
+	struct machine *machine = call->qmp->machine;
+
+	if (machine_state(machine) == RUN_STATE_INMIGRATE)
+		machine_set_autostart(machine, false);
+	else if (machine_is_running(machine) || machine_state(machine) == RUN_STATE_DEBUG)
+		return machine_pause(machine, RUN_STATE_PAUSED, err);
+	return 0;
+}
+
+static int cmd_cont(struct qmp_call *call, struct err *err)
+{
+	struct machine *machine = call->qmp->machine;
+
+	if (machine_state(machine) == RUN_STATE_INMIGRATE) {
+		machine_set_autostart(machine, true);
+		return 0;
+	}
+	return machine_is_running(machine) ? 0 : machine_cont(machine, err);
+}
+
+static void quit(struct qmp *qmp)
+{
+	machine_shutdown(qmp->machine, false, "host-qmp-quit");
+}
+
+static int cmd_quit(struct qmp_call *call, struct err *err)
+{
+	(void)err;
+	call->after = quit;
+	return 0;
+}
+
+static int cmd_powerdown(struct qmp_call *call, struct err *err)
+{
+	return machine_powerdown(call->qmp->machine, err);
+}
+
+static int cmd_reset(struct qmp_call *call, struct err *err)
+{
+	return machine_reset(call->qmp->machine, false, err);
+}
+
+/* The page that vCPU `index` waits for, or NULL. */
+static json_t *waiting_page(const struct memory_waiter *waiters, unsigned int n, unsigned int index)
+{
+	int64_t now = clock_now_ns();
+	unsigned int i;
+
+	for (i = 0; i < n; i++)
+		if (waiters[i].cpu == (int)index)
+			return json_pack("{s:o,s:I}", "gpa", qmp_uint(waiters[i].gpa.v), "since-us",
+					 (json_int_t)((now - waiters[i].since_ns) / NS_PER_US));
+	return NULL;
+}
+
+static json_t *cpu_to_json(struct vcpu *vcpu, const char *target, json_t *waits)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/machine/unattached/device[%u]", vcpu_index(vcpu));
+	return json_pack("{s:i,s:s,s:i,s:s,s:{s:i,s:i,s:i},s:{s:b,s:o*}}", "cpu-index", (int)vcpu_index(vcpu),
+			 "qom-path", path, "thread-id", (int)vcpu_tid(vcpu), "target", target, "props",
+			 "socket-id", (int)vcpu_index(vcpu), "core-id", 0, "thread-id", 0, "x-postern", "parked",
+			 vcpu_is_parked(vcpu), "waits-for", waits);
+}
+
+static int cmd_cpus(struct qmp_call *call, struct err *err)
+{
+	struct vm *vm = machine_vm(call->qmp->machine);
+	struct memory_waiter waiters[WAITERS_MAX];
+	unsigned int i, n = memory_waiters(machine_memory(call->qmp->machine), waiters, WAITERS_MAX);
+	struct utsname host = { .machine = "" };
+
+	(void)err;
+	uname(&host);	/* the guest is of the host's architecture */
+	call->result = json_array();
+	for (i = 0; i < vm_vcpus(vm); i++)
+		json_array_append_new(call->result,
+				      cpu_to_json(vm_vcpu(vm, i), host.machine, waiting_page(waiters, n, i)));
+	return 0;
+}
+
+const struct qmp_command qmp_machine_commands[] = {
+	{ "query-status", cmd_status, NULL, false },
+	{ "query-name", cmd_name, NULL, false },
+	{ "query-kvm", cmd_kvm, NULL, false },
+	{ "query-cpus-fast", cmd_cpus, NULL, false },
+	{ "stop", cmd_stop, NULL, false },
+	{ "cont", cmd_cont, NULL, false },
+	{ "quit", cmd_quit, NULL, false },
+	{ "system_powerdown", cmd_powerdown, NULL, false },
+	{ "system_reset", cmd_reset, NULL, false },
+	{ 0 },
+};

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// QMP commands that QEMU does not have: who waits for which page, and taking a guest back from a dead destination.
+#include <errno.h>
+
+#include "base/clock.h"
+#include "base/hist.h"
+#include "base/log.h"
+#include "control/qmp_internal.h"
+
+#define WAITERS_MAX 64u
+
+static const char *page_state_name(enum page_state state)
+{
+	switch (state) {
+	case PAGE_MISSING:
+		return "missing";
+	case PAGE_REQUESTED:
+		return "requested";
+	case PAGE_PRESENT:
+		return "present";
+	case PAGE_LOST:
+		break;
+	}
+	return "lost";
+}
+
+static json_t *waiter_to_json(struct memory *mem, const struct memory_waiter *waiter, int64_t now)
+{
+	json_t *out = json_pack("{s:o,s:o,s:I,s:s}", "name", qmp_string(waiter->name), "gpa",
+				qmp_uint(waiter->gpa.v), "since-us",
+				(json_int_t)((now - waiter->since_ns) / NS_PER_US), "page",
+				page_state_name(memory_page_state(mem, gpa_to_gfn(waiter->gpa))));
+
+	if (waiter->cpu >= 0)
+		json_object_set_new(out, "cpu-index", json_integer(waiter->cpu));
+	return out;
+}
+
+static json_t *pages_to_json(const struct memory_stats *stats)
+{
+	uint64_t away = stats->requested + stats->lost;
+
+	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "total", qmp_uint(stats->pages), "present",
+			 qmp_uint(stats->pages - stats->missing), "missing",
+			 qmp_uint(stats->missing > away ? stats->missing - away : 0), "requested",
+			 qmp_uint(stats->requested), "lost", qmp_uint(stats->lost));
+}
+
+static json_t *counters_to_json(const struct memory_stats *stats)
+{
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "faults", qmp_uint(stats->faults), "requests",
+			 qmp_uint(stats->requests), "filled", qmp_uint(stats->filled), "duplicates",
+			 qmp_uint(stats->duplicates), "kicks", qmp_uint(stats->kicks), "ejects",
+			 qmp_uint(stats->ejects), "gup-sleeps", qmp_uint(stats->gup_sleeps));
+}
+
+static json_t *latency_to_json(struct hist *hist)
+{
+	json_t *buckets = json_array();
+	unsigned int i;
+	uint64_t n;
+
+	for (i = 0; i < HIST_BUCKETS; i++) {
+		n = atomic_load_explicit(&hist->bucket[i], memory_order_relaxed);
+		if (n)
+			json_array_append_new(buckets, json_pack("{s:f,s:o}", "le-us",
+								 (double)(UINT64_C(2) << i) / (double)NS_PER_US,
+								 "count", qmp_uint(n)));
+	}
+	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "count",
+			 qmp_uint(atomic_load_explicit(&hist->count, memory_order_relaxed)), "p50-us",
+			 qmp_uint(hist_quantile(hist, 0.5) / NS_PER_US), "p99-us",
+			 qmp_uint(hist_quantile(hist, 0.99) / NS_PER_US), "max-us",
+			 qmp_uint(atomic_load_explicit(&hist->max_ns, memory_order_relaxed) / NS_PER_US),
+			 "histogram", buckets);
+}
+
+static int cmd_faults(struct qmp_call *call, struct err *err)
+{
+	struct memory *mem = machine_memory(call->qmp->machine);
+	struct memory_waiter waiters[WAITERS_MAX];
+	json_t *vcpus = json_array(), *others = json_array();
+	unsigned int i, n = memory_waiters(mem, waiters, WAITERS_MAX);
+	int64_t now = clock_now_ns();
+	struct memory_stats stats;
+
+	(void)err;
+	for (i = 0; i < n; i++)
+		json_array_append_new(waiters[i].cpu >= 0 ? vcpus : others,
+				      waiter_to_json(mem, &waiters[i], now));
+	memory_stats(mem, &stats);
+	call->result = json_pack("{s:o,s:o,s:o,s:o,s:o,s:s}", "vcpus", vcpus, "others", others, "pages",
+				 pages_to_json(&stats), "counters", counters_to_json(&stats), "latency",
+				 latency_to_json(memory_latency(mem)), "way-out",
+				 memory_way_out(mem) == WAY_OUT_EJECT ? "eject" : "kernel");
+	return 0;
+}
+
+/*
+ * After switchover only one who knows that the destination is dead may let the guest run here again: it goes on from
+ * the moment of the switchover, and what the destination did since is lost.
+ */
+static int cmd_reclaim(struct qmp_call *call, struct err *err)
+{
+	struct qmp *qmp = call->qmp;
+	struct migration_info info;
+	int r;
+
+	if (!qmp_arg_bool(call, "destination-is-dead"))
+		return err_set(err, -EINVAL, "the guest may run at the destination: 'destination-is-dead': true is "
+					     "needed, and has to be so");
+	migration_query(qmp->migration, &info);
+	if (info.incoming || info.status != MIGRATION_POSTCOPY_PAUSED)
+		return err_set(err, -EINVAL, "only the source of a migration that is postcopy-paused can reclaim its "
+					     "guest; this is %s of one that is %s",
+			       info.incoming ? "the destination" : "the source",
+			       migration_status_name(info.status));
+	if (qmp->reclaimed)
+		return err_set(err, -EALREADY, "the guest has been reclaimed already");
+	r = machine_leave_migrate(qmp->machine, true, err);
+	if (r < 0)
+		return r;
+	qmp->reclaimed = true;
+	log_warn("the guest was reclaimed: it runs here, and must not run at the destination");
+	return 0;
+}
+
+static const struct qmp_arg reclaim_args[] = { { "destination-is-dead", QMP_BOOL, false }, { 0 } };
+
+const struct qmp_command qmp_postern_commands[] = {
+	{ "query-postern-faults", cmd_faults, NULL, false },
+	{ "postern-reclaim", cmd_reclaim, reclaim_args, false },
+	{ 0 },
+};

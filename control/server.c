@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// See server.h. The socket is made and bound here rather than by libuv: the mode of a unix socket is set before it
+// has a name (Linux takes it from the socket's own inode), so that there is no moment at which others may connect.
+#include "control/server.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+#define SERVER_BACKLOG 16
+#define SPEC_MAX 512
+
+struct server {
+	union server_stream listener;
+	bool is_unix;
+	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+	server_on_client on_client;
+	void *arg;
+};
+
+/* Cuts QEMU's options off `text`. */
+static int strip_options(char *text, const char *what, struct err *err)
+{
+	static const char *const fine[] = { "server", "server=on", "wait=off", "nowait", "nodelay", "nodelay=on" };
+	char *option, *save = NULL, *comma = strchr(text, ',');
+	size_t i;
+
+	if (!comma)
+		return 0;
+	*comma = '\0';
+	for (option = strtok_r(comma + 1, ",", &save); option; option = strtok_r(NULL, ",", &save)) {
+		for (i = 0; i < sizeof(fine) / sizeof(fine[0]); i++)
+			if (!strcmp(option, fine[i]))
+				break;
+		if (i == sizeof(fine) / sizeof(fine[0]))
+			return err_set(err, -EINVAL, "%s socket: option '%s' is not known (server=on, wait=off are)",
+				       what, option);
+	}
+	return 0;
+}
+
+/* Removes a socket that nobody listens on any more. */
+static int remove_stale(const struct sockaddr_un *addr, const char *what, struct err *err)
+{
+	struct stat st;
+	int fd, r;
+
+	if (lstat(addr->sun_path, &st) < 0)
+		return errno == ENOENT ? 0 : err_errno(err, -errno, "%s socket %s", what, addr->sun_path);
+	if (!S_ISSOCK(st.st_mode))
+		return err_set(err, -EEXIST, "%s socket %s: a file of that name exists and is no socket", what,
+			       addr->sun_path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_errno(err, -errno, "%s socket %s", what, addr->sun_path);
+	r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
+	close(fd);
+	if (r != -ECONNREFUSED)
+		return err_set(err, -EADDRINUSE, "%s socket %s: another process listens there", what,
+			       addr->sun_path);
+	if (unlink(addr->sun_path) < 0 && errno != ENOENT)
+		return err_errno(err, -errno, "%s socket %s: stale, but not to be removed", what, addr->sun_path);
+	return 0;
+}
+
+/* Returns a bound descriptor. */
+static int bind_unix(struct server *server, const char *what, const char *path, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd, r;
+
+	if (!*path || strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, -EINVAL, "%s socket: a path of 1 to %zu bytes is needed", what,
+			       sizeof(addr.sun_path) - 1);
+	strcpy(addr.sun_path, path);
+	r = remove_stale(&addr, what, err);
+	if (r < 0)
+		return r;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_errno(err, -errno, "%s socket %s", what, path);
+	if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		r = err_errno(err, -errno, "%s socket %s", what, path);
+		close(fd);
+		return r;
+	}
+	strcpy(server->path, path);
+	return fd;
+}
+
+static int bind_address(const struct addrinfo *ai)
+{
+	int one = 1, r, fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+/* text: HOST:PORT, is written to. Returns a bound descriptor. */
+static int bind_tcp(const char *what, char *text, struct err *err)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *found, *ai;
+	char *colon = strrchr(text, ':'), *host = text;
+	int r;
+
+	if (!colon || !colon[1])
+		return err_set(err, -EINVAL, "%s socket: tcp:HOST:PORT is needed", what);
+	*colon = '\0';
+	if (*host == '[' && colon[-1] == ']') {
+		colon[-1] = '\0';
+		host++;
+	}
+	r = getaddrinfo(*host ? host : "127.0.0.1", colon + 1, &hints, &found);
+	if (r)
+		return err_set(err, -EINVAL, "%s socket tcp:%s:%s: %s", what, host, colon + 1, gai_strerror(r));
+	r = -EADDRNOTAVAIL;
+	for (ai = found; ai && r < 0; ai = ai->ai_next)
+		r = bind_address(ai);
+	freeaddrinfo(found);
+	return r < 0 ? err_errno(err, r, "%s socket tcp:%s:%s", what, host, colon + 1) : r;
+}
+
+static int bind_spec(struct server *server, const char *what, const char *spec, struct err *err)
+{
+	char text[SPEC_MAX];
+	int r;
+
+	if (strlen(spec) >= sizeof(text))
+		return err_set(err, -EINVAL, "%s socket: address too long", what);
+	strcpy(text, spec);
+	r = strip_options(text, what, err);
+	if (r < 0)
+		return r;
+	if (!strncmp(text, "unix:", 5)) {
+		server->is_unix = true;
+		return bind_unix(server, what, text + 5, err);
+	}
+	if (!strncmp(text, "tcp:", 4))
+		return bind_tcp(what, text + 4, err);
+	return err_set(err, -EINVAL, "%s socket '%s': unix:PATH or tcp:HOST:PORT is needed", what, spec);
+}
+
+static void on_connection(uv_stream_t *stream, int status)
+{
+	struct server *server = stream->data;
+
+	if (status == 0)
+		server->on_client(server, server->arg);
+}
+
+static int stream_init(union server_stream *stream, uv_loop_t *loop, bool is_unix)
+{
+	return is_unix ? uv_pipe_init(loop, &stream->pipe, 0) : uv_tcp_init(loop, &stream->tcp);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+static void log_address(int fd, bool is_unix, const char *what, const char *path)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+
+	if (is_unix)
+		log_info("%s: listens on unix:%s", what, path);
+	else if (!getsockname(fd, (struct sockaddr *)&addr, &len) &&
+		 !getnameinfo((struct sockaddr *)&addr, len, host, sizeof(host), port, sizeof(port),
+			      NI_NUMERICHOST | NI_NUMERICSERV))
+		log_info("%s: listens on tcp:%s:%s", what, host, port);
+}
+
+int server_new(struct server **out, uv_loop_t *loop, const char *what, const char *spec,
+	       server_on_client on_client, void *arg, struct err *err)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	int fd, r;
+
+	if (!server)
+		return err_set(err, -ENOMEM, "%s socket: no memory", what);
+	fd = bind_spec(server, what, spec, err);
+	if (fd < 0) {
+		free(server);
+		return fd;
+	}
+	server->on_client = on_client;
+	server->arg = arg;
+	r = stream_init(&server->listener, loop, server->is_unix);
+	if (r < 0) {
+		close(fd);
+		if (server->is_unix)
+			unlink(server->path);
+		free(server);
+		return err_errno(err, r, "%s socket", what);
+	}
+	server->listener.handle.data = server;
+	r = server->is_unix ? uv_pipe_open(&server->listener.pipe, fd) : uv_tcp_open(&server->listener.tcp, fd);
+	if (r < 0)
+		close(fd);
+	else
+		r = uv_listen(&server->listener.stream, SERVER_BACKLOG, on_connection);
+	if (r < 0) {
+		server_free(server);
+		return err_errno(err, r, "%s socket '%s'", what, spec);
+	}
+	log_address(fd, server->is_unix, what, server->path);
+	*out = server;
+	return 0;
+}
+
+int server_accept(struct server *server, union server_stream *stream)
+{
+	int r = stream_init(stream, server->listener.handle.loop, server->is_unix);
+
+	if (r == 0)
+		r = uv_accept(&server->listener.stream, &stream->stream);
+	if (r == 0 && !server->is_unix)
+		uv_tcp_nodelay(&stream->tcp, 1);
+	return r;
+}
+
+void server_free(struct server *server)
+{
+	if (!server)
+		return;
+	if (server->is_unix)
+		unlink(server->path);
+	uv_close(&server->listener.handle, on_closed);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * A listening control socket, unix or TCP, on the loop. Main thread only.
+ */
+#ifndef POSTERN_CONTROL_SERVER_H
+#define POSTERN_CONTROL_SERVER_H
+
+#include <uv.h>
+
+#include "base/err.h"
+
+/* Room for one connection of either kind. */
+union server_stream {
+	uv_handle_t handle;
+	uv_stream_t stream;
+	uv_tcp_t tcp;
+	uv_pipe_t pipe;
+};
+
+struct server;
+
+/* A client is at the door: server_accept is to be called once. */
+typedef void (*server_on_client)(struct server *server, void *arg);
+
+/*
+ * spec: "unix:PATH", "tcp:HOST:PORT", "tcp::PORT", with QEMU's ",server=on,wait=off" accepted; [HOST] in brackets for
+ * IPv6; an empty HOST is the loopback. A unix socket gets mode 0600; one that a dead process left behind is replaced;
+ * one that answers, or a file of another kind, is an error. `what` ("QMP", "gdb") is for messages and stays valid.
+ */
+int server_new(struct server **out, uv_loop_t *loop, const char *what, const char *spec,
+	       server_on_client on_client, void *arg, struct err *err);
+/* Initialises *stream and accepts into it. 0 or a negative errno; in either case the caller closes stream->handle. */
+int server_accept(struct server *server, union server_stream *stream);
+/* Stops listening, unlinks the socket. The memory goes when the loop has run. NULL is allowed. */
+void server_free(struct server *server);
+
+#endif
