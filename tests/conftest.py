@@ -12,8 +12,6 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 
-
-
 def _children():
     """Our own children that still run."""
     out = []

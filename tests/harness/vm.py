@@ -11,6 +11,7 @@ whatever happened, and removes it.
 """
 
 import collections
+import contextlib
 import itertools
 import os
 import shutil
@@ -114,7 +115,7 @@ class Process:
                 raise
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def signal(self, number):
+    def send_signal(self, number):
         """Sends it a signal."""
         self.process.send_signal(number)
 
@@ -128,7 +129,7 @@ class Process:
     def end(self, number=signal.SIGTERM, timeout=10.0):
         """Sends a signal and waits; returns (exit code, milliseconds)."""
         start = time.perf_counter()
-        self.signal(number)
+        self.send_signal(number)
         code = self.wait_exit(timeout)
         return code, (time.perf_counter() - start) * 1e3
 
@@ -200,7 +201,13 @@ class Machine(Process):
 
     def qmp(self, timeout=10.0, **more):
         """A new QMP client; closed with the machine."""
-        client = Qmp('unix:' + self.path('qmp'), timeout, alive=self.assert_alive, **more)
+        try:
+            client = Qmp('unix:' + self.path('qmp'), timeout, alive=self.assert_alive, **more)
+        except QmpClosed:
+            with contextlib.suppress(WaitTimeout):      # on its way out: say why
+                self.wait_exit(2)
+            self.assert_alive()
+            raise
         self._clients.append(client)
         return client
 
