@@ -40,4 +40,6 @@
 #define BOARD_COM1_PORTS 8
 #define BOARD_COM1_GSI 4
 
+#define BOARD_RTC 0x70			/* index and data */
+
 #endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * Model-specific registers: which there are, reading and writing them, their power-on values.
+ */
+#ifndef POSTERN_ARCH_X86_MSR_H
+#define POSTERN_ARCH_X86_MSR_H
+
+#include <linux/kvm.h>
+
+#include "base/err.h"
+#include "kvm/vcpu.h"
+
+#define MSRS_MAX 1024u
+
+/* struct kvm_msrs with room. */
+struct msr_table {
+	uint32_t nmsrs;
+	uint32_t pad;
+	struct kvm_msr_entry entries[MSRS_MAX];
+};
+
+/* When an MSR is written while a state is loaded. */
+enum msr_phase {
+	MSR_PHASE_FIRST,	/* before the special registers: feature control */
+	MSR_PHASE_MAIN,		/* TSC first, the paravirtual ones last */
+	MSR_PHASE_TIMER,	/* after the local APIC: TSC deadline */
+};
+enum msr_phase msr_phase(uint32_t index);
+
+/* The MSRs that are a vCPU's state and that this KVM knows, in the order in which they are to be written. */
+int msr_list(const struct vm *vm, struct msr_table *table, struct err *err);
+
+/* Reads those of the list that can be read (MTRRs and machine-check banks may be absent) into the table. */
+int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err);
+
+/* One MSR; -ENOENT: it cannot be read. */
+int msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *value);
+
+/*
+ * Writes the entries of `phase`, in order. An MSR that refuses its value is skipped when it has that value already or
+ * is known to be read-only; else -EINVAL, the text names it. Writing the paravirtual ones may touch their guest pages:
+ * see early.c.
+ */
+int msr_write(struct vcpu *vcpu, const struct msr_table *table, enum msr_phase phase, struct err *err);
+
+/* Power-on values, of all that a guest may have changed; the TSC goes on. */
+int msr_reset(struct vcpu *vcpu, struct err *err);
+
+#endif

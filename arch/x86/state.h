@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What the files that turn state into messages share.
+ */
+#ifndef POSTERN_ARCH_X86_STATE_H
+#define POSTERN_ARCH_X86_STATE_H
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "kvm/vcpu.h"
+
+#define STATE_VERSION 1u
+/* More than any message can need; keeps a hostile one from making the parser allocate. */
+#define STATE_BYTES_MAX (1u << 20)
+
+/* Appends the packed message. */
+int state_pack(const ProtobufCMessage *message, struct buf *out, struct err *err);
+
+/* Unpacks, or NULL with err set (-EPROTO); to be freed with protobuf_c_message_free_unpacked. */
+ProtobufCMessage *state_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
+			       const char *what, struct err *err);
+
+/* A nested guest's state: *data is NULL while there is none; else to be freed. */
+int nested_get(struct vcpu *vcpu, struct kvm_nested_state **state, struct err *err);
+/* state NULL: none. Sets the guest's hypervisor state back to off. */
+int nested_set(struct vcpu *vcpu, struct kvm_nested_state *state, struct err *err);
+
+/* Bytes of this host's XSAVE area for the VM. */
+size_t xsave_bytes(const struct vm *vm);
+/* `area` has xsave_bytes(). */
+int xsave_get(struct vcpu *vcpu, uint8_t *area, struct err *err);
+int xsave_set(struct vcpu *vcpu, const uint8_t *area, struct err *err);
+
+#endif

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * The machine's shape: where RAM lies, and the interrupt controllers and timers that KVM emulates. Interrupt lines
+ * are wired as on a PC: lines 0 to 15 reach both 8259s and the I/O APIC, the timer's line 0 comes in at pin 2.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "arch/arch.h"
+#include "arch/x86/board.h"
+#include "arch/x86/x86.h"
+
+#define RAM_MIN (16ull << 20)
+#define RAM_MAX (16ull << 30)
+#define IOAPIC_PINS 24u
+
+int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err)
+{
+	uint64_t low = bytes < BOARD_LOW_RAM_END ? bytes : BOARD_LOW_RAM_END;
+
+	if (bytes < RAM_MIN || bytes > RAM_MAX || bytes % HUGE_BYTES)
+		return err_set(err, -EINVAL,
+			       "guest memory of %llu bytes: must be a multiple of 2 MiB, from 16 MiB to 16 GiB",
+			       (unsigned long long)bytes);
+	ranges[0] = (struct memory_range){ .base = GPA(0), .len_bytes = low };
+	*n = 1;
+	if (bytes > low) {
+		ranges[1] = (struct memory_range){ .base = GPA(BOARD_HIGH_RAM_BASE), .len_bytes = bytes - low };
+		*n = 2;
+	}
+	return 0;
+}
+
+int x86_capability(const struct vm *vm, long capability)
+{
+	int value = ioctl(vm_fd(vm), KVM_CHECK_EXTENSION, capability);
+
+	return value > 0 ? value : 0;
+}
+
+int x86_vm_ioctl(const struct vm *vm, unsigned long request, void *arg, const char *what,
+		 struct err *err)
+{
+	int result = ioctl(vm_fd(vm), request, arg);
+
+	if (result < 0)
+		return err_errno(err, -errno, "KVM: %s", what);
+	return result;
+}
+
+static unsigned int route(struct kvm_irq_routing_entry *entry, uint32_t gsi, uint32_t chip, uint32_t pin)
+{
+	*entry = (struct kvm_irq_routing_entry){
+		.gsi = gsi,
+		.type = KVM_IRQ_ROUTING_IRQCHIP,
+		.u.irqchip = { .irqchip = chip, .pin = pin },
+	};
+	return 1;
+}
+
+static int routes_set(struct vm *vm, struct err *err)
+{
+	struct kvm_irq_routing *routing;
+	uint32_t gsi;
+	int result;
+
+	routing = calloc(1, sizeof(*routing) + 2 * IOAPIC_PINS * sizeof(routing->entries[0]));
+	if (!routing)
+		return err_set(err, -ENOMEM, "no memory for interrupt routes");
+	for (gsi = 0; gsi < IOAPIC_PINS; gsi++) {
+		struct kvm_irq_routing_entry *next = &routing->entries[routing->nr];
+
+		if (gsi < 16)
+			next += route(next, gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
+				      gsi % 8);
+		/* Pin 2 is the timer's, as the override in the MADT says. */
+		if (gsi != 2)
+			next += route(next, gsi, KVM_IRQCHIP_IOAPIC, gsi ? gsi : 2);
+		routing->nr = (uint32_t)(next - routing->entries);
+	}
+	result = x86_vm_ioctl(vm, KVM_SET_GSI_ROUTING, routing, "set interrupt routes", err);
+	free(routing);
+	return result;
+}
+
+/* Makes KVM tell pending exceptions and triple faults apart in the vCPU events, where it can. */
+static int events_enable(struct vm *vm, struct err *err)
+{
+	static const struct {
+		uint32_t capability;
+		const char *what;
+	} caps[] = {
+		{ KVM_CAP_EXCEPTION_PAYLOAD, "enable exception payloads" },
+		{ KVM_CAP_X86_TRIPLE_FAULT_EVENT, "enable triple fault events" },
+	};
+	unsigned int i;
+	int result;
+
+	for (i = 0; i < sizeof(caps) / sizeof(caps[0]); i++) {
+		struct kvm_enable_cap enable = { .cap = caps[i].capability, .args = { 1 } };
+
+		if (!x86_capability(vm, (long)caps[i].capability))
+			continue;
+		result = x86_vm_ioctl(vm, KVM_ENABLE_CAP, &enable, caps[i].what, err);
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+int arch_vm_create(struct vm *vm, struct err *err)
+{
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	uint64_t identity_map = BOARD_IDENTITY_MAP;
+	int result;
+
+	if (!x86_capability(vm, KVM_CAP_IRQCHIP) || !x86_capability(vm, KVM_CAP_PIT2) ||
+	    !x86_capability(vm, KVM_CAP_IRQ_ROUTING))
+		return err_set(err, -ENOTSUP,
+			       "this KVM has no in-kernel interrupt controller, timer or interrupt routing");
+	result = x86_vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "set identity map address", err);
+	if (result >= 0)
+		result = x86_vm_ioctl(vm, KVM_SET_TSS_ADDR, (void *)(uintptr_t)BOARD_TSS, "set TSS address",
+				      err);
+	if (result >= 0)
+		result = x86_vm_ioctl(vm, KVM_CREATE_IRQCHIP, NULL, "create interrupt controllers", err);
+	if (result >= 0)
+		result = x86_vm_ioctl(vm, KVM_CREATE_PIT2, &pit, "create timer", err);
+	if (result >= 0)
+		result = routes_set(vm, err);
+	if (result >= 0)
+		result = events_enable(vm, err);
+	return result < 0 ? result : 0;
+}
