@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The control connection: frames in and out of one nonblocking socket on the loop. Main thread only.
+ *
+ * Nothing waits: what the socket does not take is kept, in order. A failure is reported by a callback from the loop, never
+ * from inside a send.
+ */
+#ifndef POSTERN_MIGRATE_CHANNEL_H
+#define POSTERN_MIGRATE_CHANNEL_H
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "source/frame.h"
+
+struct channel;
+
+struct channel_ops {
+	/* A frame whose header is right; its payload (payload_bytes of it) is not yet checked against its checksum. */
+	void (*frame)(void *arg, const struct frame *frame, const uint8_t *payload);
+	/* The connection failed, or what came is no frame; once. Nothing is delivered after it. */
+	void (*lost)(void *arg, const struct err *err);
+};
+
+/* fd is set nonblocking and borrowed. The callbacks may close the channel. */
+int channel_new(struct channel **out, struct loop *loop, int fd, const struct channel_ops *ops, void *arg,
+		struct err *err);
+/* No callback comes after this; the caller may close fd at once. */
+void channel_close(struct channel *channel);
+
+/* Queue, and send what the socket takes. An error is reported by lost(), later. */
+void channel_send_message(struct channel *channel, const void *data, size_t len);
+void channel_send_pages(struct channel *channel, gfn_t first, uint32_t n, const uint8_t *pages);
+void channel_send_zero(struct channel *channel, gfn_t first, uint32_t n);
+/* Bytes that wait for the socket. */
+size_t channel_queued(const struct channel *channel);
+
+/* Reads and delivers what has come already. The channel may be closed when this returns. */
+void channel_drain(struct channel *channel);
+
+#endif

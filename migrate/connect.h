@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The source's way to a link: resolves, connects three times and sends the prefaces, without ever waiting. Main thread.
+ */
+#ifndef POSTERN_MIGRATE_CONNECT_H
+#define POSTERN_MIGRATE_CONNECT_H
+
+#include "base/loop.h"
+#include "migrate/uri.h"
+
+struct connector;
+
+/* One of the two is called, once, from the loop; the callee frees the connector. */
+struct connector_ops {
+	void (*connected)(void *arg, const int fd[WIRE_CHANNELS]);	/* the descriptors are the callee's */
+	void (*failed)(void *arg, const struct err *err);
+};
+
+/* preface: session and epoch. Three connected descriptors that the URI names are taken over on success. */
+int connector_new(struct connector **out, struct loop *loop, const struct uri *uri,
+		  const struct preface *preface, unsigned int timeout_ms, const struct connector_ops *ops,
+		  void *arg, struct err *err);
+/* At any time; no callback comes after it. */
+void connector_free(struct connector *connector);
+
+#endif

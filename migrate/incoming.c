@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * The destination's side of the conversation.
+ *
+ *   LISTEN --linked--> HELLO --welcome--> STATE --State loaded--> PREPARED --Run--> RUNNING --all here--> COMPLETE --ack--> DONE
+ *     ^                  |                  |
+ *     +---no page placed-+------------------+--page placed--> FAILED
+ *
+ * From PREPARED on a lost link changes no phase. The listener stays open until DONE, so that the source can resume at the same
+ * URI without a command here; migrate-recover puts another in its place.
+ *
+ * A connection with this session and a higher epoch is the source's word that it holds the present link for lost, so it is
+ * lost here too, even when nothing was noticed yet.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "migrate/internal.h"
+
+static const char *phase_name(enum in_phase phase)
+{
+	static const char *const names[] = { "idle", "listening", "hello", "state", "prepared", "running",
+					     "complete", "done", "failed" };
+
+	return names[phase];
+}
+
+static void first_session_lost(struct migration *m, const struct err *why)
+{
+	struct err err = *why;
+
+	if (!m->pages_placed && m->listener_socket) {
+		migration_note(m, &err);
+		m->in = IN_LISTEN;
+		migration_set_status(m, MIGRATION_SETUP);
+		return;
+	}
+	/* What was placed may be stale for the next attempt, and cannot be taken back. */
+	if (m->pages_placed)
+		err_prefix(&err, "start a new destination, this one holds pages of a migration that failed");
+	migration_note(m, &err);
+	m->in = IN_FAILED;
+	m->ended_ns = clock_now_ns();
+	migration_set_status(m, MIGRATION_FAILED);
+}
+
+void incoming_lost(struct migration *m, const struct err *err)
+{
+	migration_drop_link(m, m->in == IN_DONE ? NULL : err->text);
+	m->resume = RESUME_NONE;
+	switch (m->in) {
+	case IN_HELLO:
+	case IN_STATE:
+		first_session_lost(m, err);
+		break;
+	case IN_PREPARED:
+	case IN_RUNNING:
+		migration_note(m, err);
+		migration_set_status(m, MIGRATION_POSTCOPY_PAUSED);
+		break;
+	case IN_COMPLETE:
+		log_info("migration: complete, but the source may not know: %s", err->text);
+		migration_set_status(m, MIGRATION_COMPLETED);
+		break;
+	default:
+		break;
+	}
+}
+
+/* The peer's threads begin, or go on. */
+static void flow(struct migration *m)
+{
+	struct stream_pair pair;
+	struct err err;
+
+	if (link_pair(m->link, &pair, &err) < 0 || peer_start(m->peer, &pair, &err) < 0)
+		link_fail(m->link, &err);
+}
+
+static void say_complete(struct migration *m)
+{
+	Postern__Wire__Complete complete = POSTERN__WIRE__COMPLETE__INIT;
+
+	complete.pages = memory_pages(machine_memory(m->machine));
+	link_send(m->link, WIRE(COMPLETE), &complete);
+}
+
+void incoming_memory_complete(struct migration *m)
+{
+	if (m->in != IN_RUNNING || memory_is_late(machine_memory(m->machine)))
+		return;
+	m->in = IN_COMPLETE;
+	m->ended_ns = clock_now_ns();
+	if (!m->link)
+		migration_set_status(m, MIGRATION_COMPLETED);
+	else if (m->resume == RESUME_NONE)
+		say_complete(m);
+}
+
+/* ---- messages of the first link ---- */
+
+/* Compares the source's shape with ours; the first difference is the error. */
+static int check_shape(const Postern__Wire__Shape *theirs, const Postern__Wire__Shape *ours, struct err *err)
+{
+	char text[PEER_TEXT_BYTES];
+	size_t i;
+
+	if (!theirs)
+		return err_set(err, -EBADMSG, "Hello without the machine's shape");
+	if (!theirs->arch || strcmp(theirs->arch, ours->arch))
+		return err_set(err, -EINVAL, "the source's architecture is %s, this destination's %s",
+			       message_peer_text(text, theirs->arch), ours->arch);
+	if (theirs->page_bytes != ours->page_bytes)
+		return err_set(err, -EINVAL, "the source's pages have %u bytes, this destination's %u",
+			       theirs->page_bytes, ours->page_bytes);
+	if (theirs->cpus != ours->cpus)
+		return err_set(err, -EINVAL, "the source has %u CPUs, this destination %u", theirs->cpus,
+			       ours->cpus);
+	if (theirs->n_ranges != ours->n_ranges)
+		return err_set(err, -EINVAL, "the source's memory has %zu ranges, this destination's %zu",
+			       theirs->n_ranges, ours->n_ranges);
+	for (i = 0; i < ours->n_ranges; i++)
+		if (theirs->ranges[i]->start != ours->ranges[i]->start ||
+		    theirs->ranges[i]->len_bytes != ours->ranges[i]->len_bytes)
+			return err_set(err, -EINVAL,
+				       "the source has 0x%" PRIx64 " bytes of memory at 0x%" PRIx64
+				       ", this destination 0x%" PRIx64 " at 0x%" PRIx64,
+				       theirs->ranges[i]->len_bytes, theirs->ranges[i]->start,
+				       ours->ranges[i]->len_bytes, ours->ranges[i]->start);
+	return 0;
+}
+
+static int check_hello(struct migration *m, const Postern__Wire__Hello *hello, struct err *err)
+{
+	Postern__Wire__Shape shape = POSTERN__WIRE__SHAPE__INIT;
+	int r;
+
+	if (hello->major != WIRE_MAJOR)
+		return err_set(err, -EPROTONOSUPPORT,
+			       "the source speaks version %u of the migration protocol, this postern (%s) version %u",
+			       hello->major, POSTERN_VERSION, WIRE_MAJOR);
+	if (hello->session.len != SESSION_BYTES || memcmp(hello->session.data, m->session, SESSION_BYTES))
+		return err_set(err, -EBADMSG, "Hello for another session than its connection's");
+	migration_fill_shape(m, &shape);
+	r = check_shape(hello->shape, &shape, err);
+	migration_drop_shape(&shape);
+	return r;
+}
+
+static void on_hello(struct migration *m, const Postern__Wire__Hello *hello)
+{
+	Postern__Wire__HelloReply reply = POSTERN__WIRE__HELLO_REPLY__INIT;
+	char text[PEER_TEXT_BYTES];
+	struct err err;
+
+	reply.major = WIRE_MAJOR;
+	reply.minor = WIRE_MINOR;
+	reply.postern = (char *)(uintptr_t)POSTERN_VERSION;
+	m->hello_ns = clock_now_ns();
+	if (check_hello(m, hello, &err) < 0) {
+		migration_note(m, &err);
+		reply.error = err.text;
+	} else {
+		m->in = IN_STATE;
+		log_info("migration: a guest comes from postern %s (protocol %u.%u)",
+			 message_peer_text(text, hello->postern), hello->major, hello->minor);
+	}
+	link_send(m->link, WIRE(HELLO_REPLY), &reply);
+}
+
+static void on_state(struct migration *m, const Postern__Wire__State *state)
+{
+	Postern__Wire__StateReply reply = POSTERN__WIRE__STATE_REPLY__INIT;
+	struct err err;
+
+	m->paused_ns = clock_now_ns();
+	if (switchover_load(m, state, &err) < 0) {
+		migration_note(m, &err);
+		reply.error = err.text;
+	}
+	/* With an error the source cuts the link, and incoming_lost() decides what becomes of us. */
+	link_send(m->link, WIRE(STATE_REPLY), &reply);
+	migration_set_status(m, MIGRATION_DEVICE);
+}
+
+static void on_run(struct migration *m)
+{
+	if (m->resume != RESUME_NONE)
+		m->recoveries++;
+	m->resume = RESUME_NONE;
+	flow(m);
+	switchover_enter(m);
+	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
+	incoming_memory_complete(m);
+}
+
+static void on_ack(struct migration *m)
+{
+	m->in = IN_DONE;
+	m->resume = RESUME_NONE;
+	listener_free(m->listener_socket);
+	m->listener_socket = NULL;
+	migration_drop_link(m, NULL);
+	peer_stop(m->peer);
+	migration_set_status(m, MIGRATION_COMPLETED);
+}
+
+/* ---- messages of a resume ---- */
+
+static int on_resume(struct migration *m, const Postern__Wire__Resume *resume, struct err *err)
+{
+	Postern__Wire__ResumeReply reply = POSTERN__WIRE__RESUME_REPLY__INIT;
+
+	if (resume->session.len != SESSION_BYTES || memcmp(resume->session.data, m->session, SESSION_BYTES) ||
+	    resume->epoch != m->epoch)
+		return err_set(err, -EBADMSG, "Resume of another session or epoch than its connection's");
+	reply.missing = recover_count_missing(m);
+	reply.phase = m->in == IN_PREPARED ? POSTERN__WIRE__PHASE__PHASE_PREPARED :
+		      m->in == IN_RUNNING ? POSTERN__WIRE__PHASE__PHASE_RUNNING :
+		      POSTERN__WIRE__PHASE__PHASE_COMPLETE;
+	m->resume = RESUME_ANSWERED;
+	link_send(m->link, WIRE(RESUME_REPLY), &reply);
+	if (m->in != IN_COMPLETE)
+		recover_send_missing(m);
+	return 0;
+}
+
+static void on_resume_ack(struct migration *m)
+{
+	m->resume = RESUME_NONE;
+	m->recoveries++;
+	flow(m);
+	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
+	if (m->in == IN_COMPLETE)
+		say_complete(m);
+	else
+		incoming_memory_complete(m);
+}
+
+/* Is this message due? */
+static bool is_due(const struct migration *m, wire_body body)
+{
+	switch (body) {
+	case WIRE(HELLO):
+		return m->in == IN_HELLO;
+	case WIRE(STATE):
+		return m->in == IN_STATE;
+	case WIRE(RUN):
+		return m->in == IN_PREPARED && m->resume != RESUME_ASKED;
+	case WIRE(RESUME):
+		return m->resume == RESUME_ASKED;
+	case WIRE(RESUME_ACK):
+		return m->resume == RESUME_ANSWERED && m->in != IN_PREPARED;
+	case WIRE(COMPLETE_ACK):
+		return m->in == IN_COMPLETE && m->resume != RESUME_ASKED;
+	default:
+		return false;
+	}
+}
+
+static void on_message(void *arg, wire_message *message)
+{
+	struct migration *m = arg;
+	struct err err = { 0 };
+	int r = 0;
+
+	if (!is_due(m, message->body_case))
+		r = err_set(&err, -EBADMSG, "unexpected %s message from the source (phase %s)",
+			    message_name(message->body_case), phase_name(m->in));
+	else if (message->body_case == WIRE(HELLO))
+		on_hello(m, message->hello);
+	else if (message->body_case == WIRE(STATE))
+		on_state(m, message->state);
+	else if (message->body_case == WIRE(RUN))
+		on_run(m);
+	else if (message->body_case == WIRE(RESUME))
+		r = on_resume(m, message->resume, &err);
+	else if (message->body_case == WIRE(RESUME_ACK))
+		on_resume_ack(m);
+	else
+		on_ack(m);
+	if (r < 0)
+		incoming_lost(m, &err);
+}
+
+/* Pages that must be there before the guest runs. */
+static void on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
+{
+	struct migration *m = arg;
+	struct err err;
+	int r;
+
+	if (m->in != IN_STATE) {
+		r = err_set(&err, -EBADMSG, "unexpected %s frame from the source (phase %s)",
+			    frame_type_name(frame->type), phase_name(m->in));
+	} else {
+		m->pages_placed = true;
+		r = stream_place(machine_memory(m->machine), frame, payload,
+				 payload + FRAME_SUMS_BYTES(frame->count), &err);
+	}
+	if (r < 0) {
+		err_prefix(&err, "control connection");
+		incoming_lost(m, &err);
+	}
+}
+
+static void on_lost(void *arg, const struct err *err)
+{
+	incoming_lost(arg, err);
+}
+
+static const struct link_ops link_ops = {
+	.message = on_message,
+	.pages = on_pages,
+	.lost = on_lost,
+};
+
+/* ---- the listener ---- */
+
+static int judge_first(const struct migration *m, const struct preface *preface, struct err *why)
+{
+	switch (m->in) {
+	case IN_LISTEN:
+		if (!preface->epoch)
+			return 0;
+		return err_set(why, -ENOENT, "this destination has no migration that could be resumed");
+	case IN_HELLO:
+	case IN_STATE:
+		return err_set(why, -EBUSY, "this destination is busy with another migration");
+	case IN_FAILED:
+		return err_set(why, -EBUSY,
+			       "start a new destination, this one holds pages of a migration that failed");
+	default:
+		return err_set(why, -EBUSY, "this destination does not wait for a migration");
+	}
+}
+
+static int judge(void *arg, const struct preface *preface, struct err *why)
+{
+	const struct migration *m = arg;
+
+	if (m->in != IN_PREPARED && m->in != IN_RUNNING && m->in != IN_COMPLETE)
+		return judge_first(m, preface, why);
+	if (memcmp(preface->session, m->session, SESSION_BYTES))
+		return err_set(why, -EBUSY, m->in == IN_PREPARED ?
+			       "start a new destination, this one is prepared for a migration that never came to run here" :
+			       "the guest of another migration runs here");
+	if (preface->epoch <= m->epoch)
+		return err_set(why, -ESTALE, "connection of epoch %u, but epoch %u was here already",
+			       preface->epoch, m->epoch);
+	return 0;
+}
+
+static void on_linked(void *arg, const int fd[WIRE_CHANNELS], const struct preface *preface)
+{
+	struct migration *m = arg;
+	bool first = m->in == IN_LISTEN;
+	struct err err;
+	unsigned int i;
+
+	/* Between the preface and now another may have been faster. */
+	if (judge(m, preface, &err) < 0) {
+		log_warn("migration: dropped a link: %s", err.text);
+		for (i = 0; i < WIRE_CHANNELS; i++)
+			close(fd[i]);
+		return;
+	}
+	if (m->link) {
+		err_set(&err, -ECONNABORTED, "the source has given up this link (epoch %u) and resumes with epoch %u",
+			m->epoch, preface->epoch);
+		incoming_lost(m, &err);
+	}
+	m->epoch = preface->epoch;
+	if (first) {
+		memcpy(m->session, preface->session, SESSION_BYTES);
+		m->in = IN_HELLO;
+		m->error[0] = 0;
+		m->started_ns = clock_now_ns();
+	} else {
+		m->resume = RESUME_ASKED;
+	}
+	if (link_new(&m->link, m->loop, fd, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
+		m->link = NULL;
+		incoming_lost(m, &err);
+	} else if (!first && m->in != IN_COMPLETE) {
+		migration_set_status(m, MIGRATION_POSTCOPY_RECOVER);
+	}
+}
+
+static void on_listen_failed(void *arg, const struct err *err)
+{
+	struct migration *m = arg;
+
+	listener_free(m->listener_socket);
+	m->listener_socket = NULL;
+	m->listen_uri[0] = 0;
+	if (m->in == IN_LISTEN) {
+		first_session_lost(m, err);
+		return;
+	}
+	migration_note(m, err);
+}
+
+static const struct listener_ops listener_ops = {
+	.judge = judge,
+	.linked = on_linked,
+	.failed = on_listen_failed,
+};
+
+int incoming_listen(struct migration *m, const struct uri *uri, const char *text, struct err *err)
+{
+	struct listener *listener;
+	int r;
+
+	/* The same address cannot be bound twice, and need not be. */
+	if (m->listener_socket && uri->kind != URI_FD && !strcmp(text, m->listen_uri))
+		return 0;
+	r = listener_new(&listener, m->loop, uri, m->params.link_timeout_ms, &listener_ops, m, err);
+	if (r < 0)
+		return r;
+	listener_free(m->listener_socket);
+	m->listener_socket = listener;
+	snprintf(m->listen_uri, sizeof(m->listen_uri), "%s", text);
+	return 0;
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * A connection is a guest: it is READING until its preface has come, then WAITING for its two siblings, or REFUSED: it has been
+ * told why (on the control connection) and is only kept until the peer has read that and gone, since closing a socket with
+ * unread input would take the reason back.
+ */
+#include "migrate/listen.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "migrate/message.h"
+#include "migrate/socket.h"
+
+#define GUESTS_MAX 12
+#define TICK_MS 250
+
+enum guest_state {
+	GUEST_READING,
+	GUEST_WAITING,
+	GUEST_REFUSED,
+};
+
+struct guest {
+	uv_poll_t poll;
+	struct listener *listener;
+	struct guest *next;
+	int fd;
+	enum guest_state state;
+	uint8_t bytes[PREFACE_BYTES];
+	size_t got;
+	struct preface preface;
+	int64_t deadline_ns;
+};
+
+struct listener {
+	struct loop *loop;
+	const struct listener_ops *ops;
+	void *arg;
+	struct uri uri;
+	unsigned int timeout_ms;
+	int fd;			/* listening, or -1: the three connections came with the URI */
+	struct stat file;	/* of a UNIX socket that we made */
+	uv_poll_t *poll;
+	uv_timer_t *tick;
+	struct guest *guests;	/* newest first */
+	unsigned int nguests;
+};
+
+/* ---- guests ---- */
+
+static void guest_on_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+/* Takes it off the list; its descriptor is closed unless the caller wants it. */
+static int guest_remove(struct guest *guest, bool keep_fd)
+{
+	struct listener *listener = guest->listener;
+	struct guest **link = &listener->guests;
+	int fd = guest->fd;
+
+	while (*link != guest)
+		link = &(*link)->next;
+	*link = guest->next;
+	listener->nguests--;
+	uv_poll_stop(&guest->poll);
+	uv_close((uv_handle_t *)&guest->poll, guest_on_closed);
+	if (!keep_fd)
+		close(fd);
+	return fd;
+}
+
+static void guest_on_event(uv_poll_t *poll, int status, int events);
+
+/* Drops a connection. Where nobody else can come the owner must know. The listener may be freed by that. */
+static void guest_drop(struct guest *guest, const struct err *why)
+{
+	struct listener *listener = guest->listener;
+
+	log_warn("migration: dropped a connection: %s", why->text);
+	guest_remove(guest, false);
+	if (listener->fd < 0)
+		listener->ops->failed(listener->arg, why);
+}
+
+static void guest_tell(struct guest *guest, const struct err *why)
+{
+	Postern__Wire__Abort message = POSTERN__WIRE__ABORT__INIT;
+	struct buf buf = { 0 };
+	uint8_t head[FRAME_BYTES];
+
+	message.reason = (char *)(uintptr_t)why->text;
+	if (!message_pack(&buf, WIRE(ABORT), &message) &&
+	    !frame_encode_message(head, buf.data, buf.len)) {
+		struct iovec iov[2] = { { head, sizeof(head) }, { buf.data, buf.len } };
+		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+
+		/* A new connection takes a few hundred bytes; if not, the peer sees it closed. */
+		if (sendmsg(guest->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			log_debug("migration: could not tell a connection why it is refused");
+	}
+	buf_fini(&buf);
+	shutdown(guest->fd, SHUT_WR);
+}
+
+static void guest_refuse(struct guest *guest, const struct err *why)
+{
+	if (guest->preface.channel != WIRE_CONTROL || guest->listener->fd < 0) {
+		guest_drop(guest, why);
+		return;
+	}
+	log_warn("migration: refused a connection: %s", why->text);
+	guest_tell(guest, why);
+	guest->state = GUEST_REFUSED;
+	uv_poll_start(&guest->poll, UV_READABLE, guest_on_event);
+}
+
+static bool is_sibling(const struct guest *a, const struct guest *b)
+{
+	return b->state == GUEST_WAITING && a->preface.epoch == b->preface.epoch &&
+	       !memcmp(a->preface.session, b->preface.session, SESSION_BYTES);
+}
+
+/* Are all three of this one's session and epoch here? Then they are the owner's. The listener may be freed by that. */
+static void guest_join(struct guest *guest)
+{
+	struct listener *listener = guest->listener;
+	struct guest *three[WIRE_CHANNELS] = { NULL }, *other;
+	struct preface preface = guest->preface;
+	int fd[WIRE_CHANNELS];
+	unsigned int i, n = 0;
+
+	for (other = listener->guests; other; other = other->next) {
+		if (!is_sibling(guest, other) || three[other->preface.channel])
+			continue;
+		three[other->preface.channel] = other;
+		n++;
+	}
+	if (n < WIRE_CHANNELS)
+		return;
+	for (i = 0; i < WIRE_CHANNELS; i++)
+		fd[i] = guest_remove(three[i], true);
+	listener->ops->linked(listener->arg, fd, &preface);
+}
+
+static void guest_on_preface(struct guest *guest)
+{
+	struct listener *listener = guest->listener;
+	struct err err;
+
+	if (preface_decode(&guest->preface, guest->bytes, &err) < 0) {
+		/* To one that speaks another version of this protocol a word can be said; to others not. */
+		if (err.code == -EPROTONOSUPPORT)
+			guest_refuse(guest, &err);
+		else
+			guest_drop(guest, &err);
+		return;
+	}
+	if (listener->ops->judge(listener->arg, &guest->preface, &err) < 0) {
+		guest_refuse(guest, &err);
+		return;
+	}
+	guest->state = GUEST_WAITING;
+	/* What the peer sends after the preface is for the link; only its going away matters here. */
+	uv_poll_start(&guest->poll, UV_DISCONNECT, guest_on_event);
+	guest_join(guest);
+}
+
+/* Reads what is there. 1: go on, 0: nothing more now, or a negative errno. */
+static int guest_read(struct guest *guest, struct err *err)
+{
+	uint8_t waste[4096];
+	bool reading = guest->state == GUEST_READING;
+	ssize_t got = recv(guest->fd, reading ? guest->bytes + guest->got : waste,
+			   reading ? PREFACE_BYTES - guest->got : sizeof(waste), MSG_DONTWAIT);
+
+	if (got < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
+		return 0;
+	if (got < 0)
+		return err_errno(err, -errno, "receive");
+	if (!got)
+		return err_set(err, -EPIPE, "closed by the peer after %zu bytes of its preface", guest->got);
+	if (reading)
+		guest->got += (size_t)got;
+	return 1;
+}
+
+static void guest_on_event(uv_poll_t *poll, int status, int events)
+{
+	struct guest *guest = poll->data;
+	struct err err;
+	int r;
+
+	if (guest->state == GUEST_WAITING) {
+		err_set(&err, -EPIPE, "%s connection: closed by the peer before the others came",
+			wire_channel_name(guest->preface.channel));
+		guest_drop(guest, &err);
+		return;
+	}
+	r = guest_read(guest, &err);
+	if (!r && (status < 0 || (events & UV_DISCONNECT)))
+		r = err_set(&err, -EPIPE, "closed by the peer");
+	if (r < 0 && guest->state == GUEST_REFUSED)
+		guest_remove(guest, false);
+	else if (r < 0)
+		guest_drop(guest, &err);
+	else if (guest->state == GUEST_READING && guest->got == PREFACE_BYTES)
+		guest_on_preface(guest);
+}
+
+/* Takes over fd on success. */
+static int guest_new(struct listener *listener, int fd, struct err *err)
+{
+	struct guest *guest = calloc(1, sizeof(*guest));
+	int r;
+
+	if (!guest)
+		return err_set(err, -ENOMEM, "no memory for a connection");
+	r = uv_poll_init(loop_uv(listener->loop), &guest->poll, fd);
+	if (r < 0) {
+		free(guest);
+		return err_errno(err, r, "descriptor %d", fd);
+	}
+	guest->poll.data = guest;
+	guest->listener = listener;
+	guest->fd = fd;
+	guest->deadline_ns = clock_now_ns() + (int64_t)listener->timeout_ms * NS_PER_MS;
+	guest->next = listener->guests;
+	listener->guests = guest;
+	listener->nguests++;
+	uv_poll_start(&guest->poll, UV_READABLE, guest_on_event);
+	return 0;
+}
+
+/* ---- the listener ---- */
+
+static void listener_evict(struct listener *listener)
+{
+	struct guest *guest = listener->guests;
+	struct err err;
+
+	while (guest->next)
+		guest = guest->next;
+	err_set(&err, -ENOBUFS, "more than %d connections that are no migration yet", GUESTS_MAX);
+	guest_drop(guest, &err);
+}
+
+static void listener_on_connection(uv_poll_t *poll, int status, int events)
+{
+	struct listener *listener = poll->data;
+	struct err err;
+	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	(void)status;
+	(void)events;
+	if (fd < 0) {
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			log_warn("migration: accept: %s", strerror(errno));
+		return;
+	}
+	if (listener->nguests >= GUESTS_MAX)
+		listener_evict(listener);
+	if (guest_new(listener, fd, &err) < 0) {
+		log_warn("migration: dropped a connection: %s", err.text);
+		close(fd);
+	}
+}
+
+static void listener_on_tick(uv_timer_t *timer)
+{
+	struct listener *listener = timer->data;
+	struct guest *guest, *next;
+	int64_t now = clock_now_ns();
+	struct err err;
+
+	for (guest = listener->guests; guest; guest = next) {
+		next = guest->next;
+		if (guest->deadline_ns > now)
+			continue;
+		if (guest->state == GUEST_REFUSED) {
+			guest_remove(guest, false);
+			continue;
+		}
+		err_set(&err, -ETIMEDOUT, guest->state == GUEST_READING ?
+			"no preface within %u ms" : "the other two connections did not come within %u ms",
+			listener->timeout_ms);
+		guest_drop(guest, &err);
+		/* With three given connections the first failure is the end, and the listener may be gone. */
+		return;
+	}
+}
+
+static int listener_open(struct listener *listener, struct err *err)
+{
+	const struct uri *uri = &listener->uri;
+	unsigned int i;
+	int r;
+
+	listener->fd = -1;
+	if (uri->kind != URI_FD) {
+		listener->fd = socket_listen(uri, err);
+		if (listener->fd >= 0 && uri->kind == URI_UNIX && lstat(uri->path, &listener->file) < 0)
+			listener->file.st_ino = 0;
+		return listener->fd < 0 ? listener->fd : 0;
+	}
+	for (i = 0; i < uri->nfd; i++) {
+		r = socket_check(uri->fd[i], uri->nfd == 1, err);
+		if (!r && (r = socket_set_blocking(uri->fd[i], false)) < 0)
+			err_errno(err, r, "descriptor %d", uri->fd[i]);
+		if (r < 0)
+			return r;
+	}
+	if (uri->nfd == 1)
+		listener->fd = uri->fd[0];
+	return 0;
+}
+
+/* Three given connections. On an error the descriptors stay the caller's. */
+static int listener_seat(struct listener *listener, struct err *err)
+{
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < WIRE_CHANNELS; i++) {
+		r = guest_new(listener, listener->uri.fd[i], err);
+		if (r < 0) {
+			while (listener->guests)
+				guest_remove(listener->guests, true);
+			return r;
+		}
+	}
+	return 0;
+}
+
+static void listener_announce(const struct listener *listener)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+	char name[INET6_ADDRSTRLEN] = "?", port[8] = "?";
+
+	if (listener->uri.kind == URI_TCP && !getsockname(listener->fd, (struct sockaddr *)&addr, &len) &&
+	    !getnameinfo((struct sockaddr *)&addr, len, name, sizeof(name), port, sizeof(port),
+			 NI_NUMERICHOST | NI_NUMERICSERV))
+		log_info("migration: listening at %s port %s", name, port);
+}
+
+int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, unsigned int timeout_ms,
+		 const struct listener_ops *ops, void *arg, struct err *err)
+{
+	struct listener *listener = calloc(1, sizeof(*listener));
+	int r = -ENOMEM;
+
+	if (!listener || !(listener->poll = calloc(1, sizeof(*listener->poll))) ||
+	    !(listener->tick = calloc(1, sizeof(*listener->tick)))) {
+		err_set(err, r, "no memory to listen");
+		goto err_listener;
+	}
+	listener->loop = loop;
+	listener->uri = *uri;
+	listener->timeout_ms = timeout_ms;
+	listener->ops = ops;
+	listener->arg = arg;
+	r = listener_open(listener, err);
+	if (r < 0)
+		goto err_listener;
+	if (listener->fd >= 0) {
+		r = uv_poll_init(loop_uv(loop), listener->poll, listener->fd);
+		if (r < 0) {
+			err_errno(err, r, "listening");
+			goto err_fd;
+		}
+		listener->poll->data = listener;
+		uv_poll_start(listener->poll, UV_READABLE, listener_on_connection);
+		listener_announce(listener);
+	} else {
+		r = listener_seat(listener, err);
+		if (r < 0)
+			goto err_listener;
+	}
+	uv_timer_init(loop_uv(loop), listener->tick);
+	listener->tick->data = listener;
+	uv_timer_start(listener->tick, listener_on_tick, TICK_MS, TICK_MS);
+	*out = listener;
+	return 0;
+
+err_fd:
+	if (uri->kind != URI_FD)
+		close(listener->fd);
+err_listener:
+	if (listener) {
+		free(listener->poll);
+		free(listener->tick);
+	}
+	free(listener);
+	return r;
+}
+
+static void listener_on_handle_closed(uv_handle_t *handle)
+{
+	free(handle);
+}
+
+void listener_free(struct listener *listener)
+{
+	struct stat now;
+
+	if (!listener)
+		return;
+	while (listener->guests)
+		guest_remove(listener->guests, false);
+	uv_timer_stop(listener->tick);
+	uv_close((uv_handle_t *)listener->tick, listener_on_handle_closed);
+	if (listener->fd >= 0) {
+		uv_poll_stop(listener->poll);
+		uv_close((uv_handle_t *)listener->poll, listener_on_handle_closed);
+		close(listener->fd);
+	} else {
+		free(listener->poll);
+	}
+	/* Only the file that is ours: somebody may listen at the path anew. */
+	if (listener->uri.kind == URI_UNIX && !lstat(listener->uri.path, &now) &&
+	    now.st_ino == listener->file.st_ino && now.st_dev == listener->file.st_dev)
+		unlink(listener->uri.path);
+	free(listener);
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "migrate/message.h"
+
+#include <errno.h>
+
+const char *message_name(wire_body body)
+{
+	static const char *const names[] = {
+		[WIRE(_NOT_SET)] = "unknown",
+		[WIRE(HELLO)] = "Hello",
+		[WIRE(HELLO_REPLY)] = "HelloReply",
+		[WIRE(STATE)] = "State",
+		[WIRE(STATE_REPLY)] = "StateReply",
+		[WIRE(RUN)] = "Run",
+		[WIRE(RUN_REPLY)] = "RunReply",
+		[WIRE(RESUME)] = "Resume",
+		[WIRE(RESUME_REPLY)] = "ResumeReply",
+		[WIRE(MISSING)] = "Missing",
+		[WIRE(MISSING_END)] = "MissingEnd",
+		[WIRE(RESUME_ACK)] = "ResumeAck",
+		[WIRE(COMPLETE)] = "Complete",
+		[WIRE(COMPLETE_ACK)] = "CompleteAck",
+		[WIRE(PING)] = "Ping",
+		[WIRE(PONG)] = "Pong",
+		[WIRE(ABORT)] = "Abort",
+	};
+
+	return (unsigned int)body < sizeof(names) / sizeof(*names) ? names[body] : "unknown";
+}
+
+int message_pack(struct buf *out, wire_body body, const void *content)
+{
+	wire_message message = POSTERN__WIRE__ENVELOPE__INIT;
+	uint8_t *to;
+	size_t len;
+
+	message.body_case = body;
+	/* Every member of the union is a pointer to the body's struct. */
+	message.hello = (Postern__Wire__Hello *)(uintptr_t)content;
+	len = postern__wire__envelope__get_packed_size(&message);
+	to = buf_reserve(out, len);
+	if (!to)
+		return -ENOMEM;
+	out->len += postern__wire__envelope__pack(&message, to);
+	return 0;
+}
+
+wire_message *message_unpack(const uint8_t *data, size_t len)
+{
+	return postern__wire__envelope__unpack(NULL, len, data);
+}
+
+void message_free(wire_message *message)
+{
+	postern__wire__envelope__free_unpacked(message, NULL);
+}
+
+const char *message_peer_text(char out[PEER_TEXT_BYTES], const char *text)
+{
+	size_t i;
+
+	for (i = 0; text && text[i] && i < PEER_TEXT_BYTES - 1; i++)
+		out[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+	out[i] = 0;
+	return out;
+}

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * The source's side of the conversation.
+ *
+ *   CONNECT --connected--> HELLO --welcome--> STATE --StateReply--> DECIDED --RunReply--> RUNNING --Complete--> DONE
+ *      |                     |                  |
+ *      +---------------------+------------------+--> IDLE: the guest runs on here (switchover_back)
+ *
+ * From DECIDED on a lost link changes no phase. A resume connects anew (RESUME_CONNECT), asks (RESUME_ASKED), is told what the
+ * destination has (RESUME_ANSWERED), and goes on where the phase is.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "migrate/internal.h"
+
+static const char *phase_name(enum out_phase phase)
+{
+	static const char *const names[] = { "idle", "connecting", "hello", "state", "decided", "running",
+					     "done" };
+
+	return names[phase];
+}
+
+void outgoing_lost(struct migration *m, const struct err *err, bool cancelled)
+{
+	connector_free(m->connector);
+	m->connector = NULL;
+	migration_drop_link(m, m->out == OUT_DONE ? NULL : err->text);
+	if (m->out == OUT_DONE || m->out == OUT_IDLE)
+		return;
+	if (!cancelled)
+		migration_note(m, err);
+	m->resume = RESUME_NONE;
+	if (m->out >= OUT_DECIDED) {
+		migration_set_status(m, MIGRATION_POSTCOPY_PAUSED);
+		return;
+	}
+	switchover_back(m);
+	m->out = OUT_IDLE;
+	sender_free(m->sender);
+	m->sender = NULL;
+	m->ended_ns = clock_now_ns();
+	migration_set_status(m, cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
+}
+
+/* The sender's threads begin, or go on. */
+static void flow(struct migration *m)
+{
+	struct stream_pair pair;
+	struct err err;
+
+	if (link_pair(m->link, &pair, &err) < 0 || sender_start(m->sender, &pair, &err) < 0)
+		link_fail(m->link, &err);
+}
+
+static void done(struct migration *m)
+{
+	Postern__Wire__CompleteAck ack = POSTERN__WIRE__COMPLETE_ACK__INIT;
+
+	/* The link is left to the destination to close, so that the ack arrives. */
+	link_send(m->link, WIRE(COMPLETE_ACK), &ack);
+	m->resume = RESUME_NONE;
+	m->out = OUT_DONE;
+	m->ended_ns = clock_now_ns();
+	migration_set_status(m, MIGRATION_COMPLETED);
+}
+
+/* ---- messages ---- */
+
+static int on_hello_reply(struct migration *m, const Postern__Wire__HelloReply *reply, struct err *err)
+{
+	char text[PEER_TEXT_BYTES];
+	int r;
+
+	if (reply->error && *reply->error)
+		return err_set(err, -ECONNREFUSED, "the destination refuses: %s",
+			       message_peer_text(text, reply->error));
+	if (reply->major != WIRE_MAJOR)
+		return err_set(err, -EPROTONOSUPPORT,
+			       "the destination speaks version %u of the migration protocol, this postern version %u",
+			       reply->major, WIRE_MAJOR);
+	m->hello_ns = clock_now_ns();
+	r = sender_new(&m->sender, machine_memory(m->machine), err);
+	if (r < 0)
+		return r;
+	sender_limit(m->sender, m->params.max_postcopy_bandwidth);
+	m->out = OUT_STATE;
+	migration_set_status(m, MIGRATION_DEVICE);
+	/* A listener may have cancelled. */
+	return m->out == OUT_STATE ? switchover_send(m, err) : 0;
+}
+
+static int on_state_reply(struct migration *m, const Postern__Wire__StateReply *reply, struct err *err)
+{
+	char text[PEER_TEXT_BYTES];
+	int r;
+
+	if (reply->error && *reply->error)
+		return err_set(err, -EREMOTEIO, "the destination cannot take the guest over: %s",
+			       message_peer_text(text, reply->error));
+	r = switchover_decide(m, err);
+	if (r < 0)
+		return r;
+	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
+	/* Whoever was told so may have cut the link: then a resume says Run. */
+	if (!m->link)
+		return 0;
+	switchover_run(m);
+	flow(m);
+	return 0;
+}
+
+static void on_run_reply(struct migration *m, const Postern__Wire__RunReply *reply)
+{
+	char text[PEER_TEXT_BYTES];
+	struct err err;
+
+	m->out = OUT_RUNNING;
+	m->ran_ns = clock_now_ns();
+	if (!reply->error || !*reply->error)
+		return;
+	err_set(&err, -EREMOTEIO, "at the destination: %s", message_peer_text(text, reply->error));
+	migration_note(m, &err);
+}
+
+static int on_resume_reply(struct migration *m, const Postern__Wire__ResumeReply *reply, struct err *err)
+{
+	char text[PEER_TEXT_BYTES];
+
+	if (reply->error && *reply->error)
+		return err_set(err, -ECONNREFUSED, "the destination refuses: %s",
+			       message_peer_text(text, reply->error));
+	switch (reply->phase) {
+	case POSTERN__WIRE__PHASE__PHASE_COMPLETE:
+		done(m);
+		return 0;
+	case POSTERN__WIRE__PHASE__PHASE_PREPARED:
+		/* It ran once: what we know is more than what this destination says. */
+		if (m->out != OUT_DECIDED)
+			return err_set(err, -EBADMSG, "the destination says that the guest never ran there, but it did");
+		break;
+	case POSTERN__WIRE__PHASE__PHASE_RUNNING:
+		break;
+	default:
+		return err_set(err, -EBADMSG, "ResumeReply with an unknown phase %d", (int)reply->phase);
+	}
+	m->reply_prepared = reply->phase == POSTERN__WIRE__PHASE__PHASE_PREPARED;
+	m->reply_missing = reply->missing;
+	m->resume = RESUME_ANSWERED;
+	recover_begin(m);
+	return 0;
+}
+
+static int on_missing_end(struct migration *m, struct err *err)
+{
+	Postern__Wire__ResumeAck ack = POSTERN__WIRE__RESUME_ACK__INIT;
+	int r = recover_end(m, err);
+
+	if (r < 0)
+		return r;
+	m->resume = RESUME_NONE;
+	m->recoveries++;
+	if (m->reply_prepared) {
+		switchover_run(m);
+	} else {
+		if (m->out == OUT_DECIDED)	/* its RunReply was lost */
+			m->ran_ns = clock_now_ns();
+		m->out = OUT_RUNNING;
+		link_send(m->link, WIRE(RESUME_ACK), &ack);
+	}
+	flow(m);
+	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
+	return 0;
+}
+
+/* Is this message due? */
+static bool is_due(const struct migration *m, wire_body body)
+{
+	switch (body) {
+	case WIRE(HELLO_REPLY):
+		return m->out == OUT_HELLO;
+	case WIRE(STATE_REPLY):
+		return m->out == OUT_STATE;
+	case WIRE(RUN_REPLY):
+		return m->out == OUT_DECIDED && m->resume == RESUME_NONE;
+	case WIRE(COMPLETE):
+		return m->out == OUT_RUNNING && m->resume == RESUME_NONE;
+	case WIRE(RESUME_REPLY):
+		return m->resume == RESUME_ASKED;
+	case WIRE(MISSING):
+	case WIRE(MISSING_END):
+		return m->resume == RESUME_ANSWERED;
+	default:
+		return false;
+	}
+}
+
+static void on_message(void *arg, wire_message *message)
+{
+	struct migration *m = arg;
+	struct err err = { 0 };
+	int r = 0;
+
+	if (!is_due(m, message->body_case))
+		r = err_set(&err, -EBADMSG, "unexpected %s message from the destination (phase %s)",
+			    message_name(message->body_case), phase_name(m->out));
+	else if (message->body_case == WIRE(HELLO_REPLY))
+		r = on_hello_reply(m, message->hello_reply, &err);
+	else if (message->body_case == WIRE(STATE_REPLY))
+		r = on_state_reply(m, message->state_reply, &err);
+	else if (message->body_case == WIRE(RUN_REPLY))
+		on_run_reply(m, message->run_reply);
+	else if (message->body_case == WIRE(COMPLETE))
+		done(m);
+	else if (message->body_case == WIRE(RESUME_REPLY))
+		r = on_resume_reply(m, message->resume_reply, &err);
+	else if (message->body_case == WIRE(MISSING))
+		r = recover_take_missing(m, message->missing, &err);
+	else
+		r = on_missing_end(m, &err);
+	if (r < 0)
+		outgoing_lost(m, &err, false);
+}
+
+static void on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
+{
+	struct err err;
+
+	(void)payload;
+	err_set(&err, -EBADMSG, "unexpected %s frame from the destination", frame_type_name(frame->type));
+	outgoing_lost(arg, &err, false);
+}
+
+static void on_lost(void *arg, const struct err *err)
+{
+	outgoing_lost(arg, err, false);
+}
+
+static const struct link_ops link_ops = {
+	.message = on_message,
+	.pages = on_pages,
+	.lost = on_lost,
+};
+
+/* ---- start ---- */
+
+static void say_hello(struct migration *m)
+{
+	Postern__Wire__Hello hello = POSTERN__WIRE__HELLO__INIT;
+	Postern__Wire__Shape shape = POSTERN__WIRE__SHAPE__INIT;
+
+	migration_fill_shape(m, &shape);
+	hello.major = WIRE_MAJOR;
+	hello.minor = WIRE_MINOR;
+	hello.postern = (char *)(uintptr_t)POSTERN_VERSION;
+	hello.session.data = m->session;
+	hello.session.len = SESSION_BYTES;
+	hello.shape = &shape;
+	m->out = OUT_HELLO;
+	link_send(m->link, WIRE(HELLO), &hello);
+	migration_drop_shape(&shape);
+}
+
+static void say_resume(struct migration *m)
+{
+	Postern__Wire__Resume resume = POSTERN__WIRE__RESUME__INIT;
+
+	resume.session.data = m->session;
+	resume.session.len = SESSION_BYTES;
+	resume.epoch = m->epoch;
+	m->resume = RESUME_ASKED;
+	link_send(m->link, WIRE(RESUME), &resume);
+}
+
+static void on_connected(void *arg, const int fd[WIRE_CHANNELS])
+{
+	struct migration *m = arg;
+	struct err err;
+
+	connector_free(m->connector);
+	m->connector = NULL;
+	if (link_new(&m->link, m->loop, fd, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
+		m->link = NULL;
+		outgoing_lost(m, &err, false);
+		return;
+	}
+	if (m->out >= OUT_DECIDED)
+		say_resume(m);
+	else
+		say_hello(m);
+}
+
+static void on_connect_failed(void *arg, const struct err *err)
+{
+	outgoing_lost(arg, err, false);
+}
+
+static const struct connector_ops connector_ops = {
+	.connected = on_connected,
+	.failed = on_connect_failed,
+};
+
+static int connect_to(struct migration *m, const struct uri *uri, struct err *err)
+{
+	struct preface preface = { .epoch = m->epoch };
+
+	memcpy(preface.session, m->session, SESSION_BYTES);
+	return connector_new(&m->connector, m->loop, uri, &preface, m->params.link_timeout_ms, &connector_ops, m,
+			     err);
+}
+
+/* May this machine be migrated away now? */
+static int check_machine(struct migration *m, struct err *err)
+{
+	enum run_state state = machine_state(m->machine);
+	struct memory_stats stats;
+
+	if (memory_is_late(machine_memory(m->machine))) {
+		memory_stats(machine_memory(m->machine), &stats);
+		return err_set(err, -EBUSY,
+			       "%" PRIu64 " pages of this guest's own memory have not come yet; migrate when they have",
+			       stats.missing);
+	}
+	switch (state) {
+	case RUN_STATE_PRELAUNCH:
+	case RUN_STATE_RUNNING:
+	case RUN_STATE_PAUSED:
+	case RUN_STATE_DEBUG:
+	case RUN_STATE_GUEST_PANICKED:
+		return 0;
+	case RUN_STATE_POSTMIGRATE:
+		return err_set(err, -EBUSY, "the guest has been migrated away from here");
+	default:
+		return err_set(err, -EBUSY, "a machine in state %s cannot be migrated", run_state_name(state));
+	}
+}
+
+int outgoing_start(struct migration *m, const struct uri *uri, struct err *err)
+{
+	int r = check_machine(m, err);
+
+	if (r < 0)
+		return r;
+	if (getrandom(m->session, SESSION_BYTES, 0) != SESSION_BYTES)
+		return err_errno(err, -errno, "a new session's number");
+	m->epoch = 0;
+	r = connect_to(m, uri, err);
+	if (r < 0)
+		return r;
+	m->incoming = false;
+	m->error[0] = 0;
+	m->recoveries = 0;
+	m->sampled_bytes = m->bytes_per_second = 0;
+	m->started_ns = clock_now_ns();
+	m->hello_ns = m->paused_ns = m->ran_ns = m->ended_ns = 0;
+	m->out = OUT_CONNECT;
+	migration_set_status(m, MIGRATION_SETUP);
+	return 0;
+}
+
+int outgoing_resume(struct migration *m, const struct uri *uri, struct err *err)
+{
+	int r;
+
+	if (m->epoch == UINT32_MAX)
+		return err_set(err, -EOVERFLOW, "resumed too often");
+	m->epoch++;
+	r = connect_to(m, uri, err);
+	if (r < 0)
+		return r;
+	m->resume = RESUME_CONNECT;
+	migration_set_status(m, MIGRATION_POSTCOPY_RECOVER);
+	return 0;
+}

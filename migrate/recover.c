@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * What the destination still lacks, after a lost link. Its page states are the truth: what was sent and not placed was lost with
+ * the link, so the source forgets what it sent and marks what it is told.
+ *
+ * The bitmap travels in pieces of at most PIECE_BYTES, in ascending order, region by region, and covers every page
+ * exactly once; the source takes nothing less.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "migrate/internal.h"
+
+#define PIECE_BYTES ((uint64_t)256 << 10)
+#define PIECE_PAGES (PIECE_BYTES * 8)
+
+uint64_t recover_count_missing(struct migration *m)
+{
+	struct memory_stats stats;
+
+	memory_stats(machine_memory(m->machine), &stats);
+	return stats.missing;
+}
+
+static int send_piece(struct migration *m, gfn_t first, uint64_t pages, uint8_t *bits)
+{
+	Postern__Wire__Missing missing = POSTERN__WIRE__MISSING__INIT;
+	int64_t r = memory_missing_bitmap(machine_memory(m->machine), first, pages, bits);
+
+	if (r < 0)
+		return (int)r;
+	missing.gfn = first.v;
+	missing.pages = pages;
+	missing.bits.data = bits;
+	missing.bits.len = (pages + 7) / 8;
+	link_send(m->link, WIRE(MISSING), &missing);
+	return 0;
+}
+
+void recover_send_missing(struct migration *m)
+{
+	Postern__Wire__MissingEnd end = POSTERN__WIRE__MISSING_END__INIT;
+	const struct memory_region *regions;
+	uint8_t *bits = malloc(PIECE_BYTES);
+	struct err err;
+	unsigned int i, n;
+	uint64_t at;
+	int r = bits ? 0 : -ENOMEM;
+
+	regions = memory_regions(machine_memory(m->machine), &n);
+	for (i = 0; i < n && !r; i++)
+		for (at = 0; at < regions[i].pages && !r; at += PIECE_PAGES) {
+			uint64_t left = regions[i].pages - at;
+
+			r = send_piece(m, GFN(regions[i].first.v + at),
+				       left < PIECE_PAGES ? left : PIECE_PAGES, bits);
+		}
+	free(bits);
+	if (!r) {
+		link_send(m->link, WIRE(MISSING_END), &end);
+		return;
+	}
+	err_errno(&err, r, "telling which pages are missing");
+	link_fail(m->link, &err);
+}
+
+void recover_begin(struct migration *m)
+{
+	m->told_pages = 0;
+	m->told_missing = 0;
+}
+
+/* The page that is `index` pages from the start of all regions laid end to end. */
+static gfn_t page_at(const struct migration *m, uint64_t index)
+{
+	const struct memory_region *regions;
+	unsigned int i, n;
+
+	regions = memory_regions(machine_memory(m->machine), &n);
+	for (i = 0; i < n; i++) {
+		if (index < regions[i].pages)
+			return GFN(regions[i].first.v + index);
+		index -= regions[i].pages;
+	}
+	return GFN(UINT64_MAX);
+}
+
+/* Marks the pieces of `pages` pages from `first` on by their bits, run by run. */
+static void mark_bits(struct migration *m, gfn_t first, uint64_t pages, const uint8_t *bits)
+{
+	uint64_t i = 0, run;
+
+	while (i < pages) {
+		bool missing = bits[i / 8] >> (i % 8) & 1;
+
+		for (run = 1; i + run < pages; run++)
+			if ((bits[(i + run) / 8] >> ((i + run) % 8) & 1) != missing)
+				break;
+		/* The range was checked to be RAM of one region. */
+		sender_mark(m->sender, GFN(first.v + i), run, !missing);
+		if (missing)
+			m->told_missing += run;
+		i += run;
+	}
+}
+
+int recover_take_missing(struct migration *m, const Postern__Wire__Missing *missing, struct err *err)
+{
+	struct memory *mem = machine_memory(m->machine);
+	uint64_t pages = missing->pages;
+
+	if (!pages || pages > PIECE_PAGES || missing->bits.len != (pages + 7) / 8)
+		return err_set(err, -EBADMSG, "Missing message of %" PRIu64 " pages in %zu bytes", pages,
+			       missing->bits.len);
+	if (missing->gfn != page_at(m, m->told_pages).v ||
+	    !memory_is_ram(mem, gfn_to_gpa(GFN(missing->gfn)), pages * PAGE_BYTES))
+		return err_set(err, -EBADMSG,
+			       "Missing message of %" PRIu64 " pages from 0x%" PRIx64
+			       ", which are not the next of this guest's RAM", pages, missing->gfn);
+	mark_bits(m, GFN(missing->gfn), pages, missing->bits.data);
+	m->told_pages += pages;
+	return 0;
+}
+
+int recover_end(struct migration *m, struct err *err)
+{
+	uint64_t pages = memory_pages(machine_memory(m->machine));
+
+	if (m->told_pages != pages || m->told_missing != m->reply_missing)
+		return err_set(err, -EBADMSG,
+			       "told about %" PRIu64 " of %" PRIu64 " pages, of which %" PRIu64 " are missing and not %" PRIu64,
+			       m->told_pages, pages, m->told_missing, m->reply_missing);
+	log_info("migration: going on with %" PRIu64 " of %" PRIu64 " pages to send", m->told_missing, pages);
+	return 0;
+}

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * Requests. request() is called by whoever noticed the miss, mostly the fault thread, and must not wait: the frame is
+ * sent with MSG_DONTWAIT under a lock that is never held across a wait. What the socket does not take goes into a ring
+ * of fixed size, in order, and the urgent thread sends it on when the socket is writable again (an eventfd makes it
+ * look). If the ring is full the link is not worth its name any more and is given up.
+ *
+ * Requests are not repeated and need not be: the connection either delivers them or breaks, and then memory_detach
+ * makes their pages MISSING, so that the next link asks for them anew.
+ *
+ * Receiving. Each thread reads a header, checks it, reads what it promises, checks that, and only then lets memory see it.
+ * A fill may find the page there already: the urgent and the bulk connection race, which is harmless.
+ */
+#include "source/peer.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define QUEUE_BYTES (256u << 10)
+
+struct peer {
+	struct page_source source;
+	struct memory *mem;
+	struct stream_pair pair;
+	pthread_t urgent_thread, bulk_thread;
+	bool started;
+	int wake;			/* eventfd: the queue is no longer empty, or stop */
+	_Atomic bool stop;		/* the threads are to end, and nobody wants to hear why */
+	_Atomic bool lost;		/* the link's failure was reported: only the first counts */
+
+	pthread_mutex_t lock;		/* guards the queue, and that frames do not mix on the urgent connection */
+	bool dead;			/* not started, or lost: request() says -ENOTCONN */
+	uint8_t *queue;			/* ring */
+	size_t queue_first, queue_len;
+
+	_Atomic uint64_t bytes, pages_normal, pages_zero, pages_urgent, requests, queued_max;
+};
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	/* Statistics order nothing. */
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static void peer_lost(struct peer *peer, enum wire_channel channel, struct err *err)
+{
+	if (atomic_load(&peer->stop) || atomic_exchange(&peer->lost, true))
+		return;
+	err_prefix(err, "%s connection", wire_channel_name(channel));
+	peer->pair.lost(peer->pair.arg, err);
+}
+
+/* ---- requests ---- */
+
+/* Sends from the ring what the socket takes. Called with the lock held. 0, or why the link is dead. */
+static int queue_flush(struct peer *peer, struct err *err)
+{
+	while (peer->queue_len) {
+		size_t piece = QUEUE_BYTES - peer->queue_first;
+		ssize_t sent;
+
+		if (piece > peer->queue_len)
+			piece = peer->queue_len;
+		sent = send(peer->pair.urgent, peer->queue + peer->queue_first, piece,
+			    MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (sent < 0) {
+			if (errno == EINTR)
+				continue;
+			if (errno == EAGAIN || errno == EWOULDBLOCK)
+				return 0;
+			return err_errno(err, -errno, "sending a request");
+		}
+		peer->queue_first = (peer->queue_first + (size_t)sent) % QUEUE_BYTES;
+		peer->queue_len -= (size_t)sent;
+	}
+	return 0;
+}
+
+/* Called with the lock held. */
+static int queue_add(struct peer *peer, const uint8_t *data, size_t len, struct err *err)
+{
+	size_t i;
+
+	if (len > QUEUE_BYTES - peer->queue_len)
+		return err_set(err, -ENOBUFS, "the source does not take requests (%zu bytes of them wait)",
+			       peer->queue_len);
+	for (i = 0; i < len; i++)
+		peer->queue[(peer->queue_first + peer->queue_len + i) % QUEUE_BYTES] = data[i];
+	peer->queue_len += len;
+	return 0;
+}
+
+/* Called with the lock held. */
+static int request_frame(struct peer *peer, gfn_t first, uint32_t n, struct err *err)
+{
+	struct frame frame = { .type = FRAME_REQUEST, .count = n, .gfn = first };
+	uint8_t head[FRAME_BYTES];
+	bool was_empty = !peer->queue_len;
+	int r;
+
+	frame_encode(&frame, head);
+	r = queue_add(peer, head, sizeof(head), err);
+	if (r < 0)
+		return r;
+	r = queue_flush(peer, err);
+	if (r < 0)
+		return r;
+	count(&peer->requests, 1);
+	if (peer->queue_len > atomic_load_explicit(&peer->queued_max, memory_order_relaxed))
+		atomic_store_explicit(&peer->queued_max, peer->queue_len, memory_order_relaxed);
+	if (was_empty && peer->queue_len)
+		eventfd_write(peer->wake, 1);
+	return 0;
+}
+
+static int peer_request(struct page_source *source, gfn_t first, uint64_t n)
+{
+	struct peer *peer = (struct peer *)source;	/* the first member */
+	struct err err;
+	int r = 0;
+
+	pthread_mutex_lock(&peer->lock);
+	if (peer->dead)
+		r = -ENOTCONN;
+	while (!r && n) {
+		uint32_t piece = n < FRAME_REQUEST_MAX ? (uint32_t)n : FRAME_REQUEST_MAX;
+
+		r = request_frame(peer, first, piece, &err);
+		first.v += piece;
+		n -= piece;
+		if (r < 0)
+			peer->dead = true;
+	}
+	pthread_mutex_unlock(&peer->lock);
+	if (r < 0 && r != -ENOTCONN) {
+		peer_lost(peer, WIRE_URGENT, &err);
+		r = -ENOTCONN;
+	}
+	return r;
+}
+
+static const struct page_source_ops peer_ops = {
+	.name = "peer",
+	.request = peer_request,
+};
+
+/* ---- receiving ---- */
+
+/* Where one thread puts what it receives. */
+struct inbox {
+	uint8_t *sums;
+	uint8_t *pages;
+};
+
+static int inbox_init(struct inbox *inbox, struct err *err)
+{
+	inbox->sums = malloc(FRAME_SUMS_BYTES(FRAME_PAGES_MAX));
+	inbox->pages = aligned_alloc(PAGE_BYTES, FRAME_PAGES_MAX * PAGE_BYTES);
+	if (inbox->sums && inbox->pages)
+		return 0;
+	return err_set(err, -ENOMEM, "no memory to receive pages");
+}
+
+static void inbox_fini(struct inbox *inbox)
+{
+	free(inbox->sums);
+	free(inbox->pages);
+}
+
+/* One frame from start to end. */
+static int receive_frame(struct peer *peer, int fd, enum wire_channel channel, struct inbox *inbox,
+			 struct err *err)
+{
+	_Atomic int64_t *heard = peer->pair.heard_ns;
+	uint8_t head[FRAME_BYTES];
+	struct frame frame;
+	int r;
+
+	r = stream_receive(fd, head, sizeof(head), heard, err);
+	if (r < 0)
+		return r;
+	r = frame_decode(&frame, head, err);
+	if (r < 0)
+		return r;
+	if (frame.type == FRAME_PAGES) {
+		r = stream_receive(fd, inbox->sums, FRAME_SUMS_BYTES(frame.count), heard, err);
+		if (r < 0)
+			return r;
+		r = stream_receive(fd, inbox->pages, frame.count * PAGE_BYTES, heard, err);
+		if (r < 0)
+			return r;
+	} else if (frame.type == FRAME_MESSAGE) {
+		return err_set(err, -EBADMSG, "a message where only pages belong");
+	}
+	r = stream_place(peer->mem, &frame, inbox->sums, inbox->pages, err);
+	if (r < 0)
+		return r;
+	count(&peer->bytes, sizeof(head) + frame.payload_bytes);
+	count(frame.type == FRAME_PAGES ? &peer->pages_normal : &peer->pages_zero,
+	      frame.type == FRAME_LOST ? 0 : frame.count);
+	if (channel == WIRE_URGENT)
+		count(&peer->pages_urgent, frame.count);
+	return 0;
+}
+
+static void *bulk_main(void *arg)
+{
+	struct peer *peer = arg;
+	struct inbox inbox;
+	struct err err = { 0 };
+
+	pthread_setname_np(pthread_self(), "peer-bulk");
+	if (!inbox_init(&inbox, &err))
+		while (!receive_frame(peer, peer->pair.bulk, WIRE_BULK, &inbox, &err))
+			;
+	peer_lost(peer, WIRE_BULK, &err);
+	inbox_fini(&inbox);
+	return NULL;
+}
+
+/* Waits until a frame has come, and sends queued requests meanwhile. */
+static int urgent_wait(struct peer *peer, struct err *err)
+{
+	struct pollfd fds[2] = {
+		{ .fd = peer->pair.urgent, .events = POLLIN },
+		{ .fd = peer->wake, .events = POLLIN },
+	};
+	eventfd_t unused;
+
+	for (;;) {
+		int r = 0;
+
+		pthread_mutex_lock(&peer->lock);
+		if (!peer->dead)
+			r = queue_flush(peer, err);
+		fds[0].events = (short)(POLLIN | (peer->queue_len && !peer->dead ? POLLOUT : 0));
+		pthread_mutex_unlock(&peer->lock);
+		if (r < 0)
+			return r;
+		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+			return err_errno(err, -errno, "poll");
+		if (atomic_load(&peer->stop))
+			return err_set(err, -EINTR, "stopped");
+		if (fds[1].revents)
+			eventfd_read(peer->wake, &unused);
+		if (fds[0].revents & ~POLLOUT)
+			return 0;
+	}
+}
+
+static void *urgent_main(void *arg)
+{
+	struct peer *peer = arg;
+	struct inbox inbox;
+	struct err err = { 0 };
+
+	pthread_setname_np(pthread_self(), "peer-urgent");
+	if (!inbox_init(&inbox, &err))
+		while (!urgent_wait(peer, &err) &&
+		       !receive_frame(peer, peer->pair.urgent, WIRE_URGENT, &inbox, &err))
+			;
+	peer_lost(peer, WIRE_URGENT, &err);
+	inbox_fini(&inbox);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+int peer_new(struct peer **out, struct memory *mem, struct err *err)
+{
+	struct peer *peer = calloc(1, sizeof(*peer));
+
+	if (!peer)
+		return err_set(err, -ENOMEM, "no memory for the migration");
+	peer->queue = malloc(QUEUE_BYTES);
+	peer->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!peer->queue || peer->wake < 0) {
+		if (peer->wake >= 0)
+			close(peer->wake);
+		free(peer->queue);
+		free(peer);
+		return err_set(err, -ENOMEM, "no memory or file descriptor for the migration");
+	}
+	peer->source.ops = &peer_ops;
+	peer->mem = mem;
+	peer->dead = true;
+	pthread_mutex_init(&peer->lock, NULL);
+	*out = peer;
+	return 0;
+}
+
+int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *err)
+{
+	int r;
+
+	peer->pair = *pair;
+	atomic_store(&peer->stop, false);
+	atomic_store(&peer->lost, false);
+	peer->queue_first = peer->queue_len = 0;
+	r = -pthread_create(&peer->urgent_thread, NULL, urgent_main, peer);
+	if (r < 0)
+		return err_errno(err, r, "starting the urgent thread");
+	r = -pthread_create(&peer->bulk_thread, NULL, bulk_main, peer);
+	if (r < 0) {
+		atomic_store(&peer->stop, true);
+		shutdown(pair->urgent, SHUT_RDWR);
+		pthread_join(peer->urgent_thread, NULL);
+		return err_errno(err, r, "starting the bulk thread");
+	}
+	peer->started = true;
+	pthread_mutex_lock(&peer->lock);
+	peer->dead = false;
+	pthread_mutex_unlock(&peer->lock);
+	memory_attach(peer->mem, &peer->source);
+	return 0;
+}
+
+void peer_stop(struct peer *peer)
+{
+	if (!peer->started)
+		return;
+	atomic_store(&peer->stop, true);
+	pthread_mutex_lock(&peer->lock);
+	peer->dead = true;
+	pthread_mutex_unlock(&peer->lock);
+	memory_detach(peer->mem);
+	shutdown(peer->pair.urgent, SHUT_RDWR);
+	shutdown(peer->pair.bulk, SHUT_RDWR);
+	eventfd_write(peer->wake, 1);
+	pthread_join(peer->urgent_thread, NULL);
+	pthread_join(peer->bulk_thread, NULL);
+	peer->started = false;
+}
+
+void peer_free(struct peer *peer)
+{
+	if (!peer)
+		return;
+	peer_stop(peer);
+	pthread_mutex_destroy(&peer->lock);
+	close(peer->wake);
+	free(peer->queue);
+	free(peer);
+}
+
+void peer_stats(const struct peer *peer, struct peer_stats *stats)
+{
+	*stats = (struct peer_stats){
+		.bytes = atomic_load_explicit(&peer->bytes, memory_order_relaxed),
+		.pages_normal = atomic_load_explicit(&peer->pages_normal, memory_order_relaxed),
+		.pages_zero = atomic_load_explicit(&peer->pages_zero, memory_order_relaxed),
+		.pages_urgent = atomic_load_explicit(&peer->pages_urgent, memory_order_relaxed),
+		.requests = atomic_load_explicit(&peer->requests, memory_order_relaxed),
+		.queued_max = atomic_load_explicit(&peer->queued_max, memory_order_relaxed),
+	};
+}

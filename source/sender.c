@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * Two threads. The bulk thread walks all of RAM in ascending order and sends what is not marked sent: runs of zero pages
+ * as one header, runs of others as one frame each, no faster than the limit. The urgent thread reads requests and
+ * answers each at once, whatever the bulk does; it also sends pages that are marked sent, since the bulk may have them
+ * in flight behind megabytes of others. The destination keeps whichever comes first.
+ *
+ * The guest is paused, so its memory does not change between the checksum and the send, and pages are sent from where
+ * they are. They are got with GUP_NOWAIT: a migration out of memory that is itself late is refused before it starts, so a page
+ * that is not here is an error, and never a wait.
+ *
+ * A mark is an atomic bit. Bulk and urgent may both take a page; the mark only decides who counts it and what the bulk skips.
+ */
+#include "source/sender.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "memory/gup.h"
+#include "source/bucket.h"
+
+#define RUN_PAGES 64u		/* pages of one frame of data */
+#define ZERO_RUN_PAGES 512u	/* pages of one frame of zeros */
+
+struct sender_region {
+	gfn_t first;
+	uint64_t pages;
+	_Atomic uint64_t *sent;		/* a bit a page */
+};
+
+struct sender {
+	struct memory *mem;
+	struct stream_pair pair;
+	pthread_t urgent_thread, bulk_thread;
+	bool started;
+	_Atomic bool stop, lost;
+
+	pthread_mutex_t lock;		/* guards limit, and the bulk thread's sleep */
+	pthread_cond_t changed;		/* limit or stop */
+	uint64_t limit;
+
+	uint64_t pages;
+	_Atomic uint64_t unsent;
+	_Atomic uint64_t bytes, pages_normal, pages_zero, pages_urgent, pages_lost;
+	unsigned int nregions;
+	struct sender_region region[MEMORY_REGIONS_MAX];
+};
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	/* Statistics order nothing. */
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static void sender_lost(struct sender *sender, enum wire_channel channel, struct err *err)
+{
+	if (atomic_load(&sender->stop) || atomic_exchange(&sender->lost, true))
+		return;
+	err_prefix(err, "%s connection", wire_channel_name(channel));
+	sender->pair.lost(sender->pair.arg, err);
+}
+
+/* ---- marks ---- */
+
+static struct sender_region *region_of(struct sender *sender, gfn_t gfn)
+{
+	unsigned int i;
+
+	for (i = 0; i < sender->nregions; i++)
+		if (gfn.v - sender->region[i].first.v < sender->region[i].pages)
+			return &sender->region[i];
+	return NULL;
+}
+
+static bool is_sent(const struct sender_region *region, uint64_t page)
+{
+	/* The marks order nothing: page contents do not change, and either thread may send any page. */
+	return atomic_load_explicit(&region->sent[page / 64], memory_order_relaxed) >> (page % 64) & 1;
+}
+
+/* Returns whether it was not marked before. */
+static bool mark_sent(struct sender *sender, struct sender_region *region, uint64_t page)
+{
+	uint64_t bit = UINT64_C(1) << (page % 64);
+
+	if (atomic_fetch_or_explicit(&region->sent[page / 64], bit, memory_order_relaxed) & bit)
+		return false;
+	atomic_fetch_sub_explicit(&sender->unsent, 1, memory_order_relaxed);
+	return true;
+}
+
+static void mark_unsent(struct sender *sender, struct sender_region *region, uint64_t page)
+{
+	uint64_t bit = UINT64_C(1) << (page % 64);
+
+	if (atomic_fetch_and_explicit(&region->sent[page / 64], ~bit, memory_order_relaxed) & bit)
+		atomic_fetch_add_explicit(&sender->unsent, 1, memory_order_relaxed);
+}
+
+int sender_mark(struct sender *sender, gfn_t first, uint64_t n, bool sent)
+{
+	struct sender_region *region = region_of(sender, first);
+	uint64_t page, end;
+
+	if (!region)
+		return -EFAULT;
+	page = first.v - region->first.v;
+	if (n > region->pages - page)
+		return -EFAULT;
+	for (end = page + n; page < end; page++) {
+		if (sent)
+			mark_sent(sender, region, page);
+		else
+			mark_unsent(sender, region, page);
+	}
+	return 0;
+}
+
+/* The first page from `page` on that is not sent; region->pages: none. */
+static uint64_t next_unsent(const struct sender_region *region, uint64_t page)
+{
+	while (page < region->pages) {
+		uint64_t word = ~atomic_load_explicit(&region->sent[page / 64], memory_order_relaxed);
+
+		word &= UINT64_MAX << (page % 64);
+		if (word) {
+			page = (page & ~UINT64_C(63)) + (uint64_t)__builtin_ctzll(word);
+			return page < region->pages ? page : region->pages;
+		}
+		page = (page | 63) + 1;
+	}
+	return region->pages;
+}
+
+/* How many pages from `page` (which is unsent) on are unsent, at most max. */
+static uint32_t unsent_run(const struct sender_region *region, uint64_t page, uint32_t max)
+{
+	uint32_t n = 1;
+
+	while (n < max && page + n < region->pages && !is_sent(region, page + n))
+		n++;
+	return n;
+}
+
+/* ---- reading guest memory ---- */
+
+/*
+ * Gets up to n pages: the span's pages, as many as can be had in one piece. 0; -EIO: the first page is LOST here; else an error
+ * that ends the link.
+ */
+static int pages_get(struct sender *sender, gfn_t first, uint32_t n, struct gup_span *span, struct err *err)
+{
+	int r;
+
+	memory_map_lock(sender->mem);
+	r = gup(sender->mem, gfn_to_gpa(first), n * PAGE_BYTES, GUP_NOWAIT, NULL, span);
+	/* Whether it is the first or a later page: ask for the first alone. */
+	if (r == -EIO && n > 1)
+		r = gup(sender->mem, gfn_to_gpa(first), PAGE_BYTES, GUP_NOWAIT, NULL, span);
+	memory_map_unlock(sender->mem);
+	if (!r || r == -EIO)
+		return r;
+	return err_errno(err, r, "reading page 0x%" PRIx64 " of the guest", first.v);
+}
+
+/* How many pages from the span's start on are alike: all zero (at most ZERO_RUN_PAGES) or none (at most RUN_PAGES). */
+static uint32_t run_alike(const struct gup_span *span, bool *zero)
+{
+	uint32_t n = 1, max;
+
+	*zero = page_is_zero(span->hva);
+	max = *zero ? ZERO_RUN_PAGES : RUN_PAGES;
+	while (n < max && n < span->pages && page_is_zero(span->hva + n * PAGE_BYTES) == *zero)
+		n++;
+	return n;
+}
+
+/* Sends n alike pages and counts them. */
+static int run_send(struct sender *sender, int fd, const struct gup_span *span, uint32_t n, bool zero,
+		    struct err *err)
+{
+	int r;
+
+	if (zero)
+		r = stream_send_bare(fd, FRAME_ZERO, span->first, n, err);
+	else
+		r = stream_send_pages(fd, span->first, n, span->hva, err);
+	if (r < 0)
+		return r;
+	count(&sender->bytes, FRAME_BYTES + (zero ? 0 : FRAME_PAGES_BYTES(n)));
+	count(zero ? &sender->pages_zero : &sender->pages_normal, n);
+	return 0;
+}
+
+static int lost_send(struct sender *sender, int fd, gfn_t gfn, struct err *err)
+{
+	int r = stream_send_bare(fd, FRAME_LOST, gfn, 1, err);
+
+	if (r < 0)
+		return r;
+	count(&sender->bytes, FRAME_BYTES);
+	count(&sender->pages_lost, 1);
+	return 0;
+}
+
+/* ---- bulk ---- */
+
+/* Waits until `bytes` may be sent. False: stop. */
+static bool bulk_wait(struct sender *sender, struct bucket *bucket, uint64_t bytes)
+{
+	int64_t wait_ns;
+
+	pthread_mutex_lock(&sender->lock);
+	for (;;) {
+		int64_t now = clock_now_ns();
+		struct timespec until;
+
+		if (sender->limit != bucket->rate)
+			bucket_set_rate(bucket, sender->limit, now);
+		if (atomic_load(&sender->stop))
+			break;
+		wait_ns = bucket_take(bucket, bytes, now);
+		if (!wait_ns)
+			break;
+		until = clock_to_timespec(now + wait_ns);
+		pthread_cond_timedwait(&sender->changed, &sender->lock, &until);
+	}
+	pthread_mutex_unlock(&sender->lock);
+	return !atomic_load(&sender->stop);
+}
+
+/* Marks pages from `page` on, up to n, stopping at one that the urgent thread was faster with; how many. */
+static uint32_t bulk_claim(struct sender *sender, struct sender_region *region, uint64_t page, uint32_t n)
+{
+	uint32_t i;
+
+	for (i = 0; i < n; i++)
+		if (!mark_sent(sender, region, page + i))
+			break;
+	return i;
+}
+
+/* Sends one frame that begins with the unsent page; *done gets the pages dealt with. */
+static int bulk_step(struct sender *sender, struct bucket *bucket, struct sender_region *region,
+		     uint64_t page, uint32_t *done, struct err *err)
+{
+	gfn_t gfn = GFN(region->first.v + page);
+	struct gup_span span;
+	uint32_t n;
+	bool zero;
+	int r;
+
+	r = pages_get(sender, gfn, unsent_run(region, page, ZERO_RUN_PAGES), &span, err);
+	*done = 1;
+	if (r == -EIO)
+		return bulk_claim(sender, region, page, 1) ? lost_send(sender, sender->pair.bulk, gfn, err) : 0;
+	if (r < 0)
+		return r;
+	n = run_alike(&span, &zero);
+	if (bulk_wait(sender, bucket, FRAME_BYTES + (zero ? 0 : FRAME_PAGES_BYTES(n)))) {
+		n = bulk_claim(sender, region, page, n);
+		if (n) {
+			*done = n;
+			r = run_send(sender, sender->pair.bulk, &span, n, zero, err);
+		}
+	}
+	gup_put(sender->mem, &span);
+	return r;
+}
+
+static int bulk_walk(struct sender *sender, struct bucket *bucket, struct err *err)
+{
+	unsigned int i;
+
+	for (i = 0; i < sender->nregions; i++) {
+		struct sender_region *region = &sender->region[i];
+		uint64_t page = next_unsent(region, 0);
+
+		while (page < region->pages && !atomic_load(&sender->stop)) {
+			uint32_t done;
+			int r = bulk_step(sender, bucket, region, page, &done, err);
+
+			if (r < 0)
+				return r;
+			page = next_unsent(region, page + done);
+		}
+	}
+	return 0;
+}
+
+/*
+ * When everything is sent the thread ends. It does not tell: completion is the destination's to declare, and a
+ * connection that breaks is noticed by the others.
+ */
+static void *bulk_main(void *arg)
+{
+	struct sender *sender = arg;
+	struct bucket bucket;
+	struct err err = { 0 };
+
+	pthread_setname_np(pthread_self(), "send-bulk");
+	bucket_init(&bucket, 0, clock_now_ns());
+	if (bulk_walk(sender, &bucket, &err) < 0)
+		sender_lost(sender, WIRE_BULK, &err);
+	return NULL;
+}
+
+/* ---- urgent ---- */
+
+static int urgent_answer(struct sender *sender, struct sender_region *region, gfn_t first, uint32_t count_left,
+			 struct err *err)
+{
+	while (count_left) {
+		struct gup_span span;
+		uint32_t n = 1, i;
+		bool zero;
+		int r;
+
+		r = pages_get(sender, first, count_left < RUN_PAGES ? count_left : RUN_PAGES, &span, err);
+		if (r == -EIO) {
+			r = lost_send(sender, sender->pair.urgent, first, err);
+		} else if (!r) {
+			n = run_alike(&span, &zero);
+			r = run_send(sender, sender->pair.urgent, &span, n, zero, err);
+			gup_put(sender->mem, &span);
+			count(&sender->pages_urgent, n);
+		}
+		if (r < 0)
+			return r;
+		for (i = 0; i < n; i++)
+			mark_sent(sender, region, first.v - region->first.v + i);
+		first.v += n;
+		count_left -= n;
+	}
+	return 0;
+}
+
+static int urgent_step(struct sender *sender, struct err *err)
+{
+	struct sender_region *region;
+	uint8_t head[FRAME_BYTES];
+	struct frame frame;
+	int r;
+
+	r = stream_receive(sender->pair.urgent, head, sizeof(head), sender->pair.heard_ns, err);
+	if (r < 0)
+		return r;
+	r = frame_decode(&frame, head, err);
+	if (r < 0)
+		return r;
+	if (frame.type != FRAME_REQUEST)
+		return err_set(err, -EBADMSG, "%s frame from the destination", frame_type_name(frame.type));
+	region = region_of(sender, frame.gfn);
+	if (!region || frame.count > region->pages - (frame.gfn.v - region->first.v))
+		return err_set(err, -EBADMSG,
+			       "request of %u pages from 0x%" PRIx64 ", which are not this guest's RAM",
+			       frame.count, frame.gfn.v);
+	return urgent_answer(sender, region, frame.gfn, frame.count, err);
+}
+
+static void *urgent_main(void *arg)
+{
+	struct sender *sender = arg;
+	struct err err = { 0 };
+
+	pthread_setname_np(pthread_self(), "send-urgent");
+	while (!urgent_step(sender, &err))
+		;
+	sender_lost(sender, WIRE_URGENT, &err);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+static void sender_init_waits(struct sender *sender)
+{
+	pthread_condattr_t attr;
+
+	pthread_mutex_init(&sender->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&sender->changed, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+int sender_new(struct sender **out, struct memory *mem, struct err *err)
+{
+	struct sender *sender = calloc(1, sizeof(*sender));
+	const struct memory_region *regions;
+	unsigned int i, n;
+
+	if (!sender)
+		return err_set(err, -ENOMEM, "no memory for the migration");
+	sender_init_waits(sender);
+	sender->mem = mem;
+	regions = memory_regions(mem, &n);
+	for (i = 0; i < n; i++) {
+		struct sender_region *region = &sender->region[i];
+
+		region->first = regions[i].first;
+		region->pages = regions[i].pages;
+		region->sent = calloc(region->pages / 64 + 1, sizeof(*region->sent));
+		sender->nregions++;
+		if (!region->sent) {
+			sender_free(sender);
+			return err_set(err, -ENOMEM, "no memory for the migration");
+		}
+		sender->pages += region->pages;
+	}
+	sender->unsent = sender->pages;
+	*out = sender;
+	return 0;
+}
+
+int sender_start(struct sender *sender, const struct stream_pair *pair, struct err *err)
+{
+	int r;
+
+	sender->pair = *pair;
+	atomic_store(&sender->stop, false);
+	atomic_store(&sender->lost, false);
+	r = -pthread_create(&sender->urgent_thread, NULL, urgent_main, sender);
+	if (r < 0)
+		return err_errno(err, r, "starting the urgent thread");
+	r = -pthread_create(&sender->bulk_thread, NULL, bulk_main, sender);
+	if (r < 0) {
+		atomic_store(&sender->stop, true);
+		shutdown(pair->urgent, SHUT_RDWR);
+		pthread_join(sender->urgent_thread, NULL);
+		return err_errno(err, r, "starting the bulk thread");
+	}
+	sender->started = true;
+	return 0;
+}
+
+void sender_stop(struct sender *sender)
+{
+	if (!sender->started)
+		return;
+	pthread_mutex_lock(&sender->lock);
+	atomic_store(&sender->stop, true);
+	pthread_cond_broadcast(&sender->changed);
+	pthread_mutex_unlock(&sender->lock);
+	shutdown(sender->pair.urgent, SHUT_RDWR);
+	shutdown(sender->pair.bulk, SHUT_RDWR);
+	pthread_join(sender->urgent_thread, NULL);
+	pthread_join(sender->bulk_thread, NULL);
+	sender->started = false;
+}
+
+void sender_free(struct sender *sender)
+{
+	unsigned int i;
+
+	if (!sender)
+		return;
+	sender_stop(sender);
+	for (i = 0; i < sender->nregions; i++)
+		free(sender->region[i].sent);
+	pthread_cond_destroy(&sender->changed);
+	pthread_mutex_destroy(&sender->lock);
+	free(sender);
+}
+
+void sender_limit(struct sender *sender, uint64_t bytes_per_second)
+{
+	pthread_mutex_lock(&sender->lock);
+	sender->limit = bytes_per_second;
+	pthread_cond_broadcast(&sender->changed);
+	pthread_mutex_unlock(&sender->lock);
+}
+
+void sender_stats(const struct sender *sender, struct sender_stats *stats)
+{
+	*stats = (struct sender_stats){
+		.pages = sender->pages,
+		.unsent = atomic_load_explicit(&sender->unsent, memory_order_relaxed),
+		.bytes = atomic_load_explicit(&sender->bytes, memory_order_relaxed),
+		.pages_normal = atomic_load_explicit(&sender->pages_normal, memory_order_relaxed),
+		.pages_zero = atomic_load_explicit(&sender->pages_zero, memory_order_relaxed),
+		.pages_urgent = atomic_load_explicit(&sender->pages_urgent, memory_order_relaxed),
+		.pages_lost = atomic_load_explicit(&sender->pages_lost, memory_order_relaxed),
+	};
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The source's side of postcopy: sends all of a paused guest's memory, what is asked for first.
+ *
+ * It lives as long as the migration and is started anew with each link. What was sent is kept a bit a page; after a lost
+ * link the bits are set from what the destination says it has.
+ */
+#ifndef POSTERN_SOURCE_SENDER_H
+#define POSTERN_SOURCE_SENDER_H
+
+#include "source/stream.h"
+
+struct sender;
+
+/* Counters over all links. */
+struct sender_stats {
+	uint64_t pages;			/* of the guest */
+	uint64_t unsent;		/* not sent yet, as far as known */
+	uint64_t bytes;			/* sent on both connections */
+	uint64_t pages_normal, pages_zero;
+	uint64_t pages_urgent;		/* of these, those sent because they were asked for */
+	uint64_t pages_lost;		/* told to be lost */
+};
+
+/* One thread calls these; mem outlives the sender. Nothing is sent yet. */
+int sender_new(struct sender **out, struct memory *mem, struct err *err);
+/* Starts the two threads. The pair's lost() may be called before this returns. */
+int sender_start(struct sender *sender, const struct stream_pair *pair, struct err *err);
+/* Shuts the connections down and joins the threads; never waits for the far end. */
+void sender_stop(struct sender *sender);
+/* Stops as well. */
+void sender_free(struct sender *sender);
+
+/* Only while stopped: the n pages from `first` have been sent, or have not. Pages that are not RAM: -EFAULT. */
+int sender_mark(struct sender *sender, gfn_t first, uint64_t n, bool sent);
+
+/* Any thread. Limit of the bulk, bytes a second, 0: none. Takes effect at once. */
+void sender_limit(struct sender *sender, uint64_t bytes_per_second);
+void sender_stats(const struct sender *sender, struct sender_stats *stats);
+
+#endif

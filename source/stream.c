@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "source/stream.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+
+static void iov_consume(struct iovec **iov, int *n, size_t len)
+{
+	while (*n && len >= (*iov)->iov_len) {
+		len -= (*iov)->iov_len;
+		(*iov)++;
+		(*n)--;
+	}
+	if (*n) {
+		(*iov)->iov_base = (uint8_t *)(*iov)->iov_base + len;
+		(*iov)->iov_len -= len;
+	}
+}
+
+int stream_send(int fd, struct iovec *iov, int n, struct err *err)
+{
+	while (n) {
+		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)n };
+		ssize_t sent = sendmsg(fd, &msg, MSG_NOSIGNAL);
+
+		if (sent < 0) {
+			if (errno == EINTR)
+				continue;
+			return err_errno(err, -errno, "send");
+		}
+		iov_consume(&iov, &n, (size_t)sent);
+	}
+	return 0;
+}
+
+int stream_receive(int fd, void *buf, size_t len, _Atomic int64_t *heard_ns, struct err *err)
+{
+	uint8_t *to = buf;
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t got = recv(fd, to + done, len - done, 0);
+
+		if (got < 0) {
+			if (errno == EINTR)
+				continue;
+			return err_errno(err, -errno, "receive");
+		}
+		if (!got)
+			return err_set(err, -EPIPE, done ? "the peer closed the connection in the middle of a frame"
+							 : "the peer closed the connection");
+		done += (size_t)got;
+		/* Only a time stamp: it orders nothing. */
+		if (heard_ns)
+			atomic_store_explicit(heard_ns, clock_now_ns(), memory_order_relaxed);
+	}
+	return 0;
+}
+
+int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err)
+{
+	uint8_t head[FRAME_BYTES + FRAME_SUMS_BYTES(FRAME_PAGES_MAX)];
+	struct iovec iov[2] = {
+		{ .iov_base = head, .iov_len = FRAME_BYTES + FRAME_SUMS_BYTES(n) },
+		{ .iov_base = (void *)(uintptr_t)pages, .iov_len = n * PAGE_BYTES },
+	};
+
+	frame_encode_pages(head, first, n, pages);
+	return stream_send(fd, iov, 2, err);
+}
+
+int stream_send_bare(int fd, enum frame_type type, gfn_t first, uint32_t n, struct err *err)
+{
+	struct frame frame = { .type = type, .count = n, .gfn = first };
+	uint8_t head[FRAME_BYTES];
+	struct iovec iov = { .iov_base = head, .iov_len = sizeof(head) };
+
+	frame_encode(&frame, head);
+	return stream_send(fd, &iov, 1, err);
+}
+
+int stream_place(struct memory *mem, const struct frame *frame, const uint8_t *sums, const uint8_t *pages,
+		 struct err *err)
+{
+	int64_t r;
+
+	if (!memory_is_ram(mem, gfn_to_gpa(frame->gfn), frame->count * PAGE_BYTES))
+		return err_set(err, -EBADMSG, "%s frame of %u pages from 0x%" PRIx64 ", which are not this guest's RAM",
+			       frame_type_name(frame->type), frame->count, frame->gfn.v);
+	switch (frame->type) {
+	case FRAME_PAGES:
+		r = frame_check_pages(frame, sums, pages, err);
+		if (r < 0)
+			return (int)r;
+		r = memory_fill(mem, frame->gfn, frame->count, pages);
+		break;
+	case FRAME_ZERO:
+		r = memory_fill(mem, frame->gfn, frame->count, NULL);
+		break;
+	case FRAME_LOST:
+		r = memory_lose(mem, frame->gfn);
+		break;
+	default:
+		return err_set(err, -EBADMSG, "%s frame from the source", frame_type_name(frame->type));
+	}
+	if (r < 0)
+		return err_errno(err, (int)r, "placing %u pages from 0x%" PRIx64, frame->count, frame->gfn.v);
+	return 0;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * Blocking reads and writes of whole pieces, for the threads that move pages. A thread that is inside one of these is
+ * brought out by shutdown(2) of the socket, by another thread.
+ */
+#ifndef POSTERN_SOURCE_STREAM_H
+#define POSTERN_SOURCE_STREAM_H
+
+#include <stdatomic.h>
+#include <sys/uio.h>
+
+#include "base/err.h"
+#include "base/types.h"
+#include "memory/memory.h"
+#include "source/frame.h"
+
+/*
+ * The two connections that threads serve, as peer and sender borrow them: both are connected stream sockets in
+ * blocking mode, shut down but not closed by the borrower.
+ */
+struct stream_pair {
+	int urgent, bulk;
+	_Atomic int64_t *heard_ns;	/* set to the clock whenever anything was received */
+	/* Any thread, at most once a start: the connection failed, or the peer sent what it must not. Must not sleep. */
+	void (*lost)(void *arg, const struct err *err);
+	void *arg;
+};
+
+/* Sends all of iov (which it changes). 0, or a negative errno: -EPIPE also after shutdown. */
+int stream_send(int fd, struct iovec *iov, int n, struct err *err);
+/* Fills all of buf. 0, or a negative errno; -EPIPE: the peer closed, between pieces or (the text says so) inside one. */
+int stream_receive(int fd, void *buf, size_t len, _Atomic int64_t *heard_ns, struct err *err);
+
+/* Sends n (1 to FRAME_PAGES_MAX) pages from guest memory at `pages`. */
+int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err);
+/* Sends a frame that is a header only. */
+int stream_send_bare(int fd, enum frame_type type, gfn_t first, uint32_t n, struct err *err);
+
+/* Places a PAGES, ZERO or LOST frame's content in memory, after checking it. */
+int stream_place(struct memory *mem, const struct frame *frame, const uint8_t *sums, const uint8_t *pages,
+		 struct err *err);
+
+#endif
