@@ -2,33 +2,42 @@
  * Copyright The postern authors
  *
  * Character back ends of a serial port: standard input and output, a pty, a file, a unix socket, nothing.
- * Output never blocks the guest: what the far side does not take is dropped, oldest kept, and counted.
+ *
+ * Output never blocks the guest: it goes into a ring of CHARDEV_RING_BYTES that the main loop empties as the far side
+ * takes it. What does not fit is dropped, oldest kept, and counted. Output that comes while a socket has no
+ * client waits in the ring for the next one.
  */
 #ifndef POSTERN_DEVICE_CHARDEV_H
 #define POSTERN_DEVICE_CHARDEV_H
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
 #include "base/loop.h"
 
+#define CHARDEV_RING_BYTES ((size_t)256 << 10)
+
 enum chardev_kind {
 	CHARDEV_NULL,
 	CHARDEV_STDIO,	/* raw when a terminal; Ctrl-A is the escape key, as in QEMU: Ctrl-A x ends, Ctrl-A h helps, Ctrl-A a sends one */
 	CHARDEV_PTY,	/* the pty's name is logged, and linked at `path` if that is given */
-	CHARDEV_FILE,	/* output only, truncated */
-	CHARDEV_UNIX,	/* listens on `path`; one client at a time, a new one when it has gone; never waits for one */
+	CHARDEV_FILE,	/* output only; the file is truncated */
+	CHARDEV_UNIX,	/* listens on `path` (mode 0600); one client at a time, a new one when it has gone; never waits for one */
 };
 
 struct chardev_config {
 	enum chardev_kind kind;
-	const char *path;	/* copied */
+	char path[PATH_MAX];	/* "" if none */
 };
 
 struct chardev;
 
-/* Parses "null", "stdio", "pty[:LINK]", "file:PATH", "unix:PATH" (QEMU's ",server=on,wait=off" is accepted and ignored). */
+/*
+ * Parses "null" ("none"), "stdio", "pty[:LINK]", "file:PATH", "unix:PATH" (QEMU's ",server=on,wait=off" is accepted and
+ * ignored). -EINVAL: says what is allowed.
+ */
 int chardev_parse(struct chardev_config *config, const char *text, struct err *err);
 
 struct chardev_ops {
@@ -39,13 +48,27 @@ struct chardev_ops {
 	void *arg;
 };
 
+/*
+ * ops are copied. Errors name the path: -EADDRINUSE: somebody listens there; -EBUSY: stdio is in use; and what the
+ * system says. SIGPIPE must be ignored.
+ */
 int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_config *config,
 		const struct chardev_ops *ops, struct err *err);
 /* Any thread, never blocks. */
 void chardev_write(struct chardev *chardev, const uint8_t *data, size_t len);
 /* Any thread: there is room for input again. */
 void chardev_accept_input(struct chardev *chardev);
-/* Restores the terminal. Main thread. */
+/* Bytes of output that were dropped. Any thread. */
+uint64_t chardev_dropped(struct chardev *chardev);
+/*
+ * Restores the terminal, writes what is left (for at most some 50 ms), removes socket and link. Main thread, not from a
+ * callback. Memory goes when the loop has run the closing callbacks: before loop_free returns.
+ */
 void chardev_free(struct chardev *chardev);
+
+/*
+ * Restores the terminal if a CHARDEV_STDIO made it raw. Async-signal-safe: for signal handlers that end the process.
+ */
+void chardev_restore_terminal(void);
 
 #endif

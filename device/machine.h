@@ -63,8 +63,11 @@ struct machine_listener {
  * the loaded kernel. Errors say what to do.
  */
 int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err);
-/* Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits for a page. */
-void machine_free(struct machine *machine);
+/*
+ * Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits for a page. 0, or -ETIMEDOUT when a vCPU
+ * does not come out (vm_end_vcpus): nothing is freed then, and only _exit is left; the terminal is restored.
+ */
+int machine_free(struct machine *machine);
 
 void machine_listen(struct machine *machine, struct machine_listener *listener);
 void machine_unlisten(struct machine *machine, struct machine_listener *listener);
@@ -81,12 +84,15 @@ static inline bool machine_is_running(const struct machine *machine)
 
 /*
  * Parks all vCPUs and goes to `state` (also from one paused state to another). When it was running: the state
- * listener sees it leave RUNNING. 0, or -ETIMEDOUT with the vCPU that did not come out named.
+ * listener sees it leave RUNNING. PAUSED asked of a machine that does not run changes at most DEBUG; in INMIGRATE it clears
+ * autostart. 0, -EBUSY: `state` cannot follow the present one (run_state.c has the table); -ETIMEDOUT with the vCPU that did
+ * not come out named: the machine then runs on.
  */
 int machine_pause(struct machine *machine, enum run_state state, struct err *err);
 /*
- * cont. -EBUSY with the reason where it may not run: INMIGRATE before switchover (then remembered: see
- * machine_set_autostart), POSTMIGRATE, SHUTDOWN, IO_ERROR while the page is still lost.
+ * cont. 0 when it runs already, or, in INMIGRATE, when it will (see machine_set_autostart). -EBUSY with the reason where it may
+ * not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, IO_ERROR while a page is still lost, a reset that waits
+ * for pages.
  */
 int machine_cont(struct machine *machine, struct err *err);
 /* Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. */
@@ -95,11 +101,17 @@ int machine_leave_migrate(struct machine *machine, bool run, struct err *err);
 void machine_set_autostart(struct machine *machine, bool run);
 bool machine_autostart(const struct machine *machine);
 
-/* system_reset: loads the kernel anew. While pages are missing it is put off until all have come (logged). */
+/*
+ * system_reset: loads the kernel anew. While pages are missing the machine is paused, and the reset put off until all have
+ * come (logged). -EBUSY: in the middle of a migration; -EINVAL: no kernel was given; else the machine is in INTERNAL_ERROR.
+ */
 int machine_reset(struct machine *machine, bool by_guest, struct err *err);
-/* system_powerdown: presses the ACPI power button. */
+/* system_powerdown: presses the ACPI power button. -EBUSY: the guest is not here (any more, or yet). */
 int machine_powerdown(struct machine *machine, struct err *err);
-/* Ends the loop after the shutdown listeners have seen it. reason: "host-signal", "host-qmp-quit", "guest-shutdown"... */
+/*
+ * Asks every vCPU to park, without waiting for them, tells the shutdown listeners and ends the loop. reason:
+ * "host-signal", "host-qmp-quit", "guest-shutdown"... Only the first call counts.
+ */
 void machine_shutdown(struct machine *machine, bool by_guest, const char *reason);
 
 /*
@@ -107,7 +119,11 @@ void machine_shutdown(struct machine *machine, bool by_guest, const char *reason
  * (device/machine.proto), to be read only by machine_load of a machine of the same shape.
  */
 int machine_save(struct machine *machine, struct buf *out, struct err *err);
-/* Hostile input. On an error the machine's state is undefined but it may be loaded again. */
+/*
+ * Hostile input: all of the message is checked before anything is applied; what the parts hold is checked by their owners.
+ * On an error the machine's state is undefined but it may be loaded again. What the guest asked for (reset, power-off) before it
+ * was saved is done when the machine leaves INMIGRATE.
+ */
 int machine_load(struct machine *machine, const uint8_t *data, size_t len, struct err *err);
 /* Calls fn for every page that must have come before the machine runs on a destination; see arch_vcpu_early_pages. */
 int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err);

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The devices of the machine's board, each at its place on a bus. One implementation for each architecture
+ * (board_<name>.c), picked by the build.
+ */
+#ifndef POSTERN_DEVICE_BOARD_H
+#define POSTERN_DEVICE_BOARD_H
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "device/bus.h"
+#include "device/chardev.h"
+#include "device/device.h"
+#include "kvm/vm.h"
+
+struct board;
+
+struct board_config {
+	struct vm *vm;
+	struct loop *loop;
+	struct bus *pio, *mmio;
+	const struct chardev_config *serial;
+	/* The guest asks, on a vCPU thread; must not wait, may come several times. */
+	void (*reset)(void *arg);
+	void (*shutdown)(void *arg);
+	/* The user asks, with the serial port's escape key; main thread. */
+	void (*quit)(void *arg);
+	void *arg;
+};
+
+/* Main thread, all of them. */
+int board_new(struct board **out, const struct board_config *config, struct err *err);
+/* After the vCPUs have ended. */
+void board_free(struct board *board);
+/* Those with state, in the order in which it is saved; valid as long as the board. */
+const struct device *board_devices(const struct board *board, unsigned int *n);
+void board_press_power_button(struct board *board);
+
+#endif

@@ -1,0 +1,606 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * chardev.c - character back ends: the ring of output, the buffer of input, and their life.
+ *
+ * A writer (a vCPU, mostly) appends to the ring under its lock and wakes the main loop; many bytes share a wake-up. The
+ * main loop writes from the ring without the lock, since writers only ever touch the free part, and then frees what was
+ * taken.
+ *
+ * Input is read into a buffer and offered to the receiver. What the receiver refuses stays, and reading stops when the
+ * buffer is full, until chardev_accept_input: back pressure reaches the far side.
+ */
+#include "device/chardev_backend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+/* How long chardev_free tries to get rid of the rest. */
+#define FLUSH_NS (50 * NS_PER_MS)
+
+static const char allowed[] = "allowed are null, stdio, pty, pty:LINK, file:PATH and unix:PATH";
+
+/* QEMU's options of a listening socket; what they ask for is how it is anyway. */
+static int parse_unix_options(char *path, const char *text, struct err *err)
+{
+	static const char *const known[] = { "server=on", "server", "wait=off", "nowait" };
+	char *save, *word, *comma = strchr(path, ',');
+	size_t i;
+
+	if (!comma)
+		return 0;
+	*comma = '\0';
+	for (word = strtok_r(comma + 1, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+		for (i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+			if (!strcmp(word, known[i]))
+				break;
+		if (i == sizeof(known) / sizeof(known[0]))
+			return err_set(err, -EINVAL,
+				       "\"%s\": option \"%s\" is unknown; allowed are server=on and wait=off",
+				       text, word);
+	}
+	return 0;
+}
+
+int chardev_parse(struct chardev_config *config, const char *text, struct err *err)
+{
+	static const struct {
+		const char *word;
+		enum chardev_kind kind;
+		enum { PATH_NONE, PATH_MAY, PATH_MUST } path;
+	} kinds[] = {
+		{ "null", CHARDEV_NULL, PATH_NONE },	{ "none", CHARDEV_NULL, PATH_NONE },
+		{ "stdio", CHARDEV_STDIO, PATH_NONE },	{ "pty", CHARDEV_PTY, PATH_MAY },
+		{ "file", CHARDEV_FILE, PATH_MUST },	{ "unix", CHARDEV_UNIX, PATH_MUST },
+	};
+	const char *colon = strchrnul(text, ':');
+	const char *path = *colon ? colon + 1 : "";
+	size_t i;
+
+	memset(config, 0, sizeof(*config));
+	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (strlen(kinds[i].word) == (size_t)(colon - text) &&
+		    !memcmp(kinds[i].word, text, (size_t)(colon - text)))
+			break;
+	if (i == sizeof(kinds) / sizeof(kinds[0]))
+		return err_set(err, -EINVAL, "\"%s\" is no character device; %s", text, allowed);
+	if (kinds[i].path == PATH_NONE && *colon)
+		return err_set(err, -EINVAL, "\"%s\": %s takes no path; %s", text, kinds[i].word, allowed);
+	if (*colon ? !*path : kinds[i].path == PATH_MUST)
+		return err_set(err, -EINVAL, "\"%s\" lacks its path; %s", text, allowed);
+	if (strlen(path) >= sizeof(config->path))
+		return err_set(err, -ENAMETOOLONG, "the path of %s is longer than %zu bytes",
+			       kinds[i].word, sizeof(config->path) - 1);
+	config->kind = kinds[i].kind;
+	strcpy(config->path, path);
+	if (config->kind != CHARDEV_UNIX)
+		return 0;
+	if (parse_unix_options(config->path, text, err) < 0)
+		return -EINVAL;
+	return *config->path ? 0 : err_set(err, -EINVAL, "\"%s\" lacks its path; %s", text, allowed);
+}
+
+void chardev_get(struct chardev *c)
+{
+	c->refs++;
+}
+
+void chardev_put(struct chardev *c)
+{
+	if (--c->refs)
+		return;
+	pthread_mutex_destroy(&c->lock);
+	free(c->ring);
+	free(c);
+}
+
+/* ---- the ring ---- */
+
+void chardev_write(struct chardev *c, const uint8_t *data, size_t len)
+{
+	size_t room, n, at, first;
+
+	if (c->config.kind == CHARDEV_NULL)
+		return;
+	pthread_mutex_lock(&c->lock);
+	room = CHARDEV_RING_BYTES - c->len;
+	n = len < room ? len : room;
+	at = (c->head + c->len) % CHARDEV_RING_BYTES;
+	first = n < CHARDEV_RING_BYTES - at ? n : CHARDEV_RING_BYTES - at;
+	memcpy(c->ring + at, data, first);
+	memcpy(c->ring, data + first, n - first);
+	c->len += n;
+	c->dropped += len - n;
+	pthread_mutex_unlock(&c->lock);
+	uv_async_send(&c->wake);
+}
+
+uint64_t chardev_dropped(struct chardev *c)
+{
+	uint64_t dropped;
+
+	pthread_mutex_lock(&c->lock);
+	dropped = c->dropped;
+	pthread_mutex_unlock(&c->lock);
+	return dropped;
+}
+
+/* The oldest output that lies in one piece. */
+static size_t ring_peek(struct chardev *c, const uint8_t **data)
+{
+	size_t n;
+
+	pthread_mutex_lock(&c->lock);
+	n = c->len < CHARDEV_RING_BYTES - c->head ? c->len : CHARDEV_RING_BYTES - c->head;
+	*data = c->ring + c->head;
+	pthread_mutex_unlock(&c->lock);
+	return n < CHARDEV_CHUNK_BYTES ? n : CHARDEV_CHUNK_BYTES;
+}
+
+static void ring_drop(struct chardev *c, size_t n)
+{
+	pthread_mutex_lock(&c->lock);
+	c->head = (c->head + n) % CHARDEV_RING_BYTES;
+	c->len -= n;
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- streams ---- */
+
+static void stream_lost(struct chardev_stream *s, int error)
+{
+	struct chardev *c = s->chardev;
+
+	if (c->backend->lost) {
+		c->backend->lost(c, s);
+		return;
+	}
+	if (s == c->out && error)
+		log_warn("serial output ends: %s", strerror(-error));
+	chardev_stream_close(s);
+}
+
+/* One piece of output to a polled stream. Returns bytes taken, or a negative errno. */
+static ssize_t stream_write(struct chardev_stream *s)
+{
+	const uint8_t *data;
+	size_t len = ring_peek(s->chardev, &data);
+	ssize_t n;
+
+	if (!len)
+		return 0;
+	do
+		n = write(s->fd, data, len);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	ring_drop(s->chardev, (size_t)n);
+	return n;
+}
+
+static void file_write(struct chardev_stream *s);
+
+/* The request refers to the stream, the stream to the chardev. */
+static void file_done(struct chardev_stream *s)
+{
+	struct chardev *c = s->chardev;
+
+	s->busy = false;
+	uv_fs_req_cleanup(&s->request);
+	if (s->closing) {
+		close(s->fd);
+		free(s->chunk);
+		free(s);
+	}
+	chardev_put(c);
+}
+
+static void on_file_written(uv_fs_t *request)
+{
+	struct chardev_stream *s = request->data;
+	struct chardev *c = s->chardev;
+	ssize_t n = request->result;
+
+	chardev_get(c);
+	if (n > 0)
+		s->chunk_done += (size_t)n;
+	file_done(s);
+	/* chardev_free has left the rest to us: all is written before the stream goes. */
+	if (c->out == s) {
+		if (n < 0)
+			stream_lost(s, (int)n);
+		else
+			file_write(s);
+		if (c->closing && c->out && !c->out->busy)
+			chardev_stream_close(c->out);
+	}
+	chardev_put(c);
+}
+
+/* Starts to write the next chunk of the ring to a file. */
+static void file_write(struct chardev_stream *s)
+{
+	const uint8_t *data;
+	uv_buf_t buf;
+
+	if (s->busy)
+		return;
+	if (s->chunk_done == s->chunk_len) {
+		s->chunk_len = ring_peek(s->chardev, &data);
+		s->chunk_done = 0;
+		if (!s->chunk_len)
+			return;
+		memcpy(s->chunk, data, s->chunk_len);
+		ring_drop(s->chardev, s->chunk_len);
+	}
+	buf = uv_buf_init((char *)s->chunk + s->chunk_done,
+			  (unsigned int)(s->chunk_len - s->chunk_done));
+	s->busy = true;
+	s->request.data = s;
+	chardev_get(s->chardev);
+	if (uv_fs_write(loop_uv(s->chardev->loop), &s->request, s->fd, &buf, 1, -1, on_file_written) < 0)
+		file_done(s);
+}
+
+static void output_move(struct chardev *c)
+{
+	unsigned int pieces;
+	ssize_t n = 1;
+
+	if (!c->out || c->stalled)
+		return;
+	if (!c->out->polled) {
+		file_write(c->out);
+		return;
+	}
+	/* Not for ever: others want the loop too. Rather "stalled", and on when the loop comes round. */
+	for (pieces = 0; pieces < 8 && n > 0; pieces++)
+		n = stream_write(c->out);
+	if (n == -EAGAIN || n > 0)
+		c->stalled = true;
+	else if (n < 0 && c->in == c->out)
+		c->out = NULL;	/* what it sent before it went is still to be read; the end of that closes it */
+	else if (n < 0)
+		stream_lost(c->out, (int)n);
+}
+
+static void input_offer(struct chardev *c)
+{
+	size_t taken;
+
+	if (!c->input_len || c->blocked || c->closing)
+		return;
+	taken = c->ops.input ? c->ops.input(c->ops.arg, c->input, c->input_len) : c->input_len;
+	c->blocked = taken < c->input_len;
+	c->input_len -= taken;
+	memmove(c->input, c->input + taken, c->input_len);
+}
+
+static void input_came(struct chardev *c, size_t n)
+{
+	if (c->backend->filter)
+		n = c->backend->filter(c, c->input + c->input_len, n);
+	c->input_len += n;
+	input_offer(c);
+}
+
+static void on_file_read(uv_fs_t *request)
+{
+	struct chardev_stream *s = request->data;
+	struct chardev *c = s->chardev;
+	ssize_t n = request->result;
+
+	chardev_get(c);
+	file_done(s);
+	if (c->in == s && !c->closing) {
+		if (n > 0)
+			input_came(c, (size_t)n);
+		else
+			stream_lost(s, (int)n);
+		chardev_update(c);
+	}
+	chardev_put(c);
+}
+
+static void file_read(struct chardev_stream *s)
+{
+	struct chardev *c = s->chardev;
+	uv_buf_t buf;
+
+	/* Not while something waits: a request may write to the buffer's end at any time. */
+	if (s->busy || c->input_len || c->closing)
+		return;
+	buf = uv_buf_init((char *)c->input, sizeof(c->input));
+	s->busy = true;
+	s->request.data = s;
+	chardev_get(c);
+	if (uv_fs_read(loop_uv(c->loop), &s->request, s->fd, &buf, 1, -1, on_file_read) < 0)
+		file_done(s);
+}
+
+static void stream_read(struct chardev_stream *s)
+{
+	struct chardev *c = s->chardev;
+	size_t room = sizeof(c->input) - c->input_len;
+	ssize_t n;
+
+	if (!room)
+		return;
+	do
+		n = read(s->fd, c->input + c->input_len, room);
+	while (n < 0 && errno == EINTR);
+	if (n > 0)
+		input_came(c, (size_t)n);
+	else if (n == 0 || errno != EAGAIN)
+		stream_lost(s, n ? -errno : 0);
+}
+
+static void on_ready(struct chardev_stream *s, int events)
+{
+	struct chardev *c = s->chardev;
+
+	if (c->in == s && events & UV_READABLE)
+		stream_read(s);
+	else if (c->in == s && events & UV_DISCONNECT && c->input_len == sizeof(c->input))
+		stream_lost(s, 0);
+	if (c->out == s && events & UV_WRITABLE)
+		c->stalled = false;
+	chardev_update(c);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+	struct chardev_stream *s = poll->data;
+
+	/* An error shows again, with its reason, at the read or write. */
+	s->ready(s, status < 0 ? s->events : events);
+}
+
+void chardev_stream_poll(struct chardev_stream *s, int events)
+{
+	if (!s->polled || s->events == events)
+		return;
+	s->events = events;
+	if (events)
+		uv_poll_start(&s->poll, events, on_poll);
+	else
+		uv_poll_stop(&s->poll);
+}
+
+void chardev_update(struct chardev *c)
+{
+	int in = 0, out;
+
+	if (c->closing)
+		return;
+	output_move(c);
+	if (!c->drop_told && chardev_dropped(c)) {
+		c->drop_told = true;
+		log_warn("serial output is dropped: the far side does not take it");
+	}
+	if (c->in && !c->in->polled)
+		file_read(c->in);
+	/* While the buffer is full only the far side's going matters, so that another may come. */
+	if (c->in)
+		in = c->input_len < sizeof(c->input) ? UV_READABLE : UV_DISCONNECT;
+	out = c->stalled ? UV_WRITABLE : 0;
+	if (c->in && c->in == c->out) {
+		chardev_stream_poll(c->in, in | out);
+		return;
+	}
+	if (c->in)
+		chardev_stream_poll(c->in, in);
+	if (c->out)
+		chardev_stream_poll(c->out, out);
+}
+
+static void on_stream_closed(uv_handle_t *handle)
+{
+	struct chardev_stream *s = handle->data;
+	struct chardev *c = s->chardev;
+
+	free(s);
+	chardev_put(c);
+}
+
+int chardev_stream_new(struct chardev_stream **out, struct chardev *c, int fd,
+		       void (*ready)(struct chardev_stream *stream, int events), struct err *err)
+{
+	struct chardev_stream *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s) {
+		close(fd);
+		return err_set(err, -ENOMEM, "no memory for a stream");
+	}
+	s->chardev = c;
+	s->fd = fd;
+	s->restore_flags = -1;
+	s->ready = ready ? ready : on_ready;
+	r = uv_poll_init(loop_uv(c->loop), &s->poll, fd);
+	if (r == -EPERM)
+		s->chunk = malloc(CHARDEV_CHUNK_BYTES);
+	if (r < 0 && (r != -EPERM || !s->chunk)) {
+		close(fd);
+		free(s);
+		return err_errno(err, r, "event loop");
+	}
+	s->polled = r == 0;
+	s->poll.data = s;
+	if (s->polled)
+		chardev_get(c);
+	*out = s;
+	return 0;
+}
+
+void chardev_stream_close(struct chardev_stream *s)
+{
+	struct chardev *c = s->chardev;
+
+	if (c->in == s)
+		c->in = NULL;
+	if (c->out == s) {
+		c->out = NULL;
+		c->stalled = false;
+	}
+	if (c->listener == s)
+		c->listener = NULL;
+	s->closing = true;
+	if (s->busy)
+		return;
+	if (s->restore_flags >= 0)
+		fcntl(s->fd, F_SETFL, s->restore_flags);
+	if (s->polled)
+		uv_close((uv_handle_t *)&s->poll, on_stream_closed);
+	close(s->fd);
+	if (!s->polled) {
+		free(s->chunk);
+		free(s);
+	}
+}
+
+/* ---- life ---- */
+
+static void on_wake(uv_async_t *wake)
+{
+	struct chardev *c = wake->data;
+
+	if (atomic_exchange(&c->accept, false)) {
+		c->blocked = false;
+		input_offer(c);
+	}
+	chardev_update(c);
+}
+
+void chardev_accept_input(struct chardev *c)
+{
+	atomic_store(&c->accept, true);
+	uv_async_send(&c->wake);
+}
+
+void chardev_path_made(struct chardev *c)
+{
+	c->made_path = lstat(c->config.path, &c->made) == 0;
+}
+
+void chardev_path_remove(struct chardev *c)
+{
+	struct stat now;
+
+	if (c->made_path && lstat(c->config.path, &now) == 0 && now.st_ino == c->made.st_ino &&
+	    now.st_dev == c->made.st_dev)
+		unlink(c->config.path);
+	c->made_path = false;
+}
+
+static int null_open(struct chardev *c, struct err *err)
+{
+	(void)c;
+	(void)err;
+	return 0;
+}
+
+static const struct chardev_backend null_backend = { .open = null_open };
+
+static int file_open(struct chardev *c, struct err *err)
+{
+	/* O_NONBLOCK: a FIFO that nobody reads is an error and not a wait. */
+	int fd = open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return err_errno(err, -errno, "serial output file %s", c->config.path);
+	return chardev_stream_new(&c->out, c, fd, NULL, err);
+}
+
+const struct chardev_backend chardev_file_backend = { .open = file_open };
+
+static void on_wake_closed(uv_handle_t *handle)
+{
+	chardev_put(handle->data);
+}
+
+int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_config *config,
+		const struct chardev_ops *ops, struct err *err)
+{
+	static const struct chardev_backend *const backends[] = {
+		[CHARDEV_NULL] = &null_backend,		[CHARDEV_STDIO] = &chardev_stdio_backend,
+		[CHARDEV_PTY] = &chardev_pty_backend,	[CHARDEV_FILE] = &chardev_file_backend,
+		[CHARDEV_UNIX] = &chardev_unix_backend,
+	};
+	struct chardev *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c || !(c->ring = malloc(CHARDEV_RING_BYTES))) {
+		free(c);
+		return err_set(err, -ENOMEM, "no memory for a character device");
+	}
+	pthread_mutex_init(&c->lock, NULL);
+	c->loop = loop;
+	c->ops = *ops;
+	c->config = *config;
+	c->backend = backends[config->kind];
+	c->slave = -1;
+	c->refs = 1;
+	r = uv_async_init(loop_uv(loop), &c->wake, on_wake);
+	if (r < 0) {
+		chardev_put(c);
+		return err_errno(err, r, "event loop");
+	}
+	c->wake.data = c;
+	chardev_get(c);
+	r = c->backend->open(c, err);
+	if (r < 0) {
+		chardev_free(c);
+		return r;
+	}
+	chardev_update(c);
+	*out = c;
+	return 0;
+}
+
+/* What a polled stream takes within FLUSH_NS. */
+static void flush(struct chardev *c)
+{
+	int64_t until = clock_now_ns() + FLUSH_NS, left;
+	struct pollfd pfd = { .fd = c->out->fd, .events = POLLOUT };
+	ssize_t n;
+
+	for (;;) {
+		n = stream_write(c->out);
+		left = (until - clock_now_ns()) / NS_PER_MS;
+		if (n == 0 || (n < 0 && n != -EAGAIN) || left <= 0)
+			return;
+		if (n < 0)
+			poll(&pfd, 1, (int)left);
+	}
+}
+
+void chardev_free(struct chardev *c)
+{
+	if (!c)
+		return;
+	if (c->out && c->out->polled)
+		flush(c);
+	else if (c->out)
+		file_write(c->out);
+	c->closing = true;
+	if (c->backend->close)
+		c->backend->close(c);
+	if (c->in)
+		chardev_stream_close(c->in);
+	/* A file is closed by on_file_written, when everything is in it. */
+	if (c->out && (c->out->polled || !c->out->busy))
+		chardev_stream_close(c->out);
+	if (chardev_dropped(c))
+		log_warn("%" PRIu64 " bytes of serial output were dropped", chardev_dropped(c));
+	uv_close((uv_handle_t *)&c->wake, on_wake_closed);
+	chardev_put(c);
+}

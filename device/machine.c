@@ -1,0 +1,528 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * machine.c - a machine's life and its run state.
+ *
+ * machine_new puts the parts together in the one order that works: the userfaultfd is opened before the VM, so that the end of
+ * the process, however it comes, closes it first (see memory.h). machine_free is its mirror. The run state changes only in
+ * machine_set_state; run_state.c has the table.
+ */
+#include "device/machine_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "device/run_state.h"
+#include "kvm/probe.h"
+
+/* ---- small things ---- */
+
+const struct machine_config *machine_config(const struct machine *m)
+{
+	return &m->config;
+}
+
+struct memory *machine_memory(const struct machine *m)
+{
+	return m->mem;
+}
+
+struct vm *machine_vm(const struct machine *m)
+{
+	return m->vm;
+}
+
+struct loop *machine_loop(const struct machine *m)
+{
+	return m->loop;
+}
+
+enum run_state machine_state(const struct machine *m)
+{
+	return m->state;
+}
+
+void machine_set_autostart(struct machine *m, bool run)
+{
+	m->autostart = run;
+}
+
+bool machine_autostart(const struct machine *m)
+{
+	return m->autostart;
+}
+
+void machine_listen(struct machine *m, struct machine_listener *listener)
+{
+	struct machine_listener **at = &m->listeners;
+
+	while (*at)
+		at = &(*at)->next;
+	listener->next = NULL;
+	*at = listener;
+}
+
+void machine_unlisten(struct machine *m, struct machine_listener *listener)
+{
+	struct machine_listener **at = &m->listeners;
+
+	while (*at && *at != listener)
+		at = &(*at)->next;
+	if (*at)
+		*at = listener->next;
+}
+
+/* Each listener that has `callback`; one may remove itself. */
+#define TELL(m, callback, ...)                                                                 \
+	do {                                                                                   \
+		struct machine_listener *l_, *next_;                                           \
+		for (l_ = (m)->listeners; l_; l_ = next_) {                                    \
+			next_ = l_->next;                                                      \
+			if (l_->callback)                                                      \
+				l_->callback(l_->arg, ##__VA_ARGS__);                          \
+		}                                                                              \
+	} while (0)
+
+void machine_set_state(struct machine *m, enum run_state state)
+{
+	enum run_state old = m->state;
+
+	if (old == state)
+		return;
+	if (!run_state_may_follow(old, state))
+		log_warn("run state goes from %s to %s", run_state_name(old), run_state_name(state));
+	m->state = state;
+	log_info("run state: %s", run_state_name(state));
+	TELL(m, state, old, state);
+}
+
+/* ---- life ---- */
+
+static int copy(const char **to, const char *from, struct err *err)
+{
+	*to = from ? strdup(from) : NULL;
+	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the configuration");
+}
+
+static int config_copy(struct machine *m, const struct machine_config *config, struct err *err)
+{
+	struct machine_config *to = &m->config;
+	int r;
+
+	*to = *config;
+	to->kernel = to->initrd = to->cmdline = to->name = NULL;
+	r = copy(&to->kernel, config->kernel, err);
+	if (!r)
+		r = copy(&to->initrd, config->initrd, err);
+	if (!r)
+		r = copy(&to->cmdline, config->cmdline, err);
+	if (!r)
+		r = copy(&to->name, config->name, err);
+	if (!r && !config->kernel && !config->incoming)
+		r = err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration can do without");
+	return r;
+}
+
+static int memory_make(struct machine *m, struct err *err)
+{
+	const struct memory_events events = {
+		.lost = machine_on_lost, .complete = machine_on_complete, .arg = m,
+	};
+	struct memory_range ranges[MEMORY_REGIONS_MAX];
+	enum way_out way = m->config.way_out;
+	unsigned int n;
+	int64_t us;
+	int r;
+
+	r = arch_memory_layout(m->config.memory_bytes, ranges, &n, err);
+	if (!r)
+		r = memory_new(&m->mem, ranges, n, err);
+	if (!r && m->config.incoming)
+		r = memory_watch(m->mem, &events, err);
+	if (r < 0)
+		return r;
+	if (way == WAY_OUT_AUTO && m->config.incoming) {
+		r = probe_way_out(&way, &us, err);
+		if (r < 0)
+			return err_prefix(err, "finding the way out of a wait for a page");
+		log_info("way out of a wait for a page: %s, %" PRId64 " us",
+			 way == WAY_OUT_KERNEL ? "kernel" : "eject", us);
+	}
+	if (way != WAY_OUT_AUTO)
+		memory_set_way_out(m->mem, way);
+	return 0;
+}
+
+static int boot_load(struct machine *m, struct err *err)
+{
+	struct arch_boot_config config = {
+		.kernel = m->config.kernel, .initrd = m->config.initrd,
+		.cmdline = m->config.cmdline, .cpus = m->config.cpus,
+	};
+	unsigned int i;
+	int r;
+
+	r = arch_boot_load(&m->boot, &config, m->mem, err);
+	for (i = 0; i < m->config.cpus && r == 0; i++)
+		r = arch_vcpu_boot(vm_vcpu(m->vm, i), &m->boot, err);
+	return r;
+}
+
+static void user_quits(void *arg)
+{
+	machine_shutdown(arg, false, "host-ui");
+}
+
+static int vm_make(struct machine *m, struct err *err)
+{
+	struct board_config board = {
+		.loop = m->loop, .pio = &m->pio, .mmio = &m->mmio, .serial = &m->config.serial,
+		.reset = machine_ask_reset, .shutdown = machine_ask_shutdown, .quit = user_quits, .arg = m,
+	};
+	int r;
+
+	r = vm_new(&m->vm, m->mem, m->config.cpus, &machine_exit_ops, m, err);
+	if (r < 0)
+		return r;
+	board.vm = m->vm;
+	return board_new(&m->board, &board, err);
+}
+
+int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	int r;
+
+	if (!m || !(m->mail = machine_mail_new(m))) {
+		free(m);
+		return err_set(err, -ENOMEM, "no memory for the machine");
+	}
+	m->loop = loop;
+	m->state = config->incoming ? RUN_STATE_INMIGRATE : RUN_STATE_PRELAUNCH;
+	bus_init(&m->pio, "port");
+	bus_init(&m->mmio, "MMIO");
+	r = config_copy(m, config, err);
+	if (!r)
+		r = memory_make(m, err);
+	if (!r)
+		r = vm_make(m, err);
+	if (!r && !config->incoming)
+		r = boot_load(m, err);
+	if (r < 0) {
+		machine_free(m);
+		return r;
+	}
+	*out = m;
+	return 0;
+}
+
+int machine_free(struct machine *m)
+{
+	if (!m)
+		return 0;
+	if (m->vm && vm_end_vcpus(m->vm) < 0) {
+		chardev_restore_terminal();
+		log_error("a vCPU does not come out of the guest");
+		return -ETIMEDOUT;
+	}
+	board_free(m->board);
+	if (m->mem)
+		memory_shut(m->mem);
+	if (m->vm)
+		vm_free(m->vm);
+	if (m->mem)
+		memory_free(m->mem);
+	machine_mail_close(m->mail);
+	free((char *)m->config.kernel);
+	free((char *)m->config.initrd);
+	free((char *)m->config.cmdline);
+	free((char *)m->config.name);
+	free(m);
+	return 0;
+}
+
+/* ---- run state ---- */
+
+static void run(struct machine *m)
+{
+	machine_set_state(m, RUN_STATE_RUNNING);
+	vm_resume(m->vm);
+}
+
+/* Parks all vCPUs of a running machine. On a timeout it goes on as it was, rather than half of it. */
+static int park(struct machine *m, struct err *err)
+{
+	int r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
+
+	if (r < 0)
+		vm_resume(m->vm);
+	return r;
+}
+
+int machine_pause(struct machine *m, enum run_state state, struct err *err)
+{
+	int r;
+
+	if (m->state == RUN_STATE_INMIGRATE && state == RUN_STATE_PAUSED) {
+		m->autostart = false;
+		return 0;
+	}
+	if (state == RUN_STATE_PAUSED && m->state != RUN_STATE_RUNNING && m->state != RUN_STATE_DEBUG)
+		return 0;
+	if (state == RUN_STATE_RUNNING || !run_state_may_follow(m->state, state))
+		return err_set(err, -EBUSY, "the machine is in state %s and cannot go to %s",
+			       run_state_name(m->state), run_state_name(state));
+	if (m->state == RUN_STATE_RUNNING) {
+		r = park(m, err);
+		if (r < 0)
+			return r;
+	}
+	machine_set_state(m, state);
+	return 0;
+}
+
+static int may_run(struct machine *m, struct err *err)
+{
+	struct memory_stats stats;
+
+	if (m->reset_waits)
+		return err_set(err, -EBUSY, "the machine's reset waits for the pages that are still missing");
+	switch (m->state) {
+	case RUN_STATE_FINISH_MIGRATE:
+		return err_set(err, -EBUSY, "the guest is being switched over to another host");
+	case RUN_STATE_POSTMIGRATE:
+		return err_set(err, -EBUSY, "the guest runs on another host, or may");
+	case RUN_STATE_SHUTDOWN:
+		return err_set(err, -EBUSY, "the machine is shut down");
+	case RUN_STATE_INTERNAL_ERROR:
+		return err_set(err, -EBUSY, "the machine has had an internal error: reset it first");
+	case RUN_STATE_IO_ERROR:
+		memory_stats(m->mem, &stats);
+		if (stats.lost)
+			return err_set(err, -EBUSY, "%" PRIu64 " pages of guest memory are lost", stats.lost);
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+int machine_cont(struct machine *m, struct err *err)
+{
+	int r;
+
+	machine_do_asked(m);
+	if (m->state == RUN_STATE_RUNNING)
+		return 0;
+	if (m->state == RUN_STATE_INMIGRATE) {
+		m->autostart = true;
+		return 0;
+	}
+	r = may_run(m, err);
+	if (r < 0)
+		return r;
+	run(m);
+	return 0;
+}
+
+int machine_leave_migrate(struct machine *m, bool resume, struct err *err)
+{
+	if (m->state != RUN_STATE_FINISH_MIGRATE && m->state != RUN_STATE_INMIGRATE &&
+	    m->state != RUN_STATE_POSTMIGRATE)
+		return err_set(err, -EBUSY, "no migration has the machine: it is in state %s",
+			       run_state_name(m->state));
+	if (!resume || m->reset_waits || atomic_load(&m->asked)) {
+		machine_set_state(m, RUN_STATE_PAUSED);
+		/* A reset or power-off that was under way when the guest was paused. */
+		m->reset_resumes = resume;
+		machine_do_asked(m);
+		return 0;
+	}
+	run(m);
+	return 0;
+}
+
+/* ---- reset, power, end ---- */
+
+static int reset_failed(struct machine *m, struct err *err)
+{
+	log_error("reset: %s", err->text);
+	machine_set_state(m, RUN_STATE_INTERNAL_ERROR);
+	return err->code;
+}
+
+/* All vCPUs are parked, all pages are there. */
+static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *err)
+{
+	const struct device *device;
+	unsigned int i, n;
+	int r;
+
+	m->reset_waits = false;
+	device = board_devices(m->board, &n);
+	for (i = 0; i < n; i++)
+		device[i].ops->reset(device[i].dev);
+	r = arch_vm_reset(m->vm, err);
+	if (!r)
+		r = boot_load(m, err);
+	if (r < 0)
+		return reset_failed(m, err);
+	/* What it asked for before is void now. */
+	atomic_store(&m->asked, 0);
+	TELL(m, reset, by_guest);
+	if (resume) {
+		run(m);
+	} else {
+		/* As QEMU: what was stopped has, after a reset, not been started. */
+		machine_set_state(m, RUN_STATE_PRELAUNCH);
+	}
+	return 0;
+}
+
+int machine_reset(struct machine *m, bool by_guest, struct err *err)
+{
+	struct err local = { 0 };
+	bool resume = m->state == RUN_STATE_RUNNING || m->reset_resumes;
+	int r;
+
+	if (!err)
+		err = &local;
+	if (m->state == RUN_STATE_INMIGRATE || m->state == RUN_STATE_FINISH_MIGRATE ||
+	    m->state == RUN_STATE_POSTMIGRATE || m->state == RUN_STATE_SHUTDOWN)
+		return err_set(err, -EBUSY, "a machine in state %s cannot be reset",
+			       run_state_name(m->state));
+	if (by_guest && m->config.no_reboot) {
+		machine_shutdown(m, true, "guest-reset");
+		return 0;
+	}
+	if (m->state == RUN_STATE_RUNNING) {
+		r = park(m, err);
+		if (r < 0)
+			return r;
+	}
+	m->reset_resumes = false;
+	if (!m->config.kernel) {
+		err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
+		if (by_guest)
+			return reset_failed(m, err);
+		if (resume)
+			run(m);
+		return -EINVAL;
+	}
+	if (!m->config.incoming || !memory_is_late(m->mem))
+		return reset_now(m, by_guest, resume, err);
+	log_warn("the machine's reset waits until all of its memory has come");
+	m->reset_waits = true;
+	m->reset_by_guest = by_guest;
+	m->reset_resumes = resume;
+	if (m->state == RUN_STATE_RUNNING)
+		machine_set_state(m, RUN_STATE_PAUSED);
+	return 0;
+}
+
+void machine_do_asked(struct machine *m)
+{
+	struct err err = { 0 };
+	unsigned int asked;
+
+	/* It travels with the guest's state, or is done when the guest stays here after all. */
+	if (m->state == RUN_STATE_INMIGRATE || m->state == RUN_STATE_FINISH_MIGRATE ||
+	    m->state == RUN_STATE_POSTMIGRATE)
+		return;
+	asked = atomic_exchange(&m->asked, 0);
+	if (asked & ASKED_SHUTDOWN)
+		machine_shutdown(m, true, "guest-shutdown");
+	else if (asked & ASKED_RESET && machine_reset(m, true, &err) < 0)
+		log_error("the guest's reset: %s", err.text);
+}
+
+int machine_powerdown(struct machine *m, struct err *err)
+{
+	switch (m->state) {
+	case RUN_STATE_INMIGRATE:
+	case RUN_STATE_FINISH_MIGRATE:
+	case RUN_STATE_POSTMIGRATE:
+	case RUN_STATE_SHUTDOWN:
+		return err_set(err, -EBUSY, "a machine in state %s has no power button",
+			       run_state_name(m->state));
+	default:
+		board_press_power_button(m->board);
+		TELL(m, powerdown);
+		return 0;
+	}
+}
+
+void machine_shutdown(struct machine *m, bool by_guest, const char *reason)
+{
+	if (m->shut)
+		return;
+	m->shut = true;
+	log_info("shutting down: %s", reason);
+	vm_ask_pause(m->vm);
+	TELL(m, shutdown, by_guest, reason);
+	machine_set_state(m, RUN_STATE_SHUTDOWN);
+	loop_stop(m->loop);
+}
+
+/* ---- events, on the main thread ---- */
+
+/* Stops a running machine for a reason of its own; there is nobody to report to. */
+static void stop_for(struct machine *m, enum run_state state)
+{
+	struct err err;
+
+	if (m->state == state || !run_state_may_follow(m->state, state))
+		return;
+	if (machine_pause(m, state, &err) < 0)
+		log_error("%s", err.text);
+}
+
+void machine_debug_event(struct machine *m, struct vcpu *vcpu)
+{
+	struct err err;
+
+	if (m->state == RUN_STATE_DEBUG || m->state == RUN_STATE_RUNNING || m->state == RUN_STATE_PAUSED) {
+		/* In DEBUG too: a step lets a single vCPU run. */
+		if (vm_pause(m->vm, MACHINE_PAUSE_MS, &err) < 0)
+			log_error("%s", err.text);
+		machine_set_state(m, RUN_STATE_DEBUG);
+		TELL(m, debug, vcpu);
+	}
+}
+
+void machine_crash_event(struct machine *m, const char *text)
+{
+	log_warn("the guest reports a panic%s%s", *text ? ": " : "", text);
+	stop_for(m, RUN_STATE_GUEST_PANICKED);
+}
+
+void machine_error_event(struct machine *m, const char *text)
+{
+	log_error("%s", text);
+	stop_for(m, RUN_STATE_INTERNAL_ERROR);
+}
+
+void machine_lost_event(struct machine *m, gfn_t gfn)
+{
+	log_error("the page at guest physical address 0x%" PRIx64 " is lost", gfn_to_gpa(gfn).v);
+	if (m->state == RUN_STATE_RUNNING)
+		stop_for(m, RUN_STATE_IO_ERROR);
+	TELL(m, page_lost, gfn);
+}
+
+void machine_complete_event(struct machine *m)
+{
+	struct err err;
+
+	log_info("all of the guest's memory has come");
+	TELL(m, memory_complete);
+	/* What fails is logged and shows in the run state. */
+	if (m->reset_waits && !memory_is_late(m->mem)) {
+		bool resume = m->reset_resumes;
+
+		m->reset_resumes = false;
+		reset_now(m, m->reset_by_guest, resume, &err);
+	}
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What machine.c, machine_event.c and machine_state.c share.
+ */
+#ifndef POSTERN_DEVICE_MACHINE_INTERNAL_H
+#define POSTERN_DEVICE_MACHINE_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "arch/arch.h"
+#include "device/board.h"
+#include "device/bus.h"
+#include "device/machine.h"
+
+/* How long a pause waits for a vCPU that does not come: longer than any way out takes, shorter than a person's patience. */
+#define MACHINE_PAUSE_MS 2000
+
+/* What the guest has asked for and the main thread has not done yet. */
+enum {
+	ASKED_RESET = 1 << 0,
+	ASKED_SHUTDOWN = 1 << 1,
+};
+
+/*
+ * The address to which other threads post. It outlives the machine as long as a post is under way; `machine` is only read
+ * and written on the main thread.
+ */
+struct machine_mail {
+	atomic_uint refs;
+	struct machine *machine;	/* NULL: gone */
+};
+
+struct machine {
+	struct machine_config config;
+	struct loop *loop;
+	struct memory *mem;
+	struct vm *vm;
+	struct bus pio, mmio;
+	struct board *board;
+	struct arch_boot boot;
+	struct machine_mail *mail;
+	/* Main thread's. */
+	struct machine_listener *listeners;
+	enum run_state state;
+	bool autostart;
+	bool shut;			/* machine_shutdown has been called */
+	bool reset_waits;		/* for memory to be complete */
+	bool reset_by_guest;
+	bool reset_resumes;		/* it ran when the reset was asked for */
+	/* Set by vCPU threads, taken by the main thread. */
+	atomic_uint asked;
+};
+
+extern const struct vm_exit_ops machine_exit_ops;
+
+/* machine.c */
+void machine_set_state(struct machine *machine, enum run_state state);
+/* Carries out what the guest has asked for, unless a migration has the guest. */
+void machine_do_asked(struct machine *machine);
+
+/* machine_event.c: entries for other threads */
+struct machine_mail *machine_mail_new(struct machine *machine);
+/* The machine goes: what is still posted is dropped. Main thread. */
+void machine_mail_close(struct machine_mail *mail);
+void machine_ask_reset(void *machine);
+void machine_ask_shutdown(void *machine);
+void machine_on_lost(void *machine, gfn_t gfn);
+void machine_on_complete(void *machine);
+/* ... and what then happens on the main thread, in machine.c */
+void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
+void machine_crash_event(struct machine *machine, const char *text);
+void machine_error_event(struct machine *machine, const char *text);
+void machine_lost_event(struct machine *machine, gfn_t gfn);
+void machine_complete_event(struct machine *machine);
+
+#endif

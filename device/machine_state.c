@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * machine_state.c - a paused machine's state as a MachineState message, and back.
+ *
+ * It is loaded in the order in which its parts depend on each other: the VM (interrupt controllers, clocks), the vCPUs, and
+ * last the devices, since a device sets its interrupt line again.
+ */
+#include "device/machine_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "machine.pb-c.h"
+
+#define MACHINE_STATE_VERSION 1
+#define DEVICES_MAX 16
+
+typedef Postern__Device__MachineState MachineState;
+typedef Postern__Device__MachineRange MachineRange;
+typedef Postern__Device__DeviceState DeviceState;
+
+/* ---- save ---- */
+
+/* A message under construction and all that it points to. */
+struct saved {
+	MachineState msg;
+	MachineRange range[MEMORY_REGIONS_MAX], *range_at[MEMORY_REGIONS_MAX];
+	DeviceState device[DEVICES_MAX], *device_at[DEVICES_MAX];
+	ProtobufCBinaryData vcpu[VM_VCPUS_MAX];
+	struct buf vm_buf, vcpu_buf[VM_VCPUS_MAX], device_buf[DEVICES_MAX];
+};
+
+static void saved_free(struct saved *s)
+{
+	unsigned int i;
+
+	buf_fini(&s->vm_buf);
+	for (i = 0; i < VM_VCPUS_MAX; i++)
+		buf_fini(&s->vcpu_buf[i]);
+	for (i = 0; i < DEVICES_MAX; i++)
+		buf_fini(&s->device_buf[i]);
+	free(s);
+}
+
+static ProtobufCBinaryData bytes_of(const struct buf *buf)
+{
+	return (ProtobufCBinaryData){ .len = buf->len, .data = buf->data };
+}
+
+static void save_shape(struct machine *m, struct saved *s)
+{
+	const struct memory_region *region;
+	unsigned int i, n;
+
+	s->msg.version = MACHINE_STATE_VERSION;
+	s->msg.cpus = m->config.cpus;
+	region = memory_regions(m->mem, &n);
+	for (i = 0; i < n; i++) {
+		postern__device__machine_range__init(&s->range[i]);
+		s->range[i].gpa = gfn_to_gpa(region[i].first).v;
+		s->range[i].len = region[i].pages * PAGE_BYTES;
+		s->range_at[i] = &s->range[i];
+	}
+	s->msg.n_ranges = n;
+	s->msg.ranges = s->range_at;
+}
+
+static int save_cpus(struct machine *m, struct saved *s, struct err *err)
+{
+	unsigned int i;
+	int r;
+
+	r = arch_vm_save(m->vm, &s->vm_buf, err);
+	if (r < 0)
+		return err_prefix(err, "state of the VM");
+	s->msg.vm = bytes_of(&s->vm_buf);
+	for (i = 0; i < m->config.cpus; i++) {
+		r = arch_vcpu_save(vm_vcpu(m->vm, i), &s->vcpu_buf[i], err);
+		if (r < 0)
+			return err_prefix(err, "state of vCPU %u", i);
+		s->vcpu[i] = bytes_of(&s->vcpu_buf[i]);
+	}
+	s->msg.n_vcpus = m->config.cpus;
+	s->msg.vcpus = s->vcpu;
+	return 0;
+}
+
+static int save_devices(struct machine *m, struct saved *s, struct err *err)
+{
+	const struct device *device;
+	unsigned int i, n;
+	int r;
+
+	device = board_devices(m->board, &n);
+	if (n > DEVICES_MAX)
+		return err_set(err, -E2BIG, "%u devices, at most %u have room", n, DEVICES_MAX);
+	for (i = 0; i < n; i++) {
+		r = device[i].ops->save(device[i].dev, &s->device_buf[i], err);
+		if (r < 0)
+			return err_prefix(err, "state of device %s", device[i].ops->name);
+		postern__device__device_state__init(&s->device[i]);
+		s->device[i].name = (char *)device[i].ops->name;
+		s->device[i].version = device[i].ops->version;
+		s->device[i].data = bytes_of(&s->device_buf[i]);
+		s->device_at[i] = &s->device[i];
+	}
+	s->msg.n_devices = n;
+	s->msg.devices = s->device_at;
+	return 0;
+}
+
+int machine_save(struct machine *m, struct buf *out, struct err *err)
+{
+	struct saved *s;
+	unsigned int asked;
+	uint8_t *to;
+	int r;
+
+	if (m->state == RUN_STATE_RUNNING)
+		return err_set(err, -EBUSY, "a running machine's state cannot be saved: pause it first");
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return err_set(err, -ENOMEM, "no memory for the machine's state");
+	postern__device__machine_state__init(&s->msg);
+	save_shape(m, s);
+	r = save_cpus(m, s, err);
+	if (!r)
+		r = save_devices(m, s, err);
+	asked = atomic_load(&m->asked);
+	s->msg.reset_asked = asked & ASKED_RESET || m->reset_waits;
+	s->msg.shutdown_asked = asked & ASKED_SHUTDOWN;
+	if (!r) {
+		to = buf_reserve(out, postern__device__machine_state__get_packed_size(&s->msg));
+		if (to)
+			out->len += postern__device__machine_state__pack(&s->msg, to);
+		else
+			r = err_set(err, -ENOMEM, "no memory for the machine's state");
+	}
+	saved_free(s);
+	return r;
+}
+
+/* ---- load ---- */
+
+static int check_shape(struct machine *m, const MachineState *msg, struct err *err)
+{
+	const struct memory_region *region;
+	unsigned int i, n;
+
+	if (msg->version != MACHINE_STATE_VERSION)
+		return err_set(err, -EPROTO, "state of version %u, this postern reads version %u",
+			       msg->version, MACHINE_STATE_VERSION);
+	if (msg->cpus != m->config.cpus || msg->n_vcpus != msg->cpus)
+		return err_set(err, -EINVAL, "state of a machine with %u vCPUs (%zu present), this one has %u",
+			       msg->cpus, msg->n_vcpus, m->config.cpus);
+	region = memory_regions(m->mem, &n);
+	if (msg->n_ranges != n)
+		return err_set(err, -EINVAL, "state of a machine with %zu ranges of RAM, this one has %u",
+			       msg->n_ranges, n);
+	for (i = 0; i < n; i++)
+		if (msg->ranges[i]->gpa != gfn_to_gpa(region[i].first).v ||
+		    msg->ranges[i]->len != region[i].pages * PAGE_BYTES)
+			return err_set(err, -EINVAL,
+				       "state of a machine with 0x%" PRIx64 " bytes of RAM at 0x%" PRIx64
+				       ", this one has 0x%" PRIx64 " at 0x%" PRIx64,
+				       msg->ranges[i]->len, msg->ranges[i]->gpa,
+				       region[i].pages * PAGE_BYTES, gfn_to_gpa(region[i].first).v);
+	return 0;
+}
+
+static const DeviceState *state_of(const MachineState *msg, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < msg->n_devices; i++)
+		if (!strcmp(msg->devices[i]->name, name))
+			return msg->devices[i];
+	return NULL;
+}
+
+/* Each device exactly once. */
+static int check_devices(struct machine *m, const MachineState *msg, struct err *err)
+{
+	const struct device *device;
+	unsigned int i, n;
+	size_t k;
+
+	device = board_devices(m->board, &n);
+	for (k = 0; k < msg->n_devices; k++) {
+		const char *name = msg->devices[k]->name;
+
+		for (i = 0; i < n && strcmp(device[i].ops->name, name); i++)
+			;
+		if (i == n)
+			return err_set(err, -EINVAL, "state of a device that this machine lacks: \"%.64s\"", name);
+		if (state_of(msg, name) != msg->devices[k])
+			return err_set(err, -EINVAL, "state of device %s comes twice", name);
+	}
+	for (i = 0; i < n; i++) {
+		const DeviceState *state = state_of(msg, device[i].ops->name);
+
+		if (!state)
+			return err_set(err, -EINVAL, "no state of device %s", device[i].ops->name);
+		if (state->version != device[i].ops->version)
+			return err_set(err, -EPROTO, "state of device %s is of version %u, this postern reads %u",
+				       device[i].ops->name, state->version, device[i].ops->version);
+	}
+	return 0;
+}
+
+static int apply(struct machine *m, const MachineState *msg, struct err *err)
+{
+	const struct device *device;
+	unsigned int i, n;
+	int r;
+
+	r = arch_vm_load(m->vm, msg->vm.data, msg->vm.len, err);
+	if (r < 0)
+		return err_prefix(err, "state of the VM");
+	for (i = 0; i < m->config.cpus; i++) {
+		r = arch_vcpu_load(vm_vcpu(m->vm, i), msg->vcpus[i].data, msg->vcpus[i].len, err);
+		if (r < 0)
+			return err_prefix(err, "state of vCPU %u", i);
+	}
+	device = board_devices(m->board, &n);
+	for (i = 0; i < n; i++) {
+		const DeviceState *state = state_of(msg, device[i].ops->name);
+
+		r = device[i].ops->load(device[i].dev, state->data.data, state->data.len, err);
+		if (r < 0)
+			return err_prefix(err, "state of device %s", device[i].ops->name);
+	}
+	return 0;
+}
+
+int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err *err)
+{
+	MachineState *msg;
+	int r;
+
+	if (m->state == RUN_STATE_RUNNING)
+		return err_set(err, -EBUSY, "a running machine's state cannot be loaded: pause it first");
+	msg = postern__device__machine_state__unpack(NULL, len, data);
+	if (!msg)
+		return err_set(err, -EPROTO, "the machine's state is not a MachineState message (%zu bytes)", len);
+	r = check_shape(m, msg, err);
+	if (!r)
+		r = check_devices(m, msg, err);
+	if (!r)
+		r = apply(m, msg, err);
+	if (!r)
+		atomic_store(&m->asked, (msg->reset_asked ? ASKED_RESET : 0) |
+					(msg->shutdown_asked ? ASKED_SHUTDOWN : 0));
+	postern__device__machine_state__free_unpacked(msg, NULL);
+	return r;
+}
+
+/* ---- pages that must come early ---- */
+
+struct pages {
+	struct buf buf;		/* of gfn_t */
+};
+
+static int pages_add(void *arg, gfn_t gfn)
+{
+	struct pages *pages = arg;
+
+	return buf_append(&pages->buf, &gfn, sizeof(gfn));
+}
+
+static int gfn_compare(const void *a, const void *b)
+{
+	uint64_t x = ((const gfn_t *)a)->v, y = ((const gfn_t *)b)->v;
+
+	return x < y ? -1 : x > y;
+}
+
+int machine_early_pages(struct machine *m, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
+{
+	struct pages pages = { 0 };
+	unsigned int cpu;
+	gfn_t *gfn;
+	size_t i, n;
+	int r = 0;
+
+	for (cpu = 0; cpu < m->config.cpus && r == 0; cpu++)
+		r = arch_vcpu_early_pages(vm_vcpu(m->vm, cpu), pages_add, &pages, err);
+	gfn = (gfn_t *)(void *)pages.buf.data;
+	n = pages.buf.len / sizeof(*gfn);
+	if (n)
+		qsort(gfn, n, sizeof(*gfn), gfn_compare);
+	for (i = 0; i < n && r == 0; i++)
+		if (i == 0 || gfn[i].v != gfn[i - 1].v)
+			r = fn(arg, gfn[i]);
+	buf_fini(&pages.buf);
+	return r;
+}
