@@ -28,6 +28,8 @@ struct board {
 	struct power *power;
 	struct rtc *rtc;
 	struct device device[3];
+	void (*quit)(void *arg);
+	void *quit_arg;
 };
 
 static void wire_set(void *arg, bool level)
@@ -58,6 +60,13 @@ static size_t chardev_input(void *arg, const uint8_t *data, size_t len)
 	const struct board *board = arg;
 
 	return serial_input(board->serial, data, len);
+}
+
+static void chardev_quit(void *arg)
+{
+	const struct board *board = arg;
+
+	board->quit(board->quit_arg);
 }
 
 static int devices_new(struct board *board, const struct board_config *config, struct err *err)
@@ -123,12 +132,14 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 {
 	struct board *board = calloc(1, sizeof(*board));
 	struct chardev_ops ops = {
-		.input = chardev_input, .quit = config->quit, .arg = config->arg,
+		.input = chardev_input, .quit = chardev_quit, .arg = board,
 	};
 	int r;
 
 	if (!board)
 		return err_set(err, -ENOMEM, "no memory for the board");
+	board->quit = config->quit;
+	board->quit_arg = config->arg;
 	r = devices_new(board, config, err);
 	if (r == 0)
 		r = ports_add(board, config->pio, err);

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The subcommands of postern: each gets its own argv, argv[0] being its name, and returns the process's exit status.
+ */
+#ifndef POSTERN_CLI_CLI_H
+#define POSTERN_CLI_CLI_H
+
+enum {
+	CLI_OK = 0,
+	CLI_FAILED = 1,		/* at run time */
+	CLI_USAGE = 2,		/* a bad option */
+};
+
+int cmd_run(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+
+#endif

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+/* Sockets of many clients, a page store's connections, vCPUs: more than the 1024 that some systems give. */
+#define FILES_WANTED 16384
+
+static const char help[] =
+	"usage: postern COMMAND [OPTION...]\n"
+	"\n"
+	"  run      run a virtual machine (postern run --help)\n"
+	"  doctor   look at what this host's kernel can do for guests whose memory arrives late\n"
+	"  version  print the version\n"
+	"  help     print this\n";
+
+static int cmd_version(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	puts("postern " POSTERN_VERSION);
+	return CLI_OK;
+}
+
+static int cmd_help(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	fputs(help, stdout);
+	return CLI_OK;
+}
+
+/* Who starts us with standard streams closed would find a socket of ours among them. */
+static void open_standard_streams(void)
+{
+	int fd;
+
+	for (fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", fd ? O_WRONLY : O_RDONLY);
+}
+
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= FILES_WANTED)
+		return;
+	limit.rlim_cur = limit.rlim_max < FILES_WANTED ? limit.rlim_max : FILES_WANTED;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		int (*run)(int argc, char **argv);
+	} commands[] = {
+		{ "run", cmd_run },	    { "doctor", cmd_doctor },	{ "version", cmd_version },
+		{ "--version", cmd_version }, { "help", cmd_help },	{ "--help", cmd_help },
+		{ "-h", cmd_help },
+	};
+	size_t i;
+
+	open_standard_streams();
+	raise_file_limit();
+	signal(SIGPIPE, SIG_IGN);
+	if (argc < 2) {
+		fputs(help, stderr);
+		return CLI_USAGE;
+	}
+	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (!strcmp(argv[1], commands[i].name))
+			return commands[i].run(argc - 1, argv + 1);
+	fprintf(stderr, "postern: no command \"%s\"; there are run, doctor, version and help\n", argv[1]);
+	return CLI_USAGE;
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "cli/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MEMORY_MIN ((uint64_t)2 << 20)
+#define MEMORY_MAX ((uint64_t)16 << 30)
+
+const char options_help[] =
+	"usage: postern run --kernel FILE [OPTION...]\n"
+	"       postern run --incoming URI [OPTION...]\n"
+	"\n"
+	"machine\n"
+	"      --kernel FILE         bzImage, ELF vmlinux, or the bare guest's ELF\n"
+	"      --initrd FILE         initial RAM disk\n"
+	"      --cmdline, --append TEXT  the kernel's command line\n"
+	"  -c, --cpus N              vCPUs, 1 to 16 (1)\n"
+	"  -m, --memory SIZE         RAM, a multiple of 2M, up to 16G (512M)\n"
+	"      --name NAME           shown by management tools\n"
+	"      --serial CHARDEV      null, stdio, pty[:LINK], file:PATH, unix:PATH (stdio)\n"
+	"      --no-reboot           end when the guest reboots\n"
+	"  -S, --paused              do not start the guest yet\n"
+	"\n"
+	"control\n"
+	"      --qmp SPEC            QEMU machine protocol at unix:PATH or tcp:HOST:PORT; may be given several times\n"
+	"      --gdb SPEC            gdb stub at tcp:HOST:PORT or unix:PATH\n"
+	"      --gdb-page-timeout MS  how long the debugger waits for a missing page (200)\n"
+	"\n"
+	"late memory\n"
+	"      --incoming URI        wait for a migration at tcp:HOST:PORT, unix:PATH or fd:N; \"defer\": QMP tells where\n"
+	"      --way-out WAY         how a vCPU leaves its wait for a page: auto, kernel or eject (auto)\n"
+	"      --link-timeout MS     a peer not heard of for so long is gone, 100 to 600000 (5000)\n"
+	"      --bandwidth BYTES     a second of bulk pages, 0: no limit (0); suffixes K, M, G\n"
+	"\n"
+	"process\n"
+	"      --log-level LEVEL     error, warn, info or debug (warn)\n"
+	"      --pid-file FILE       write the process id there, once all is set up\n"
+	"  -h, --help                print this\n"
+	"\n"
+	"On a terminal, Ctrl-A x ends, Ctrl-A h helps. SIGTERM and SIGINT end in order; a second one at once.\n";
+
+enum {
+	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
+	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
+	OPT_LOG_LEVEL, OPT_PID_FILE,
+};
+
+static const struct option long_options[] = {
+	{ "kernel", required_argument, NULL, OPT_KERNEL },
+	{ "initrd", required_argument, NULL, OPT_INITRD },
+	{ "append", required_argument, NULL, OPT_CMDLINE },
+	{ "cmdline", required_argument, NULL, OPT_CMDLINE },
+	{ "cpus", required_argument, NULL, 'c' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "name", required_argument, NULL, OPT_NAME },
+	{ "serial", required_argument, NULL, OPT_SERIAL },
+	{ "qmp", required_argument, NULL, OPT_QMP },
+	{ "gdb", required_argument, NULL, OPT_GDB },
+	{ "gdb-page-timeout", required_argument, NULL, OPT_GDB_PAGE_TIMEOUT },
+	{ "incoming", required_argument, NULL, OPT_INCOMING },
+	{ "way-out", required_argument, NULL, OPT_WAY_OUT },
+	{ "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
+	{ "paused", no_argument, NULL, 'S' },
+	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
+	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
+	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
+	{ "pid-file", required_argument, NULL, OPT_PID_FILE },
+	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
+};
+
+int options_parse_bytes(uint64_t *bytes, const char *text)
+{
+	static const char suffixes[] = "KMGT";
+	const char *suffix;
+	unsigned int shift = 0;
+	uint64_t value;
+	char *end;
+
+	if (!isdigit((unsigned char)*text))
+		return -EINVAL;
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	if (errno)
+		return -EINVAL;
+	if (*end) {
+		suffix = strchr(suffixes, toupper((unsigned char)*end));
+		if (!suffix || end[1])
+			return -EINVAL;
+		shift = 10 * (unsigned int)(suffix - suffixes + 1);
+	}
+	if (value > UINT64_MAX >> shift)
+		return -EINVAL;
+	*bytes = value << shift;
+	return 0;
+}
+
+static int parse_number(unsigned int *to, const char *option, const char *text, unsigned int min,
+			unsigned int max, struct err *err)
+{
+	unsigned long value;
+	char *end;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	if (!isdigit((unsigned char)*text) || errno || *end || value < min || value > max)
+		return err_set(err, -EINVAL, "--%s %s: a number from %u to %u is allowed", option, text, min, max);
+	*to = (unsigned int)value;
+	return 0;
+}
+
+/* Index of `text` among n words, or -EINVAL and an error with all of them. */
+static int parse_word(const char *option, const char *text, const char *const *words, int n, const char *all,
+		      struct err *err)
+{
+	int i;
+
+	for (i = 0; i < n; i++)
+		if (!strcmp(text, words[i]))
+			return i;
+	return err_set(err, -EINVAL, "--%s %s: allowed are %s", option, text, all);
+}
+
+static int parse_memory(struct options *o, const char *text, struct err *err)
+{
+	uint64_t bytes;
+
+	if (options_parse_bytes(&bytes, text) < 0 || bytes < MEMORY_MIN || bytes > MEMORY_MAX ||
+	    bytes % HUGE_BYTES)
+		return err_set(err, -EINVAL,
+			       "--memory %s: a size from 2M to 16G, in steps of 2M, is allowed (such as 512M or 2G)", text);
+	o->machine.memory_bytes = bytes;
+	return 0;
+}
+
+static int parse_way_out(struct options *o, const char *text, struct err *err)
+{
+	static const char *const words[] = { "auto", "kernel", "eject" };
+	static const enum way_out ways[] = { WAY_OUT_AUTO, WAY_OUT_KERNEL, WAY_OUT_EJECT };
+	int i = parse_word("way-out", text, words, 3, "auto, kernel and eject", err);
+
+	if (i < 0)
+		return i;
+	o->machine.way_out = ways[i];
+	return 0;
+}
+
+static int parse_log_level(struct options *o, const char *text, struct err *err)
+{
+	static const char *const words[] = { "error", "warn", "info", "debug" };
+	static const enum log_level levels[] = { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+	int i = parse_word("log-level", text, words, 4, "error, warn, info and debug", err);
+
+	if (i < 0)
+		return i;
+	o->log_level = levels[i];
+	return 0;
+}
+
+static int parse_bandwidth(struct options *o, const char *text, struct err *err)
+{
+	if (options_parse_bytes(&o->bandwidth, text) < 0)
+		return err_set(err, -EINVAL,
+			       "--bandwidth %s: bytes a second are allowed, with K, M, G or T (such as 200M), or 0 for no limit",
+			       text);
+	return 0;
+}
+
+static int add_qmp(struct options *o, const char *text, struct err *err)
+{
+	if (o->nqmp == OPTIONS_QMP_MAX)
+		return err_set(err, -EINVAL, "--qmp %s: at most %d are allowed", text, OPTIONS_QMP_MAX);
+	o->qmp[o->nqmp++] = text;
+	return 0;
+}
+
+/* Options that take a string as it is, or none. */
+static void take_plain(struct options *o, int option, const char *value)
+{
+	switch (option) {
+	case OPT_KERNEL:
+		o->machine.kernel = value;
+		break;
+	case OPT_INITRD:
+		o->machine.initrd = value;
+		break;
+	case OPT_CMDLINE:
+		o->machine.cmdline = value;
+		break;
+	case OPT_NAME:
+		o->machine.name = value;
+		break;
+	case OPT_GDB:
+		o->gdb = value;
+		break;
+	case OPT_INCOMING:
+		o->incoming = value;
+		o->machine.incoming = true;
+		break;
+	case OPT_NO_REBOOT:
+		o->machine.no_reboot = true;
+		break;
+	case OPT_PID_FILE:
+		o->pid_file = value;
+		break;
+	case 'S':
+		o->paused = true;
+		break;
+	case 'h':
+		o->help = true;
+		break;
+	}
+}
+
+static int take(struct options *o, int option, const char *value, struct err *err)
+{
+	switch (option) {
+	case 'c':
+		return parse_number(&o->machine.cpus, "cpus", value, 1, VM_VCPUS_MAX, err);
+	case 'm':
+		return parse_memory(o, value, err);
+	case OPT_SERIAL:
+		return chardev_parse(&o->machine.serial, value, err) < 0 ? err_prefix(err, "--serial") : 0;
+	case OPT_QMP:
+		return add_qmp(o, value, err);
+	case OPT_GDB_PAGE_TIMEOUT:
+		return parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0, 600000, err);
+	case OPT_WAY_OUT:
+		return parse_way_out(o, value, err);
+	case OPT_LINK_TIMEOUT:
+		return parse_number(&o->link_timeout_ms, "link-timeout", value, 100, 600000, err);
+	case OPT_BANDWIDTH:
+		return parse_bandwidth(o, value, err);
+	case OPT_LOG_LEVEL:
+		return parse_log_level(o, value, err);
+	default:
+		take_plain(o, option, value);
+		return 0;
+	}
+}
+
+static int check(const struct options *o, struct err *err)
+{
+	if (o->help)
+		return 0;
+	if (!o->machine.kernel && !o->incoming)
+		return err_set(err, -EINVAL, "--kernel FILE is missing (or --incoming URI)");
+	if (o->machine.initrd && !o->machine.kernel)
+		return err_set(err, -EINVAL, "--initrd %s: needs --kernel", o->machine.initrd);
+	if (o->machine.name && strlen(o->machine.name) > 255)
+		return err_set(err, -EINVAL, "--name: at most 255 bytes are allowed");
+	return 0;
+}
+
+int options_parse(struct options *o, int argc, char **argv, struct err *err)
+{
+	int option, r;
+
+	*o = (struct options){
+		.machine = {
+			.cpus = 1,
+			.memory_bytes = (uint64_t)512 << 20,
+			.way_out = WAY_OUT_AUTO,
+			.serial = { .kind = CHARDEV_STDIO },
+		},
+		.gdb_page_timeout_ms = 200,
+		.link_timeout_ms = 5000,
+		.log_level = LOG_WARN,
+	};
+	opterr = 0;
+	optind = 1;
+	while ((option = getopt_long(argc, argv, ":c:m:Sh", long_options, NULL)) != -1) {
+		if (option == '?')
+			return err_set(err, -EINVAL, "%s: no such option, or it takes no value (postern run --help has all)",
+				       argv[optind - 1]);
+		if (option == ':')
+			return err_set(err, -EINVAL, "%s: its value is missing", argv[optind - 1]);
+		r = take(o, option, optarg, err);
+		if (r < 0)
+			return r;
+	}
+	if (optind < argc)
+		return err_set(err, -EINVAL, "\"%s\": only options are allowed", argv[optind]);
+	return check(o, err);
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The command line of `postern run`. Strings point into argv.
+ */
+#ifndef POSTERN_CLI_OPTIONS_H
+#define POSTERN_CLI_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "device/machine.h"
+
+#define OPTIONS_QMP_MAX 8
+
+struct options {
+	struct machine_config machine;
+	const char *qmp[OPTIONS_QMP_MAX];
+	unsigned int nqmp;
+	const char *gdb;		/* NULL: none */
+	unsigned int gdb_page_timeout_ms;
+	const char *incoming;		/* NULL: none; "defer": QMP says later */
+	bool paused;
+	unsigned int link_timeout_ms;
+	uint64_t bandwidth;		/* bytes a second, 0: no limit */
+	enum log_level log_level;
+	const char *pid_file;		/* NULL: none */
+	bool help;
+};
+
+/* 0 or -EINVAL; the error names the option, the value, and what is allowed. */
+int options_parse(struct options *options, int argc, char **argv, struct err *err);
+
+/* "512M", "2G", "4096": bytes; suffixes K, M, G, T are powers of 1024. -EINVAL: not such a number, or too large. */
+int options_parse_bytes(uint64_t *bytes, const char *text);
+
+extern const char options_help[];
+
+#endif

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * run.c - `postern run`: puts the parts together, runs the loop, takes them apart again in reverse.
+ *
+ * SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, which never waits for a page or a peer; a second one,
+ * should the first not do, ends the process from within the signal handler. All other threads block these signals, so the
+ * handler runs on the main thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/loop.h"
+#include "cli/cli.h"
+#include "cli/options.h"
+#include "control/gdb.h"
+#include "control/qmp.h"
+#include "device/machine.h"
+#include "migrate/migration.h"
+
+struct run {
+	struct options options;
+	struct loop *loop;
+	struct machine *machine;
+	struct migration *migration;
+	struct qmp *qmp;
+	struct gdb *gdb;
+	uv_async_t end;		/* wakes the loop from the signal handler */
+	bool end_open;
+	bool pid_written;
+};
+
+/* A signal handler gets no context; so this is one of the few static variables. */
+static struct {
+	uv_async_t *end;
+	volatile sig_atomic_t count;
+} signals;
+
+/* ---- signals ---- */
+
+static void on_end_signal(int sig)
+{
+	int saved_errno = errno;
+
+	if (signals.count++) {
+		chardev_restore_terminal();
+		_exit(128 + sig);
+	}
+	/* uv_async_send is async-signal-safe (libuv's documentation says so). */
+	uv_async_send(signals.end);
+	errno = saved_errno;
+}
+
+/* A crash: give the terminal back, then crash as if we had not been here. */
+static void on_crash(int sig)
+{
+	chardev_restore_terminal();
+	raise(sig);
+}
+
+static void on_end(uv_async_t *end)
+{
+	struct run *run = end->data;
+
+	if (run->machine)
+		machine_shutdown(run->machine, false, "host-signal");
+	else
+		loop_stop(run->loop);
+}
+
+static int signals_open(struct run *run, struct err *err)
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
+	static const int crashes[] = { SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE };
+	struct sigaction end = { .sa_handler = on_end_signal, .sa_flags = SA_RESTART };
+	struct sigaction crash = { .sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND | SA_NODEFER };
+	size_t i;
+	int r;
+
+	r = uv_async_init(loop_uv(run->loop), &run->end, on_end);
+	if (r < 0)
+		return err_errno(err, r, "event loop");
+	run->end.data = run;
+	run->end_open = true;
+	signals.end = &run->end;
+	for (i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+		sigaction(ends[i], &end, NULL);
+	for (i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
+		sigaction(crashes[i], &crash, NULL);
+	return 0;
+}
+
+/* Signals that come from now on: one that comes after an orderly end has begun just ends. */
+static void signals_close(struct run *run)
+{
+	signals.count = 1;
+	if (run->end_open)
+		uv_close((uv_handle_t *)&run->end, NULL);
+	run->end_open = false;
+}
+
+/* ---- pid file ---- */
+
+static int pid_write(struct run *run, struct err *err)
+{
+	const char *path = run->options.pid_file;
+	int fd, r = 0;
+
+	if (!path)
+		return 0;
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return err_errno(err, -errno, "--pid-file %s", path);
+	run->pid_written = true;
+	if (dprintf(fd, "%d\n", (int)getpid()) < 0)
+		r = err_errno(err, -errno, "--pid-file %s", path);
+	close(fd);
+	return r;
+}
+
+static void pid_remove(struct run *run)
+{
+	if (run->pid_written)
+		unlink(run->options.pid_file);
+}
+
+/* ---- set-up and end ---- */
+
+static int migration_open(struct run *run, struct err *err)
+{
+	const struct options *o = &run->options;
+	struct migration_params params;
+	int r;
+
+	r = migration_new(&run->migration, run->machine, err);
+	if (r < 0)
+		return r;
+	migration_params_get(run->migration, &params);
+	params.link_timeout_ms = o->link_timeout_ms;
+	params.max_postcopy_bandwidth = o->bandwidth;
+	r = migration_params_set(run->migration, &params, err);
+	if (r < 0)
+		return r;
+	if (o->incoming && strcmp(o->incoming, "defer"))
+		r = migration_incoming(run->migration, o->incoming, err);
+	return r < 0 ? err_prefix(err, "--incoming %s", o->incoming) : 0;
+}
+
+static int control_open(struct run *run, struct err *err)
+{
+	const struct options *o = &run->options;
+	unsigned int i;
+	int r;
+
+	r = qmp_new(&run->qmp, run->machine, run->migration, err);
+	if (r < 0)
+		return r;
+	for (i = 0; i < o->nqmp; i++) {
+		r = qmp_listen(run->qmp, o->qmp[i], err);
+		if (r < 0)
+			return err_prefix(err, "--qmp %s", o->qmp[i]);
+	}
+	if (!o->gdb)
+		return 0;
+	r = gdb_new(&run->gdb, run->machine, o->gdb, (int)o->gdb_page_timeout_ms, err);
+	return r < 0 ? err_prefix(err, "--gdb %s", o->gdb) : 0;
+}
+
+static int run_open(struct run *run, struct err *err)
+{
+	const struct options *o = &run->options;
+	int r;
+
+	r = loop_new(&run->loop, err);
+	if (!r)
+		r = signals_open(run, err);
+	if (!r)
+		r = machine_new(&run->machine, run->loop, &o->machine, err);
+	if (!r)
+		r = migration_open(run, err);
+	if (!r)
+		r = control_open(run, err);
+	if (!r)
+		r = pid_write(run, err);
+	if (r < 0)
+		return r;
+	if (o->incoming)
+		machine_set_autostart(run->machine, !o->paused);
+	else if (!o->paused)
+		r = machine_cont(run->machine, err);
+	return r;
+}
+
+static void run_close(struct run *run)
+{
+	gdb_free(run->gdb);
+	qmp_free(run->qmp);
+	migration_free(run->migration);
+	if (machine_free(run->machine) < 0) {
+		/* A thread is still inside; the end of the process is all that is left. */
+		pid_remove(run);
+		_exit(CLI_FAILED);
+	}
+	signals_close(run);
+	loop_free(run->loop);
+	pid_remove(run);
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct run run = { 0 };
+	struct err err = { 0 };
+	int status = CLI_OK;
+
+	if (options_parse(&run.options, argc, argv, &err) < 0) {
+		fprintf(stderr, "postern run: %s\n", err.text);
+		return CLI_USAGE;
+	}
+	if (run.options.help) {
+		fputs(options_help, stdout);
+		return CLI_OK;
+	}
+	log_set_level(run.options.log_level);
+	if (run_open(&run, &err) < 0) {
+		/* The terminal first, so that the message looks right. */
+		chardev_restore_terminal();
+		log_error("%s", err.text);
+		status = CLI_FAILED;
+	} else {
+		loop_run(run.loop);
+	}
+	run_close(&run);
+	return status;
+}
