@@ -92,13 +92,14 @@ static void on_migration(void *arg, enum migration_status status)
 {
 	struct qmp *qmp = arg;
 
-	if (qmp->migration_events)
+	if (qmp->migration_events && !qmp->closed)
 		qmp_event(qmp, "MIGRATION", json_pack("{s:s}", "status", migration_status_name(status)));
 }
 
 int qmp_new(struct qmp **out, struct machine *machine, struct migration *migration, struct err *err)
 {
 	struct qmp *qmp = calloc(1, sizeof(*qmp));
+	struct migration_listener listener;
 
 	if (!qmp)
 		return err_set(err, -ENOMEM, "QMP: no memory");
@@ -115,8 +116,10 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 		.arg = qmp,
 	};
 	machine_listen(machine, &qmp->machine_listener);
-	qmp->migration_listener = (struct migration_listener){ .status = on_migration, .arg = qmp };
-	migration_listen(migration, &qmp->migration_listener);
+	listener = (struct migration_listener){ .status = on_migration, .arg = qmp };
+	migration_listen(migration, &listener);
+	uv_prepare_init(qmp->uv, &qmp->life);
+	qmp->life.data = qmp;
 	*out = qmp;
 	return 0;
 }
@@ -164,6 +167,11 @@ static void flush(struct qmp *qmp)
 	}
 }
 
+static void on_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
 void qmp_free(struct qmp *qmp)
 {
 	unsigned int i;
@@ -175,8 +183,9 @@ void qmp_free(struct qmp *qmp)
 	qmp->nservers = 0;
 	flush(qmp);
 	machine_unlisten(qmp->machine, &qmp->machine_listener);
-	migration_listen(qmp->migration, NULL);
 	while (qmp->clients)
 		qmp_client_close(qmp->clients);
-	free(qmp);
+	/* The migration may still tell of its end: the memory goes when the loop has run once more. */
+	qmp->closed = true;
+	uv_close((uv_handle_t *)&qmp->life, on_closed);
 }

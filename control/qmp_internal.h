@@ -40,7 +40,8 @@ struct qmp {
 	struct qmp_client *clients;
 	unsigned int nclients;
 	struct machine_listener machine_listener;
-	struct migration_listener migration_listener;
+	uv_prepare_t life;	/* never started: its close callback frees this struct */
+	bool closed;
 	bool migration_events;	/* the "events" migration capability */
 	bool reclaimed;		/* postern-reclaim was done: the paused migration must never be resumed */
 };
