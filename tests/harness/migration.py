@@ -178,14 +178,13 @@ class Pair:
         return [name for name, vm in (('source', self.source), ('destination', self.destination))
                 if vm.is_alive() and vm.command('query-status')['running']]
 
-    def wait_all_waiting(self, cpus=None, timeout=20.0):
-        """Until every vCPU of the destination waits for a missing page, and goes on waiting for the same one for 50 ms.
-        Returns {vCPU: entry}."""
+    def wait_all_waiting(self, cpus=None, timeout=20.0, since_ms=50):
+        """Until every vCPU of the destination has waited for the same missing page for so long. Returns {vCPU: entry}."""
         want = cpus if cpus is not None else set(range(len(self.destination.command('query-cpus-fast'))))
 
         def all_wait():
             now = self.destination.waiting_cpus()
-            if set(now) >= want and all(now[c]['since-us'] > 50000 for c in want):
+            if set(now) >= want and all(now[c]['since-us'] > since_ms * 1000 for c in want):
                 return now
             return None
         return wait_for(all_wait, timeout, lambda: 'vCPUs waiting: %s' % self.destination.waiting_cpus())

@@ -277,12 +277,13 @@ class Postern(Machine):
     """
 
     def __init__(self, name='vm', memory='256M', cpus=2, kernel='bare', incoming=None, way_out=None, gdb=None,
-                 page_timeout_ms=None, netns=None, serial=True, options=(), pass_fds=(), env=None, wait=True):
+                 page_timeout_ms=None, netns=None, serial=True, log_level='info', options=(), pass_fds=(), env=None,
+                 wait=True):
         super().__init__(name, netns)
         words = [program(), 'run', '--name', self.name, '--memory', str(memory), '--cpus', str(cpus),
                  '--qmp', 'unix:' + self.path('qmp')]
-        if serial:
-            words += ['--serial', 'unix:' + self.path('serial') if serial is True else serial]
+        words += ['--serial', 'unix:' + self.path('serial') if serial is True else serial or 'null']
+        words += ['--log-level', log_level]
         if kernel:
             words += ['--kernel', bare_elf() if kernel == 'bare' else kernel]
         if incoming:
@@ -292,7 +293,7 @@ class Postern(Machine):
         if gdb:
             words += ['--gdb', 'unix:' + self.path('gdb') if gdb is True else gdb]
         if page_timeout_ms is not None:
-            words += ['--page-timeout', str(page_timeout_ms)]
+            words += ['--gdb-page-timeout', str(page_timeout_ms)]
         try:
             self.spawn(words + list(options), pass_fds, env)
             if wait:
