@@ -183,7 +183,7 @@ static uint64_t fadt(struct buf *out, uint64_t facs_at, uint64_t dsdt_at)
 	zeros(out, 4);				/* GPE0, GPE1 lengths, GPE1 base, C-state control */
 	u16(out, 0xfff);			/* C2 and C3 latency: not there */
 	u16(out, 0xfff);
-	zeros(out, 6);				/* flush size and stride, duty offset and width, day and month alarm */
+	zeros(out, 8);				/* flush size and stride, duty offset and width, day and month alarm */
 	u8(out, 0);				/* century: not kept */
 	u16(out, BOOT_VGA_ABSENT);
 	u8(out, 0);
