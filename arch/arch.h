@@ -55,7 +55,7 @@ int arch_vm_reset(struct vm *vm, struct err *err);
  * guest, so it runs on every KVM. Needs the first 64 KiB of RAM, PRESENT.
  */
 int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, struct err *err);
-/* A guest that starts in kernel mode, returns from an interrupt frame, and writes ARCH_PROBE_OK to port 0x80. */
+/* A guest that starts in kernel mode, does what a kernel's entry and exit code does, and writes ARCH_PROBE_OK to port 0x80. */
 #define ARCH_PROBE_OK 0x5a
 int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, struct err *err);
 

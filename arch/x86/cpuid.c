@@ -258,22 +258,41 @@ static int check_register(uint32_t function, uint32_t index, const char *name, u
 		       index, name, (unsigned int)__builtin_ctz(missing));
 }
 
+/* The leaves whose registers are feature bits, and which of them are. */
+static const struct features {
+	uint32_t function, index, eax, ebx, ecx, edx;
+} features[] = {
+	/* but x2APIC, TSC deadline, OSXSAVE, hypervisor; but HTT */
+	{ 0x1, 0, 0, 0, 0x76dfffff, 0xefffffff },
+	{ 0x7, 0, 0, ~0u, ~0x10u, ~0u },
+	{ 0x7, 1, ~0u, ~0u, ~0u, ~0u },
+	{ 0xd, 0, ~0u, 0, 0, ~0u },
+	{ 0xd, 1, ~0u, 0, ~0u, ~0u },
+	{ 0x80000001, 0, 0, 0, ~2u, ~0u },
+	{ 0x80000008, 0, 0, ~0u, 0, 0 },
+	{ 0x40000001, 0, 0x00ffffff, 0, 0, 0 },
+};
+#define FEATURES (sizeof(features) / sizeof(features[0]))
+
+void cpuid_merge(struct cpuid_table *host, struct cpuid_table *vcpu)
+{
+	unsigned int i;
+
+	for (i = 0; i < FEATURES; i++) {
+		struct kvm_cpuid_entry2 *h = cpuid_find(host, features[i].function, features[i].index);
+		struct kvm_cpuid_entry2 *v = cpuid_find(vcpu, features[i].function, features[i].index);
+
+		if (!h || !v)
+			continue;
+		h->eax |= v->eax & features[i].eax;
+		h->ebx |= v->ebx & features[i].ebx;
+		h->ecx |= v->ecx & features[i].ecx;
+		h->edx |= v->edx & features[i].edx;
+	}
+}
+
 int cpuid_check(const struct cpuid_table *guest, struct cpuid_table *host, struct err *err)
 {
-	/* The leaves whose registers are feature bits, and which of them are. */
-	static const struct {
-		uint32_t function, index, eax, ebx, ecx, edx;
-	} features[] = {
-		/* but x2APIC, TSC deadline, OSXSAVE, hypervisor; but HTT */
-		{ 0x1, 0, 0, 0, 0x76dfffff, 0xefffffff },
-		{ 0x7, 0, 0, ~0u, ~0x10u, ~0u },
-		{ 0x7, 1, ~0u, ~0u, ~0u, ~0u },
-		{ 0xd, 0, ~0u, 0, 0, ~0u },
-		{ 0xd, 1, ~0u, 0, ~0u, ~0u },
-		{ 0x80000001, 0, 0, 0, ~2u, ~0u },
-		{ 0x80000008, 0, 0, ~0u, 0, 0 },
-		{ 0x40000001, 0, 0x00ffffff, 0, 0, 0 },
-	};
 	struct cpuid_table *copy = malloc(sizeof(*copy));
 	unsigned int i;
 	int result = 0;
@@ -281,7 +300,7 @@ int cpuid_check(const struct cpuid_table *guest, struct cpuid_table *host, struc
 	if (!copy)
 		return err_set(err, -ENOMEM, "no memory for CPUID");
 	*copy = *guest;
-	for (i = 0; i < sizeof(features) / sizeof(features[0]) && !result; i++) {
+	for (i = 0; i < FEATURES && !result; i++) {
 		uint32_t function = features[i].function, index = features[i].index;
 		struct kvm_cpuid_entry2 none = { 0 };
 		struct kvm_cpuid_entry2 *g = cpuid_find(copy, function, index);

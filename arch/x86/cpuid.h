@@ -35,6 +35,11 @@ int cpuid_supported(const struct vm *vm, struct cpuid_table *table, struct err *
 int cpuid_get(struct vcpu *vcpu, struct cpuid_table *table, struct err *err);
 /* Gives the vCPU the table, unless it has it already: a vCPU that ran must not be given another. */
 int cpuid_set(struct vcpu *vcpu, const struct cpuid_table *table, struct err *err);
+/*
+ * Adds the features that `vcpu` has and `host` lacks: some KVMs cannot hide from a guest what the CPU has, and do not
+ * list it as supported.
+ */
+void cpuid_merge(struct cpuid_table *host, struct cpuid_table *vcpu);
 /* -ENOTSUP: the guest was promised a feature that `host` lacks; the text names leaf, register and bit. */
 int cpuid_check(const struct cpuid_table *guest, struct cpuid_table *host, struct err *err);
 /* Can the guest itself be a hypervisor (VMX or SVM)? */

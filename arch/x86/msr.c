@@ -184,10 +184,10 @@ int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err)
 
 int msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *value)
 {
-	struct {
-		struct kvm_msrs head;
+	struct {		/* a kvm_msrs of one entry */
+		uint32_t nmsrs, pad;
 		struct kvm_msr_entry entry;
-	} one = { .head.nmsrs = 1, .entry.index = index };
+	} one = { .nmsrs = 1, .entry.index = index };
 	int result = vcpu_ioctl(vcpu, KVM_GET_MSRS, &one, "get MSR", NULL);
 
 	if (result < 0)

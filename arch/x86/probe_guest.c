@@ -2,7 +2,7 @@
 // Copyright The postern authors
 //
 // The guests of kvm/probe.c: a few bytes of code at 0x1000, with an identity map of the first GiB in 2 MiB pages. One starts
-// in ring 3 and touches a page; one starts in ring 0 and does what only some KVMs can, an iretq.
+// in ring 3 and touches a page; one starts in ring 0 and does what only some KVMs can: iretq, wrmsr of the system-call registers, sysret.
 #include <string.h>
 
 #include "arch/arch.h"
@@ -66,9 +66,20 @@ __asm__(".pushsection .rodata\n"
 	"	leaq 1f(%rip), %rax\n"
 	"	pushq %rax\n"
 	"	iretq\n"
-	"1:	movb $0x5a, %al\n"
+	"1:	movl $0xc0000080, %ecx\n"	/* EFER.SCE, and STAR for SYSRET: what a kernel leaves by */
+	"	rdmsr\n"
+	"	orl $1, %eax\n"
+	"	wrmsr\n"
+	"	movl $0xc0000081, %ecx\n"
+	"	xorl %eax, %eax\n"
+	"	movl $0x00200010, %edx\n"
+	"	wrmsr\n"
+	"	leaq 4f(%rip), %rcx\n"
+	"	movl $0x3002, %r11d\n"		/* IOPL 3: port I/O from user mode */
+	"	sysretq\n"
+	"4:	movb $0x5a, %al\n"
 	"	outb %al, $0x80\n"
-	"	jmp 1b\n"
+	"	jmp 4b\n"
 	".balign 8\n"
 	"2:	.quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff\n"
 	"3:	.word 31\n"

@@ -254,19 +254,23 @@ static int state_check(struct vcpu *vcpu, const X86__VcpuState *state, struct er
 
 static int load_cpuid(struct vcpu *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
 {
-	struct cpuid_table *host = malloc(sizeof(*host));
+	struct cpuid_table *tables = calloc(2, sizeof(*tables)), *host = tables, *now = tables + 1;
 	int result;
 
-	if (!host)
+	if (!tables)
 		return err_set(err, -ENOMEM, "no memory for CPUID");
 	result = cpuid_from_message(&work->cpuid_table, state->cpuid, state->n_cpuid, err);
 	if (!result)
 		result = cpuid_supported(vcpu_vm(vcpu), host, err);
 	if (!result)
+		result = cpuid_get(vcpu, now, err);
+	if (!result) {
+		cpuid_merge(host, now);
 		result = cpuid_check(&work->cpuid_table, host, err);
+	}
 	if (!result)
 		result = cpuid_set(vcpu, &work->cpuid_table, err);
-	free(host);
+	free(tables);
 	return result;
 }
 

@@ -1,0 +1,560 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// State of real vCPUs: a guest runs in one VM, goes on in another, is reset. The guest is a few bytes of ring-3 code
+// that count in EAX and report each number at port 0x80 + CPU, so that it runs on every KVM.
+#include "common.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "arch/arch.h"
+#include "arch/x86/cpuid.h"
+#include "arch/x86/msr.h"
+#include "arch/x86/x86.h"
+#include "memory/way_out.h"
+
+#define CPUS 2
+#define RAM (16 << 20)
+#define CODE 0x100000
+#define TABLES 0x101000
+#define STACK 0x180000
+#define CLOCK_PAGE 0x300000
+#define STEAL_PAGE 0x301000
+#define PAUSE_MS 10000
+
+struct guest {
+	struct memory *mem;
+	uint8_t *ram;
+	struct vm *vm;
+	pthread_mutex_t lock;		/* guards count and strange */
+	pthread_cond_t changed;
+	uint32_t count[CPUS];		/* last number that came */
+	uint32_t jumps;			/* numbers that did not follow the last one */
+	char strange[200];		/* an event that nobody expects */
+};
+
+static char no_kvm[64];
+
+/* The port says which CPU. */
+static void on_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
+{
+	struct guest *guest = arg;
+	uint32_t value = 0, cpu;
+
+	if (!write || size != 4)
+		return;
+	memcpy(&value, data, sizeof(value));
+	cpu = port - 0x80u;
+	pthread_mutex_lock(&guest->lock);
+	if (cpu < CPUS) {
+		if (guest->count[cpu] && value != guest->count[cpu] + 1)
+			guest->jumps++;
+		guest->count[cpu] = value;
+	}
+	pthread_cond_broadcast(&guest->changed);
+	pthread_mutex_unlock(&guest->lock);
+}
+
+static void on_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int len)
+{
+	(void)arg;
+	(void)gpa;
+	if (!write)
+		memset(data, 0, len);
+}
+
+static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
+{
+	struct guest *guest = arg;
+
+	(void)vcpu;
+	pthread_mutex_lock(&guest->lock);
+	snprintf(guest->strange, sizeof(guest->strange), "event %d: %s", (int)event->kind, event->text);
+	pthread_cond_broadcast(&guest->changed);
+	pthread_mutex_unlock(&guest->lock);
+}
+
+static const struct vm_exit_ops ops = { .pio = on_pio, .mmio = on_mmio, .event = on_event };
+
+static struct guest *guest_new(void)
+{
+	const struct memory_range range = { .base = GPA(0), .len_bytes = RAM };
+	struct guest *guest = calloc(1, sizeof(*guest));
+	struct err err = { 0 };
+	unsigned int n;
+
+	assert_non_null(guest);
+	pthread_mutex_init(&guest->lock, NULL);
+	pthread_cond_init(&guest->changed, NULL);
+	assert_int_equal(memory_new(&guest->mem, &range, 1, &err), 0);
+	memory_set_way_out(guest->mem, WAY_OUT_KERNEL);
+	guest->ram = memory_regions(guest->mem, &n)[0].host;
+	if (vm_new(&guest->vm, guest->mem, CPUS, &ops, guest, &err))
+		fail_msg("%s", err.text);
+	return guest;
+}
+
+static void guest_free(struct guest *guest)
+{
+	vm_end_vcpus(guest->vm);
+	memory_shut(guest->mem);
+	vm_free(guest->vm);
+	memory_free(guest->mem);
+	pthread_cond_destroy(&guest->changed);
+	pthread_mutex_destroy(&guest->lock);
+	free(guest);
+}
+
+static void guest_boot(struct guest *guest)
+{
+	/* inc %eax; movl %edi, %edx; addl $0x80, %edx; outl %eax, %dx; jmp back */
+	static const uint8_t code[] = {
+		0xff, 0xc0, 0x89, 0xfa, 0x81, 0xc2, 0x80, 0, 0, 0, 0xef, 0xeb, 0xf3,
+	};
+	const struct arch_boot boot = {
+		.bare = true,
+		.cpus = CPUS,
+		.entry = CODE,
+		.stack = STACK,
+		.stack_stride = 0x1000,
+		.page_table = TABLES,
+		.ram_low = RAM,
+	};
+	struct err err = { 0 };
+	unsigned int i;
+
+	memcpy(guest->ram + CODE, code, sizeof(code));
+	put64(guest->ram, TABLES, (TABLES + 0x1000) | 0x27);
+	put64(guest->ram, TABLES + 0x1000, (TABLES + 0x2000) | 0x27);
+	for (i = 0; i < RAM / HUGE_BYTES; i++)
+		put64(guest->ram, TABLES + 0x2000 + i * 8, i * HUGE_BYTES | 0xe7);
+	memset(guest->count, 0, sizeof(guest->count));
+	for (i = 0; i < CPUS; i++)
+		if (arch_vcpu_boot(vm_vcpu(guest->vm, i), &boot, &err))
+			fail_msg("%s", err.text);
+}
+
+/* Runs until each CPU has counted to `count`, then parks. */
+static void guest_run(struct guest *guest, uint32_t count)
+{
+	struct timespec limit;
+	struct err err = { 0 };
+	int result = 0;
+
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += 20;
+	vm_resume(guest->vm);
+	pthread_mutex_lock(&guest->lock);
+	while (!result && !guest->strange[0] && (guest->count[0] < count || guest->count[1] < count))
+		result = pthread_cond_timedwait(&guest->changed, &guest->lock, &limit);
+	pthread_mutex_unlock(&guest->lock);
+	if (vm_pause(guest->vm, PAUSE_MS, &err))
+		fail_msg("%s", err.text);
+	if (guest->strange[0])
+		fail_msg("%s", guest->strange);
+	assert_int_equal(result, 0);
+	assert_int_equal(guest->jumps, 0);
+}
+
+/* All that KVM tells of a vCPU and that must be the same after a save and a load, or after a reset. */
+struct picture {
+	struct kvm_regs regs;
+	struct kvm_sregs2 sregs;
+	struct kvm_debugregs debug;
+	struct kvm_lapic_state lapic;
+	struct kvm_mp_state mp;
+	struct kvm_vcpu_events events;
+	struct kvm_xcrs xcrs;
+	struct kvm_fpu fpu;
+	struct msr_table msrs;
+};
+
+static struct picture *picture_new(struct guest *guest, unsigned int cpu)
+{
+	struct vcpu *vcpu = vm_vcpu(guest->vm, cpu);
+	struct picture *p = calloc(1, sizeof(*p));
+	uint32_t i;
+
+	assert_non_null(p);
+	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_REGS, &p->regs, "regs", NULL), 0);
+	assert_int_equal(x86_sregs_get(vcpu, &p->sregs, NULL), 0);
+	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_DEBUGREGS, &p->debug, "debugregs", NULL), 0);
+	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_LAPIC, &p->lapic, "lapic", NULL), 0);
+	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &p->mp, "mp", NULL), 0);
+	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &p->events, "events", NULL), 0);
+	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_XCRS, &p->xcrs, "xcrs", NULL), 0);
+	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_FPU, &p->fpu, "fpu", NULL), 0);
+	assert_int_equal(msr_read(vcpu, &p->msrs, NULL), 0);
+	for (i = 0; i < p->msrs.nmsrs; i++)
+		if (p->msrs.entries[i].index == MSR_TSC)
+			p->msrs.entries[i].data = 0;
+	return p;
+}
+
+static void picture_compare(struct picture *a, struct picture *b)
+{
+	uint32_t i;
+
+	assert_memory_equal(&a->regs, &b->regs, sizeof(a->regs));
+	assert_memory_equal(&a->sregs, &b->sregs, sizeof(a->sregs));
+	assert_memory_equal(&a->debug, &b->debug, sizeof(a->debug));
+	assert_memory_equal(&a->lapic, &b->lapic, sizeof(a->lapic));
+	assert_int_equal(a->mp.mp_state, b->mp.mp_state);
+	assert_memory_equal(&a->events, &b->events, sizeof(a->events));
+	assert_memory_equal(&a->xcrs, &b->xcrs, sizeof(a->xcrs));
+	assert_memory_equal(&a->fpu, &b->fpu, sizeof(a->fpu));
+	assert_int_equal(a->msrs.nmsrs, b->msrs.nmsrs);
+	for (i = 0; i < a->msrs.nmsrs; i++) {
+		assert_int_equal(a->msrs.entries[i].index, b->msrs.entries[i].index);
+		if (a->msrs.entries[i].data != b->msrs.entries[i].data)
+			fail_msg("MSR 0x%x: 0x%llx and 0x%llx", a->msrs.entries[i].index,
+				 (unsigned long long)a->msrs.entries[i].data,
+				 (unsigned long long)b->msrs.entries[i].data);
+	}
+	free(a);
+	free(b);
+}
+
+static void set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
+{
+	struct msr_table *one = calloc(1, sizeof(*one));
+	struct err err = { 0 };
+
+	assert_non_null(one);
+	one->nmsrs = 1;
+	one->entries[0].index = index;
+	one->entries[0].data = value;
+	if (msr_write(vcpu, one, msr_phase(index), &err))
+		fail_msg("%s", err.text);
+	free(one);
+}
+
+/* Puts something unlike the reset value wherever a guest could. */
+static void disturb(struct guest *guest)
+{
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+	unsigned int i;
+
+	for (i = 0; i < CPUS; i++) {
+		struct vcpu *vcpu = vm_vcpu(guest->vm, i);
+		struct kvm_debugregs debug;
+		struct kvm_lapic_state lapic;
+		struct kvm_fpu fpu;
+
+		assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_FPU, &fpu, "fpu", NULL), 0);
+		memset(fpu.xmm[3], 0x5a, sizeof(fpu.xmm[3]));
+		fpu.mxcsr = 0x1fa0;
+		assert_int_equal(vcpu_ioctl(vcpu, KVM_SET_FPU, &fpu, "fpu", NULL), 0);
+		assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "debugregs", NULL), 0);
+		debug.db[2] = 0x1234;
+		assert_int_equal(vcpu_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "debugregs", NULL), 0);
+		assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_LAPIC, &lapic, "lapic", NULL), 0);
+		put32((uint8_t *)lapic.regs, 0xf0, 0x1ff);		/* enabled */
+		put32((uint8_t *)lapic.regs, 0x320, 0x100ef);		/* timer */
+		assert_int_equal(vcpu_ioctl(vcpu, KVM_SET_LAPIC, &lapic, "lapic", NULL), 0);
+		set_msr(vcpu, 0xc0000082, 0xffffffff81000000 + i);	/* LSTAR */
+		set_msr(vcpu, MSR_KERNEL_GS_BASE, 0xffff888000000000 + i);
+		set_msr(vcpu, 0x277, 0x0407050600070106);		/* PAT, as Linux sets it */
+		set_msr(vcpu, MSR_PV_SYSTEM_TIME, (CLOCK_PAGE + i * 64) | 1);
+		set_msr(vcpu, MSR_PV_STEAL_TIME, (STEAL_PAGE + i * 64) | 1);
+	}
+	assert_int_equal(x86_vm_ioctl(guest->vm, KVM_GET_IRQCHIP, &chip, "ioapic", NULL), 0);
+	chip.chip.ioapic.redirtbl[4].bits = 0x31;
+	assert_int_equal(x86_vm_ioctl(guest->vm, KVM_SET_IRQCHIP, &chip, "ioapic", NULL), 0);
+}
+
+static bool skipped(void)
+{
+	if (!no_kvm[0])
+		return false;
+	print_message("skipped: %s\n", no_kvm);
+	skip();
+	return true;
+}
+
+struct saved {
+	struct buf vm, vcpu[CPUS];
+};
+
+static void save(struct guest *guest, struct saved *saved)
+{
+	struct err err = { 0 };
+	unsigned int i;
+
+	memset(saved, 0, sizeof(*saved));
+	if (arch_vm_save(guest->vm, &saved->vm, &err))
+		fail_msg("%s", err.text);
+	for (i = 0; i < CPUS; i++)
+		if (arch_vcpu_save(vm_vcpu(guest->vm, i), &saved->vcpu[i], &err))
+			fail_msg("%s", err.text);
+}
+
+static void load(struct guest *guest, const struct saved *saved)
+{
+	struct err err = { 0 };
+	unsigned int i;
+
+	if (arch_vm_load(guest->vm, saved->vm.data, saved->vm.len, &err))
+		fail_msg("%s", err.text);
+	for (i = 0; i < CPUS; i++)
+		if (arch_vcpu_load(vm_vcpu(guest->vm, i), saved->vcpu[i].data, saved->vcpu[i].len, &err))
+			fail_msg("%s", err.text);
+}
+
+static void saved_fini(struct saved *saved)
+{
+	unsigned int i;
+
+	buf_fini(&saved->vm);
+	for (i = 0; i < CPUS; i++)
+		buf_fini(&saved->vcpu[i]);
+}
+
+static void test_goes_on_elsewhere(void **state)
+{
+	struct guest *a, *b;
+	struct saved saved;
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+	unsigned int i;
+
+	(void)state;
+	if (skipped())
+		return;
+	a = guest_new();
+	b = guest_new();
+	guest_boot(a);
+	guest_run(a, 100);
+	disturb(a);
+	guest_run(a, a->count[0] + 10);
+	save(a, &saved);
+	memcpy(b->ram, a->ram, RAM);
+	memcpy(b->count, a->count, sizeof(b->count));
+	load(b, &saved);
+	for (i = 0; i < CPUS; i++)
+		picture_compare(picture_new(a, i), picture_new(b, i));
+	assert_int_equal(x86_vm_ioctl(b->vm, KVM_GET_IRQCHIP, &chip, "ioapic", NULL), 0);
+	assert_int_equal(chip.chip.ioapic.redirtbl[4].bits, 0x31);
+	guest_run(b, a->count[0] + 100);
+	/* And once more into a VM that has run. */
+	memcpy(b->ram, a->ram, RAM);
+	memcpy(b->count, a->count, sizeof(b->count));
+	load(b, &saved);
+	guest_run(b, a->count[0] + 100);
+	saved_fini(&saved);
+	guest_free(b);
+	guest_free(a);
+}
+
+/* After a reset nothing is left of what the guest did: all is as in a VM that never ran. */
+static void test_reset(void **state)
+{
+	struct guest *a, *fresh;
+	unsigned int i;
+
+	(void)state;
+	if (skipped())
+		return;
+	a = guest_new();
+	fresh = guest_new();
+	guest_boot(a);
+	guest_run(a, 100);
+	disturb(a);
+	guest_run(a, a->count[0] + 10);
+	guest_boot(a);
+	guest_boot(fresh);
+	for (i = 0; i < CPUS; i++)
+		picture_compare(picture_new(a, i), picture_new(fresh, i));
+	guest_run(a, 100);
+	guest_free(fresh);
+	guest_free(a);
+}
+
+/*
+ * Every vCPU state with one byte changed, or cut short, is taken or refused, with a text; the good one can then still be
+ * loaded.
+ */
+static void test_hostile_state(void **state)
+{
+	struct guest *a;
+	struct saved saved;
+	unsigned int refused = 0, i;
+	uint32_t seed = 1;
+
+	(void)state;
+	if (skipped())
+		return;
+	a = guest_new();
+	guest_boot(a);
+	guest_run(a, 10);
+	save(a, &saved);
+	for (i = 0; i < 2000; i++) {
+		struct buf *from = i % 8 ? &saved.vcpu[0] : &saved.vm;
+		uint8_t *copy = malloc(from->len);
+		size_t len = from->len;
+		struct err err = { 0 };
+		int result;
+
+		assert_non_null(copy);
+		memcpy(copy, from->data, len);
+		seed = seed * 1103515245 + 12345;
+		if (i % 5 == 0)
+			len = (seed >> 8) % len;
+		else
+			copy[(seed >> 8) % len] ^= (uint8_t)(1u << (i % 8));
+		result = i % 8 ? arch_vcpu_load(vm_vcpu(a->vm, 0), copy, len, &err) :
+				 arch_vm_load(a->vm, copy, len, &err);
+		if (result) {
+			assert_true(result < 0);
+			assert_int_equal(result, err.code);
+			assert_true(err.text[0] != 0);
+			refused++;
+		}
+		free(copy);
+	}
+	/* All that were cut short lack something. */
+	assert_true(refused >= 400);
+	load(a, &saved);
+	guest_run(a, a->count[0] + 100);
+	saved_fini(&saved);
+	guest_free(a);
+}
+
+static void test_wrong_state(void **state)
+{
+	struct guest *a;
+	struct saved saved;
+	struct err err = { 0 };
+	struct vcpu *vcpu;
+
+	(void)state;
+	if (skipped())
+		return;
+	a = guest_new();
+	guest_boot(a);
+	save(a, &saved);
+	vcpu = vm_vcpu(a->vm, 0);
+	assert_err(arch_vcpu_load(vcpu, saved.vcpu[1].data, saved.vcpu[1].len, &err), -EPROTO, err,
+		   "vCPU 0: got the state of vCPU 1");
+	assert_err(arch_vcpu_load(vcpu, NULL, 0, &err), -EPROTO, err, "version 0");
+	assert_err(arch_vm_load(a->vm, saved.vcpu[0].data, 1, &err), -EPROTO, err, "not a valid message");
+	/* A later version, by a field that comes again: the last one counts. */
+	assert_int_equal(buf_append(&saved.vcpu[0], "\x08\x02", 2), 0);
+	assert_err(arch_vcpu_load(vcpu, saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO, err,
+		   "version 2, this postern knows 1");
+	/* An MSR that no KVM has: field 10, index 0x12345. */
+	assert_int_equal(buf_append(&saved.vcpu[0], "\x08\x01\x52\x04\x08\xc5\xc6\x04", 8), 0);
+	assert_err(arch_vcpu_load(vcpu, saved.vcpu[0].data, saved.vcpu[0].len, &err), -ENOTSUP, err,
+		   "no MSR 0x12345");
+	saved_fini(&saved);
+	guest_free(a);
+}
+
+static int mark(void *arg, gfn_t gfn)
+{
+	uint8_t *seen = arg;
+
+	assert_in_range(gfn.v, 0, RAM / PAGE_BYTES - 1);
+	seen[gfn.v] = 1;
+	return 0;
+}
+
+static int stop(void *arg, gfn_t gfn)
+{
+	(void)arg;
+	(void)gfn;
+	return -ECANCELED;
+}
+
+static void test_early_pages(void **state)
+{
+	static const uint64_t wanted[] = { CODE, TABLES, TABLES + 0x1000, TABLES + 0x2000, CLOCK_PAGE, STEAL_PAGE,
+					   STACK - 8 };
+	static uint8_t seen[RAM / PAGE_BYTES];
+	struct guest *a;
+	struct err err = { 0 };
+	unsigned int i;
+
+	(void)state;
+	if (skipped())
+		return;
+	a = guest_new();
+	guest_boot(a);
+	disturb(a);
+	guest_run(a, 10);
+	assert_int_equal(arch_vcpu_early_pages(vm_vcpu(a->vm, 0), mark, seen, &err), 0);
+	for (i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
+		if (!seen[wanted[i] / PAGE_BYTES])
+			fail_msg("page 0x%llx is missing", (unsigned long long)wanted[i]);
+	assert_false(seen[0x800]);
+	assert_int_equal(arch_vcpu_early_pages(vm_vcpu(a->vm, 0), stop, NULL, &err), -ECANCELED);
+	guest_free(a);
+}
+
+static void test_debugger(void **state)
+{
+	uint8_t regs[1024];
+	struct guest *a;
+	struct vcpu *vcpu;
+	struct arch_mmu mmu;
+	struct arch_debug debug = { .nwatch = 1, .watch = { { ARCH_WATCH_WRITE, GVA(0x1001), 4 } } };
+	struct err err = { 0 };
+	uint64_t pc, left;
+	gpa_t gpa;
+
+	(void)state;
+	if (skipped())
+		return;
+	a = guest_new();
+	guest_boot(a);
+	guest_run(a, 10);
+	vcpu = vm_vcpu(a->vm, 1);
+	assert_int_equal(arch_gdb_read_regs(vcpu, regs, &err), 0);
+	assert_int_equal(arch_gdb_pc(vcpu, &pc, &err), 0);
+	assert_int_equal(get64(regs, 128), pc);
+	assert_in_range(pc, CODE, CODE + 12);
+	assert_int_equal(get64(regs, 5 * 8), 1);		/* rdi: the CPU */
+	assert_int_equal(arch_mmu_get(vcpu, &mmu, &err), 0);
+	assert_int_equal(arch_translate(a->mem, &mmu, GVA(pc), GUP_NOWAIT, NULL, &gpa, &left), 0);
+	assert_int_equal(gpa.v, pc);
+	put64(regs, 8, 0xb0b0);					/* rbx */
+	assert_int_equal(arch_gdb_write_regs(vcpu, regs, &err), 0);
+	memset(regs, 0, sizeof(regs));
+	assert_int_equal(arch_gdb_read_regs(vcpu, regs, &err), 0);
+	assert_int_equal(get64(regs, 8), 0xb0b0);
+	assert_int_equal(get64(regs, 128), pc);
+
+	assert_err(arch_debug_set(vcpu, &debug, &err), -EINVAL, err, "aligned");
+	debug.watch[0] = (struct arch_watch){ ARCH_WATCH_READ, GVA(0x1000), 4 };
+	assert_err(arch_debug_set(vcpu, &debug, &err), -EINVAL, err, "reads alone");
+	debug.watch[0] = (struct arch_watch){ ARCH_WATCH_EXEC, GVA(0x1000), 2 };
+	assert_err(arch_debug_set(vcpu, &debug, &err), -EINVAL, err, "aligned");
+	debug.watch[0] = (struct arch_watch){ ARCH_WATCH_ACCESS, GVA(0x1000), 8 };
+	assert_int_equal(arch_debug_set(vcpu, &debug, &err), 0);
+	debug = (struct arch_debug){ 0 };
+	assert_int_equal(arch_debug_set(vcpu, &debug, &err), 0);
+	guest_run(a, a->count[0] + 10);
+	guest_free(a);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_goes_on_elsewhere),
+		cmocka_unit_test(test_reset),
+		cmocka_unit_test(test_hostile_state),
+		cmocka_unit_test(test_wrong_state),
+		cmocka_unit_test(test_early_pages),
+		cmocka_unit_test(test_debugger),
+	};
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		snprintf(no_kvm, sizeof(no_kvm), "/dev/kvm: %s", strerror(errno));
+	else
+		close(fd);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
