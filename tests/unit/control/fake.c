@@ -1,0 +1,577 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// See fake.h.
+#include "fake.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+
+#define PUMP_NS (5 * NS_PER_SEC)
+
+/* ---- the tests' side ---- */
+
+struct machine *fake_machine_new(void)
+{
+	struct machine *machine = calloc(1, sizeof(*machine));
+	pthread_condattr_t attr;
+	unsigned int i;
+
+	assert_non_null(machine);
+	assert_int_equal(loop_new(&machine->loop, NULL), 0);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_mutex_init(&machine->mem.lock, NULL);
+	pthread_cond_init(&machine->mem.changed, &attr);
+	pthread_condattr_destroy(&attr);
+	for (i = 0; i < FAKE_PAGES; i++)
+		machine->mem.page[i] = PAGE_PRESENT;
+	for (i = 0; i < FAKE_CPUS; i++)
+		machine->vm.vcpu[i] = (struct vcpu){ .vm = &machine->vm, .index = i, .parked = true, .hit = -1 };
+	machine->config.name = "fake";
+	machine->state = RUN_STATE_PAUSED;
+	return machine;
+}
+
+void fake_machine_free(struct machine *machine)
+{
+	assert_null(machine->listeners);
+	loop_free(machine->loop);
+	pthread_cond_destroy(&machine->mem.changed);
+	pthread_mutex_destroy(&machine->mem.lock);
+	free(machine);
+}
+
+void fake_pump(struct machine *machine, int fd, bool (*done)(void *arg), void *arg)
+{
+	int64_t end = clock_now_ns() + PUMP_NS;
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	for (;;) {
+		uv_run(loop_uv(machine->loop), UV_RUN_NOWAIT);
+		if (done ? done(arg) : poll(&p, 1, 1) > 0)
+			return;
+		assert_true(clock_now_ns() < end);
+	}
+}
+
+int fake_connect(struct machine *machine, const char *path)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)machine;
+	assert_true(fd >= 0);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
+	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	return fd;
+}
+
+void fake_set_state(struct machine *machine, enum run_state state)
+{
+	enum run_state old = machine->state;
+	struct machine_listener *l, *next;
+	unsigned int i;
+
+	machine->state = state;
+	if (old == state)
+		return;
+	for (l = machine->listeners; l; l = next) {
+		next = l->next;
+		if (l->state)
+			l->state(l->arg, old, state);
+	}
+	for (i = 0; i < FAKE_CPUS; i++)
+		machine->vm.vcpu[i].parked = state != RUN_STATE_RUNNING;
+}
+
+void fake_debug_event(struct machine *machine, unsigned int cpu)
+{
+	struct machine_listener *l;
+
+	vm_pause(&machine->vm, 0, NULL);
+	fake_set_state(machine, RUN_STATE_DEBUG);
+	for (l = machine->listeners; l; l = l->next)
+		if (l->debug)
+			l->debug(l->arg, &machine->vm.vcpu[cpu]);
+}
+
+void fake_migration_status(struct migration *migration, enum migration_status status)
+{
+	migration->info.status = status;
+	if (migration->listener.status)
+		migration->listener.status(migration->listener.arg, status);
+}
+
+/* ---- device/ ---- */
+
+const char *run_state_name(enum run_state state)
+{
+	static const char *const names[] = {
+		"prelaunch", "inmigrate", "running", "paused", "debug", "finish-migrate",
+		"postmigrate", "io-error", "internal-error", "guest-panicked", "shutdown",
+	};
+
+	return names[state];
+}
+
+void machine_listen(struct machine *machine, struct machine_listener *listener)
+{
+	listener->next = machine->listeners;
+	machine->listeners = listener;
+}
+
+void machine_unlisten(struct machine *machine, struct machine_listener *listener)
+{
+	struct machine_listener **p;
+
+	for (p = &machine->listeners; *p != listener; p = &(*p)->next)
+		assert_non_null(*p);
+	*p = listener->next;
+}
+
+const struct machine_config *machine_config(const struct machine *machine)
+{
+	return &machine->config;
+}
+
+struct memory *machine_memory(const struct machine *machine)
+{
+	return (struct memory *)&machine->mem;
+}
+
+struct vm *machine_vm(const struct machine *machine)
+{
+	return (struct vm *)&machine->vm;
+}
+
+struct loop *machine_loop(const struct machine *machine)
+{
+	return machine->loop;
+}
+
+enum run_state machine_state(const struct machine *machine)
+{
+	return machine->state;
+}
+
+int machine_pause(struct machine *machine, enum run_state state, struct err *err)
+{
+	(void)err;
+	fake_set_state(machine, state);
+	return 0;
+}
+
+int machine_cont(struct machine *machine, struct err *err)
+{
+	if (machine->state == RUN_STATE_POSTMIGRATE)
+		return err_set(err, -EBUSY, "the guest runs elsewhere");
+	fake_set_state(machine, RUN_STATE_RUNNING);
+	return 0;
+}
+
+int machine_leave_migrate(struct machine *machine, bool run, struct err *err)
+{
+	(void)err;
+	fake_set_state(machine, run ? RUN_STATE_RUNNING : RUN_STATE_PAUSED);
+	return 0;
+}
+
+void machine_set_autostart(struct machine *machine, bool run)
+{
+	machine->autostart = run;
+}
+
+bool machine_autostart(const struct machine *machine)
+{
+	return machine->autostart;
+}
+
+int machine_reset(struct machine *machine, bool by_guest, struct err *err)
+{
+	struct machine_listener *l;
+
+	(void)err;
+	machine->resets++;
+	for (l = machine->listeners; l; l = l->next)
+		if (l->reset)
+			l->reset(l->arg, by_guest);
+	return 0;
+}
+
+int machine_powerdown(struct machine *machine, struct err *err)
+{
+	struct machine_listener *l;
+
+	(void)err;
+	machine->powerdowns++;
+	for (l = machine->listeners; l; l = l->next)
+		if (l->powerdown)
+			l->powerdown(l->arg);
+	return 0;
+}
+
+void machine_shutdown(struct machine *machine, bool by_guest, const char *reason)
+{
+	struct machine_listener *l;
+
+	for (l = machine->listeners; l; l = l->next)
+		if (l->shutdown)
+			l->shutdown(l->arg, by_guest, reason);
+	machine->ended = true;
+}
+
+/* ---- kvm/ ---- */
+
+unsigned int vm_vcpus(const struct vm *vm)
+{
+	(void)vm;
+	return FAKE_CPUS;
+}
+
+struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index)
+{
+	return index < FAKE_CPUS ? (struct vcpu *)&vm->vcpu[index] : NULL;
+}
+
+int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
+{
+	unsigned int i;
+
+	(void)timeout_ms;
+	(void)err;
+	for (i = 0; i < FAKE_CPUS; i++)
+		vm->vcpu[i].parked = true;
+	return 0;
+}
+
+unsigned int vcpu_index(const struct vcpu *vcpu)
+{
+	return vcpu->index;
+}
+
+pid_t vcpu_tid(const struct vcpu *vcpu)
+{
+	return 1000 + (pid_t)vcpu->index;
+}
+
+bool vcpu_is_parked(const struct vcpu *vcpu)
+{
+	return vcpu->parked;
+}
+
+void vcpu_resume(struct vcpu *vcpu)
+{
+	vcpu->parked = false;
+}
+
+/* ---- memory/ ---- */
+
+struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu)
+{
+	(void)name;
+	(void)cpu;
+	mem->thread.mem = mem;
+	return &mem->thread;
+}
+
+void memory_thread_free(struct memory_thread *thread)
+{
+	(void)thread;
+}
+
+void memory_thread_bind(struct memory_thread *thread)
+{
+	(void)thread;
+}
+
+enum kick_result memory_thread_kick(struct memory_thread *thread)
+{
+	pthread_mutex_lock(&thread->mem->lock);
+	thread->kicked = true;
+	pthread_cond_broadcast(&thread->mem->changed);
+	pthread_mutex_unlock(&thread->mem->lock);
+	return KICK_DONE;
+}
+
+void memory_thread_clear(struct memory_thread *thread)
+{
+	pthread_mutex_lock(&thread->mem->lock);
+	thread->kicked = false;
+	pthread_mutex_unlock(&thread->mem->lock);
+}
+
+enum way_out memory_way_out(const struct memory *mem)
+{
+	(void)mem;
+	return WAY_OUT_KERNEL;
+}
+
+bool memory_is_ram(const struct memory *mem, gpa_t gpa, uint64_t len)
+{
+	(void)mem;
+	return gpa.v >= FAKE_GPA && gpa.v + len <= FAKE_GPA + FAKE_PAGES * PAGE_BYTES;
+}
+
+enum page_state memory_page_state(const struct memory *mem, gfn_t gfn)
+{
+	return mem->page[gfn.v - FAKE_GPA / PAGE_BYTES];
+}
+
+void memory_stats(const struct memory *mem, struct memory_stats *stats)
+{
+	unsigned int i;
+
+	*stats = (struct memory_stats){ .pages = FAKE_PAGES, .faults = 7 };
+	for (i = 0; i < FAKE_PAGES; i++) {
+		stats->missing += mem->page[i] != PAGE_PRESENT;
+		stats->requested += mem->page[i] == PAGE_REQUESTED;
+		stats->lost += mem->page[i] == PAGE_LOST;
+	}
+}
+
+struct hist *memory_latency(struct memory *mem)
+{
+	return &mem->latency;
+}
+
+unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, unsigned int max)
+{
+	unsigned int n = mem->nwaiters < max ? mem->nwaiters : max;
+
+	memcpy(waiters, mem->waiter, n * sizeof(*waiters));
+	return n;
+}
+
+/* Waits as gup does; `missing` may become false by another thread. */
+static int fake_wait(struct memory *mem, const bool *table, const enum page_state *page, unsigned int flags,
+		     const struct gup_opts *opts)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&mem->lock);
+	while (table ? *table : *page != PAGE_PRESENT) {
+		if (flags & GUP_INTERRUPTIBLE && opts->self->kicked)
+			r = -EINTR;
+		else if (page && *page == PAGE_LOST)
+			r = -EIO;
+		else if (flags & GUP_NOWAIT)
+			r = -EAGAIN;
+		else if (opts && opts->deadline_ns && clock_now_ns() >= opts->deadline_ns)
+			r = -ETIMEDOUT;
+		if (r)
+			break;
+		mem->waits++;
+		if (opts && opts->deadline_ns) {
+			struct timespec until = clock_to_timespec(opts->deadline_ns);
+
+			pthread_cond_timedwait(&mem->changed, &mem->lock, &until);
+		} else {
+			pthread_cond_wait(&mem->changed, &mem->lock);
+		}
+	}
+	pthread_mutex_unlock(&mem->lock);
+	return r;
+}
+
+static int fake_page(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags,
+		     const struct gup_opts *opts, uint8_t **at)
+{
+	if (!memory_is_ram(mem, gpa, len))
+		return -EFAULT;
+	*at = mem->ram + (gpa.v - FAKE_GPA);
+	return fake_wait(mem, NULL, &mem->page[(gpa.v - FAKE_GPA) / PAGE_BYTES], flags, opts);
+}
+
+int gup_read(struct memory *mem, gpa_t gpa, void *to, size_t len, unsigned int flags,
+	     const struct gup_opts *opts)
+{
+	uint8_t *at;
+	int r = fake_page(mem, gpa, len, flags, opts, &at);
+
+	if (r == 0)
+		memcpy(to, at, len);
+	return r;
+}
+
+int gup_write(struct memory *mem, gpa_t gpa, const void *from, size_t len, unsigned int flags,
+	      const struct gup_opts *opts)
+{
+	uint8_t *at;
+	int r = fake_page(mem, gpa, len, flags, opts, &at);
+
+	if (r == 0)
+		memcpy(at, from, len);
+	return r;
+}
+
+/* ---- arch/ ---- */
+
+int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err)
+{
+	(void)err;
+	assert_true(vcpu->parked);
+	*mmu = (struct arch_mmu){ 0 };
+	return 0;
+}
+
+int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva, unsigned int flags,
+		   const struct gup_opts *opts, gpa_t *gpa, uint64_t *left)
+{
+	int r;
+
+	(void)mmu;
+	r = fake_wait(mem, &mem->table_missing, NULL, flags, opts);
+	if (r < 0)
+		return r;
+	/* One page more is mapped than there is memory. */
+	if (gva.v < FAKE_GVA || gva.v >= FAKE_GVA + (FAKE_PAGES + 1) * PAGE_BYTES)
+		return -EFAULT;
+	*gpa = GPA(gva.v - FAKE_GVA + FAKE_GPA);
+	*left = PAGE_BYTES - gva.v % PAGE_BYTES;
+	return 0;
+}
+
+const char *arch_gdb_xml(void)
+{
+	return "<target>fake</target>";
+}
+
+size_t arch_gdb_regs_bytes(void)
+{
+	return FAKE_REGS_BYTES;
+}
+
+int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
+{
+	(void)err;
+	assert_true(vcpu->parked);
+	memcpy(regs, vcpu->regs, FAKE_REGS_BYTES);
+	return 0;
+}
+
+int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
+{
+	(void)err;
+	assert_true(vcpu->parked);
+	memcpy(vcpu->regs, regs, FAKE_REGS_BYTES);
+	return 0;
+}
+
+bool arch_gdb_reg(unsigned int number, size_t *offset, size_t *bytes)
+{
+	*offset = 8 * (size_t)number;
+	*bytes = 8;
+	return number < 3;
+}
+
+int arch_gdb_pc(struct vcpu *vcpu, uint64_t *pc, struct err *err)
+{
+	(void)err;
+	*pc = vcpu->regs[2];
+	return 0;
+}
+
+int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err *err)
+{
+	unsigned int i;
+
+	assert_true(vcpu->parked);
+	for (i = 0; i < debug->nwatch; i++)
+		if (debug->watch[i].kind == ARCH_WATCH_READ)
+			return err_set(err, -EINVAL, "no such watchpoint");
+	vcpu->debug = *debug;
+	return 0;
+}
+
+bool arch_debug_hit(struct vcpu *vcpu, const struct arch_debug *debug, unsigned int *index)
+{
+	(void)debug;
+	*index = (unsigned int)vcpu->hit;
+	return vcpu->hit >= 0;
+}
+
+const uint8_t *arch_breakpoint(size_t *len)
+{
+	static const uint8_t insn[] = { 0xcc, 0xdd };
+
+	*len = sizeof(insn);
+	return insn;
+}
+
+/* ---- migrate/ ---- */
+
+const char *migration_status_name(enum migration_status status)
+{
+	static const char *const names[] = {
+		"none", "setup", "cancelling", "cancelled", "device", "postcopy-active",
+		"postcopy-paused", "postcopy-recover", "completed", "failed",
+	};
+
+	return names[status];
+}
+
+void migration_listen(struct migration *migration, const struct migration_listener *listener)
+{
+	migration->listener = *listener;
+}
+
+static int called(struct migration *migration, const char *name, const char *uri, struct err *err)
+{
+	snprintf(migration->last, sizeof(migration->last), "%s %s", name, uri);
+	return migration->fail ? err_set(err, -EIO, "no \xff luck") : 0;
+}
+
+int migration_incoming(struct migration *migration, const char *uri, struct err *err)
+{
+	return called(migration, "incoming", uri, err);
+}
+
+int migration_outgoing(struct migration *migration, const char *uri, bool resume, struct err *err)
+{
+	return called(migration, resume ? "resume" : "outgoing", uri, err);
+}
+
+int migration_recover(struct migration *migration, const char *uri, struct err *err)
+{
+	return called(migration, "recover", uri, err);
+}
+
+int migration_pause(struct migration *migration, struct err *err)
+{
+	return called(migration, "pause", "", err);
+}
+
+int migration_cancel(struct migration *migration, struct err *err)
+{
+	return called(migration, "cancel", "", err);
+}
+
+void migration_params_get(struct migration *migration, struct migration_params *params)
+{
+	*params = migration->params;
+}
+
+int migration_params_set(struct migration *migration, const struct migration_params *params, struct err *err)
+{
+	(void)err;
+	migration->params = *params;
+	return 0;
+}
+
+void migration_query(struct migration *migration, struct migration_info *info)
+{
+	*info = migration->info;
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// The table of breakpoints, over fake guest memory.
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "control/gdb_break.h"
+#include "fake.h"
+
+struct setup {
+	struct machine *machine;
+	struct memory *mem;
+	struct gdb_breaks breaks;
+};
+
+static int set_up(void **state)
+{
+	struct setup *s = calloc(1, sizeof(*s));
+	size_t i;
+
+	if (!s)
+		return -1;
+	s->machine = fake_machine_new();
+	s->mem = machine_memory(s->machine);
+	for (i = 0; i < sizeof(s->mem->ram); i++)
+		s->mem->ram[i] = (uint8_t)i;
+	*state = s;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct setup *s = *state;
+
+	fake_machine_free(s->machine);
+	free(s);
+	return 0;
+}
+
+static int set(struct setup *s, uint64_t at)
+{
+	return gdb_breaks_set(&s->breaks, s->mem, GVA(FAKE_GVA + at), GPA(FAKE_GPA + at));
+}
+
+static int unset(struct setup *s, uint64_t at)
+{
+	return gdb_breaks_remove(&s->breaks, s->mem, GVA(FAKE_GVA + at));
+}
+
+#define ASSERT_RAM(s, at, a, b) \
+	do { \
+		assert_int_equal((s)->mem->ram[at], a); \
+		assert_int_equal((s)->mem->ram[(at) + 1], b); \
+	} while (0)
+
+static void test_set_and_remove(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+	assert_non_null(gdb_breaks_find(&s->breaks, GVA(FAKE_GVA + 16)));
+	assert_null(gdb_breaks_find(&s->breaks, GVA(FAKE_GVA + 17)));
+	/* Again: fine, and what it covers is not the breakpoint itself. */
+	assert_int_equal(set(s, 16), 0);
+	assert_int_equal(s->breaks.nsoft, 1);
+	assert_int_equal(set(s, 32), 0);
+	assert_int_equal(unset(s, 16), 0);
+	ASSERT_RAM(s, 16, 16, 17);
+	ASSERT_RAM(s, 32, 0xcc, 0xdd);
+	assert_int_equal(unset(s, 16), -ENOENT);
+	assert_int_equal(unset(s, 32), 0);
+	ASSERT_RAM(s, 32, 32, 33);
+}
+
+static void test_missing_page(void **state)
+{
+	struct setup *s = *state;
+
+	s->mem->page[1] = PAGE_MISSING;
+	assert_int_equal(set(s, PAGE_BYTES), -EAGAIN);
+	assert_int_equal(s->breaks.nsoft, 0);
+	ASSERT_RAM(s, PAGE_BYTES, 0, 1);
+}
+
+/* What the guest has written over it stays. */
+static void test_overwritten_by_guest(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	s->mem->ram[16] = 0x90;
+	assert_int_equal(unset(s, 16), 0);
+	ASSERT_RAM(s, 16, 0x90, 0xdd);
+}
+
+static void test_alias(void **state)
+{
+	struct setup *s = *state;
+	gva_t other = GVA(0x7000000);
+
+	assert_int_equal(set(s, 16), 0);
+	assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, other, GPA(FAKE_GPA + 16)), 0);
+	/* In either order: the last one puts back what was there before the first. */
+	assert_int_equal(unset(s, 16), 0);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+	assert_int_equal(gdb_breaks_remove(&s->breaks, s->mem, other), 0);
+	ASSERT_RAM(s, 16, 16, 17);
+}
+
+/* The same address, but it means another place now. */
+static void test_moved(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, GVA(FAKE_GVA + 16), GPA(FAKE_GPA + 48)), 0);
+	ASSERT_RAM(s, 16, 16, 17);
+	ASSERT_RAM(s, 48, 0xcc, 0xdd);
+	assert_int_equal(s->breaks.nsoft, 1);
+}
+
+static void test_lift_and_plant(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	assert_int_equal(set(s, 32), 0);
+	gdb_breaks_lift(&s->breaks, s->mem);
+	ASSERT_RAM(s, 16, 16, 17);
+	ASSERT_RAM(s, 32, 32, 33);
+	/* Nothing is remembered of what was covered: it may have changed. */
+	s->mem->ram[16] = 0x55;
+	gdb_breaks_plant(&s->breaks, s->mem);
+	gdb_breaks_plant(&s->breaks, s->mem);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+	gdb_breaks_clear(&s->breaks, s->mem);
+	ASSERT_RAM(s, 16, 0x55, 17);
+	ASSERT_RAM(s, 32, 32, 33);
+	assert_int_equal(s->breaks.nsoft, 0);
+}
+
+static void test_mask(void **state)
+{
+	struct setup *s = *state;
+	uint8_t data[4];
+
+	assert_int_equal(set(s, 16), 0);
+	memcpy(data, s->mem->ram + 15, 4);
+	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 15), data, 4);
+	assert_memory_equal(data, s->mem->ram + 15 + 256, 4);
+	/* Half of it, at either end. */
+	memcpy(data, s->mem->ram + 13, 4);
+	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 13), data, 4);
+	assert_memory_equal(data, s->mem->ram + 13 + 256, 4);
+	memcpy(data, s->mem->ram + 17, 4);
+	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 17), data, 4);
+	assert_memory_equal(data, s->mem->ram + 17 + 256, 4);
+	/* Elsewhere nothing. */
+	memset(data, 0xcc, 4);
+	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 18), data, 4);
+	assert_int_equal(data[0], 0xcc);
+}
+
+static void test_written(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	memset(s->mem->ram + 15, 0x77, 3);
+	gdb_breaks_written(&s->breaks, s->mem, GVA(FAKE_GVA + 15), 3);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+	assert_int_equal(unset(s, 16), 0);
+	ASSERT_RAM(s, 16, 0x77, 0x77);
+}
+
+static void test_full(void **state)
+{
+	struct setup *s = *state;
+	unsigned int i;
+
+	for (i = 0; i < GDB_SOFT_MAX; i++)
+		assert_int_equal(set(s, 2 * i), 0);
+	assert_int_equal(set(s, 2 * i), -ENOSPC);
+	ASSERT_RAM(s, 2 * i, (2 * i) & 255, (2 * i + 1) & 255);
+	assert_int_equal(unset(s, 0), 0);
+	assert_int_equal(set(s, 2 * i), 0);
+	gdb_breaks_clear(&s->breaks, s->mem);
+	for (i = 0; i < sizeof(s->mem->ram); i++)
+		assert_int_equal(s->mem->ram[i], i & 255);
+}
+
+static void test_watch(void **state)
+{
+	struct setup *s = *state;
+	struct arch_watch watch = { .kind = ARCH_WATCH_WRITE, .gva = GVA(8), .len = 8 };
+	unsigned int i;
+
+	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), -ENOENT);
+	for (i = 0; i < ARCH_WATCH_MAX; i++, watch.gva.v += 8)
+		assert_int_equal(gdb_breaks_watch(&s->breaks, &watch), 0);
+	assert_int_equal(gdb_breaks_watch(&s->breaks, &watch), -ENOSPC);
+	watch.gva = GVA(8);
+	assert_int_equal(gdb_breaks_watch(&s->breaks, &watch), 0);
+	watch.kind = ARCH_WATCH_ACCESS;
+	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), -ENOENT);
+	watch.kind = ARCH_WATCH_WRITE;
+	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), 0);
+	assert_int_equal(s->breaks.nwatch, ARCH_WATCH_MAX - 1);
+	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), -ENOENT);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		TEST(test_set_and_remove), TEST(test_missing_page), TEST(test_overwritten_by_guest),
+		TEST(test_alias), TEST(test_moved), TEST(test_lift_and_plant), TEST(test_mask),
+		TEST(test_written), TEST(test_full), TEST(test_watch),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
