@@ -55,8 +55,13 @@ int arch_vm_reset(struct vm *vm, struct err *err);
  * guest, so it runs on every KVM. Needs the first 64 KiB of RAM, PRESENT.
  */
 int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, struct err *err);
-/* A guest that starts in kernel mode, does what a kernel's entry and exit code does, and writes ARCH_PROBE_OK to port 0x80. */
+/*
+ * A guest that starts in kernel mode; five times executes ARCH_PROBE_LOOP_INSNS instructions and writes ARCH_PROBE_LOOP to
+ * port 0x80; then does what a kernel's entry and exit code does, and writes ARCH_PROBE_OK again and again.
+ */
 #define ARCH_PROBE_OK 0x5a
+#define ARCH_PROBE_LOOP 0x4c
+#define ARCH_PROBE_LOOP_INSNS 200000
 int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, struct err *err);
 
 /* ---- state: versioned protobuf messages (arch/<name>/state.proto) ---- */

@@ -124,10 +124,10 @@ static void check_kernel_mode(struct doctor *d)
 	if (probe_kernel_mode(&can, why, sizeof(why), &err) < 0)
 		doctor_add(d, DOCTOR_BAD, "stock-kernel", "%s", err.text);
 	else if (can)
-		doctor_add(d, DOCTOR_GOOD, "stock-kernel", "a stock guest kernel can run (%s)", why);
+		doctor_add(d, DOCTOR_GOOD, "stock-kernel", "a stock guest kernel can run: %s", why);
 	else
-		advise(doctor_add(d, DOCTOR_NOTE, "stock-kernel", "only guests in user mode run here: %s", why),
-		       "this KVM has no hardware virtualisation beneath it; use another host, or lab/run, for stock kernels");
+		advise(doctor_add(d, DOCTOR_NOTE, "stock-kernel", "a stock guest kernel cannot run: %s", why),
+		       "this KVM has no hardware virtualisation beneath it: only guests in user mode (tests/bare) run well; for stock kernels use another host, or lab/run");
 }
 
 static void check_features(struct doctor *d, uint64_t features)

@@ -18,10 +18,13 @@
 #define PROBE_WAIT_MS 5000	/* for the guest to get to the page: long, an emulated host is slow */
 #define PROBE_KERNEL_MS 200
 #define PROBE_EJECT_MS 2000
+#define PROBE_KERNEL_MIPS 10	/* an interpreter does some 3, emulated hardware many times this */
 
 /* What the probe's guest has done; written by its vCPU's thread. */
 struct probe_seen {
 	_Atomic bool ok;	/* it wrote ARCH_PROBE_OK */
+	int64_t loop_at_ns;	/* when it last wrote ARCH_PROBE_LOOP; 0: never */
+	_Atomic int64_t loop_ns;	/* the shortest time between two of these; 0: there were no two */
 	_Atomic bool event;
 	struct vm_event last;	/* stable once `event` is set */
 };
@@ -29,10 +32,17 @@ struct probe_seen {
 static void probe_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
 {
 	struct probe_seen *seen = arg;
+	int64_t now = clock_now_ns(), shortest;
 
 	(void)port, (void)size;
 	if (write && *(uint8_t *)data == ARCH_PROBE_OK)
 		atomic_store(&seen->ok, true);
+	if (!write || *(uint8_t *)data != ARCH_PROBE_LOOP)
+		return;
+	shortest = atomic_load(&seen->loop_ns);
+	if (seen->loop_at_ns && (!shortest || now - seen->loop_at_ns < shortest))
+		atomic_store(&seen->loop_ns, now - seen->loop_at_ns);
+	seen->loop_at_ns = now;
 }
 
 static void probe_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int len)
@@ -155,6 +165,23 @@ int probe_way_out(enum way_out *way, int64_t *us, struct err *err)
 	return r;
 }
 
+/* What the guest in kernel mode did, for a person; true: a stock kernel can run. */
+static bool probe_kernel_verdict(struct probe_seen *seen, char *why, size_t size)
+{
+	double rate = 0;
+
+	if (atomic_load(&seen->loop_ns))
+		rate = ARCH_PROBE_LOOP_INSNS * 1e3 / (double)atomic_load(&seen->loop_ns);
+	if (atomic_load(&seen->event))
+		snprintf(why, size, "%s", seen->last.kind == VM_EVENT_ERROR ? seen->last.text :
+						"kernel-mode code triple-faults");
+	else if (!atomic_load(&seen->ok))
+		snprintf(why, size, "kernel-mode code does not get anywhere");
+	else
+		snprintf(why, size, "kernel-mode code runs at %.0f million instructions a second", rate);
+	return atomic_load(&seen->ok) && rate >= PROBE_KERNEL_MIPS;
+}
+
 int probe_kernel_mode(bool *can, char *why, size_t size, struct err *err)
 {
 	int64_t deadline = clock_now_ns() + PROBE_WAIT_MS * NS_PER_MS;
@@ -172,12 +199,7 @@ int probe_kernel_mode(bool *can, char *why, size_t size, struct err *err)
 		while (!atomic_load(&probe.seen.ok) && !atomic_load(&probe.seen.event) &&
 		       clock_now_ns() < deadline)
 			usleep(50);
-		*can = atomic_load(&probe.seen.ok);
-		snprintf(why, size, "%s",
-			 *can ? "kernel-mode code runs" :
-			 !atomic_load(&probe.seen.event) ? "kernel-mode code does not get anywhere" :
-			 probe.seen.last.kind == VM_EVENT_ERROR ? probe.seen.last.text :
-			 "kernel-mode code triple-faults");
+		*can = probe_kernel_verdict(&probe.seen, why, size);
 	}
 	probe_close(&probe);
 	return r;

@@ -66,7 +66,15 @@ __asm__(".pushsection .rodata\n"
 	"	leaq 1f(%rip), %rax\n"
 	"	pushq %rax\n"
 	"	iretq\n"
-	"1:	movl $0xc0000080, %ecx\n"	/* EFER.SCE, and STAR for SYSRET: what a kernel leaves by */
+	"1:	movl $5, %ebx\n"
+	"5:	movl $100000, %ecx\n"		/* ARCH_PROBE_LOOP_INSNS instructions */
+	"6:	decl %ecx\n"
+	"	jnz 6b\n"
+	"	movb $0x4c, %al\n"
+	"	outb %al, $0x80\n"
+	"	decl %ebx\n"
+	"	jnz 5b\n"
+	"	movl $0xc0000080, %ecx\n"	/* EFER.SCE, and STAR for SYSRET: what a kernel leaves by */
 	"	rdmsr\n"
 	"	orl $1, %eax\n"
 	"	wrmsr\n"
