@@ -16,6 +16,7 @@
 
 #include "arch/arch.h"
 #include "arch/x86/msr.h"
+#include "arch/x86/state.h"
 #include "arch/x86/x86.h"
 
 enum kind {
@@ -200,7 +201,13 @@ void gdb_unpack(struct gdb_cpu *cpu, const uint8_t *from)
 	}
 }
 
-static int cpu_get(struct vcpu *vcpu, struct gdb_cpu *cpu, struct err *err)
+_Static_assert(offsetof(struct gdb_fpu, xmm) == 160 && sizeof(struct gdb_fpu) == 416, "an FXSAVE image");
+
+/*
+ * `area` has xsave_bytes(). The FPU is read through it and not by KVM_GET_FPU, which shows stale numbers for what is in its
+ * initial state.
+ */
+static int cpu_get(struct vcpu *vcpu, struct gdb_cpu *cpu, uint8_t *area, struct err *err)
 {
 	int result;
 
@@ -209,51 +216,89 @@ static int cpu_get(struct vcpu *vcpu, struct gdb_cpu *cpu, struct err *err)
 	if (result >= 0)
 		result = x86_sregs_get(vcpu, &cpu->sregs, err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_GET_FPU, &cpu->fpu, "get FPU registers", err);
+		result = xsave_get(vcpu, area, err);
 	if (result < 0)
 		return result;
+	memcpy(&cpu->fpu, area, sizeof(cpu->fpu));
 	if (msr_get(vcpu, MSR_KERNEL_GS_BASE, &cpu->kernel_gs_base))
 		cpu->kernel_gs_base = 0;
 	return 0;
 }
 
+static uint8_t *area_new(struct vcpu *vcpu, struct err *err)
+{
+	uint8_t *area = calloc(1, xsave_bytes(vcpu_vm(vcpu)));
+
+	if (!area)
+		err_set(err, -ENOMEM, "no memory for FPU state");
+	return area;
+}
+
 int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 {
+	uint8_t *area = area_new(vcpu, err);
 	struct gdb_cpu cpu;
-	int result = cpu_get(vcpu, &cpu, err);
+	int result;
 
+	if (!area)
+		return -ENOMEM;
+	result = cpu_get(vcpu, &cpu, area, err);
+	free(area);
 	if (!result)
 		gdb_pack(&cpu, regs);
+	return result;
+}
+
+static int fpu_write(struct vcpu *vcpu, const struct gdb_fpu *fpu, uint8_t *area, struct err *err)
+{
+	uint64_t components;
+
+	memcpy(&components, area + 512, sizeof(components));
+	components |= 3;		/* XSTATE_BV: x87 and SSE are in the area */
+	memcpy(area + 512, &components, sizeof(components));
+	memcpy(area, fpu, sizeof(*fpu));
+	return xsave_set(vcpu, area, err);
+}
+
+static int gs_base_write(struct vcpu *vcpu, uint64_t value, struct err *err)
+{
+	struct msr_table *one = calloc(1, sizeof(*one));
+	int result;
+
+	if (!one)
+		return err_set(err, -ENOMEM, "no memory for an MSR");
+	one->nmsrs = 1;
+	one->entries[0].index = MSR_KERNEL_GS_BASE;
+	one->entries[0].data = value;
+	result = msr_write(vcpu, one, MSR_PHASE_MAIN, err);
+	free(one);
 	return result;
 }
 
 /* Only what has changed is written: gdb writes all registers back to change one. */
 int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 {
+	uint8_t *area = area_new(vcpu, err);
 	struct gdb_cpu now, cpu;
-	int result = cpu_get(vcpu, &now, err);
+	int result;
 
+	if (!area)
+		return -ENOMEM;
+	result = cpu_get(vcpu, &now, area, err);
 	if (result)
-		return result;
+		goto out;
 	cpu = now;
 	gdb_unpack(&cpu, regs);
 	if (memcmp(&cpu.regs, &now.regs, sizeof(cpu.regs)))
 		result = vcpu_ioctl(vcpu, KVM_SET_REGS, &cpu.regs, "set registers", err);
 	if (result >= 0 && memcmp(&cpu.fpu, &now.fpu, sizeof(cpu.fpu)))
-		result = vcpu_ioctl(vcpu, KVM_SET_FPU, &cpu.fpu, "set FPU registers", err);
+		result = fpu_write(vcpu, &cpu.fpu, area, err);
 	if (result >= 0 && memcmp(&cpu.sregs, &now.sregs, sizeof(cpu.sregs)))
 		result = x86_sregs_set(vcpu, &cpu.sregs, err);
-	if (result >= 0 && cpu.kernel_gs_base != now.kernel_gs_base) {
-		struct msr_table *one = calloc(1, sizeof(*one));
-
-		if (!one)
-			return err_set(err, -ENOMEM, "no memory for an MSR");
-		one->nmsrs = 1;
-		one->entries[0].index = MSR_KERNEL_GS_BASE;
-		one->entries[0].data = cpu.kernel_gs_base;
-		result = msr_write(vcpu, one, MSR_PHASE_MAIN, err);
-		free(one);
-	}
+	if (result >= 0 && cpu.kernel_gs_base != now.kernel_gs_base)
+		result = gs_base_write(vcpu, cpu.kernel_gs_base, err);
+out:
+	free(area);
 	return result < 0 ? result : 0;
 }
 

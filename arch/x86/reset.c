@@ -83,15 +83,16 @@ static int fpu_reset(struct vcpu *vcpu, struct err *err)
 {
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = 1 } } };
 	uint8_t *area = calloc(1, xsave_bytes(vcpu_vm(vcpu)));
+	uint64_t components = 3;	/* XSTATE_BV: x87 and SSE, below; all others in their initial state */
 	uint16_t fcw = 0x37f;
 	uint32_t mxcsr = 0x1f80;
 	int result;
 
 	if (!area)
 		return err_set(err, -ENOMEM, "no memory for FPU state");
-	/* XSTATE_BV 0: all components in their initial state; these two are read from the area nevertheless. */
 	memcpy(area, &fcw, sizeof(fcw));
 	memcpy(area + 24, &mxcsr, sizeof(mxcsr));
+	memcpy(area + 512, &components, sizeof(components));
 	result = xsave_set(vcpu, area, err);
 	free(area);
 	if (!result && x86_capability(vcpu_vm(vcpu), KVM_CAP_XCRS))

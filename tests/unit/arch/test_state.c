@@ -14,6 +14,7 @@
 #include "arch/arch.h"
 #include "arch/x86/cpuid.h"
 #include "arch/x86/msr.h"
+#include "arch/x86/state.h"
 #include "arch/x86/x86.h"
 #include "memory/way_out.h"
 
@@ -169,8 +170,8 @@ struct picture {
 	struct kvm_mp_state mp;
 	struct kvm_vcpu_events events;
 	struct kvm_xcrs xcrs;
-	struct kvm_fpu fpu;
 	struct msr_table msrs;
+	uint8_t xsave[16384];
 };
 
 static struct picture *picture_new(struct guest *guest, unsigned int cpu)
@@ -187,7 +188,8 @@ static struct picture *picture_new(struct guest *guest, unsigned int cpu)
 	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &p->mp, "mp", NULL), 0);
 	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &p->events, "events", NULL), 0);
 	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_XCRS, &p->xcrs, "xcrs", NULL), 0);
-	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_FPU, &p->fpu, "fpu", NULL), 0);
+	assert_true(xsave_bytes(guest->vm) <= sizeof(p->xsave));
+	assert_int_equal(xsave_get(vcpu, p->xsave, NULL), 0);
 	assert_int_equal(msr_read(vcpu, &p->msrs, NULL), 0);
 	for (i = 0; i < p->msrs.nmsrs; i++)
 		if (p->msrs.entries[i].index == MSR_TSC)
@@ -206,7 +208,7 @@ static void picture_compare(struct picture *a, struct picture *b)
 	assert_int_equal(a->mp.mp_state, b->mp.mp_state);
 	assert_memory_equal(&a->events, &b->events, sizeof(a->events));
 	assert_memory_equal(&a->xcrs, &b->xcrs, sizeof(a->xcrs));
-	assert_memory_equal(&a->fpu, &b->fpu, sizeof(a->fpu));
+	assert_memory_equal(a->xsave, b->xsave, sizeof(a->xsave));
 	assert_int_equal(a->msrs.nmsrs, b->msrs.nmsrs);
 	for (i = 0; i < a->msrs.nmsrs; i++) {
 		assert_int_equal(a->msrs.entries[i].index, b->msrs.entries[i].index);
@@ -243,12 +245,13 @@ static void disturb(struct guest *guest)
 		struct vcpu *vcpu = vm_vcpu(guest->vm, i);
 		struct kvm_debugregs debug;
 		struct kvm_lapic_state lapic;
-		struct kvm_fpu fpu;
+		uint8_t area[16384];
 
-		assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_FPU, &fpu, "fpu", NULL), 0);
-		memset(fpu.xmm[3], 0x5a, sizeof(fpu.xmm[3]));
-		fpu.mxcsr = 0x1fa0;
-		assert_int_equal(vcpu_ioctl(vcpu, KVM_SET_FPU, &fpu, "fpu", NULL), 0);
+		assert_int_equal(xsave_get(vcpu, area, NULL), 0);
+		put32(area, 24, 0x1fa0);				/* MXCSR */
+		memset(area + 160 + 3 * 16, 0x5a, 16);			/* XMM3 */
+		area[512] |= 3;						/* XSTATE_BV */
+		assert_int_equal(xsave_set(vcpu, area, NULL), 0);
 		assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "debugregs", NULL), 0);
 		debug.db[2] = 0x1234;
 		assert_int_equal(vcpu_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "debugregs", NULL), 0);
@@ -521,10 +524,12 @@ static void test_debugger(void **state)
 	assert_int_equal(arch_translate(a->mem, &mmu, GVA(pc), GUP_NOWAIT, NULL, &gpa, &left), 0);
 	assert_int_equal(gpa.v, pc);
 	put64(regs, 8, 0xb0b0);					/* rbx */
+	put64(regs, 276 + 5 * 16, 0x5e5e);			/* xmm5 */
 	assert_int_equal(arch_gdb_write_regs(vcpu, regs, &err), 0);
 	memset(regs, 0, sizeof(regs));
 	assert_int_equal(arch_gdb_read_regs(vcpu, regs, &err), 0);
 	assert_int_equal(get64(regs, 8), 0xb0b0);
+	assert_int_equal(get64(regs, 276 + 5 * 16), 0x5e5e);
 	assert_int_equal(get64(regs, 128), pc);
 
 	assert_err(arch_debug_set(vcpu, &debug, &err), -EINVAL, err, "aligned");
