@@ -61,9 +61,7 @@ class Pair:
                 self.destination = self.new_destination(**dict(both, **(destination_options or {})))
             if proxy:
                 self.proxy = self.stack.enter_context(Proxy('unix:' + self.destination.path('migrate'), rewrite))
-            self.guest = self.source.bare(ready=True)
-            if fill:
-                self.guest.fill(seconds(60))
+            self.greet(fill)
             self.set_link_timeout()
         except BaseException:
             self.stack.close()
@@ -78,6 +76,12 @@ class Pair:
             for sock in sockets:
                 sock.close()
         return self.stack.__exit__(*exc)
+
+    def greet(self, fill):
+        """Connects to the source's guest. What runs another kind of guest overrides this, and arrived()."""
+        self.guest = self.source.bare(ready=True)
+        if fill:
+            self.guest.fill(seconds(60))
 
     def new_destination(self, **options):
         """One more machine that waits (for a destination that has died); becomes pair.destination."""
