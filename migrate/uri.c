@@ -54,7 +54,7 @@ static int parse_tcp(struct uri *uri, const char *text, const char *rest, struct
 	uri->kind = URI_TCP;
 	memcpy(uri->host, host, len);
 	uri->host[len] = 0;
-	snprintf(uri->port, sizeof(uri->port), "%d", number);
+	snprintf(uri->port, sizeof(uri->port), "%hu", (unsigned short)number);
 	return 0;
 }
 

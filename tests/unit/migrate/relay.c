@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * A thread for each direction of each connection, so that none waits for another. A control connection is handed on frame by
+ * frame, and looked at.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "world.h"
+
+#define CONNECTIONS_MAX 120
+
+struct half {
+	struct relay *relay;
+	pthread_t thread;
+	int from, to;
+	enum wire_channel channel;
+	bool from_source;
+};
+
+struct connection {
+	int fd[2];	/* source, destination */
+	struct half half[2];
+};
+
+struct relay {
+	int fd;
+	char connect_path[108];
+	pthread_t thread;
+	pthread_mutex_t lock;	/* guards all below */
+	pthread_cond_t let_go;
+	struct connection connection[CONNECTIONS_MAX];
+	unsigned int n;
+	enum cut_at at;
+	bool deliver, has_cut, hold, stop;
+	bool damage, damage_from_source;
+	enum wire_channel damage_channel;
+};
+
+static int send_all(int fd, const uint8_t *data, size_t len)
+{
+	while (len) {
+		ssize_t sent = send(fd, data, len, MSG_NOSIGNAL);
+
+		if (sent < 0)
+			return -errno;
+		data += sent;
+		len -= (size_t)sent;
+	}
+	return 0;
+}
+
+static int receive_all(int fd, uint8_t *data, size_t len)
+{
+	ssize_t got = recv(fd, data, len, MSG_WAITALL);
+
+	return got == (ssize_t)len ? 0 : -EPIPE;
+}
+
+/* With the lock held. */
+static void cut_all(struct relay *relay)
+{
+	unsigned int i;
+
+	for (i = 0; i < relay->n; i++) {
+		shutdown(relay->connection[i].fd[0], SHUT_RDWR);
+		shutdown(relay->connection[i].fd[1], SHUT_RDWR);
+	}
+}
+
+void relay_cut_now(struct relay *relay)
+{
+	pthread_mutex_lock(&relay->lock);
+	cut_all(relay);
+	pthread_mutex_unlock(&relay->lock);
+}
+
+void relay_cut_at(struct relay *relay, enum cut_at at, bool deliver)
+{
+	pthread_mutex_lock(&relay->lock);
+	relay->at = at;
+	relay->deliver = deliver;
+	relay->has_cut = false;
+	pthread_mutex_unlock(&relay->lock);
+}
+
+bool relay_has_cut(struct relay *relay)
+{
+	bool has_cut;
+
+	pthread_mutex_lock(&relay->lock);
+	has_cut = relay->has_cut;
+	pthread_mutex_unlock(&relay->lock);
+	return has_cut;
+}
+
+void relay_hold(struct relay *relay, bool hold)
+{
+	pthread_mutex_lock(&relay->lock);
+	relay->hold = hold;
+	pthread_cond_broadcast(&relay->let_go);
+	pthread_mutex_unlock(&relay->lock);
+}
+
+void relay_damage(struct relay *relay, enum wire_channel channel, bool from_source)
+{
+	pthread_mutex_lock(&relay->lock);
+	relay->damage = true;
+	relay->damage_channel = channel;
+	relay->damage_from_source = from_source;
+	pthread_mutex_unlock(&relay->lock);
+}
+
+/* Hands a piece on, as told. */
+static int hand_on(struct half *half, uint8_t *data, size_t len, enum cut_at is)
+{
+	struct relay *relay = half->relay;
+	bool cut;
+	int r = 0;
+
+	pthread_mutex_lock(&relay->lock);
+	while (relay->hold && !relay->stop)
+		pthread_cond_wait(&relay->let_go, &relay->lock);
+	if (relay->damage && relay->damage_channel == half->channel &&
+	    relay->damage_from_source == half->from_source) {
+		relay->damage = false;
+		data[len / 2] ^= 0x40;
+	}
+	cut = is != CUT_NEVER && is == relay->at;
+	if (cut) {
+		/* Nothing of what follows may pass: the lock is kept until all is shut. */
+		relay->at = CUT_NEVER;
+		if (relay->deliver)
+			r = send_all(half->to, data, len);
+		cut_all(relay);
+		relay->has_cut = true;
+	}
+	pthread_mutex_unlock(&relay->lock);
+	return cut || r ? -EPIPE : send_all(half->to, data, len);
+}
+
+static enum cut_at frame_is(const struct frame *frame, const uint8_t *payload)
+{
+	unsigned int tag;
+
+	if (frame->type != FRAME_MESSAGE)
+		return frame->type == FRAME_PAGES ? AT_PAGES : CUT_NEVER;
+	/* The Envelope's first byte or two: field number and wire type. */
+	tag = payload[0] & 0x80 ? (payload[0] & 0x7fu) | (unsigned int)payload[1] << 7 : payload[0];
+	return (enum cut_at)(tag >> 3);
+}
+
+static int hand_on_frame(struct half *half)
+{
+	uint8_t head[FRAME_BYTES], *all;
+	struct frame frame;
+	int r;
+
+	if (receive_all(half->from, head, sizeof(head)) || frame_decode(&frame, head, NULL))
+		return -EPIPE;
+	all = malloc(FRAME_BYTES + frame.payload_bytes);
+	memcpy(all, head, FRAME_BYTES);
+	r = frame.payload_bytes ? receive_all(half->from, all + FRAME_BYTES, frame.payload_bytes) : 0;
+	if (!r)
+		r = hand_on(half, all, FRAME_BYTES + frame.payload_bytes, frame_is(&frame, all + FRAME_BYTES));
+	free(all);
+	return r;
+}
+
+static void *half_main(void *arg)
+{
+	struct half *half = arg;
+	static _Thread_local uint8_t data[65536];
+	int r = 0;
+
+	while (!r) {
+		if (half->channel == WIRE_CONTROL) {
+			r = hand_on_frame(half);
+		} else {
+			ssize_t got = recv(half->from, data, sizeof(data), 0);
+
+			r = got > 0 ? hand_on(half, data, (size_t)got, CUT_NEVER) : -EPIPE;
+		}
+	}
+	shutdown(half->to, SHUT_WR);
+	shutdown(half->from, SHUT_RD);
+	return NULL;
+}
+
+static int connect_to(const char *path)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	if (!connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static void accept_one(struct relay *relay, int fd)
+{
+	uint8_t bytes[PREFACE_BYTES];
+	struct preface preface;
+	struct connection *c;
+	int to = connect_to(relay->connect_path), i;
+
+	if (to < 0 || receive_all(fd, bytes, sizeof(bytes)) || preface_decode(&preface, bytes, NULL) ||
+	    send_all(to, bytes, sizeof(bytes))) {
+		if (to >= 0)
+			close(to);
+		close(fd);
+		return;
+	}
+	pthread_mutex_lock(&relay->lock);
+	if (relay->n == CONNECTIONS_MAX)
+		abort();
+	c = &relay->connection[relay->n++];
+	c->fd[0] = fd;
+	c->fd[1] = to;
+	for (i = 0; i < 2; i++) {
+		c->half[i] = (struct half){ .relay = relay, .from = c->fd[i], .to = c->fd[!i],
+					    .channel = preface.channel, .from_source = !i };
+		pthread_create(&c->half[i].thread, NULL, half_main, &c->half[i]);
+	}
+	pthread_mutex_unlock(&relay->lock);
+}
+
+static void *relay_main(void *arg)
+{
+	struct relay *relay = arg;
+	int fd;
+
+	while ((fd = accept4(relay->fd, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+		accept_one(relay, fd);
+	return NULL;
+}
+
+struct relay *relay_new(const char *listen_path, const char *connect_path)
+{
+	struct relay *relay = calloc(1, sizeof(*relay));
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	memcpy(addr.sun_path, listen_path, strlen(listen_path) + 1);
+	memcpy(relay->connect_path, connect_path, strlen(connect_path) + 1);
+	pthread_mutex_init(&relay->lock, NULL);
+	pthread_cond_init(&relay->let_go, NULL);
+	relay->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(relay->fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(relay->fd, 16), 0);
+	assert_int_equal(pthread_create(&relay->thread, NULL, relay_main, relay), 0);
+	return relay;
+}
+
+void relay_free(struct relay *relay)
+{
+	unsigned int i;
+
+	pthread_mutex_lock(&relay->lock);
+	relay->stop = true;
+	pthread_cond_broadcast(&relay->let_go);
+	cut_all(relay);
+	pthread_mutex_unlock(&relay->lock);
+	shutdown(relay->fd, SHUT_RDWR);
+	pthread_join(relay->thread, NULL);
+	relay_cut_now(relay);
+	for (i = 0; i < relay->n; i++) {
+		pthread_join(relay->connection[i].half[0].thread, NULL);
+		pthread_join(relay->connection[i].half[1].thread, NULL);
+		close(relay->connection[i].fd[0]);
+		close(relay->connection[i].fd[1]);
+	}
+	close(relay->fd);
+	free(relay);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * Two machines without KVM, their migrations on one loop, and a relay between them that cuts the link where it is told
+ * to. The machines watch that the guest never runs on both sides.
+ */
+#ifndef POSTERN_TESTS_MIGRATE_WORLD_H
+#define POSTERN_TESTS_MIGRATE_WORLD_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "device/machine.h"
+#include "migrate/migration.h"
+#include "source/frame.h"
+
+/* ---- the relay ---- */
+
+/* A frame on the control connection: the field number of the Envelope's body, or CUT_AT_PAGES. */
+enum cut_at {
+	CUT_NEVER = 0,
+	AT_HELLO = 1, AT_HELLO_REPLY, AT_STATE, AT_STATE_REPLY, AT_RUN, AT_RUN_REPLY, AT_RESUME, AT_RESUME_REPLY,
+	AT_MISSING, AT_MISSING_END, AT_RESUME_ACK, AT_COMPLETE, AT_COMPLETE_ACK,
+	AT_PAGES = 100,
+};
+
+struct relay;
+struct relay *relay_new(const char *listen_path, const char *connect_path);
+void relay_free(struct relay *relay);
+/* Cuts all three connections at the next such frame, once; `deliver`: after handing it on. */
+void relay_cut_at(struct relay *relay, enum cut_at at, bool deliver);
+bool relay_has_cut(struct relay *relay);
+void relay_cut_now(struct relay *relay);
+/* Holds everything back, in both directions, until it is let go. */
+void relay_hold(struct relay *relay, bool hold);
+/* Damages the next byte on the given connection, from the source (or to it). */
+void relay_damage(struct relay *relay, enum wire_channel channel, bool from_source);
+
+/* ---- the machines ---- */
+
+struct world;
+
+struct machine {
+	struct world *world;
+	struct machine_config config;
+	struct machine_listener *listeners;
+	struct memory *mem;
+	enum run_state state;
+	bool autostart;
+	bool ran;		/* was RUNNING at any time since it was made */
+	int save_error, load_error;
+	unsigned int early_pages;
+};
+
+struct side {
+	struct machine machine;
+	struct migration *migration;
+	enum migration_status seen[64];	/* statuses told to the listener */
+	unsigned int nseen;
+};
+
+struct world {
+	struct loop *loop;
+	uv_timer_t tick;
+	char dir[64];
+	char relay_uri[128], direct_uri[128];
+	struct relay *relay;
+	struct side from, to;
+};
+
+#define WORLD_PAGES 6144u	/* two regions: 16 and 8 MiB */
+
+/* False: no userfaultfd here, the test is to be skipped. */
+bool world_new(struct world *world);
+void world_free(struct world *world);
+/* Runs the loop until the condition holds; fails the test after 30 s. */
+#define world_until(world, condition) \
+	do { \
+		int64_t world_end = world_deadline(); \
+		while (!(condition)) \
+			world_step(world, world_end, #condition); \
+	} while (0)
+int64_t world_deadline(void);
+void world_step(struct world *world, int64_t deadline, const char *what);
+enum migration_status world_status(const struct side *side);
+/* Starts the migration through the relay. */
+void world_migrate(struct world *world, bool resume);
+/* Everything there, right, running where it must, and only there. */
+void world_check_arrived(struct world *world);
+
+#endif

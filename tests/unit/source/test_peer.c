@@ -1,0 +1,564 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * Peer and sender against each other, over socket pairs, with plain memory on both sides and threads that touch it through
+ * gup; links that are cut; and peers that send what they must not.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "memory/gup.h"
+#include "source/peer.h"
+#include "source/sender.h"
+
+#define LOW_BYTES (UINT64_C(24) << 20)
+#define HIGH_BASE (UINT64_C(1) << 32)
+#define HIGH_BYTES (UINT64_C(8) << 20)
+
+static const struct memory_range ranges[] = {
+	{ GPA(0), LOW_BYTES },
+	{ GPA(HIGH_BASE), HIGH_BYTES },
+};
+
+/* One side's news. */
+struct news {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	_Atomic unsigned int lost;
+	bool complete;
+	struct err err;
+};
+
+static void news_lost(void *arg, const struct err *err)
+{
+	struct news *news = arg;
+
+	pthread_mutex_lock(&news->lock);
+	news->lost++;
+	news->err = *err;
+	pthread_cond_broadcast(&news->changed);
+	pthread_mutex_unlock(&news->lock);
+}
+
+static void news_complete(void *arg)
+{
+	struct news *news = arg;
+
+	pthread_mutex_lock(&news->lock);
+	news->complete = true;
+	pthread_cond_broadcast(&news->changed);
+	pthread_mutex_unlock(&news->lock);
+}
+
+/* Waits for the condition about `news`; fails the test after 30 s. */
+#define news_wait(news, condition) \
+	do { \
+		struct timespec until; \
+		clock_gettime(CLOCK_REALTIME, &until); \
+		until.tv_sec += 30; \
+		pthread_mutex_lock(&(news)->lock); \
+		while (!(condition)) \
+			assert_int_equal(pthread_cond_timedwait(&(news)->changed, &(news)->lock, &until), 0); \
+		pthread_mutex_unlock(&(news)->lock); \
+	} while (0)
+
+struct fixture {
+	struct memory *from, *to;
+	struct sender *sender;
+	struct peer *peer;
+	struct news at_from, at_to;
+	int fd_from[2], fd_to[2];	/* urgent, bulk */
+	_Atomic int64_t heard_from, heard_to;
+};
+
+static void page_pattern(uint8_t *page, uint64_t gfn)
+{
+	uint64_t i, *word = (uint64_t *)(void *)page;
+
+	for (i = 0; i < PAGE_BYTES / 8; i++)
+		word[i] = gfn * 0x9e3779b97f4a7c15u + i;
+}
+
+/* Every third page stays zero. */
+static bool has_pattern(uint64_t gfn)
+{
+	return gfn % 3 != 0;
+}
+
+static void for_each_page(void (*fn)(struct memory *mem, uint64_t gfn), struct memory *mem)
+{
+	size_t i;
+	uint64_t gfn;
+
+	for (i = 0; i < 2; i++)
+		for (gfn = ranges[i].base.v / PAGE_BYTES;
+		     gfn < (ranges[i].base.v + ranges[i].len_bytes) / PAGE_BYTES; gfn++)
+			fn(mem, gfn);
+}
+
+static void write_page(struct memory *mem, uint64_t gfn)
+{
+	uint8_t page[PAGE_BYTES];
+
+	if (!has_pattern(gfn))
+		return;
+	page_pattern(page, gfn);
+	assert_int_equal(gup_write(mem, gfn_to_gpa(GFN(gfn)), page, sizeof(page), 0, NULL), 0);
+}
+
+static bool page_is_right(struct memory *mem, uint64_t gfn)
+{
+	uint8_t should[PAGE_BYTES] = { 0 }, is[PAGE_BYTES];
+
+	if (has_pattern(gfn))
+		page_pattern(should, gfn);
+	return !gup_read(mem, gfn_to_gpa(GFN(gfn)), is, sizeof(is), 0, NULL) && !memcmp(is, should, sizeof(is));
+}
+
+static void check_page(struct memory *mem, uint64_t gfn)
+{
+	assert_true(page_is_right(mem, gfn));
+}
+
+static void connect_pair(int *a, int *b)
+{
+	int fd[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+	*a = fd[0];
+	*b = fd[1];
+}
+
+static void fixture_connect(struct fixture *f)
+{
+	int i;
+
+	for (i = 0; i < 2; i++)
+		connect_pair(&f->fd_from[i], &f->fd_to[i]);
+}
+
+static void fixture_close(struct fixture *f)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		close(f->fd_from[i]);
+		close(f->fd_to[i]);
+	}
+}
+
+static void start_sender(struct fixture *f)
+{
+	struct stream_pair pair = { f->fd_from[0], f->fd_from[1], &f->heard_from, news_lost, &f->at_from };
+
+	f->at_from.lost = 0;
+	assert_int_equal(sender_start(f->sender, &pair, NULL), 0);
+}
+
+static void start_peer(struct fixture *f)
+{
+	struct stream_pair pair = { f->fd_to[0], f->fd_to[1], &f->heard_to, news_lost, &f->at_to };
+
+	f->at_to.lost = 0;
+	assert_int_equal(peer_start(f->peer, &pair, NULL), 0);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct memory_events events = { .complete = news_complete, .arg = &f->at_to };
+	struct err err;
+
+	pthread_mutex_init(&f->at_from.lock, NULL);
+	pthread_cond_init(&f->at_from.changed, NULL);
+	pthread_mutex_init(&f->at_to.lock, NULL);
+	pthread_cond_init(&f->at_to.changed, NULL);
+	assert_int_equal(memory_new(&f->from, ranges, 2, &err), 0);
+	assert_int_equal(memory_new(&f->to, ranges, 2, &err), 0);
+	if (memory_watch(f->to, &events, &err) < 0) {
+		print_message("skipped: %s\n", err.text);
+		memory_shut(f->from);
+		memory_free(f->from);
+		memory_shut(f->to);
+		memory_free(f->to);
+		free(f);
+		*state = NULL;
+		return 0;
+	}
+	for_each_page(write_page, f->from);
+	assert_int_equal(sender_new(&f->sender, f->from, &err), 0);
+	assert_int_equal(peer_new(&f->peer, f->to, &err), 0);
+	fixture_connect(f);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	if (!f)
+		return 0;
+	peer_free(f->peer);
+	sender_free(f->sender);
+	memory_shut(f->to);
+	memory_free(f->to);
+	memory_shut(f->from);
+	memory_free(f->from);
+	fixture_close(f);
+	free(f);
+	return 0;
+}
+
+/* Reads pages in a random order until all is here. */
+struct reader {
+	pthread_t thread;
+	struct fixture *f;
+	unsigned int seed;
+	unsigned int reads, wrong;
+	int failed;	/* gup's error, if any */
+};
+
+static void *reader_main(void *arg)
+{
+	struct reader *reader = arg;
+	struct memory *mem = reader->f->to;
+
+	for (reader->reads = 0; reader->reads < 3000; reader->reads++) {
+		uint64_t index = (uint64_t)rand_r(&reader->seed) % ((LOW_BYTES + HIGH_BYTES) / PAGE_BYTES);
+		uint64_t gfn = index < LOW_BYTES / PAGE_BYTES ? index :
+			       index - LOW_BYTES / PAGE_BYTES + HIGH_BASE / PAGE_BYTES;
+
+		if (!page_is_right(mem, gfn))
+			reader->wrong++;
+	}
+	return NULL;
+}
+
+static void readers_start(struct reader *reader, unsigned int n, struct fixture *f)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		reader[i] = (struct reader){ .f = f, .seed = i + 1 };
+		assert_int_equal(pthread_create(&reader[i].thread, NULL, reader_main, &reader[i]), 0);
+	}
+}
+
+static void readers_join(struct reader *reader, unsigned int n)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		pthread_join(reader[i].thread, NULL);
+		assert_int_equal(reader[i].wrong, 0);
+		assert_int_equal(reader[i].reads, 3000);
+	}
+}
+
+#define NEEDS(f) do { if (!(f)) skip(); } while (0)
+
+static void test_all_pages_arrive_while_threads_read(void **state)
+{
+	struct fixture *f = *state;
+	struct reader reader[3];
+	struct sender_stats sent;
+	struct peer_stats got;
+
+	NEEDS(f);
+	start_peer(f);
+	readers_start(reader, 3, f);
+	start_sender(f);
+	news_wait(&f->at_to, f->at_to.complete);
+	readers_join(reader, 3);
+	for_each_page(check_page, f->to);
+	sender_stats(f->sender, &sent);
+	peer_stats(f->peer, &got);
+	assert_int_equal(sent.unsent, 0);
+	assert_true(sent.pages_normal + sent.pages_zero >= sent.pages);
+	assert_true(sent.pages_zero >= sent.pages / 3);
+	assert_int_equal(f->at_from.lost, 0);
+	assert_int_equal(f->at_to.lost, 0);
+	assert_true(got.bytes <= sent.bytes);
+}
+
+static void test_urgent_pages_do_not_wait_for_a_limited_bulk(void **state)
+{
+	struct fixture *f = *state;
+	struct reader reader[2];
+	struct sender_stats sent;
+	struct memory_stats left;
+	int64_t start;
+
+	NEEDS(f);
+	sender_limit(f->sender, 1);	/* a byte a second, after the first burst */
+	start_peer(f);
+	start_sender(f);
+	readers_start(reader, 2, f);
+	readers_join(reader, 2);
+	memory_stats(f->to, &left);
+	assert_true(left.missing > 0);	/* so it was not the bulk that brought them */
+	sender_stats(f->sender, &sent);
+	assert_true(sent.pages_urgent > 2000);
+	/* And the limit can be lifted while the thread sleeps on it. */
+	start = clock_now_ns();
+	sender_limit(f->sender, 0);
+	news_wait(&f->at_to, f->at_to.complete);
+	assert_true(clock_now_ns() - start < 20 * NS_PER_SEC);
+	for_each_page(check_page, f->to);
+}
+
+/* As recovery does it: what the destination lacks is what is to be sent. */
+static void remark(struct fixture *f)
+{
+	const struct memory_region *regions;
+	unsigned int i, n;
+	uint64_t p;
+
+	regions = memory_regions(f->to, &n);
+	for (i = 0; i < n; i++)
+		for (p = 0; p < regions[i].pages; p++) {
+			gfn_t gfn = GFN(regions[i].first.v + p);
+			bool here = memory_page_state(f->to, gfn) == PAGE_PRESENT;
+
+			assert_int_equal(sender_mark(f->sender, gfn, 1, here), 0);
+		}
+}
+
+static void test_links_cut_again_and_again_lose_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct reader reader[3];
+	struct memory_stats stats;
+	int round;
+
+	NEEDS(f);
+	readers_start(reader, 3, f);
+	for (round = 0; round < 8; round++) {
+		uint64_t had;
+
+		sender_limit(f->sender, 4000000);
+		memory_stats(f->to, &stats);
+		had = stats.filled;
+		start_peer(f);
+		start_sender(f);
+		/* Some pages come, then the link is cut, each time from another end. */
+		do
+			memory_stats(f->to, &stats);
+		while (stats.filled < had + 200 && stats.missing > 0);
+		shutdown(round & 1 ? f->fd_from[round / 2 & 1] : f->fd_to[round / 2 & 1], SHUT_RDWR);
+		peer_stop(f->peer);
+		sender_stop(f->sender);
+		memory_stats(f->to, &stats);
+		assert_int_equal(stats.requested, 0);
+		fixture_close(f);
+		fixture_connect(f);
+		remark(f);
+	}
+	sender_limit(f->sender, 0);
+	start_peer(f);
+	start_sender(f);
+	news_wait(&f->at_to, f->at_to.complete);
+	readers_join(reader, 3);
+	for_each_page(check_page, f->to);
+}
+
+static void test_a_cut_is_reported_once_with_its_connection(void **state)
+{
+	struct fixture *f = *state;
+
+	NEEDS(f);
+	start_peer(f);
+	shutdown(f->fd_from[1], SHUT_RDWR);
+	news_wait(&f->at_to, f->at_to.lost);
+	assert_non_null(strstr(f->at_to.err.text, "bulk connection"));
+	shutdown(f->fd_from[0], SHUT_RDWR);
+	peer_stop(f->peer);
+	assert_int_equal(f->at_to.lost, 1);
+}
+
+static void send_all(int fd, const void *data, size_t len)
+{
+	assert_int_equal(send(fd, data, len, MSG_NOSIGNAL), (ssize_t)len);
+}
+
+/* What the source sends here must be refused by the destination, and its memory stay as it was. */
+static void expect_refused(struct fixture *f, const void *data, size_t len, const char *word)
+{
+	struct memory_stats stats;
+
+	start_peer(f);
+	send_all(f->fd_from[1], data, len);
+	news_wait(&f->at_to, f->at_to.lost);
+	if (!strstr(f->at_to.err.text, word))
+		fail_msg("'%s' lacks '%s'", f->at_to.err.text, word);
+	peer_stop(f->peer);
+	memory_stats(f->to, &stats);
+	assert_int_equal(stats.filled, 0);
+	fixture_close(f);
+	fixture_connect(f);
+}
+
+static void test_garbage_from_the_source_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct frame not_ram = { .type = FRAME_ZERO, .count = 1, .gfn = GFN(LOW_BYTES / PAGE_BYTES) };
+	struct frame over_the_end = { .type = FRAME_ZERO, .count = 2, .gfn = GFN(LOW_BYTES / PAGE_BYTES - 1) };
+	struct frame request = { .type = FRAME_REQUEST, .count = 1 };
+	struct frame message = { .type = FRAME_MESSAGE, .payload_bytes = 1 };
+	static uint8_t bytes[FRAME_BYTES + FRAME_PAGES_BYTES(1)];
+	_Alignas(64) static uint8_t page[PAGE_BYTES];
+
+	NEEDS(f);
+	memset(bytes, 'x', sizeof(bytes));
+	expect_refused(f, bytes, FRAME_BYTES, "no frame");
+	frame_encode(&not_ram, bytes);
+	expect_refused(f, bytes, FRAME_BYTES, "not this guest's RAM");
+	frame_encode(&over_the_end, bytes);
+	expect_refused(f, bytes, FRAME_BYTES, "not this guest's RAM");
+	frame_encode(&request, bytes);
+	expect_refused(f, bytes, FRAME_BYTES, "REQUEST");
+	frame_encode(&message, bytes);
+	expect_refused(f, bytes, FRAME_BYTES, "message");
+	frame_encode_pages(bytes, GFN(5), 1, page);
+	memcpy(bytes + FRAME_BYTES + FRAME_SUMS_BYTES(1), page, PAGE_BYTES);
+	bytes[sizeof(bytes) - 1] ^= 1;
+	expect_refused(f, bytes, sizeof(bytes), "damaged page 0x5");
+}
+
+static void test_garbage_from_the_destination_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	const struct frame bad[] = {
+		{ .type = FRAME_REQUEST, .count = 1, .gfn = GFN(LOW_BYTES / PAGE_BYTES) },
+		{ .type = FRAME_REQUEST, .count = 2, .gfn = GFN(LOW_BYTES / PAGE_BYTES - 1) },
+		{ .type = FRAME_REQUEST, .count = 512, .gfn = GFN(FRAME_GFN_LIMIT - 512) },
+		{ .type = FRAME_ZERO, .count = 1 },
+		{ .type = FRAME_LOST, .count = 1 },
+	};
+	size_t i;
+
+	NEEDS(f);
+	for (i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		uint8_t head[FRAME_BYTES];
+
+		frame_encode(&bad[i], head);
+		start_sender(f);
+		send_all(f->fd_to[0], head, sizeof(head));
+		news_wait(&f->at_from, f->at_from.lost);
+		assert_non_null(strstr(f->at_from.err.text, i < 3 ? "RAM" : "from the destination"));
+		sender_stop(f->sender);
+		fixture_close(f);
+		fixture_connect(f);
+	}
+}
+
+/* A source that reads no requests: request() must go on returning at once, and in the end give the link up. */
+static void test_requests_never_block(void **state)
+{
+	struct fixture *f = *state;
+	struct page_source *source = (struct page_source *)f->peer;
+	int64_t longest = 0;
+	uint64_t i;
+	int r = 0;
+
+	NEEDS(f);
+	start_peer(f);
+	for (i = 0; i < 1000000 && !r; i++) {
+		int64_t start = clock_now_ns();
+
+		r = source->ops->request(source, GFN(i % 4096), 1);
+		if (clock_now_ns() - start > longest)
+			longest = clock_now_ns() - start;
+	}
+	assert_int_equal(r, -ENOTCONN);
+	assert_true(longest < NS_PER_SEC);
+	news_wait(&f->at_to, f->at_to.lost);
+	assert_non_null(strstr(f->at_to.err.text, "does not take requests"));
+	assert_int_equal(source->ops->request(source, GFN(1), 1), -ENOTCONN);
+}
+
+/* Requests that had to queue are sent on, in order, once the source reads again. */
+static void test_queued_requests_are_sent_later(void **state)
+{
+	struct fixture *f = *state;
+	struct page_source *source = (struct page_source *)f->peer;
+	struct peer_stats stats;
+	uint64_t i, sent = 0;
+
+	NEEDS(f);
+	start_peer(f);
+	do {
+		assert_int_equal(source->ops->request(source, GFN(sent % 4096), 1), 0);
+		sent++;
+		peer_stats(f->peer, &stats);
+	} while (stats.queued_max < 100 * FRAME_BYTES);
+	for (i = 0; i < sent; i++) {
+		uint8_t head[FRAME_BYTES];
+		struct frame frame;
+
+		assert_int_equal(stream_receive(f->fd_from[0], head, sizeof(head), NULL, NULL), 0);
+		assert_int_equal(frame_decode(&frame, head, NULL), 0);
+		assert_int_equal(frame.gfn.v, i % 4096);
+	}
+	assert_int_equal(f->at_to.lost, 0);
+}
+
+/* Neither side's stop may wait for a far end that does nothing. */
+static void test_stop_does_not_wait_for_the_far_end(void **state)
+{
+	struct fixture *f = *state;
+	struct sender_stats stats, before;
+	int64_t start;
+
+	NEEDS(f);
+	start_sender(f);
+	/* Until the bulk is stuck in a send that nobody reads. */
+	sender_stats(f->sender, &stats);
+	do {
+		before = stats;
+		usleep(20000);
+		sender_stats(f->sender, &stats);
+	} while (!stats.bytes || stats.bytes != before.bytes);
+	assert_true(stats.unsent > 0);
+	start = clock_now_ns();
+	sender_stop(f->sender);
+	assert_true(clock_now_ns() - start < NS_PER_SEC);
+	fixture_close(f);
+	fixture_connect(f);
+	start_peer(f);
+	start = clock_now_ns();
+	peer_stop(f->peer);
+	assert_true(clock_now_ns() - start < NS_PER_SEC);
+	assert_int_equal(f->at_from.lost, 0);
+	assert_int_equal(f->at_to.lost, 0);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_all_pages_arrive_while_threads_read),
+		T(test_urgent_pages_do_not_wait_for_a_limited_bulk),
+		T(test_links_cut_again_and_again_lose_nothing),
+		T(test_a_cut_is_reported_once_with_its_connection),
+		T(test_garbage_from_the_source_is_refused),
+		T(test_garbage_from_the_destination_is_refused),
+		T(test_requests_never_block),
+		T(test_queued_requests_are_sent_later),
+		T(test_stop_does_not_wait_for_the_far_end),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
