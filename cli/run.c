@@ -33,6 +33,7 @@ struct run {
 	uv_async_t end;		/* wakes the loop from the signal handler */
 	bool end_open;
 	bool pid_written;
+	bool misused;		/* what failed is an option's value */
 };
 
 /* A signal handler gets no context; so this is one of the few static variables. */
@@ -131,6 +132,13 @@ static void pid_remove(struct run *run)
 
 /* ---- set-up and end ---- */
 
+/* An option's value that only its owner can judge. */
+static int value_failed(struct run *run, const char *option, const char *value, struct err *err)
+{
+	run->misused = err->code == -EINVAL;
+	return err_prefix(err, "--%s %s", option, value);
+}
+
 static int migration_open(struct run *run, struct err *err)
 {
 	const struct options *o = &run->options;
@@ -148,7 +156,7 @@ static int migration_open(struct run *run, struct err *err)
 		return r;
 	if (o->incoming && strcmp(o->incoming, "defer"))
 		r = migration_incoming(run->migration, o->incoming, err);
-	return r < 0 ? err_prefix(err, "--incoming %s", o->incoming) : 0;
+	return r < 0 ? value_failed(run, "incoming", o->incoming, err) : 0;
 }
 
 static int control_open(struct run *run, struct err *err)
@@ -163,12 +171,12 @@ static int control_open(struct run *run, struct err *err)
 	for (i = 0; i < o->nqmp; i++) {
 		r = qmp_listen(run->qmp, o->qmp[i], err);
 		if (r < 0)
-			return err_prefix(err, "--qmp %s", o->qmp[i]);
+			return value_failed(run, "qmp", o->qmp[i], err);
 	}
 	if (!o->gdb)
 		return 0;
 	r = gdb_new(&run->gdb, run->machine, o->gdb, (int)o->gdb_page_timeout_ms, err);
-	return r < 0 ? err_prefix(err, "--gdb %s", o->gdb) : 0;
+	return r < 0 ? value_failed(run, "gdb", o->gdb, err) : 0;
 }
 
 static int run_open(struct run *run, struct err *err)
@@ -230,7 +238,7 @@ int cmd_run(int argc, char **argv)
 		/* The terminal first, so that the message looks right. */
 		chardev_restore_terminal();
 		log_error("%s", err.text);
-		status = CLI_FAILED;
+		status = run.misused ? CLI_USAGE : CLI_FAILED;
 	} else {
 		loop_run(run.loop);
 	}
