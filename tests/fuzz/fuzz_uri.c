@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+// Migration URIs.
+#include <stdlib.h>
+#include <string.h>
+
+#include "migrate/uri.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	char *text = malloc(size + 1);
+	struct uri uri;
+	struct err err;
+
+	if (!text)
+		return 0;
+	memcpy(text, data, size);
+	text[size] = 0;
+	if (!uri_parse(&uri, text, &err) && uri.kind == URI_UNIX && strlen(uri.path) >= sizeof(uri.path))
+		__builtin_trap();
+	free(text);
+	return 0;
+}
