@@ -13,6 +13,7 @@
 #include "control/gdb_internal.h"
 
 #define REPLY_TEXT_MAX 1024
+#define REFUSED_REPLIES 8u
 
 struct output {
 	uv_write_t write;
@@ -197,9 +198,15 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 
 /* ---- a client at the door ---- */
 
-struct refused {
+/*
+ * A second debugger. gdb shows what the reply to its packets says, and gives up; so each is replied to. There is at most
+ * one such connection: the next takes its place.
+ */
+struct gdb_refused {
+	struct gdb *gdb;
 	union server_stream stream;
-	uv_write_t write;
+	unsigned int replies;
+	char bytes[256];
 };
 
 static void on_refused_closed(uv_handle_t *handle)
@@ -207,28 +214,48 @@ static void on_refused_closed(uv_handle_t *handle)
 	free(handle->data);
 }
 
-static void on_refused_written(uv_write_t *write, int status)
+static void refused_close(struct gdb_refused *refused)
 {
-	(void)status;
-	if (!uv_is_closing((uv_handle_t *)write->handle))
-		uv_close((uv_handle_t *)write->handle, on_refused_closed);
+	refused->gdb->refused = NULL;
+	uv_close(&refused->stream.handle, on_refused_closed);
 }
 
-/* The answer to the first packet, whatever it is. */
-static void refuse(struct server *server)
+static void on_refused_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+	struct gdb_refused *refused = handle->data;
+
+	(void)suggested;
+	*buf = uv_buf_init(refused->bytes, sizeof(refused->bytes));
+}
+
+static void on_refused_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *in)
 {
 	static char text[] = "+$E.another debugger is attached#23";
-	struct refused *refused = calloc(1, sizeof(*refused));
-	uv_buf_t buf = uv_buf_init(text, sizeof(text) - 1);
+	struct gdb_refused *refused = stream->data;
+	uv_buf_t out = uv_buf_init(text, sizeof(text) - 1);
+
+	if (n > 0 && !memchr(in->base, '$', (size_t)n))
+		return;
+	if (n < 0 || (n > 0 && (refused->replies++ == REFUSED_REPLIES || uv_try_write(stream, &out, 1) < 0)))
+		refused_close(refused);
+}
+
+static void refuse(struct gdb *gdb, struct server *server)
+{
+	struct gdb_refused *refused = calloc(1, sizeof(*refused));
 	int r;
 
 	log_warn("gdb: a second debugger was refused");
 	if (!refused)
 		return;
+	if (gdb->refused)
+		refused_close(gdb->refused);
+	gdb->refused = refused;
+	refused->gdb = gdb;
 	r = server_accept(server, &refused->stream);
 	refused->stream.handle.data = refused;
-	if (r < 0 || uv_write(&refused->write, &refused->stream.stream, &buf, 1, on_refused_written) < 0)
-		uv_close(&refused->stream.handle, on_refused_closed);
+	if (r < 0 || uv_read_start(&refused->stream.stream, on_refused_alloc, on_refused_read) < 0)
+		refused_close(refused);
 }
 
 static void on_client(struct server *server, void *arg)
@@ -238,7 +265,7 @@ static void on_client(struct server *server, void *arg)
 	int r;
 
 	if (gdb->client) {
-		refuse(server);
+		refuse(gdb, server);
 		return;
 	}
 	client = calloc(1, sizeof(*client));
@@ -300,6 +327,8 @@ void gdb_free(struct gdb *gdb)
 	server_free(gdb->server);
 	if (gdb->client)
 		gdb_client_close(gdb->client);
+	if (gdb->refused)
+		refused_close(gdb->refused);
 	gdb_worker_free(gdb->worker);
 	free(gdb);
 }

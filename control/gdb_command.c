@@ -183,7 +183,7 @@ static void explain(struct gdb *gdb, const struct gdb_job *job)
 			snprintf(gdb->missing, sizeof(gdb->missing), "%s is not RAM", where);
 		break;
 	case -ETIMEDOUT:
-		snprintf(gdb->missing, sizeof(gdb->missing), "%s has not come within %d ms; it is asked for",
+		snprintf(gdb->missing, sizeof(gdb->missing), "%s has not come within %d ms",
 			 where, gdb->page_timeout_ms);
 		break;
 	case -EIO:

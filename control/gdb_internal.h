@@ -50,6 +50,13 @@ struct gdb_client {
 	char bytes[4096];
 };
 
+/* What a vCPU waited for when the debugger stopped it; the stop has ended the wait. */
+struct gdb_waited {
+	bool waited;
+	gpa_t gpa;
+	int64_t ms;
+};
+
 struct gdb {
 	struct machine *machine;
 	struct memory *mem;
@@ -57,11 +64,13 @@ struct gdb {
 	uv_loop_t *uv;
 	struct server *server;
 	struct gdb_client *client;	/* NULL: nobody is attached */
+	struct gdb_refused *refused;	/* who came second */
 	struct machine_listener listener;
 	struct gdb_worker *worker;
 	int page_timeout_ms;
 	struct gdb_breaks breaks;
 	struct arch_debug debug[VM_VCPUS_MAX];	/* as last set on each vCPU */
+	struct gdb_waited waited[VM_VCPUS_MAX];
 	bool debug_from_running;	/* RUN_STATE_DEBUG was entered from RUNNING */
 	char missing[256];		/* why the last memory access failed */
 };
@@ -94,6 +103,8 @@ void gdb_run_on_debug(void *arg, struct vcpu *vcpu);
 /* ---- gdb_monitor.c ---- */
 /* qRcmd: hex is the command. */
 void gdb_monitor(struct gdb_client *client, const char *hex);
+/* Notes which vCPUs wait for pages: before they are parked, which ends their waits. */
+void gdb_note_waits(struct gdb *gdb);
 /* What vCPU `index` does, as text for "info threads". */
 void gdb_thread_text(struct gdb *gdb, unsigned int index, char *text, size_t bytes);
 

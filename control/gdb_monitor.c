@@ -56,16 +56,28 @@ static int64_t ms_since(int64_t ns)
 	return (clock_now_ns() - ns) / NS_PER_MS;
 }
 
-void gdb_thread_text(struct gdb *gdb, unsigned int index, char *text, size_t bytes)
+void gdb_note_waits(struct gdb *gdb)
 {
 	struct memory_waiter waiters[WAITERS_MAX];
 	unsigned int i, n = memory_waiters(gdb->mem, waiters, WAITERS_MAX);
 
-	for (i = 0; i < n; i++) {
-		if (waiters[i].cpu != (int)index)
-			continue;
-		snprintf(text, bytes, "vCPU %u, waits for page 0x%" PRIx64 " since %" PRId64 " ms", index,
-			 waiters[i].gpa.v, ms_since(waiters[i].since_ns));
+	memset(gdb->waited, 0, sizeof(gdb->waited));
+	for (i = 0; i < n; i++)
+		if (waiters[i].cpu >= 0 && waiters[i].cpu < VM_VCPUS_MAX)
+			gdb->waited[waiters[i].cpu] = (struct gdb_waited){
+				.waited = true,
+				.gpa = waiters[i].gpa,
+				.ms = ms_since(waiters[i].since_ns),
+			};
+}
+
+void gdb_thread_text(struct gdb *gdb, unsigned int index, char *text, size_t bytes)
+{
+	const struct gdb_waited *waited = &gdb->waited[index];
+
+	if (waited->waited && vcpu_is_parked(vm_vcpu(gdb->vm, index))) {
+		snprintf(text, bytes, "vCPU %u, waits for page 0x%" PRIx64 ", %" PRId64 " ms when stopped", index,
+			 waited->gpa.v, waited->ms);
 		return;
 	}
 	snprintf(text, bytes, "vCPU %u, %s", index, vcpu_is_parked(vm_vcpu(gdb->vm, index)) ? "stopped" : "runs");
@@ -102,10 +114,16 @@ static void mon_faults(struct gdb *gdb, unsigned int cpu, const char *args, stru
 
 	(void)cpu;
 	(void)args;
+	for (i = 0; i < vm_vcpus(gdb->vm); i++) {
+		if (!gdb->waited[i].waited)
+			continue;
+		add(text, "vcpu%u was stopped in its wait for page 0x%" PRIx64 ", after %" PRId64 " ms (%s)\n", i,
+		    gdb->waited[i].gpa.v, gdb->waited[i].ms, page_text(gdb->mem, gdb->waited[i].gpa));
+	}
 	for (i = 0; i < n; i++)
 		add(text, "%s waits for page 0x%" PRIx64 " since %" PRId64 " ms (%s)\n", waiters[i].name,
 		    waiters[i].gpa.v, ms_since(waiters[i].since_ns), page_text(gdb->mem, waiters[i].gpa));
-	if (!n)
+	if (!text->len)
 		add(text, "nobody waits for a page\n");
 }
 

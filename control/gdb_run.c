@@ -55,6 +55,8 @@ static bool all_parked(const struct gdb *gdb)
 /* Parks whatever runs, also vCPUs that step while the machine does not run. */
 static int park(struct gdb *gdb, struct err *err)
 {
+	if (!all_parked(gdb))
+		gdb_note_waits(gdb);
 	if (machine_is_running(gdb->machine))
 		return machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
 	return all_parked(gdb) ? 0 : vm_pause(gdb->vm, PARK_TIMEOUT_MS, err);
@@ -84,6 +86,11 @@ static int set_debug(struct gdb *gdb, const char action[VM_VCPUS_MAX], struct er
 
 /* ---- attach and detach ---- */
 
+static bool is_stopped(enum run_state state)
+{
+	return state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED || state == RUN_STATE_PRELAUNCH;
+}
+
 void gdb_run_attach(struct gdb_client *client)
 {
 	struct gdb *gdb = client->gdb;
@@ -109,7 +116,7 @@ static void leave(struct gdb_client *client)
 
 	if (state == RUN_STATE_INMIGRATE)
 		machine_set_autostart(machine, client->leave_running);
-	else if (client->leave_running && (state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED))
+	else if (client->leave_running && is_stopped(state))
 		r = machine_cont(machine, &err);
 	else if (state == RUN_STATE_DEBUG)
 		r = machine_pause(machine, RUN_STATE_PAUSED, &err);
@@ -135,11 +142,6 @@ void gdb_run_detach(struct gdb_client *client)
 
 /* ---- continue and step ---- */
 
-static bool may_step(enum run_state state)
-{
-	return state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED || state == RUN_STATE_PRELAUNCH;
-}
-
 /* Lets vCPUs with the action `which` run, and no other; the machine is not said to run. */
 static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char which, struct err *err)
 {
@@ -147,7 +149,7 @@ static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char wh
 	unsigned int i;
 	int r;
 
-	if (!may_step(state))
+	if (!is_stopped(state))
 		return err_set(err, -EBUSY, "the machine may not run now, it is %s", run_state_name(state));
 	if (state != RUN_STATE_DEBUG) {
 		r = machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
@@ -182,6 +184,7 @@ static int resume(struct gdb_client *client, const char action[VM_VCPUS_MAX], st
 	r = set_debug(gdb, action, err);
 	if (r < 0)
 		return r;
+	memset(gdb->waited, 0, sizeof(gdb->waited));
 	/* A step is of one instruction: the others need not run for it, and then cannot get in its way. */
 	if (steps)
 		return resume_some(gdb, action, 's', err);
@@ -226,6 +229,7 @@ static unsigned int signal_of(enum run_state state)
 {
 	switch (state) {
 	case RUN_STATE_PAUSED:
+	case RUN_STATE_PRELAUNCH:	/* a reset, asked for while the machine did not run as a whole */
 		return GDB_SIGINT;
 	case RUN_STATE_SHUTDOWN:
 		return GDB_SIGQUIT;
@@ -237,7 +241,6 @@ static unsigned int signal_of(enum run_state state)
 	case RUN_STATE_FINISH_MIGRATE:
 	case RUN_STATE_POSTMIGRATE:
 		return GDB_SIGXCPU;
-	case RUN_STATE_PRELAUNCH:
 	case RUN_STATE_INMIGRATE:
 	case RUN_STATE_RUNNING:
 	case RUN_STATE_DEBUG:

@@ -119,6 +119,13 @@ static json_t *postern_to_json(const struct qmp *qmp, const struct migration_inf
 			 "urgent-pages", qmp_uint(info->pages_urgent), "reclaimed", qmp->reclaimed);
 }
 
+/* What went wrong and was mended is no error any more. */
+static bool has_error(enum migration_status status)
+{
+	return status == MIGRATION_FAILED || status == MIGRATION_CANCELLED ||
+	       status == MIGRATION_POSTCOPY_PAUSED || status == MIGRATION_POSTCOPY_RECOVER;
+}
+
 static int cmd_query(struct qmp_call *call, struct err *err)
 {
 	struct migration_info info;
@@ -136,7 +143,7 @@ static int cmd_query(struct qmp_call *call, struct err *err)
 	json_object_set_new(out, "downtime", json_integer(info.downtime_ms));
 	if (info.ram_total_bytes)
 		json_object_set_new(out, "ram", ram_to_json(&info));
-	if (info.error[0])
+	if (info.error[0] && has_error(info.status))
 		json_object_set_new(out, "error-desc", qmp_string(info.error));
 	return 0;
 }
