@@ -33,13 +33,17 @@ def _namespaces():
     return [line.split()[0] for line in done.stdout.splitlines() if line.startswith(stem)]
 
 
+def _left():
+    try:
+        return set(_children()) | set(_namespaces())
+    except OSError:         # a kernel without /proc/.../children
+        return set(_namespaces())
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind():
-    """No process and no namespace outlives a test."""
+    """No process and no namespace outlives a test, but those of fixtures that are shared."""
+    before = _left()
     yield
-    try:
-        children = _children()
-    except OSError:         # a kernel without /proc/.../children
-        children = []
-    assert not children, 'processes left behind: %s' % children
-    assert not _namespaces(), 'namespaces left behind'
+    left = _left() - before
+    assert not left, 'processes or namespaces left behind: %s' % sorted(left)

@@ -154,8 +154,10 @@ class Pair:
         self.destination.command('migrate-recover', uri=listen)
         self.source.command('migrate', uri=connect, resume=True)
         if wait:
-            for vm in (self.destination, self.source):
-                vm.wait_migration('postcopy-active', 'completed', timeout=timeout)
+            wait_for(lambda: self.destination.migration_status() != 'postcopy-paused'
+                     or self.source.migration_status() == 'postcopy-paused', timeout)
+            for vm in (self.source, self.destination):
+                vm.wait_migration('postcopy-active', 'completed', timeout=timeout, but=('failed', 'postcopy-paused'))
 
     def wait_completed(self, timeout=60.0):
         """Until both sides say completed."""

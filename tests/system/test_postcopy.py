@@ -244,7 +244,12 @@ def test_only_an_incoming_machine_takes_a_guest():
 def test_a_late_guest_is_not_passed_on_before_it_is_whole():
     with Pair(memory='128M') as pair:
         pair.start(bandwidth=MIB)
-        with pytest.raises(QmpError, match='(?i)pages'):
+        with pytest.raises(QmpError, match='already'):
             pair.destination.command('migrate', uri='tcp:127.0.0.1:1')
-        pair.finish()
+        pair.source.command('migrate-pause')
+        pair.wait_paused()
+        with pytest.raises(QmpError, match='pages'):
+            pair.destination.command('migrate', uri='tcp:127.0.0.1:1')
+        pair.recover(bandwidth=0)
+        pair.wait_completed()
         assert_sound(pair.arrived())

@@ -30,7 +30,7 @@ def assert_sound(guest):
 def waiting(way_out):
     """A Pair whose link is cut, with both vCPUs of the destination waiting; gdb's socket is open."""
     with Pair(link=True, memory='256M', way_out=way_out,
-              destination_options={'gdb': True, 'page_timeout_ms': 500}) as pair:
+              destination_options={'gdb': True, 'kernel': 'bare', 'page_timeout_ms': 500}) as pair:
         pair.guest.walk('c')
         pair.start(bandwidth=256 * KIB)
         pair.link.down()
