@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <pty.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -554,6 +556,77 @@ static void a_second_stdio_is_refused(void **state)
 	close(in[1]);
 }
 
+/* ---- stdio on a terminal ---- */
+
+/* The child has the terminal; the parent sees its settings from the other side. */
+static int terminal_child(bool crash)
+{
+	struct line l = { .take = 64 };
+	const struct chardev_ops ops = { .input = input, .quit = quit, .arg = &l };
+	struct chardev_config config = { .kind = CHARDEV_STDIO };
+
+	if (loop_new(&l.loop, NULL) < 0 || chardev_new(&l.chardev, l.loop, &config, &ops, NULL) < 0)
+		return 1;
+	say(&l, "raw");
+	while (!l.quits)
+		uv_run(loop_uv(l.loop), UV_RUN_ONCE);
+	if (crash) {
+		chardev_restore_terminal();
+		_exit(2);
+	}
+	chardev_free(l.chardev);
+	loop_free(l.loop);
+	/* Ctrl-C was input like any other. */
+	return l.got_len == 1 && l.got[0] == 3 ? 0 : 3;
+}
+
+static tcflag_t local_flags(int fd)
+{
+	struct termios tio;
+
+	assert_int_equal(tcgetattr(fd, &tio), 0);
+	return tio.c_lflag & (ICANON | ECHO | ISIG);
+}
+
+static void terminal_is_restored(bool crash, int status_wanted)
+{
+	char name[64];
+	tcflag_t before;
+	int fd, slave, status;
+	char got[8];
+	pid_t child;
+
+	child = forkpty(&fd, name, NULL, NULL);
+	assert_true(child >= 0);
+	if (child == 0)
+		_exit(terminal_child(crash));
+	/* Kept open, so that the settings can still be seen when the child has gone. */
+	slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	assert_true(slave >= 0);
+	before = ICANON | ECHO | ISIG;
+	assert_int_equal(read(fd, got, 3), 3);
+	assert_int_equal(local_flags(slave), 0);
+	assert_int_equal(write(fd, "\x03\x01x", 3), 3);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), status_wanted);
+	assert_int_equal(local_flags(slave), before);
+	close(slave);
+	close(fd);
+}
+
+static void a_terminal_is_raw_and_then_as_it_was(void **state)
+{
+	(void)state;
+	terminal_is_restored(false, 0);
+}
+
+static void a_signal_handler_can_restore_the_terminal(void **state)
+{
+	(void)state;
+	terminal_is_restored(true, 2);
+}
+
 /* ---- many writers ---- */
 
 #define WRITERS 4
@@ -626,6 +699,8 @@ int main(void)
 		TEST(stdio_reads_a_file_to_its_end),
 		TEST(the_rest_is_written_at_the_end),
 		TEST(a_second_stdio_is_refused),
+		cmocka_unit_test(a_terminal_is_raw_and_then_as_it_was),
+		cmocka_unit_test(a_signal_handler_can_restore_the_terminal),
 		TEST(writes_of_many_threads_stay_whole),
 	};
 
