@@ -397,11 +397,10 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 		machine_shutdown(m, true, "guest-reset");
 		return 0;
 	}
-	if (m->state == RUN_STATE_RUNNING) {
-		r = park(m, err);
-		if (r < 0)
-			return r;
-	}
+	/* A debugger's step lets a vCPU run in other states. */
+	r = m->state == RUN_STATE_RUNNING ? park(m, err) : vm_pause(m->vm, MACHINE_PAUSE_MS, err);
+	if (r < 0)
+		return r;
 	m->reset_resumes = false;
 	if (!m->config.kernel) {
 		err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
