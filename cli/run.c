@@ -3,9 +3,9 @@
 /*
  * run.c - `postern run`: puts the parts together, runs the loop, takes them apart again in reverse.
  *
- * SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, which never waits for a page or a peer; a second one,
- * should the first not do, ends the process from within the signal handler. All other threads block these signals, so the
- * handler runs on the main thread.
+ * SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, which never waits for a page or a peer; a
+ * second one, should the first not do, ends the process from within the signal handler. All other threads
+ * block these signals, so the handler runs on the main thread.
  */
 #include <errno.h>
 #include <fcntl.h>

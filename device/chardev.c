@@ -3,12 +3,12 @@
 /*
  * chardev.c - character back ends: the ring of output, the buffer of input, and their life.
  *
- * A writer (a vCPU, mostly) appends to the ring under its lock and wakes the main loop; many bytes share a wake-up. The
- * main loop writes from the ring without the lock, since writers only ever touch the free part, and then frees what was
- * taken.
+ * A writer (a vCPU, mostly) appends to the ring under its lock and wakes the main loop; many bytes share a
+ * wake-up. The main loop writes from the ring without the lock, since writers only ever touch the free
+ * part, and then frees what was taken.
  *
- * Input is read into a buffer and offered to the receiver. What the receiver refuses stays, and reading stops when the
- * buffer is full, until chardev_accept_input: back pressure reaches the far side.
+ * Input is read into a buffer and offered to the receiver. What the receiver refuses stays, and reading
+ * stops when the buffer is full, until chardev_accept_input: back pressure reaches the far side.
  */
 #include "device/chardev_backend.h"
 

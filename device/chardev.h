@@ -3,9 +3,9 @@
  *
  * Character back ends of a serial port: standard input and output, a pty, a file, a unix socket, nothing.
  *
- * Output never blocks the guest: it goes into a ring of CHARDEV_RING_BYTES that the main loop empties as the far side
- * takes it. What does not fit is dropped, oldest kept, and counted. Output that comes while a socket has no
- * client waits in the ring for the next one.
+ * Output never blocks the guest: it goes into a ring of CHARDEV_RING_BYTES that the main loop empties as
+ * the far side takes it. What does not fit is dropped, oldest kept, and counted. Output that comes while a
+ * socket has no client waits in the ring for the next one.
  */
 #ifndef POSTERN_DEVICE_CHARDEV_H
 #define POSTERN_DEVICE_CHARDEV_H
@@ -21,10 +21,12 @@
 
 enum chardev_kind {
 	CHARDEV_NULL,
-	CHARDEV_STDIO,	/* raw when a terminal; Ctrl-A is the escape key, as in QEMU: Ctrl-A x ends, Ctrl-A h helps, Ctrl-A a sends one */
+	/* Raw when a terminal. Ctrl-A is the escape key, as in QEMU: Ctrl-A x ends, h helps, a sends one. */
+	CHARDEV_STDIO,
 	CHARDEV_PTY,	/* the pty's name is logged, and linked at `path` if that is given */
 	CHARDEV_FILE,	/* output only; the file is truncated */
-	CHARDEV_UNIX,	/* listens on `path` (mode 0600); one client at a time, a new one when it has gone; never waits for one */
+	/* Listens on `path` (mode 0600); one client at a time, a new one when it has gone; waits for none. */
+	CHARDEV_UNIX,
 };
 
 struct chardev_config {
@@ -35,13 +37,16 @@ struct chardev_config {
 struct chardev;
 
 /*
- * Parses "null" ("none"), "stdio", "pty[:LINK]", "file:PATH", "unix:PATH" (QEMU's ",server=on,wait=off" is accepted and
- * ignored). -EINVAL: says what is allowed.
+ * Parses "null" ("none"), "stdio", "pty[:LINK]", "file:PATH", "unix:PATH" (QEMU's ",server=on,wait=off" is
+ * accepted and ignored). -EINVAL: says what is allowed.
  */
 int chardev_parse(struct chardev_config *config, const char *text, struct err *err);
 
 struct chardev_ops {
-	/* Input has come (main thread). Returns how many bytes were taken; the rest is offered after chardev_accept_input. */
+	/*
+	 * Input has come (main thread). Returns how many bytes were taken; the rest is offered after
+	 * chardev_accept_input.
+	 */
 	size_t (*input)(void *arg, const uint8_t *data, size_t len);
 	/* The user asked to end by the escape key (main thread). */
 	void (*quit)(void *arg);
@@ -49,8 +54,8 @@ struct chardev_ops {
 };
 
 /*
- * ops are copied. Errors name the path: -EADDRINUSE: somebody listens there; -EBUSY: stdio is in use; and what the
- * system says. SIGPIPE must be ignored.
+ * ops are copied. Errors name the path: -EADDRINUSE: somebody listens there; -EBUSY: stdio is in use; and
+ * what the system says. SIGPIPE must be ignored.
  */
 int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_config *config,
 		const struct chardev_ops *ops, struct err *err);
@@ -61,13 +66,15 @@ void chardev_accept_input(struct chardev *chardev);
 /* Bytes of output that were dropped. Any thread. */
 uint64_t chardev_dropped(struct chardev *chardev);
 /*
- * Restores the terminal, writes what is left (for at most some 50 ms), removes socket and link. Main thread, not from a
- * callback. Memory goes when the loop has run the closing callbacks: before loop_free returns.
+ * Restores the terminal, writes what is left (for at most some 50 ms), removes socket and link. Main
+ * thread, not from a callback. Memory goes when the loop has run the closing callbacks: before loop_free
+ * returns.
  */
 void chardev_free(struct chardev *chardev);
 
 /*
- * Restores the terminal if a CHARDEV_STDIO made it raw. Async-signal-safe: for signal handlers that end the process.
+ * Restores the terminal if a CHARDEV_STDIO made it raw. Async-signal-safe: for signal handlers that end the
+ * process.
  */
 void chardev_restore_terminal(void);
 

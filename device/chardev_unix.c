@@ -3,8 +3,8 @@
 /*
  * chardev_unix.c - a listening unix socket.
  *
- * One client at a time: while there is one, others wait in the socket's queue. A client that sends and goes at once is
- * heard all the same, as far as the input buffer holds it.
+ * One client at a time: while there is one, others wait in the socket's queue. A client that sends and goes
+ * at once is heard all the same, as far as the input buffer holds it.
  */
 #include "device/chardev_backend.h"
 

@@ -3,8 +3,8 @@
  *
  * What the machine needs to know of every device of its board: its state, versioned, and its reset.
  *
- * save, load and reset are called on the main thread while every vCPU is parked. A device still takes its own lock in
- * them: its back end (a character device, say) may be at work on the main thread's behalf.
+ * save, load and reset are called on the main thread while every vCPU is parked. A device still takes its
+ * own lock in them: its back end (a character device, say) may be at work on the main thread's behalf.
  */
 #ifndef POSTERN_DEVICE_DEVICE_H
 #define POSTERN_DEVICE_DEVICE_H

@@ -3,9 +3,9 @@
 /*
  * machine.c - a machine's life and its run state.
  *
- * machine_new puts the parts together in the one order that works: the userfaultfd is opened before the VM, so that the end of
- * the process, however it comes, closes it first (see memory.h). machine_free is its mirror. The run state changes only in
- * machine_set_state; run_state.c has the table.
+ * machine_new puts the parts together in the one order that works: the userfaultfd is opened before the VM,
+ * so that the end of the process, however it comes, closes it first (see memory.h). machine_free is its
+ * mirror. The run state changes only in machine_set_state; run_state.c has the table.
  */
 #include "device/machine_internal.h"
 

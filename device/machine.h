@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A machine: memory, VM and board devices put together, and its run state. Everything here is called on the main
- * thread (the loop's) unless said otherwise, and nothing here waits for a page.
+ * A machine: memory, VM and board devices put together, and its run state. Everything here is called on the
+ * main thread (the loop's) unless said otherwise, and nothing here waits for a page.
  */
 #ifndef POSTERN_DEVICE_MACHINE_H
 #define POSTERN_DEVICE_MACHINE_H
@@ -59,13 +59,14 @@ struct machine_listener {
 };
 
 /*
- * Builds the machine in PRELAUNCH (or INMIGRATE): memory, with `incoming` its userfaultfd, the way out, VM, devices,
- * the loaded kernel. Errors say what to do.
+ * Builds the machine in PRELAUNCH (or INMIGRATE): memory, with `incoming` its userfaultfd, the way out, VM,
+ * devices, the loaded kernel. Errors say what to do.
  */
 int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err);
 /*
- * Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits for a page. 0, or -ETIMEDOUT when a vCPU
- * does not come out (vm_end_vcpus): nothing is freed then, and only _exit is left; the terminal is restored.
+ * Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits for a page. 0, or
+ * -ETIMEDOUT when a vCPU does not come out (vm_end_vcpus): nothing is freed then, and only _exit is left;
+ * the terminal is restored.
  */
 int machine_free(struct machine *machine);
 
@@ -83,16 +84,16 @@ static inline bool machine_is_running(const struct machine *machine)
 }
 
 /*
- * Parks all vCPUs and goes to `state` (also from one paused state to another). When it was running: the state
- * listener sees it leave RUNNING. PAUSED asked of a machine that does not run changes at most DEBUG; in INMIGRATE it clears
- * autostart. 0, -EBUSY: `state` cannot follow the present one (run_state.c has the table); -ETIMEDOUT with the vCPU that did
- * not come out named: the machine then runs on.
+ * Parks all vCPUs and goes to `state` (also from one paused state to another). When it was running: the
+ * state listener sees it leave RUNNING. PAUSED asked of a machine that does not run changes at most DEBUG;
+ * in INMIGRATE it clears autostart. 0, -EBUSY: `state` cannot follow the present one (run_state.c has the
+ * table); -ETIMEDOUT with the vCPU that did not come out named: the machine then runs on.
  */
 int machine_pause(struct machine *machine, enum run_state state, struct err *err);
 /*
- * cont. 0 when it runs already, or, in INMIGRATE, when it will (see machine_set_autostart). -EBUSY with the reason where it may
- * not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, IO_ERROR while a page is still lost, a reset that waits
- * for pages.
+ * cont. 0 when it runs already, or, in INMIGRATE, when it will (see machine_set_autostart). -EBUSY with the
+ * reason where it may not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, IO_ERROR while a page
+ * is still lost, a reset that waits for pages.
  */
 int machine_cont(struct machine *machine, struct err *err);
 /* Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. */
@@ -102,8 +103,9 @@ void machine_set_autostart(struct machine *machine, bool run);
 bool machine_autostart(const struct machine *machine);
 
 /*
- * system_reset: loads the kernel anew. While pages are missing the machine is paused, and the reset put off until all have
- * come (logged). -EBUSY: in the middle of a migration; -EINVAL: no kernel was given; else the machine is in INTERNAL_ERROR.
+ * system_reset: loads the kernel anew. While pages are missing the machine is paused, and the reset put off
+ * until all have come (logged). -EBUSY: in the middle of a migration; -EINVAL: no kernel was given; else
+ * the machine is in INTERNAL_ERROR.
  */
 int machine_reset(struct machine *machine, bool by_guest, struct err *err);
 /* system_powerdown: presses the ACPI power button. -EBUSY: the guest is not here (any more, or yet). */
@@ -115,14 +117,14 @@ int machine_powerdown(struct machine *machine, struct err *err);
 void machine_shutdown(struct machine *machine, bool by_guest, const char *reason);
 
 /*
- * State of the paused machine without RAM: vCPUs, interrupt controllers, clocks, devices. A MachineState message
- * (device/machine.proto), to be read only by machine_load of a machine of the same shape.
+ * State of the paused machine without RAM: vCPUs, interrupt controllers, clocks, devices. A MachineState
+ * message (device/machine.proto), to be read only by machine_load of a machine of the same shape.
  */
 int machine_save(struct machine *machine, struct buf *out, struct err *err);
 /*
- * Hostile input: all of the message is checked before anything is applied; what the parts hold is checked by their owners.
- * On an error the machine's state is undefined but it may be loaded again. What the guest asked for (reset, power-off) before it
- * was saved is done when the machine leaves INMIGRATE.
+ * Hostile input: all of the message is checked before anything is applied; what the parts hold is checked
+ * by their owners. On an error the machine's state is undefined but it may be loaded again. What the guest
+ * asked for (reset, power-off) before it was saved is done when the machine leaves INMIGRATE.
  */
 int machine_load(struct machine *machine, const uint8_t *data, size_t len, struct err *err);
 /* Calls fn for every page that must have come before the machine runs on a destination; see arch_vcpu_early_pages. */

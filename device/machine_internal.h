@@ -23,8 +23,8 @@ enum {
 };
 
 /*
- * The address to which other threads post. It outlives the machine as long as a post is under way; `machine` is only read
- * and written on the main thread.
+ * The address to which other threads post. It outlives the machine as long as a post is under way;
+ * `machine` is only read and written on the main thread.
  */
 struct machine_mail {
 	atomic_uint refs;

@@ -3,8 +3,8 @@
 /*
  * machine_state.c - a paused machine's state as a MachineState message, and back.
  *
- * It is loaded in the order in which its parts depend on each other: the VM (interrupt controllers, clocks), the vCPUs, and
- * last the devices, since a device sets its interrupt line again.
+ * It is loaded in the order in which its parts depend on each other: the VM (interrupt controllers,
+ * clocks), the vCPUs, and last the devices, since a device sets its interrupt line again.
  */
 #include "device/machine_internal.h"
 

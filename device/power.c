@@ -5,10 +5,10 @@
  *
  * There is no SMI command port: the machine is in ACPI mode from the start, so SCI_EN always reads as set.
  *
- * The PM timer is CLOCK_MONOTONIC at 3.579545 MHz, 32 bits wide to the guest. It counts on in a paused machine;
- * in a migrated one it goes on from the count that was saved. TMR_STS is worked out when it is looked at (has bit 31 changed
- * since it was last cleared?); the interrupt that TMR_EN asks for is not sent, since nobody has asked for it in decades:
- * a guest that wants a 20-minute tick has better timers.
+ * The PM timer is CLOCK_MONOTONIC at 3.579545 MHz, 32 bits wide to the guest. It counts on in a paused
+ * machine; in a migrated one it goes on from the count that was saved. TMR_STS is worked out when it is
+ * looked at (has bit 31 changed since it was last cleared?); the interrupt that TMR_EN asks for is not
+ * sent, since nobody has asked for it in decades: a guest that wants a 20-minute tick has better timers.
  */
 #include "device/power.h"
 
@@ -34,8 +34,9 @@ enum {
 };
 
 /*
- * The keyboard controller's status while there is no such controller. Output full and never empty, so that a driver that
- * probes gives up at once; input empty, so that whoever waits to write the reset command need not.
+ * The keyboard controller's status while there is no such controller. Output full and never empty, so that
+ * a driver that probes gives up at once; input empty, so that whoever waits to write the reset command need
+ * not.
  */
 #define I8042_STATUS_NONE 0xfd
 

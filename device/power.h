@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Power management: ACPI's fixed hardware (event and control block, timer, power button, soft off; ACPI 6.5 section 4.8)
- * and the ports by which a PC is reset.
+ * Power management: ACPI's fixed hardware (event and control block, timer, power button, soft off; ACPI 6.5
+ * section 4.8) and the ports by which a PC is reset.
  */
 #ifndef POSTERN_DEVICE_POWER_H
 #define POSTERN_DEVICE_POWER_H

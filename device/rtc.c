@@ -3,10 +3,10 @@
 /*
  * rtc.c - the PC's real-time clock.
  *
- * The time is always the host's, in UTC; a guest that sets it is ignored. It is shown in the format that register B asks for
- * (BCD or binary, 12 or 24 hours). There is no interrupt: no alarm, no periodic tick.
- * Register A's update-in-progress bit is set during the last 2 ms of each second, so that a guest that follows the data
- * sheet (wait until the bit is clear, then read all) never sees half of an update.
+ * The time is always the host's, in UTC; a guest that sets it is ignored. It is shown in the format that
+ * register B asks for (BCD or binary, 12 or 24 hours). There is no interrupt: no alarm, no periodic tick.
+ * Register A's update-in-progress bit is set during the last 2 ms of each second, so that a guest that
+ * follows the data sheet (wait until the bit is clear, then read all) never sees half of an update.
  */
 #include "device/rtc.h"
 

@@ -16,7 +16,8 @@
  *   GUEST_PANICKED   the guest said so                            cont, reset
  *   SHUTDOWN         quit, power-off                              never
  *
- * What leaves PAUSED-like states towards RUNNING is machine_cont's to refuse; the table only says what makes sense.
+ * What leaves PAUSED-like states towards RUNNING is machine_cont's to refuse; the table only says what
+ * makes sense.
  */
 #include "device/run_state.h"
 

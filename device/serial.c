@@ -3,14 +3,16 @@
 /*
  * serial.c - a 16550A.
  *
- * The transmitter is infinitely fast: a byte written to THR is on the wire when the write returns, so THRE and TEMT
- * always read as set, and each write makes the "transmitter empty" interrupt pending anew. That interrupt has a memory of its own
- * (8.6.3): it becomes pending when a byte has gone out and when its enable bit goes from 0 to 1, and is
- * cleared by an IIR read that reports it or by the next THR write. Linux's 8250 driver tests for just this at start-up.
+ * The transmitter is infinitely fast: a byte written to THR is on the wire when the write returns, so THRE
+ * and TEMT always read as set, and each write makes the "transmitter empty" interrupt pending anew. That
+ * interrupt has a memory of its own (8.6.3): it becomes pending when a byte has gone out and when its
+ * enable bit goes from 0 to 1, and is cleared by an IIR read that reports it or by the next THR write.
+ * Linux's 8250 driver tests for just this at start-up.
  *
- * The receiver pushes back: serial_input takes what fits in the FIFO (one byte when the FIFO is off) and nothing in
- * loopback, and once the guest has emptied it the wire is asked for more. The receive time-out interrupt comes
- * without the time-out: as long as there are fewer bytes than the trigger level it is simply there.
+ * The receiver pushes back: serial_input takes what fits in the FIFO (one byte when the FIFO is off) and
+ * nothing in loopback, and once the guest has emptied it the wire is asked for more. The receive time-out
+ * interrupt comes without the time-out: as long as there are fewer bytes than the trigger level it is
+ * simply there.
  *
  * The interrupt reaches the controller only while MCR's OUT2 is set and loopback is off, as a PC wires it.
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A serial port: a 16550A with its 16-byte FIFOs, as in the data sheet of National Semiconductor's PC16550D (1995);
- * section numbers in serial.c are that sheet's.
+ * A serial port: a 16550A with its 16-byte FIFOs, as in the data sheet of National Semiconductor's PC16550D
+ * (1995); section numbers in serial.c are that sheet's.
  */
 #ifndef POSTERN_DEVICE_SERIAL_H
 #define POSTERN_DEVICE_SERIAL_H
