@@ -64,7 +64,11 @@ int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, str
 #define ARCH_PROBE_LOOP_INSNS 200000
 int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, struct err *err);
 
-/* ---- state: versioned protobuf messages (arch/<name>/state.proto) ---- */
+/*
+ * ---- state: versioned protobuf messages (arch/<name>/state.proto) ----
+ * The VM's is loaded before any vCPU's: the clock must be right when a vCPU's clock page is set up. Early pages must have
+ * come before either.
+ */
 
 int arch_vm_save(struct vm *vm, struct buf *out, struct err *err);
 int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err);

@@ -43,7 +43,7 @@ static uint64_t get64(const uint8_t *data, size_t at)
 
 bool bzimage_is(const uint8_t *data, size_t len)
 {
-	return len >= 0x206 && get16(data, 0x1fe) == 0xaa55 && get32(data, 0x202) == MAGIC;
+	return len >= 0x208 && get16(data, 0x1fe) == 0xaa55 && get32(data, 0x202) == MAGIC;
 }
 
 static int check_protocol(struct bzimage *image, const uint8_t *data, size_t len, struct err *err)

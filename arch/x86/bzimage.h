@@ -30,7 +30,7 @@ struct bzimage {
 	uint32_t cmdline_max;		/* bytes without the terminating zero */
 };
 
-/* Does it look like one (boot flag and "HdrS")? */
+/* Does it look like one (boot flag and "HdrS", and the version behind them)? */
 bool bzimage_is(const uint8_t *data, size_t len);
 
 /*
