@@ -32,7 +32,7 @@ REPORT = re.compile(r'memcheck (?P<kind>status |quit )?pass=(?P<passes>\d+) page
 UNWELL = re.compile(r'memcheck ERROR.*|soft lockup.*|.*rcu.*stall.*|BUG:.*|WARNING:.*|Oops.*|Kernel panic.*|'
                     r'clocksource:.*unstable.*|general protection fault.*|blocked for more than.*')
 BOOT_SECONDS = 40       # unstretched
-# The direct map's address without address-space randomisation: physical address + this is what a debugger asks for.
+# Where all physical memory is mapped, with nokaslr and no5lvl: that + a physical address is what a debugger asks for.
 DIRECT_MAP = 0xffff888000000000
 
 
@@ -51,7 +51,7 @@ def reason():
 
 def words(parameters='', quiet=True):
     """The options that a machine needs to boot it, beside the kernel: initrd and command line."""
-    line = 'console=ttyS0 nokaslr panic=-1 %s%s' % ('quiet ' if quiet else '', parameters)
+    line = 'console=ttyS0 nokaslr no5lvl panic=-1 %s%s' % ('quiet ' if quiet else '', parameters)
     return ['--initrd', guest_file('initrd'), '--append', line]
 
 
