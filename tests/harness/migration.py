@@ -22,7 +22,8 @@ from harness.proxy import Proxy
 from harness.vm import Postern, bare_guest
 from harness.waiting import scale, seconds, wait_for
 
-LINK_TIMEOUT_MS = 700       # how long silence is a lost link, unstretched
+LINK_TIMEOUT_MS = 5000      # how long silence is a lost link, unstretched: a busy machine must not look like a cut
+HURRY_MS = 150              # once it has been cut
 
 
 def free_port():
@@ -37,10 +38,11 @@ class Pair:
     guest: the source's Bare. Keywords that are not named here go to both machines."""
 
     def __init__(self, link=False, proxy=False, transport='tcp', source=None, destination=None, fill=True,
-                 rewrite=None, source_options=None, destination_options=None, **both):
+                 rewrite=None, link_timeout_ms=LINK_TIMEOUT_MS, source_options=None, destination_options=None, **both):
         self.stack = contextlib.ExitStack()
         self.link = self.proxy = None
         self.transport = transport
+        self.link_timeout_ms = link_timeout_ms
         self.ports = 0
         self.guest = None
         self._arrived = None
@@ -92,10 +94,12 @@ class Pair:
         self.destination = self.stack.enter_context(Postern.incoming('dst', **options))
         return self.destination
 
-    def set_link_timeout(self, ms=LINK_TIMEOUT_MS):
-        """On both sides, stretched."""
+    def set_link_timeout(self, ms=None):
+        """On both sides, as far as they live, stretched; None: what the pair was made with."""
+        ms = ms or self.link_timeout_ms
         for vm in (self.source, self.destination):
-            vm.command('migrate-set-parameters', x_postern_link_timeout=int(ms * scale()))
+            if vm.is_alive():
+                vm.command('migrate-set-parameters', x_postern_link_timeout=int(ms * scale()))
 
     def bandwidth(self, bytes_per_second):
         """The bulk's limit, at the source; 0: none."""
@@ -139,10 +143,18 @@ class Pair:
         for vm in (self.destination, self.source):
             vm.wait_migration('postcopy-active', 'postcopy-paused', 'completed', timeout=timeout)
 
+    @contextlib.contextmanager
+    def hurry(self):
+        """The link has been cut: lets both sides notice it soon."""
+        self.set_link_timeout(HURRY_MS)
+        yield
+        self.set_link_timeout()
+
     def wait_paused(self, timeout=20.0):
-        """Until both sides have noticed that the link is lost."""
-        for vm in (self.source, self.destination):
-            vm.wait_migration('postcopy-paused', timeout=timeout)
+        """The link has been cut: until both sides have noticed."""
+        with self.hurry():
+            for vm in (self.source, self.destination):
+                vm.wait_migration('postcopy-paused', timeout=timeout)
 
     def recover(self, bandwidth=None, wait=True, timeout=20.0):
         """migrate-recover and migrate with resume; both sides are paused. wait: until they go on."""

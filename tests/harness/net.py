@@ -14,7 +14,7 @@ import itertools
 import os
 import subprocess
 
-from harness.waiting import seconds
+from harness.waiting import seconds, wait_for
 
 Side = collections.namedtuple('Side', 'name interface address')
 
@@ -63,6 +63,7 @@ class Link:
             for side in (self.a, self.b):
                 _ip('-n', side.name, 'address', 'add', side.address + '/24', 'dev', side.interface)
                 _ip('-n', side.name, 'link', 'set', side.interface, 'up')
+            self._wait_carrier()
         except BaseException:
             self.close()
             raise
@@ -84,9 +85,15 @@ class Link:
         self.is_up = False
 
     def up(self):
-        """The wire is back."""
+        """The wire is back; returns when packets pass again."""
         _ip('-n', self.a.name, 'link', 'set', self.a.interface, 'up')
+        self._wait_carrier()
         self.is_up = True
+
+    def _wait_carrier(self):
+        for side in (self.a, self.b):
+            wait_for(lambda: ' state UP ' in _ip('-n', side.name, 'link', 'show', side.interface).stdout,  # pylint: disable=cell-var-from-loop
+                     10, 'no carrier on %s' % side.interface)
 
     def shape(self, rate=None, delay_ms=None):
         """Limits each direction: rate in bytes a second, delay in ms; None: no limit. OSError where the kernel lacks

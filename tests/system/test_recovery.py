@@ -23,7 +23,7 @@ def assert_sound(guest):
 
 @pytest.mark.usefixtures('needs_link')
 def test_a_cut_link_is_noticed_and_recovered():
-    with Pair(link=True, memory='256M') as pair:
+    with Pair(link=True, memory='256M', link_timeout_ms=1000) as pair:
         here, there = pair.source.qmp(), pair.destination.qmp()
         for q in (here, there):
             q.command('migrate-set-capabilities', capabilities=[{'capability': 'events', 'state': True}])
@@ -70,7 +70,7 @@ def test_three_cuts_in_one_migration():
 
 @pytest.mark.usefixtures('needs_link')
 def test_the_link_is_cut_again_during_the_way_back():
-    with Pair(link=True, memory='128M') as pair:
+    with Pair(link=True, memory='128M', link_timeout_ms=1500) as pair:
         pair.guest.walk('c')
         pair.start(bandwidth=MIB)
         pair.link.down()
