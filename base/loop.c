@@ -103,6 +103,8 @@ void loop_free(struct loop *loop)
 		return;
 	loop_run_jobs(loop);
 	uv_close((uv_handle_t *)&loop->wake, NULL);
+	/* A loop_stop that no loop_run has answered ends the first of them at once. */
+	uv_run(&loop->uv, UV_RUN_NOWAIT);
 	uv_run(&loop->uv, UV_RUN_DEFAULT);
 	loop_run_jobs(loop);
 	if (uv_loop_close(&loop->uv) == UV_EBUSY)

@@ -181,6 +181,16 @@ static void vcpu_exit(struct vcpu *vcpu)
 	}
 }
 
+/*
+ * A kick has done its work: the next turn looks at want_pause. Whoever kicks sets want_pause before immediate_exit and the kick,
+ * so one that is wiped out here is seen there; and one that comes late, after a resume, does not make the vCPU spin.
+ */
+static void vcpu_forget_kick(struct vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	memory_thread_clear(vcpu->waits);
+}
+
 /* KVM_RUN has failed with errno -r. */
 static void vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 {
@@ -190,10 +200,13 @@ static void vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 	/* An interruption is no failure: looked at before any error. */
 	if (r == -EINTR || r == -EAGAIN) {
 		atomic_fetch_add_explicit(&vcpu->interrupted, 1, memory_order_relaxed);
+		vcpu_forget_kick(vcpu);
 		return;
 	}
 	if (ejected) {
 		atomic_fetch_add_explicit(&vcpu->ejected, 1, memory_order_relaxed);
+		memory_thread_sit_out(vcpu->waits);
+		vcpu_forget_kick(vcpu);
 		return;
 	}
 	snprintf(event.text, sizeof(event.text), "KVM_RUN: %s", strerror_r(-r, reason, sizeof(reason)));
@@ -293,6 +306,13 @@ void vcpu_resume(struct vcpu *vcpu)
 
 /* ---- set-up and end ---- */
 
+static void vcpu_nudge(void *arg)
+{
+	struct vcpu *vcpu = arg;
+
+	pthread_kill(vcpu->thread, SIGUSR1);
+}
+
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *err)
 {
 	char name[16];
@@ -304,6 +324,7 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *
 	vcpu->waits = memory_thread_new(vm->mem, name, (int)index);
 	if (!vcpu->waits)
 		return err_set(err, -ENOMEM, "vCPU %u: no memory", index);
+	memory_thread_set_nudge(vcpu->waits, vcpu_nudge, vcpu);
 	vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
 	if (vcpu->fd < 0)
 		return err_errno(err, -errno, "vCPU %u: KVM_CREATE_VCPU", index);

@@ -157,7 +157,8 @@ void memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
 	for (wait = mem->gup_waits; wait; wait = wait->next) {
 		if (!gfn_in(wait->gfn, first, n))
 			continue;
-		if (filled && !wait->woken)
+		/* A thread that sits out is counted as the wait that it began with. */
+		if (filled && !wait->woken && !(wait->self && atomic_load(&wait->self->wait.active)))
 			hist_add(&mem->latency, now - wait->since_ns);
 		wait->woken = true;
 		pthread_cond_signal(&wait->cond);
@@ -198,12 +199,12 @@ static bool gup_interrupted(const struct memory *mem, const struct memory_thread
 }
 
 /*
- * Sleeps until the page at offset is usable or lost, self is kicked, memory shuts down, or the deadline has passed; the
+ * Sleeps until the page at offset is usable or (lost_ends) lost, self is kicked, memory shuts down, or the deadline has passed; the
  * map lock is dropped meanwhile. Returns without sleep, and without dropping the lock, when one of these is so already.
  * The caller looks again in any case.
  */
 static void gup_sleep(struct memory *mem, unsigned int region, uint64_t offset, int64_t deadline_ns,
-		      struct memory_thread *self, bool *unlocked)
+		      struct memory_thread *self, bool lost_ends, bool *unlocked)
 {
 	struct timespec until = clock_to_timespec(deadline_ns);
 	struct gup_wait wait = {
@@ -222,7 +223,7 @@ static void gup_sleep(struct memory *mem, unsigned int region, uint64_t offset, 
 
 	pthread_mutex_lock(&mem->wait_lock);
 	if (gup_interrupted(mem, self) || !state_set_waited(state) ||
-	    state_of(state_load(state)) == PAGE_LOST) {
+	    (lost_ends && state_of(state_load(state)) == PAGE_LOST)) {
 		pthread_mutex_unlock(&mem->wait_lock);
 		pthread_cond_destroy(&wait.cond);
 		return;
@@ -245,6 +246,20 @@ static void gup_sleep(struct memory *mem, unsigned int region, uint64_t offset, 
 	pthread_mutex_unlock(&mem->wait_lock);
 	pthread_cond_destroy(&wait.cond);
 	memory_map_lock(mem);
+}
+
+void memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self)
+{
+	unsigned int region;
+	uint64_t offset;
+
+	memory_map_lock(mem);
+	while (!gup_interrupted(mem, self) && memory_find(mem, gfn, 1, &region, &offset) &&
+	       !state_usable(state_load(&mem->state[region][offset]))) {
+		memory_ask(mem, region, offset, 1);
+		gup_sleep(mem, region, offset, 0, self, false, NULL);
+	}
+	memory_map_unlock(mem);
 }
 
 /* ---- gup ---- */
@@ -285,7 +300,7 @@ int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const str
 		}
 		if (opts->deadline_ns && clock_now_ns() >= opts->deadline_ns)
 			return -ETIMEDOUT;
-		gup_sleep(mem, region, bad, opts->deadline_ns, self, opts->unlocked);
+		gup_sleep(mem, region, bad, opts->deadline_ns, self, true, opts->unlocked);
 	}
 	*span = (struct gup_span){
 		.hva = mem->region[region].host + offset * PAGE_BYTES + gpa_offset(gpa),

@@ -30,6 +30,7 @@ struct wait {
 	_Atomic bool active;
 	gfn_t gfn;
 	int64_t since_ns;
+	int64_t tried_ns;		/* the last attempt to bring it to user space, or since_ns */
 };
 
 /* A sleeper in gup; on the sleeper's stack, linked under wait_lock. */
@@ -49,7 +50,10 @@ struct memory_thread {
 	int cpu;
 	_Atomic pid_t tid;
 	_Atomic bool kicked;
-	struct wait wait;		/* inside KVM_RUN */
+	struct wait wait;		/* inside KVM_RUN, or sitting out */
+	bool sitting;			/* guarded by wait_lock: it waits in user space */
+	void (*nudge)(void *arg);
+	void *nudge_arg;
 	/* guarded by eject_lock */
 	bool in_run;
 	bool ejecting;
@@ -141,6 +145,14 @@ void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_th
 
 /* Ejects `thread` from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
 bool memory_eject(struct memory_thread *thread, gfn_t gfn);
+
+/*
+ * Brings threads whose wait in the kernel has become long to user space (memory_thread_sit_out). Called by the fault thread; returns
+ * after how many milliseconds it is to be called again, -1: not before the next fault.
+ */
+int memory_eject_overdue(struct memory *mem);
+/* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. */
+void memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
 
 /* userfaultfd set-up and end (watch.c). */
 void memory_unwatch(struct memory *mem);

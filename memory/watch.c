@@ -144,7 +144,7 @@ static void *fault_loop(void *arg)
 
 	pthread_setname_np(pthread_self(), "fault");
 	for (;;) {
-		if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+		if (poll(fds, 2, memory_eject_overdue(mem)) < 0 && errno != EINTR) {
 			log_error("fault thread: poll: errno %d", errno);
 			break;
 		}

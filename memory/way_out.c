@@ -12,6 +12,8 @@
 //     memory_thread_left until the protection is back, and just runs again.
 //   - The page arrives meanwhile: UFFDIO_COPY works on a page without permissions; the byte becomes PRESENT + EJECTING, which
 //     nobody touches until the eject ends. The vCPU comes out all the same.
+//   - Nobody kicked, but the wait has become long: the fault thread ejects the vCPU all the same, and it waits on in user space
+//     (memory_thread_sit_out). A thread that sleeps in the kernel for a page cannot be ptraced, stopped or dumped on these kernels.
 //   - The wait that a kick knew of was over (a report read late): the thread is not woken by the eject. It comes out by the
 //     signal of the next kick, a millisecond later, and ends the eject then.
 #include "memory/way_out.h"
@@ -26,6 +28,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "memory/internal.h"
+
+/* How long a thread may wait inside the kernel where that hides it from signals. */
+#define EJECT_AFTER_NS (5 * NS_PER_MS)
 
 void memory_set_way_out(struct memory *mem, enum way_out way)
 {
@@ -77,6 +82,15 @@ void memory_thread_bind(struct memory_thread *thread)
 }
 
 /* The note is for statistics and for kicks; that the page is waited for stands in its WAITED bit. */
+static void wait_note(struct wait *wait, gfn_t gfn, int64_t now)
+{
+	/* The same wait reported again keeps its beginning. */
+	if (!atomic_load(&wait->active) || wait->gfn.v != gfn.v)
+		wait->since_ns = wait->tried_ns = now;
+	wait->gfn = gfn;
+	atomic_store(&wait->active, true);
+}
+
 static void stranger_note(struct memory *mem, pid_t tid, gfn_t gfn, int64_t now)
 {
 	struct memory_stranger *free_slot = NULL, *s;
@@ -92,9 +106,7 @@ static void stranger_note(struct memory *mem, pid_t tid, gfn_t gfn, int64_t now)
 	if (!free_slot)
 		return;
 	free_slot->tid = tid;
-	free_slot->wait.gfn = gfn;
-	free_slot->wait.since_ns = now;
-	atomic_store(&free_slot->wait.active, true);
+	wait_note(&free_slot->wait, gfn, now);
 }
 
 void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked)
@@ -107,11 +119,7 @@ void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_th
 		if (atomic_load(&thread->tid) == tid)
 			break;
 	if (thread) {
-		/* The same wait reported again keeps its beginning. */
-		if (!atomic_load(&thread->wait.active) || thread->wait.gfn.v != gfn.v)
-			thread->wait.since_ns = now;
-		thread->wait.gfn = gfn;
-		atomic_store(&thread->wait.active, true);
+		wait_note(&thread->wait, gfn, now);
 		/* A kick that came before this report found nobody waiting; its eject is made up for now. */
 		if (atomic_load(&thread->kicked) && mem->way == WAY_OUT_EJECT)
 			*kicked = thread;
@@ -138,11 +146,14 @@ unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, u
 		};
 		memcpy(waiters[n++].name, thread->name, sizeof(thread->name));
 	}
-	for (gw = mem->gup_waits; gw && n < max; gw = gw->next)
+	for (gw = mem->gup_waits; gw && n < max; gw = gw->next) {
+		if (gw->self && atomic_load(&gw->self->wait.active))
+			continue;	/* sits out: shown above */
 		waiters[n++] = (struct memory_waiter){
 			.name = "gup", .cpu = -1,
 			.gpa = gfn_to_gpa(gw->gfn), .since_ns = gw->since_ns,
 		};
+	}
 	for (i = 0; i < MEMORY_STRANGERS && n < max; i++)
 		if (atomic_load(&mem->stranger[i].wait.active))
 			waiters[n++] = (struct memory_waiter){
@@ -182,6 +193,12 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 	if (eject && memory_eject(thread, gfn))
 		return KICK_DONE;
 	return woken ? KICK_DONE : KICK_SIGNAL;
+}
+
+void memory_thread_set_nudge(struct memory_thread *thread, void (*nudge)(void *arg), void *arg)
+{
+	thread->nudge = nudge;
+	thread->nudge_arg = arg;
 }
 
 void memory_thread_clear(struct memory_thread *thread)
@@ -247,6 +264,57 @@ bool memory_eject(struct memory_thread *thread, gfn_t gfn)
 	return done;
 }
 
+/* A wait has become long. The first time: eject. Still there the next time: the eject missed it, a nudge does not. */
+static void eject_one_overdue(struct memory_thread *thread, gfn_t gfn)
+{
+	struct memory *mem = thread->mem;
+	bool nudge;
+
+	pthread_mutex_lock(&mem->wait_lock);
+	pthread_mutex_lock(&mem->eject_lock);
+	nudge = thread->ejecting;
+	if (!nudge)
+		eject_start(thread, gfn);
+	pthread_mutex_unlock(&mem->eject_lock);
+	pthread_mutex_unlock(&mem->wait_lock);
+	if (nudge && thread->nudge)
+		thread->nudge(thread->nudge_arg);
+}
+
+int memory_eject_overdue(struct memory *mem)
+{
+	struct memory_thread *thread, *overdue;
+	int64_t now, due, next;
+	gfn_t gfn = GFN(0);
+
+	if (mem->way != WAY_OUT_EJECT)
+		return -1;
+	do {
+		now = clock_now_ns();
+		next = INT64_MAX;
+		overdue = NULL;
+		pthread_mutex_lock(&mem->wait_lock);
+		for (thread = mem->threads; thread; thread = thread->next) {
+			if (!atomic_load(&thread->wait.active) || thread->sitting)
+				continue;
+			due = thread->wait.tried_ns + EJECT_AFTER_NS;
+			if (due <= now && !overdue) {
+				overdue = thread;
+				gfn = thread->wait.gfn;
+				thread->wait.tried_ns = now;
+				due = now + EJECT_AFTER_NS;
+			}
+			next = due < next ? due : next;
+		}
+		pthread_mutex_unlock(&mem->wait_lock);
+		if (overdue)
+			eject_one_overdue(overdue, gfn);
+	} while (overdue);
+	if (next == INT64_MAX)
+		return -1;
+	return next > now ? (int)((next - now + NS_PER_MS - 1) / NS_PER_MS) : 0;
+}
+
 /* With wait_lock and eject_lock held. True: the page has come meanwhile and somebody in gup waits for the eject's end. */
 static bool eject_end(struct memory_thread *thread)
 {
@@ -296,35 +364,67 @@ void memory_thread_enter(struct memory_thread *thread)
 	pthread_mutex_unlock(&mem->eject_lock);
 }
 
-bool memory_thread_left(struct memory_thread *thread, int result)
+static void wait_clear(struct memory_thread *thread)
+{
+	if (!atomic_load(&thread->wait.active))
+		return;
+	pthread_mutex_lock(&thread->mem->wait_lock);
+	atomic_store(&thread->wait.active, false);
+	pthread_mutex_unlock(&thread->mem->wait_lock);
+}
+
+/* Ends this thread's eject, if there is one. Returns whether there was. */
+static bool eject_leave(struct memory_thread *thread)
 {
 	struct memory *mem = thread->mem;
 	bool ejected, wake = false;
-	gfn_t gfn = GFN(0);
+	gfn_t gfn;
 
-	if (mem->uffd < 0)
-		return false;
-	if (atomic_load(&thread->wait.active)) {
-		pthread_mutex_lock(&mem->wait_lock);
-		atomic_store(&thread->wait.active, false);
-		pthread_mutex_unlock(&mem->wait_lock);
-	}
 	pthread_mutex_lock(&mem->eject_lock);
 	thread->in_run = false;
 	ejected = thread->ejecting;
 	pthread_mutex_unlock(&mem->eject_lock);
-	if (ejected) {
-		/* Not in KVM_RUN any more: nobody starts another eject of this thread between the two. */
-		pthread_mutex_lock(&mem->wait_lock);
-		pthread_mutex_lock(&mem->eject_lock);
-		gfn = thread->eject_gfn;
-		wake = eject_end(thread);
-		pthread_mutex_unlock(&mem->eject_lock);
-		pthread_mutex_unlock(&mem->wait_lock);
-	}
+	if (!ejected)
+		return false;
+	/* Not in KVM_RUN any more: nobody starts another eject of this thread between the two. */
+	pthread_mutex_lock(&mem->wait_lock);
+	pthread_mutex_lock(&mem->eject_lock);
+	gfn = thread->eject_gfn;
+	wake = eject_end(thread);
+	pthread_mutex_unlock(&mem->eject_lock);
+	pthread_mutex_unlock(&mem->wait_lock);
 	if (wake)
 		memory_wake(mem, gfn, 1, true);
-	if (result != -EFAULT)
+	return true;
+}
+
+bool memory_thread_left(struct memory_thread *thread, int result)
+{
+	bool ejected;
+
+	if (thread->mem->uffd < 0)
 		return false;
-	return ejected || eject_bystander(thread);
+	ejected = eject_leave(thread);
+	if (result == -EFAULT && (ejected || eject_bystander(thread)))
+		return true;	/* it still waits for the page; memory_thread_sit_out */
+	wait_clear(thread);
+	return false;
+}
+
+void memory_thread_sit_out(struct memory_thread *thread)
+{
+	struct memory *mem = thread->mem;
+	gfn_t gfn;
+
+	if (!atomic_load(&thread->wait.active))
+		return;
+	pthread_mutex_lock(&mem->wait_lock);
+	thread->sitting = true;
+	gfn = thread->wait.gfn;
+	pthread_mutex_unlock(&mem->wait_lock);
+	memory_wait_page(mem, gfn, thread);
+	pthread_mutex_lock(&mem->wait_lock);
+	thread->sitting = false;
+	atomic_store(&thread->wait.active, false);
+	pthread_mutex_unlock(&mem->wait_lock);
 }

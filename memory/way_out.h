@@ -35,6 +35,11 @@ enum way_out memory_way_out(const struct memory *mem);
 /* Registers a thread-to-be. name: at most 15 bytes are kept; cpu: vCPU index or -1. NULL: no memory. */
 struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu);
 void memory_thread_free(struct memory_thread *thread);
+/*
+ * What makes the thread leave KVM_RUN although nobody kicked it, a signal: used when an eject did not find it where it was
+ * believed to be. Any thread calls it; it must not sleep. Set before the thread is bound.
+ */
+void memory_thread_set_nudge(struct memory_thread *thread, void (*nudge)(void *arg), void *arg);
 /* On the thread itself, before its first wait. */
 void memory_thread_bind(struct memory_thread *thread);
 
@@ -57,5 +62,13 @@ void memory_thread_clear(struct memory_thread *thread);
  */
 void memory_thread_enter(struct memory_thread *thread);
 bool memory_thread_left(struct memory_thread *thread, int result);
+
+/*
+ * After memory_thread_left has returned true, before the next KVM_RUN: waits for the page that the thread was ejected from here, in
+ * user space, where every signal and every debugger reaches it. Ends when the page is there, by a kick, or when memory shuts
+ * down; returns at once when there is nothing to wait for. On WAY_OUT_EJECT every wait that lasts longer than some
+ * milliseconds is moved here, for in the kernel such a thread could not be attached to (ptrace), stopped (SIGSTOP) or dumped.
+ */
+void memory_thread_sit_out(struct memory_thread *thread);
 
 #endif

@@ -40,6 +40,8 @@ static void runner_turn(struct runner *r, gfn_t gfn)
 	ejected = memory_thread_left(r->self, result);
 	if (result == -EFAULT) {
 		atomic_fetch_add(ejected ? &r->ejected : &r->stray, 1);
+		if (ejected)
+			memory_thread_sit_out(r->self);
 		return;
 	}
 	if (n != sizeof(word) || read(r->pipe[0], &word, sizeof(word)) != sizeof(word) ||
@@ -255,6 +257,84 @@ static void test_a_present_page_is_never_ejected_and_efault_is_then_real(void **
 	memory_free(mem);
 }
 
+static bool runner_sits(struct runner *r)
+{
+	bool sits;
+
+	pthread_mutex_lock(&r->mem->wait_lock);
+	sits = r->self->sitting;
+	pthread_mutex_unlock(&r->mem->wait_lock);
+	return sits;
+}
+
+static void test_a_long_wait_moves_to_user_space(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_waiter waiter[3];
+	struct runner r;
+
+	(void)unused;
+	runner_start(&r, mem, GFN(3), 0);
+	/* Nobody kicks it. */
+	wait_until(runner_sits(&r));
+	assert_int_equal(atomic_load(&r.ejected), 1);
+	/* It is still shown as the one wait that it is, on its page. */
+	assert_int_equal(memory_waiters(mem, waiter, 3), 1);
+	assert_string_equal(waiter[0].name, "runner");
+	assert_int_equal(waiter[0].gpa.v, 3 * PAGE_BYTES);
+	/* A kick ends the sitting at once, by itself. */
+	runner_park(&r);
+	runner_go_on(&r);
+	wait_until(runner_sits(&r));
+	/* Lost: it goes on sitting. Then the page comes after all. */
+	memory_lose(mem, GFN(3));
+	assert_true(runner_sits(&r));
+	fill_one(mem, GFN(3));
+	wait_until(atomic_load(&r.turns) == 1);
+	assert_int_equal(atomic_load(&memory_latency(mem)->count), 1);
+	runner_end(&r);
+	memory_free(mem);
+}
+
+static void on_nudge(void *arg)
+{
+	atomic_fetch_add((_Atomic int *)arg, 1);
+}
+
+static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
+	_Atomic int nudged = 0;
+	int64_t until;
+
+	(void)unused;
+	memory_thread_set_nudge(self, on_nudge, &nudged);
+	memory_thread_bind(self);
+	memory_thread_enter(self);
+	/* A report that comes late: the thread runs, and waits for nothing. */
+	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
+	assert_null(kicked);
+	assert_true(memory_eject_overdue(mem) > 0);
+	assert_int_equal(mem->ejecting, 0);
+	for (until = clock_now_ns() + 6 * NS_PER_MS; clock_now_ns() < until;)
+		wait_a_little();
+	memory_eject_overdue(mem);
+	assert_int_equal(mem->ejecting, 1);
+	assert_int_equal(nudged, 0);
+	for (until = clock_now_ns() + 6 * NS_PER_MS; clock_now_ns() < until;)
+		wait_a_little();
+	memory_eject_overdue(mem);
+	assert_int_equal(nudged, 1);
+	/* The nudge's signal brings it out; the page is plain again. */
+	assert_false(memory_thread_left(self, -EINTR));
+	assert_int_equal(mem->ejecting, 0);
+	assert_int_equal(memory_eject_overdue(mem), -1);
+	fill_one(mem, GFN(3));
+	memory_thread_free(self);
+	memory_free(mem);
+}
+
 /* ---- stress: pages come late and are ejected from at random ---- */
 
 #define STRESS_RUNNERS 3
@@ -349,6 +429,8 @@ int main(void)
 		cmocka_unit_test(test_a_kick_before_the_wait_is_made_up_for),
 		cmocka_unit_test(test_gup_does_not_touch_a_page_under_eject),
 		cmocka_unit_test(test_a_present_page_is_never_ejected_and_efault_is_then_real),
+		cmocka_unit_test(test_a_long_wait_moves_to_user_space),
+		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_nudge),
 		cmocka_unit_test(test_stress_every_stop_is_reached_and_no_word_is_wrong),
 	};
 
