@@ -35,6 +35,7 @@ ROOT_SUITE = "bookworm"
 SUITES = {"6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
 GUEST_KERNEL = "6.1"
 DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
+GUEST_MODULES = ("button",)  # ACPI's power button, not built into Debian's kernels
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
 UNUSED_DAYS = 7
 
@@ -273,7 +274,15 @@ def vmlinux_extract(image, target, root):
     say("no vmlinux could be taken out of the guest's kernel; its vmlinuz is there")
 
 
-def guest_build(target, root, kernel, release, work, log):
+def module_read(modules, name):
+    """A module's content, decompressed."""
+    for path in modules.rglob(name + ".ko*"):
+        data = path.read_bytes()
+        return lzma.decompress(data) if path.suffix == ".xz" else data
+    raise LabError("no module %s in %s" % (name, modules))
+
+
+def guest_build(target, root, kernel, release, modules, work, log):
     target.mkdir()
     image = (kernel / "boot" / ("vmlinuz-" + release)).read_bytes()
     (target / "vmlinuz").write_bytes(image)
@@ -282,9 +291,11 @@ def guest_build(target, root, kernel, release, work, log):
     run(["gcc", "-std=gnu17", "-O2", "-Wall", "-static", "-pthread", "-s", "-o", memcheck,
          HERE / "guest/memcheck.c"], log)
     cpio_write(target / "initrd",
-               entry_dirs("bin", "dev", "proc", "sys", "tmp") +
+               entry_dirs("bin", "dev", "m", "proc", "sys", "tmp") +
                [entry_file("bin/busybox", busybox_of(root)), entry_file("bin/memcheck", memcheck),
-                entry_file("init", HERE / "guest/init")])
+                entry_file("init", HERE / "guest/init")] +
+               [("m/%s.ko" % name, stat.S_IFREG | 0o644, module_read(modules, name))
+                for name in GUEST_MODULES])
 
 
 def root_finish(root, log):
@@ -344,7 +355,8 @@ def image_build(target, series, root_tar, work, log):
     modules_decompress(modules)
     run(in_root(root, "/sbin/depmod", release), log)
 
-    guest_build(target / "guest", root, guest_kernel, guest_release, work, log)
+    guest_modules = modules if series == GUEST_KERNEL else modules_dir(guest_kernel, guest_release)
+    guest_build(target / "guest", root, guest_kernel, guest_release, guest_modules, work, log)
     for path in (target / "guest").iterdir():
         shutil.copy(path, root / "guest")
     for name in ("rc", "agent.py"):
