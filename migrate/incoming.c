@@ -332,7 +332,8 @@ static int judge_first(const struct migration *m, const struct preface *preface,
 		return err_set(why, -ENOENT, "this destination has no migration that could be resumed");
 	case IN_HELLO:
 	case IN_STATE:
-		return err_set(why, -EBUSY, "this destination is busy with another migration");
+		/* One that has just failed at its source may only have to be noticed. */
+		return err_set(why, -EAGAIN, "this destination is busy with another migration");
 	case IN_FAILED:
 		return err_set(why, -EBUSY,
 			       "start a new destination, this one holds pages of a migration that failed");
@@ -421,7 +422,8 @@ int incoming_listen(struct migration *m, const struct uri *uri, const char *text
 	/* The same address cannot be bound twice, and need not be. */
 	if (m->listener_socket && uri->kind != URI_FD && !strcmp(text, m->listen_uri))
 		return 0;
-	r = listener_new(&listener, m->loop, uri, m->params.link_timeout_ms, &listener_ops, m, err);
+	r = listener_new(&listener, m->loop, uri, connect_timeout_ms(m->params.link_timeout_ms), &listener_ops, m,
+			 err);
 	if (r < 0)
 		return r;
 	listener_free(m->listener_socket);

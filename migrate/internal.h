@@ -19,6 +19,13 @@
 #include "source/sender.h"
 
 #define MIGRATION_LISTENERS_MAX 8
+/* To connect, and to name oneself, takes longer than to be silent: a first SYN is repeated after a second. */
+#define CONNECT_TIMEOUT_MIN_MS 5000u
+
+static inline unsigned int connect_timeout_ms(unsigned int link_timeout_ms)
+{
+	return link_timeout_ms > CONNECT_TIMEOUT_MIN_MS ? link_timeout_ms : CONNECT_TIMEOUT_MIN_MS;
+}
 
 /* The source. Who enters: see outgoing.c and switchover.c. */
 enum out_phase {
@@ -106,6 +113,8 @@ void migration_drop_shape(Postern__Wire__Shape *shape);
 /* outgoing.c */
 int outgoing_start(struct migration *m, const struct uri *uri, struct err *err);
 int outgoing_resume(struct migration *m, const struct uri *uri, struct err *err);
+/* Ends a migration that is paused after its decision. The caller knows that the guest is here for good. */
+void outgoing_forget(struct migration *m);
 /* The link is lost or given up; what follows depends on the phase. */
 void outgoing_lost(struct migration *m, const struct err *err, bool cancelled);
 

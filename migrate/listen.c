@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A connection is a guest: it is READING until its preface has come, then WAITING for its two siblings, or REFUSED: it has been
- * told why (on the control connection) and is only kept until the peer has read that and gone, since closing a socket with
+ * A connection is a guest: it is READING until its preface has come, then BUSY while the owner has another link that may be
+ * about to end, then WAITING for its two siblings, or REFUSED: it has been told why (on the control connection) and is only kept until the peer has read that and gone, since closing a socket with
  * unread input would take the reason back.
  */
 #include "migrate/listen.h"
@@ -22,10 +22,12 @@
 #include "migrate/socket.h"
 
 #define GUESTS_MAX 12
-#define TICK_MS 250
+#define TICK_MS 50
+#define BUSY_MS 1000
 
 enum guest_state {
 	GUEST_READING,
+	GUEST_BUSY,
 	GUEST_WAITING,
 	GUEST_REFUSED,
 };
@@ -40,6 +42,7 @@ struct guest {
 	size_t got;
 	struct preface preface;
 	int64_t deadline_ns;
+	int64_t busy_ns;	/* BUSY: up to when */
 };
 
 struct listener {
@@ -154,9 +157,26 @@ static void guest_join(struct guest *guest)
 	listener->ops->linked(listener->arg, fd, &preface);
 }
 
-static void guest_on_preface(struct guest *guest)
+/* Asks the owner about a BUSY guest. False: it still is. True: the listener may be freed. */
+static bool guest_judge(struct guest *guest)
 {
 	struct listener *listener = guest->listener;
+	struct err err;
+	int r = listener->ops->judge(listener->arg, &guest->preface, &err);
+
+	if (r == -EAGAIN && clock_now_ns() < guest->busy_ns)
+		return false;
+	if (r < 0) {
+		guest_refuse(guest, &err);
+	} else {
+		guest->state = GUEST_WAITING;
+		guest_join(guest);
+	}
+	return true;
+}
+
+static void guest_on_preface(struct guest *guest)
+{
 	struct err err;
 
 	if (preface_decode(&guest->preface, guest->bytes, &err) < 0) {
@@ -167,14 +187,11 @@ static void guest_on_preface(struct guest *guest)
 			guest_drop(guest, &err);
 		return;
 	}
-	if (listener->ops->judge(listener->arg, &guest->preface, &err) < 0) {
-		guest_refuse(guest, &err);
-		return;
-	}
-	guest->state = GUEST_WAITING;
+	guest->state = GUEST_BUSY;
+	guest->busy_ns = clock_now_ns() + BUSY_MS * NS_PER_MS;
 	/* What the peer sends after the preface is for the link; only its going away matters here. */
 	uv_poll_start(&guest->poll, UV_DISCONNECT, guest_on_event);
-	guest_join(guest);
+	guest_judge(guest);
 }
 
 /* Reads what is there. 1: go on, 0: nothing more now, or a negative errno. */
@@ -202,7 +219,7 @@ static void guest_on_event(uv_poll_t *poll, int status, int events)
 	struct err err;
 	int r;
 
-	if (guest->state == GUEST_WAITING) {
+	if (guest->state == GUEST_WAITING || guest->state == GUEST_BUSY) {
 		err_set(&err, -EPIPE, "%s connection: closed by the peer before the others came",
 			wire_channel_name(guest->preface.channel));
 		guest_drop(guest, &err);
@@ -286,6 +303,9 @@ static void listener_on_tick(uv_timer_t *timer)
 
 	for (guest = listener->guests; guest; guest = next) {
 		next = guest->next;
+		/* Who is no longer busy may have taken others along: the rest has time until the next tick. */
+		if (guest->state == GUEST_BUSY && guest_judge(guest))
+			return;
 		if (guest->deadline_ns > now)
 			continue;
 		if (guest->state == GUEST_REFUSED) {

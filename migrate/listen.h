@@ -13,7 +13,10 @@
 struct listener;
 
 struct listener_ops {
-	/* May a connection with this (well-formed) preface come in now? 0, or a negative errno and the reason for the peer. */
+	/*
+	 * May a connection with this (well-formed) preface come in now? 0, or a negative errno and the reason for the peer.
+	 * -EAGAIN: perhaps in a moment; it is asked again for a second.
+	 */
 	int (*judge)(void *arg, const struct preface *preface, struct err *why);
 	/* Three connections that were let in; the descriptors are the callee's. The listener goes on; it may be freed. */
 	void (*linked)(void *arg, const int fd[WIRE_CHANNELS], const struct preface *preface);

@@ -282,6 +282,16 @@ int migration_incoming(struct migration *m, const char *text, struct err *err)
 	return 0;
 }
 
+/*
+ * Paused after the decision, and yet not in POSTMIGRATE: an operator has taken the guest back by force, knowing that the
+ * destination is dead. That migration is over.
+ */
+static bool is_reclaimed(const struct migration *m)
+{
+	return !m->incoming && m->status == MIGRATION_POSTCOPY_PAUSED &&
+	       machine_state(m->machine) != RUN_STATE_POSTMIGRATE;
+}
+
 /* What came here may go on to elsewhere once all of it is here. */
 static void leave_incoming(struct migration *m)
 {
@@ -305,8 +315,12 @@ int migration_outgoing(struct migration *m, const char *text, bool resume, struc
 		if (m->status != MIGRATION_POSTCOPY_PAUSED)
 			return err_set(err, -EINVAL, "only a postcopy that is paused can be resumed, this is %s",
 				       migration_status_name(m->status));
+		if (is_reclaimed(m))
+			return err_set(err, -EPERM, "the guest was reclaimed and runs here: it must not be let run elsewhere");
 		return outgoing_resume(m, &uri, err);
 	}
+	if (is_reclaimed(m))
+		outgoing_forget(m);
 	if (is_active_source(m) || m->link)
 		return err_set(err, -EBUSY, "there is a migration already (%s)",
 			       migration_status_name(m->status));

@@ -49,6 +49,18 @@ void outgoing_lost(struct migration *m, const struct err *err, bool cancelled)
 	migration_set_status(m, cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
 }
 
+void outgoing_forget(struct migration *m)
+{
+	connector_free(m->connector);
+	m->connector = NULL;
+	migration_drop_link(m, "given up at the source");
+	sender_free(m->sender);
+	m->sender = NULL;
+	m->resume = RESUME_NONE;
+	m->out = OUT_IDLE;
+	migration_set_status(m, MIGRATION_FAILED);
+}
+
 /* The sender's threads begin, or go on. */
 static void flow(struct migration *m)
 {
@@ -311,8 +323,8 @@ static int connect_to(struct migration *m, const struct uri *uri, struct err *er
 	struct preface preface = { .epoch = m->epoch };
 
 	memcpy(preface.session, m->session, SESSION_BYTES);
-	return connector_new(&m->connector, m->loop, uri, &preface, m->params.link_timeout_ms, &connector_ops, m,
-			     err);
+	return connector_new(&m->connector, m->loop, uri, &preface, connect_timeout_ms(m->params.link_timeout_ms),
+			     &connector_ops, m, err);
 }
 
 /* May this machine be migrated away now? */
