@@ -16,6 +16,7 @@ the time at which it came.
 import contextlib
 import os
 import re
+import select
 import socket
 import threading
 import time
@@ -61,11 +62,40 @@ def debian(name='debian', parameters='', kernel='vmlinuz', memory='192M', cpus=2
                    options=words(parameters, quiet) + list(options), **more)
 
 
-class Console:
-    """The other side of a machine's serial socket, or of any byte stream (fd)."""
+class Descriptors:
+    """What a Console needs of a socket, over plain descriptors: pipes, a terminal. Owns them."""
 
-    def __init__(self, vm=None, sock=None):
-        self._sock = sock or vm.serial()
+    def __init__(self, read_fd, write_fd):
+        self._read_fd, self._write_fd = read_fd, write_fd
+        self._end = threading.Event()
+
+    def recv(self, size):
+        """As a socket's; b'' after shutdown()."""
+        while not self._end.is_set():
+            if select.select([self._read_fd], [], [], 0.1)[0]:
+                return os.read(self._read_fd, size)
+        return b''
+
+    def sendall(self, data):
+        """As a socket's."""
+        while data:
+            data = data[os.write(self._write_fd, data):]
+
+    def shutdown(self, _how):
+        """Ends recv()."""
+        self._end.set()
+
+    def close(self):
+        """Closes both."""
+        for fd in {self._read_fd, self._write_fd}:
+            os.close(fd)
+
+
+class Console:
+    """The other side of a machine's serial socket, or of any stream that is like one."""
+
+    def __init__(self, vm=None, stream=None):
+        self._sock = stream or vm.serial()
         self._lock = threading.Lock()
         self._text = ''
         self._lines = []        # (time.monotonic(), line)
@@ -173,17 +203,22 @@ class Console:
 
 
 class DebianPair(Pair):
-    """A Pair whose guest is Debian with memcheck over `mb` MiB of its memory, one worker a vCPU."""
+    """A Pair whose guest is Debian with memcheck over `mb` MiB of its memory, one worker a vCPU. console: that of a guest
+    which runs already, at the machine given as source."""
 
-    def __init__(self, mb=64, memory='192M', cpus=2, parameters='', passes=1, **more):
+    def __init__(self, mb=64, memory='192M', cpus=2, parameters='', passes=1, console=None, **more):
         options = dict(more.pop('source_options', None) or {}, kernel=guest_file('vmlinuz'),
                        options=words('memcheck.mb=%d memcheck.workers=%d memcheck.random=1 %s'
                                      % (mb, cpus, parameters)))
         self.passes = passes
+        self._running = console
         super().__init__(memory=memory, cpus=cpus, source_options=options, **more)
 
     def greet(self, fill):
         """The guest has booted, and verified each of its pages once."""
+        if self._running:
+            self.guest = self._running
+            return
         self.guest = Console(self.source)
         self.stack.callback(self.guest.close)
         self.ready = self.guest.wait_ready()

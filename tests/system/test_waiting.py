@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from harness import gdbremote, kvm
+from harness import gdbremote
 from harness.migration import Pair
 from harness.vm import ROOT
 from harness.waiting import seconds, wait_for
@@ -33,6 +33,9 @@ def waiting(way_out):
               destination_options={'gdb': True, 'kernel': 'bare', 'page_timeout_ms': 500}) as pair:
         pair.guest.walk('c')
         pair.start(bandwidth=256 * KIB)
+        guest = pair.arrived()
+        before = guest.stats(seconds(20))
+        guest.wait_stats(lambda s: all(s[c] > before[c] + 20 for c in ('cpu0', 'cpu1')), seconds(20))
         pair.link.down()
         pair.wait_paused()
         pair.wait_all_waiting()
@@ -155,8 +158,6 @@ def test_gdb_itself_attaches_to_the_guest_and_leaves(waiting):
 
 
 def test_a_debugger_attaches_to_the_process(waiting):
-    if kvm.interruptible_reason():
-        waiting.destination.command('stop')     # without it the kernel holds ptrace off, too
     output, took = gdbremote.run_gdb(['info threads'], ['-p', str(waiting.destination.pid)], timeout=60)
     print('gdb -p: %.1f s' % took)
     assert 'vcpu' in output.lower(), output
