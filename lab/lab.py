@@ -19,7 +19,7 @@ import time
 
 import host
 import image
-from host import CommandTimeout, Lab
+from host import BootError, CommandTimeout, Lab
 from image import KernelMissing, LabError, say
 
 EXIT_SKIP = 77
@@ -70,7 +70,15 @@ class WarmLock:
 
 def boot(options, place, **more):
     start = time.monotonic()
-    lab = Lab.start(place, str(TOP), options.build, options.kvm_smp, options.mem, **more)
+    what = (place, str(TOP), options.build, options.kvm_smp, options.mem)
+    try:
+        lab = Lab.start(*what, **more)
+    except BootError as error:
+        # nothing has run yet, so a second try hides nothing of the command's; it is not silent
+        say("%s\nlab: trying once more" % error)
+        if "path" in more:
+            more["path"].mkdir(exist_ok=True)
+        lab = Lab.start(*what, **more)
     if not options.quiet:
         say("Linux %s up in %.1f s" % ((place / "release").read_text("ascii").strip(),
                                        time.monotonic() - start))

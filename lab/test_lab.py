@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -65,13 +66,13 @@ def test_a_stock_kernel_with_kvm(image):
 
 def test_streams_and_exit_code(kernel):
     done = run(kernel, "-q", "echo to stdout; echo to stderr >&2; exit 42")
-    assert (done.returncode, done.stdout) == (42, "to stdout\n")
+    assert (done.returncode, done.stdout) == (42, "to stdout\n"), done.stderr
     assert "to stderr\n" in done.stderr
 
 
 def test_several_arguments_are_no_shell_command(kernel):
     done = run(kernel, "--", "printf", "%s|", "a b", "$HOME", "")
-    assert (done.returncode, done.stdout) == (0, "a b|$HOME||")
+    assert (done.returncode, done.stdout) == (0, "a b|$HOME||"), done.stderr
 
 
 def test_a_signal_is_128_and_more(kernel):
@@ -192,7 +193,8 @@ def test_a_signal_leaves_nothing_behind(kernel, number, running):
         code = child.wait(20)
     wait_for(lambda: all(map(gone, below)))
     if number == signal.SIGKILL:
-        assert run(kernel, "true").returncode == 0  # the next one cleans up
+        done = run(kernel, "true")  # cleans up
+        assert done.returncode == 0, done.stderr
     else:
         assert code == 128 + number
     assert not mine[0].parent.exists()
@@ -237,6 +239,19 @@ def test_a_reader_that_leaves_ends_the_run(kernel):
         child.stdout.close()
         assert child.wait(60) == 128 + signal.SIGPIPE
         assert "error" not in child.stderr.read()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_boot_that_fails_is_tried_once_more(kernel, tmp_path, failures):
+    tries = tmp_path / "tries"
+    fake = tmp_path / "qemu-system-x86_64"
+    real = shutil.which("qemu-system-x86_64")
+    fake.write_text('#!/bin/sh\necho x >> %s\n[ $(wc -l < %s) -gt %d ] && exec %s "$@"\n'
+                    "echo out of order >&2\nexit 1\n" % (tries, tries, failures, real), "ascii")
+    fake.chmod(0o755)
+    done = run(kernel, "echo up", env=dict(os.environ, PATH="%s:%s" % (tmp_path, os.environ["PATH"])))
+    assert "out of order" in done.stderr and "trying once more" in done.stderr
+    assert (done.returncode, done.stdout) == ((0, "up\n") if failures == 1 else (125, ""))
 
 
 def test_usage_errors_are_125():
