@@ -50,6 +50,12 @@ def bare_elf():
     return os.environ.get('BARE_ELF') or os.path.join(build_dir(), 'tests', 'bare', 'bare.elf')
 
 
+def sanitized():
+    """Was it built with AddressSanitizer? Then its memory's size says nothing."""
+    with open(program(), 'rb') as f:
+        return b'__asan_init' in f.read()
+
+
 class Died(AssertionError):
     """The process ended when it should not have; the text holds what it said."""
 
@@ -85,10 +91,20 @@ class Process:
         return self
 
     def __exit__(self, kind, *rest):
-        if kind and sys.stderr:
-            print('---- log of %s (%s)\n%s----' % (self.name, ' '.join(self.words), self.log()[-4000:]),
-                  file=sys.stderr)
-        self.close()
+        """Ends it in good order, whatever state it is in: that has to work always. After a failure: shows its log."""
+        try:
+            if kind:
+                print('---- log of %s (%s)\n%s----' % (self.name, ' '.join(self.words), self.log()[-4000:]),
+                      file=sys.stderr)
+            elif self.is_alive():
+                code, _ = self.end(signal.SIGTERM)
+                if code:
+                    raise Died('%s ended with %s; it said: %s' % (self.name, code, self.log()[-4000:]))
+            said = self.log()
+            if 'Sanitizer' in said or 'runtime error:' in said:
+                raise Died('%s: %s' % (self.name, said[-8000:]))
+        finally:
+            self.close()
 
     @property
     def pid(self):
@@ -350,4 +366,4 @@ def run_postern(*words, timeout=20.0):
 
 
 __all__ = ['Died', 'Machine', 'Postern', 'Process', 'Qemu', 'QmpClosed', 'QmpTimeout', 'Thread', 'bare_elf',
-           'bare_guest', 'build_dir', 'program', 'run_postern']
+           'bare_guest', 'build_dir', 'program', 'run_postern', 'sanitized']

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from harness.qmp import QmpError
-from harness.vm import Postern, bare_elf, run_postern
+from harness.vm import Postern, bare_elf, run_postern, sanitized
 from harness.waiting import seconds, wait_for
 
 
@@ -144,7 +144,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(shared):
         pass                            # dropped, as it may be
     print('slowest reply to the other client: %.1f ms after %d unread requests' % (worst, sent))
     rss = shared.rss()
-    assert rss < (64 + 150) << 20, 'an unread client holds %d MiB' % (rss >> 20)
+    assert rss < (64 + 150) << 20 or sanitized(), 'an unread client holds %d MiB' % (rss >> 20)
     slow.close()
     quick.command('query-status')
 
@@ -203,7 +203,7 @@ def test_deep_and_endless_requests_are_refused_in_bounded_memory(shared):
     q.close()
     q = shared.qmp()
     q.command('query-status')
-    assert shared.rss() - before < 64 << 20
+    assert shared.rss() - before < 64 << 20 or sanitized()
 
 
 def test_commands_wait_for_negotiation(shared):
@@ -304,7 +304,7 @@ def test_no_resource_grows_over_many_stops():
         rounds(400)
         after = vm.resources()
         assert after['fds'] == before['fds'] and after['threads'] == before['threads']
-        assert after['rss'] - before['rss'] < 4 << 20
+        assert after['rss'] - before['rss'] < 4 << 20 or sanitized()
 
 
 # ---- the command line ----

@@ -11,7 +11,7 @@ import pytest
 
 from harness.migration import Pair, free_port
 from harness.proxy import FRAME_BYTES, TO_DESTINATION
-from harness.vm import Postern
+from harness.vm import Postern, sanitized
 from harness.waiting import scale, seconds, wait_for
 
 MIB = 1 << 20
@@ -208,7 +208,7 @@ def test_a_frame_that_cannot_be_is_refused(waiting_machine, recording, frame):
     for sock in socks.values():
         sock.close()
     waiting_machine.assert_alive()
-    assert waiting_machine.rss() - before < 8 * MIB
+    assert waiting_machine.rss() - before < 8 * MIB or sanitized()
     assert waiting_machine.status() == 'inmigrate'
     assert_takes_a_guest(waiting_machine)
 

@@ -5,6 +5,7 @@ of the destination then is answered at once; with each way out of the wait."""
 
 import importlib.util
 import os
+import shutil
 import signal
 
 import pytest
@@ -15,6 +16,7 @@ from harness.vm import ROOT
 from harness.waiting import seconds, wait_for
 
 pytestmark = pytest.mark.usefixtures('needs_link')
+needs_gdb = pytest.mark.skipif(not shutil.which('gdb'), reason='gdb is not installed')
 KIB = 1024
 BOUND_MS = 1000     # what a busy machine must not exceed; the figures are printed
 
@@ -146,6 +148,7 @@ def test_qmp_goes_on_while_the_debugger_waits_for_a_page(waiting):
         assert gdb.receive(5).startswith('E')
 
 
+@needs_gdb
 def test_gdb_itself_attaches_to_the_guest_and_leaves(waiting):
     missing = waiting.destination.waiting_cpus()[0]['gpa']
     output, took = gdbremote.run_gdb([
@@ -157,6 +160,7 @@ def test_gdb_itself_attaches_to_the_guest_and_leaves(waiting):
     timed(waiting.destination.q, 'query-status')
 
 
+@needs_gdb
 def test_a_debugger_attaches_to_the_process(waiting):
     output, took = gdbremote.run_gdb(['info threads'], ['-p', str(waiting.destination.pid)], timeout=60)
     print('gdb -p: %.1f s' % took)
