@@ -273,13 +273,14 @@ class Lab:
                        for name, lines in logs.items() if lines)
 
     def alive(self):
+        """Whether QEMU runs; it does not before it was started, either."""
         if self.process:
             return self.process.poll() is None
-        return process_born(self.state["pid"]) == self.state["born"]
+        return "pid" in self.state and process_born(self.state["pid"]) == self.state["born"]
 
     def stop(self):
         """Ends QEMU and removes the lab's directory."""
-        if "pid" in self.state and self.alive():
+        if self.alive():
             os.kill(self.state["pid"], signal.SIGKILL)  # nothing in it is worth a shutdown
         if self.process:
             self.process.wait()
