@@ -3,7 +3,7 @@
 PYTHON := /usr/bin/python3
 BUILD := build
 
-.PHONY: all setup test test-sanitize demo bench clean
+.PHONY: all setup test test-sanitize demo bench bench-quick clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -27,8 +27,12 @@ test-sanitize: setup
 demo: setup all
 	@$(PYTHON) tools/demo $(BUILD)
 
+# At most 20 minutes; the quick one at most 2.
 bench: setup all
 	@$(PYTHON) bench/bench $(BUILD)
+
+bench-quick: setup all
+	@$(PYTHON) bench/bench --quick $(BUILD)
 
 clean:
 	rm -rf build build-sanitize

@@ -65,6 +65,7 @@ def measure(way_out, rounds, since_ms=1, memory='256M'):
         errors = guest.first_error(seconds(10))['errors'] + guest.verify(seconds(120))['errors']
     out = {'way-out': way_out, 'waited': since_ms, 'lost': lost, 'wrong': wrong, 'errors': errors, 'ejects': counters['ejects']}
     out.update(report.summary(stops))
+    out['values'] = stops
     out['cont'] = report.summary(conts)
     return out
 
