@@ -61,6 +61,12 @@ struct memory_thread {
 	uint64_t entered_at;		/* eject_seq when KVM_RUN was entered */
 };
 
+/* How the pages of one huge page came. */
+struct huge_note {
+	_Atomic bool whole;		/* moved in one piece: it is huge already */
+	_Atomic uint16_t zeros;		/* pages filled with zeros */
+};
+
 struct memory_stranger {
 	pid_t tid;
 	struct wait wait;
@@ -69,6 +75,7 @@ struct memory_stranger {
 struct memory {
 	struct memory_region region[MEMORY_REGIONS_MAX];
 	state_byte *state[MEMORY_REGIONS_MAX];
+	struct huge_note *huge[MEMORY_REGIONS_MAX];	/* NULL until watched */
 	unsigned int regions;
 	uint64_t pages;
 
@@ -76,11 +83,14 @@ struct memory {
 
 	/* Watching. Set by memory_watch; uffd is -1 otherwise. */
 	int uffd;
+	bool can_move;			/* UFFDIO_MOVE */
 	int stop_fd;
 	pthread_t fault_thread;
 	struct memory_events events;
 	_Atomic bool late;
 	_Atomic bool shut;
+	pthread_t collapse_thread;
+	bool collapsing;		/* the thread is to be joined; written once, by who completes */
 
 	pthread_rwlock_t source_lock;
 	struct page_source *source;
@@ -153,6 +163,9 @@ bool memory_eject(struct memory_thread *thread, gfn_t gfn);
 int memory_eject_overdue(struct memory *mem);
 /* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. */
 void memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
+/* Brings huge pages back, on a thread of its own, once all is PRESENT (collapse.c). memory_collapse_end joins it. */
+void memory_collapse_start(struct memory *mem);
+void memory_collapse_end(struct memory *mem);
 
 /* userfaultfd set-up and end (watch.c). */
 void memory_unwatch(struct memory *mem);

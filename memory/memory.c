@@ -114,6 +114,7 @@ void memory_shut(struct memory *mem)
 	/* Sequentially consistent: a sleeper either sees it, or is seen by memory_wake_all under wait_lock. */
 	atomic_store(&mem->shut, true);
 	memory_wake_all(mem);
+	memory_collapse_end(mem);
 	memory_unwatch(mem);
 }
 
@@ -128,6 +129,7 @@ void memory_free(struct memory *mem)
 		if (mem->region[i].host)
 			munmap(mem->region[i].host, mem->region[i].pages * PAGE_BYTES);
 		free((void *)mem->state[i]);
+		free(mem->huge[i]);
 	}
 	pthread_cond_destroy(&mem->eject_over);
 	pthread_cond_destroy(&mem->no_sleepers);

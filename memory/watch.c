@@ -9,6 +9,8 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -50,12 +52,43 @@ void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64
 	pthread_rwlock_unlock(&mem->source_lock);
 }
 
+/*
+ * Calls fn for each page whose byte, masked, is `want`. Eight bytes at a time: most words are all MISSING or all PRESENT, and
+ * this runs while the guest is paused.
+ */
+static void scan(struct memory *mem, uint8_t mask, uint8_t want, void (*fn)(struct memory *mem, unsigned int region,
+									      uint64_t offset))
+{
+	uint64_t ones = UINT64_C(0x0101010101010101), word, i, k;
+	unsigned int r;
+
+	for (r = 0; r < mem->regions; r++)
+		for (i = 0; i < mem->region[r].pages; i += 8) {
+			/* A hint only: fn looks again. Regions are multiples of 512 pages. */
+			word = __atomic_load_n((uint64_t *)(void *)&mem->state[r][i], __ATOMIC_RELAXED);
+			word = (word & ones * mask) ^ ones * want;
+			/* Is any byte of it zero? */
+			if (!((word - ones) & ~word & ones << 7))
+				continue;
+			for (k = i; k < i + 8; k++)
+				if ((state_load(&mem->state[r][k]) & mask) == want)
+					fn(mem, r, k);
+		}
+}
+
+static void ask_one(struct memory *mem, unsigned int region, uint64_t offset)
+{
+	memory_ask(mem, region, offset, 1);
+}
+
+static void unask_one(struct memory *mem, unsigned int region, uint64_t offset)
+{
+	if (state_unask(&mem->state[region][offset]))
+		count_sub(&mem->n_requested, 1);
+}
+
 void memory_attach(struct memory *mem, struct page_source *source)
 {
-	unsigned int r;
-	uint64_t i;
-	uint8_t byte;
-
 	pthread_rwlock_wrlock(&mem->source_lock);
 	mem->source = source;
 	pthread_rwlock_unlock(&mem->source_lock);
@@ -63,26 +96,15 @@ void memory_attach(struct memory *mem, struct page_source *source)
 	 * Who began to wait before the line above has set WAITED already (it is set before the source is asked), who
 	 * begins now asks by himself.
 	 */
-	for (r = 0; r < mem->regions; r++)
-		for (i = 0; i < mem->region[r].pages; i++) {
-			byte = state_load(&mem->state[r][i]);
-			if ((byte & STATE_WAITED) && state_of(byte) == PAGE_MISSING)
-				memory_ask(mem, r, i, 1);
-		}
+	scan(mem, STATE_MASK | STATE_WAITED, PAGE_MISSING | STATE_WAITED, ask_one);
 }
 
 void memory_detach(struct memory *mem)
 {
-	unsigned int r;
-	uint64_t i;
-
 	pthread_rwlock_wrlock(&mem->source_lock);
 	mem->source = NULL;
 	pthread_rwlock_unlock(&mem->source_lock);
-	for (r = 0; r < mem->regions; r++)
-		for (i = 0; i < mem->region[r].pages; i++)
-			if (state_unask(&mem->state[r][i]))
-				count_sub(&mem->n_requested, 1);
+	scan(mem, STATE_MASK, PAGE_REQUESTED, unask_one);
 }
 
 /* ---- the fault thread ---- */
@@ -180,6 +202,27 @@ static int uffd_open_device(void)
 	return fd;
 }
 
+/* Newer than Debian 12's headers: Linux' include/uapi/linux/userfaultfd.h. */
+#ifndef UFFD_FEATURE_MOVE
+#define UFFD_FEATURE_MOVE (1 << 16)
+#endif
+
+/* Which features there are, asked of a descriptor of its own: the hand-shake can be done only once. */
+static uint64_t uffd_features(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		fd = uffd_open_device();
+	if (fd < 0)
+		return 0;
+	if (ioctl(fd, UFFDIO_API, &api) < 0)
+		api.features = 0;
+	close(fd);
+	return api.features;
+}
+
 static int uffd_open(struct err *err)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
@@ -240,7 +283,6 @@ static int fault_thread_start(struct memory *mem, struct err *err)
 int memory_watch(struct memory *mem, const struct memory_events *events, struct err *err)
 {
 	unsigned int r;
-	uint64_t i;
 	int ret;
 
 	mem->uffd = uffd_open(err);
@@ -259,9 +301,16 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 		goto err_stop;
 	if (events)
 		mem->events = *events;
-	for (r = 0; r < mem->regions; r++)
-		for (i = 0; i < mem->region[r].pages; i++)
-			atomic_store_explicit(&mem->state[r][i], PAGE_MISSING, memory_order_relaxed);
+	mem->can_move = uffd_features() & UFFD_FEATURE_MOVE;
+	for (r = 0; r < mem->regions; r++) {
+		mem->huge[r] = calloc(mem->region[r].pages / HUGE_PAGES, sizeof(*mem->huge[r]));
+		if (!mem->huge[r]) {
+			ret = err_set(err, -ENOMEM, "no memory to watch guest RAM");
+			goto err_stop;
+		}
+		/* Nobody else looks yet. */
+		memset((void *)mem->state[r], PAGE_MISSING, mem->region[r].pages);
+	}
 	atomic_store(&mem->n_missing, mem->pages);
 	atomic_store(&mem->late, true);
 	ret = fault_thread_start(mem, err);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "memory/internal.h"
+#include "memory/stage.h"
 
 static uint64_t host_word(struct memory *mem, gfn_t gfn, unsigned int word)
 {
@@ -154,6 +155,71 @@ static void test_many_fillers_and_touchers_see_every_page_right(void **unused)
 	memory_free(mem);
 }
 
+/* ---- staging areas ---- */
+
+static void stage_patterns(struct memory_stage *stage, gfn_t first, unsigned int n)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++)
+		page_pattern(memory_stage_at(stage, GFN(first.v + i)), GFN(first.v + i));
+}
+
+static void check_patterns(struct memory *mem, gfn_t first, unsigned int n)
+{
+	uint8_t want[4096], got[4096];
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		page_pattern(want, GFN(first.v + i));
+		assert_int_equal(gup_read(mem, gfn_to_gpa(GFN(first.v + i)), got, 4096, GUP_NOWAIT, NULL), 0);
+		assert_memory_equal(got, want, 4096);
+	}
+}
+
+static void test_staged_pages_come_whole_in_part_and_around_present_ones(void **unused)
+{
+	struct memory *mem = memory_for_test(8, 0, true, NULL);
+	struct memory_stage *stage;
+	_Alignas(4096) uint8_t page[4096];
+	struct memory_stats stats;
+
+	(void)unused;
+	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
+	/* A whole huge page. */
+	stage_patterns(stage, GFN(0), 512);
+	assert_int_equal(memory_fill_staged(stage, GFN(0), 512), 512);
+	assert_true(!mem->can_move || mem->huge[0][0].whole);
+	/* A part, and the rest around an urgent page that the guest has changed since. */
+	page_pattern(page, GFN(700));
+	assert_int_equal(memory_fill(mem, GFN(700), 1, page), 1);
+	assert_int_equal(gup_write(mem, GPA(700 * PAGE_BYTES), "guest's", 8, 0, NULL), 0);
+	stage_patterns(stage, GFN(600), 20);
+	assert_int_equal(memory_fill_staged(stage, GFN(600), 20), 20);
+	stage_patterns(stage, GFN(512), 512);
+	assert_int_equal(memory_fill_staged(stage, GFN(512), 512), 512 - 21);
+	assert_false(mem->huge[0][1].whole);
+	/* The next one is whole again. */
+	stage_patterns(stage, GFN(1024), 512);
+	assert_int_equal(memory_fill_staged(stage, GFN(1024), 512), 512);
+	check_patterns(mem, GFN(0), 700);
+	check_patterns(mem, GFN(701), 1536 - 701);
+	assert_int_equal(gup_read(mem, GPA(700 * PAGE_BYTES), page, 8, 0, NULL), 0);
+	assert_memory_equal(page, "guest's", 8);
+	/* It may not leave its huge page. */
+	assert_int_equal(memory_fill_staged(stage, GFN(1536 + 511), 2), -EFAULT);
+	assert_int_equal(memory_fill(mem, GFN(1536), 512, NULL), 512);
+	assert_false(memory_is_late(mem));
+	memory_stats(mem, &stats);
+	assert_int_equal(stats.filled, 2048);
+	/* What came in pieces is collapsed, and what it holds stays. */
+	memory_collapse_end(mem);
+	check_patterns(mem, GFN(0), 700);
+	check_patterns(mem, GFN(701), 1536 - 701);
+	memory_stage_free(stage);
+	memory_free(mem);
+}
+
 static void *touch_one(void *arg)
 {
 	struct race *race = arg;
@@ -194,6 +260,7 @@ int main(void)
 		cmocka_unit_test(test_fill_keeps_what_is_present),
 		cmocka_unit_test(test_complete_comes_once_and_only_with_the_last_page),
 		cmocka_unit_test(test_many_fillers_and_touchers_see_every_page_right),
+		cmocka_unit_test(test_staged_pages_come_whole_in_part_and_around_present_ones),
 		cmocka_unit_test(test_who_waits_is_shown_until_the_page_comes),
 	};
 
