@@ -283,16 +283,15 @@ uint8_t *memory_stage_at(struct memory_stage *stage, gfn_t gfn)
 int64_t memory_fill_staged(struct memory_stage *stage, gfn_t first, uint64_t n)
 {
 	struct memory *mem = stage->mem;
-	struct fill_data from = { .pages = memory_stage_at(stage, first), .move = mem->can_move };
+	struct fill_data from = { .pages = memory_stage_at(stage, first) };
 	int64_t r;
 
 	if (!n || n > HUGE_PAGES - first.v % HUGE_PAGES)
 		return -EFAULT;
+	/* A part is copied: moved, it would leave an area that only gets small pages, and renewing that costs more. */
+	from.move = mem->can_move && n == HUGE_PAGES;
 	r = fill(mem, first, n, from);
-	/*
-	 * Moved as a whole it left nothing behind. Moved in part, the area's page table is left, and would get small pages
-	 * only: begin anew.
-	 */
+	/* Moved in one piece it left nothing behind. In several, around pages that were there: begin anew. */
 	if (from.move && r != (int64_t)HUGE_PAGES && stage_renew(stage) < 0)
 		return -ENOMEM;
 	return r;

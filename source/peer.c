@@ -11,6 +11,9 @@
  *
  * Receiving. Each thread reads a header, checks it, reads what it promises, checks that, and only then lets memory see it.
  * A fill may find the page there already: the urgent and the bulk connection race, which is harmless.
+ *
+ * The bulk's pages are received into a staging area, huge page by huge page, and placed together when it is full or nothing more
+ * is at hand: where the kernel can, they are moved into the guest and not copied (memory/stage.h).
  */
 #include "source/peer.h"
 
@@ -23,6 +26,8 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "memory/stage.h"
 
 #define QUEUE_BYTES (256u << 10)
 
@@ -156,12 +161,20 @@ static const struct page_source_ops peer_ops = {
 
 /* Where one thread puts what it receives. */
 struct inbox {
+	struct stream_reader reader;
 	uint8_t *sums;
 	uint8_t *pages;
+	/* The bulk thread's: pages that were verified and wait to be placed together; all of one huge page. */
+	struct memory_stage *stage;
+	gfn_t staged_first;
+	uint64_t staged;
 };
 
-static int inbox_init(struct inbox *inbox, struct err *err)
+static int inbox_init(struct inbox *inbox, struct peer *peer, int fd, bool stage, struct err *err)
 {
+	*inbox = (struct inbox){ .reader = { .fd = fd, .heard_ns = peer->pair.heard_ns } };
+	if (stage && memory_stage_new(&inbox->stage, peer->mem, err) < 0)
+		return -ENOMEM;
 	inbox->sums = malloc(FRAME_SUMS_BYTES(FRAME_PAGES_MAX));
 	inbox->pages = aligned_alloc(PAGE_BYTES, FRAME_PAGES_MAX * PAGE_BYTES);
 	if (inbox->sums && inbox->pages)
@@ -171,36 +184,88 @@ static int inbox_init(struct inbox *inbox, struct err *err)
 
 static void inbox_fini(struct inbox *inbox)
 {
+	memory_stage_free(inbox->stage);
 	free(inbox->sums);
 	free(inbox->pages);
 }
 
-/* One frame from start to end. */
-static int receive_frame(struct peer *peer, int fd, enum wire_channel channel, struct inbox *inbox,
-			 struct err *err)
+/* Places what is staged. */
+static int inbox_flush(struct inbox *inbox, struct err *err)
 {
-	_Atomic int64_t *heard = peer->pair.heard_ns;
+	uint64_t n = inbox->staged;
+	int64_t r;
+
+	if (!n)
+		return 0;
+	inbox->staged = 0;
+	r = memory_fill_staged(inbox->stage, inbox->staged_first, n);
+	return r < 0 ? err_errno(err, (int)r, "placing %" PRIu64 " pages from 0x%" PRIx64, n, inbox->staged_first.v) : 0;
+}
+
+/* Makes room in the stage for the frame, which lies in one huge page of RAM; returns where its pages go. */
+static int inbox_stage(struct inbox *inbox, const struct frame *frame, uint8_t **pages, struct err *err)
+{
+	int r = 0;
+
+	if (inbox->staged &&
+	    (frame->gfn.v != inbox->staged_first.v + inbox->staged || frame->gfn.v % HUGE_PAGES == 0))
+		r = inbox_flush(inbox, err);
+	if (!inbox->staged)
+		inbox->staged_first = frame->gfn;
+	*pages = memory_stage_at(inbox->stage, frame->gfn);
+	return r;
+}
+
+/* Can the frame's pages be staged? */
+static bool frame_is_stageable(const struct peer *peer, const struct frame *frame)
+{
+	return frame->gfn.v % HUGE_PAGES + frame->count <= HUGE_PAGES &&
+	       memory_is_ram(peer->mem, gfn_to_gpa(frame->gfn), frame->count * PAGE_BYTES);
+}
+
+/* A frame of pages whose header was read: the pages go to the stage, or to the inbox and from there into memory. */
+static int receive_pages(struct peer *peer, const struct frame *frame, struct inbox *inbox, struct err *err)
+{
+	bool stage = inbox->stage && frame_is_stageable(peer, frame);
+	uint8_t *pages = inbox->pages;
+	int r = 0;
+
+	if (stage)
+		r = inbox_stage(inbox, frame, &pages, err);
+	if (!r)
+		r = stream_read(&inbox->reader, inbox->sums, FRAME_SUMS_BYTES(frame->count), err);
+	if (!r)
+		r = stream_read(&inbox->reader, pages, frame->count * PAGE_BYTES, err);
+	if (r < 0)
+		return r;
+	if (!stage)
+		return stream_place(peer->mem, frame, inbox->sums, pages, err);
+	r = frame_check_pages(frame, inbox->sums, pages, err);
+	if (r < 0)
+		return r;
+	inbox->staged += frame->count;
+	return (inbox->staged_first.v + inbox->staged) % HUGE_PAGES ? 0 : inbox_flush(inbox, err);
+}
+
+/* One frame from start to end. */
+static int receive_frame(struct peer *peer, enum wire_channel channel, struct inbox *inbox, struct err *err)
+{
 	uint8_t head[FRAME_BYTES];
 	struct frame frame;
 	int r;
 
-	r = stream_receive(fd, head, sizeof(head), heard, err);
+	r = stream_read(&inbox->reader, head, sizeof(head), err);
 	if (r < 0)
 		return r;
 	r = frame_decode(&frame, head, err);
 	if (r < 0)
 		return r;
-	if (frame.type == FRAME_PAGES) {
-		r = stream_receive(fd, inbox->sums, FRAME_SUMS_BYTES(frame.count), heard, err);
-		if (r < 0)
-			return r;
-		r = stream_receive(fd, inbox->pages, frame.count * PAGE_BYTES, heard, err);
-		if (r < 0)
-			return r;
-	} else if (frame.type == FRAME_MESSAGE) {
-		return err_set(err, -EBADMSG, "a message where only pages belong");
-	}
-	r = stream_place(peer->mem, &frame, inbox->sums, inbox->pages, err);
+	if (frame.type == FRAME_PAGES)
+		r = receive_pages(peer, &frame, inbox, err);
+	else if (frame.type == FRAME_MESSAGE)
+		r = err_set(err, -EBADMSG, "a message where only pages belong");
+	else
+		r = stream_place(peer->mem, &frame, NULL, NULL, err);
 	if (r < 0)
 		return r;
 	count(&peer->bytes, sizeof(head) + frame.payload_bytes);
@@ -211,6 +276,16 @@ static int receive_frame(struct peer *peer, int fd, enum wire_channel channel, s
 	return 0;
 }
 
+/* Before a wait for more: what was received is not kept back. */
+static int bulk_wait(struct inbox *inbox, struct err *err)
+{
+	struct pollfd fd = { .fd = inbox->reader.fd, .events = POLLIN };
+
+	if (!inbox->staged || stream_has_ahead(&inbox->reader) || poll(&fd, 1, 0) != 0)
+		return 0;
+	return inbox_flush(inbox, err);
+}
+
 static void *bulk_main(void *arg)
 {
 	struct peer *peer = arg;
@@ -218,16 +293,19 @@ static void *bulk_main(void *arg)
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "peer-bulk");
-	if (!inbox_init(&inbox, &err))
-		while (!receive_frame(peer, peer->pair.bulk, WIRE_BULK, &inbox, &err))
+	stream_thread_yields();
+	if (!inbox_init(&inbox, peer, peer->pair.bulk, true, &err))
+		while (!bulk_wait(&inbox, &err) && !receive_frame(peer, WIRE_BULK, &inbox, &err))
 			;
+	/* Whole and verified: no reason to ask for it again. */
+	inbox_flush(&inbox, NULL);
 	peer_lost(peer, WIRE_BULK, &err);
 	inbox_fini(&inbox);
 	return NULL;
 }
 
 /* Waits until a frame has come, and sends queued requests meanwhile. */
-static int urgent_wait(struct peer *peer, struct err *err)
+static int urgent_wait(struct peer *peer, const struct inbox *inbox, struct err *err)
 {
 	struct pollfd fds[2] = {
 		{ .fd = peer->pair.urgent, .events = POLLIN },
@@ -235,7 +313,7 @@ static int urgent_wait(struct peer *peer, struct err *err)
 	};
 	eventfd_t unused;
 
-	for (;;) {
+	while (!stream_has_ahead(&inbox->reader)) {
 		int r = 0;
 
 		pthread_mutex_lock(&peer->lock);
@@ -252,8 +330,9 @@ static int urgent_wait(struct peer *peer, struct err *err)
 		if (fds[1].revents)
 			eventfd_read(peer->wake, &unused);
 		if (fds[0].revents & ~POLLOUT)
-			return 0;
+			break;
 	}
+	return 0;
 }
 
 static void *urgent_main(void *arg)
@@ -263,9 +342,8 @@ static void *urgent_main(void *arg)
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "peer-urgent");
-	if (!inbox_init(&inbox, &err))
-		while (!urgent_wait(peer, &err) &&
-		       !receive_frame(peer, peer->pair.urgent, WIRE_URGENT, &inbox, &err))
+	if (!inbox_init(&inbox, peer, peer->pair.urgent, false, &err))
+		while (!urgent_wait(peer, &inbox, &err) && !receive_frame(peer, WIRE_URGENT, &inbox, &err))
 			;
 	peer_lost(peer, WIRE_URGENT, &err);
 	inbox_fini(&inbox);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Two threads. The bulk thread walks all of RAM in ascending order and sends what is not marked sent: runs of zero pages
- * as one header, runs of others as one frame each, no faster than the limit. The urgent thread reads requests and
+ * Two threads. The bulk thread sends what is not marked sent, huge page by huge page (the destination can then place each in one
+ * piece): first those around the pages that were asked for last, since whoever missed one page is about to miss its
+ * neighbours, and else in ascending order. Runs of zero pages go as one header, runs of others as one frame each, no faster
+ * than the limit. The urgent thread reads requests and
  * answers each at once, whatever the bulk does; it also sends pages that are marked sent, since the bulk may have them
  * in flight behind megabytes of others. The destination keeps whichever comes first.
  *
@@ -25,8 +27,9 @@
 #include "memory/gup.h"
 #include "source/bucket.h"
 
-#define RUN_PAGES 64u		/* pages of one frame of data */
-#define ZERO_RUN_PAGES 512u	/* pages of one frame of zeros */
+#define RUN_PAGES FRAME_PAGES_MAX		/* pages of one frame of data */
+#define ZERO_RUN_PAGES ((uint32_t)HUGE_PAGES)	/* pages of one frame of zeros */
+#define HINTS 64u				/* latest huge pages that were asked for */
 
 struct sender_region {
 	gfn_t first;
@@ -40,6 +43,10 @@ struct sender {
 	pthread_t urgent_thread, bulk_thread;
 	bool started;
 	_Atomic bool stop, lost;
+
+	pthread_mutex_t hint_lock;	/* guards the hints: a stack that forgets its oldest */
+	gfn_t hint[HINTS];
+	unsigned int hints, hint_top;
 
 	pthread_mutex_t lock;		/* guards limit, and the bulk thread's sleep */
 	pthread_cond_t changed;		/* limit or stop */
@@ -143,9 +150,41 @@ static uint32_t unsent_run(const struct sender_region *region, uint64_t page, ui
 {
 	uint32_t n = 1;
 
-	while (n < max && page + n < region->pages && !is_sent(region, page + n))
+	/* Never across a huge page's end. */
+	if (max > HUGE_PAGES - page % HUGE_PAGES)
+		max = (uint32_t)(HUGE_PAGES - page % HUGE_PAGES);
+	while (n < max && !is_sent(region, page + n))
 		n++;
 	return n;
+}
+
+/* ---- hints ---- */
+
+/* The huge page around gfn, which was just asked for. */
+static void hint_push(struct sender *sender, struct sender_region *region, gfn_t gfn)
+{
+	uint64_t page = gfn.v - region->first.v;
+	gfn_t huge = GFN(region->first.v + page - page % HUGE_PAGES);
+
+	pthread_mutex_lock(&sender->hint_lock);
+	sender->hint[sender->hint_top++ % HINTS] = huge;
+	if (sender->hints < HINTS)
+		sender->hints++;
+	pthread_mutex_unlock(&sender->hint_lock);
+}
+
+static bool hint_pop(struct sender *sender, gfn_t *gfn)
+{
+	bool any;
+
+	pthread_mutex_lock(&sender->hint_lock);
+	any = sender->hints;
+	if (any) {
+		sender->hints--;
+		*gfn = sender->hint[--sender->hint_top % HINTS];
+	}
+	pthread_mutex_unlock(&sender->hint_lock);
+	return any;
 }
 
 /* ---- reading guest memory ---- */
@@ -274,21 +313,59 @@ static int bulk_step(struct sender *sender, struct bucket *bucket, struct sender
 	return r;
 }
 
+/* Sends what is unsent of the huge page that `page` lies in, from `page` on. */
+static int bulk_huge_page(struct sender *sender, struct bucket *bucket, struct sender_region *region, uint64_t page,
+			  struct err *err)
+{
+	uint64_t end = page - page % HUGE_PAGES + HUGE_PAGES;
+
+	page = next_unsent(region, page);
+	while (page < end && page < region->pages && !atomic_load(&sender->stop)) {
+		uint32_t done;
+		int r = bulk_step(sender, bucket, region, page, &done, err);
+
+		if (r < 0)
+			return r;
+		page = next_unsent(region, page + done);
+	}
+	return 0;
+}
+
+/* The huge pages that were asked for last, as far as they are unsent. */
+static int bulk_hints(struct sender *sender, struct bucket *bucket, struct err *err)
+{
+	struct sender_region *region;
+	gfn_t gfn;
+	int r;
+
+	while (hint_pop(sender, &gfn)) {
+		region = region_of(sender, gfn);
+		r = region ? bulk_huge_page(sender, bucket, region, gfn.v - region->first.v, err) : 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 static int bulk_walk(struct sender *sender, struct bucket *bucket, struct err *err)
 {
 	unsigned int i;
+	int r;
 
 	for (i = 0; i < sender->nregions; i++) {
 		struct sender_region *region = &sender->region[i];
-		uint64_t page = next_unsent(region, 0);
+		uint64_t page;
 
-		while (page < region->pages && !atomic_load(&sender->stop)) {
-			uint32_t done;
-			int r = bulk_step(sender, bucket, region, page, &done, err);
-
+		while (!atomic_load(&sender->stop)) {
+			r = bulk_hints(sender, bucket, err);
 			if (r < 0)
 				return r;
-			page = next_unsent(region, page + done);
+			page = next_unsent(region, 0);
+			if (page >= region->pages)
+				break;
+			r = bulk_huge_page(sender, bucket, region, page, err);
+			if (r < 0)
+				return r;
 		}
 	}
 	return 0;
@@ -305,6 +382,7 @@ static void *bulk_main(void *arg)
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "send-bulk");
+	stream_thread_yields();
 	bucket_init(&bucket, 0, clock_now_ns());
 	if (bulk_walk(sender, &bucket, &err) < 0)
 		sender_lost(sender, WIRE_BULK, &err);
@@ -361,7 +439,10 @@ static int urgent_step(struct sender *sender, struct err *err)
 		return err_set(err, -EBADMSG,
 			       "request of %u pages from 0x%" PRIx64 ", which are not this guest's RAM",
 			       frame.count, frame.gfn.v);
-	return urgent_answer(sender, region, frame.gfn, frame.count, err);
+	r = urgent_answer(sender, region, frame.gfn, frame.count, err);
+	if (!r)
+		hint_push(sender, region, frame.gfn);
+	return r;
 }
 
 static void *urgent_main(void *arg)
@@ -383,6 +464,7 @@ static void sender_init_waits(struct sender *sender)
 	pthread_condattr_t attr;
 
 	pthread_mutex_init(&sender->lock, NULL);
+	pthread_mutex_init(&sender->hint_lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&sender->changed, &attr);
@@ -465,6 +547,7 @@ void sender_free(struct sender *sender)
 		free(sender->region[i].sent);
 	pthread_cond_destroy(&sender->changed);
 	pthread_mutex_destroy(&sender->lock);
+	pthread_mutex_destroy(&sender->hint_lock);
 	free(sender);
 }
 

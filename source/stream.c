@@ -4,10 +4,17 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+
+#define STREAM_NICE 10
 
 static void iov_consume(struct iovec **iov, int *n, size_t len)
 {
@@ -60,6 +67,50 @@ int stream_receive(int fd, void *buf, size_t len, _Atomic int64_t *heard_ns, str
 			atomic_store_explicit(heard_ns, clock_now_ns(), memory_order_relaxed);
 	}
 	return 0;
+}
+
+int stream_read(struct stream_reader *reader, void *buf, size_t len, struct err *err)
+{
+	uint8_t *to = buf;
+	size_t part;
+	ssize_t got;
+
+	while (len) {
+		part = reader->len - reader->pos;
+		if (part > len)
+			part = len;
+		memcpy(to, reader->ahead + reader->pos, part);
+		reader->pos += part;
+		to += part;
+		len -= part;
+		if (!len)
+			break;
+		/* A long piece goes straight to where it belongs. */
+		if (len >= sizeof(reader->ahead))
+			return stream_receive(reader->fd, to, len, reader->heard_ns, err);
+		got = recv(reader->fd, reader->ahead, sizeof(reader->ahead), 0);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return err_errno(err, -errno, "receive");
+		if (!got)
+			return err_set(err, -EPIPE, "the peer closed the connection%s",
+				       to != buf ? " in the middle of a frame" : "");
+		reader->pos = 0;
+		reader->len = (size_t)got;
+		if (reader->heard_ns)
+			atomic_store_explicit(reader->heard_ns, clock_now_ns(), memory_order_relaxed);
+	}
+	return 0;
+}
+
+void stream_thread_yields(void)
+{
+	const struct sched_param param = { 0 };
+
+	/* Advice: where it is refused, the thread is as eager as any other. */
+	pthread_setschedparam(pthread_self(), SCHED_BATCH, &param);
+	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), STREAM_NICE);
 }
 
 int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err)

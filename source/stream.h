@@ -8,6 +8,7 @@
 #define POSTERN_SOURCE_STREAM_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/uio.h>
 
 #include "base/err.h"
@@ -31,6 +32,29 @@ struct stream_pair {
 int stream_send(int fd, struct iovec *iov, int n, struct err *err);
 /* Fills all of buf. 0, or a negative errno; -EPIPE: the peer closed, between pieces or (the text says so) inside one. */
 int stream_receive(int fd, void *buf, size_t len, _Atomic int64_t *heard_ns, struct err *err);
+
+/*
+ * Reads ahead: small pieces come out of what one recv brought, so that a frame of one page costs one system call. Zero-initialised
+ * but for fd and heard_ns it is ready. One thread.
+ */
+struct stream_reader {
+	int fd;
+	_Atomic int64_t *heard_ns;
+	size_t pos, len;
+	uint8_t ahead[FRAME_BYTES + FRAME_PAGES_BYTES(1)];
+};
+/* As stream_receive. */
+int stream_read(struct stream_reader *reader, void *buf, size_t len, struct err *err);
+/* Is there data that was read ahead and not taken? Then a poll of the socket says nothing. */
+static inline bool stream_has_ahead(const struct stream_reader *reader)
+{
+	return reader->pos < reader->len;
+}
+
+/*
+ * For threads that move much and are in no hurry: whoever wakes up beside this thread runs first. Needs no privilege.
+ */
+void stream_thread_yields(void);
 
 /* Sends n (1 to FRAME_PAGES_MAX) pages from guest memory at `pages`. */
 int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err);
