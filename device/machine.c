@@ -246,8 +246,18 @@ int machine_free(struct machine *m)
 
 /* ---- run state ---- */
 
+void machine_clock_back(struct machine *m)
+{
+	struct err err;
+
+	if (m->clock_stopped && arch_clock_start(m->vm, m->clock_ns, &err) < 0)
+		log_warn("the guest sees the time that it was stopped: %s", err.text);
+}
+
 static void run(struct machine *m)
 {
+	machine_clock_back(m);
+	m->clock_stopped = false;
 	machine_set_state(m, RUN_STATE_RUNNING);
 	vm_resume(m->vm);
 }
@@ -257,9 +267,12 @@ static int park(struct machine *m, struct err *err)
 {
 	int r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
 
-	if (r < 0)
+	if (r < 0) {
 		vm_resume(m->vm);
-	return r;
+		return r;
+	}
+	m->clock_stopped = !arch_clock_stop(m->vm, &m->clock_ns, NULL);
+	return 0;
 }
 
 int machine_pause(struct machine *m, enum run_state state, struct err *err)

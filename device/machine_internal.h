@@ -43,6 +43,8 @@ struct machine {
 	/* Main thread's. */
 	struct machine_listener *listeners;
 	enum run_state state;
+	bool clock_stopped;		/* the guest's clock stands at clock_ns */
+	uint64_t clock_ns;
 	bool autostart;
 	bool shut;			/* machine_shutdown has been called */
 	bool reset_waits;		/* for memory to be complete */
@@ -55,6 +57,8 @@ struct machine {
 extern const struct vm_exit_ops machine_exit_ops;
 
 /* machine.c */
+/* Sets the guest's clock to where it stopped, if it did. */
+void machine_clock_back(struct machine *machine);
 void machine_set_state(struct machine *machine, enum run_state state);
 /* Carries out what the guest has asked for, unless a migration has the guest. */
 void machine_do_asked(struct machine *machine);

@@ -124,6 +124,8 @@ int machine_save(struct machine *m, struct buf *out, struct err *err)
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(err, -ENOMEM, "no memory for the machine's state");
+	/* It has gone on meanwhile, for KVM; not for the guest. */
+	machine_clock_back(m);
 	postern__device__machine_state__init(&s->msg);
 	save_shape(m, s);
 	r = save_cpus(m, s, err);
@@ -249,6 +251,7 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 	r = check_shape(m, msg, err);
 	if (!r)
 		r = check_devices(m, msg, err);
+	m->clock_stopped = false;
 	if (!r)
 		r = apply(m, msg, err);
 	if (!r)

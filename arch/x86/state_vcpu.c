@@ -216,8 +216,6 @@ int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
 	x86__vcpu_state__init(&work->state);
 	work->state.version = STATE_VERSION;
 	work->state.index = vcpu_index(vcpu);
-	/* Should this one go on after all, it has stood still too. Fails without a clock page: nothing to tell then. */
-	vcpu_ioctl(vcpu, KVM_KVMCLOCK_CTRL, NULL, "tell of the pause", NULL);
 	result = save_registers(vcpu, work, err);
 	if (!result)
 		result = save_fpu(vcpu, work, err);

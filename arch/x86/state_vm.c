@@ -93,6 +93,32 @@ static int pit_get(struct vm *vm, X86__PitChannel *channels, uint32_t *flags, st
 	return 0;
 }
 
+int arch_clock_stop(struct vm *vm, uint64_t *clock_ns, struct err *err)
+{
+	struct kvm_clock_data clock;
+	unsigned int i;
+	int result;
+
+	memset(&clock, 0, sizeof(clock));
+	result = x86_vm_ioctl(vm, KVM_GET_CLOCK, &clock, "get clock", err);
+	if (result < 0)
+		return result;
+	*clock_ns = clock.clock;
+	/* Fails where the guest has no clock page: nothing to tell then. */
+	for (i = 0; i < vm_vcpus(vm); i++)
+		vcpu_ioctl(vm_vcpu(vm, i), KVM_KVMCLOCK_CTRL, NULL, "tell of the pause", NULL);
+	return 0;
+}
+
+int arch_clock_start(struct vm *vm, uint64_t clock_ns, struct err *err)
+{
+	struct kvm_clock_data clock;
+
+	memset(&clock, 0, sizeof(clock));
+	clock.clock = clock_ns;
+	return x86_vm_ioctl(vm, KVM_SET_CLOCK, &clock, "set clock", err);
+}
+
 int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
 {
 	X86__VmState state = X86__VM_STATE__INIT;
@@ -231,11 +257,8 @@ int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err
 		result = ioapic_set(vm, state->ioapic, err);
 	if (!result)
 		result = pit_set(vm, state, err);
-	if (!result) {
-		memset(&clock, 0, sizeof(clock));
-		clock.clock = state->clock_ns;
-		result = x86_vm_ioctl(vm, KVM_SET_CLOCK, &clock, "set clock", err);
-	}
+	if (!result)
+		result = arch_clock_start(vm, state->clock_ns, err);
 	protobuf_c_message_free_unpacked(message, NULL);
 	return result < 0 ? result : 0;
 }
