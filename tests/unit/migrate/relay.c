@@ -39,6 +39,7 @@ struct relay {
 	unsigned int n;
 	enum cut_at at;
 	bool deliver, has_cut, hold, stop;
+	struct preface preface;
 	bool damage, damage_from_source;
 	enum wire_channel damage_channel;
 };
@@ -106,6 +107,16 @@ void relay_hold(struct relay *relay, bool hold)
 	relay->hold = hold;
 	pthread_cond_broadcast(&relay->let_go);
 	pthread_mutex_unlock(&relay->lock);
+}
+
+struct preface relay_preface(struct relay *relay)
+{
+	struct preface preface;
+
+	pthread_mutex_lock(&relay->lock);
+	preface = relay->preface;
+	pthread_mutex_unlock(&relay->lock);
+	return preface;
 }
 
 void relay_damage(struct relay *relay, enum wire_channel channel, bool from_source)
@@ -222,6 +233,7 @@ static void accept_one(struct relay *relay, int fd)
 	pthread_mutex_lock(&relay->lock);
 	if (relay->n == CONNECTIONS_MAX)
 		abort();
+	relay->preface = preface;
 	c = &relay->connection[relay->n++];
 	c->fd[0] = fd;
 	c->fd[1] = to;

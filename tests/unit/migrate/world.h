@@ -37,6 +37,8 @@ bool relay_has_cut(struct relay *relay);
 void relay_cut_now(struct relay *relay);
 /* Holds everything back, in both directions, until it is let go. */
 void relay_hold(struct relay *relay, bool hold);
+/* The last preface that went through. */
+struct preface relay_preface(struct relay *relay);
 /* Damages the next byte on the given connection, from the source (or to it). */
 void relay_damage(struct relay *relay, enum wire_channel channel, bool from_source);
 
