@@ -64,6 +64,16 @@ int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, str
 #define ARCH_PROBE_LOOP_INSNS 200000
 int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, struct err *err);
 
+/* ---- time ---- */
+
+/*
+ * The guest's paravirtual clock, stopped while no vCPU runs, so that it sees no time away: *clock_ns gets what it shows. The
+ * vCPUs' watchdogs are told of the pause (Linux: Documentation/virt/kvm/api.rst, KVM_KVMCLOCK_CTRL).
+ */
+int arch_clock_stop(struct vm *vm, uint64_t *clock_ns, struct err *err);
+/* Lets it go on from there. */
+int arch_clock_start(struct vm *vm, uint64_t clock_ns, struct err *err);
+
 /*
  * ---- state: versioned protobuf messages (arch/<name>/state.proto) ----
  * The VM's is loaded before any vCPU's: the clock must be right when a vCPU's clock page is set up. Early pages must have

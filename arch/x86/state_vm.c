@@ -245,7 +245,6 @@ int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err
 {
 	ProtobufCMessage *message = state_unpack(&x86__vm_state__descriptor, data, len, "VM state", err);
 	const X86__VmState *state = (const X86__VmState *)message;
-	struct kvm_clock_data clock;
 	int result;
 
 	if (!message)
