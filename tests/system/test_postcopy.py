@@ -4,9 +4,10 @@
 
 import pytest
 
+from harness.gdbremote import GdbRemote
 from harness.migration import Pair, free_port
 from harness.qmp import QmpError
-from harness.vm import Postern
+from harness.vm import Postern, sanitized
 from harness.waiting import seconds, wait_for
 from harness.watch import Watch, assert_ran_once, beats_of
 
@@ -52,6 +53,25 @@ def test_memory_that_was_never_written_arrives_as_zeros_and_costs_little():
         guest = pair.arrived()
         guest.fill(seconds(60))
         assert_sound(guest)
+
+
+def test_memory_above_4_gib_arrives():
+    """Almost all of it was never written, and takes no room on either side."""
+    with Pair(memory='5G', fill=False, destination_options={'gdb': True}) as pair:
+        info = pair.guest.info()
+        pages = [info['lowpages'] - 1, info['lowpages'], info['total'] - 1]
+        for page in pages:
+            pair.guest.corrupt(page)            # the first bit of its second word
+        pair.start()
+        pair.wait_completed()
+        assert pair.destination.rss() < 256 * MIB or sanitized()
+        with GdbRemote('unix:' + pair.destination.path('gdb')) as gdb:
+            gdb.ask('?')
+            for page, gpa in zip(pages, ((3 << 30) - 4096, 4 << 30, (6 << 30) - 4096)):
+                assert gdb.read(gpa, 24) == bytes(8) + b'\1' + bytes(15), page
+        pair.arrived().limit(1000)
+        pair.arrived().fill(seconds(20))
+        assert_sound(pair.arrived())
 
 
 def test_the_source_is_done_and_cannot_run_the_guest_again():
