@@ -6,7 +6,8 @@
     net         a link to cut           proxy       a proxy that cuts at a chosen frame
     migration   pairs of machines       gdbremote   gdb's protocol, and gdb itself
     report      percentiles, tables     kvm         what this host can run
-    waiting     bounded waits           debian      the lab's Debian guest
+    watch       the guest runs once     debian      the lab's Debian guest
+    waiting     bounded waits
 
 Only Python's standard library. Every wait has a deadline; POSTERN_TIME_SCALE stretches all of them.
 """

@@ -2,6 +2,8 @@
 # Copyright The postern authors
 """A lost link and the way back."""
 
+import signal
+
 import pytest
 
 from harness.migration import Pair, free_port
@@ -150,6 +152,46 @@ def test_resume_to_nobody_leaves_it_paused():
         assert pair.source.status() == 'postmigrate'
         pair.recover(bandwidth=0)
         pair.wait_completed()
+        assert_sound(pair.arrived())
+
+
+@pytest.mark.parametrize('side', ['source', 'destination'])
+def test_a_frozen_side_is_noticed_and_can_go_on(side):
+    """SIGSTOP, as a host that swaps or a hypervisor that is paused: it hears of its own absence when it is back."""
+    with Pair(memory='128M', link_timeout_ms=1000) as pair:
+        pair.guest.walk('c')
+        pair.start(bandwidth=MIB)
+        frozen, other = ((pair.source, pair.destination) if side == 'source' else (pair.destination, pair.source))
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            other.wait_migration('postcopy-paused')
+            if other is pair.destination:
+                for _ in range(5):
+                    other.q.timed('stop', 5)
+                    other.q.timed('cont', 5)
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        frozen.wait_migration('postcopy-paused')
+        assert pair.running() == ['destination']
+        pair.recover(bandwidth=0)
+        pair.wait_completed()
+        assert_sound(pair.arrived())
+
+
+@pytest.mark.usefixtures('needs_link')
+def test_a_narrow_link_is_slow_but_never_lost():
+    """Bulk fills the link; urgent pages and signs of life still get through."""
+    with Pair(link=True, memory='64M', link_timeout_ms=2000) as pair:
+        try:
+            pair.link.shape(rate=12 * MIB)
+        except OSError as e:
+            pytest.skip(str(e))
+        pair.guest.walk('c')
+        pair.start(bandwidth=0)
+        pair.wait_completed()
+        for vm in (pair.source, pair.destination):
+            assert vm.migration()['postern']['recoveries'] == 0
+        assert pair.source.migration()['total-time'] > 3000, 'the link was not narrow'
         assert_sound(pair.arrived())
 
 
