@@ -12,6 +12,8 @@ import threading
 
 from harness.qmp import QmpClosed, QmpError, QmpTimeout
 
+LEAST = 5       # samples that even the shortest watch takes
+
 
 class Watch:
     """Samples query-status of both sides from its start to its end. twice: what must stay empty."""
@@ -35,7 +37,7 @@ class Watch:
             client.close()
 
     def _run(self):
-        while not self._end.wait(self._every):
+        while not self._end.wait(self._every) or self.samples < LEAST:
             try:
                 there, here = (c.command('query-status') for c in self._clients)
             except (QmpClosed, QmpTimeout, QmpError, OSError):
