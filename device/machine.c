@@ -283,7 +283,9 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 		m->autostart = false;
 		return 0;
 	}
-	if (state == RUN_STATE_PAUSED && m->state != RUN_STATE_RUNNING && m->state != RUN_STATE_DEBUG)
+	/* A stop during switchover stands: the migration notices, and ends. */
+	if (state == RUN_STATE_PAUSED && m->state != RUN_STATE_RUNNING && m->state != RUN_STATE_DEBUG &&
+	    m->state != RUN_STATE_FINISH_MIGRATE)
 		return 0;
 	if (state == RUN_STATE_RUNNING || !run_state_may_follow(m->state, state))
 		return err_set(err, -EBUSY, "the machine is in state %s and cannot go to %s",
