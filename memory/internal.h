@@ -107,7 +107,7 @@ struct memory {
 	pthread_cond_t eject_over;
 	unsigned int ejecting;		/* threads with an eject under way */
 	uint64_t eject_seq;		/* ejects ever begun */
-	enum way_out way;
+	_Atomic enum way_out way;	/* set once, after the probe; the fault thread runs by then */
 
 	_Atomic uint64_t n_missing, n_requested, n_lost;
 	_Atomic uint64_t n_faults, n_requests, n_filled, n_duplicates;

@@ -61,7 +61,8 @@ void incoming_lost(struct migration *m, const struct err *err)
 		break;
 	case IN_PREPARED:
 	case IN_RUNNING:
-		migration_note(m, err);
+		migration_note_advice(m, err, "when the source can be reached again, have it resume: migrate-recover "
+				      "here listens anew, migrate with 'resume' there connects");
 		migration_set_status(m, MIGRATION_POSTCOPY_PAUSED);
 		break;
 	case IN_COMPLETE:

@@ -105,6 +105,8 @@ struct migration {
 /* migration.c */
 void migration_set_status(struct migration *m, enum migration_status status);
 void migration_note(struct migration *m, const struct err *err);	/* keeps the reason, logs it */
+/* The same, and what whoever reads it can do. */
+void migration_note_advice(struct migration *m, const struct err *err, const char *advice);
 /* Cuts the link, joins the threads on it, closes it. reason, if any, is told to the peer. */
 void migration_drop_link(struct migration *m, const char *reason);
 void migration_fill_shape(struct migration *m, Postern__Wire__Shape *shape);	/* borrows from m; see there */

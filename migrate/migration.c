@@ -58,6 +58,14 @@ void migration_note(struct migration *m, const struct err *err)
 	log_warn("migration: %s", err->text);
 }
 
+void migration_note_advice(struct migration *m, const struct err *err, const char *advice)
+{
+	struct err whole;
+
+	err_set(&whole, err->code, "%s; %s", err->text, advice);
+	migration_note(m, &whole);
+}
+
 void migration_drop_link(struct migration *m, const char *reason)
 {
 	if (!m->link)

@@ -34,7 +34,10 @@ void outgoing_lost(struct migration *m, const struct err *err, bool cancelled)
 	migration_drop_link(m, m->out == OUT_DONE ? NULL : err->text);
 	if (m->out == OUT_DONE || m->out == OUT_IDLE)
 		return;
-	if (!cancelled)
+	if (m->out >= OUT_DECIDED)
+		migration_note_advice(m, err, "when the destination can be reached again: migrate-recover there, "
+				      "then migrate with 'resume' here");
+	else if (!cancelled)
 		migration_note(m, err);
 	m->resume = RESUME_NONE;
 	if (m->out >= OUT_DECIDED) {
