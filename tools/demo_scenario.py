@@ -184,6 +184,17 @@ def ask_stop_and_cont(rows, pair, n):
         why = _reason(e)
     rows.add('stop', stops, why is None, why)
     rows.add('cont', conts, why is None, why)
+    ask_stop_at_once(rows, vm, n)
+
+
+def ask_stop_at_once(rows, vm, n):
+    """stop on the heels of cont: the vCPUs are just about to wait, or have just begun."""
+    def stop():
+        ms, _ = vm.q.timed('stop', ANSWER_SECONDS)
+        assert not vm.command('query-status')['running']
+        return ms / 1e3
+    rows.ask('stop, right after cont', stop, n, before=lambda: vm.command('cont'))
+    vm.command('cont')
 
 
 def second_client(vm):
