@@ -7,14 +7,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-
-#define STREAM_NICE 10
 
 static void iov_consume(struct iovec **iov, int *n, size_t len)
 {
@@ -110,7 +105,6 @@ void stream_thread_yields(void)
 
 	/* Advice: where it is refused, the thread is as eager as any other. */
 	pthread_setschedparam(pthread_self(), SCHED_BATCH, &param);
-	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), STREAM_NICE);
 }
 
 int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err)

@@ -52,7 +52,8 @@ static inline bool stream_has_ahead(const struct stream_reader *reader)
 }
 
 /*
- * For threads that move much and are in no hurry: whoever wakes up beside this thread runs first. Needs no privilege.
+ * For threads that move much and are in no hurry: they do not push aside who runs when they wake up (SCHED_BATCH). No lower
+ * priority than that: on a busy host the migration would not end. Needs no privilege.
  */
 void stream_thread_yields(void);
 
