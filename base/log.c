@@ -8,10 +8,16 @@
 #include <unistd.h>
 
 static enum log_level log_level = LOG_WARN;
+static void (*log_handler)(enum log_level level, const char *line);
 
 void log_set_level(enum log_level level)
 {
 	log_level = level;
+}
+
+void log_set_handler(void (*handler)(enum log_level level, const char *line))
+{
+	log_handler = handler;
 }
 
 void log_line(enum log_level level, const char *fmt, ...)
@@ -23,11 +29,17 @@ void log_line(enum log_level level, const char *fmt, ...)
 
 	if (level > log_level)
 		return;
-	snprintf(line, sizeof(line), "postern: %s: ", names[level]);
+	line[0] = '\0';
+	if (!log_handler)
+		snprintf(line, sizeof(line), "postern: %s: ", names[level]);
 	used = strlen(line);
 	va_start(ap, fmt);
 	vsnprintf(line + used, sizeof(line) - used - 1, fmt, ap);
 	va_end(ap);
+	if (log_handler) {
+		log_handler(level, line);
+		return;
+	}
 	used = strlen(line);
 	line[used++] = '\n';
 	/* Nobody is left to tell when standard error itself fails. */

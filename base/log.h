@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Logging: one line a fact, on standard error. The level is the one piece of process-wide state
- * that postern keeps: it is set once by cli/ before any thread starts. Never called on the fault path.
+ * Logging: one line a fact, on standard error unless log_target.h says otherwise. Never called on the fault path.
  */
 #ifndef POSTERN_BASE_LOG_H
 #define POSTERN_BASE_LOG_H
 
-enum log_level {
-	LOG_ERROR,
-	LOG_WARN,
-	LOG_INFO,
-	LOG_DEBUG,
-};
-
-void log_set_level(enum log_level level);
+#include "base/log_target.h"
 
 /* Any thread. A line is written with one write(2), so lines of several threads never mix. */
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -23,9 +23,15 @@ typedef struct { uint64_t v; } gva_t;
 /* Guest frame number: a guest physical address in units of PAGE_BYTES. */
 typedef struct { uint64_t v; } gfn_t;
 
+#ifdef __cplusplus	/* has no compound literals */
+#define GPA(x) (gpa_t{ (uint64_t)(x) })
+#define GVA(x) (gva_t{ (uint64_t)(x) })
+#define GFN(x) (gfn_t{ (uint64_t)(x) })
+#else
 #define GPA(x) ((gpa_t){ (x) })
 #define GVA(x) ((gva_t){ (x) })
 #define GFN(x) ((gfn_t){ (x) })
+#endif
 
 static inline gfn_t gpa_to_gfn(gpa_t gpa)
 {

@@ -63,17 +63,17 @@ static json_t *latency_to_json(struct hist *hist)
 	uint64_t n;
 
 	for (i = 0; i < HIST_BUCKETS; i++) {
-		n = atomic_load_explicit(&hist->bucket[i], memory_order_relaxed);
+		n = hist_read(&hist->bucket[i]);
 		if (n)
 			json_array_append_new(buckets, json_pack("{s:f,s:o}", "le-us",
 								 (double)(UINT64_C(2) << i) / (double)NS_PER_US,
 								 "count", qmp_uint(n)));
 	}
 	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "count",
-			 qmp_uint(atomic_load_explicit(&hist->count, memory_order_relaxed)), "p50-us",
+			 qmp_uint(hist_read(&hist->count)), "p50-us",
 			 qmp_uint(hist_quantile(hist, 0.5) / NS_PER_US), "p99-us",
 			 qmp_uint(hist_quantile(hist, 0.99) / NS_PER_US), "max-us",
-			 qmp_uint(atomic_load_explicit(&hist->max_ns, memory_order_relaxed) / NS_PER_US),
+			 qmp_uint(hist_read(&hist->max_ns) / NS_PER_US),
 			 "histogram", buckets);
 }
 

@@ -4,15 +4,16 @@
  * The door: the one way in which a thread of the VMM reaches guest memory. Named after the kernel's
  * get_user_pages; the flags carry the kernel's names and meaning.
  *
- *   flag               kernel                                 meaning
- *   GUP_WRITE          FOLL_WRITE                             the caller will write; the page is marked dirty
- *   GUP_NOWAIT         FOLL_NOWAIT, FAULT_FLAG_RETRY_NOWAIT   never sleep, never drop the map lock: -EAGAIN, the
- *                                                             fetch is under way, the ticket fires when the page is in
- *   GUP_INTERRUPTIBLE  FOLL_INTERRUPTIBLE                     a kick of opts->self ends the wait with -EINTR;
- *                                                             only for callers that can retry
- *   (always)           FAULT_FLAG_KILLABLE                    memory_shut ends every wait with -EINTR
- *   opts->unlocked     int *locked                            set when the wait had to drop the map lock, so
- *                                                             that the caller looks again
+ *   GUP_WRITE (kernel: FOLL_WRITE)
+ *	the caller will write; the page is marked dirty
+ *   GUP_NOWAIT (FOLL_NOWAIT, FAULT_FLAG_RETRY_NOWAIT)
+ *	never sleep, never drop the map lock: -EAGAIN, the fetch is under way, the ticket fires when the page is in
+ *   GUP_INTERRUPTIBLE (FOLL_INTERRUPTIBLE)
+ *	a kick of opts->self ends the wait with -EINTR; only for callers that can retry
+ *   always (FAULT_FLAG_KILLABLE)
+ *	memory_shut ends every wait with -EINTR
+ *   opts->unlocked (int *locked)
+ *	set when the wait had to drop the map lock, so that the caller looks again
  *
  * INTERRUPTIBLE and KILLABLE are independent. GUP_NOWAIT wins over GUP_INTERRUPTIBLE: who never sleeps
  * has no wait to interrupt.
@@ -44,7 +45,7 @@ struct memory_thread;
 struct gup_ticket {
 	void (*fire)(struct gup_ticket *ticket);
 	void *arg;
-	/* memory/'s own */
+	/* not the caller's */
 	struct gup_ticket *next;
 	gfn_t gfn;
 	int64_t since_ns;
@@ -66,7 +67,8 @@ struct gup_span {
 	uint64_t pages;
 };
 
-void memory_map_lock(struct memory *mem);	/* shared */
+/* Shared: any number of threads hold it at a time. */
+void memory_map_lock(struct memory *mem);
 void memory_map_unlock(struct memory *mem);
 
 /*

@@ -10,11 +10,10 @@
  * RAM is private anonymous memory in a few regions. Memory that is to arrive late is watched by a
  * userfaultfd; the fault thread reads who waits for which page and asks the page source. One byte a
  * page holds the state; the byte is the truth, the kernel's page tables follow it: a page is first
- * copied in whole (UFFDIO_COPY), and only then becomes PRESENT. The layout of the byte and all its
- * transitions live in state.h and state.c.
+ * copied in whole (UFFDIO_COPY), and only then becomes PRESENT.
  *
- * Guest memory is reached only through gup (gup.h). Threads that may wait for pages, vCPUs above
- * all, are known by a memory_thread and can be brought out of the wait (way_out.h).
+ * Guest memory is reached only through gup. Threads that may wait for pages, vCPUs above all, are
+ * known by a memory_thread and can be brought out of the wait.
  *
  * Order of locks: map lock, then wait lock, then eject lock. None is held across a wait for a page.
  */
@@ -102,6 +101,7 @@ void memory_free(struct memory *mem);
 
 /* The regions, in ascending order; valid until memory_free. */
 const struct memory_region *memory_regions(const struct memory *mem, unsigned int *n);
+/* Pages of all regions. */
 uint64_t memory_pages(const struct memory *mem);
 
 /* Is [gpa, gpa + len) RAM of one region? */
@@ -137,6 +137,7 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
 int memory_lose(struct memory *mem, gfn_t gfn);
 
+/* The state of one page now; PAGE_MISSING where there is no RAM. */
 enum page_state memory_page_state(const struct memory *mem, gfn_t gfn);
 
 /*
@@ -145,8 +146,9 @@ enum page_state memory_page_state(const struct memory *mem, gfn_t gfn);
  */
 int64_t memory_missing_bitmap(const struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
 
+/* Each counter is whole, the set of them read at slightly different moments. */
 void memory_stats(const struct memory *mem, struct memory_stats *stats);
-/* From "asked" to "present", of pages that somebody waited for. */
+/* How long threads waited for pages, from the report of a wait to its end. Valid until memory_free. */
 struct hist *memory_latency(struct memory *mem);
 /* Up to max of those who wait now; returns how many were written. */
 unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, unsigned int max);

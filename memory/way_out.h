@@ -28,12 +28,16 @@ enum way_out {
 
 struct memory_thread;
 
-/* How memory_thread_kick gets threads out of KVM_RUN; WAY_OUT_AUTO is not accepted. */
+/*
+ * How memory_thread_kick gets threads out of KVM_RUN; WAY_OUT_AUTO is not accepted. Until it is set: WAY_OUT_EJECT, which
+ * works on every kernel. Set it before a vCPU runs, or while it waits (a probe).
+ */
 void memory_set_way_out(struct memory *mem, enum way_out way);
 enum way_out memory_way_out(const struct memory *mem);
 
 /* Registers a thread-to-be. name: at most 15 bytes are kept; cpu: vCPU index or -1. NULL: no memory. */
 struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu);
+/* Its thread has ended, and nobody kicks it. */
 void memory_thread_free(struct memory_thread *thread);
 /*
  * What makes the thread leave KVM_RUN although nobody kicked it, a signal: used when an eject did not find it where it was

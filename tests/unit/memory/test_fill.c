@@ -249,7 +249,7 @@ static void test_who_waits_is_shown_until_the_page_comes(void **unused)
 	pthread_join(race.thread, NULL);
 	assert_int_equal(race.wrong, 0);
 	assert_int_equal(memory_waiters(mem, &waiter, 1), 0);
-	assert_int_equal(atomic_load(&memory_latency(mem)->count), 1);
+	assert_int_equal(hist_read(&memory_latency(mem)->count), 1);
 	memory_detach(mem);
 	memory_free(mem);
 }
