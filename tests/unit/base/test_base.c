@@ -8,11 +8,13 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/hist.h"
+#include "base/log.h"
 #include "base/loop.h"
 
 static void test_err_keeps_code_and_gathers_context(void **unused)
@@ -81,6 +83,28 @@ static void test_hist_quantiles(void **unused)
 	assert_int_equal(hist.max_ns, 1000000);
 }
 
+static char logged[64];
+
+static void keep_line(enum log_level level, const char *line)
+{
+	snprintf(logged, sizeof(logged), "%d %s", (int)level, line);
+}
+
+static void test_log_lines_go_to_the_handler(void **unused)
+{
+	(void)unused;
+	log_set_handler(keep_line);
+	log_warn("page %d", 7);
+	assert_string_equal(logged, "1 page 7");
+	log_info("not asked for");
+	assert_string_equal(logged, "1 page 7");
+	log_set_level(LOG_INFO);
+	log_info("asked for");
+	assert_string_equal(logged, "2 asked for");
+	log_set_level(LOG_WARN);
+	log_set_handler(NULL);
+}
+
 #define POSTS 1000
 
 struct posts {
@@ -134,6 +158,7 @@ int main(void)
 		cmocka_unit_test(test_err_never_overflows),
 		cmocka_unit_test(test_buf_grows_and_consumes),
 		cmocka_unit_test(test_hist_quantiles),
+		cmocka_unit_test(test_log_lines_go_to_the_handler),
 		cmocka_unit_test(test_loop_runs_each_post_once_on_the_main_thread),
 	};
 
