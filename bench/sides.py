@@ -22,7 +22,7 @@ import time
 
 from harness import vm
 from harness.migration import free_port
-from harness.waiting import seconds
+from harness.waiting import seconds, wait_for
 
 DONE = ('completed', 'failed', 'cancelled')
 PRECOPY_BYTES = 1 << 20         # a second: almost everything must come by postcopy
