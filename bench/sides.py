@@ -22,7 +22,7 @@ import time
 
 from harness import vm
 from harness.migration import free_port
-from harness.waiting import seconds
+from harness.waiting import seconds, wait_for
 
 DONE = ('completed', 'failed', 'cancelled')
 PRECOPY_BYTES = 1 << 20         # a second: almost everything must come by postcopy
@@ -140,6 +140,12 @@ class Vmm:
         return max(ends)
 
     @staticmethod
+    def settled(_dst, _end):
+        """Waits until the destination has done what it does after the end in the background; how many ms after the end that was, or
+        None where there is nothing to wait for."""
+        return None
+
+    @staticmethod
     def arrived(dst):
         """The guest, spoken to at the destination."""
         return dst.bare()
@@ -157,6 +163,12 @@ class Postern(Vmm):
 
     def __init__(self, options=()):
         self.options = tuple(options)
+
+    @staticmethod
+    def settled(dst, end):
+        q = dst.qmp()
+        wait_for(lambda: not q.command('query-postern-faults')['pages']['broken-huge'], 60, every=0.01)
+        return (time.time() - end) * 1e3
 
     def _start(self, name, memory_mib, cpus, incoming):
         args = {'memory': '%dM' % memory_mib, 'cpus': cpus, 'log_level': 'warn', 'options': self.options}

@@ -85,7 +85,6 @@ static int probe_try(struct memory *mem, struct vm *vm, enum way_out *way, int64
 	int64_t start = clock_now_ns();
 	int r;
 
-	memory_set_way_out(mem, WAY_OUT_KERNEL);
 	*way = WAY_OUT_KERNEL;
 	r = vm_pause(vm, PROBE_KERNEL_MS, NULL);
 	if (r == -ETIMEDOUT) {
@@ -126,6 +125,9 @@ static int probe_open(struct probe *probe, bool late, struct err *err)
 	int r;
 
 	r = memory_new(&probe->mem, &range, 1, err);
+	/* From the start: the fault thread must not eject a wait that has become long, or it would look like the kernel's doing. */
+	if (!r)
+		memory_set_way_out(probe->mem, WAY_OUT_KERNEL);
 	if (!r && late)
 		r = memory_watch(probe->mem, NULL, err);
 	if (!r)

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "memory/internal.h"
 
 /* ---- asking the source ---- */
@@ -165,6 +166,7 @@ static void *fault_loop(void *arg)
 	ssize_t got, i;
 
 	pthread_setname_np(pthread_self(), "fault");
+	thread_is_urgent();
 	for (;;) {
 		if (poll(fds, 2, memory_eject_overdue(mem)) < 0 && errno != EINTR) {
 			log_error("fault thread: poll: errno %d", errno);

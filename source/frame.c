@@ -14,7 +14,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+/* Picks the widest vectors that the CPU has, where the library was built with them. */
+#ifdef HAVE_XXH_DISPATCH
+#include <xxh_x86dispatch.h>
+#else
 #include <xxhash.h>
+#endif
 
 static const uint8_t preface_magic[8] = { 'P', 'O', 'S', 'T', 'E', 'R', 'N', 0 };
 #define FRAME_MAGIC 0x46545350u	/* "PSTF" */

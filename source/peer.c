@@ -27,6 +27,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "memory/stage.h"
 
 #define QUEUE_BYTES (256u << 10)
@@ -293,7 +294,7 @@ static void *bulk_main(void *arg)
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "peer-bulk");
-	stream_thread_yields();
+	thread_is_bulk();
 	if (!inbox_init(&inbox, peer, peer->pair.bulk, true, &err))
 		while (!bulk_wait(&inbox, &err) && !receive_frame(peer, WIRE_BULK, &inbox, &err))
 			;
@@ -342,6 +343,7 @@ static void *urgent_main(void *arg)
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "peer-urgent");
+	thread_is_urgent();
 	if (!inbox_init(&inbox, peer, peer->pair.urgent, false, &err))
 		while (!urgent_wait(peer, &inbox, &err) && !receive_frame(peer, WIRE_URGENT, &inbox, &err))
 			;

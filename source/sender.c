@@ -24,6 +24,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "memory/gup.h"
 #include "source/bucket.h"
 
@@ -382,7 +383,7 @@ static void *bulk_main(void *arg)
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "send-bulk");
-	stream_thread_yields();
+	thread_is_bulk();
 	bucket_init(&bucket, 0, clock_now_ns());
 	if (bulk_walk(sender, &bucket, &err) < 0)
 		sender_lost(sender, WIRE_BULK, &err);
@@ -451,6 +452,7 @@ static void *urgent_main(void *arg)
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "send-urgent");
+	thread_is_urgent();
 	while (!urgent_step(sender, &err))
 		;
 	sender_lost(sender, WIRE_URGENT, &err);

@@ -4,8 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -97,14 +95,6 @@ int stream_read(struct stream_reader *reader, void *buf, size_t len, struct err 
 			atomic_store_explicit(reader->heard_ns, clock_now_ns(), memory_order_relaxed);
 	}
 	return 0;
-}
-
-void stream_thread_yields(void)
-{
-	const struct sched_param param = { 0 };
-
-	/* Advice: where it is refused, the thread is as eager as any other. */
-	pthread_setschedparam(pthread_self(), SCHED_BATCH, &param);
 }
 
 int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err)

@@ -51,12 +51,6 @@ static inline bool stream_has_ahead(const struct stream_reader *reader)
 	return reader->pos < reader->len;
 }
 
-/*
- * For threads that move much and are in no hurry: they do not push aside who runs when they wake up (SCHED_BATCH). No lower
- * priority than that: on a busy host the migration would not end. Needs no privilege.
- */
-void stream_thread_yields(void);
-
 /* Sends n (1 to FRAME_PAGES_MAX) pages from guest memory at `pages`. */
 int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err);
 /* Sends a frame that is a header only. */
