@@ -26,15 +26,18 @@ static void quiet(enum postern_log_level level, const char *line)
 
 int main(void)
 {
-	const struct postern_page_source_ops ops = { "none", request };
+	static struct postern_page_source_ops ops;
+	static struct postern_memory_events events;
+	static struct postern_page_source source;
+	static struct postern_err err;
 	struct postern_memory_range range = { POSTERN_GPA(0), POSTERN_HUGE_BYTES };
-	struct postern_memory_events events = { page_lost, 0, 0 };
-	struct postern_page_source source = { &ops };
 	struct postern_memory *mem = 0;
-	struct postern_err err = { 0, "" };
 	char byte = 7;
 	int ok;
 
+	ops.request = request;
+	events.lost = page_lost;
+	source.ops = &ops;
 	postern_log_set_handler(quiet);
 	if (postern_memory_new(&mem, &range, 0, &err) >= 0 || !err.text[0])
 		return 1;
