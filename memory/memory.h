@@ -27,6 +27,7 @@
 
 #define MEMORY_REGIONS_MAX 8
 
+/* What memory_page_state tells of a page; PAGE_MISSING also where there is no RAM. */
 enum page_state {
 	/* Not here, nobody asked. Entered by memory_watch, by a lost link. Left by a request or a fill. */
 	PAGE_MISSING = 0,
@@ -138,7 +139,6 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
 int memory_lose(struct memory *mem, gfn_t gfn);
 
-/* The state of one page now; PAGE_MISSING where there is no RAM. */
 enum page_state memory_page_state(const struct memory *mem, gfn_t gfn);
 
 /*
