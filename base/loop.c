@@ -7,6 +7,8 @@
 
 #include "base/log.h"
 
+#define LOOP_PATIENCE_MS 100
+
 struct loop_job {
 	struct loop_job *next;
 	void (*fn)(void *arg);
@@ -97,18 +99,41 @@ void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
 	uv_async_send(&loop->wake);
 }
 
-void loop_free(struct loop *loop)
+static void loop_on_patience_end(uv_timer_t *timer)
+{
+	uv_stop(timer->loop);
+}
+
+/* Runs until no handle and no request is left, but not for long. */
+static bool loop_drain(struct loop *loop)
+{
+	uv_timer_t patience;
+	bool alive;
+
+	/* A loop_stop that no loop_run has answered ends the first run at once. */
+	uv_run(&loop->uv, UV_RUN_NOWAIT);
+	uv_timer_init(&loop->uv, &patience);
+	uv_timer_start(&patience, loop_on_patience_end, LOOP_PATIENCE_MS, 0);
+	uv_unref((uv_handle_t *)&patience);
+	uv_run(&loop->uv, UV_RUN_DEFAULT);
+	alive = uv_loop_alive(&loop->uv);
+	uv_close((uv_handle_t *)&patience, NULL);
+	uv_run(&loop->uv, UV_RUN_NOWAIT);
+	return !alive;
+}
+
+bool loop_free(struct loop *loop)
 {
 	if (!loop)
-		return;
+		return true;
 	loop_run_jobs(loop);
 	uv_close((uv_handle_t *)&loop->wake, NULL);
-	/* A loop_stop that no loop_run has answered ends the first of them at once. */
-	uv_run(&loop->uv, UV_RUN_NOWAIT);
-	uv_run(&loop->uv, UV_RUN_DEFAULT);
+	if (!loop_drain(loop))
+		return false;
 	loop_run_jobs(loop);
 	if (uv_loop_close(&loop->uv) == UV_EBUSY)
 		log_warn("event loop closed with handles open");
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
+	return true;
 }

@@ -7,6 +7,7 @@
 #ifndef POSTERN_BASE_LOOP_H
 #define POSTERN_BASE_LOOP_H
 
+#include <stdbool.h>
 #include <uv.h>
 
 #include "base/err.h"
@@ -15,8 +16,11 @@ struct loop;
 
 /* Main thread. */
 int loop_new(struct loop **out, struct err *err);
-/* Closes what loop_new opened, runs pending callbacks, then checks that no handle is left open. */
-void loop_free(struct loop *loop);
+/*
+ * Closes what loop_new opened and runs pending callbacks. False: a request that nobody can cancel, the look-up of a host name,
+ * is still under way after a moment; nothing was freed, and only _exit leaves without waiting for it.
+ */
+bool loop_free(struct loop *loop);
 uv_loop_t *loop_uv(struct loop *loop);
 /* Runs until loop_stop. */
 void loop_run(struct loop *loop);

@@ -204,7 +204,7 @@ static int run_open(struct run *run, struct err *err)
 	return r;
 }
 
-static void run_close(struct run *run)
+static void run_close(struct run *run, int status)
 {
 	gdb_free(run->gdb);
 	qmp_free(run->qmp);
@@ -215,8 +215,12 @@ static void run_close(struct run *run)
 		_exit(CLI_FAILED);
 	}
 	signals_close(run);
-	loop_free(run->loop);
 	pid_remove(run);
+	/* exit() would wait for libuv's threads. */
+	if (!loop_free(run->loop)) {
+		fflush(NULL);
+		_exit(status);
+	}
 }
 
 int cmd_run(int argc, char **argv)
@@ -242,6 +246,6 @@ int cmd_run(int argc, char **argv)
 	} else {
 		loop_run(run.loop);
 	}
-	run_close(&run);
+	run_close(&run, status);
 	return status;
 }

@@ -164,6 +164,14 @@ static void cmd_write_reg(struct gdb_client *client, const char *args, size_t le
 
 /* ---- memory ---- */
 
+/* Its memory travels, or has: what is written here would reach the guest elsewhere, or half of it. */
+static bool guest_is_away(const struct gdb *gdb)
+{
+	enum run_state state = machine_state(gdb->machine);
+
+	return state == RUN_STATE_FINISH_MIGRATE || state == RUN_STATE_POSTMIGRATE;
+}
+
 /* Remembers for "monitor missing" why an access ended early. */
 static void explain(struct gdb *gdb, const struct gdb_job *job)
 {
@@ -290,6 +298,10 @@ static void write_memory(struct gdb_client *client, const char *args, size_t len
 		gdb_reply(client, "OK");
 		return;
 	}
+	if (guest_is_away(client->gdb)) {
+		reply_error(client, -EBUSY);
+		return;
+	}
 	job = gdb_job_new(n);
 	if (!job) {
 		reply_error(client, -ENOMEM);
@@ -328,6 +340,8 @@ static void on_break_read(void *arg, struct gdb_job *job)
 
 	if (r == 0 && gpa_offset(job->first) + job->len > PAGE_BYTES)
 		r = -EINVAL;
+	if (r == 0 && guest_is_away(gdb))
+		r = -EBUSY;
 	if (r == 0)
 		r = gdb_breaks_set(&gdb->breaks, gdb->mem, job->gva, job->first);
 	reply_result(client, r);

@@ -42,13 +42,17 @@ static const struct capability capabilities[] = {
 static int cmd_migrate(struct qmp_call *call, struct err *err)
 {
 	bool resume = qmp_arg_bool(call, "resume");
+	int r;
 
 	if (qmp_arg_bool(call, "blk") || qmp_arg_bool(call, "inc"))
 		return err_set(err, -ENOTSUP, "migration of disks (blk, inc) is not supported");
 	if (resume && call->qmp->reclaimed)
 		return err_set(err, -EPERM, "the guest was reclaimed by postern-reclaim and runs here: resuming the "
 					    "migration would let it run twice");
-	return migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"), resume, err);
+	r = migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"), resume, err);
+	if (!r && !resume)
+		call->qmp->reclaimed = false;	/* the migration that it ended is over */
+	return r;
 }
 
 static int cmd_incoming(struct qmp_call *call, struct err *err)

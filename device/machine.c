@@ -290,11 +290,13 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 	if (state == RUN_STATE_RUNNING || !run_state_may_follow(m->state, state))
 		return err_set(err, -EBUSY, "the machine is in state %s and cannot go to %s",
 			       run_state_name(m->state), run_state_name(state));
-	if (m->state == RUN_STATE_RUNNING) {
+	/* In DEBUG a vCPU may be stepping, or not have parked yet: its state is about to be read. */
+	if (m->state == RUN_STATE_RUNNING)
 		r = park(m, err);
-		if (r < 0)
-			return r;
-	}
+	else
+		r = state == RUN_STATE_FINISH_MIGRATE ? vm_pause(m->vm, MACHINE_PAUSE_MS, err) : 0;
+	if (r < 0)
+		return r;
 	machine_set_state(m, state);
 	return 0;
 }

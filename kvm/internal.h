@@ -25,6 +25,7 @@ struct vcpu {
 	_Atomic bool want_pause;	/* written under vm->lock; read by the thread at each turn without it */
 	_Atomic bool want_end;		/* likewise */
 	bool parked;			/* guarded by vm->lock */
+	bool ram_pending;		/* only its own thread: run->mmio is an access to RAM that waits for its page */
 	bool io_pending;		/* only its own thread: KVM wants to be entered again to finish an instruction */
 	_Atomic uint64_t exits, interrupted, ejected;
 };

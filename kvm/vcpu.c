@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "kvm/internal.h"
+#include "memory/gup.h"
 
 /* A signal handler gets no context: this thread's kvm_run, for it alone. */
 static _Thread_local struct kvm_run *vcpu_this_run;
@@ -105,10 +106,38 @@ static void vcpu_pio(struct vcpu *vcpu)
 	vcpu->io_pending = true;
 }
 
+/*
+ * An emulated instruction's access to RAM: KVM's kernel copy failed because an eject had taken the page's protection, and KVM
+ * took it for a device's. Served here, as soon as the page is there; a kick puts it off, and the vCPU parks meanwhile.
+ */
+static void vcpu_mmio_ram(struct vcpu *vcpu)
+{
+	struct vm_event event = { .kind = VM_EVENT_ERROR };
+	struct gup_opts opts = { .self = vcpu->waits };
+	struct kvm_run *run = vcpu->run;
+	gpa_t gpa = GPA(run->mmio.phys_addr);
+	int r;
+
+	if (run->mmio.is_write)
+		r = gup_write(vcpu->vm->mem, gpa, run->mmio.data, run->mmio.len, GUP_INTERRUPTIBLE, &opts);
+	else
+		r = gup_read(vcpu->vm->mem, gpa, run->mmio.data, run->mmio.len, GUP_INTERRUPTIBLE, &opts);
+	vcpu->ram_pending = r < 0;
+	vcpu->io_pending = !r;
+	if (!r || r == -EINTR)
+		return;
+	snprintf(event.text, sizeof(event.text), "an emulated access to RAM at 0x%" PRIx64 ": error %d", gpa.v, r);
+	vcpu_event(vcpu, &event);
+}
+
 static void vcpu_mmio(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
+	if (memory_is_ram(vcpu->vm->mem, GPA(run->mmio.phys_addr), run->mmio.len)) {
+		vcpu_mmio_ram(vcpu);
+		return;
+	}
 	vcpu->vm->ops->mmio(vcpu->vm->arg, GPA(run->mmio.phys_addr), run->mmio.is_write, run->mmio.data,
 			    run->mmio.len);
 	vcpu->io_pending = true;
@@ -220,6 +249,11 @@ static void vcpu_turn(struct vcpu *vcpu)
 	bool ejected;
 	int r;
 
+	if (vcpu->ram_pending) {
+		vcpu_mmio_ram(vcpu);
+		vcpu_forget_kick(vcpu);
+		return;
+	}
 	memory_thread_enter(vcpu->waits);
 	r = ioctl(vcpu->fd, KVM_RUN, 0);
 	if (r < 0)

@@ -30,7 +30,7 @@ static bool collapse_wanted(struct memory *mem, unsigned int region, uint64_t hu
 	return !atomic_load(&note->whole) && atomic_load(&note->zeros) <= COLLAPSE_ZEROS_MAX;
 }
 
-/* Collapses one, and yields. False: this kernel does not know how. */
+/* Collapses one, and yields. False: it could not be; when the first cannot, this kernel does not know how. */
 static bool collapse_one(struct memory *mem, unsigned int region, uint64_t huge)
 {
 	int64_t start = clock_now_ns();
@@ -45,6 +45,7 @@ static bool collapse_one(struct memory *mem, unsigned int region, uint64_t huge)
 static void *collapse_loop(void *arg)
 {
 	struct memory *mem = arg;
+	bool any = false;
 	unsigned int r;
 	uint64_t i;
 
@@ -54,7 +55,10 @@ static void *collapse_loop(void *arg)
 		for (i = 0; i < mem->region[r].pages / HUGE_PAGES; i++) {
 			if (!collapse_wanted(mem, r, i))
 				continue;
-			if (atomic_load(&mem->shut) || !collapse_one(mem, r, i))
+			if (atomic_load(&mem->shut))
+				goto out;
+			any |= collapse_one(mem, r, i);
+			if (!any)
 				goto out;
 			count_sub(&mem->n_broken_huge, 1);
 		}

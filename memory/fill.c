@@ -135,13 +135,13 @@ static void fill_complete(struct memory *mem)
 		mem->events.complete(mem->events.arg);
 }
 
-/* Fills [offset, offset + n), none of which was PRESENT a moment ago. Returns how many came in by this, or an errno. */
-static int64_t fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
-			struct fill_data from)
+/* Fills [offset, offset + n), none of which was PRESENT a moment ago. Adds to *fresh what came in, also with an error. */
+static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			struct fill_data from, int64_t *fresh)
 {
 	uint64_t i = 0, batch = n;
 	struct fill_data at;
-	int64_t got, fresh = 0;
+	int64_t got;
 
 	while (i < n) {
 		if (batch > n - i)
@@ -152,7 +152,7 @@ static int64_t fill_run(struct memory *mem, unsigned int region, uint64_t offset
 		got = fill_kernel(mem, region, offset + i, batch, &at);
 		if (got > 0) {
 			fill_note(mem, region, offset + i, (uint64_t)got, &at);
-			fresh += (int64_t)fill_publish(mem, region, offset + i, (uint64_t)got);
+			*fresh += (int64_t)fill_publish(mem, region, offset + i, (uint64_t)got);
 			i += (uint64_t)got;
 			continue;
 		}
@@ -165,7 +165,7 @@ static int64_t fill_run(struct memory *mem, unsigned int region, uint64_t offset
 			 * page that the kernel has is whole, and its waiters are not left to the other one.
 			 */
 			memory_wake_kernel(mem, region, offset + i);
-			fresh += (int64_t)fill_publish(mem, region, offset + i, 1);
+			*fresh += (int64_t)fill_publish(mem, region, offset + i, 1);
 			i++;
 			break;
 		case -ENOENT:
@@ -180,10 +180,10 @@ static int64_t fill_run(struct memory *mem, unsigned int region, uint64_t offset
 			batch = 1;
 			break;
 		default:
-			return got;
+			return (int)got;
 		}
 	}
-	return fresh;
+	return 0;
 }
 
 static int64_t fill(struct memory *mem, gfn_t first, uint64_t n, struct fill_data from)
@@ -205,8 +205,7 @@ static int64_t fill(struct memory *mem, gfn_t first, uint64_t n, struct fill_dat
 				       (struct fill_data){
 					       .pages = from.pages ? from.pages + start * PAGE_BYTES : NULL,
 					       .move = from.move,
-				       });
-			fresh += got > 0 ? got : 0;
+				       }, &fresh);
 		}
 		for (; got >= 0 && i < n; i++)
 			if (state_of(state_load(&mem->state[region][offset + i])) != PAGE_PRESENT)

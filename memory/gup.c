@@ -71,7 +71,9 @@ static bool ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned i
 
 	pthread_mutex_lock(&mem->wait_lock);
 	assert(!ticket->armed);
-	armed = !atomic_load(&mem->shut) && state_set_waited(&mem->state[region][offset]);
+	/* Lost since the caller looked: nobody would fire it. */
+	armed = !atomic_load(&mem->shut) && state_set_waited(&mem->state[region][offset]) &&
+		state_of(state_load(&mem->state[region][offset])) != PAGE_LOST;
 	if (armed) {
 		ticket->gfn = GFN(mem->region[region].first.v + offset);
 		ticket->since_ns = clock_now_ns();

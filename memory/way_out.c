@@ -360,7 +360,8 @@ void memory_thread_enter(struct memory_thread *thread)
 		return;
 	pthread_mutex_lock(&mem->eject_lock);
 	thread->in_run = true;
-	thread->entered_at = mem->eject_seq;
+	/* Ejects that have ended: one under way now may be what this thread meets, and end before it is out. */
+	thread->entered_at = mem->eject_seq - mem->ejecting;
 	pthread_mutex_unlock(&mem->eject_lock);
 }
 

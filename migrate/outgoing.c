@@ -358,16 +358,23 @@ static int check_machine(struct migration *m, struct err *err)
 
 int outgoing_start(struct migration *m, const struct uri *uri, struct err *err)
 {
+	uint8_t old[SESSION_BYTES];
+	uint32_t old_epoch = m->epoch;
 	int r = check_machine(m, err);
 
 	if (r < 0)
 		return r;
+	memcpy(old, m->session, SESSION_BYTES);
 	if (getrandom(m->session, SESSION_BYTES, 0) != SESSION_BYTES)
 		return err_errno(err, -errno, "a new session's number");
 	m->epoch = 0;
 	r = connect_to(m, uri, err);
-	if (r < 0)
+	if (r < 0) {
+		/* Whoever waits to resume the last session still can. */
+		memcpy(m->session, old, SESSION_BYTES);
+		m->epoch = old_epoch;
 		return r;
+	}
 	m->incoming = false;
 	m->error[0] = 0;
 	m->recoveries = 0;

@@ -41,7 +41,7 @@ void preface_encode(const struct preface *preface, uint8_t out[PREFACE_BYTES]);
 int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], struct err *err);
 
 #define FRAME_BYTES 40
-#define FRAME_MESSAGE_MAX (64u << 20)	/* payload bytes of a message */
+#define FRAME_MESSAGE_MAX (4u << 20)	/* payload bytes of a message */
 #define FRAME_PAGES_MAX 128u		/* pages of one PAGES frame */
 #define FRAME_ZERO_MAX 32768u		/* pages of one ZERO frame */
 #define FRAME_REQUEST_MAX 512u		/* pages of one REQUEST frame */

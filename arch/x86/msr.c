@@ -212,17 +212,59 @@ static int write_failed(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct e
 		       vcpu_index(vcpu), entry->index, (unsigned long long)entry->data);
 }
 
+/*
+ * KVM touches these areas by kernel copies, here or in KVM_RUN: a missing page would hold the thread up for good. They are to come
+ * before the state (early.c); a source that did not send them is refused.
+ */
+static int check_area(struct vcpu *vcpu, const struct kvm_msr_entry *entry, struct err *err)
+{
+	static const struct {
+		uint32_t msr, len;
+		uint64_t enable, flags;
+	} areas[] = {
+		{ MSR_PV_SYSTEM_TIME, 32, 1, 1 },	{ MSR_PV_WALL_CLOCK, 12, 0, 0 },
+		{ MSR_PV_STEAL_TIME, 64, 1, 0x3f },	{ MSR_PV_ASYNC_PF, 68, 1, 0x3f },
+		{ MSR_PV_EOI, 4, 1, 3 },
+	};
+	const struct memory *mem = vm_memory(vcpu_vm(vcpu));
+	unsigned int i, k;
+	uint64_t end[2];
+
+	for (i = 0; i < sizeof(areas) / sizeof(areas[0]); i++) {
+		if (areas[i].msr != entry->index || !entry->data ||
+		    (entry->data & areas[i].enable) != areas[i].enable)
+			continue;
+		/* Shorter than a page: its two ends. */
+		end[0] = entry->data & ~areas[i].flags;
+		end[1] = end[0] + areas[i].len - 1;
+		for (k = 0; k < 2; k++)
+			if (memory_is_ram(mem, GPA(end[k]), 1) &&
+			    memory_page_state(mem, gpa_to_gfn(GPA(end[k]))) != PAGE_PRESENT)
+				return err_set(err, -EBADMSG, "vCPU %u: MSR 0x%x names page 0x%llx, which has not come",
+					       vcpu_index(vcpu), entry->index,
+					       (unsigned long long)(end[k] & ~(PAGE_BYTES - 1)));
+	}
+	return 0;
+}
+
 int msr_write(struct vcpu *vcpu, const struct msr_table *table, enum msr_phase phase, struct err *err)
 {
 	struct msr_table *part = calloc(1, sizeof(*part));
 	uint32_t i;
-	int result;
+	int result = 0;
 
 	if (!part)
 		return err_set(err, -ENOMEM, "no memory for MSRs");
-	for (i = 0; i < table->nmsrs; i++)
-		if (msr_phase(table->entries[i].index) == phase)
-			part->entries[part->nmsrs++] = table->entries[i];
+	for (i = 0; i < table->nmsrs && !result; i++) {
+		if (msr_phase(table->entries[i].index) != phase)
+			continue;
+		part->entries[part->nmsrs++] = table->entries[i];
+		result = check_area(vcpu, &table->entries[i], err);
+	}
+	if (result) {
+		free(part);
+		return result;
+	}
 	qsort(part->entries, part->nmsrs, sizeof(part->entries[0]), compare);
 	result = walk(vcpu, part, KVM_SET_MSRS, write_failed, err);
 	free(part);

@@ -153,11 +153,13 @@ class Console:
         rx = re.compile(pattern) if isinstance(pattern, str) else pattern
 
         def found():
+            ended = self.closed         # before the look at the lines: what came last counts
             for i, (_, line) in enumerate(self.lines()[self._seen:], self._seen):
                 match = rx.search(line)
                 if match:
                     self._seen = i + 1
                     return match
+            assert not ended, 'the machine hung up; no %r; the end is %r' % (rx.pattern, self.text()[-1500:])
             return None
         return wait_for(found, timeout, lambda: 'console: no %r; the end is %r' % (rx.pattern, self.text()[-1500:]),
                         every=0.01)
@@ -182,9 +184,13 @@ class Console:
         start = len(self.reports())
 
         def there():
+            ended = self.closed
             self.assert_well()
             new = self.reports()[start:]
-            return new[-1] if new and new[-1][1] >= new[0][1] + more else None
+            if new and new[-1][1] >= new[0][1] + more:
+                return new[-1]
+            assert not ended, 'the machine hung up; the end of the console is %r' % self.text()[-600:]
+            return None
         return wait_for(there, timeout, lambda: 'memcheck does not go on; the end of the console is %r'
                         % self.text()[-600:], every=0.02)
 
@@ -204,9 +210,13 @@ class Console:
 
 class DebianPair(Pair):
     """A Pair whose guest is Debian with memcheck over `mb` MiB of its memory, one worker a vCPU. console: that of a guest
-    which runs already, at the machine given as source."""
+    which runs already, at the machine given as source. async_pf: with KVM's asynchronous page faults a kernel worker
+    waits for a program's page, and the guest's kernel does something else meanwhile, or idles; without them the vCPU
+    itself waits, always."""
 
-    def __init__(self, mb=64, memory='192M', cpus=2, parameters='', passes=1, console=None, **more):
+    def __init__(self, mb=64, memory='192M', cpus=2, parameters='', passes=1, console=None, async_pf=False, **more):
+        if not async_pf:
+            parameters += ' no-kvmapf'
         options = dict(more.pop('source_options', None) or {}, kernel=guest_file('vmlinuz'),
                        options=words('memcheck.mb=%d memcheck.workers=%d memcheck.random=1 %s'
                                      % (mb, cpus, parameters)))

@@ -240,6 +240,27 @@ static void test_gup_does_not_touch_a_page_under_eject(void **unused)
 	memory_free(mem);
 }
 
+static void test_a_bystander_that_enters_during_an_eject_and_leaves_after_it(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *ejected = memory_thread_new(mem, "ejected", 0);
+	struct memory_thread *bystander = memory_thread_new(mem, "bystander", 1);
+
+	(void)unused;
+	memory_thread_enter(ejected);
+	assert_true(memory_eject(ejected, GFN(3)));
+	memory_thread_enter(bystander);
+	assert_true(memory_thread_left(ejected, -EFAULT));
+	/* The eject that took the page from it has ended by now. */
+	assert_true(memory_thread_left(bystander, -EFAULT));
+	/* And the next time nobody is to blame. */
+	memory_thread_enter(bystander);
+	assert_false(memory_thread_left(bystander, -EFAULT));
+	memory_thread_free(ejected);
+	memory_thread_free(bystander);
+	memory_free(mem);
+}
+
 static void test_a_present_page_is_never_ejected_and_efault_is_then_real(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
@@ -427,6 +448,7 @@ int main(void)
 		cmocka_unit_test(test_two_ejected_from_one_page),
 		cmocka_unit_test(test_a_kick_before_the_wait_is_made_up_for),
 		cmocka_unit_test(test_gup_does_not_touch_a_page_under_eject),
+		cmocka_unit_test(test_a_bystander_that_enters_during_an_eject_and_leaves_after_it),
 		cmocka_unit_test(test_a_present_page_is_never_ejected_and_efault_is_then_real),
 		cmocka_unit_test(test_a_long_wait_moves_to_user_space),
 		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_nudge),
