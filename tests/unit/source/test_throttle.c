@@ -130,6 +130,20 @@ static void test_requested_pages_pass_at_once(void **state)
 	assert_true(f->near.fills < 512);
 }
 
+static void test_the_others_pay_for_requested_pages(void **state)
+{
+	struct fixture *f = *state;
+	struct page_source *top;
+	int64_t begin = clock_now_ns();
+
+	start(f, 1000000, 128, &top);
+	assert_int_equal(ask(top, 1, 100), 0);
+	assert_int_equal(far_fill(&f->far, 1, 100), 100);
+	/* 400 KiB less the burst of 64 are to be paid off first. */
+	assert_int_equal(far_fill(&f->far, 201, 1), 1);
+	assert_true(clock_now_ns() - begin >= 340 * NS_PER_MS);
+}
+
 static void test_a_request_frees_the_page_that_is_held(void **state)
 {
 	struct fixture *f = *state;
@@ -196,6 +210,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_the_rate_is_kept),
 		T(test_requested_pages_pass_at_once),
+		T(test_the_others_pay_for_requested_pages),
 		T(test_a_request_frees_the_page_that_is_held),
 		T(test_stop_ends_the_wait_and_drops),
 		T(test_more_requests_than_can_be_noted_are_still_asked),
