@@ -316,3 +316,31 @@ int memory_lose(struct memory *mem, gfn_t gfn)
 		mem->events.lost(mem->events.arg, gfn);
 	return 0;
 }
+
+/* ---- as a sink ---- */
+
+static struct memory *memory_of(struct page_sink *sink)
+{
+	return (struct memory *)(void *)((char *)sink - offsetof(struct memory, sink));
+}
+
+static int64_t sink_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	return memory_fill(memory_of(sink), first, n, data);
+}
+
+static int sink_lose(struct page_sink *sink, gfn_t gfn)
+{
+	return memory_lose(memory_of(sink), gfn);
+}
+
+const struct page_sink_ops memory_sink_ops = {
+	.name = "memory",
+	.fill = sink_fill,
+	.lose = sink_lose,
+};
+
+struct page_sink *memory_sink(struct memory *mem)
+{
+	return &mem->sink;
+}

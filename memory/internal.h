@@ -94,6 +94,7 @@ struct memory {
 
 	pthread_rwlock_t source_lock;
 	struct page_source *source;
+	struct page_sink sink;		/* ours, for sources */
 
 	pthread_mutex_t wait_lock;
 	struct gup_wait *gup_waits;
@@ -147,6 +148,9 @@ void memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled);
 
 /* All gup waits end, all tickets fire; returns when the last sleeper has left gup. */
 void memory_wake_all(struct memory *mem);
+
+/* In fill.c. */
+extern const struct page_sink_ops memory_sink_ops;
 
 /* UFFDIO_WAKE of one page. */
 void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset);

@@ -87,6 +87,7 @@ int memory_new(struct memory **out, const struct memory_range *ranges, unsigned 
 	if (!mem)
 		return err_set(err, -ENOMEM, "no memory for the page states");
 	memory_init_locks(mem);
+	mem->sink.ops = &memory_sink_ops;
 	mem->uffd = -1;
 	mem->stop_fd = -1;
 	mem->way = WAY_OUT_EJECT;

@@ -121,7 +121,7 @@ bool memory_is_late(const struct memory *mem);
 
 /*
  * Attaches the source that is asked from now on; pages that somebody waits for are asked again at
- * once. At most one source is attached. Any thread.
+ * once. At most one source is attached. Any thread. Its answers go to its sink, which is set already.
  */
 void memory_attach(struct memory *mem, struct page_source *source);
 /*
@@ -138,6 +138,9 @@ void memory_detach(struct memory *mem);
 int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data);
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
 int memory_lose(struct memory *mem, gfn_t gfn);
+
+/* The sink that ends here: its fill and lose are the two above. Valid until memory_free. */
+struct page_sink *memory_sink(struct memory *mem);
 
 enum page_state memory_page_state(const struct memory *mem, gfn_t gfn);
 

@@ -301,8 +301,10 @@ static void on_pages(void *arg, const struct frame *frame, const uint8_t *payloa
 		r = err_set(&err, -EBADMSG, "unexpected %s frame from the source (phase %s)",
 			    frame_type_name(frame->type), phase_name(m->in));
 	} else {
+		struct memory *mem = machine_memory(m->machine);
+
 		m->pages_placed = true;
-		r = stream_place(machine_memory(m->machine), frame, payload,
+		r = stream_place(mem, memory_sink(mem), frame, payload,
 				 payload + FRAME_SUMS_BYTES(frame->count), &err);
 	}
 	if (r < 0) {

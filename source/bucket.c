@@ -63,3 +63,14 @@ int64_t bucket_take(struct bucket *bucket, uint64_t bytes, int64_t now_ns)
 	bucket->credit -= bytes < RATE_MAX ? (int64_t)bytes : (int64_t)RATE_MAX;
 	return 0;
 }
+
+void bucket_charge(struct bucket *bucket, uint64_t bytes, int64_t now_ns)
+{
+	int64_t taken = bytes < RATE_MAX ? (int64_t)bytes : (int64_t)RATE_MAX;
+
+	if (!bucket->rate)
+		return;
+	bucket_refill(bucket, now_ns);
+	/* Debt has an end too, that it may not wrap. */
+	bucket->credit = bucket->credit < -(int64_t)RATE_MAX ? bucket->credit : bucket->credit - taken;
+}

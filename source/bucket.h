@@ -21,5 +21,7 @@ void bucket_init(struct bucket *bucket, uint64_t rate, int64_t now_ns);
 void bucket_set_rate(struct bucket *bucket, uint64_t rate, int64_t now_ns);
 /* 0: `bytes` may be sent and are accounted for. Else how many ns to wait before asking again; nothing was taken. */
 int64_t bucket_take(struct bucket *bucket, uint64_t bytes, int64_t now_ns);
+/* `bytes` were sent whatever the credit is: they are accounted for and make debt. */
+void bucket_charge(struct bucket *bucket, uint64_t bytes, int64_t now_ns);
 
 #endif

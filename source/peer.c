@@ -13,7 +13,8 @@
  * A fill may find the page there already: the urgent and the bulk connection race, which is harmless.
  *
  * The bulk's pages are received into a staging area, huge page by huge page, and placed together when it is full or nothing more
- * is at hand: where the kernel can, they are moved into the guest and not copied (memory/stage.h).
+ * is at hand: where the kernel can, they are moved into the guest and not copied (memory/stage.h). With a wrapper between peer
+ * and memory there is no such short cut: every frame's pages go through the sink.
  */
 #include "source/peer.h"
 
@@ -160,6 +161,12 @@ static const struct page_source_ops peer_ops = {
 
 /* ---- receiving ---- */
 
+/* Is memory itself our sink? Then pages can be staged, and we attach and detach ourselves. */
+static bool peer_is_alone(const struct peer *peer)
+{
+	return peer->source.sink == memory_sink(peer->mem);
+}
+
 /* Where one thread puts what it receives. */
 struct inbox {
 	struct stream_reader reader;
@@ -240,7 +247,7 @@ static int receive_pages(struct peer *peer, const struct frame *frame, struct in
 	if (r < 0)
 		return r;
 	if (!stage)
-		return stream_place(peer->mem, frame, inbox->sums, pages, err);
+		return stream_place(peer->mem, peer->source.sink, frame, inbox->sums, pages, err);
 	r = frame_check_pages(frame, inbox->sums, pages, err);
 	if (r < 0)
 		return r;
@@ -266,7 +273,7 @@ static int receive_frame(struct peer *peer, enum wire_channel channel, struct in
 	else if (frame.type == FRAME_MESSAGE)
 		r = err_set(err, -EBADMSG, "a message where only pages belong");
 	else
-		r = stream_place(peer->mem, &frame, NULL, NULL, err);
+		r = stream_place(peer->mem, peer->source.sink, &frame, NULL, NULL, err);
 	if (r < 0)
 		return r;
 	count(&peer->bytes, sizeof(head) + frame.payload_bytes);
@@ -295,7 +302,7 @@ static void *bulk_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "peer-bulk");
 	thread_is_bulk();
-	if (!inbox_init(&inbox, peer, peer->pair.bulk, true, &err))
+	if (!inbox_init(&inbox, peer, peer->pair.bulk, peer_is_alone(peer), &err))
 		while (!bulk_wait(&inbox, &err) && !receive_frame(peer, WIRE_BULK, &inbox, &err))
 			;
 	/* Whole and verified: no reason to ask for it again. */
@@ -370,6 +377,7 @@ int peer_new(struct peer **out, struct memory *mem, struct err *err)
 		return err_set(err, -ENOMEM, "no memory or file descriptor for the migration");
 	}
 	peer->source.ops = &peer_ops;
+	peer->source.sink = memory_sink(mem);
 	peer->mem = mem;
 	peer->dead = true;
 	pthread_mutex_init(&peer->lock, NULL);
@@ -399,7 +407,8 @@ int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *er
 	pthread_mutex_lock(&peer->lock);
 	peer->dead = false;
 	pthread_mutex_unlock(&peer->lock);
-	memory_attach(peer->mem, &peer->source);
+	if (peer_is_alone(peer))
+		memory_attach(peer->mem, &peer->source);
 	return 0;
 }
 
@@ -411,7 +420,8 @@ void peer_stop(struct peer *peer)
 	pthread_mutex_lock(&peer->lock);
 	peer->dead = true;
 	pthread_mutex_unlock(&peer->lock);
-	memory_detach(peer->mem);
+	if (peer_is_alone(peer))
+		memory_detach(peer->mem);
 	shutdown(peer->pair.urgent, SHUT_RDWR);
 	shutdown(peer->pair.bulk, SHUT_RDWR);
 	eventfd_write(peer->wake, 1);
@@ -429,6 +439,11 @@ void peer_free(struct peer *peer)
 	close(peer->wake);
 	free(peer->queue);
 	free(peer);
+}
+
+struct page_source *peer_source(struct peer *peer)
+{
+	return &peer->source;
 }
 
 void peer_stats(const struct peer *peer, struct peer_stats *stats)

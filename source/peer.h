@@ -25,12 +25,18 @@ struct peer_stats {
 
 /* One thread calls these four; mem outlives the peer. */
 int peer_new(struct peer **out, struct memory *mem, struct err *err);
-/* Starts the threads and attaches to memory. pair->lost may be called before this returns. */
+/* Starts the threads and attaches to memory, unless something is stacked on it. pair->lost may be called before this returns. */
 int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *err);
-/* Detaches from memory, shuts the connections down and joins the threads; never waits for the far end. */
+/* Detaches from memory (if it attached), shuts the connections down and joins the threads; never waits for the far end. */
 void peer_stop(struct peer *peer);
 /* Stops as well. */
 void peer_free(struct peer *peer);
+
+/*
+ * To stack something on it, before its first start: its sink is memory's until another is set. Who stacks it attaches the
+ * top to memory, and detaches it. Stopped, or its link lost, it answers requests with -ENOTCONN.
+ */
+struct page_source *peer_source(struct peer *peer);
 
 /* Any thread. */
 void peer_stats(const struct peer *peer, struct peer_stats *stats);

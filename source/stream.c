@@ -119,8 +119,8 @@ int stream_send_bare(int fd, enum frame_type type, gfn_t first, uint32_t n, stru
 	return stream_send(fd, &iov, 1, err);
 }
 
-int stream_place(struct memory *mem, const struct frame *frame, const uint8_t *sums, const uint8_t *pages,
-		 struct err *err)
+int stream_place(struct memory *mem, struct page_sink *sink, const struct frame *frame, const uint8_t *sums,
+		 const uint8_t *pages, struct err *err)
 {
 	int64_t r;
 
@@ -132,13 +132,13 @@ int stream_place(struct memory *mem, const struct frame *frame, const uint8_t *s
 		r = frame_check_pages(frame, sums, pages, err);
 		if (r < 0)
 			return (int)r;
-		r = memory_fill(mem, frame->gfn, frame->count, pages);
+		r = sink->ops->fill(sink, frame->gfn, frame->count, pages);
 		break;
 	case FRAME_ZERO:
-		r = memory_fill(mem, frame->gfn, frame->count, NULL);
+		r = sink->ops->fill(sink, frame->gfn, frame->count, NULL);
 		break;
 	case FRAME_LOST:
-		r = memory_lose(mem, frame->gfn);
+		r = sink->ops->lose(sink, frame->gfn);
 		break;
 	default:
 		return err_set(err, -EBADMSG, "%s frame from the source", frame_type_name(frame->type));

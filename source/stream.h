@@ -56,8 +56,8 @@ int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, str
 /* Sends a frame that is a header only. */
 int stream_send_bare(int fd, enum frame_type type, gfn_t first, uint32_t n, struct err *err);
 
-/* Places a PAGES, ZERO or LOST frame's content in memory, after checking it. */
-int stream_place(struct memory *mem, const struct frame *frame, const uint8_t *sums, const uint8_t *pages,
-		 struct err *err);
+/* Passes a PAGES, ZERO or LOST frame's content on to the sink, after checking it; mem says what RAM is. */
+int stream_place(struct memory *mem, struct page_sink *sink, const struct frame *frame, const uint8_t *sums,
+		 const uint8_t *pages, struct err *err);
 
 #endif

@@ -181,6 +181,9 @@ static void test_every_moment_of_a_cut(void **state)
 
 /* ---- recovery ---- */
 
+/* Bytes a second at which the memory takes a minute and a half: longer than any test keeps a migration open, also on a busy machine. */
+#define TRICKLE (256 << 10)
+
 static void limit(struct world *w, uint64_t bytes_per_second)
 {
 	struct migration_params params;
@@ -211,7 +214,7 @@ static void test_a_resume_may_be_cut_anywhere(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	limit(&w, 1 << 20);
+	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
 	relay_cut_now(w.relay);
@@ -291,7 +294,7 @@ static void test_pause_and_recover_by_command(void **state)
 	NEEDS(&w);
 	snprintf(uri, sizeof(uri), "%s2", w.direct_uri);
 	assert_true(migration_pause(w.from.migration, &err) < 0);
-	limit(&w, 1 << 20);
+	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
 	assert_true(migration_recover(w.to.migration, uri, &err) < 0);
@@ -353,7 +356,7 @@ static void test_silence_is_a_lost_link(void **state)
 	(void)state;
 	NEEDS(&w);
 	timeouts(&w, 400);
-	limit(&w, 1 << 20);
+	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
 	relay_hold(w.relay, true);
@@ -401,7 +404,7 @@ static void test_damage_on_any_connection_loses_the_link_and_nothing_else(void *
 	(void)state;
 	NEEDS(&w);
 	timeouts(&w, 1000);
-	limit(&w, 1 << 20);
+	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	for (i = 0; i < sizeof(where) / sizeof(*where); i++) {
 		until_active(&w);
@@ -475,7 +478,7 @@ static void test_cancel_before_and_after_the_decision(void **state)
 	relay_cut_now(w.relay);
 	relay_hold(w.relay, false);
 	world_until(&w, world_status(&w.to) == MIGRATION_SETUP);
-	limit(&w, 1 << 20);
+	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
 	assert_true(migration_cancel(w.from.migration, &err) < 0);
@@ -531,7 +534,7 @@ static void test_strangers_do_not_disturb(void **state)
 	assert_true(is_told(&w, &other, "no migration that could be resumed"));
 	other.version = 9;
 	assert_true(is_told(&w, &other, "version 9"));
-	limit(&w, 1 << 20);
+	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
 	relay_cut_now(w.relay);
@@ -637,7 +640,7 @@ static void test_over_tcp_and_over_given_descriptors(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, c), 0);
 	snprintf(from, sizeof(from), "fd:%d,%d,%d", a[0], b[0], c[0]);
 	snprintf(to, sizeof(to), "fd:%d,%d,%d", a[1], b[1], c[1]);
-	limit(&w, 1 << 20);
+	limit(&w, TRICKLE);
 	assert_int_equal(migration_incoming(w.to.migration, to, &err), 0);
 	assert_int_equal(migration_outgoing(w.from.migration, from, false, &err), 0);
 	until_active(&w);

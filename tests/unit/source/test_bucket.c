@@ -57,6 +57,24 @@ static void test_rate_is_kept_for_small_and_large_pieces(void **state)
 		}
 }
 
+static void test_a_charge_is_paid_off_by_the_others(void **state)
+{
+	struct bucket bucket;
+	int64_t now = 12345, start = now;
+
+	(void)state;
+	bucket_init(&bucket, 1000000, now);
+	bucket_charge(&bucket, 10000000, now);
+	send_until(&bucket, 4096, &now, now + NS_PER_SEC);
+	while (bucket_take(&bucket, 4096, now))
+		now += NS_PER_MS;
+	/* Ten seconds' worth, less the burst. */
+	assert_in_range((now - start) / NS_PER_MS, 9900, 10001);
+	bucket_init(&bucket, 0, now);
+	bucket_charge(&bucket, UINT64_MAX, now);
+	assert_int_equal(bucket_take(&bucket, 1, now), 0);
+}
+
 static void test_no_limit_never_waits(void **state)
 {
 	struct bucket bucket;
@@ -116,6 +134,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rate_is_kept_for_small_and_large_pieces),
+		cmocka_unit_test(test_a_charge_is_paid_off_by_the_others),
 		cmocka_unit_test(test_no_limit_never_waits),
 		cmocka_unit_test(test_idle_time_is_not_saved_up_beyond_the_burst),
 		cmocka_unit_test(test_change_of_rate_takes_effect),

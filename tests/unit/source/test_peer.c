@@ -20,7 +20,9 @@
 #include "base/clock.h"
 #include "memory/gup.h"
 #include "source/peer.h"
+#include "source/retry.h"
 #include "source/sender.h"
+#include "source/stack.h"
 
 #define LOW_BYTES (UINT64_C(24) << 20)
 #define HIGH_BASE (UINT64_C(1) << 32)
@@ -374,6 +376,68 @@ static void test_links_cut_again_and_again_lose_nothing(void **state)
 	for_each_page(check_page, f->to);
 }
 
+static void stop_peer(void *peer)
+{
+	peer_stop(peer);
+}
+
+/* With a retry between peer and memory the links go and come, and memory need not know. */
+static void test_a_stack_on_peer_bridges_cut_links(void **state)
+{
+	const struct retry_config config = {
+		.deadline_ns = 20 * NS_PER_MS, .deadline_max_ns = 100 * NS_PER_MS, .tries = 1, .pages_max = 64,
+	};
+	struct fixture *f = *state;
+	struct reader reader[3];
+	struct memory_stats stats;
+	struct stack *stack;
+	struct layer *layer;
+	struct retry *retry;
+	struct retry_stats retried;
+	int round;
+
+	NEEDS(f);
+	assert_int_equal(retry_new(&retry, &config, NULL), 0);
+	layer = retry_layer(retry);
+	assert_int_equal(stack_new(&stack, memory_sink(f->to), &layer, 1, peer_source(f->peer), NULL), 0);
+	assert_int_equal(stack_own(stack, stop_peer, NULL, f->peer), 0);
+	memory_attach(f->to, stack_top(stack));
+	readers_start(reader, 3, f);
+	/* Nobody is there yet. */
+	do
+		retry_stats(retry, &retried);
+	while (!retried.again);
+	for (round = 0; round < 4; round++) {
+		uint64_t had;
+
+		sender_limit(f->sender, 4000000);
+		memory_stats(f->to, &stats);
+		had = stats.filled;
+		start_peer(f);
+		start_sender(f);
+		do
+			memory_stats(f->to, &stats);
+		while (stats.filled < had + 200 && stats.missing > 0);
+		shutdown(f->fd_to[round & 1], SHUT_RDWR);
+		peer_stop(f->peer);
+		sender_stop(f->sender);
+		fixture_close(f);
+		fixture_connect(f);
+		remark(f);
+	}
+	sender_limit(f->sender, 0);
+	start_peer(f);
+	start_sender(f);
+	news_wait(&f->at_to, f->at_to.complete);
+	readers_join(reader, 3);
+	for_each_page(check_page, f->to);
+	retry_stats(retry, &retried);
+	assert_true(retried.asked > 0);
+	assert_int_equal(retried.lost, 0);
+	memory_detach(f->to);
+	stack_free(stack);
+}
+
 static void test_a_cut_is_reported_once_with_its_connection(void **state)
 {
 	struct fixture *f = *state;
@@ -552,6 +616,7 @@ int main(void)
 		T(test_all_pages_arrive_while_threads_read),
 		T(test_urgent_pages_do_not_wait_for_a_limited_bulk),
 		T(test_links_cut_again_and_again_lose_nothing),
+		T(test_a_stack_on_peer_bridges_cut_links),
 		T(test_a_cut_is_reported_once_with_its_connection),
 		T(test_garbage_from_the_source_is_refused),
 		T(test_garbage_from_the_destination_is_refused),

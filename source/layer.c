@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "source/layer.h"
+
+#include <signal.h>
+
+#include "base/clock.h"
+
+void layer_init(struct layer *layer, const struct page_source_ops *source, const struct page_sink_ops *sink,
+		const struct layer_ops *ops)
+{
+	layer->source = (struct page_source){ .ops = source };
+	layer->sink = (struct page_sink){ .ops = sink };
+	layer->below = NULL;
+	layer->ops = ops;
+	atomic_init(&layer->stopped, false);
+}
+
+void layer_put_on(struct layer *layer, struct page_source *below)
+{
+	layer->below = below;
+	below->sink = &layer->sink;
+}
+
+void layer_stop(struct layer *layer)
+{
+	/* Sequentially consistent: a wait either sees it, or is seen by who wakes under the wait's lock. */
+	if (!atomic_exchange(&layer->stopped, true) && layer->ops->stop)
+		layer->ops->stop(layer);
+}
+
+void layer_cond_init(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+void layer_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns)
+{
+	struct timespec until;
+
+	if (until_ns == INT64_MAX) {
+		pthread_cond_wait(cond, lock);
+	} else {
+		until = clock_to_timespec(until_ns);
+		pthread_cond_timedwait(cond, lock, &until);
+	}
+}
+
+int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg, struct err *err)
+{
+	sigset_t all, old;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(thread, NULL, fn, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r)
+		return err_errno(err, -r, "starting the thread \"%s\"", name);
+	pthread_setname_np(*thread, name);
+	return 0;
+}

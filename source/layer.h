@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What every wrapper of a page source begins with: a source to what is above it (towards memory), a sink to what is below it
+ * (towards where pages come from), and how it is stopped. docs/sources.md tells how wrappers are stacked.
+ *
+ *     memory  --request-->  layer  --request-->  layer  --request-->  source
+ *             <--fill, lose--      <--fill, lose--      <--fill, lose--
+ *
+ * Rules for a layer: request() never sleeps; no lock is held across a call to the neighbours; whatever waits is
+ * ended by stop(). Once stopped, request() says -ENOTCONN, and what comes from below is dropped (those pages are as
+ * missing as before).
+ */
+#ifndef POSTERN_SOURCE_LAYER_H
+#define POSTERN_SOURCE_LAYER_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/err.h"
+#include "memory/page_source.h"
+
+struct layer;
+
+struct layer_ops {
+	/* Ends every wait inside the layer and joins its thread; `stopped` is set already. NULL: nothing to do. */
+	void (*stop)(struct layer *layer);
+	/* Only when stopped, and nobody above or below calls any more. */
+	void (*free)(struct layer *layer);
+};
+
+/* First member of each wrapper. */
+struct layer {
+	struct page_source source;	/* what is above asks here; source.sink is where answers go */
+	struct page_sink sink;		/* what is below answers here */
+	struct page_source *below;
+	const struct layer_ops *ops;
+	_Atomic bool stopped;
+};
+
+void layer_init(struct layer *layer, const struct page_source_ops *source, const struct page_sink_ops *sink,
+		const struct layer_ops *ops);
+/* The layer asks `below`, which answers to the layer. Before the first request. */
+void layer_put_on(struct layer *layer, struct page_source *below);
+/* Any thread, more than once as well. */
+void layer_stop(struct layer *layer);
+
+static inline struct layer *layer_of_sink(struct page_sink *sink)
+{
+	return (struct layer *)(void *)((char *)sink - offsetof(struct layer, sink));
+}
+
+static inline bool layer_is_stopped(struct layer *layer)
+{
+	return atomic_load(&layer->stopped);
+}
+
+/* Passes on what the layer was asked, or answered; after stop as told above. */
+static inline int layer_ask(struct layer *layer, gfn_t first, uint64_t n)
+{
+	return layer_is_stopped(layer) ? -ENOTCONN : layer->below->ops->request(layer->below, first, n);
+}
+
+static inline int64_t layer_fill(struct layer *layer, gfn_t first, uint64_t n, const void *data)
+{
+	struct page_sink *sink = layer->source.sink;
+
+	return layer_is_stopped(layer) ? 0 : sink->ops->fill(sink, first, n, data);
+}
+
+static inline int layer_lose(struct layer *layer, gfn_t gfn)
+{
+	struct page_sink *sink = layer->source.sink;
+
+	return layer_is_stopped(layer) ? 0 : sink->ops->lose(sink, gfn);
+}
+
+/* The i-th page of a fill's data, or NULL: it is zero. */
+static inline const uint8_t *fill_page(const void *data, uint64_t i)
+{
+	return data ? (const uint8_t *)data + i * PAGE_BYTES : NULL;
+}
+
+/* Statistics order nothing. */
+static inline void layer_count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static inline uint64_t layer_counted(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+/* The i-th of the pseudo-random numbers that belong to a seed (splitmix64). */
+static inline uint64_t random_at(uint64_t seed, uint64_t i)
+{
+	uint64_t x = seed + (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
+
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return x ^ x >> 31;
+}
+
+/* A condition that waits by CLOCK_MONOTONIC, and a wait for it that ends at until_ns (INT64_MAX: never) at the latest. */
+void layer_cond_init(pthread_cond_t *cond);
+void layer_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns);
+
+/* A thread without signals: they are for the main thread and the vCPUs. */
+int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg, struct err *err);
+
+#endif

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "ends.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int far_request(struct page_source *source, gfn_t first, uint64_t n)
+{
+	struct far *far = (struct far *)source;
+	int answer = atomic_load(&far->answer);
+	uint64_t i;
+
+	for (i = 0; i < n && !answer; i++)
+		atomic_fetch_add(&far->asked[first.v + i], 1);
+	atomic_store(&far->last, first.v + n - 1);
+	atomic_fetch_add(&far->requests, 1);
+	return answer;
+}
+
+static const struct page_source_ops far_ops = { .name = "far", .request = far_request };
+
+void far_init(struct far *far)
+{
+	memset((void *)far, 0, sizeof(*far));
+	far->source.ops = &far_ops;
+}
+
+void ends_page(uint8_t *page, uint64_t gfn)
+{
+	uint64_t i, word;
+
+	for (i = 0; i < PAGE_BYTES / 8; i++) {
+		word = gfn % 4 ? gfn * UINT64_C(0x9e3779b97f4a7c15) + i : 0;
+		memcpy(page + i * 8, &word, 8);
+	}
+}
+
+static int64_t near_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	struct near *near = (struct near *)sink;
+	int answer = atomic_load(&near->answer);
+	uint8_t should[PAGE_BYTES];
+	static const uint8_t zeros[PAGE_BYTES];
+	unsigned int order;
+	int64_t fresh = 0;
+	uint64_t i;
+
+	order = atomic_fetch_add(&near->fills, 1) + 1;
+	if (answer < 0)
+		return answer;
+	for (i = 0; i < n; i++) {
+		ends_page(should, first.v + i);
+		if (memcmp(data ? (const uint8_t *)data + i * PAGE_BYTES : zeros, should, PAGE_BYTES))
+			atomic_fetch_add(&near->wrong, 1);
+		fresh += !atomic_fetch_add(&near->filled[first.v + i], 1);
+		atomic_store(&near->order[first.v + i], order);
+	}
+	return fresh;
+}
+
+static int near_lose(struct page_sink *sink, gfn_t gfn)
+{
+	struct near *near = (struct near *)sink;
+
+	atomic_fetch_add(&near->lost[gfn.v], 1);
+	atomic_fetch_add(&near->losses, 1);
+	return 0;
+}
+
+static const struct page_sink_ops near_ops = { .name = "near", .fill = near_fill, .lose = near_lose };
+
+void near_init(struct near *near)
+{
+	memset((void *)near, 0, sizeof(*near));
+	near->sink.ops = &near_ops;
+}
+
+int64_t far_fill_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wrong)
+{
+	struct page_sink *sink = far->source.sink;
+	uint8_t *pages = malloc(n * PAGE_BYTES);
+	int64_t r;
+	uint64_t i;
+
+	assert_non_null(pages);
+	for (i = 0; i < n; i++)
+		ends_page(pages + i * PAGE_BYTES, first + i);
+	if (wrong >= first && wrong < first + n)
+		pages[(wrong - first) * PAGE_BYTES + 77] ^= 4;
+	r = sink->ops->fill(sink, GFN(first), n, n == 1 && first % 4 == 0 && wrong != first ? NULL : pages);
+	free(pages);
+	return r;
+}
+
+int64_t far_fill(struct far *far, uint64_t first, uint64_t n)
+{
+	return far_fill_wrong(far, first, n, UINT64_MAX);
+}
+
+int far_lose(struct far *far, uint64_t gfn)
+{
+	return far->source.sink->ops->lose(far->source.sink, GFN(gfn));
+}
+
+void wait_a_little(void)
+{
+	usleep(100);
+}
