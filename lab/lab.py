@@ -9,12 +9,14 @@
 """
 
 import argparse
+import contextlib
 import fcntl
 import os
 import pathlib
 import shutil
 import signal
 import sys
+import threading
 import time
 
 import host
@@ -126,6 +128,33 @@ def write_all(fd):
     return write
 
 
+class Stuck(LabError):
+    """A processor of the lab stands still, and not because of what runs on it."""
+
+
+@contextlib.contextmanager
+def ended_when_stuck(lab, seen):
+    """Ends the lab when its kernel says again that a processor does not come out of the kernel."""
+    done, stuck = threading.Event(), threading.Event()
+
+    def watch():
+        while not done.wait(5):
+            if sum("soft lockup" in line for line in lab.complaints()[seen:]) >= 2:
+                stuck.set()
+                os.kill(lab.state["pid"], signal.SIGKILL)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except LabError as error:
+        raise Stuck(str(error)) if stuck.is_set() else error
+    finally:
+        done.set()
+        watcher.join()
+
+
 def run_in(lab, options):
     """The command, then the files; the command's exit code."""
     argv = options.command
@@ -135,7 +164,8 @@ def run_in(lab, options):
     stdin = open(0, "rb", buffering=0, closefd=False) if options.stdin else None
     seen = len(lab.complaints())
     try:
-        code = lab.execute(argv, write_all(1), write_all(2), stdin, options.timeout, env=env)
+        with ended_when_stuck(lab, seen):
+            code = lab.execute(argv, write_all(1), write_all(2), stdin, options.timeout, env=env)
     except CommandTimeout:
         say("the command did not end in %g s" % options.timeout)
         code = EXIT_TIMEOUT
@@ -161,11 +191,18 @@ def do_run(options):
                 if not new:
                     lab.push(str(TOP), options.build)
                 return run_in(lab, options)
-    lab = boot(options, place)
-    try:
-        return run_in(lab, options)
-    finally:
-        lab.stop()
+    for again in (True, False):
+        lab = boot(options, place)
+        try:
+            return run_in(lab, options)
+        except Stuck:
+            # See hold_vm in root/agent.py: the emulation's doing. Once is bad luck, twice is something else.
+            if not again:
+                raise
+            say("a processor of the lab got stuck (soft lockup); once more, from the start")
+        finally:
+            lab.stop()
+    raise AssertionError("not reached")
 
 
 def do_up(options):

@@ -26,6 +26,12 @@ import threading
 
 CGROUPS = "/sys/fs/cgroup"
 KVM_CREATE_VM = 0xae01
+KVM_CREATE_VCPU = 0xae41
+KVM_CREATE_IRQCHIP = 0xae60
+SREGS_BYTES = 312                   # struct kvm_sregs
+SREGS_APIC_BASE = 272
+KVM_GET_SREGS = 0x80000000 | SREGS_BYTES << 16 | 0xae83
+KVM_SET_SREGS = 0x40000000 | SREGS_BYTES << 16 | 0xae84
 PORT = 5000
 
 
@@ -158,10 +164,16 @@ def handle(sock, number, token):
 
 def hold_vm():
     """Creates a VM that lives as long as the agent. With the first VM and after the last one the kernel patches the
-    scheduler's code (the static branch of KVM's preemption notifiers). QEMU's emulation may go on with what another
-    processor had there for a moment, a breakpoint, and then that processor takes it for ever, interrupts off. With this VM
-    there, the code stays as it is."""
-    return fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), KVM_CREATE_VM, 0)
+    scheduler's code (the static branch of KVM's preemption notifiers), and KVM's with the first and last vCPU whose APIC
+    is disabled by software or by hardware. QEMU's emulation may go on with what another processor had there for a moment, a
+    breakpoint, and then that processor takes it for ever. With this VM and its vCPU there, the code stays as it is."""
+    vm = fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), KVM_CREATE_VM, 0)
+    fcntl.ioctl(vm, KVM_CREATE_IRQCHIP, 0)
+    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)     # disabled by software until it runs, which it never does
+    sregs = bytearray(SREGS_BYTES)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, sregs)
+    sregs[SREGS_APIC_BASE + 1] &= ~0x08            # bit 11: disabled by hardware, too
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, sregs)
 
 
 def main():
