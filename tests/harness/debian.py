@@ -217,6 +217,9 @@ class DebianPair(Pair):
     def __init__(self, mb=64, memory='192M', cpus=2, parameters='', passes=1, console=None, async_pf=False, **more):
         if not async_pf:
             parameters += ' no-kvmapf'
+        # A vCPU that waits for a page for 20 s looks to the guest like one that is stuck, which it is. Tests cut links for about as
+        # long, and look for anything that the guest's kernel complains of.
+        parameters += ' watchdog_thresh=60'
         options = dict(more.pop('source_options', None) or {}, kernel=guest_file('vmlinuz'),
                        options=words('memcheck.mb=%d memcheck.workers=%d memcheck.random=1 %s'
                                      % (mb, cpus, parameters)))
