@@ -72,11 +72,15 @@ def postcopy(bench, vmm, memory_mib=1024, mode='g', cpus=1, verify=True):
     """A guest that walks all the time is migrated: faults, longest stall, total time, walk after, resident memory."""
     clock, note = bench.clock, bench.figures.note
     name = '%s_%s' % (MODES[mode], size_name(memory_mib)) + ('_%dcpus' % cpus if cpus > 1 else '')
-    src, guest = _start(bench, vmm, memory_mib, cpus)
-    with contextlib.closing(src), contextlib.closing(vmm.destination(memory_mib, cpus)) as dst:
+    with contextlib.ExitStack() as stack:
+        warm = stack.enter_context(contextlib.closing(bench.warm(memory_mib)))
+        src, guest = _start(bench, vmm, memory_mib, cpus)
+        stack.callback(src.close)
+        dst = stack.enter_context(contextlib.closing(vmm.destination(memory_mib, cpus)))
         vmm.prepare(src, dst)
         guest.walk(mode)
         before = _walk_cost(guest)
+        warm.release()
         guest.reset()
         start = vmm.migrate(src, dst)
         running = vmm.resumed(dst)
@@ -137,10 +141,14 @@ def floor_faults(bench, floor, where, name=None, mode='g', note_walk=False):
 
 def capped(bench, vmm, memory_mib=1024, hold=HOLD):
     """The same with the bulk held to CAP: the guest walks for a while, is stopped, and what it saw is taken."""
-    src, guest = _start(bench, vmm, memory_mib)
-    with contextlib.closing(src), contextlib.closing(vmm.destination(memory_mib)) as dst:
+    with contextlib.ExitStack() as stack:
+        warm = stack.enter_context(contextlib.closing(bench.warm(memory_mib)))
+        src, guest = _start(bench, vmm, memory_mib)
+        stack.callback(src.close)
+        dst = stack.enter_context(contextlib.closing(vmm.destination(memory_mib)))
         vmm.prepare(src, dst)
         guest.walk('g')
+        warm.release()
         guest.reset()
         vmm.migrate(src, dst, CAP)
         vmm.resumed(dst)
@@ -162,9 +170,13 @@ def blackout(bench, vmm, memory_mib, fill=0, go_on=False):
     the source's pause to the end of the first round of its loop at the destination. go_on: then it walks until all has come.
     """
     note, size = bench.figures.note, size_name(memory_mib)
-    src, guest = _start(bench, vmm, memory_mib, fill=fill)
-    with contextlib.closing(src), contextlib.closing(vmm.destination(memory_mib)) as dst:
+    with contextlib.ExitStack() as stack:
+        warm = stack.enter_context(contextlib.closing(bench.warm(memory_mib if go_on else 0)))
+        src, guest = _start(bench, vmm, memory_mib, fill=fill)
+        stack.callback(src.close)
+        dst = stack.enter_context(contextlib.closing(vmm.destination(memory_mib)))
         vmm.prepare(src, dst)
+        warm.release()
         guest.reset()
         vmm.migrate(src, dst, TRICKLE)
         vmm.resumed(dst)

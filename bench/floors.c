@@ -4,7 +4,7 @@
  * floors.c - what a late page costs at least, on this host: the measuring rod of bench/bench, which runs this program.
  *
  *	floors tsc			frequency of the TSC, in kHz
- *	floors warm MIB			touches that much memory, so that the host has it
+ *	floors hold MIB			touches that much memory and holds it until its input ends
  *	floors rates			GB/s of UFFDIO_COPY, UFFDIO_MOVE, a TCP stream over the loopback
  *	floors kick WAY N CPUS		us to pause vCPUs that wait for a page, N times; WAY: kernel or eject
  *	floors serve ...		the bare guest over raw userfaultfd; see floor_guest.c
@@ -145,24 +145,26 @@ static int print_tsc(void)
 	return 0;
 }
 
-/* By huge pages and by small ones: a kernel that has handed out the one may have to find the other first. */
-static int warm(uint64_t bytes)
+/* Touches that much memory, says so, and holds it until its input ends. */
+static int hold(uint64_t bytes)
 {
-	int64_t start = clock_now_ns();
 	uint8_t *p = floor_map(bytes, false);
 	uint64_t i;
+	char c;
 
 	madvise(p, bytes, MADV_HUGEPAGE);
 	for (i = 0; i < bytes; i += PAGE_BYTES)
 		p[i] = 1;
-	munmap(p, bytes);
-	printf("%.1f\n", (double)(clock_now_ns() - start) / 1e9);
+	puts("ready");
+	fflush(stdout);
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
 	return 0;
 }
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: floors tsc | warm MIB | rates | kick kernel|eject N CPUS |\n"
+	fprintf(stderr, "usage: floors tsc | hold MIB | rates | kick kernel|eject N CPUS |\n"
 			"       floors serve KERNEL MIB SERIAL-FD VCPU-CPU HANDLER-CPU\n");
 	return 2;
 }
@@ -174,8 +176,8 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (!strcmp(what, "tsc"))
 		return print_tsc();
-	if (!strcmp(what, "warm") && argc == 3)
-		return warm((strtoull(argv[2], NULL, 10) << 20) & ~(HUGE_BYTES - 1));
+	if (!strcmp(what, "hold") && argc == 3)
+		return hold((strtoull(argv[2], NULL, 10) << 20) & ~(HUGE_BYTES - 1));
 	if (!strcmp(what, "rates"))
 		return floor_rates(argc - 1, argv + 1);
 	if (!strcmp(what, "kick") && argc == 5)

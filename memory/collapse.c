@@ -15,7 +15,6 @@
 #include "base/thread.h"
 #include "memory/internal.h"
 
-#define COLLAPSE_ZEROS_MAX 64
 #define COLLAPSE_PAUSE_SHARE 4	/* a pause of a quarter of the time that each takes */
 
 /* Newer than some C libraries: Linux' include/uapi/asm-generic/mman-common.h. */
@@ -27,7 +26,7 @@ static bool collapse_wanted(struct memory *mem, unsigned int region, uint64_t hu
 {
 	struct huge_note *note = &mem->huge[region][huge];
 
-	return !atomic_load(&note->whole) && atomic_load(&note->zeros) <= COLLAPSE_ZEROS_MAX;
+	return !atomic_load(&note->whole) && atomic_load(&note->zeros) <= MEMORY_HUGE_ZEROS_MAX;
 }
 
 /* Collapses one, and yields. False: it could not be; when the first cannot, this kernel does not know how. */

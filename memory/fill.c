@@ -4,17 +4,13 @@
 // Pages come in: UFFDIO_COPY makes them visible whole and in one step, then their bytes become PRESENT, then whoever
 // waits in gup or has a ticket is woken (UFFDIO_COPY itself wakes those who wait inside the kernel).
 //
-// Data that a source has put into a staging area is moved instead of copied, where the kernel can (UFFDIO_MOVE, Linux 6.8): a
-// whole huge page changes hands in one step, and KVM maps it as one.
+// All that happens in a huge page happens under its lock: whole huge pages take the place of small ones there (stage.c).
 #include <errno.h>
 #include <linux/userfaultfd.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
 #include "base/log.h"
 #include "memory/internal.h"
-#include "memory/stage.h"
 
 /* Newer than Debian 12's headers: Linux' include/uapi/linux/userfaultfd.h. */
 #ifndef UFFDIO_MOVE
@@ -25,11 +21,14 @@ struct uffdio_move {
 #define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
 #endif
 
-/* Where pages come from. */
-struct fill_data {
-	uint8_t *pages;		/* of the first page filled; NULL: zeros */
-	bool move;		/* they lie in a staging area, and may be taken away */
-};
+pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint64_t offset)
+{
+	uint64_t huge = (mem->region[region].first.v + offset) / HUGE_PAGES;
+	pthread_mutex_t *lock = &mem->huge_lock[huge % MEMORY_HUGE_LOCKS];
+
+	pthread_mutex_lock(lock);
+	return lock;
+}
 
 static int64_t fill_move(struct memory *mem, uint64_t to, uint64_t n, uint8_t *pages)
 {
@@ -40,12 +39,7 @@ static int64_t fill_move(struct memory *mem, uint64_t to, uint64_t n, uint8_t *p
 	return move.move > 0 ? move.move / (int64_t)PAGE_BYTES : -errno;
 }
 
-/*
- * Copies (or zero-fills) up to n pages at offset. Returns how many pages came in (perhaps fewer than asked), or a negative
- * errno of the first page: -EEXIST the kernel has it already, -ENOENT the range is cut by an eject's mprotect.
- */
-static int64_t fill_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
-			   struct fill_data *from)
+int64_t memory_fill_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct fill_data *from)
 {
 	uint64_t to = (uintptr_t)mem->region[region].host + offset * PAGE_BYTES;
 	int64_t done;
@@ -77,21 +71,14 @@ static int64_t fill_kernel(struct memory *mem, unsigned int region, uint64_t off
 	return done > 0 ? done / (int64_t)PAGE_BYTES : -errno;
 }
 
-/* Remembers how a huge page came to be: whole, or how much of it is zero; memory_collapse asks later. */
-static void fill_note(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const struct fill_data *from)
+/* Remembers how much of a huge page is zero; memory_collapse asks later. */
+static void fill_note_zeros(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
 {
-	struct huge_note *note = &mem->huge[region][offset / HUGE_PAGES];
-
-	if (from->move && n == HUGE_PAGES)
-		atomic_store_explicit(&note->whole, true, memory_order_relaxed);
-	for (; !from->pages && n; offset++, n--)
-		/* Statistics order nothing. */
-		atomic_fetch_add_explicit(&mem->huge[region][offset / HUGE_PAGES].zeros, 1,
-					  memory_order_relaxed);
+	/* Statistics order nothing. */
+	atomic_fetch_add_explicit(&mem->huge[region][offset / HUGE_PAGES].zeros, (uint16_t)n, memory_order_relaxed);
 }
 
-/* [offset, offset + n) is in: the bytes become PRESENT and waiters are woken. Returns how many were new. */
-static uint64_t fill_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
+uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
 {
 	uint64_t i, fresh = 0, requested = 0, lost = 0;
 	bool waited = false;
@@ -135,6 +122,13 @@ static void fill_complete(struct memory *mem)
 		mem->events.complete(mem->events.arg);
 }
 
+void memory_count_fresh(struct memory *mem, uint64_t fresh)
+{
+	/* The one that takes the count to zero, and no other, completes. */
+	if (fresh && atomic_fetch_sub(&mem->n_missing, fresh) == fresh)
+		fill_complete(mem);
+}
+
 /* Fills [offset, offset + n), none of which was PRESENT a moment ago. Adds to *fresh what came in, also with an error. */
 static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
 			struct fill_data from, int64_t *fresh)
@@ -149,10 +143,11 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 		at = from;
 		if (at.pages)
 			at.pages += i * PAGE_BYTES;
-		got = fill_kernel(mem, region, offset + i, batch, &at);
+		got = memory_fill_kernel(mem, region, offset + i, batch, &at);
 		if (got > 0) {
-			fill_note(mem, region, offset + i, (uint64_t)got, &at);
-			*fresh += (int64_t)fill_publish(mem, region, offset + i, (uint64_t)got);
+			if (!at.pages)
+				fill_note_zeros(mem, region, offset + i, (uint64_t)got);
+			*fresh += (int64_t)memory_publish(mem, region, offset + i, (uint64_t)got);
 			i += (uint64_t)got;
 			continue;
 		}
@@ -160,12 +155,9 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 		case -EAGAIN:		/* the memory map is changing: again */
 			break;
 		case -EEXIST:
-			/*
-			 * Another filler has it in the kernel and is about to publish it. Published here as well: a
-			 * page that the kernel has is whole, and its waiters are not left to the other one.
-			 */
+			/* The kernel has it and it is not published: whole all the same, and its waiters are not left alone. */
 			memory_wake_kernel(mem, region, offset + i);
-			*fresh += (int64_t)fill_publish(mem, region, offset + i, 1);
+			*fresh += (int64_t)memory_publish(mem, region, offset + i, 1);
 			i++;
 			break;
 		case -ENOENT:
@@ -186,125 +178,64 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 	return 0;
 }
 
-static int64_t fill(struct memory *mem, gfn_t first, uint64_t n, struct fill_data from)
+/* Fills [offset, offset + n) of one huge page, around what is PRESENT. */
+static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages, int64_t *fresh)
 {
+	pthread_mutex_t *lock = memory_huge_lock(mem, region, offset);
+	uint64_t i = 0, start;
+	int r = 0;
+
+	while (i < n && !r) {
+		for (start = i; i < n; i++)
+			if (state_of(state_load(&mem->state[region][offset + i])) == PAGE_PRESENT)
+				break;
+		if (i > start)
+			r = fill_run(mem, region, offset + start, i - start, (struct fill_data){
+				/* Only a staging area's pages are ever taken away. */
+				.pages = pages ? (uint8_t *)(uintptr_t)pages + start * PAGE_BYTES : NULL,
+			}, fresh);
+		else
+			i++;
+	}
+	pthread_mutex_unlock(lock);
+	return r;
+}
+
+int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data)
+{
+	uint64_t offset, i, part;
 	unsigned int region;
-	uint64_t offset, i, start;
-	int64_t got = 0, fresh = 0;
+	int64_t fresh = 0;
+	int r = 0;
 
 	if (!memory_find(mem, first, n, &region, &offset))
 		return -EFAULT;
 	if (mem->uffd < 0)
 		return 0;
-	for (i = 0; i < n && got >= 0;) {
-		for (start = i; i < n; i++)
-			if (state_of(state_load(&mem->state[region][offset + i])) == PAGE_PRESENT)
-				break;
-		if (i > start) {
-			got = fill_run(mem, region, offset + start, i - start,
-				       (struct fill_data){
-					       .pages = from.pages ? from.pages + start * PAGE_BYTES : NULL,
-					       .move = from.move,
-				       }, &fresh);
-		}
-		for (; got >= 0 && i < n; i++)
-			if (state_of(state_load(&mem->state[region][offset + i])) != PAGE_PRESENT)
-				break;
+	for (i = 0; i < n && !r; i += part) {
+		part = HUGE_PAGES - (offset + i) % HUGE_PAGES;
+		part = part < n - i ? part : n - i;
+		r = fill_huge(mem, region, offset + i, part, data ? (const uint8_t *)data + i * PAGE_BYTES : NULL, &fresh);
 	}
-	if (fresh > 0) {
-		/* The one that takes the count to zero, and no other, completes. */
-		if (atomic_fetch_sub(&mem->n_missing, (uint64_t)fresh) == (uint64_t)fresh)
-			fill_complete(mem);
-	}
-	if (got >= 0)
-		count_add(&mem->n_duplicates, n - (uint64_t)fresh);
-	return got < 0 ? got : fresh;
-}
-
-int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data)
-{
-	/* Only pages of a staging area are ever taken away. */
-	return fill(mem, first, n, (struct fill_data){ .pages = (uint8_t *)(uintptr_t)data });
-}
-
-/* ---- staging areas ---- */
-
-struct memory_stage {
-	struct memory *mem;
-	uint8_t *map;		/* twice a huge page, so that one lies inside at its boundary */
-	uint8_t *area;
-};
-
-/* Fresh, untouched memory at the area: the next touch brings a whole huge page. */
-static int stage_renew(struct memory_stage *stage)
-{
-	if (mmap(stage->area, HUGE_BYTES, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-		return -errno;
-	madvise(stage->area, HUGE_BYTES, MADV_HUGEPAGE);
-	return 0;
-}
-
-int memory_stage_new(struct memory_stage **out, struct memory *mem, struct err *err)
-{
-	struct memory_stage *stage = calloc(1, sizeof(*stage));
-
-	if (!stage)
-		return err_set(err, -ENOMEM, "no memory to receive pages");
-	stage->mem = mem;
-	stage->map = mmap(NULL, 2 * HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (stage->map == MAP_FAILED) {
-		free(stage);
-		return err_set(err, -ENOMEM, "no memory to receive pages");
-	}
-	stage->area = stage->map + (HUGE_BYTES - (uintptr_t)stage->map % HUGE_BYTES) % HUGE_BYTES;
-	if (stage_renew(stage) < 0) {
-		memory_stage_free(stage);
-		return err_set(err, -ENOMEM, "no memory to receive pages");
-	}
-	*out = stage;
-	return 0;
-}
-
-void memory_stage_free(struct memory_stage *stage)
-{
-	if (!stage)
-		return;
-	munmap(stage->map, 2 * HUGE_BYTES);
-	free(stage);
-}
-
-uint8_t *memory_stage_at(struct memory_stage *stage, gfn_t gfn)
-{
-	return stage->area + gfn.v % HUGE_PAGES * PAGE_BYTES;
-}
-
-int64_t memory_fill_staged(struct memory_stage *stage, gfn_t first, uint64_t n)
-{
-	struct memory *mem = stage->mem;
-	struct fill_data from = { .pages = memory_stage_at(stage, first) };
-	int64_t r;
-
-	if (!n || n > HUGE_PAGES - first.v % HUGE_PAGES)
-		return -EFAULT;
-	/* A part is copied: moved, it would leave an area that only gets small pages, and renewing that costs more. */
-	from.move = mem->can_move && n == HUGE_PAGES;
-	r = fill(mem, first, n, from);
-	/* Moved in one piece it left nothing behind. In several, around pages that were there: begin anew. */
-	if (from.move && r != (int64_t)HUGE_PAGES && stage_renew(stage) < 0)
-		return -ENOMEM;
-	return r;
+	memory_count_fresh(mem, (uint64_t)fresh);
+	if (r < 0)
+		return r;
+	count_add(&mem->n_duplicates, n - (uint64_t)fresh);
+	return fresh;
 }
 
 int memory_lose(struct memory *mem, gfn_t gfn)
 {
+	pthread_mutex_t *lock;
 	unsigned int region;
 	uint64_t offset;
 	uint8_t old;
 
 	if (!memory_find(mem, gfn, 1, &region, &offset))
 		return -EFAULT;
+	lock = memory_huge_lock(mem, region, offset);
 	old = state_set_lost(&mem->state[region][offset]);
+	pthread_mutex_unlock(lock);
 	if (state_of(old) == PAGE_PRESENT || state_of(old) == PAGE_LOST)
 		return 0;
 	if (state_of(old) == PAGE_REQUESTED)

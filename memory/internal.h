@@ -5,6 +5,8 @@
  *
  * Locks, in their order:
  *   map_lock    (rwlock) the set of regions, and whether they are watched
+ *   huge_lock   (mutex, of a huge page) the right to bring pages into it; held across UFFDIO_COPY and the like, which do not
+ *                        wait for pages
  *   source_lock (rwlock) which source is attached; shared around its request(), so that detach can wait for that
  *   wait_lock   (mutex)  who waits: gup waits, tickets, the `waits` of threads and strangers
  *   eject_lock  (mutex)  who is inside KVM_RUN, which pages are being ejected; held across mprotect and UFFDIO_WAKE,
@@ -61,6 +63,11 @@ struct memory_thread {
 	uint64_t entered_at;		/* eject_seq when KVM_RUN was entered */
 };
 
+/* A huge page with more zero pages than this stays in pieces: they cost no memory as they are, and would cost 2 MiB. */
+#define MEMORY_HUGE_ZEROS_MAX 64
+/* Huge pages share this many locks. */
+#define MEMORY_HUGE_LOCKS 64
+
 /* How the pages of one huge page came. */
 struct huge_note {
 	_Atomic bool whole;		/* moved in one piece: it is huge already */
@@ -84,6 +91,8 @@ struct memory {
 	/* Watching. Set by memory_watch; uffd is -1 otherwise. */
 	int uffd;
 	bool can_move;			/* UFFDIO_MOVE */
+	_Atomic bool can_mend;		/* a huge page can take the place of small ones (stage.c) */
+	pthread_mutex_t huge_lock[MEMORY_HUGE_LOCKS];
 	int stop_fd;
 	pthread_t fault_thread;
 	struct memory_events events;
@@ -149,8 +158,31 @@ void memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled);
 /* All gup waits end, all tickets fire; returns when the last sleeper has left gup. */
 void memory_wake_all(struct memory *mem);
 
-/* In fill.c. */
+/* ---- fill.c ---- */
+
 extern const struct page_sink_ops memory_sink_ops;
+
+/* Where pages come from. */
+struct fill_data {
+	uint8_t *pages;		/* of the first page; NULL: zeros */
+	bool move;		/* they lie in a staging area, and may be taken away */
+};
+
+/* Locks the huge page that page `offset` lies in; returns what is to be unlocked. */
+pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint64_t offset);
+
+/*
+ * Moves, copies or zero-fills up to n pages at offset, with the huge page's lock held; clears from->move when they cannot be moved.
+ * Returns how many came in (perhaps fewer than asked), or a negative errno of the first page: -EEXIST the kernel has it already,
+ * -ENOENT the range is cut by an eject's mprotect, -EAGAIN try again.
+ */
+int64_t memory_fill_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct fill_data *from);
+
+/* [offset, offset + n) is in: the bytes become PRESENT and waiters are woken. Returns how many were new. */
+uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
+
+/* So many pages are new, which were published: the last one completes. No huge page's lock is held. */
+void memory_count_fresh(struct memory *mem, uint64_t fresh);
 
 /* UFFDIO_WAKE of one page. */
 void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset);

@@ -60,9 +60,12 @@ static uint8_t *memory_map(uint64_t len_bytes)
 static void memory_init_locks(struct memory *mem)
 {
 	pthread_condattr_t attr;
+	unsigned int i;
 
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	for (i = 0; i < MEMORY_HUGE_LOCKS; i++)
+		pthread_mutex_init(&mem->huge_lock[i], NULL);
 	pthread_rwlock_init(&mem->map_lock, NULL);
 	pthread_rwlock_init(&mem->source_lock, NULL);
 	pthread_mutex_init(&mem->wait_lock, NULL);
@@ -138,6 +141,8 @@ void memory_free(struct memory *mem)
 	pthread_mutex_destroy(&mem->wait_lock);
 	pthread_rwlock_destroy(&mem->source_lock);
 	pthread_rwlock_destroy(&mem->map_lock);
+	for (i = 0; i < MEMORY_HUGE_LOCKS; i++)
+		pthread_mutex_destroy(&mem->huge_lock[i]);
 	free(mem);
 }
 

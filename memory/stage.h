@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A staging area: room for one huge page, into which a source receives pages before it hands them over. Where the kernel can
- * (UFFDIO_MOVE, Linux 6.8 and later) they are moved into the guest, not copied; 512 pages at once as one huge page.
+ * A staging area: room for one huge page, into which a source receives pages before it hands them over. Once nothing of the huge
+ * page is missing any more, it takes the guest's place for it in one piece (UFFDIO_MOVE, Linux 6.8 and later), together with
+ * the pages that came earlier and alone; the guest has a huge page again. What is not whole, and on older kernels everything, is
+ * copied page by page.
  */
 #ifndef POSTERN_MEMORY_STAGE_H
 #define POSTERN_MEMORY_STAGE_H
@@ -13,15 +15,26 @@ struct memory_stage;
 
 /* One thread uses it; mem outlives it. -ENOMEM. */
 int memory_stage_new(struct memory_stage **out, struct memory *mem, struct err *err);
+/* Placed or not, what it holds is gone. */
 void memory_stage_free(struct memory_stage *stage);
 
 /* Where page gfn's data is to be put: the area is laid out as the huge page that gfn lies in. */
 uint8_t *memory_stage_at(struct memory_stage *stage, gfn_t gfn);
 
 /*
- * memory_fill of n pages from `first` on, all of one huge page, whose data lies at memory_stage_at(). All that the area held is
- * gone afterwards.
+ * The data of n pages from `first` on lies at memory_stage_at() (zero: they are zero, and nothing lies there) and waits to be placed.
+ * -EFAULT: no RAM, or not what the stage takes.
  */
-int64_t memory_fill_staged(struct memory_stage *stage, gfn_t first, uint64_t n);
+int memory_stage_add(struct memory_stage *stage, gfn_t first, uint64_t n, bool zero);
+
+/* Does nothing wait to be placed? */
+bool memory_stage_is_empty(const struct memory_stage *stage);
+/* Can these be added: does nothing wait, or only other pages of the huge page that they are of? */
+bool memory_stage_takes(const struct memory_stage *stage, gfn_t first, uint64_t n);
+/* Is every page of that huge page here, in the guest or in the stage? */
+bool memory_stage_is_whole(const struct memory_stage *stage);
+
+/* memory_fill of all that waits; the stage is empty afterwards. */
+int64_t memory_stage_place(struct memory_stage *stage);
 
 #endif

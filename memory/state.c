@@ -50,6 +50,17 @@ uint8_t state_set_present(state_byte *s)
 	return old;
 }
 
+bool state_freeze(state_byte *s)
+{
+	uint8_t old = state_load(s);
+
+	do {
+		if ((old & (STATE_MASK | STATE_EJECTING | STATE_PIN_MASK)) != PAGE_PRESENT)
+			return false;
+	} while (!state_cas(s, &old, state_with(old, PAGE_REQUESTED)));
+	return true;
+}
+
 uint8_t state_set_lost(state_byte *s)
 {
 	uint8_t old = state_load(s);

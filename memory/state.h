@@ -55,6 +55,8 @@ bool state_ask(state_byte *s);
 bool state_unask(state_byte *s);
 /* any -> PRESENT, WAITED cleared unless EJECTING (eject's end will wake). Returns the byte before. */
 uint8_t state_set_present(state_byte *s);
+/* PRESENT -> REQUESTED, when nobody holds or ejects it (stage.c). True when this call made the change. */
+bool state_freeze(state_byte *s);
 /* MISSING, REQUESTED -> LOST. Returns the byte before. */
 uint8_t state_set_lost(state_byte *s);
 /* Sets WAITED unless the page is usable. False: it is usable, there is nothing to wait for. */

@@ -225,9 +225,13 @@ static uint64_t uffd_features(void)
 	return api.features;
 }
 
-static int uffd_open(struct err *err)
+static int uffd_open(struct memory *mem, struct err *err)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
+	uint64_t there = uffd_features();
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_THREAD_ID | (there & UFFD_FEATURE_PAGEFAULT_FLAG_WP),
+	};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	int r;
 
@@ -245,6 +249,8 @@ static int uffd_open(struct err *err)
 		close(fd);
 		return err_errno(err, r, "userfaultfd does not tell which thread waits (Linux 4.14 and later do)");
 	}
+	mem->can_move = there & UFFD_FEATURE_MOVE;
+	mem->can_mend = mem->can_move && (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 	return fd;
 }
 
@@ -258,7 +264,7 @@ static int uffd_register(struct memory *mem, struct err *err)
 				.start = (uintptr_t)mem->region[i].host,
 				.len = mem->region[i].pages * PAGE_BYTES,
 			},
-			.mode = UFFDIO_REGISTER_MODE_MISSING,
+			.mode = UFFDIO_REGISTER_MODE_MISSING | (mem->can_mend ? UFFDIO_REGISTER_MODE_WP : 0),
 		};
 
 		/* What was touched before would not be missing to the kernel. */
@@ -287,7 +293,7 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 	unsigned int r;
 	int ret;
 
-	mem->uffd = uffd_open(err);
+	mem->uffd = uffd_open(mem, err);
 	if (mem->uffd < 0) {
 		ret = mem->uffd;
 		mem->uffd = -1;
@@ -303,7 +309,6 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 		goto err_stop;
 	if (events)
 		mem->events = *events;
-	mem->can_move = uffd_features() & UFFD_FEATURE_MOVE;
 	for (r = 0; r < mem->regions; r++) {
 		mem->huge[r] = calloc(mem->region[r].pages / HUGE_PAGES, sizeof(*mem->huge[r]));
 		if (!mem->huge[r]) {

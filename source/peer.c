@@ -12,8 +12,8 @@
  * Receiving. Each thread reads a header, checks it, reads what it promises, checks that, and only then lets memory see it.
  * A fill may find the page there already: the urgent and the bulk connection race, which is harmless.
  *
- * The bulk's pages are received into a staging area, huge page by huge page, and placed together when it is full or nothing more
- * is at hand: where the kernel can, they are moved into the guest and not copied (memory/stage.h). With a wrapper between peer
+ * The bulk's pages are received into a staging area, huge page by huge page, and placed together when nothing of that is missing any
+ * more: where the kernel can, they are moved into the guest and not copied (memory/stage.h). With a wrapper between peer
  * and memory there is no such short cut: every frame's pages go through the sink.
  */
 #include "source/peer.h"
@@ -32,6 +32,7 @@
 #include "memory/stage.h"
 
 #define QUEUE_BYTES (256u << 10)
+#define HOLD_BACK_MS 10		/* how long pages wait for the others of their huge page */
 
 struct peer {
 	struct page_source source;
@@ -172,10 +173,7 @@ struct inbox {
 	struct stream_reader reader;
 	uint8_t *sums;
 	uint8_t *pages;
-	/* The bulk thread's: pages that were verified and wait to be placed together; all of one huge page. */
-	struct memory_stage *stage;
-	gfn_t staged_first;
-	uint64_t staged;
+	struct memory_stage *stage;	/* the bulk thread's, for pages that were verified; NULL: none */
 };
 
 static int inbox_init(struct inbox *inbox, struct peer *peer, int fd, bool stage, struct err *err)
@@ -200,59 +198,51 @@ static void inbox_fini(struct inbox *inbox)
 /* Places what is staged. */
 static int inbox_flush(struct inbox *inbox, struct err *err)
 {
-	uint64_t n = inbox->staged;
-	int64_t r;
+	int64_t r = inbox->stage ? memory_stage_place(inbox->stage) : 0;
 
-	if (!n)
-		return 0;
-	inbox->staged = 0;
-	r = memory_fill_staged(inbox->stage, inbox->staged_first, n);
-	return r < 0 ? err_errno(err, (int)r, "placing %" PRIu64 " pages from 0x%" PRIx64, n, inbox->staged_first.v) : 0;
-}
-
-/* Makes room in the stage for the frame, which lies in one huge page of RAM; returns where its pages go. */
-static int inbox_stage(struct inbox *inbox, const struct frame *frame, uint8_t **pages, struct err *err)
-{
-	int r = 0;
-
-	if (inbox->staged &&
-	    (frame->gfn.v != inbox->staged_first.v + inbox->staged || frame->gfn.v % HUGE_PAGES == 0))
-		r = inbox_flush(inbox, err);
-	if (!inbox->staged)
-		inbox->staged_first = frame->gfn;
-	*pages = memory_stage_at(inbox->stage, frame->gfn);
-	return r;
+	return r < 0 ? err_errno(err, (int)r, "placing pages of the bulk") : 0;
 }
 
 /* Can the frame's pages be staged? */
 static bool frame_is_stageable(const struct peer *peer, const struct frame *frame)
 {
-	return frame->gfn.v % HUGE_PAGES + frame->count <= HUGE_PAGES &&
+	return (frame->type == FRAME_PAGES || frame->type == FRAME_ZERO) &&
+	       frame->gfn.v % HUGE_PAGES + frame->count <= HUGE_PAGES &&
 	       memory_is_ram(peer->mem, gfn_to_gpa(frame->gfn), frame->count * PAGE_BYTES);
 }
 
-/* A frame of pages whose header was read: the pages go to the stage, or to the inbox and from there into memory. */
-static int receive_pages(struct peer *peer, const struct frame *frame, struct inbox *inbox, struct err *err)
+/* A frame of pages or zeros whose header was read: to the stage. */
+static int receive_staged(struct inbox *inbox, const struct frame *frame, struct err *err)
 {
-	bool stage = inbox->stage && frame_is_stageable(peer, frame);
-	uint8_t *pages = inbox->pages;
+	bool zero = frame->type == FRAME_ZERO;
+	uint8_t *pages = memory_stage_at(inbox->stage, frame->gfn);
 	int r = 0;
 
-	if (stage)
-		r = inbox_stage(inbox, frame, &pages, err);
-	if (!r)
+	if (!memory_stage_takes(inbox->stage, frame->gfn, frame->count))
+		r = inbox_flush(inbox, err);
+	if (!r && !zero)
 		r = stream_read(&inbox->reader, inbox->sums, FRAME_SUMS_BYTES(frame->count), err);
-	if (!r)
+	if (!r && !zero)
 		r = stream_read(&inbox->reader, pages, frame->count * PAGE_BYTES, err);
+	if (!r && !zero)
+		r = frame_check_pages(frame, inbox->sums, pages, err);
+	if (!r)
+		r = memory_stage_add(inbox->stage, frame->gfn, frame->count, zero);
 	if (r < 0)
 		return r;
-	if (!stage)
-		return stream_place(peer->mem, peer->source.sink, frame, inbox->sums, pages, err);
-	r = frame_check_pages(frame, inbox->sums, pages, err);
-	if (r < 0)
-		return r;
-	inbox->staged += frame->count;
-	return (inbox->staged_first.v + inbox->staged) % HUGE_PAGES ? 0 : inbox_flush(inbox, err);
+	return memory_stage_is_whole(inbox->stage) ? inbox_flush(inbox, err) : 0;
+}
+
+/* Any frame whose header was read: to the sink. */
+static int receive_placed(struct peer *peer, struct inbox *inbox, const struct frame *frame, struct err *err)
+{
+	int r = 0;
+
+	if (frame->type == FRAME_PAGES)
+		r = stream_read(&inbox->reader, inbox->sums, FRAME_SUMS_BYTES(frame->count), err);
+	if (!r && frame->type == FRAME_PAGES)
+		r = stream_read(&inbox->reader, inbox->pages, frame->count * PAGE_BYTES, err);
+	return r < 0 ? r : stream_place(peer->mem, peer->source.sink, frame, inbox->sums, inbox->pages, err);
 }
 
 /* One frame from start to end. */
@@ -268,12 +258,12 @@ static int receive_frame(struct peer *peer, enum wire_channel channel, struct in
 	r = frame_decode(&frame, head, err);
 	if (r < 0)
 		return r;
-	if (frame.type == FRAME_PAGES)
-		r = receive_pages(peer, &frame, inbox, err);
-	else if (frame.type == FRAME_MESSAGE)
+	if (frame.type == FRAME_MESSAGE)
 		r = err_set(err, -EBADMSG, "a message where only pages belong");
+	else if (inbox->stage && frame_is_stageable(peer, &frame))
+		r = receive_staged(inbox, &frame, err);
 	else
-		r = stream_place(peer->mem, peer->source.sink, &frame, NULL, NULL, err);
+		r = receive_placed(peer, inbox, &frame, err);
 	if (r < 0)
 		return r;
 	count(&peer->bytes, sizeof(head) + frame.payload_bytes);
@@ -284,12 +274,16 @@ static int receive_frame(struct peer *peer, enum wire_channel channel, struct in
 	return 0;
 }
 
-/* Before a wait for more: what was received is not kept back. */
+/*
+ * Before a wait for more: pages are held back for a moment, until their huge page is whole, and no longer. Whoever misses one of them
+ * meanwhile has asked for it.
+ */
 static int bulk_wait(struct inbox *inbox, struct err *err)
 {
 	struct pollfd fd = { .fd = inbox->reader.fd, .events = POLLIN };
 
-	if (!inbox->staged || stream_has_ahead(&inbox->reader) || poll(&fd, 1, 0) != 0)
+	if (!inbox->stage || memory_stage_is_empty(inbox->stage) || stream_has_ahead(&inbox->reader) ||
+	    poll(&fd, 1, HOLD_BACK_MS) != 0)
 		return 0;
 	return inbox_flush(inbox, err);
 }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -177,45 +178,161 @@ static void check_patterns(struct memory *mem, gfn_t first, unsigned int n)
 	}
 }
 
+static int64_t place(struct memory_stage *stage, gfn_t first, unsigned int n)
+{
+	stage_patterns(stage, first, n);
+	assert_int_equal(memory_stage_add(stage, first, n, false), 0);
+	return memory_stage_place(stage);
+}
+
+static void check_guests_page(struct memory *mem, gfn_t gfn)
+{
+	char got[8];
+
+	assert_int_equal(gup_read(mem, gfn_to_gpa(gfn), got, 8, GUP_NOWAIT, NULL), 0);
+	assert_memory_equal(got, "guest's", 8);
+}
+
 static void test_staged_pages_come_whole_in_part_and_around_present_ones(void **unused)
 {
 	struct memory *mem = memory_for_test(8, 0, true, NULL);
 	struct memory_stage *stage;
 	_Alignas(4096) uint8_t page[4096];
 	struct memory_stats stats;
+	struct gup_span span;
 
 	(void)unused;
 	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
 	/* A whole huge page. */
-	stage_patterns(stage, GFN(0), 512);
-	assert_int_equal(memory_fill_staged(stage, GFN(0), 512), 512);
+	assert_true(memory_stage_is_empty(stage));
+	assert_int_equal(place(stage, GFN(0), 512), 512);
 	assert_true(!mem->can_move || mem->huge[0][0].whole);
-	/* A part, and the rest around an urgent page that the guest has changed since. */
+	/* A part, then the rest around an urgent page that the guest has changed since. */
 	page_pattern(page, GFN(700));
 	assert_int_equal(memory_fill(mem, GFN(700), 1, page), 1);
 	assert_int_equal(gup_write(mem, GPA(700 * PAGE_BYTES), "guest's", 8, 0, NULL), 0);
-	stage_patterns(stage, GFN(600), 20);
-	assert_int_equal(memory_fill_staged(stage, GFN(600), 20), 20);
+	assert_int_equal(place(stage, GFN(600), 20), 20);
 	stage_patterns(stage, GFN(512), 512);
-	assert_int_equal(memory_fill_staged(stage, GFN(512), 512), 512 - 21);
-	assert_false(mem->huge[0][1].whole);
-	/* The next one is whole again. */
-	stage_patterns(stage, GFN(1024), 512);
-	assert_int_equal(memory_fill_staged(stage, GFN(1024), 512), 512);
+	assert_int_equal(memory_stage_add(stage, GFN(512), 188, false), 0);
+	assert_false(memory_stage_is_whole(stage));
+	assert_false(memory_stage_takes(stage, GFN(699), 1));
+	assert_int_equal(memory_stage_add(stage, GFN(1024), 1, false), -EFAULT);
+	assert_int_equal(memory_stage_add(stage, GFN(701), 323, false), 0);
+	assert_true(memory_stage_is_whole(stage));
+	assert_int_equal(memory_stage_place(stage), 512 - 21);
+	assert_true(!mem->can_mend || mem->huge[0][1].whole);
+	check_guests_page(mem, GFN(700));
+	/* Somebody holds a page: what he writes is not lost. */
+	page_pattern(page, GFN(1024));
+	assert_int_equal(memory_fill(mem, GFN(1024), 1, page), 1);
+	assert_int_equal(gup(mem, GPA(1024 * PAGE_BYTES), PAGE_BYTES, GUP_WRITE, NULL, &span), 0);
+	assert_int_equal(place(stage, GFN(1024), 512), 511);
+	assert_false(mem->huge[0][2].whole);
+	memcpy(span.hva, "guest's", 8);
+	gup_put(mem, &span);
+	check_guests_page(mem, GFN(1024));
 	check_patterns(mem, GFN(0), 700);
-	check_patterns(mem, GFN(701), 1536 - 701);
-	assert_int_equal(gup_read(mem, GPA(700 * PAGE_BYTES), page, 8, 0, NULL), 0);
-	assert_memory_equal(page, "guest's", 8);
+	check_patterns(mem, GFN(701), 1024 - 701);
+	check_patterns(mem, GFN(1025), 511);
 	/* It may not leave its huge page. */
-	assert_int_equal(memory_fill_staged(stage, GFN(1536 + 511), 2), -EFAULT);
-	assert_int_equal(memory_fill(mem, GFN(1536), 512, NULL), 512);
+	assert_int_equal(memory_stage_add(stage, GFN(1536 + 511), 2, false), -EFAULT);
+	/* Zeros between: still whole, and zero although the area held something else. */
+	stage_patterns(stage, GFN(1536), 512);
+	assert_int_equal(memory_stage_add(stage, GFN(1536), 10, true), 0);
+	assert_int_equal(memory_stage_add(stage, GFN(1546), 502, false), 0);
+	assert_int_equal(memory_stage_place(stage), 512);
+	assert_true(!mem->can_move || mem->huge[0][3].whole);
+	memset(page, 1, sizeof(page));
+	assert_int_equal(gup_read(mem, GPA(1540 * PAGE_BYTES), page, 4096, 0, NULL), 0);
+	assert_true(page[0] == 0 && !memcmp(page, page + 1, 4095));
+	check_patterns(mem, GFN(1546), 502);
 	assert_false(memory_is_late(mem));
 	memory_stats(mem, &stats);
 	assert_int_equal(stats.filled, 2048);
+	assert_int_equal(stats.requested, 0);
 	/* What came in pieces is collapsed, and what it holds stays. */
 	memory_collapse_end(mem);
 	check_patterns(mem, GFN(0), 700);
-	check_patterns(mem, GFN(701), 1536 - 701);
+	check_patterns(mem, GFN(1025), 511);
+	check_guests_page(mem, GFN(1024));
+	memory_stage_free(stage);
+	memory_free(mem);
+}
+
+/* ---- writers, while their pages are taken into a huge page ---- */
+
+#define MEND_HUGES 8u
+#define MEND_PAGES (MEND_HUGES * 512)
+
+struct mend_writer {
+	struct memory *mem;
+	pthread_t thread;
+	unsigned int id;
+	unsigned int wrong;
+};
+
+static _Atomic bool mend_stop;
+
+/*
+ * Writes ever larger numbers into its own words of every seventh page, by gup and through the mapping in turn, and reads back what it
+ * wrote last: no write may get lost.
+ */
+static void *mend_write(void *arg)
+{
+	struct mend_writer *w = arg;
+	uint64_t value, got, i;
+
+	for (value = 1; !atomic_load(&mend_stop); value++) {
+		for (i = 0; i < MEND_PAGES; i += 7) {
+			gpa_t gpa = GPA(i * PAGE_BYTES + 8 * w->id);
+
+			if (i % 2)
+				w->wrong += gup_write(w->mem, gpa, &value, 8, 0, NULL) != 0;
+			else
+				*(volatile uint64_t *)(w->mem->region[0].host + gpa.v) = value;
+		}
+		for (i = 0; i < MEND_PAGES; i += 7) {
+			got = 0;
+			w->wrong += gup_read(w->mem, GPA(i * PAGE_BYTES + 8 * w->id), &got, 8, 0, NULL) != 0;
+			w->wrong += got != value;
+		}
+	}
+	return NULL;
+}
+
+static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
+{
+	struct memory *mem = memory_for_test(2 * MEND_HUGES, 0, true, NULL);
+	struct mend_writer writer[3];
+	struct memory_stage *stage;
+	_Alignas(4096) uint8_t page[4096] = { 0 };
+	unsigned int i, h, mended = 0;
+
+	(void)unused;
+	atomic_store(&mend_stop, false);
+	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
+	for (i = 0; i < MEND_PAGES; i += 7)
+		assert_int_equal(memory_fill(mem, GFN(i), 1, page), 1);
+	for (i = 0; i < 3; i++) {
+		writer[i] = (struct mend_writer){ .mem = mem, .id = i };
+		assert_int_equal(pthread_create(&writer[i].thread, NULL, mend_write, &writer[i]), 0);
+	}
+	for (h = 0; h < MEND_HUGES; h++) {
+		/* Pages that are there come once more, with what they held at first. */
+		memset(memory_stage_at(stage, GFN(h * 512)), 0, HUGE_BYTES);
+		assert_int_equal(memory_stage_add(stage, GFN(h * 512), 512, false), 0);
+		assert_true(memory_stage_place(stage) > 0);
+		mended += mem->huge[0][h].whole;
+		sched_yield();
+	}
+	atomic_store(&mend_stop, true);
+	for (i = 0; i < 3; i++) {
+		pthread_join(writer[i].thread, NULL);
+		assert_int_equal(writer[i].wrong, 0);
+	}
+	/* One that is held at the wrong moment stays in pieces. */
+	assert_true(!mem->can_mend || mended);
+	assert_false(memory_is_late(mem));
 	memory_stage_free(stage);
 	memory_free(mem);
 }
@@ -261,6 +378,7 @@ int main(void)
 		cmocka_unit_test(test_complete_comes_once_and_only_with_the_last_page),
 		cmocka_unit_test(test_many_fillers_and_touchers_see_every_page_right),
 		cmocka_unit_test(test_staged_pages_come_whole_in_part_and_around_present_ones),
+		cmocka_unit_test(test_no_write_is_lost_while_a_huge_page_is_mended),
 		cmocka_unit_test(test_who_waits_is_shown_until_the_page_comes),
 	};
 
