@@ -187,15 +187,19 @@ static void on_state(struct migration *m, const Postern__Wire__State *state)
 	}
 	/* With an error the source cuts the link, and incoming_lost() decides what becomes of us. */
 	link_send(m->link, WIRE(STATE_REPLY), &reply);
+	/* While Run is on its way, not after it: the guest misses pages from its first instruction on. */
+	if (m->in == IN_PREPARED)
+		flow(m);
 	migration_set_status(m, MIGRATION_DEVICE);
 }
 
 static void on_run(struct migration *m)
 {
-	if (m->resume != RESUME_NONE)
+	if (m->resume != RESUME_NONE) {
 		m->recoveries++;
+		flow(m);
+	}
 	m->resume = RESUME_NONE;
-	flow(m);
 	switchover_enter(m);
 	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
 	incoming_memory_complete(m);

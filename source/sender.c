@@ -8,6 +8,9 @@
  * answers each at once, whatever the bulk does; it also sends pages that are marked sent, since the bulk may have them
  * in flight behind megabytes of others. The destination keeps whichever comes first.
  *
+ * A guest that begins to run at the destination misses many pages one after the other: the bulk lets the first answers go before it,
+ * for a few milliseconds at most.
+ *
  * The guest is paused, so its memory does not change between the checksum and the send, and pages are sent from where
  * they are. They are got with GUP_NOWAIT: a migration out of memory that is itself late is refused before it starts, so a page
  * that is not here is an error, and never a wait.
@@ -30,6 +33,8 @@
 
 #define RUN_PAGES FRAME_PAGES_MAX		/* pages of one frame of data */
 #define ZERO_RUN_PAGES ((uint32_t)HUGE_PAGES)	/* pages of one frame of zeros */
+#define FIRST_WAIT_NS (5 * NS_PER_MS)		/* how long the bulk waits for the first request */
+#define FIRST_BURST_NS NS_PER_MS		/* and then for those that follow it */
 #define HINTS 64u				/* latest huge pages that were asked for */
 
 struct sender_region {
@@ -49,9 +54,10 @@ struct sender {
 	gfn_t hint[HINTS];
 	unsigned int hints, hint_top;
 
-	pthread_mutex_t lock;		/* guards limit, and the bulk thread's sleep */
-	pthread_cond_t changed;		/* limit or stop */
+	pthread_mutex_t lock;		/* guards limit and answered, and the bulk thread's sleep */
+	pthread_cond_t changed;		/* limit, answered or stop */
 	uint64_t limit;
+	bool answered;			/* a request, on this link */
 
 	uint64_t pages;
 	_Atomic uint64_t unsent;
@@ -275,6 +281,24 @@ static bool bulk_wait(struct sender *sender, struct bucket *bucket, uint64_t byt
 	return !atomic_load(&sender->stop);
 }
 
+/* Lets the first requests go before: until they have been answered for a moment, or none came for a while, or stop. */
+static void bulk_wait_first(struct sender *sender)
+{
+	struct timespec until = clock_to_timespec(clock_now_ns() + FIRST_WAIT_NS);
+	bool answered = false;
+
+	pthread_mutex_lock(&sender->lock);
+	while (!atomic_load(&sender->stop)) {
+		if (sender->answered && !answered) {
+			answered = true;
+			until = clock_to_timespec(clock_now_ns() + FIRST_BURST_NS);
+		}
+		if (pthread_cond_timedwait(&sender->changed, &sender->lock, &until) == ETIMEDOUT)
+			break;
+	}
+	pthread_mutex_unlock(&sender->lock);
+}
+
 /* Marks pages from `page` on, up to n, stopping at one that the urgent thread was faster with; how many. */
 static uint32_t bulk_claim(struct sender *sender, struct sender_region *region, uint64_t page, uint32_t n)
 {
@@ -384,6 +408,7 @@ static void *bulk_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "send-bulk");
 	thread_is_bulk();
+	bulk_wait_first(sender);
 	bucket_init(&bucket, 0, clock_now_ns());
 	if (bulk_walk(sender, &bucket, &err) < 0)
 		sender_lost(sender, WIRE_BULK, &err);
@@ -420,6 +445,18 @@ static int urgent_answer(struct sender *sender, struct sender_region *region, gf
 	return 0;
 }
 
+/* The bulk may begin. */
+static void urgent_answered(struct sender *sender)
+{
+	/* Written by this thread alone. */
+	if (sender->answered)
+		return;
+	pthread_mutex_lock(&sender->lock);
+	sender->answered = true;
+	pthread_cond_broadcast(&sender->changed);
+	pthread_mutex_unlock(&sender->lock);
+}
+
 static int urgent_step(struct sender *sender, struct err *err)
 {
 	struct sender_region *region;
@@ -441,9 +478,11 @@ static int urgent_step(struct sender *sender, struct err *err)
 			       "request of %u pages from 0x%" PRIx64 ", which are not this guest's RAM",
 			       frame.count, frame.gfn.v);
 	r = urgent_answer(sender, region, frame.gfn, frame.count, err);
-	if (!r)
-		hint_push(sender, region, frame.gfn);
-	return r;
+	if (r < 0)
+		return r;
+	hint_push(sender, region, frame.gfn);
+	urgent_answered(sender);
+	return 0;
 }
 
 static void *urgent_main(void *arg)
@@ -507,6 +546,7 @@ int sender_start(struct sender *sender, const struct stream_pair *pair, struct e
 	int r;
 
 	sender->pair = *pair;
+	sender->answered = false;
 	atomic_store(&sender->stop, false);
 	atomic_store(&sender->lost, false);
 	r = -pthread_create(&sender->urgent_thread, NULL, urgent_main, sender);

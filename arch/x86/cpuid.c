@@ -5,12 +5,14 @@
  * AMD APM volume 3, appendix E): the topology leaves of the host say where the calling host CPU sits.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "arch/arch.h"
 #include "arch/x86/cpuid.h"
+#include "arch/x86/msr.h"
 #include "arch/x86/x86.h"
 
 #define SIGNIFICANT KVM_CPUID_FLAG_SIGNIFCANT_INDEX
@@ -172,13 +174,25 @@ int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_
 	return 0;
 }
 
+/* The host's answer does not change while this program runs, takes a third of a millisecond, and is asked while a guest is paused. */
+static pthread_mutex_t supported_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct cpuid_table supported;
+
 int cpuid_supported(const struct vm *vm, struct cpuid_table *table, struct err *err)
 {
-	memset(table, 0, sizeof(*table));
-	table->nent = CPUID_ENTRIES_MAX;
-	if (ioctl(vm_kvm_fd(vm), KVM_GET_SUPPORTED_CPUID, table) < 0)
-		return err_errno(err, -errno, "KVM: get supported CPUID");
-	return 0;
+	int result = 0;
+
+	pthread_mutex_lock(&supported_lock);
+	if (!supported.nent) {
+		supported.nent = CPUID_ENTRIES_MAX;
+		if (ioctl(vm_kvm_fd(vm), KVM_GET_SUPPORTED_CPUID, &supported) < 0) {
+			result = err_errno(err, -errno, "KVM: get supported CPUID");
+			supported.nent = 0;
+		}
+	}
+	*table = supported;
+	pthread_mutex_unlock(&supported_lock);
+	return result;
 }
 
 int cpuid_get(struct vcpu *vcpu, struct cpuid_table *table, struct err *err)
@@ -233,9 +247,10 @@ int cpuid_set(struct vcpu *vcpu, const struct cpuid_table *table, struct err *er
 	if (result || !same(work, table)) {
 		*work = *table;
 		result = vcpu_ioctl(vcpu, KVM_SET_CPUID2, work, "set CPUID", err);
+		result = result < 0 ? result : 1;
 	}
 	free(work);
-	return result < 0 ? result : 0;
+	return result;
 }
 
 bool cpuid_has_nesting(struct cpuid_table *table)
@@ -348,7 +363,8 @@ int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err)
 	if (!result)
 		result = cpuid_set(vcpu, table, err);
 	free(table);
-	if (!result)
-		mce_setup(vcpu);
-	return result;
+	if (result < 0)
+		return result;
+	mce_setup(vcpu);
+	return msr_learn(vcpu, err);
 }

@@ -34,6 +34,13 @@ int msr_list(const struct vm *vm, struct msr_table *table, struct err *err);
 /* Reads those of the list that can be read (MTRRs and machine-check banks may be absent) into the table. */
 int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err);
 
+/*
+ * Learns which of the list this KVM does not let be read, so that a later msr_read need not find out: each costs as much as all that can
+ * be read together. Any thread. msr_forget: a vCPU got another CPUID, it may be different now.
+ */
+int msr_learn(struct vcpu *vcpu, struct err *err);
+void msr_forget(void);
+
 /* One MSR; -ENOENT: it cannot be read. */
 int msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *value);
 

@@ -269,7 +269,10 @@ static int load_cpuid(struct vcpu *vcpu, const X86__VcpuState *state, struct wor
 	if (!result)
 		result = cpuid_set(vcpu, &work->cpuid_table, err);
 	free(tables);
-	return result;
+	if (result <= 0)
+		return result;
+	msr_forget();
+	return 0;
 }
 
 /* Fills work->msr_table; an MSR that is no vCPU state on this host is refused. */
