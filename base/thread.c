@@ -10,14 +10,15 @@
 
 #include "base/clock.h"
 
-#define THREAD_TURN_NS (NS_PER_MS / 5)
+/* The least that Linux takes. */
+#define THREAD_TURN_NS (NS_PER_MS / 10)
 
-static void thread_policy(uint32_t policy, int64_t turn_ns)
+static void thread_policy(uint32_t policy)
 {
 	struct sched_attr attr = {
 		.size = sizeof(attr),
 		.sched_policy = policy,
-		.sched_runtime = (uint64_t)turn_ns,
+		.sched_runtime = (uint64_t)THREAD_TURN_NS,
 	};
 
 	syscall(SYS_sched_setattr, 0, &attr, 0);
@@ -25,10 +26,10 @@ static void thread_policy(uint32_t policy, int64_t turn_ns)
 
 void thread_is_urgent(void)
 {
-	thread_policy(SCHED_NORMAL, THREAD_TURN_NS);
+	thread_policy(SCHED_NORMAL);
 }
 
 void thread_is_bulk(void)
 {
-	thread_policy(SCHED_BATCH, 0);
+	thread_policy(SCHED_BATCH);
 }

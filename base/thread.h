@@ -2,20 +2,21 @@
  * Copyright The postern authors
  *
  * How threads take turns with each other. Both are advice to the scheduler that needs no privilege; where it is refused or not known,
- * the thread runs as any other.
+ * the thread runs as any other. Measured on two CPUs with a guest that never rests: docs/architecture.md.
  */
 #ifndef POSTERN_BASE_THREAD_H
 #define POSTERN_BASE_THREAD_H
 
 /*
- * The calling thread is part of a fault's way: it runs for microseconds and somebody waits for it. It asks for short turns
+ * The calling thread is part of a fault's way: it runs for microseconds and somebody waits for it. It asks for the shortest turns
  * (sched_setattr's runtime, Linux 6.12 and later), and so runs at once when it wakes up.
  */
 void thread_is_urgent(void);
 
 /*
- * The calling thread moves much and is in no hurry: it does not push aside who runs when it wakes up (SCHED_BATCH). No lower priority
- * than that: on a busy host the migration would not end.
+ * The calling thread moves much and is in no hurry: it does not push aside who runs when it wakes up (SCHED_BATCH), and takes short
+ * turns, so that whoever wakes up on its CPU, a vCPU above all, does not wait for the next tick. No lower priority than that: on a
+ * busy host the migration would not end.
  */
 void thread_is_bulk(void);
 

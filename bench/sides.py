@@ -226,7 +226,7 @@ class Floor:
         words = [program, 'serve', vm.bare_elf(), str(memory_mib), str(theirs.fileno())]
         words += [str(-1 if c is None else c) for c in pin]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        pass_fds=[theirs.fileno()], start_new_session=True)
+                                        pass_fds=[theirs.fileno()], process_group=0)
         theirs.close()
         self.guest = vm.bare_guest.Bare(ours)
         self.info = self.guest.wait_ready(seconds(20))

@@ -85,7 +85,7 @@ class Process:
         self.words = words
         with open(self.path('log'), 'wb') as log:
             self.process = subprocess.Popen(prefix + words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            pass_fds=pass_fds, env=env, start_new_session=True)
+                                            pass_fds=pass_fds, env=env, process_group=0)
 
     def __enter__(self):
         return self
