@@ -35,6 +35,8 @@ struct vm {
 	struct memory *mem;
 	const struct vm_exit_ops *ops;
 	void *arg;
+	void *arch;
+	void (*arch_free)(void *arch);
 	struct vcpu vcpu[VM_VCPUS_MAX];
 	unsigned int vcpus;
 	pthread_mutex_t lock;		/* guards parked of each vCPU, and changes of want_* */

@@ -15,6 +15,17 @@
 #define VM_KICK_INTERVAL_NS NS_PER_MS
 #define VM_END_TIMEOUT_MS 5000
 
+void vm_set_arch(struct vm *vm, void *data, void (*free)(void *data))
+{
+	vm->arch = data;
+	vm->arch_free = free;
+}
+
+void *vm_arch(const struct vm *vm)
+{
+	return vm->arch;
+}
+
 int vm_fd(const struct vm *vm)
 {
 	return vm->fd;
@@ -264,6 +275,8 @@ void vm_free(struct vm *vm)
 		return;
 	for (i = 0; i < vm->vcpus; i++)
 		vcpu_fini(&vm->vcpu[i]);
+	if (vm->arch_free)
+		vm->arch_free(vm->arch);
 	if (vm->fd >= 0)
 		close(vm->fd);
 	if (vm->kvm_fd >= 0)

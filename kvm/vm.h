@@ -56,6 +56,10 @@ int vm_end_vcpus(struct vm *vm);
 /* After vm_end_vcpus and memory_shut, in this order: see memory.h. Closes the file descriptors. */
 void vm_free(struct vm *vm);
 
+/* What the architecture remembers of this VM; vm_free calls free(data). Set by arch_vm_create. */
+void vm_set_arch(struct vm *vm, void *data, void (*free)(void *data));
+void *vm_arch(const struct vm *vm);
+
 int vm_fd(const struct vm *vm);
 int vm_kvm_fd(const struct vm *vm);
 struct memory *vm_memory(const struct vm *vm);

@@ -5,14 +5,13 @@
  * AMD APM volume 3, appendix E): the topology leaves of the host say where the calling host CPU sits.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "arch/arch.h"
 #include "arch/x86/cpuid.h"
-#include "arch/x86/msr.h"
+#include "arch/x86/host.h"
 #include "arch/x86/x86.h"
 
 #define SIGNIFICANT KVM_CPUID_FLAG_SIGNIFCANT_INDEX
@@ -174,25 +173,19 @@ int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_
 	return 0;
 }
 
-/* The host's answer does not change while this program runs, takes a third of a millisecond, and is asked while a guest is paused. */
-static pthread_mutex_t supported_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct cpuid_table supported;
-
 int cpuid_supported(const struct vm *vm, struct cpuid_table *table, struct err *err)
 {
-	int result = 0;
+	struct cpuid_table *known = &x86_host(vm)->cpuid;
 
-	pthread_mutex_lock(&supported_lock);
-	if (!supported.nent) {
-		supported.nent = CPUID_ENTRIES_MAX;
-		if (ioctl(vm_kvm_fd(vm), KVM_GET_SUPPORTED_CPUID, &supported) < 0) {
-			result = err_errno(err, -errno, "KVM: get supported CPUID");
-			supported.nent = 0;
+	if (!known->nent) {
+		known->nent = CPUID_ENTRIES_MAX;
+		if (ioctl(vm_kvm_fd(vm), KVM_GET_SUPPORTED_CPUID, known) < 0) {
+			known->nent = 0;
+			return err_errno(err, -errno, "KVM: get supported CPUID");
 		}
 	}
-	*table = supported;
-	pthread_mutex_unlock(&supported_lock);
-	return result;
+	*table = *known;
+	return 0;
 }
 
 int cpuid_get(struct vcpu *vcpu, struct cpuid_table *table, struct err *err)

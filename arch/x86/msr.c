@@ -8,11 +8,11 @@
  * The wall clock is the VM's, not the vCPU's: vCPU 0 alone carries it.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "arch/x86/host.h"
 #include "arch/x86/msr.h"
 #include "arch/x86/x86.h"
 
@@ -155,11 +155,6 @@ static int walk(struct vcpu *vcpu, struct msr_table *table, unsigned long reques
 /* Marks what could not be read: no MSR has this number on the wire. */
 #define ABSENT UINT32_MAX
 
-/* What msr_learn knows: all vCPUs of this program are alike. */
-static pthread_mutex_t refused_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool refused_known;
-static struct msr_table refused;
-
 static int read_failed(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct err *err)
 {
 	(void)vcpu;
@@ -168,35 +163,37 @@ static int read_failed(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct er
 	return 0;
 }
 
-static bool is_refused(uint32_t index)
+static bool is_refused(const struct vcpu *vcpu, uint32_t index)
 {
+	const struct x86_host *host = x86_host(vcpu_vm(vcpu));
 	uint32_t i;
 
-	for (i = 0; i < refused.nmsrs; i++)
-		if (refused.entries[i].index == index)
+	for (i = 0; host->refused_known && i < host->refused.nmsrs; i++)
+		if (host->refused.entries[i].index == index)
 			return true;
 	return false;
 }
 
-/* Leaves out what is marked, or is known to be refused. */
-static void leave_out(struct msr_table *table, bool (*out)(uint32_t index))
+/* The wall clock is vCPU 0's. */
+static bool is_others(const struct vcpu *vcpu, uint32_t index)
+{
+	return index == MSR_PV_WALL_CLOCK && vcpu_index(vcpu) > 0;
+}
+
+static bool is_absent(const struct vcpu *vcpu, uint32_t index)
+{
+	(void)vcpu;
+	return index == ABSENT;
+}
+
+static void leave_out(const struct vcpu *vcpu, struct msr_table *table, bool (*out)(const struct vcpu *vcpu, uint32_t index))
 {
 	uint32_t from, to = 0;
 
 	for (from = 0; from < table->nmsrs; from++)
-		if (!out(table->entries[from].index))
+		if (!out(vcpu, table->entries[from].index))
 			table->entries[to++] = table->entries[from];
 	table->nmsrs = to;
-}
-
-static bool is_absent(uint32_t index)
-{
-	return index == ABSENT;
-}
-
-static bool is_vm_wide(uint32_t index)
-{
-	return index == MSR_PV_WALL_CLOCK;
 }
 
 int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err)
@@ -205,48 +202,42 @@ int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err)
 
 	if (result)
 		return result;
-	if (vcpu_index(vcpu))
-		leave_out(table, is_vm_wide);
-	pthread_mutex_lock(&refused_lock);
-	if (refused_known)
-		leave_out(table, is_refused);
-	pthread_mutex_unlock(&refused_lock);
+	leave_out(vcpu, table, is_others);
+	leave_out(vcpu, table, is_refused);
 	result = walk(vcpu, table, KVM_GET_MSRS, read_failed, err);
 	if (!result)
-		leave_out(table, is_absent);
+		leave_out(vcpu, table, is_absent);
 	return result;
 }
 
 int msr_learn(struct vcpu *vcpu, struct err *err)
 {
-	struct msr_table *all = malloc(2 * sizeof(*all)), *got = all + 1;
+	struct x86_host *host = x86_host(vcpu_vm(vcpu));
+	struct msr_table *got;
 	uint32_t i, k = 0;
 	int result;
 
-	if (!all)
+	if (host->refused_known)
+		return 0;
+	got = malloc(sizeof(*got));
+	if (!got)
 		return err_set(err, -ENOMEM, "no memory for MSRs");
-	pthread_mutex_lock(&refused_lock);
-	result = refused_known ? 0 : msr_list(vcpu_vm(vcpu), all, err);
-	if (!result && !refused_known) {
-		*got = *all;
+	result = msr_list(vcpu_vm(vcpu), &host->refused, err);
+	*got = host->refused;
+	if (!result)
 		result = walk(vcpu, got, KVM_GET_MSRS, read_failed, err);
-		refused.nmsrs = 0;
-		for (i = 0; !result && i < all->nmsrs; i++)
-			if (got->entries[i].index == ABSENT)
-				refused.entries[k++] = all->entries[i];
-		refused.nmsrs = k;
-		refused_known = !result;
-	}
-	pthread_mutex_unlock(&refused_lock);
-	free(all);
+	for (i = 0; !result && i < got->nmsrs; i++)
+		if (got->entries[i].index == ABSENT)
+			host->refused.entries[k++] = host->refused.entries[i];
+	host->refused.nmsrs = k;
+	host->refused_known = !result;
+	free(got);
 	return result;
 }
 
-void msr_forget(void)
+void msr_forget(const struct vm *vm)
 {
-	pthread_mutex_lock(&refused_lock);
-	refused_known = false;
-	pthread_mutex_unlock(&refused_lock);
+	x86_host(vm)->refused_known = false;
 }
 
 int msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *value)

@@ -36,10 +36,10 @@ int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err);
 
 /*
  * Learns which of the list this KVM does not let be read, so that a later msr_read need not find out: each costs as much as all that can
- * be read together. Any thread. msr_forget: a vCPU got another CPUID, it may be different now.
+ * be read together. msr_forget: a vCPU got another CPUID, it may be different now.
  */
 int msr_learn(struct vcpu *vcpu, struct err *err);
-void msr_forget(void);
+void msr_forget(const struct vm *vm);
 
 /* One MSR; -ENOENT: it cannot be read. */
 int msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *value);

@@ -271,7 +271,7 @@ static int load_cpuid(struct vcpu *vcpu, const X86__VcpuState *state, struct wor
 	free(tables);
 	if (result <= 0)
 		return result;
-	msr_forget();
+	msr_forget(vcpu_vm(vcpu));
 	return 0;
 }
 

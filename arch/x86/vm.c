@@ -11,6 +11,7 @@
 
 #include "arch/arch.h"
 #include "arch/x86/board.h"
+#include "arch/x86/host.h"
 #include "arch/x86/x86.h"
 
 #define RAM_MIN (16ull << 20)
@@ -115,8 +116,12 @@ int arch_vm_create(struct vm *vm, struct err *err)
 {
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
 	uint64_t identity_map = BOARD_IDENTITY_MAP;
+	struct x86_host *host = calloc(1, sizeof(*host));
 	int result;
 
+	if (!host)
+		return err_set(err, -ENOMEM, "no memory for the VM");
+	vm_set_arch(vm, host, free);
 	if (!x86_capability(vm, KVM_CAP_IRQCHIP) || !x86_capability(vm, KVM_CAP_PIT2) ||
 	    !x86_capability(vm, KVM_CAP_IRQ_ROUTING))
 		return err_set(err, -ENOTSUP,

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What a VM remembers of the host's KVM, because asking takes long (a third of a millisecond for the CPUID, as much for MSRs that cannot
+ * be read) and it is needed while a guest is paused. Main thread only.
+ */
+#ifndef POSTERN_ARCH_X86_HOST_H
+#define POSTERN_ARCH_X86_HOST_H
+
+#include "arch/x86/cpuid.h"
+#include "arch/x86/msr.h"
+
+struct x86_host {
+	struct cpuid_table cpuid;	/* supported; no entries: not asked yet */
+	struct msr_table refused;	/* MSRs of msr_list that cannot be read, when refused_known */
+	bool refused_known;
+};
+
+/* Of a VM after arch_vm_create. */
+static inline struct x86_host *x86_host(const struct vm *vm)
+{
+	return vm_arch(vm);
+}
+
+#endif
