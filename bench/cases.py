@@ -148,7 +148,7 @@ def capped(bench, vmm, memory_mib=1024, hold=HOLD):
         dst = stack.enter_context(contextlib.closing(vmm.destination(memory_mib)))
         vmm.prepare(src, dst)
         guest.walk('g')
-        warm.release()
+        warm.close()
         guest.reset()
         vmm.migrate(src, dst, CAP)
         vmm.resumed(dst)
@@ -171,12 +171,13 @@ def blackout(bench, vmm, memory_mib, fill=0, go_on=False):
     """
     note, size = bench.figures.note, size_name(memory_mib)
     with contextlib.ExitStack() as stack:
-        warm = stack.enter_context(contextlib.closing(bench.warm(memory_mib if go_on else 0)))
+        warm = stack.enter_context(contextlib.closing(bench.warm(memory_mib))) if go_on else None
         src, guest = _start(bench, vmm, memory_mib, fill=fill)
         stack.callback(src.close)
         dst = stack.enter_context(contextlib.closing(vmm.destination(memory_mib)))
         vmm.prepare(src, dst)
-        warm.release()
+        if warm:
+            warm.release()
         guest.reset()
         vmm.migrate(src, dst, TRICKLE)
         vmm.resumed(dst)

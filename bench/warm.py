@@ -54,7 +54,9 @@ class Warm:
         self.close()
 
     def close(self):
-        """As release, at once."""
+        """As release, at once; more than once does no harm."""
+        if self.process.stdin.closed:
+            return
         self.process.stdin.close()
         self.process.wait(60)
         self.process.stdout.close()

@@ -264,7 +264,7 @@ static void test_many_cuts_in_the_flow(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	limit(&w, 4 << 20);
+	limit(&w, 1 << 20);
 	world_migrate(&w, false);
 	for (i = 0; i < 12; i++) {
 		uint64_t left;
