@@ -16,6 +16,7 @@ from harness.waiting import wait_for
 WINDOWS, WINDOW_S = 6, 0.05     # of the walks' cost: the best of so many windows of so many seconds
 CAP = 200_000_000               # bytes a second
 HOLD = 1.5                      # seconds that the guest walks under the cap
+RECOVERY_S = 10                 # a recovery that takes longer counts as this
 TRICKLE = 1 << 20               # bytes a second: next to no bulk
 FLOOR_FAULTS = 3000
 MODES = {'g': 'random_read', 'w': 'random_write', 'q': 'sequential'}
@@ -115,26 +116,27 @@ def max_of(values):
 
 def floor_faults(bench, floor, where, name=None, mode='g', note_walk=False):
     """So many touches of the floor's guest, each of which faults."""
-    guest = floor.guest
-    guest.stop()
-    if note_walk:
-        floor.whole()
-        guest.walk('g')
-        bench.figures.note('walk_source', 'floor', bench.clock.us(_walk_cost(guest)) * 1e3)
+    with floor.awake():
+        guest = floor.guest
         guest.stop()
-    floor.late(where)
-    guest.reset()
-    guest.walk(mode)
-    wait_for(lambda: floor.count() >= FLOOR_FAULTS, 60, every=0.03)
-    stats = guest.quiet()
-    hist = guest.hist()
-    found = touches.faults(hist, floor.count(), bench.clock)
-    if name:
-        _note_faults(bench, 'floor', name, found)
-    else:
-        for key in ('p50', 'p99'):
-            bench.figures.note('fault_%s_local' % key, 'floor', found[key])
-    _sound(guest, stats, verify=False)
+        if note_walk:
+            floor.whole()
+            guest.walk('g')
+            bench.figures.note('walk_source', 'floor', bench.clock.us(_walk_cost(guest)) * 1e3)
+            guest.stop()
+        floor.late(where)
+        guest.reset()
+        guest.walk(mode)
+        wait_for(lambda: floor.count() >= FLOOR_FAULTS, 60, every=0.03)
+        stats = guest.quiet()
+        hist = guest.hist()
+        found = touches.faults(hist, floor.count(), bench.clock)
+        if name:
+            _note_faults(bench, 'floor', name, found)
+        else:
+            for key in ('p50', 'p99'):
+                bench.figures.note('fault_%s_local' % key, 'floor', found[key])
+        _sound(guest, stats, verify=False)
 
 
 # ---- bulk capped ----
@@ -228,8 +230,10 @@ def recovery(bench, vmm, memory_mib=256):
         dst.q.command('migrate-recover', uri=uri)
         start = time.perf_counter()
         src.q.send('migrate', {'uri': uri, 'resume': True})
-        if not select.select([arrived.sock], [], [], 30)[0]:
-            raise AssertionError('%s: no page came in 30 s after the recovery' % vmm.name)
+        # QEMU does not always ask again for the page that the guest waits for; then it comes with the bulk, some time
+        came = select.select([arrived.sock], [], [], RECOVERY_S)[0]
+        if not came and vmm is sides.POSTERN:
+            raise AssertionError('no page came in %d s after the recovery' % RECOVERY_S)
         bench.figures.note('recovery', vmm.name, (time.perf_counter() - start) * 1e3)
         sides.status_event(src, 'postcopy-active', 'completed')
         vmm.set_cap(src, 0)

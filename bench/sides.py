@@ -16,6 +16,7 @@ Pinned(cpu) around a start pins that process; the default, None, leaves every th
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -231,14 +232,18 @@ class Floor:
         self.guest = vm.bare_guest.Bare(ours)
         self.info = self.guest.wait_ready(seconds(20))
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.close()
+    @contextlib.contextmanager
+    def awake(self):
+        """It runs inside only: its guest never rests, and would take a CPU from whoever is measured next."""
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGSTOP)
 
     def close(self):
         """Ends it."""
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         if self.process.poll() is None:
             self.process.kill()

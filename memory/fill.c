@@ -78,10 +78,9 @@ static void fill_note_zeros(struct memory *mem, unsigned int region, uint64_t of
 	atomic_fetch_add_explicit(&mem->huge[region][offset / HUGE_PAGES].zeros, (uint16_t)n, memory_order_relaxed);
 }
 
-uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
+uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes)
 {
-	uint64_t i, fresh = 0, requested = 0, lost = 0;
-	bool waited = false;
+	uint64_t i, in, fresh = 0, requested = 0, lost = 0;
 	uint8_t old;
 
 	for (i = 0; i < n; i++) {
@@ -89,14 +88,24 @@ uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset
 		fresh += state_of(old) != PAGE_PRESENT;
 		requested += state_of(old) == PAGE_REQUESTED;
 		lost += state_of(old) == PAGE_LOST;
-		waited |= old & STATE_WAITED;
+		in = (offset + i) % HUGE_PAGES;
+		if (old & STATE_WAITED)
+			wakes->page[in / 64] |= UINT64_C(1) << (in % 64);
 	}
 	count_add(&mem->n_filled, fresh);
 	count_sub(&mem->n_requested, requested);
 	count_sub(&mem->n_lost, lost);
-	if (waited)
-		memory_wake(mem, GFN(mem->region[region].first.v + offset), n, true);
 	return fresh;
+}
+
+void memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes)
+{
+	uint64_t first = mem->region[region].first.v + offset - offset % HUGE_PAGES, bits;
+	unsigned int word;
+
+	for (word = 0; word < HUGE_PAGES / 64; word++)
+		for (bits = wakes->page[word]; bits; bits &= bits - 1)
+			memory_wake(mem, GFN(first + 64 * word + (uint64_t)__builtin_ctzll(bits)), 1, true);
 }
 
 /* The last page has come: the kernel need not watch any more. */
@@ -131,7 +140,7 @@ void memory_count_fresh(struct memory *mem, uint64_t fresh)
 
 /* Fills [offset, offset + n), none of which was PRESENT a moment ago. Adds to *fresh what came in, also with an error. */
 static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
-			struct fill_data from, int64_t *fresh)
+		    struct fill_data from, int64_t *fresh, struct wakes *wakes)
 {
 	uint64_t i = 0, batch = n;
 	struct fill_data at;
@@ -147,7 +156,7 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 		if (got > 0) {
 			if (!at.pages)
 				fill_note_zeros(mem, region, offset + i, (uint64_t)got);
-			*fresh += (int64_t)memory_publish(mem, region, offset + i, (uint64_t)got);
+			*fresh += (int64_t)memory_publish(mem, region, offset + i, (uint64_t)got, wakes);
 			i += (uint64_t)got;
 			continue;
 		}
@@ -157,7 +166,7 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 		case -EEXIST:
 			/* The kernel has it and it is not published: whole all the same, and its waiters are not left alone. */
 			memory_wake_kernel(mem, region, offset + i);
-			*fresh += (int64_t)memory_publish(mem, region, offset + i, 1);
+			*fresh += (int64_t)memory_publish(mem, region, offset + i, 1, wakes);
 			i++;
 			break;
 		case -ENOENT:
@@ -182,6 +191,7 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages, int64_t *fresh)
 {
 	pthread_mutex_t *lock = memory_huge_lock(mem, region, offset);
+	struct wakes wakes = { 0 };
 	uint64_t i = 0, start;
 	int r = 0;
 
@@ -193,11 +203,12 @@ static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 			r = fill_run(mem, region, offset + start, i - start, (struct fill_data){
 				/* Only a staging area's pages are ever taken away. */
 				.pages = pages ? (uint8_t *)(uintptr_t)pages + start * PAGE_BYTES : NULL,
-			}, fresh);
+			}, fresh, &wakes);
 		else
 			i++;
 	}
 	pthread_mutex_unlock(lock);
+	memory_wake_published(mem, region, offset, &wakes);
 	return r;
 }
 

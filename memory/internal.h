@@ -178,8 +178,15 @@ pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint6
  */
 int64_t memory_fill_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct fill_data *from);
 
-/* [offset, offset + n) is in: the bytes become PRESENT and waiters are woken. Returns how many were new. */
-uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
+/* Pages of one huge page that somebody waited for, who is to be woken once its lock is released. */
+struct wakes {
+	uint64_t page[HUGE_PAGES / 64];
+};
+
+/* [offset, offset + n), of one huge page, is in: the bytes become PRESENT. Returns how many were new. */
+uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes);
+/* Wakes them; `offset` is any page of the huge page. No huge page's lock is held: tickets fire. */
+void memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes);
 
 /* So many pages are new, which were published: the last one completes. No huge page's lock is held. */
 void memory_count_fresh(struct memory *mem, uint64_t fresh);

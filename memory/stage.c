@@ -176,10 +176,11 @@ bool memory_stage_is_whole(const struct memory_stage *stage)
 
 /* ---- in one piece ---- */
 
-/* The guest's pages that are taken back for the time of a move. */
+/* The guest's pages that are taken back for the time of a move, and who waits for any page. */
 struct frozen {
 	unsigned int n;
 	uint64_t page[STAGE_WORDS];
+	struct wakes wakes;
 };
 
 static state_byte *stage_states(const struct memory_stage *stage)
@@ -188,9 +189,9 @@ static state_byte *stage_states(const struct memory_stage *stage)
 }
 
 /* Pages [first, first + n) of the huge page are in the kernel. Returns how many are new: those taken back were counted before. */
-static uint64_t stage_publish(struct memory_stage *stage, const struct frozen *frozen, unsigned int first, unsigned int n)
+static uint64_t stage_publish(struct memory_stage *stage, struct frozen *frozen, unsigned int first, unsigned int n)
 {
-	uint64_t fresh = memory_publish(stage->mem, stage->region, stage->offset + first, n);
+	uint64_t fresh = memory_publish(stage->mem, stage->region, stage->offset + first, n, &frozen->wakes);
 	unsigned int i, again = 0;
 
 	for (i = first; i < first + n; i++)
@@ -224,7 +225,7 @@ static bool stage_is_placeable(const struct memory_stage *stage)
 }
 
 /* As it was before stage_freeze. */
-static void stage_thaw(struct memory_stage *stage, const struct frozen *frozen)
+static void stage_thaw(struct memory_stage *stage, struct frozen *frozen)
 {
 	unsigned int i;
 
@@ -253,11 +254,12 @@ static bool stage_freeze(struct memory_stage *stage, struct frozen *frozen)
 	return true;
 }
 
-static int stage_protect(struct memory_stage *stage, uint8_t *host)
+/* Taking the protection away wakes those who wait to write. */
+static int stage_protect(struct memory_stage *stage, uint8_t *host, bool on)
 {
 	struct uffdio_writeprotect wp = {
 		.range = { .start = (uintptr_t)host, .len = HUGE_BYTES },
-		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
 	};
 
 	while (ioctl(stage->mem->uffd, UFFDIO_WRITEPROTECT, &wp) < 0)
@@ -277,7 +279,7 @@ static bool stage_take(struct memory_stage *stage, uint8_t *host, struct frozen 
 	bool ok;
 
 	pthread_mutex_lock(&mem->eject_lock);
-	ok = stage_freeze(stage, frozen) && (!frozen->n || !stage_protect(stage, host));
+	ok = stage_freeze(stage, frozen) && (!frozen->n || !stage_protect(stage, host, true));
 	for (i = 0; ok && i < HUGE_PAGES; i++) {
 		if (bit_get(frozen->page, i))
 			memcpy(stage->area + i * PAGE_BYTES, host + i * PAGE_BYTES, PAGE_BYTES);
@@ -340,26 +342,31 @@ static int stage_bring(struct memory_stage *stage, bool must, unsigned int *done
 }
 
 /* With the huge page's lock held. False: it is to be placed in pieces. *fresh: as memory_fill's result. */
-static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
+static bool stage_place_whole(struct memory_stage *stage, struct frozen *frozen, int64_t *fresh)
 {
 	struct memory *mem = stage->mem;
 	uint8_t *host = mem->region[stage->region].host + stage->offset * PAGE_BYTES;
 	struct huge_note *note = &mem->huge[stage->region][stage->offset / HUGE_PAGES];
-	struct frozen frozen = { 0 };
 	unsigned int done;
 	bool huge;
 	int r;
 
-	if (!stage_is_placeable(stage) || !stage_take(stage, host, &frozen))
+	if (!stage_is_placeable(stage) || !stage_take(stage, host, frozen))
 		return false;
-	madvise(host, HUGE_BYTES, MADV_DONTNEED);
-	r = stage_bring(stage, frozen.n, &done);
+	if (madvise(host, HUGE_BYTES, MADV_DONTNEED) < 0 && frozen->n) {
+		/* Locked memory, say. */
+		mem->can_mend = false;
+		stage_protect(stage, host, false);
+		stage_thaw(stage, frozen);
+		return false;
+	}
+	r = stage_bring(stage, frozen->n, &done);
 	huge = !r && stage_is_huge(stage, host);
 	atomic_store_explicit(&note->whole, huge, memory_order_relaxed);
-	*fresh = (int64_t)stage_publish(stage, &frozen, 0, done);
+	*fresh = (int64_t)stage_publish(stage, frozen, 0, done);
 	if (!huge) {
 		/* Where the kernel keeps the empty page table, mending only costs. */
-		mem->can_mend &= !frozen.n;
+		mem->can_mend &= !frozen->n;
 		/* What a huge page was split into would serve the next one badly. */
 		r = stage_renew(stage) < 0 ? -ENOMEM : r;
 	}
@@ -399,6 +406,7 @@ int64_t memory_stage_place(struct memory_stage *stage)
 {
 	struct memory *mem = stage->mem;
 	unsigned int n = stage->n;
+	struct frozen frozen = { 0 };
 	pthread_mutex_t *lock;
 	int64_t fresh = 0;
 	bool whole;
@@ -407,8 +415,9 @@ int64_t memory_stage_place(struct memory_stage *stage)
 	if (!n || mem->uffd < 0)
 		return 0;
 	lock = memory_huge_lock(mem, stage->region, stage->offset);
-	whole = stage_place_whole(stage, &fresh);
+	whole = stage_place_whole(stage, &frozen, &fresh);
 	pthread_mutex_unlock(lock);
+	memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);
 	if (!whole)
 		return stage_place_pieces(stage);
 	if (fresh >= 0)
