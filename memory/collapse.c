@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Huge pages come back. Urgent pages come one by one, and leave their huge page in pieces; once everything is PRESENT each such
-// piece is collapsed (MADV_COLLAPSE, Linux 6.1 and later; khugepaged does it some time on older ones). In the background, one at
-// a time with a pause after each, so that the guest gets at the memory map's lock. Huge pages that
-// are mostly zero are left: they cost no memory now, and would cost 2 MiB.
+// Huge pages come back. What the stage could not place whole (stage.c) lies in pieces; once everything is PRESENT each such huge page is
+// collapsed (MADV_COLLAPSE, Linux 6.1 and later; khugepaged does it some time on older ones). In the background, one at a
+// time with a pause after each, so that the guest gets at the memory map's lock. Those with many zero pages are left: they cost no
+// memory now, and would cost 2 MiB.
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/types.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/log.h"
+#include "base/page.h"
 #include "base/thread.h"
 #include "memory/internal.h"
 
@@ -22,18 +25,54 @@
 #define MADV_COLLAPSE 25
 #endif
 
-static bool collapse_wanted(struct memory *mem, unsigned int region, uint64_t huge)
-{
-	struct huge_note *note = &mem->huge[region][huge];
+/* Newer than Debian 12's headers: Linux' include/uapi/linux/fs.h. */
+#ifndef PAGEMAP_SCAN
+struct page_region {
+	__u64 start, end, categories;
+};
 
-	return !atomic_load(&note->whole) && atomic_load(&note->zeros) <= MEMORY_HUGE_ZEROS_MAX;
+struct pm_scan_arg {
+	__u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#define PAGE_IS_HUGE (1 << 6)
+#endif
+
+bool memory_is_huge(int pagemap, const uint8_t *host)
+{
+	struct page_region found = { 0 };
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = (uintptr_t)host,
+		.end = (uintptr_t)host + HUGE_BYTES,
+		.vec = (uintptr_t)&found,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_HUGE,
+	};
+
+	return pagemap >= 0 && ioctl(pagemap, PAGEMAP_SCAN, &arg) == 1 && found.start == arg.start &&
+	       found.end == arg.end;
+}
+
+/* Everything is PRESENT: a look at the guest's memory does not wait. */
+static bool collapse_wanted(int pagemap, const uint8_t *host)
+{
+	unsigned int i, zeros = 0;
+
+	if (memory_is_huge(pagemap, host))
+		return false;
+	for (i = 0; i < HUGE_PAGES && zeros <= MEMORY_HUGE_ZEROS_MAX; i++)
+		zeros += page_is_zero(host + i * PAGE_BYTES);
+	return zeros <= MEMORY_HUGE_ZEROS_MAX;
 }
 
 /* Collapses one, and yields. False: it could not be; when the first cannot, this kernel does not know how. */
-static bool collapse_one(struct memory *mem, unsigned int region, uint64_t huge)
+static bool collapse_one(uint8_t *host)
 {
 	int64_t start = clock_now_ns();
-	int r = madvise(mem->region[region].host + huge * HUGE_BYTES, HUGE_BYTES, MADV_COLLAPSE);
+	int r = madvise(host, HUGE_BYTES, MADV_COLLAPSE);
 
 	if (r < 0 && errno == EINVAL)
 		return false;
@@ -44,40 +83,41 @@ static bool collapse_one(struct memory *mem, unsigned int region, uint64_t huge)
 static void *collapse_loop(void *arg)
 {
 	struct memory *mem = arg;
-	bool any = false;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	bool any = false, end = false;
 	unsigned int r;
 	uint64_t i;
 
 	pthread_setname_np(pthread_self(), "collapse");
 	thread_is_bulk();
-	for (r = 0; r < mem->regions; r++)
-		for (i = 0; i < mem->region[r].pages / HUGE_PAGES; i++) {
-			if (!collapse_wanted(mem, r, i))
-				continue;
-			if (atomic_load(&mem->shut))
-				goto out;
-			any |= collapse_one(mem, r, i);
-			if (!any)
-				goto out;
+	for (r = 0; r < mem->regions && !end; r++)
+		for (i = 0; i < mem->region[r].pages && !end; i += HUGE_PAGES) {
+			uint8_t *host = mem->region[r].host + i * PAGE_BYTES;
+
+			if (collapse_wanted(pagemap, host)) {
+				any |= collapse_one(host);
+				end = !any;
+			}
+			end |= atomic_load(&mem->shut);
 			count_sub(&mem->n_broken_huge, 1);
 		}
-out:
 	atomic_store(&mem->n_broken_huge, 0);
+	if (pagemap >= 0)
+		close(pagemap);
 	return NULL;
 }
 
 void memory_collapse_start(struct memory *mem)
 {
 	sigset_t all, old;
-	unsigned int r;
-	uint64_t i;
 
-	for (r = 0; r < mem->regions; r++)
-		for (i = 0; i < mem->region[r].pages / HUGE_PAGES; i++)
-			count_add(&mem->n_broken_huge, collapse_wanted(mem, r, i));
+	/* Until they have been looked at. */
+	atomic_store(&mem->n_broken_huge, mem->pages / HUGE_PAGES);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	mem->collapsing = !pthread_create(&mem->collapse_thread, NULL, collapse_loop, mem);
+	if (!mem->collapsing)
+		atomic_store(&mem->n_broken_huge, 0);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 

@@ -71,13 +71,6 @@ int64_t memory_fill_kernel(struct memory *mem, unsigned int region, uint64_t off
 	return done > 0 ? done / (int64_t)PAGE_BYTES : -errno;
 }
 
-/* Remembers how much of a huge page is zero; memory_collapse asks later. */
-static void fill_note_zeros(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
-{
-	/* Statistics order nothing. */
-	atomic_fetch_add_explicit(&mem->huge[region][offset / HUGE_PAGES].zeros, (uint16_t)n, memory_order_relaxed);
-}
-
 uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes)
 {
 	uint64_t i, in, fresh = 0, requested = 0, lost = 0;
@@ -154,8 +147,6 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 			at.pages += i * PAGE_BYTES;
 		got = memory_fill_kernel(mem, region, offset + i, batch, &at);
 		if (got > 0) {
-			if (!at.pages)
-				fill_note_zeros(mem, region, offset + i, (uint64_t)got);
 			*fresh += (int64_t)memory_publish(mem, region, offset + i, (uint64_t)got, wakes);
 			i += (uint64_t)got;
 			continue;

@@ -68,12 +68,6 @@ struct memory_thread {
 /* Huge pages share this many locks. */
 #define MEMORY_HUGE_LOCKS 64
 
-/* How the pages of one huge page came. */
-struct huge_note {
-	_Atomic bool whole;		/* moved in one piece: it is huge already */
-	_Atomic uint16_t zeros;		/* pages filled with zeros */
-};
-
 struct memory_stranger {
 	pid_t tid;
 	struct wait wait;
@@ -82,7 +76,6 @@ struct memory_stranger {
 struct memory {
 	struct memory_region region[MEMORY_REGIONS_MAX];
 	state_byte *state[MEMORY_REGIONS_MAX];
-	struct huge_note *huge[MEMORY_REGIONS_MAX];	/* NULL until watched */
 	unsigned int regions;
 	uint64_t pages;
 
@@ -207,6 +200,9 @@ bool memory_eject(struct memory_thread *thread, gfn_t gfn);
 int memory_eject_overdue(struct memory *mem);
 /* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. */
 void memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
+
+/* Does the page table hold the 2 MiB at this address as one huge page? False also where the kernel does not tell (before 6.7). */
+bool memory_is_huge(int pagemap, const uint8_t *host);
 /* Brings huge pages back, on a thread of its own, once all is PRESENT (collapse.c). memory_collapse_end joins it. */
 void memory_collapse_start(struct memory *mem);
 void memory_collapse_end(struct memory *mem);

@@ -133,7 +133,6 @@ void memory_free(struct memory *mem)
 		if (mem->region[i].host)
 			munmap(mem->region[i].host, mem->region[i].pages * PAGE_BYTES);
 		free((void *)mem->state[i]);
-		free(mem->huge[i]);
 	}
 	pthread_cond_destroy(&mem->eject_over);
 	pthread_cond_destroy(&mem->no_sleepers);

@@ -66,7 +66,7 @@ struct memory_stats {
 	uint64_t duplicates;		/* pages that came although PRESENT */
 	uint64_t kicks;
 	uint64_t ejects;
-	uint64_t broken_huge;		/* huge pages in pieces that are being brought back, after the last page came */
+	uint64_t broken_huge;		/* huge pages that are still to be looked at, after the last page came */
 	uint64_t gup_sleeps;		/* waits in gup that did sleep */
 };
 

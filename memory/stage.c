@@ -30,20 +30,6 @@
 
 #define STAGE_WORDS (HUGE_PAGES / 64)
 
-/* Newer than Debian 12's headers: Linux' include/uapi/linux/fs.h. */
-#ifndef PAGEMAP_SCAN
-struct page_region {
-	__u64 start, end, categories;
-};
-
-struct pm_scan_arg {
-	__u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_HUGE (1 << 6)
-#endif
-
 struct memory_stage {
 	struct memory *mem;
 	uint8_t *map;		/* twice a huge page, so that one lies inside at its boundary */
@@ -292,24 +278,6 @@ static bool stage_take(struct memory_stage *stage, uint8_t *host, struct frozen 
 	return ok;
 }
 
-/* Does the page table hold the huge page at this address as one? */
-static bool stage_is_huge(const struct memory_stage *stage, const uint8_t *host)
-{
-	struct page_region found = { 0 };
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = (uintptr_t)host,
-		.end = (uintptr_t)host + HUGE_BYTES,
-		.vec = (uintptr_t)&found,
-		.vec_len = 1,
-		.category_mask = PAGE_IS_HUGE,
-		.return_mask = PAGE_IS_HUGE,
-	};
-
-	return stage->pagemap >= 0 && ioctl(stage->pagemap, PAGEMAP_SCAN, &arg) == 1 &&
-	       found.start == arg.start && found.end == arg.end;
-}
-
 /*
  * Brings the area's pages into the kernel's page table. Returns 0, or why only the first *done are there. `must`: nobody else has what
  * the area holds, so it is tried until the host has memory for it.
@@ -346,7 +314,6 @@ static bool stage_place_whole(struct memory_stage *stage, struct frozen *frozen,
 {
 	struct memory *mem = stage->mem;
 	uint8_t *host = mem->region[stage->region].host + stage->offset * PAGE_BYTES;
-	struct huge_note *note = &mem->huge[stage->region][stage->offset / HUGE_PAGES];
 	unsigned int done;
 	bool huge;
 	int r;
@@ -361,8 +328,7 @@ static bool stage_place_whole(struct memory_stage *stage, struct frozen *frozen,
 		return false;
 	}
 	r = stage_bring(stage, frozen->n, &done);
-	huge = !r && stage_is_huge(stage, host);
-	atomic_store_explicit(&note->whole, huge, memory_order_relaxed);
+	huge = !r && memory_is_huge(stage->pagemap, host);
 	*fresh = (int64_t)stage_publish(stage, frozen, 0, done);
 	if (!huge) {
 		/* Where the kernel keeps the empty page table, mending only costs. */

@@ -309,15 +309,10 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 		goto err_stop;
 	if (events)
 		mem->events = *events;
-	for (r = 0; r < mem->regions; r++) {
-		mem->huge[r] = calloc(mem->region[r].pages / HUGE_PAGES, sizeof(*mem->huge[r]));
-		if (!mem->huge[r]) {
-			ret = err_set(err, -ENOMEM, "no memory to watch guest RAM");
-			goto err_stop;
-		}
-		/* Nobody else looks yet. */
+	/* Nobody else looks yet. */
+	for (r = 0; r < mem->regions; r++)
 		memset((void *)mem->state[r], PAGE_MISSING, mem->region[r].pages);
-	}
+
 	atomic_store(&mem->n_missing, mem->pages);
 	atomic_store(&mem->late, true);
 	ret = fault_thread_start(mem, err);

@@ -234,20 +234,3 @@ int frame_check_pages(const struct frame *frame, const uint8_t *sums, const uint
 				       frame->gfn.v + i);
 	return 0;
 }
-
-bool page_is_zero(const uint8_t *page)
-{
-	const uint64_t *word = (const uint64_t *)__builtin_assume_aligned(page, 64);
-	size_t i, j;
-
-	/* A cache line at a time: pages with data are mostly told by their first one. */
-	for (i = 0; i < PAGE_BYTES / 8; i += 8) {
-		uint64_t any = 0;
-
-		for (j = 0; j < 8; j++)
-			any |= word[i + j];
-		if (any)
-			return false;
-	}
-	return true;
-}

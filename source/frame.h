@@ -80,7 +80,4 @@ void frame_encode_pages(uint8_t *out, gfn_t first, uint32_t n, const uint8_t *pa
 int frame_check_message(const struct frame *frame, const void *payload, struct err *err);
 int frame_check_pages(const struct frame *frame, const uint8_t *sums, const uint8_t *pages, struct err *err);
 
-/* Is this page all zeros? */
-bool page_is_zero(const uint8_t *page);
-
 #endif

@@ -27,6 +27,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/page.h"
 #include "base/thread.h"
 #include "memory/gup.h"
 #include "source/bucket.h"

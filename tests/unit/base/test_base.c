@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -16,6 +17,7 @@
 #include "base/hist.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/page.h"
 
 static void test_err_keeps_code_and_gathers_context(void **unused)
 {
@@ -151,9 +153,26 @@ static void test_loop_runs_each_post_once_on_the_main_thread(void **unused)
 	assert_int_equal(posts.seen, POSTS + 1);
 }
 
+static void test_zero_page_is_told_from_one_with_a_last_bit(void **state)
+{
+	uint8_t *page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
+	size_t i;
+
+	(void)state;
+	memset(page, 0, PAGE_BYTES);
+	assert_true(page_is_zero(page));
+	for (i = 0; i < PAGE_BYTES; i++) {
+		page[i] = 0x80;
+		assert_false(page_is_zero(page));
+		page[i] = 0;
+	}
+	free(page);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_zero_page_is_told_from_one_with_a_last_bit),
 		cmocka_unit_test(test_err_keeps_code_and_gathers_context),
 		cmocka_unit_test(test_err_never_overflows),
 		cmocka_unit_test(test_buf_grows_and_consumes),

@@ -222,22 +222,6 @@ static void test_each_page_has_its_checksum_and_its_name(void **state)
 	free(pages);
 }
 
-static void test_zero_page_is_told_from_one_with_a_last_bit(void **state)
-{
-	uint8_t *page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
-	size_t i;
-
-	(void)state;
-	memset(page, 0, PAGE_BYTES);
-	assert_true(page_is_zero(page));
-	for (i = 0; i < PAGE_BYTES; i++) {
-		page[i] = 0x80;
-		assert_false(page_is_zero(page));
-		page[i] = 0;
-	}
-	free(page);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -250,7 +234,6 @@ int main(void)
 		cmocka_unit_test(test_frame_with_right_sum_and_wrong_shape_is_refused),
 		cmocka_unit_test(test_message_payload_is_checked),
 		cmocka_unit_test(test_each_page_has_its_checksum_and_its_name),
-		cmocka_unit_test(test_zero_page_is_told_from_one_with_a_last_bit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
