@@ -2,9 +2,9 @@
 // Copyright The postern authors
 #include "base/thread.h"
 
-/* Not <sched.h>: it and the kernel's header both define struct sched_param. */
-#include <linux/sched.h>
-#include <linux/sched/types.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -13,20 +13,43 @@
 /* The least that Linux takes. */
 #define THREAD_TURN_NS (NS_PER_MS / 10)
 
+/* struct sched_attr of Linux' include/uapi/linux/sched/types.h, which cannot be included beside <sched.h>. */
+struct turn {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime_ns, deadline_ns, period_ns;
+	uint32_t util_min, util_max;
+};
+
+int thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg)
+{
+	sigset_t all, old;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(thread, NULL, main, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -r;
+}
+
 static void thread_policy(uint32_t policy)
 {
-	struct sched_attr attr = {
-		.size = sizeof(attr),
-		.sched_policy = policy,
-		.sched_runtime = (uint64_t)THREAD_TURN_NS,
-	};
+	struct turn turn = { .size = sizeof(turn) };
 
-	syscall(SYS_sched_setattr, 0, &attr, 0);
+	/* The nice value stays what it is. */
+	if (syscall(SYS_sched_getattr, 0, &turn, sizeof(turn), 0) < 0)
+		return;
+	turn.policy = policy;
+	turn.runtime_ns = (uint64_t)THREAD_TURN_NS;
+	syscall(SYS_sched_setattr, 0, &turn, 0);
 }
 
 void thread_is_urgent(void)
 {
-	thread_policy(SCHED_NORMAL);
+	thread_policy(SCHED_OTHER);
 }
 
 void thread_is_bulk(void)

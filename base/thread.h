@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * How threads take turns with each other. Both are advice to the scheduler that needs no privilege; where it is refused or not known,
- * the thread runs as any other. Measured on two CPUs with a guest that never rests: docs/architecture.md.
+ * Threads, and how they take turns with each other. The latter is advice to the scheduler that needs no privilege;
+ * where it is refused or not known, the thread runs as any other. Measured on two CPUs with a guest that never rests: docs/architecture.md.
  */
 #ifndef POSTERN_BASE_THREAD_H
 #define POSTERN_BASE_THREAD_H
+
+#include <pthread.h>
+
+/* pthread_create of a thread that takes no signals: those are the main thread's and the vCPUs'. 0 or a negative errno. */
+int thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg);
 
 /*
  * The calling thread is part of a fault's way: it runs for microseconds and somebody waits for it. It asks for the shortest turns

@@ -8,14 +8,21 @@
 #include <errno.h>
 #include <string.h>
 
-static int soft_read(struct memory *mem, gpa_t gpa, uint8_t *to, size_t len)
-{
-	return gup_read(mem, gpa, to, len, GUP_NOWAIT, NULL);
-}
+#include "base/clock.h"
 
-static int soft_write(struct memory *mem, gpa_t gpa, const uint8_t *from, size_t len)
+/* The page has come; at most it is being taken into a huge page (memory/stage.c), which takes some microseconds. */
+#define PAGE_WAIT_NS (2 * NS_PER_MS)
+
+/* Gets and keeps the instruction's bytes: a page that is held stays where it is. */
+static int soft_hold(struct memory *mem, struct gdb_soft *soft, size_t len)
 {
-	return gup_write(mem, gpa, from, len, GUP_NOWAIT | GUP_WRITE, NULL);
+	struct gup_opts opts = { .deadline_ns = clock_now_ns() + PAGE_WAIT_NS };
+	int r;
+
+	memory_map_lock(mem);
+	r = gup(mem, soft->gpa, len, GUP_WRITE, &opts, &soft->span);
+	memory_map_unlock(mem);
+	return r == -ETIMEDOUT ? -EAGAIN : r;
 }
 
 struct gdb_soft *gdb_breaks_find(struct gdb_breaks *breaks, gva_t gva)
@@ -54,28 +61,41 @@ static int plant(struct gdb_breaks *breaks, struct memory *mem, struct gdb_soft 
 		soft->planted = true;
 		return 0;
 	}
-	r = soft_read(mem, soft->gpa, soft->old, len);
-	if (r == 0)
-		r = soft_write(mem, soft->gpa, insn, len);
-	soft->planted = r == 0;
-	return r;
+	r = soft_hold(mem, soft, len);
+	if (r < 0)
+		return r;
+	memcpy(soft->old, soft->span.hva, len);
+	memcpy(soft->span.hva, insn, len);
+	soft->planted = true;
+	return 0;
+}
+
+/* Lets go of the page, unless an alias still needs it: that one holds it from now on. */
+static void soft_release(struct memory *mem, struct gdb_soft *soft, struct gdb_soft *alias)
+{
+	if (!soft->span.hva)
+		return;
+	if (alias)
+		alias->span = soft->span;
+	else
+		gup_put(mem, &soft->span);
+	soft->span = (struct gup_span){ 0 };
 }
 
 /* Puts back what it covers, unless the guest has written something else there or an alias still needs it. */
 static void unplant(struct gdb_breaks *breaks, struct memory *mem, struct gdb_soft *soft)
 {
-	uint8_t now[GDB_SOFT_BYTES];
+	struct gdb_soft *alias = find_alias(breaks, soft);
 	const uint8_t *insn;
 	size_t len;
 
 	if (!soft->planted)
 		return;
 	soft->planted = false;
-	if (find_alias(breaks, soft))
-		return;
 	insn = arch_breakpoint(&len);
-	if (soft_read(mem, soft->gpa, now, len) == 0 && !memcmp(now, insn, len))
-		soft_write(mem, soft->gpa, soft->old, len);
+	if (!alias && !memcmp(soft->span.hva, insn, len))
+		memcpy(soft->span.hva, soft->old, len);
+	soft_release(mem, soft, alias);
 }
 
 int gdb_breaks_set(struct gdb_breaks *breaks, struct memory *mem, gva_t gva, gpa_t gpa)
@@ -167,6 +187,7 @@ void gdb_breaks_written(struct gdb_breaks *breaks, struct memory *mem, gva_t gva
 		if (!soft->planted || !meets(gva.v, len, soft->gva.v, size))
 			continue;
 		soft->planted = false;
+		soft_release(mem, soft, find_alias(breaks, soft));
 		plant(breaks, mem, soft);
 	}
 }

@@ -3,7 +3,7 @@
  *
  * The debugger's breakpoints. A software breakpoint is an instruction written into guest memory, known by the guest
  * physical address that its virtual address had when it was set; what it covers is kept and put back. Its page is
- * there when it is set, and present pages stay present, so guest memory is reached with GUP_NOWAIT only. Main thread.
+ * there when it is set, and is held (pinned) as long as the instruction is in it. Main thread.
  */
 #ifndef POSTERN_CONTROL_GDB_BREAK_H
 #define POSTERN_CONTROL_GDB_BREAK_H
@@ -20,6 +20,7 @@ struct gdb_soft {
 	gpa_t gpa;
 	uint8_t old[GDB_SOFT_BYTES];	/* what it covers */
 	bool planted;			/* the instruction is in memory */
+	struct gup_span span;		/* its bytes, held by one of those that are planted at the same place */
 };
 
 /* Zero-initialised it is empty. */

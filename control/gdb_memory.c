@@ -7,9 +7,9 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
+#include "base/thread.h"
 #include "memory/gup.h"
 #include "memory/way_out.h"
 
@@ -141,7 +141,6 @@ void gdb_job_cancel(struct gdb_job *job)
 int gdb_worker_new(struct gdb_worker **out, struct memory *mem, struct loop *loop, struct err *err)
 {
 	struct gdb_worker *worker = calloc(1, sizeof(*worker));
-	sigset_t all, old;
 	int r;
 
 	if (!worker)
@@ -156,17 +155,13 @@ int gdb_worker_new(struct gdb_worker **out, struct memory *mem, struct loop *loo
 	}
 	pthread_mutex_init(&worker->lock, NULL);
 	pthread_cond_init(&worker->wake, NULL);
-	/* Signals are the main thread's. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&worker->thread, NULL, worker_main, worker);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r) {
+	r = thread_start(&worker->thread, worker_main, worker);
+	if (r < 0) {
 		memory_thread_free(worker->self);
 		pthread_cond_destroy(&worker->wake);
 		pthread_mutex_destroy(&worker->lock);
 		free(worker);
-		return err_errno(err, -r, "gdb: thread");
+		return err_errno(err, r, "gdb: thread");
 	}
 	*out = worker;
 	return 0;

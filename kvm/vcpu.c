@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "kvm/internal.h"
 #include "memory/gup.h"
 
@@ -377,19 +378,14 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *
 int vcpu_start(struct vcpu *vcpu, struct err *err)
 {
 	struct sigaction action = { .sa_handler = vcpu_on_signal };
-	sigset_t all, old;
 	int r;
 
 	/* No SA_RESTART: KVM_RUN is to come back. */
 	if (sigaction(SIGUSR1, &action, NULL) < 0)
 		return err_errno(err, -errno, "SIGUSR1's handler");
-	/* All other signals are the main thread's. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r)
-		return err_errno(err, -r, "vCPU %u: thread", vcpu->index);
+	r = thread_start(&vcpu->thread, vcpu_main, vcpu);
+	if (r < 0)
+		return err_errno(err, r, "vCPU %u: thread", vcpu->index);
 	vcpu->started = true;
 	return 0;
 }

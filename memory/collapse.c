@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/types.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -109,16 +108,11 @@ static void *collapse_loop(void *arg)
 
 void memory_collapse_start(struct memory *mem)
 {
-	sigset_t all, old;
-
 	/* Until they have been looked at. */
 	atomic_store(&mem->n_broken_huge, mem->pages / HUGE_PAGES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	mem->collapsing = !pthread_create(&mem->collapse_thread, NULL, collapse_loop, mem);
+	mem->collapsing = !thread_start(&mem->collapse_thread, collapse_loop, mem);
 	if (!mem->collapsing)
 		atomic_store(&mem->n_broken_huge, 0);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 void memory_collapse_end(struct memory *mem)

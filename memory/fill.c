@@ -30,45 +30,44 @@ pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint6
 	return lock;
 }
 
-static int64_t fill_move(struct memory *mem, uint64_t to, uint64_t n, uint8_t *pages)
+static uint64_t fill_address(const struct memory *mem, unsigned int region, uint64_t offset)
 {
-	struct uffdio_move move = { .dst = to, .src = (uintptr_t)pages, .len = n * PAGE_BYTES };
+	return (uintptr_t)mem->region[region].host + offset * PAGE_BYTES;
+}
+
+int64_t memory_fill_move(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, uint8_t *pages)
+{
+	struct uffdio_move move = {
+		.dst = fill_address(mem, region, offset), .src = (uintptr_t)pages, .len = n * PAGE_BYTES,
+	};
 
 	if (!ioctl(mem->uffd, UFFDIO_MOVE, &move))
 		return (int64_t)n;
 	return move.move > 0 ? move.move / (int64_t)PAGE_BYTES : -errno;
 }
 
-int64_t memory_fill_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct fill_data *from)
+static int64_t fill_zero(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
 {
-	uint64_t to = (uintptr_t)mem->region[region].host + offset * PAGE_BYTES;
-	int64_t done;
+	struct uffdio_zeropage zero = {
+		.range = { .start = fill_address(mem, region, offset), .len = n * PAGE_BYTES },
+	};
 
-	if (from->pages) {
-		struct uffdio_copy copy = {
-			.dst = to, .src = (uintptr_t)from->pages, .len = n * PAGE_BYTES,
-		};
+	if (!ioctl(mem->uffd, UFFDIO_ZEROPAGE, &zero))
+		return (int64_t)n;
+	return zero.zeropage > 0 ? zero.zeropage / (int64_t)PAGE_BYTES : -errno;
+}
 
-		if (from->move) {
-			done = fill_move(mem, to, n, from->pages);
-			if (done > 0 || done == -EEXIST || done == -EAGAIN)
-				return done;
-			/* What cannot be moved (an eject's mprotect is under way, say) is copied. */
-			from->move = false;
-		}
-		if (!ioctl(mem->uffd, UFFDIO_COPY, &copy))
-			return (int64_t)n;
-		done = copy.copy;
-	} else {
-		struct uffdio_zeropage zero = {
-			.range = { .start = to, .len = n * PAGE_BYTES },
-		};
+int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages)
+{
+	struct uffdio_copy copy = {
+		.dst = fill_address(mem, region, offset), .src = (uintptr_t)pages, .len = n * PAGE_BYTES,
+	};
 
-		if (!ioctl(mem->uffd, UFFDIO_ZEROPAGE, &zero))
-			return (int64_t)n;
-		done = zero.zeropage;
-	}
-	return done > 0 ? done / (int64_t)PAGE_BYTES : -errno;
+	if (!pages)
+		return fill_zero(mem, region, offset, n);
+	if (!ioctl(mem->uffd, UFFDIO_COPY, &copy))
+		return (int64_t)n;
+	return copy.copy > 0 ? copy.copy / (int64_t)PAGE_BYTES : -errno;
 }
 
 uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes)
@@ -132,20 +131,16 @@ void memory_count_fresh(struct memory *mem, uint64_t fresh)
 }
 
 /* Fills [offset, offset + n), none of which was PRESENT a moment ago. Adds to *fresh what came in, also with an error. */
-static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
-		    struct fill_data from, int64_t *fresh, struct wakes *wakes)
+static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages,
+		    int64_t *fresh, struct wakes *wakes)
 {
 	uint64_t i = 0, batch = n;
-	struct fill_data at;
 	int64_t got;
 
 	while (i < n) {
 		if (batch > n - i)
 			batch = n - i;
-		at = from;
-		if (at.pages)
-			at.pages += i * PAGE_BYTES;
-		got = memory_fill_kernel(mem, region, offset + i, batch, &at);
+		got = memory_fill_copy(mem, region, offset + i, batch, pages ? pages + i * PAGE_BYTES : NULL);
 		if (got > 0) {
 			*fresh += (int64_t)memory_publish(mem, region, offset + i, (uint64_t)got, wakes);
 			i += (uint64_t)got;
@@ -191,10 +186,8 @@ static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 			if (state_of(state_load(&mem->state[region][offset + i])) == PAGE_PRESENT)
 				break;
 		if (i > start)
-			r = fill_run(mem, region, offset + start, i - start, (struct fill_data){
-				/* Only a staging area's pages are ever taken away. */
-				.pages = pages ? (uint8_t *)(uintptr_t)pages + start * PAGE_BYTES : NULL,
-			}, fresh, &wakes);
+			r = fill_run(mem, region, offset + start, i - start, pages ? pages + start * PAGE_BYTES : NULL,
+				     fresh, &wakes);
 		else
 			i++;
 	}
@@ -203,11 +196,11 @@ static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 	return r;
 }
 
-int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data)
+int memory_fill_quietly(struct memory *mem, gfn_t first, uint64_t n, const void *data, int64_t *fresh)
 {
+	const uint8_t *pages = data;
 	uint64_t offset, i, part;
 	unsigned int region;
-	int64_t fresh = 0;
 	int r = 0;
 
 	if (!memory_find(mem, first, n, &region, &offset))
@@ -217,12 +210,21 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
 	for (i = 0; i < n && !r; i += part) {
 		part = HUGE_PAGES - (offset + i) % HUGE_PAGES;
 		part = part < n - i ? part : n - i;
-		r = fill_huge(mem, region, offset + i, part, data ? (const uint8_t *)data + i * PAGE_BYTES : NULL, &fresh);
+		r = fill_huge(mem, region, offset + i, part, pages ? pages + i * PAGE_BYTES : NULL, fresh);
 	}
+	return r;
+}
+
+int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data)
+{
+	int64_t fresh = 0;
+	int r = memory_fill_quietly(mem, first, n, data, &fresh);
+
 	memory_count_fresh(mem, (uint64_t)fresh);
 	if (r < 0)
 		return r;
-	count_add(&mem->n_duplicates, n - (uint64_t)fresh);
+	if (mem->uffd >= 0)
+		count_add(&mem->n_duplicates, n - (uint64_t)fresh);
 	return fresh;
 }
 

@@ -84,7 +84,8 @@ struct memory {
 	/* Watching. Set by memory_watch; uffd is -1 otherwise. */
 	int uffd;
 	bool can_move;			/* UFFDIO_MOVE */
-	_Atomic bool can_mend;		/* a huge page can take the place of small ones (stage.c) */
+	bool can_protect;		/* UFFDIO_WRITEPROTECT */
+	_Atomic unsigned int mends_failed;	/* one after the other: huge pages that did not become one (stage.c) */
 	pthread_mutex_t huge_lock[MEMORY_HUGE_LOCKS];
 	int stop_fd;
 	pthread_t fault_thread;
@@ -155,21 +156,16 @@ void memory_wake_all(struct memory *mem);
 
 extern const struct page_sink_ops memory_sink_ops;
 
-/* Where pages come from. */
-struct fill_data {
-	uint8_t *pages;		/* of the first page; NULL: zeros */
-	bool move;		/* they lie in a staging area, and may be taken away */
-};
-
 /* Locks the huge page that page `offset` lies in; returns what is to be unlocked. */
 pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint64_t offset);
 
 /*
- * Moves, copies or zero-fills up to n pages at offset, with the huge page's lock held; clears from->move when they cannot be moved.
- * Returns how many came in (perhaps fewer than asked), or a negative errno of the first page: -EEXIST the kernel has it already,
- * -ENOENT the range is cut by an eject's mprotect, -EAGAIN try again.
+ * Brings up to n pages at offset into the kernel's page table, with the huge page's lock held: copies of `pages` (NULL: zeros), or the
+ * pages themselves, which must lie in a staging area. Return how many came in (perhaps fewer than asked), or a negative errno
+ * of the first page: -EEXIST the kernel has it already, -ENOENT the range is cut by an eject's mprotect, -EAGAIN try again.
  */
-int64_t memory_fill_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct fill_data *from);
+int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages);
+int64_t memory_fill_move(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, uint8_t *pages);
 
 /* Pages of one huge page that somebody waited for, who is to be woken once its lock is released. */
 struct wakes {
@@ -180,6 +176,9 @@ struct wakes {
 uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes);
 /* Wakes them; `offset` is any page of the huge page. No huge page's lock is held: tickets fire. */
 void memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes);
+
+/* memory_fill without the end: adds to *fresh how many are new, which memory_count_fresh is to be told. 0 or a negative errno. */
+int memory_fill_quietly(struct memory *mem, gfn_t first, uint64_t n, const void *data, int64_t *fresh);
 
 /* So many pages are new, which were published: the last one completes. No huge page's lock is held. */
 void memory_count_fresh(struct memory *mem, uint64_t fresh);
@@ -201,6 +200,9 @@ int memory_eject_overdue(struct memory *mem);
 /* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. */
 void memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
 
+/* Can a huge page take the place of small ones (stage.c)? memory_count_mend: it did, or it did not. */
+bool memory_can_mend(const struct memory *mem);
+void memory_count_mend(struct memory *mem, bool huge);
 /* Does the page table hold the 2 MiB at this address as one huge page? False also where the kernel does not tell (before 6.7). */
 bool memory_is_huge(int pagemap, const uint8_t *host);
 /* Brings huge pages back, on a thread of its own, once all is PRESENT (collapse.c). memory_collapse_end joins it. */

@@ -33,7 +33,7 @@ enum page_state {
 	PAGE_MISSING = 0,
 	/* Asked of the attached source. Left by a fill, by loss, by a detached source (to MISSING). */
 	PAGE_REQUESTED = 1,
-	/* Here, whole. */
+	/* Here, whole. Left for some microseconds (to REQUESTED) when it is taken into a huge page, unless it is pinned: stage.h. */
 	PAGE_PRESENT = 2,
 	/* The source said that it does not have it. Left only by a fill from another source. */
 	PAGE_LOST = 3,

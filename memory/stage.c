@@ -13,7 +13,10 @@
 //   5. The stage's huge page is moved there, which wakes all that wait in the kernel; the bytes become PRESENT again.
 //
 // Nothing in it waits for a source: it takes some ten microseconds, a tenth of what copying the missing pages takes. If the
-// move is refused, the whole stage is copied: from step 4 on it holds the only copy of the guest's pages and is not given up.
+// move is refused, the guest's pages are copied back first, and then the others: from step 4 on the stage holds their only copy.
+//
+// Only where a vCPU's wait is interruptible: an eject would take the protection away beneath step 3, and KVM's own kernel copies into
+// early pages could meet it.
 #include "memory/stage.h"
 
 #include <errno.h>
@@ -26,6 +29,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/page.h"
 #include "memory/internal.h"
 
 #define STAGE_WORDS (HUGE_PAGES / 64)
@@ -147,24 +151,47 @@ int memory_stage_add(struct memory_stage *stage, gfn_t first, uint64_t n, bool z
 	return 0;
 }
 
-bool memory_stage_is_whole(const struct memory_stage *stage)
+bool memory_stage_is_due(const struct memory_stage *stage)
 {
 	state_byte *state = &stage->mem->state[stage->region][stage->offset];
+	bool whole = true;
 	unsigned int i;
+	uint8_t byte;
 
-	if (!stage->n)
-		return false;
-	for (i = 0; i < HUGE_PAGES; i++)
-		if (!bit_get(stage->has, i) && state_of(state_load(&state[i])) != PAGE_PRESENT)
-			return false;
-	return true;
+	if (!stage->n || !stage->mem->can_move)
+		return stage->n;
+	for (i = 0; i < HUGE_PAGES; i++) {
+		byte = state_load(&state[i]);
+		if (bit_get(stage->has, i) && (byte & STATE_WAITED))
+			return true;
+		whole &= bit_get(stage->has, i) || state_of(byte) == PAGE_PRESENT;
+	}
+	return whole;
 }
 
 /* ---- in one piece ---- */
 
+/* So many in a row, and this kernel is held for one that keeps empty page tables: mending only costs there. */
+#define MENDS_FAILED_MAX 4
+
+bool memory_can_mend(const struct memory *mem)
+{
+	return mem->can_move && mem->can_protect && atomic_load(&mem->way) == WAY_OUT_KERNEL &&
+	       atomic_load(&mem->mends_failed) < MENDS_FAILED_MAX;
+}
+
+void memory_count_mend(struct memory *mem, bool huge)
+{
+	if (huge)
+		atomic_store(&mem->mends_failed, 0);
+	else
+		atomic_fetch_add(&mem->mends_failed, 1);
+}
+
 /* The guest's pages that are taken back for the time of a move, and who waits for any page. */
 struct frozen {
 	unsigned int n;
+	bool split;		/* the stage's own huge page went in pieces */
 	uint64_t page[STAGE_WORDS];
 	struct wakes wakes;
 };
@@ -174,43 +201,56 @@ static state_byte *stage_states(const struct memory_stage *stage)
 	return &stage->mem->state[stage->region][stage->offset];
 }
 
+static uint8_t *stage_host(const struct memory_stage *stage)
+{
+	return stage->mem->region[stage->region].host + stage->offset * PAGE_BYTES;
+}
+
 /* Pages [first, first + n) of the huge page are in the kernel. Returns how many are new: those taken back were counted before. */
 static uint64_t stage_publish(struct memory_stage *stage, struct frozen *frozen, unsigned int first, unsigned int n)
 {
 	uint64_t fresh = memory_publish(stage->mem, stage->region, stage->offset + first, n, &frozen->wakes);
 	unsigned int i, again = 0;
 
-	for (i = first; i < first + n; i++)
+	for (i = first; i < first + n; i++) {
 		again += bit_get(frozen->page, i);
+		frozen->page[i / 64] &= ~(UINT64_C(1) << (i % 64));
+	}
 	count_sub(&stage->mem->n_filled, again);
 	/* Never to zero: a page that is new is still counted. */
 	atomic_fetch_sub(&stage->mem->n_missing, again);
 	return fresh - again;
 }
 
-/* Can all 512 pages be placed together, and is any of them new? */
+/*
+ * Can all 512 pages be placed together, is any of them new, and is it worth it? Pages that are PRESENT stay so under the huge page's
+ * lock and are not being ejected, so a look into them does not wait.
+ */
 static bool stage_is_placeable(const struct memory_stage *stage)
 {
 	const struct memory *mem = stage->mem;
 	state_byte *state = stage_states(stage);
-	unsigned int i, here = 0;
+	unsigned int i, here = 0, zeros = stage->zeros;
 	uint8_t byte;
 
-	if (!mem->can_move || stage->zeros > MEMORY_HUGE_ZEROS_MAX)
+	if (!mem->can_move)
 		return false;
 	for (i = 0; i < HUGE_PAGES; i++) {
 		byte = state_load(&state[i]);
 		if (byte & (STATE_EJECTING | STATE_PIN_MASK))
 			return false;
-		if (state_of(byte) == PAGE_PRESENT)
+		if (state_of(byte) == PAGE_PRESENT) {
 			here++;
-		else if (!bit_get(stage->has, i))
+			/* Staged as well: counted already, or not zero any more. */
+			zeros += !bit_get(stage->zero, i) && page_is_zero(stage_host(stage) + i * PAGE_BYTES);
+		} else if (!bit_get(stage->has, i)) {
 			return false;
+		}
 	}
-	return here < HUGE_PAGES && (!here || mem->can_mend);
+	return here < HUGE_PAGES && zeros <= MEMORY_HUGE_ZEROS_MAX && (!here || memory_can_mend(mem));
 }
 
-/* As it was before stage_freeze. */
+/* What is taken back is PRESENT again: it is in the kernel. */
 static void stage_thaw(struct memory_stage *stage, struct frozen *frozen)
 {
 	unsigned int i;
@@ -230,10 +270,14 @@ static bool stage_freeze(struct memory_stage *stage, struct frozen *frozen)
 	for (i = 0; i < HUGE_PAGES; i++) {
 		if (state_of(state_load(&state[i])) != PAGE_PRESENT)
 			continue;
-		if (!state_freeze(&state[i]))
-			return false;
-		atomic_fetch_add(&mem->n_missing, 1);
+		/* Counted before, so that nobody who sees the byte counts below zero. */
 		count_add(&mem->n_requested, 1);
+		atomic_fetch_add(&mem->n_missing, 1);
+		if (!state_freeze(&state[i])) {
+			count_sub(&mem->n_requested, 1);
+			atomic_fetch_sub(&mem->n_missing, 1);
+			return false;
+		}
 		bit_set(frozen->page, i);
 		frozen->n++;
 	}
@@ -241,10 +285,10 @@ static bool stage_freeze(struct memory_stage *stage, struct frozen *frozen)
 }
 
 /* Taking the protection away wakes those who wait to write. */
-static int stage_protect(struct memory_stage *stage, uint8_t *host, bool on)
+static int stage_protect(struct memory_stage *stage, bool on)
 {
 	struct uffdio_writeprotect wp = {
-		.range = { .start = (uintptr_t)host, .len = HUGE_BYTES },
+		.range = { .start = (uintptr_t)stage_host(stage), .len = HUGE_BYTES },
 		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
 	};
 
@@ -254,102 +298,106 @@ static int stage_protect(struct memory_stage *stage, uint8_t *host, bool on)
 	return 0;
 }
 
-/*
- * Steps 1 to 3: from now on the stage holds the truth. False: it could not be, and nothing changed. An eject would take the guest's
- * pages from under the copying, hence its lock.
- */
-static bool stage_take(struct memory_stage *stage, uint8_t *host, struct frozen *frozen)
+/* Steps 1 to 3: from now on the stage holds the truth. False: it could not be, and nothing changed. */
+static bool stage_take(struct memory_stage *stage, struct frozen *frozen)
 {
-	struct memory *mem = stage->mem;
 	unsigned int i;
-	bool ok;
 
-	pthread_mutex_lock(&mem->eject_lock);
-	ok = stage_freeze(stage, frozen) && (!frozen->n || !stage_protect(stage, host, true));
-	for (i = 0; ok && i < HUGE_PAGES; i++) {
+	if (!stage_freeze(stage, frozen) || (frozen->n && stage_protect(stage, true) < 0)) {
+		if (frozen->n)
+			stage_protect(stage, false);
+		stage_thaw(stage, frozen);
+		return false;
+	}
+	for (i = 0; i < HUGE_PAGES; i++) {
 		if (bit_get(frozen->page, i))
-			memcpy(stage->area + i * PAGE_BYTES, host + i * PAGE_BYTES, PAGE_BYTES);
+			memcpy(stage->area + i * PAGE_BYTES, stage_host(stage) + i * PAGE_BYTES, PAGE_BYTES);
 		else if (bit_get(stage->zero, i))
 			memset(stage->area + i * PAGE_BYTES, 0, PAGE_BYTES);
-	}
-	pthread_mutex_unlock(&mem->eject_lock);
-	if (!ok)
-		stage_thaw(stage, frozen);
-	return ok;
-}
-
-/*
- * Brings the area's pages into the kernel's page table. Returns 0, or why only the first *done are there. `must`: nobody else has what
- * the area holds, so it is tried until the host has memory for it.
- */
-static int stage_bring(struct memory_stage *stage, bool must, unsigned int *done)
-{
-	struct memory *mem = stage->mem;
-	struct fill_data from = { .move = true };
-	uint64_t batch = HUGE_PAGES;
-	int64_t got;
-
-	for (*done = 0; *done < HUGE_PAGES;) {
-		from.pages = stage->area + *done * PAGE_BYTES;
-		batch = batch < HUGE_PAGES - *done ? batch : HUGE_PAGES - *done;
-		got = memory_fill_kernel(mem, stage->region, stage->offset + *done, batch, &from);
-		if (got > 0) {
-			*done += (unsigned int)got;
-		} else if (got == -EEXIST) {
-			memory_wake_kernel(mem, stage->region, stage->offset + *done);
-			*done += 1;
-		} else if (got == -ENOENT && batch > 1) {
-			batch = 1;	/* an eject has cut the mapping in pieces */
-		} else if (got != -EAGAIN) {
-			if (!must || atomic_load(&mem->shut))
-				return (int)got;
-			usleep(NS_PER_MS / NS_PER_US);
-		}
-	}
-	return 0;
-}
-
-/* With the huge page's lock held. False: it is to be placed in pieces. *fresh: as memory_fill's result. */
-static bool stage_place_whole(struct memory_stage *stage, struct frozen *frozen, int64_t *fresh)
-{
-	struct memory *mem = stage->mem;
-	uint8_t *host = mem->region[stage->region].host + stage->offset * PAGE_BYTES;
-	unsigned int done;
-	bool huge;
-	int r;
-
-	if (!stage_is_placeable(stage) || !stage_take(stage, host, frozen))
-		return false;
-	if (madvise(host, HUGE_BYTES, MADV_DONTNEED) < 0 && frozen->n) {
-		/* Locked memory, say. */
-		mem->can_mend = false;
-		stage_protect(stage, host, false);
-		stage_thaw(stage, frozen);
-		return false;
-	}
-	r = stage_bring(stage, frozen->n, &done);
-	huge = !r && memory_is_huge(stage->pagemap, host);
-	*fresh = (int64_t)stage_publish(stage, frozen, 0, done);
-	if (!huge) {
-		/* Where the kernel keeps the empty page table, mending only costs. */
-		mem->can_mend &= !frozen->n;
-		/* What a huge page was split into would serve the next one badly. */
-		r = stage_renew(stage) < 0 ? -ENOMEM : r;
-	}
-	if (r < 0) {
-		memory_count_fresh(mem, (uint64_t)*fresh);
-		*fresh = r;
 	}
 	return true;
 }
 
+/* Moves the area into the huge page's place; how many pages went: all, or as far as it came. */
+static unsigned int stage_move(struct memory_stage *stage)
+{
+	uint64_t done = 0;
+	int64_t got;
+
+	while (done < HUGE_PAGES) {
+		got = memory_fill_move(stage->mem, stage->region, stage->offset + done, HUGE_PAGES - done,
+				       stage->area + done * PAGE_BYTES);
+		if (got > 0)
+			done += (uint64_t)got;
+		else if (got != -EAGAIN)
+			break;
+	}
+	return (unsigned int)done;
+}
+
+/*
+ * The move was refused: what the guest had goes back where it was. The memory for it was free a moment ago; should somebody else have
+ * it now, it is tried until there is some, since nobody else has what these pages hold.
+ */
+static void stage_put_back(struct memory_stage *stage, const struct frozen *frozen)
+{
+	unsigned int i;
+	int64_t got;
+
+	for (i = 0; i < HUGE_PAGES; i++) {
+		uint8_t *page = stage->area + i * PAGE_BYTES;
+		uint64_t offset = stage->offset + i;
+
+		if (!bit_get(frozen->page, i))
+			continue;
+		for (;;) {
+			got = memory_fill_copy(stage->mem, stage->region, offset, 1, page);
+			/* -EEXIST: it was never taken away. */
+			if (got > 0 || got == -EEXIST || atomic_load(&stage->mem->shut))
+				break;
+			/* Moving takes no memory. */
+			if (got != -EAGAIN && memory_fill_move(stage->mem, stage->region, offset, 1, page) > 0)
+				break;
+			if (got != -EAGAIN)
+				usleep(NS_PER_MS / NS_PER_US);
+		}
+	}
+}
+
+/* With the huge page's lock held. False: it is to be placed in pieces. Adds to *fresh how many are new. */
+static bool stage_place_whole(struct memory_stage *stage, struct frozen *frozen, int64_t *fresh)
+{
+	struct memory *mem = stage->mem;
+	unsigned int done = 0;
+	bool emptied, huge;
+
+	if (!stage_is_placeable(stage) || !stage_take(stage, frozen))
+		return false;
+	/* It may fail half-way: locked memory, say. */
+	emptied = !madvise(stage_host(stage), HUGE_BYTES, MADV_DONTNEED);
+	if (emptied || !frozen->n)
+		done = stage_move(stage);
+	*fresh += (int64_t)stage_publish(stage, frozen, 0, done);
+	if (done < HUGE_PAGES && frozen->n) {
+		stage_put_back(stage, frozen);
+		stage_protect(stage, false);
+		stage_thaw(stage, frozen);
+	}
+	huge = done == HUGE_PAGES && memory_is_huge(stage->pagemap, stage_host(stage));
+	frozen->split = done && !huge;
+	if (frozen->n)
+		memory_count_mend(mem, huge);
+	return done == HUGE_PAGES;
+}
+
 /* ---- in pieces ---- */
 
-static int64_t stage_place_pieces(struct memory_stage *stage)
+/* Around what is PRESENT. Adds to *fresh how many are new. */
+static int stage_place_pieces(struct memory_stage *stage, int64_t *fresh)
 {
 	gfn_t first = GFN(stage->mem->region[stage->region].first.v + stage->offset);
 	unsigned int i = 0, start;
-	int64_t fresh = 0, got;
+	int64_t got;
 	bool zero;
 
 	while (i < HUGE_PAGES) {
@@ -359,13 +407,12 @@ static int64_t stage_place_pieces(struct memory_stage *stage)
 		zero = bit_get(stage->zero, start);
 		while (i < HUGE_PAGES && bit_get(stage->has, i) && bit_get(stage->zero, i) == zero)
 			i++;
-		got = memory_fill(stage->mem, GFN(first.v + start), i - start,
-				  zero ? NULL : stage->area + start * PAGE_BYTES);
+		got = memory_fill_quietly(stage->mem, GFN(first.v + start), i - start,
+					  zero ? NULL : stage->area + start * PAGE_BYTES, fresh);
 		if (got < 0)
-			return got;
-		fresh += got;
+			return (int)got;
 	}
-	return fresh;
+	return 0;
 }
 
 int64_t memory_stage_place(struct memory_stage *stage)
@@ -376,6 +423,7 @@ int64_t memory_stage_place(struct memory_stage *stage)
 	pthread_mutex_t *lock;
 	int64_t fresh = 0;
 	bool whole;
+	int r = 0;
 
 	stage->n = 0;
 	if (!n || mem->uffd < 0)
@@ -385,9 +433,13 @@ int64_t memory_stage_place(struct memory_stage *stage)
 	pthread_mutex_unlock(lock);
 	memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);
 	if (!whole)
-		return stage_place_pieces(stage);
-	if (fresh >= 0)
-		count_add(&mem->n_duplicates, n - (uint64_t)fresh);
-	memory_count_fresh(mem, fresh > 0 ? (uint64_t)fresh : 0);
+		r = stage_place_pieces(stage, &fresh);
+	memory_count_fresh(mem, (uint64_t)fresh);
+	/* A huge page that was moved whole left nothing behind; of one that was split, what is left would serve the next badly. */
+	if (frozen.split && stage_renew(stage) < 0)
+		r = -ENOMEM;
+	if (r < 0)
+		return r;
+	count_add(&mem->n_duplicates, n - (uint64_t)fresh);
 	return fresh;
 }

@@ -4,7 +4,7 @@
  * A staging area: room for one huge page, into which a source receives pages before it hands them over. Once nothing of the huge
  * page is missing any more, it takes the guest's place for it in one piece (UFFDIO_MOVE, Linux 6.8 and later), together with
  * the pages that came earlier and alone; the guest has a huge page again. What is not whole, and on older kernels everything, is
- * copied page by page.
+ * copied page by page. Pages that came earlier are taken along only with WAY_OUT_KERNEL (memory/way_out.h).
  */
 #ifndef POSTERN_MEMORY_STAGE_H
 #define POSTERN_MEMORY_STAGE_H
@@ -31,8 +31,11 @@ int memory_stage_add(struct memory_stage *stage, gfn_t first, uint64_t n, bool z
 bool memory_stage_is_empty(const struct memory_stage *stage);
 /* Can these be added: does nothing wait, or only other pages of the huge page that they are of? */
 bool memory_stage_takes(const struct memory_stage *stage, gfn_t first, uint64_t n);
-/* Is every page of that huge page here, in the guest or in the stage? */
-bool memory_stage_is_whole(const struct memory_stage *stage);
+/*
+ * Is it time to place what waits? Every page of the huge page is here, in the guest or in the stage; or somebody waits for one of
+ * them; or this kernel cannot place them together anyway.
+ */
+bool memory_stage_is_due(const struct memory_stage *stage);
 
 /* memory_fill of all that waits; the stage is empty afterwards. */
 int64_t memory_stage_place(struct memory_stage *stage);

@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -250,7 +249,7 @@ static int uffd_open(struct memory *mem, struct err *err)
 		return err_errno(err, r, "userfaultfd does not tell which thread waits (Linux 4.14 and later do)");
 	}
 	mem->can_move = there & UFFD_FEATURE_MOVE;
-	mem->can_mend = mem->can_move && (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	mem->can_protect = mem->can_move && (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 	return fd;
 }
 
@@ -264,7 +263,7 @@ static int uffd_register(struct memory *mem, struct err *err)
 				.start = (uintptr_t)mem->region[i].host,
 				.len = mem->region[i].pages * PAGE_BYTES,
 			},
-			.mode = UFFDIO_REGISTER_MODE_MISSING | (mem->can_mend ? UFFDIO_REGISTER_MODE_WP : 0),
+			.mode = UFFDIO_REGISTER_MODE_MISSING | (mem->can_protect ? UFFDIO_REGISTER_MODE_WP : 0),
 		};
 
 		/* What was touched before would not be missing to the kernel. */
@@ -277,15 +276,9 @@ static int uffd_register(struct memory *mem, struct err *err)
 
 static int fault_thread_start(struct memory *mem, struct err *err)
 {
-	sigset_t all, old;
-	int r;
+	int r = thread_start(&mem->fault_thread, fault_loop, mem);
 
-	/* Signals are for the main thread and the vCPUs. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&mem->fault_thread, NULL, fault_loop, mem);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r ? err_errno(err, -r, "fault thread") : 0;
+	return r < 0 ? err_errno(err, r, "fault thread") : 0;
 }
 
 int memory_watch(struct memory *mem, const struct memory_events *events, struct err *err)

@@ -2,9 +2,9 @@
 // Copyright The postern authors
 #include "source/layer.h"
 
-#include <signal.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 
 void layer_init(struct layer *layer, const struct page_source_ops *source, const struct page_sink_ops *sink,
 		const struct layer_ops *ops)
@@ -53,15 +53,10 @@ void layer_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_
 
 int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg, struct err *err)
 {
-	sigset_t all, old;
-	int r;
+	int r = thread_start(thread, fn, arg);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(thread, NULL, fn, arg);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r)
-		return err_errno(err, -r, "starting the thread \"%s\"", name);
+	if (r < 0)
+		return err_errno(err, r, "starting the thread \"%s\"", name);
 	pthread_setname_np(*thread, name);
 	return 0;
 }

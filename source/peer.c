@@ -230,7 +230,7 @@ static int receive_staged(struct inbox *inbox, const struct frame *frame, struct
 		r = memory_stage_add(inbox->stage, frame->gfn, frame->count, zero);
 	if (r < 0)
 		return r;
-	return memory_stage_is_whole(inbox->stage) ? inbox_flush(inbox, err) : 0;
+	return memory_stage_is_due(inbox->stage) ? inbox_flush(inbox, err) : 0;
 }
 
 /* Any frame whose header was read: to the sink. */
@@ -283,8 +283,9 @@ static int bulk_wait(struct inbox *inbox, struct err *err)
 	struct pollfd fd = { .fd = inbox->reader.fd, .events = POLLIN };
 
 	if (!inbox->stage || memory_stage_is_empty(inbox->stage) || stream_has_ahead(&inbox->reader) ||
-	    poll(&fd, 1, HOLD_BACK_MS) != 0)
+	    poll(&fd, 1, HOLD_BACK_MS) > 0)
 		return 0;
+	/* Nothing came, or a signal did. */
 	return inbox_flush(inbox, err);
 }
 
@@ -387,10 +388,10 @@ int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *er
 	atomic_store(&peer->stop, false);
 	atomic_store(&peer->lost, false);
 	peer->queue_first = peer->queue_len = 0;
-	r = -pthread_create(&peer->urgent_thread, NULL, urgent_main, peer);
+	r = thread_start(&peer->urgent_thread, urgent_main, peer);
 	if (r < 0)
 		return err_errno(err, r, "starting the urgent thread");
-	r = -pthread_create(&peer->bulk_thread, NULL, bulk_main, peer);
+	r = thread_start(&peer->bulk_thread, bulk_main, peer);
 	if (r < 0) {
 		atomic_store(&peer->stop, true);
 		shutdown(pair->urgent, SHUT_RDWR);

@@ -550,10 +550,10 @@ int sender_start(struct sender *sender, const struct stream_pair *pair, struct e
 	sender->answered = false;
 	atomic_store(&sender->stop, false);
 	atomic_store(&sender->lost, false);
-	r = -pthread_create(&sender->urgent_thread, NULL, urgent_main, sender);
+	r = thread_start(&sender->urgent_thread, urgent_main, sender);
 	if (r < 0)
 		return err_errno(err, r, "starting the urgent thread");
-	r = -pthread_create(&sender->bulk_thread, NULL, bulk_main, sender);
+	r = thread_start(&sender->bulk_thread, bulk_main, sender);
 	if (r < 0) {
 		atomic_store(&sender->stop, true);
 		shutdown(pair->urgent, SHUT_RDWR);

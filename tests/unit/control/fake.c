@@ -417,6 +417,37 @@ int gup_write(struct memory *mem, gpa_t gpa, const void *from, size_t len, unsig
 	return r;
 }
 
+int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const struct gup_opts *opts,
+	struct gup_span *span)
+{
+	uint8_t *at;
+	int r = fake_page(mem, gpa, len, flags, opts, &at);
+
+	if (r < 0)
+		return r;
+	*span = (struct gup_span){ .hva = at, .len = len, .first = gpa_to_gfn(gpa), .pages = 1 };
+	mem->held++;
+	return 0;
+}
+
+void gup_put(struct memory *mem, struct gup_span *span)
+{
+	assert_non_null(span->hva);
+	assert_true(mem->held);
+	mem->held--;
+	*span = (struct gup_span){ 0 };
+}
+
+void memory_map_lock(struct memory *mem)
+{
+	(void)mem;
+}
+
+void memory_map_unlock(struct memory *mem)
+{
+	(void)mem;
+}
+
 /* ---- arch/ ---- */
 
 int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err)

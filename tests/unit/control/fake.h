@@ -37,6 +37,7 @@ struct memory {
 	unsigned int nwaiters;
 	struct hist latency;
 	unsigned int waits;		/* begun in gup */
+	unsigned int held;	/* spans that were got and not put */
 };
 
 struct vcpu {

@@ -39,6 +39,9 @@ static int tear_down(void **state)
 {
 	struct setup *s = *state;
 
+	/* No page is held for what is gone. */
+	gdb_breaks_clear(&s->breaks, s->mem);
+	assert_int_equal(s->mem->held, 0);
 	fake_machine_free(s->machine);
 	free(s);
 	return 0;
@@ -108,6 +111,7 @@ static void test_alias(void **state)
 
 	assert_int_equal(set(s, 16), 0);
 	assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, other, GPA(FAKE_GPA + 16)), 0);
+	assert_int_equal(s->mem->held, 1);
 	/* In either order: the last one puts back what was there before the first. */
 	assert_int_equal(unset(s, 16), 0);
 	ASSERT_RAM(s, 16, 0xcc, 0xdd);

@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "memory/internal.h"
@@ -213,6 +214,7 @@ static void test_staged_pages_come_whole_in_part_and_around_present_ones(void **
 	struct gup_span span;
 
 	(void)unused;
+	memory_set_way_out(mem, WAY_OUT_KERNEL);
 	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
 	/* A whole huge page. */
 	assert_true(memory_stage_is_empty(stage));
@@ -225,13 +227,13 @@ static void test_staged_pages_come_whole_in_part_and_around_present_ones(void **
 	assert_int_equal(place(stage, GFN(600), 20), 20);
 	stage_patterns(stage, GFN(512), 512);
 	assert_int_equal(memory_stage_add(stage, GFN(512), 188, false), 0);
-	assert_false(memory_stage_is_whole(stage));
+	assert_true(!mem->can_move || !memory_stage_is_due(stage));
 	assert_false(memory_stage_takes(stage, GFN(699), 1));
 	assert_int_equal(memory_stage_add(stage, GFN(1024), 1, false), -EFAULT);
 	assert_int_equal(memory_stage_add(stage, GFN(701), 323, false), 0);
-	assert_true(memory_stage_is_whole(stage));
+	assert_true(memory_stage_is_due(stage));
 	assert_int_equal(memory_stage_place(stage), 512 - 21);
-	assert_true(!mem->can_mend || is_huge(mem, 1));
+	assert_true(!memory_can_mend(mem) || is_huge(mem, 1));
 	check_guests_page(mem, GFN(700));
 	/* Somebody holds a page: what he writes is not lost. */
 	page_pattern(page, GFN(1024));
@@ -320,6 +322,7 @@ static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
 	unsigned int i, h, mended = 0;
 
 	(void)unused;
+	memory_set_way_out(mem, WAY_OUT_KERNEL);
 	atomic_store(&mend_stop, false);
 	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
 	for (i = 0; i < MEND_PAGES; i += 7)
@@ -342,9 +345,112 @@ static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
 		assert_int_equal(writer[i].wrong, 0);
 	}
 	/* One that is held at the wrong moment stays in pieces. */
-	assert_true(!mem->can_mend || mended);
+	assert_true(!memory_can_mend(mem) || mended);
 	assert_false(memory_is_late(mem));
 	memory_stage_free(stage);
+	memory_free(mem);
+}
+
+/* ---- what must not be mended ---- */
+
+/* A huge page of `data` pages with data that came first, the rest zeros; then one more page comes. */
+static void fill_sparse(struct memory *mem, struct memory_stage *stage, gfn_t first, unsigned int data)
+{
+	stage_patterns(stage, first, data);
+	assert_int_equal(memory_stage_add(stage, first, data, false), 0);
+	assert_int_equal(memory_stage_add(stage, GFN(first.v + data), 511 - data, true), 0);
+	assert_int_equal(memory_stage_place(stage), 511);
+	assert_int_equal(place(stage, GFN(first.v + 511), 1), 1);
+	check_patterns(mem, first, data);
+}
+
+static void test_zero_pages_that_cost_no_memory_stay_so(void **unused)
+{
+	struct memory *mem = memory_for_test(8, 0, true, NULL);
+	struct memory_stage *stage;
+
+	(void)unused;
+	memory_set_way_out(mem, WAY_OUT_KERNEL);
+	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
+	fill_sparse(mem, stage, GFN(0), 1);
+	assert_false(is_huge(mem, 0));
+	fill_sparse(mem, stage, GFN(512), 500);
+	assert_true(!memory_can_mend(mem) || is_huge(mem, 1));
+	assert_int_equal(memory_fill(mem, GFN(1024), 1024, NULL), 1024);
+	memory_collapse_end(mem);
+	assert_false(is_huge(mem, 0));
+	assert_false(is_huge(mem, 2));
+	memory_stage_free(stage);
+	memory_free(mem);
+}
+
+static void test_an_eject_host_keeps_what_is_present(void **unused)
+{
+	struct memory *mem = memory_for_test(4, 0, true, NULL);
+	_Alignas(4096) uint8_t page[4096];
+	struct memory_stage *stage;
+
+	(void)unused;
+	memory_set_way_out(mem, WAY_OUT_EJECT);
+	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
+	page_pattern(page, GFN(9));
+	assert_int_equal(memory_fill(mem, GFN(9), 1, page), 1);
+	assert_int_equal(place(stage, GFN(0), 512), 511);
+	assert_false(is_huge(mem, 0));
+	check_patterns(mem, GFN(0), 512);
+	memory_stage_free(stage);
+	memory_free(mem);
+}
+
+/* A part of guest RAM is locked: emptying the huge page fails half-way. What the guest wrote is still there, and can be written. */
+static void test_a_huge_page_that_cannot_be_emptied(void **unused)
+{
+	struct memory *mem = memory_for_test(4, 0, true, NULL);
+	_Alignas(4096) uint8_t page[4096];
+	struct memory_stage *stage;
+	unsigned int i;
+
+	(void)unused;
+	memory_set_way_out(mem, WAY_OUT_KERNEL);
+	assert_int_equal(mlock2(mem->region[0].host + HUGE_BYTES / 2, HUGE_BYTES / 2, MLOCK_ONFAULT), 0);
+	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
+	for (i = 7; i < 512; i += 400) {
+		page_pattern(page, GFN(i));
+		assert_int_equal(memory_fill(mem, GFN(i), 1, page), 1);
+		assert_int_equal(gup_write(mem, GPA(i * PAGE_BYTES), "guest's", 8, 0, NULL), 0);
+	}
+	assert_int_equal(place(stage, GFN(0), 512), 510);
+	for (i = 7; i < 512; i += 400) {
+		check_guests_page(mem, GFN(i));
+		/* Through the mapping: would wait for ever if it were still protected, or gone. */
+		((volatile uint8_t *)mem->region[0].host)[i * PAGE_BYTES + 9] = 1;
+	}
+	check_patterns(mem, GFN(0), 7);
+	check_patterns(mem, GFN(8), 399);
+	check_patterns(mem, GFN(408), 104);
+	memory_stage_free(stage);
+	memory_free(mem);
+}
+
+/* ---- tickets ---- */
+
+static void fire_and_fill(struct gup_ticket *ticket)
+{
+	/* A page of the same huge page: whoever fires holds no lock. */
+	memory_fill(ticket->arg, GFN(9), 1, NULL);
+}
+
+static void test_a_ticket_may_fill(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct gup_ticket ticket = { .fire = fire_and_fill, .arg = mem };
+	struct gup_opts opts = { .ticket = &ticket };
+	char c;
+
+	(void)unused;
+	assert_int_equal(gup_read(mem, GPA(8 * PAGE_BYTES), &c, 1, GUP_NOWAIT, &opts), -EAGAIN);
+	assert_int_equal(memory_fill(mem, GFN(8), 1, NULL), 1);
+	assert_int_equal(memory_page_state(mem, GFN(9)), PAGE_PRESENT);
 	memory_free(mem);
 }
 
@@ -390,6 +496,10 @@ int main(void)
 		cmocka_unit_test(test_many_fillers_and_touchers_see_every_page_right),
 		cmocka_unit_test(test_staged_pages_come_whole_in_part_and_around_present_ones),
 		cmocka_unit_test(test_no_write_is_lost_while_a_huge_page_is_mended),
+		cmocka_unit_test(test_zero_pages_that_cost_no_memory_stay_so),
+		cmocka_unit_test(test_an_eject_host_keeps_what_is_present),
+		cmocka_unit_test(test_a_huge_page_that_cannot_be_emptied),
+		cmocka_unit_test(test_a_ticket_may_fill),
 		cmocka_unit_test(test_who_waits_is_shown_until_the_page_comes),
 	};
 
