@@ -56,3 +56,8 @@ void thread_is_bulk(void)
 {
 	thread_policy(SCHED_BATCH);
 }
+
+void thread_give_way(void)
+{
+	sched_yield();
+}

@@ -25,4 +25,10 @@ void thread_is_urgent(void);
  */
 void thread_is_bulk(void);
 
+/*
+ * A thread of the bulk calls this every few hundred microseconds: who waits for its CPU goes first. Costs next to nothing when nobody
+ * does; without it they wait for the clock's tick, up to 4 ms.
+ */
+void thread_give_way(void);
+
 #endif

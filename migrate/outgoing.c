@@ -32,6 +32,8 @@ void outgoing_lost(struct migration *m, const struct err *err, bool cancelled)
 	connector_free(m->connector);
 	m->connector = NULL;
 	migration_drop_link(m, m->out == OUT_DONE ? NULL : err->text);
+	if (m->out == OUT_DONE && m->sender)
+		sender_forget(m->sender);
 	if (m->out == OUT_DONE || m->out == OUT_IDLE)
 		return;
 	if (m->out >= OUT_DECIDED)

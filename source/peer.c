@@ -299,7 +299,7 @@ static void *bulk_main(void *arg)
 	thread_is_bulk();
 	if (!inbox_init(&inbox, peer, peer->pair.bulk, peer_is_alone(peer), &err))
 		while (!bulk_wait(&inbox, &err) && !receive_frame(peer, WIRE_BULK, &inbox, &err))
-			;
+			thread_give_way();
 	/* Whole and verified: no reason to ask for it again. */
 	inbox_flush(&inbox, NULL);
 	peer_lost(peer, WIRE_BULK, &err);

@@ -353,6 +353,7 @@ static int bulk_huge_page(struct sender *sender, struct bucket *bucket, struct s
 		if (r < 0)
 			return r;
 		page = next_unsent(region, page + done);
+		thread_give_way();
 	}
 	return 0;
 }
@@ -592,6 +593,18 @@ void sender_free(struct sender *sender)
 	pthread_mutex_destroy(&sender->lock);
 	pthread_mutex_destroy(&sender->hint_lock);
 	free(sender);
+}
+
+void sender_forget(struct sender *sender)
+{
+	unsigned int i;
+
+	sender_stop(sender);
+	for (i = 0; i < sender->nregions; i++) {
+		free(sender->region[i].sent);
+		sender->region[i].sent = NULL;
+	}
+	sender->nregions = 0;
 }
 
 void sender_limit(struct sender *sender, uint64_t bytes_per_second)

@@ -29,6 +29,8 @@ int sender_new(struct sender **out, struct memory *mem, struct err *err);
 int sender_start(struct sender *sender, const struct stream_pair *pair, struct err *err);
 /* Shuts the connections down and joins the threads; never waits for the far end. */
 void sender_stop(struct sender *sender);
+/* Everything has arrived: stops, and keeps the statistics only. */
+void sender_forget(struct sender *sender);
 /* Stops as well. */
 void sender_free(struct sender *sender);
 
