@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/rundir.h"
+
 #define MEMORY_MIN ((uint64_t)2 << 20)
 #define MEMORY_MAX ((uint64_t)16 << 30)
 
@@ -23,14 +25,14 @@ const char options_help[] =
 	"      --cmdline, --append TEXT  the kernel's command line\n"
 	"  -c, --cpus N              vCPUs, 1 to 16 (1)\n"
 	"  -m, --memory SIZE         RAM, a multiple of 2M, up to 16G (512M)\n"
-	"      --name NAME           shown by management tools\n"
+	"      --name NAME           what postern ctl knows it by: QMP and (with --gdb auto) gdb in a directory of its own\n"
 	"      --serial CHARDEV      null, stdio, pty[:LINK], file:PATH, unix:PATH (stdio)\n"
 	"      --no-reboot           end when the guest reboots\n"
 	"  -S, --paused              do not start the guest yet\n"
 	"\n"
 	"control\n"
 	"      --qmp SPEC            QEMU machine protocol at unix:PATH or tcp:HOST:PORT; may be given several times\n"
-	"      --gdb SPEC            gdb stub at tcp:HOST:PORT or unix:PATH\n"
+	"      --gdb SPEC            gdb stub at tcp:HOST:PORT or unix:PATH; auto: where --name says\n"
 	"      --gdb-page-timeout MS  how long the debugger waits for a missing page (200)\n"
 	"\n"
 	"late memory\n"
@@ -254,8 +256,11 @@ static int check(const struct options *o, struct err *err)
 		return err_set(err, -EINVAL, "--kernel FILE is missing (or --incoming URI)");
 	if (o->machine.initrd && !o->machine.kernel)
 		return err_set(err, -EINVAL, "--initrd %s: needs --kernel", o->machine.initrd);
-	if (o->machine.name && strlen(o->machine.name) > 255)
-		return err_set(err, -EINVAL, "--name: at most 255 bytes are allowed");
+	if (o->machine.name && !rundir_name_is_valid(o->machine.name))
+		return err_set(err, -EINVAL, "--name: 1 to %u letters, digits, '.', '_', '-' and '+' are allowed, the first "
+					     "none of '.' and '-'", RUNDIR_NAME_MAX);
+	if (o->gdb && !strcmp(o->gdb, "auto") && !o->machine.name)
+		return err_set(err, -EINVAL, "--gdb auto: needs --name");
 	return 0;
 }
 

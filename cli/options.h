@@ -19,7 +19,7 @@ struct options {
 	struct machine_config machine;
 	const char *qmp[OPTIONS_QMP_MAX];
 	unsigned int nqmp;
-	const char *gdb;		/* NULL: none */
+	const char *gdb;		/* NULL: none; "auto": where the name says */
 	unsigned int gdb_page_timeout_ms;
 	const char *incoming;		/* NULL: none; "defer": QMP says later */
 	bool paused;

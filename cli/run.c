@@ -20,6 +20,7 @@
 #include "cli/options.h"
 #include "control/gdb.h"
 #include "control/qmp.h"
+#include "control/rundir.h"
 #include "device/machine.h"
 #include "migrate/migration.h"
 
@@ -30,6 +31,7 @@ struct run {
 	struct migration *migration;
 	struct qmp *qmp;
 	struct gdb *gdb;
+	struct rundir rundir;
 	uv_async_t end;		/* wakes the loop from the signal handler */
 	bool end_open;
 	bool pid_written;
@@ -159,6 +161,21 @@ static int migration_open(struct run *run, struct err *err)
 	return r < 0 ? value_failed(run, "incoming", o->incoming, err) : 0;
 }
 
+/* The sockets of a named machine. */
+static int named_open(struct run *run, struct err *err)
+{
+	const struct options *o = &run->options;
+	char spec[RUNDIR_PATH_MAX + 16];
+	int r;
+
+	snprintf(spec, sizeof(spec), "unix:%s/qmp", run->rundir.path);
+	r = qmp_listen(run->qmp, spec, err);
+	if (r < 0 || !o->gdb || strcmp(o->gdb, "auto") != 0)
+		return r;
+	snprintf(spec, sizeof(spec), "unix:%s/gdb", run->rundir.path);
+	return gdb_new(&run->gdb, run->machine, spec, (int)o->gdb_page_timeout_ms, err);
+}
+
 static int control_open(struct run *run, struct err *err)
 {
 	const struct options *o = &run->options;
@@ -166,6 +183,8 @@ static int control_open(struct run *run, struct err *err)
 	int r;
 
 	r = qmp_new(&run->qmp, run->machine, run->migration, err);
+	if (!r && o->machine.name)
+		r = named_open(run, err);
 	if (r < 0)
 		return r;
 	for (i = 0; i < o->nqmp; i++) {
@@ -173,7 +192,7 @@ static int control_open(struct run *run, struct err *err)
 		if (r < 0)
 			return value_failed(run, "qmp", o->qmp[i], err);
 	}
-	if (!o->gdb)
+	if (!o->gdb || run->gdb)
 		return 0;
 	r = gdb_new(&run->gdb, run->machine, o->gdb, (int)o->gdb_page_timeout_ms, err);
 	return r < 0 ? value_failed(run, "gdb", o->gdb, err) : 0;
@@ -187,6 +206,8 @@ static int run_open(struct run *run, struct err *err)
 	r = loop_new(&run->loop, err);
 	if (!r)
 		r = signals_open(run, err);
+	if (!r && o->machine.name && rundir_take(&run->rundir, o->machine.name, err) < 0)
+		r = err_prefix(err, "--name %s", o->machine.name);
 	if (!r)
 		r = machine_new(&run->machine, run->loop, &o->machine, err);
 	if (!r)
@@ -211,10 +232,12 @@ static void run_close(struct run *run, int status)
 	migration_free(run->migration);
 	if (machine_free(run->machine) < 0) {
 		/* A thread is still inside; the end of the process is all that is left. */
+		rundir_release(&run->rundir);
 		pid_remove(run);
 		_exit(CLI_FAILED);
 	}
 	signals_close(run);
+	rundir_release(&run->rundir);
 	pid_remove(run);
 	/* exit() would wait for libuv's threads. */
 	if (!loop_free(run->loop)) {
@@ -225,7 +248,7 @@ static void run_close(struct run *run, int status)
 
 int cmd_run(int argc, char **argv)
 {
-	struct run run = { 0 };
+	struct run run = { .rundir.fd = -1 };
 	struct err err = { 0 };
 	int status = CLI_OK;
 

@@ -20,7 +20,7 @@
 #include "control/server.h"
 
 #define QMP_OUTPUT_MAX ((size_t)16 << 20)	/* bytes queued for a client; beyond it the client is dropped */
-#define QMP_LISTENERS_MAX 8
+#define QMP_LISTENERS_MAX 9	/* --qmp's and a named machine's */
 #define QMP_CLIENTS_MAX 64
 
 /* Whose numbers query-version gives: what clients test for. */

@@ -289,7 +289,8 @@ class Postern(Machine):
 
     memory: as --memory takes it; kernel: None for none (an incoming machine needs none); incoming: a URI or 'defer';
     way_out: 'auto', 'kernel', 'eject'; gdb: True for a unix socket at vm.path('gdb'), or a specification; netns: the
-    network namespace to run in; options: more words; wait: until QMP answers.
+    network namespace to run in; options: more words; wait: until QMP answers. Where named machines are is a directory of
+    its own, unless env says POSTERN_RUNTIME_DIR.
     """
 
     def __init__(self, name='vm', memory='256M', cpus=2, kernel='bare', incoming=None, way_out=None, gdb=None,
@@ -310,6 +311,8 @@ class Postern(Machine):
             words += ['--gdb', 'unix:' + self.path('gdb') if gdb is True else gdb]
         if page_timeout_ms is not None:
             words += ['--gdb-page-timeout', str(page_timeout_ms)]
+        env = dict(os.environ if env is None else env)
+        self.runtime_dir = env.setdefault('POSTERN_RUNTIME_DIR', self.path('run'))
         try:
             self.spawn(words + list(options), pass_fds, env)
             if wait:

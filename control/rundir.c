@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// See rundir.h. A name is held by a lock, not by a file's being there: the kernel lets go of it however the owner ends, so
+// there is nothing to guess from process ids. It is an open file description's lock (F_OFD_SETLK), which no close of
+// another descriptor drops and which can be asked about without taking it.
+//
+// Two races matter. A new owner may open `pid` just before the old one removes it: after locking, the name must still lead to the
+// file that was locked, else it begins again. And nobody removes anything without holding the lock.
+#include "control/rundir.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LIST_MAX 4096u		/* names that are listed */
+#define TAKE_TRIES 100u
+
+static const char *const files[] = { "qmp", "gdb", "pid" };	/* pid last: it is the lock */
+
+bool rundir_name_is_valid(const char *name)
+{
+	size_t i;
+
+	if (!*name || *name == '.' || *name == '-' || strlen(name) > RUNDIR_NAME_MAX)
+		return false;
+	for (i = 0; name[i]; i++)
+		if (!isalnum((unsigned char)name[i]) && !strchr("._-+", name[i]))
+			return false;
+	return true;
+}
+
+static int base_path(char *path, struct err *err)
+{
+	const char *dir = getenv("POSTERN_RUNTIME_DIR"), *below = "";
+	int n;
+
+	if (!dir || !*dir) {
+		dir = geteuid() ? getenv("XDG_RUNTIME_DIR") : "/run";
+		below = "/postern";
+	}
+	if (!dir || *dir != '/')
+		return err_set(err, -ENOENT, "there is no directory for named machines: set XDG_RUNTIME_DIR or "
+					     "POSTERN_RUNTIME_DIR to one, by its full path");
+	n = snprintf(path, RUNDIR_PATH_MAX, "%s%s", dir, below);
+	if (n < 0 || (size_t)n >= RUNDIR_PATH_MAX)
+		return err_set(err, -ENAMETOOLONG, "%s: too long for a socket's path", dir);
+	return 0;
+}
+
+int rundir_path(char *path, const char *name, const char *file, struct err *err)
+{
+	char base[RUNDIR_PATH_MAX];
+	int n, r = base_path(base, err);
+
+	if (r < 0)
+		return r;
+	if (!rundir_name_is_valid(name))
+		return err_set(err, -EINVAL, "a machine's name has 1 to %u letters, digits, '.', '_', '-' and '+', and "
+					     "begins with none of '.' and '-'", RUNDIR_NAME_MAX);
+	n = snprintf(path, RUNDIR_PATH_MAX, "%s/%s%s%s", base, name, *file ? "/" : "", file);
+	if (n < 0 || (size_t)n >= RUNDIR_PATH_MAX)
+		return err_set(err, -ENAMETOOLONG, "%s: too long for the path of the sockets of %s", base, name);
+	return 0;
+}
+
+/* Makes a directory, or sees to it that the one there is ours and nobody else's. */
+static int make_dir(const char *path, struct err *err)
+{
+	struct stat st;
+	int fd, r = 0;
+
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_errno(err, -errno, "%s", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, -errno, "%s", path);
+	if (fstat(fd, &st) < 0)
+		r = err_errno(err, -errno, "%s", path);
+	else if (st.st_uid != geteuid())
+		r = err_set(err, -EPERM, "%s: belongs to user %u, not to user %u who runs this", path,
+			    (unsigned int)st.st_uid, (unsigned int)geteuid());
+	else if ((st.st_mode & 0777) != 0700 && fchmod(fd, 0700) < 0)
+		r = err_errno(err, -errno, "%s: mode 0700", path);
+	close(fd);
+	return r;
+}
+
+/* Whose lock is on an open `pid`: the process id (0: not written yet), or -ESRCH: nobody's. */
+static pid_t lock_owner(int fd)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	char text[16] = "";
+	ssize_t n;
+
+	if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+		return -ESRCH;
+	n = pread(fd, text, sizeof(text) - 1, 0);
+	return n > 0 ? (pid_t)strtol(text, NULL, 10) : 0;
+}
+
+/* Does the path still lead to the file that is open? */
+static bool is_same(int fd, const char *path)
+{
+	struct stat opened, named;
+
+	return !fstat(fd, &opened) && !lstat(path, &named) && opened.st_ino == named.st_ino &&
+	       opened.st_dev == named.st_dev;
+}
+
+/* 1: locked; 0: it was being removed, try again. */
+static int lock_pid(int *out, const char *path, const char *name, struct err *err)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	int r, fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	pid_t owner;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : err_errno(err, -errno, "%s", path);
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+		r = -errno;
+		owner = lock_owner(fd);
+		close(fd);
+		if (r != -EAGAIN && r != -EACCES)
+			return err_errno(err, r, "%s: lock", path);
+		if (owner == -ESRCH)
+			return 0;
+		return err_set(err, -EADDRINUSE, "a machine of the name %s runs already (process %d)", name, (int)owner);
+	}
+	if (!is_same(fd, path)) {
+		close(fd);
+		return 0;
+	}
+	*out = fd;
+	return 1;
+}
+
+int rundir_take(struct rundir *rundir, const char *name, struct err *err)
+{
+	char base[RUNDIR_PATH_MAX], pid[RUNDIR_PATH_MAX];
+	unsigned int tries = TAKE_TRIES;
+	int fd = -1, r;
+
+	rundir->fd = -1;
+	r = rundir_path(pid, name, "pid", err);
+	if (!r)
+		r = rundir_path(rundir->path, name, "", err);
+	if (!r)
+		r = base_path(base, err);
+	if (!r)
+		r = make_dir(base, err);
+	while (!r) {
+		r = make_dir(rundir->path, err);
+		if (r == -ENOENT && tries--) {	/* removed in between */
+			r = 0;
+			continue;
+		}
+		if (!r)
+			r = lock_pid(&fd, pid, name, err);
+		if (!r && !tries--)
+			r = err_set(err, -EBUSY, "%s: is being removed again and again", rundir->path);
+	}
+	if (r < 0)
+		return r;
+	if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0) {
+		r = err_errno(err, -errno, "%s", pid);
+		close(fd);
+		return r;
+	}
+	rundir->fd = fd;
+	return 0;
+}
+
+void rundir_release(struct rundir *rundir)
+{
+	int dir;
+	size_t i;
+
+	if (rundir->fd < 0)
+		return;
+	dir = open(rundir->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir >= 0) {
+		for (i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+			unlinkat(dir, files[i], 0);
+		close(dir);
+		rmdir(rundir->path);
+	}
+	close(rundir->fd);
+	rundir->fd = -1;
+}
+
+pid_t rundir_owner(const char *name)
+{
+	char path[RUNDIR_PATH_MAX];
+	pid_t owner;
+	int fd;
+
+	if (rundir_path(path, name, "pid", NULL) < 0)
+		return -ESRCH;
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return -ESRCH;
+	owner = lock_owner(fd);
+	close(fd);
+	return owner;
+}
+
+static int compare(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+int rundir_list(char (**names)[RUNDIR_NAME_MAX + 1], struct err *err)
+{
+	char base[RUNDIR_PATH_MAX], (*list)[RUNDIR_NAME_MAX + 1];
+	struct dirent *entry;
+	unsigned int n = 0;
+	DIR *dir;
+	int r;
+
+	*names = NULL;
+	r = base_path(base, err);
+	if (r < 0)
+		return r;
+	dir = opendir(base);
+	if (!dir)
+		return errno == ENOENT ? 0 : err_errno(err, -errno, "%s", base);
+	list = calloc(LIST_MAX, sizeof(*list));
+	if (!list) {
+		closedir(dir);
+		return err_set(err, -ENOMEM, "no memory for the list of machines");
+	}
+	while (n < LIST_MAX && (entry = readdir(dir)))
+		if (rundir_name_is_valid(entry->d_name) && rundir_owner(entry->d_name) >= 0)
+			strcpy(list[n++], entry->d_name);
+	closedir(dir);
+	qsort(list, n, sizeof(*list), compare);
+	*names = list;
+	return (int)n;
+}
