@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// postern ctl migrate: starts a migration and follows it. Progress goes to standard error, one line that is written over on a
+// terminal and a line for each change elsewhere; how it ended goes to standard output. Events only say when to look: what is
+// shown is always query-migrate's, so an event that was lost does no harm.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "cli/ctl.h"
+#include "cli/ctl_text.h"
+
+#define LOOK_MS 200
+#define LINE_NS (5 * NS_PER_SEC)	/* a line at least so often where there is no terminal */
+
+struct progress {
+	bool terminal, quiet;
+	char status[32];	/* that was shown last */
+	int64_t shown_ns;
+};
+
+static void show(struct progress *p, const json_t *migrate)
+{
+	const char *status = ctl_string(migrate, "status", "none");
+	int64_t now = clock_now_ns();
+
+	if (p->quiet || (!p->terminal && !strncmp(status, p->status, sizeof(p->status) - 1) &&
+			 now - p->shown_ns < LINE_NS))
+		return;
+	snprintf(p->status, sizeof(p->status), "%s", status);
+	p->shown_ns = now;
+	if (p->terminal)
+		fputs("\r\033[K", stderr);
+	ctl_text_migration(stderr, migrate);
+	if (!p->terminal)
+		putc('\n', stderr);
+	fflush(stderr);
+}
+
+static void show_end(const struct progress *p)
+{
+	if (p->terminal && !p->quiet)
+		fputs("\r\033[K", stderr);
+}
+
+/* 0: it is under way; 1: completed; a negative errno: it will not go on by itself. */
+static int verdict(const json_t *migrate, struct err *err)
+{
+	const char *status = ctl_string(migrate, "status", "none");
+	const char *why = ctl_string(migrate, "error-desc", "no reason was given");
+
+	if (!strcmp(status, "completed"))
+		return 1;
+	if (!strcmp(status, "failed") || !strcmp(status, "cancelled") || !strcmp(status, "none"))
+		return err_set(err, -EREMOTEIO, "the migration is over (%s), the guest stays here: %s", status, why);
+	if (!strcmp(status, "postcopy-paused"))
+		return err_set(err, -EREMOTEIO, "the link is lost: %s. To go on: postern ctl recover URI at the destination, "
+						"then postern ctl migrate URI --resume here", why);
+	return 0;
+}
+
+/* *last gets query-migrate's last answer, also when the migration has failed. */
+static int follow(struct ctl *ctl, json_t **last, struct err *err)
+{
+	struct progress progress = { .terminal = isatty(STDERR_FILENO) };
+	json_t *event;
+	int r;
+
+	progress.quiet = ctl->options.json && !progress.terminal;
+	for (;;) {
+		json_decref(*last);
+		*last = NULL;
+		r = qmp_remote_call(ctl->remote, "query-migrate", NULL, last, err);
+		if (r < 0)
+			break;
+		show(&progress, *last);
+		r = verdict(*last, err);
+		if (r)
+			break;
+		r = qmp_remote_event(ctl->remote, LOOK_MS, &event, err);
+		if (r < 0)
+			break;
+		if (r > 0)
+			json_decref(event);
+	}
+	show_end(&progress);
+	return r < 0 ? r : 0;
+}
+
+static void print_end(const json_t *migrate)
+{
+	char bytes[CTL_BYTES_MAX], still[CTL_BYTES_MAX];
+
+	printf("migrated: %s in %.1f s, the guest stood still for %s\n",
+	       ctl_bytes(bytes, ctl_uint(json_object_get(migrate, "ram"), "total")),
+	       (double)ctl_uint(migrate, "total-time") / 1e3, ctl_us(still, ctl_uint(migrate, "downtime") * 1000));
+}
+
+static int start(struct ctl *ctl, struct err *err)
+{
+	const struct ctl_options *o = &ctl->options;
+	json_t *args;
+	int r = 0;
+
+	if (o->limit)
+		r = qmp_remote_call(ctl->remote, "migrate-set-parameters",
+				    json_pack("{s:I}", "max-postcopy-bandwidth", (json_int_t)o->bandwidth), NULL, err);
+	if (r < 0)
+		return r;
+	args = json_pack("{s:s}", "uri", o->argument);
+	if (!args)
+		return err_set(err, -EINVAL, "migrate: the URI is not UTF-8");
+	if (o->resume)
+		json_object_set_new(args, "resume", json_true());
+	return qmp_remote_call(ctl->remote, "migrate", args, NULL, err);
+}
+
+int ctl_migrate(struct ctl *ctl, struct err *err)
+{
+	json_t *last = NULL;
+	int r = ctl_catch_signals(ctl, err);
+
+	if (!r)
+		r = start(ctl, err);
+	if (r < 0 || ctl->options.detach)
+		return r;
+	r = follow(ctl, &last, err);
+	if (r == -EINTR)
+		err_set(err, r, "interrupted: the migration goes on; postern ctl status shows it, postern ctl cancel ends "
+				"it as long as it has not switched over");
+	else if (last && ctl->options.json)
+		ctl_print_json(last);
+	else if (!r)
+		print_end(last);
+	json_decref(last);
+	return r;
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// QMP's answers as text.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cli/ctl_text.h"
+
+static char *text;
+static size_t size;
+
+static void expect(FILE *out, const char *wanted)
+{
+	fclose(out);
+	assert_string_equal(text, wanted);
+	free(text);
+}
+
+static json_t *load(const char *json)
+{
+	json_t *out = json_loads(json, JSON_DECODE_ANY, NULL);
+
+	assert_non_null(out);
+	return out;
+}
+
+static void test_sizes_and_times_have_units(void **state)
+{
+	static const struct {
+		uint64_t value;
+		const char *bytes, *us;
+	} all[] = {
+		{ 0, "0 B", "0 us" }, { 999, "999 B", "999 us" }, { 1024, "1.0 KiB", "1.0 ms" },
+		{ 1536 << 10, "1.5 MiB", "1.6 s" }, { (uint64_t)16 << 30, "16.0 GiB", "17179.9 s" },
+		{ UINT64_MAX, "16.0 EiB", "18446744073709.6 s" },
+	};
+	char got[CTL_BYTES_MAX];
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		assert_string_equal(ctl_bytes(got, all[i].value), all[i].bytes);
+		assert_string_equal(ctl_us(got, all[i].value), all[i].us);
+	}
+}
+
+static void test_control_characters_do_not_pass(void **state)
+{
+	FILE *out = open_memstream(&text, &size);
+
+	(void)state;
+	ctl_put(out, "a\x1b[2J\x07\n\x7f\xc2\x9b z \xc3\xa9 \xc2\xa0.");
+	expect(out, "a?[2J????" " z \xc3\xa9 \xc2\xa0.");
+}
+
+static void migration(const char *json, const char *wanted)
+{
+	FILE *out = open_memstream(&text, &size);
+	json_t *migrate = load(json);
+
+	ctl_text_migration(out, migrate);
+	json_decref(migrate);
+	expect(out, wanted);
+}
+
+static void test_a_migration_is_one_line(void **state)
+{
+	(void)state;
+	migration("{\"status\": \"none\", \"postern\": {\"incoming\": false}}", "none");
+	migration("{}", "none");
+	migration("5", "none");
+	migration("{\"status\": \"postcopy-active\", \"ram\": {\"remaining\": 3145729, \"total\": 67108864}, "
+		  "\"postern\": {\"incoming\": true, \"bytes-per-second\": 1048576, \"recoveries\": 2}}",
+		  "postcopy-active, to here, 3.0 MiB of 64.0 MiB left, 1.0 MiB/s, 4 s to go, recovered 2 times");
+	migration("{\"status\": \"postcopy-paused\", \"ram\": {\"remaining\": 1024, \"total\": 2048}, "
+		  "\"postern\": {\"incoming\": false, \"bytes-per-second\": 7}}",
+		  "postcopy-paused, from here, 1.0 KiB of 2.0 KiB left");
+	migration("{\"status\": \"completed\", \"total-time\": 1234, \"ram\": {\"remaining\": 0, \"total\": 1}}",
+		  "completed, 1.2 s");
+	migration("{\"status\": \"postcopy-active\", \"ram\": {\"remaining\": -5, \"total\": \"x\"}}",
+		  "postcopy-active, 0 B of 0 B left, 0 B/s");
+}
+
+static void test_status_has_a_fact_a_line(void **state)
+{
+	FILE *out = open_memstream(&text, &size);
+	json_t *name = load("{\"name\": \"web\"}"), *status = load("{\"status\": \"running\"}");
+	json_t *cpus = load("[{\"cpu-index\": 0, \"x-postern\": {\"parked\": false}}, {\"cpu-index\": 1, "
+			    "\"x-postern\": {\"waits-for\": {\"gpa\": 4096, \"since-us\": 2500}}}]");
+	json_t *migrate = load("{\"status\": \"failed\", \"error-desc\": \"no route\"}");
+	json_t *faults = load("{\"pages\": {\"total\": 1024, \"present\": 256, \"lost\": 3}}");
+
+	(void)state;
+	ctl_text_status(out, name, status, cpus, migrate, faults);
+	expect(out, "name       web\nstatus     running\nvcpus      2\n"
+		    "vcpu1      waits for page 0x1000, for 2.5 ms\n"
+		    "memory     4.0 MiB, 1.0 MiB there, 3 pages lost\n"
+		    "migration  failed\nerror      no route\n");
+	json_decref(name);
+	json_decref(status);
+	json_decref(cpus);
+	json_decref(migrate);
+	json_decref(faults);
+}
+
+static void event(const char *json, const char *wanted)
+{
+	FILE *out = open_memstream(&text, &size);
+	json_t *parsed = load(json);
+
+	ctl_text_event(out, parsed);
+	json_decref(parsed);
+	expect(out, wanted);
+}
+
+static void test_events_are_one_line_whatever_they_hold(void **state)
+{
+	(void)state;
+	event("{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 1000000000, \"microseconds\": 42}}",
+	      "2001-09-09T01:46:40.000042Z STOP\n");
+	event("{\"event\": \"MIGRATION\", \"timestamp\": {\"seconds\": 0, \"microseconds\": 9000000}, "
+	      "\"data\": {\"status\": \"a\\nb\", \"n\": [1, {\"x\": null}]}}",
+	      "1970-01-01T00:00:00.000000Z MIGRATION status=a?b n=[1,{\"x\":null}]\n");
+	event("{\"event\": 5, \"data\": []}", "1970-01-01T00:00:00.000000Z ?\n");
+	event("{\"event\": \"X\", \"timestamp\": {\"seconds\": 9223372036854775807}}", "?.000000Z X\n");
+}
+
+static void test_faults_of_any_shape_are_survived(void **state)
+{
+	static const char *const shapes[] = {
+		"5", "[]", "{\"vcpus\": 5}", "{\"vcpus\": [5, {}]}", "{\"counters\": {\"x\": \"y\"}}",
+		"{\"latency\": {\"histogram\": [{\"le-us\": 1e300, \"count\": 5}, {\"count\": -1}, 7]}}",
+	};
+	json_t *faults;
+	FILE *out;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		out = open_memstream(&text, &size);
+		faults = load(shapes[i]);
+		ctl_text_faults(out, faults);
+		json_decref(faults);
+		fclose(out);
+		assert_non_null(strstr(text, "pages missing      0\n"));
+		free(text);
+	}
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_sizes_and_times_have_units),
+		cmocka_unit_test(test_control_characters_do_not_pass),
+		cmocka_unit_test(test_a_migration_is_one_line),
+		cmocka_unit_test(test_status_has_a_fact_a_line),
+		cmocka_unit_test(test_events_are_one_line_whatever_they_hold),
+		cmocka_unit_test(test_faults_of_any_shape_are_survived),
+	};
+
+	return cmocka_run_group_tests_name("ctl_text", tests, NULL, NULL);
+}
