@@ -43,6 +43,7 @@ const char options_help[] =
 	"\n"
 	"process\n"
 	"      --log-level LEVEL     error, warn, info or debug (warn)\n"
+	"      --config FILE         options from a JSON file (docs/config.md); the command line goes over it\n"
 	"      --pid-file FILE       write the process id there, once all is set up\n"
 	"  -h, --help                print this\n"
 	"\n"
@@ -51,7 +52,7 @@ const char options_help[] =
 enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
-	OPT_LOG_LEVEL, OPT_PID_FILE,
+	OPT_LOG_LEVEL, OPT_PID_FILE, OPT_CONFIG,
 };
 
 static const struct option long_options[] = {
@@ -74,7 +75,32 @@ static const struct option long_options[] = {
 	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "pid-file", required_argument, NULL, OPT_PID_FILE },
+	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
+};
+
+/* Each option but config and help: docs/config.md. */
+static const struct config_key config_keys[] = {
+	{ "kernel", CONFIG_TEXT, OPT_KERNEL },
+	{ "initrd", CONFIG_TEXT, OPT_INITRD },
+	{ "append", CONFIG_TEXT, OPT_CMDLINE },
+	{ "cmdline", CONFIG_TEXT, OPT_CMDLINE },
+	{ "cpus", CONFIG_NUMBER, 'c' },
+	{ "memory", CONFIG_SIZE, 'm' },
+	{ "name", CONFIG_TEXT, OPT_NAME },
+	{ "serial", CONFIG_TEXT, OPT_SERIAL },
+	{ "qmp", CONFIG_LIST, OPT_QMP },
+	{ "gdb", CONFIG_TEXT, OPT_GDB },
+	{ "gdb-page-timeout", CONFIG_NUMBER, OPT_GDB_PAGE_TIMEOUT },
+	{ "incoming", CONFIG_TEXT, OPT_INCOMING },
+	{ "way-out", CONFIG_TEXT, OPT_WAY_OUT },
+	{ "no-reboot", CONFIG_FLAG, OPT_NO_REBOOT },
+	{ "paused", CONFIG_FLAG, 'S' },
+	{ "link-timeout", CONFIG_NUMBER, OPT_LINK_TIMEOUT },
+	{ "bandwidth", CONFIG_SIZE, OPT_BANDWIDTH },
+	{ "log-level", CONFIG_TEXT, OPT_LOG_LEVEL },
+	{ "pid-file", CONFIG_TEXT, OPT_PID_FILE },
 	{ 0 },
 };
 
@@ -248,6 +274,43 @@ static int take(struct options *o, int option, const char *value, struct err *er
 	}
 }
 
+static int take_configured(void *arg, int option, const char *value, struct err *err)
+{
+	struct options *o = arg;
+
+	o->qmp_configured |= option == OPT_QMP;
+	return take(o, option, value, err);
+}
+
+/* One walk through argv. The first looks for --config alone, so that what argv says goes over the file. */
+static int walk(struct options *o, int argc, char **argv, bool first, struct err *err)
+{
+	int option, r = 0;
+
+	opterr = 0;
+	optind = 0;	/* glibc: begins anew, also its memory of words that it has moved */
+	while (!r && (option = getopt_long(argc, argv, ":c:m:Sh", long_options, NULL)) != -1) {
+		if (option == '?')
+			return err_set(err, -EINVAL, "%s: no such option, or it takes no value (postern run --help has all)",
+				       argv[optind - 1]);
+		if (option == ':')
+			return err_set(err, -EINVAL, "%s: its value is missing", argv[optind - 1]);
+		if (first && option == OPT_CONFIG) {
+			if (o->config.root)
+				return err_set(err, -EINVAL, "--config %s: only one file is allowed", optarg);
+			r = config_load(&o->config, optarg, config_keys, take_configured, o, err);
+		}
+		if (first || option == OPT_CONFIG)
+			continue;
+		if (option == OPT_QMP && o->qmp_configured) {
+			o->qmp_configured = false;
+			o->nqmp = 0;
+		}
+		r = take(o, option, optarg, err);
+	}
+	return r;
+}
+
 static int check(const struct options *o, struct err *err)
 {
 	if (o->help)
@@ -266,7 +329,7 @@ static int check(const struct options *o, struct err *err)
 
 int options_parse(struct options *o, int argc, char **argv, struct err *err)
 {
-	int option, r;
+	int r;
 
 	*o = (struct options){
 		.machine = {
@@ -279,19 +342,17 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 		.link_timeout_ms = 5000,
 		.log_level = LOG_WARN,
 	};
-	opterr = 0;
-	optind = 1;
-	while ((option = getopt_long(argc, argv, ":c:m:Sh", long_options, NULL)) != -1) {
-		if (option == '?')
-			return err_set(err, -EINVAL, "%s: no such option, or it takes no value (postern run --help has all)",
-				       argv[optind - 1]);
-		if (option == ':')
-			return err_set(err, -EINVAL, "%s: its value is missing", argv[optind - 1]);
-		r = take(o, option, optarg, err);
-		if (r < 0)
-			return r;
-	}
+	r = walk(o, argc, argv, true, err);
+	if (!r)
+		r = walk(o, argc, argv, false, err);
+	if (r < 0)
+		return r;
 	if (optind < argc)
 		return err_set(err, -EINVAL, "\"%s\": only options are allowed", argv[optind]);
 	return check(o, err);
+}
+
+void options_fini(struct options *o)
+{
+	config_fini(&o->config);
 }

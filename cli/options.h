@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The command line of `postern run`. Strings point into argv.
+ * The command line of `postern run`, and its file of options. Strings point into argv and the configuration.
  */
 #ifndef POSTERN_CLI_OPTIONS_H
 #define POSTERN_CLI_OPTIONS_H
@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "cli/config.h"
 #include "device/machine.h"
 
 #define OPTIONS_QMP_MAX 8
@@ -28,10 +29,14 @@ struct options {
 	enum log_level log_level;
 	const char *pid_file;		/* NULL: none */
 	bool help;
+	struct config config;
+	bool qmp_configured;		/* qmp is the file's: the first --qmp begins anew */
 };
 
-/* 0 or -EINVAL; the error names the option, the value, and what is allowed. */
+/* The file of --config first, then what argv says over it. 0 or a negative errno; the error names the option, the value, and what is allowed. */
 int options_parse(struct options *options, int argc, char **argv, struct err *err);
+/* Also after an error. */
+void options_fini(struct options *options);
 
 /* "512M", "2G", "4096": bytes; suffixes K, M, G, T are powers of 1024. -EINVAL: not such a number, or too large. */
 int options_parse_bytes(uint64_t *bytes, const char *text);

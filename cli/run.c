@@ -254,10 +254,12 @@ int cmd_run(int argc, char **argv)
 
 	if (options_parse(&run.options, argc, argv, &err) < 0) {
 		fprintf(stderr, "postern run: %s\n", err.text);
+		options_fini(&run.options);
 		return CLI_USAGE;
 	}
 	if (run.options.help) {
 		fputs(options_help, stdout);
+		options_fini(&run.options);
 		return CLI_OK;
 	}
 	log_set_level(run.options.log_level);
@@ -270,5 +272,6 @@ int cmd_run(int argc, char **argv)
 		loop_run(run.loop);
 	}
 	run_close(&run, status);
+	options_fini(&run.options);
 	return status;
 }

@@ -2,6 +2,7 @@
 # Copyright The postern authors
 """Machines by name: where their sockets are, who may have a name."""
 
+import json
 import os
 import signal
 import stat
@@ -65,3 +66,20 @@ def test_a_name_that_is_none_is_a_usage_error():
         assert code == 2 and '--name' in text, text
     code, text = run_postern('run', '--kernel', bare_elf(), '--gdb', 'auto')
     assert code == 2 and '--name' in text, text
+
+
+def test_a_machine_from_a_file(tmp_path):
+    """The command line goes over it."""
+    path = tmp_path / 'web.json'
+    path.write_text(json.dumps({'name': 'web', 'memory': '128M', 'cpus': 4, 'paused': True,
+                                'qmp': 'unix:%s' % (tmp_path / 'unused')}))
+    with Postern(memory='64M', options=['--config', str(path)]) as vm:
+        assert vm.status() == 'prelaunch'
+        assert len(vm.command('query-cpus-fast')) == 2
+        assert vm.command('query-name') == {'name': vm.name}
+        vm.command('cont')
+        assert vm.bare().wait_ready(seconds(20))['cpus'] == 2
+        assert not (tmp_path / 'unused').exists()
+    path.write_text('{"kernel": "%s",\n "paused": 1}' % bare_elf())
+    code, text = run_postern('run', '--config', path)
+    assert code == 2 and text == 'postern run: %s:2: "paused": true or false is needed\n' % path

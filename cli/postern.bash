@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+#
+# bash's completion of postern's commands, options and machines' names. Needs nothing but bash; the lists are compared with
+# --help by tests/cli.
+
+_postern_words() {
+	local IFS=$' \t\n'
+	COMPREPLY=($(compgen -W "$1" -- "$2"))
+}
+
+_postern_files() {
+	compopt -o filenames 2>/dev/null || :
+	mapfile -t COMPREPLY < <(compgen -f -- "$1")
+}
+
+_postern_run() {
+	local word=$1 before=$2
+	case $before in
+	--kernel | --initrd | --config | --pid-file)
+		_postern_files "$word" ;;
+	--way-out)
+		_postern_words "auto kernel eject" "$word" ;;
+	--log-level)
+		_postern_words "error warn info debug" "$word" ;;
+	--serial)
+		_postern_words "null stdio pty" "$word" ;;
+	--cmdline | --append | --cpus | -c | --memory | -m | --name | --qmp | --gdb | --gdb-page-timeout | --incoming | \
+	--link-timeout | --bandwidth)
+		;;
+	*)
+		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --no-reboot --paused
+			--qmp --gdb --gdb-page-timeout --incoming --way-out --link-timeout --bandwidth --log-level --config
+			--pid-file --help" "$word" ;;
+	esac
+}
+
+_postern_ctl() {
+	local word=$1 before=$2
+	case $before in
+	--name | -n)
+		_postern_words "$("${COMP_WORDS[0]}" ctl list --names 2>/dev/null)" "$word" ;;
+	--qmp)
+		_postern_files "$word" ;;
+	--timeout | --bandwidth | migrate | incoming | recover | qmp)
+		;;
+	*)
+		if [[ $word == -* ]]; then
+			_postern_words "--name --qmp --json --timeout --names --bandwidth --resume --detach --help" "$word"
+		else
+			_postern_words "list status stop cont reset powerdown quit migrate incoming recover pause-migration cancel
+				migrate-cancel faults events qmp" "$word"
+		fi ;;
+	esac
+}
+
+_postern() {
+	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
+	COMPREPLY=()
+	if ((COMP_CWORD == 1)); then
+		_postern_words "run ctl doctor version help" "$word"
+		return
+	fi
+	case ${COMP_WORDS[1]} in
+	run) _postern_run "$word" "$before" ;;
+	ctl) _postern_ctl "$word" "$before" ;;
+	doctor) _postern_words "--json --help" "$word" ;;
+	esac
+}
+
+complete -F _postern postern

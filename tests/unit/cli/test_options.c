@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+//
+// postern run's command line over its file of options.
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cli/options.h"
+
+static char path[64];
+
+static int parse(struct options *o, const char *file, char **words, struct err *err)
+{
+	FILE *out = fopen(path, "w");
+	char *argv[16] = { "run", "--config", path };
+	int argc = 3;
+
+	assert_non_null(out);
+	fputs(file, out);
+	fclose(out);
+	while (*words)
+		argv[argc++] = *words++;
+	return options_parse(o, argc, argv, err);
+}
+#define PARSE(o, file, err, ...) parse(o, file, (char *[]){ __VA_ARGS__ __VA_OPT__(,) NULL }, err)
+
+static void test_a_file_is_as_good_as_options(void **state)
+{
+	struct options o;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"initrd\": \"i\", \"cmdline\": \"c\", \"cpus\": 3, \"memory\": \"1G\", "
+				   "\"name\": \"web\", \"serial\": \"null\", \"no-reboot\": true, \"paused\": true, "
+				   "\"qmp\": [\"unix:a\", \"unix:b\"], \"gdb\": \"auto\", \"gdb-page-timeout\": 7, "
+				   "\"way-out\": \"eject\", \"link-timeout\": 123, \"bandwidth\": 4096, "
+				   "\"log-level\": \"debug\", \"pid-file\": \"p\"}", &err), 0);
+	assert_string_equal(o.machine.kernel, "k");
+	assert_string_equal(o.machine.initrd, "i");
+	assert_string_equal(o.machine.cmdline, "c");
+	assert_string_equal(o.machine.name, "web");
+	assert_int_equal(o.machine.cpus, 3);
+	assert_int_equal(o.machine.memory_bytes, 1 << 30);
+	assert_int_equal(o.machine.serial.kind, CHARDEV_NULL);
+	assert_true(o.machine.no_reboot && o.paused);
+	assert_int_equal(o.nqmp, 2);
+	assert_string_equal(o.qmp[1], "unix:b");
+	assert_string_equal(o.gdb, "auto");
+	assert_int_equal(o.gdb_page_timeout_ms, 7);
+	assert_int_equal(o.machine.way_out, WAY_OUT_EJECT);
+	assert_int_equal(o.link_timeout_ms, 123);
+	assert_int_equal(o.bandwidth, 4096);
+	assert_int_equal(o.log_level, LOG_DEBUG);
+	assert_string_equal(o.pid_file, "p");
+	options_fini(&o);
+}
+
+static void test_the_command_line_goes_over_the_file(void **state)
+{
+	struct options o;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"cpus\": 3, \"memory\": 4194304, \"qmp\": \"unix:a\"}", &err, "--kernel", "l",
+			       "-c", "5", "--qmp", "unix:x", "--qmp", "unix:y"), 0);
+	assert_string_equal(o.machine.kernel, "l");
+	assert_int_equal(o.machine.cpus, 5);
+	assert_int_equal(o.machine.memory_bytes, 4 << 20);
+	assert_int_equal(o.nqmp, 2);
+	assert_string_equal(o.qmp[0], "unix:x");
+	assert_string_equal(o.qmp[1], "unix:y");
+	options_fini(&o);
+}
+
+static void test_a_value_out_of_range_names_file_line_and_key(void **state)
+{
+	static const char *const bad[][2] = {
+		{ "{\"kernel\": \"k\",\n\"cpus\": 17}", ":2: --cpus 17" }, { "{\"cpus\": -1}", ":1: --cpus -1" },
+		{ "{\"memory\": \"3M\"}", ":1: --memory 3M" }, { "{\"way-out\": \"window\"}", ":1: --way-out window" },
+		{ "{\"serial\": \"x\"}", ":1: --serial" }, { "{\"config\": \"x\"}", ":1: \"config\"" },
+		{ "{\"help\": true}", ":1: \"help\"" }, { "{\"qmp\": \"a\", \"cpu\": 2}", ":1: \"cpu\"" },
+	};
+	struct options o;
+	struct err err;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(PARSE(&o, bad[i][0], &err, "--kernel", "k"), -EINVAL);
+		options_fini(&o);
+		if (strncmp(err.text, path, strlen(path)) != 0 || !strstr(err.text, bad[i][1]))
+			fail_msg("%s says %s", bad[i][0], err.text);
+	}
+}
+
+static void test_only_one_file_is_read(void **state)
+{
+	struct options o;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(PARSE(&o, "{}", &err, "--config", path), -EINVAL);
+	options_fini(&o);
+	assert_int_equal(PARSE(&o, "{}", &err), -EINVAL);	/* no kernel */
+	assert_non_null(strstr(err.text, "--kernel"));
+	options_fini(&o);
+}
+
+static int set_up(void **state)
+{
+	int fd;
+
+	(void)state;
+	strcpy(path, "/tmp/postern-options-XXXXXX");
+	fd = mkstemp(path);
+	return fd < 0 ? -1 : close(fd);
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	return unlink(path);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_file_is_as_good_as_options),
+		cmocka_unit_test(test_the_command_line_goes_over_the_file),
+		cmocka_unit_test(test_a_value_out_of_range_names_file_line_and_key),
+		cmocka_unit_test(test_only_one_file_is_read),
+	};
+
+	return cmocka_run_group_tests_name("options", tests, set_up, tear_down);
+}
