@@ -58,13 +58,13 @@ _postern() {
 	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		_postern_words "run ctl doctor version help" "$word"
+		_postern_words "run ctl top doctor version help" "$word"
 		return
 	fi
 	case ${COMP_WORDS[1]} in
 	run) _postern_run "$word" "$before" ;;
 	ctl) _postern_ctl "$word" "$before" ;;
-	doctor) _postern_words "--json --help" "$word" ;;
+	top | doctor) _postern_words "--json --help" "$word" ;;
 	esac
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// QMP commands that QEMU does not have: who waits for which page, and taking a guest back from a dead destination.
+// QMP commands that QEMU does not have: who waits for which page, which pages are there, and taking a guest back from a dead
+// destination.
 #include <errno.h>
+#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/hist.h"
@@ -10,6 +12,8 @@
 #include "control/qmp_internal.h"
 
 #define WAITERS_MAX 64u
+#define MAP_CELLS_MAX 4096u
+#define MAP_LOOKS_MAX (UINT64_C(1) << 18)	/* pages that one map looks at: about a millisecond */
 
 static const char *page_state_name(enum page_state state)
 {
@@ -99,6 +103,56 @@ static int cmd_faults(struct qmp_call *call, struct err *err)
 	return 0;
 }
 
+/* How many pages of a part of guest memory were looked at, and what they are. */
+struct map_cell {
+	unsigned int looked, state[4];	/* by enum page_state */
+};
+
+static void map_fill(const struct memory *mem, struct map_cell *cells, uint64_t ncells, uint64_t every)
+{
+	unsigned int i, n;
+	const struct memory_region *region = memory_regions(mem, &n);
+	uint64_t pages = memory_pages(mem), before = 0, page;
+	struct map_cell *cell;
+
+	for (i = 0; i < n; before += region[i++].pages)
+		for (page = (every - before % every) % every; page < region[i].pages; page += every) {
+			cell = &cells[(before + page) * ncells / pages];
+			cell->looked++;
+			cell->state[memory_page_state(mem, (gfn_t){ region[i].first.v + page })]++;
+		}
+}
+
+static int cmd_map(struct qmp_call *call, struct err *err)
+{
+	const struct memory *mem = machine_memory(call->qmp->machine);
+	uint64_t pages = memory_pages(mem), every = (pages + MAP_LOOKS_MAX - 1) / MAP_LOOKS_MAX, i;
+	uint64_t ncells = qmp_arg_uint(call, "cells", 64);
+	json_t *looked, *present, *requested, *lost;
+	struct map_cell *cells;
+
+	if (ncells < 1 || ncells > MAP_CELLS_MAX)
+		return err_set(err, -EINVAL, "Parameter 'cells' expects an integer in the range of 1 to %u", MAP_CELLS_MAX);
+	cells = calloc(ncells, sizeof(*cells));
+	if (!cells)
+		return err_set(err, -ENOMEM, "no memory for a map of %u cells", (unsigned int)ncells);
+	map_fill(mem, cells, ncells, every);
+	looked = json_array();
+	present = json_array();
+	requested = json_array();
+	lost = json_array();
+	for (i = 0; i < ncells; i++) {
+		json_array_append_new(looked, qmp_uint(cells[i].looked));
+		json_array_append_new(present, qmp_uint(cells[i].state[PAGE_PRESENT]));
+		json_array_append_new(requested, qmp_uint(cells[i].state[PAGE_REQUESTED]));
+		json_array_append_new(lost, qmp_uint(cells[i].state[PAGE_LOST]));
+	}
+	free(cells);
+	call->result = json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "pages", qmp_uint(pages), "every", qmp_uint(every), "looked",
+				 looked, "present", present, "requested", requested, "lost", lost);
+	return 0;
+}
+
 /*
  * After switchover only one who knows that the destination is dead may let the guest run here again: it goes on from
  * the moment of the switchover, and what the destination did since is lost.
@@ -128,10 +182,12 @@ static int cmd_reclaim(struct qmp_call *call, struct err *err)
 	return 0;
 }
 
+static const struct qmp_arg map_args[] = { { "cells", QMP_UINT, true }, { 0 } };
 static const struct qmp_arg reclaim_args[] = { { "destination-is-dead", QMP_BOOL, false }, { 0 } };
 
 const struct qmp_command qmp_postern_commands[] = {
 	{ "query-postern-faults", cmd_faults, NULL, false },
+	{ "query-postern-map", cmd_map, map_args, false },
 	{ "postern-reclaim", cmd_reclaim, reclaim_args, false },
 	{ 0 },
 };

@@ -330,6 +330,21 @@ enum page_state memory_page_state(const struct memory *mem, gfn_t gfn)
 	return mem->page[gfn.v - FAKE_GPA / PAGE_BYTES];
 }
 
+const struct memory_region *memory_regions(const struct memory *mem, unsigned int *n)
+{
+	static const struct memory_region region = { .first = { FAKE_GPA / PAGE_BYTES }, .pages = FAKE_PAGES };
+
+	(void)mem;
+	*n = 1;
+	return &region;
+}
+
+uint64_t memory_pages(const struct memory *mem)
+{
+	(void)mem;
+	return FAKE_PAGES;
+}
+
 void memory_stats(const struct memory *mem, struct memory_stats *stats)
 {
 	unsigned int i;

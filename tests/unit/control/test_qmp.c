@@ -421,6 +421,15 @@ static void test_faults(void **state)
 	assert_string_equal(json_string_value(json_object_get(out, "way-out")), "kernel");
 	json_decref(out);
 
+	ask(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":4}}",
+	    "{\"return\":{\"pages\":16,\"every\":1,\"looked\":[4,4,4,4],\"present\":[3,2,4,4],\"requested\":[1,0,0,0],"
+	    "\"lost\":[0,1,0,0]}}");
+	out = ask_return(s, "{\"execute\":\"query-postern-map\"}");
+	assert_int_equal(json_array_size(json_object_get(out, "looked")), 64);
+	json_decref(out);
+	ask_error(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":0}}", "GenericError",
+		  "Parameter 'cells' expects an integer in the range of 1 to 4096");
+
 	out = ask_return(s, "{\"execute\":\"query-cpus-fast\"}");
 	assert_int_equal(json_array_size(out), FAKE_CPUS);
 	vcpu = json_array_get(out, 0);
