@@ -70,14 +70,20 @@ int rundir_path(char *path, const char *name, const char *file, struct err *err)
 	return 0;
 }
 
-/* Makes a directory, or sees to it that the one there is ours and nobody else's. */
+/*
+ * Makes a directory, or sees to it that the one there is ours and that nobody else may write to it. One that was there is never
+ * changed: it may be any that $POSTERN_RUNTIME_DIR names.
+ */
 static int make_dir(const char *path, struct err *err)
 {
+	bool made = !mkdir(path, 0700);
 	struct stat st;
 	int fd, r = 0;
 
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+	if (!made && errno != EEXIST)
 		return err_errno(err, -errno, "%s", path);
+	if (made && chmod(path, 0700) < 0)	/* the umask may have taken our own rights */
+		return err_errno(err, -errno, "%s: mode 0700", path);
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return err_errno(err, -errno, "%s", path);
@@ -86,8 +92,9 @@ static int make_dir(const char *path, struct err *err)
 	else if (st.st_uid != geteuid())
 		r = err_set(err, -EPERM, "%s: belongs to user %u, not to user %u who runs this", path,
 			    (unsigned int)st.st_uid, (unsigned int)geteuid());
-	else if ((st.st_mode & 0777) != 0700 && fchmod(fd, 0700) < 0)
-		r = err_errno(err, -errno, "%s: mode 0700", path);
+	else if (st.st_mode & 022)
+		r = err_set(err, -EPERM, "%s: others may write there (mode %03o)", path,
+			    (unsigned int)(st.st_mode & 0777));
 	close(fd);
 	return r;
 }

@@ -8,8 +8,8 @@
  *   BASE/NAME/gdb     the gdb stub, where it was asked for
  *
  * BASE is $POSTERN_RUNTIME_DIR, else /run/postern for root, else $XDG_RUNTIME_DIR/postern. (Root's does not follow
- * XDG_RUNTIME_DIR: that goes when root logs out, machines stay, and sudo knows nothing of it.) BASE and NAME are directories of
- * ours with mode 0700. Any thread; no state but what is passed.
+ * XDG_RUNTIME_DIR: that goes when root logs out, machines stay, and sudo knows nothing of it.) BASE and NAME are made with
+ * mode 0700; those that are there must be ours, and nobody else may write there. Any thread; no state but what is passed.
  */
 #ifndef POSTERN_CONTROL_RUNDIR_H
 #define POSTERN_CONTROL_RUNDIR_H

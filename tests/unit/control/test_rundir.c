@@ -169,6 +169,12 @@ static void test_what_others_laid_there_is_not_followed(void **state)
 	assert_int_equal(unlink(path), 0);
 	assert_int_equal(rundir_take(&rundir, "web", &err), 0);
 	rundir_release(&rundir);
+	assert_int_equal(mode_of(base), 0755);	/* theirs: not ours to change */
+	assert_int_equal(chmod(base, 0775), 0);
+	assert_int_equal(rundir_take(&rundir, "web", &err), -EPERM);
+	assert_non_null(strstr(err.text, "775"));
+	assert_int_equal(mode_of(base), 0775);
+	assert_int_equal(chmod(base, 0700), 0);
 	if (!geteuid()) {
 		assert_int_equal(chown(base, 1, 1), 0);
 		assert_int_equal(rundir_take(&rundir, "web", &err), -EPERM);
