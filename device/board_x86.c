@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial port, power management, clock.
+ * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial port, power management, clock,
+ * and the PCI bus.
  */
 #include <stdlib.h>
 
 #include "arch/x86/board.h"
 #include "base/log.h"
 #include "device/board.h"
+#include "device/pci/host.h"
 #include "device/power.h"
 #include "device/rtc.h"
 #include "device/serial.h"
 
 #define RTC_PORT 0x70
 #define PORT_A 0x92
+#define BOARD_DEVICES_MAX 4
 
 /* A line to the interrupt controllers. */
 struct wire {
@@ -27,7 +30,9 @@ struct board {
 	struct serial *serial;
 	struct power *power;
 	struct rtc *rtc;
-	struct device device[3];
+	struct pci_host *pci;
+	struct device device[BOARD_DEVICES_MAX];
+	unsigned int devices;
 	void (*quit)(void *arg);
 	void *quit_arg;
 };
@@ -69,6 +74,22 @@ static void chardev_quit(void *arg)
 	board->quit(board->quit_arg);
 }
 
+/* The reset port is byte 1 of the PCI address register, which takes whole words only. */
+static void config_port_access(void *arg, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+{
+	struct board *board = arg;
+
+	if (offset == BOARD_RESET_PORT - BOARD_PCI_CONFIG && size == 1)
+		power_reset_access(board->power, 0, write, data, size);
+	else
+		pci_host_port_access(board->pci, offset, write, data, size);
+}
+
+static void device_add(struct board *board, const struct device_ops *ops, void *dev)
+{
+	board->device[board->devices++] = (struct device){ ops, dev };
+}
+
 static int devices_new(struct board *board, const struct board_config *config, struct err *err)
 {
 	struct irq_line com1 = { .fn = wire_set, .arg = &board->com1 };
@@ -79,6 +100,10 @@ static int devices_new(struct board *board, const struct board_config *config, s
 		.sci = { .fn = wire_set, .arg = &board->sci },
 		.reset = config->reset, .shutdown = config->shutdown, .arg = config->arg,
 		.s5_slp_typ = BOARD_S5_SLP_TYP,
+	};
+	const struct pci_range windows[PCI_WINDOWS] = {
+		{ BOARD_PCI_LOW_BASE, BOARD_PCI_LOW_BYTES },
+		{ BOARD_PCI_HIGH_BASE, BOARD_PCI_HIGH_BYTES },
 	};
 	int r;
 
@@ -94,13 +119,33 @@ static int devices_new(struct board *board, const struct board_config *config, s
 	r = rtc_new(&board->rtc, NULL, err);
 	if (r < 0)
 		return r;
-	board->device[0] = (struct device){ &serial_device_ops, board->serial };
-	board->device[1] = (struct device){ &power_device_ops, board->power };
-	board->device[2] = (struct device){ &rtc_device_ops, board->rtc };
+	r = pci_host_new(&board->pci, windows, err);
+	if (r < 0)
+		return r;
+	device_add(board, &serial_device_ops, board->serial);
+	device_add(board, &power_device_ops, board->power);
+	device_add(board, &rtc_device_ops, board->rtc);
+	device_add(board, &pci_host_device_ops, board->pci);
 	return 0;
 }
 
-static int ports_add(const struct board *board, struct bus *pio, struct err *err)
+static int memory_add(const struct board *board, struct bus *mmio, struct err *err)
+{
+	int r;
+
+	_Static_assert(BOARD_PCI_ECAM_BYTES == PCI_ECAM_BYTES, "configuration space of one bus");
+	r = bus_add(mmio, "PCI configuration", BOARD_PCI_ECAM, BOARD_PCI_ECAM_BYTES, 4, pci_host_ecam_access, board->pci,
+		    err);
+	if (!r)
+		r = bus_add(mmio, "PCI window", BOARD_PCI_LOW_BASE, BOARD_PCI_LOW_BYTES, 8, pci_host_window_access,
+			    pci_host_window(board->pci, 0), err);
+	if (!r)
+		r = bus_add(mmio, "PCI window above 4 GiB", BOARD_PCI_HIGH_BASE, BOARD_PCI_HIGH_BYTES, 8,
+			    pci_host_window_access, pci_host_window(board->pci, 1), err);
+	return r;
+}
+
+static int ports_add(struct board *board, struct bus *pio, struct err *err)
 {
 	const struct {
 		const char *owner;
@@ -115,7 +160,7 @@ static int ports_add(const struct board *board, struct bus *pio, struct err *err
 		{ "pm1 control", BOARD_PM1_CONTROL, BOARD_PM1_CONTROL_BYTES, 1, power_control_access,
 		  board->power },
 		{ "pm timer", BOARD_PM_TIMER, BOARD_PM_TIMER_BYTES, 4, power_timer_access, board->power },
-		{ "reset control", BOARD_RESET_PORT, 1, 1, power_reset_access, board->power },
+		{ "PCI configuration", BOARD_PCI_CONFIG, BOARD_PCI_CONFIG_PORTS, 4, config_port_access, board },
 		{ "i8042", BOARD_I8042_COMMAND, 1, 1, power_i8042_access, board->power },
 		{ "port a", PORT_A, 1, 1, power_port_a_access, board->power },
 	};
@@ -144,6 +189,8 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 	if (r == 0)
 		r = ports_add(board, config->pio, err);
 	if (r == 0)
+		r = memory_add(board, config->mmio, err);
+	if (r == 0)
 		r = chardev_new(&board->chardev, config->loop, config->serial, &ops, err);
 	if (r < 0) {
 		board_free(board);
@@ -161,12 +208,13 @@ void board_free(struct board *board)
 	serial_free(board->serial);
 	power_free(board->power);
 	rtc_free(board->rtc);
+	pci_host_free(board->pci);
 	free(board);
 }
 
 const struct device *board_devices(const struct board *board, unsigned int *n)
 {
-	*n = sizeof(board->device) / sizeof(board->device[0]);
+	*n = board->devices;
 	return board->device;
 }
 
