@@ -4,6 +4,7 @@
  * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial port, power management, clock,
  * and the PCI bus.
  */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "arch/x86/board.h"
@@ -13,10 +14,16 @@
 #include "device/power.h"
 #include "device/rtc.h"
 #include "device/serial.h"
+#include "device/virtio/blk.h"
+#include "device/virtio/rng.h"
+#include "kvm/irq.h"
 
 #define RTC_PORT 0x70
 #define PORT_A 0x92
-#define BOARD_DEVICES_MAX 4
+/* serial, power, clock, bridge, rng, disks */
+#define BOARD_DEVICES_MAX (5 + BOARD_DISKS_MAX)
+/* A disk has a queue for each vCPU, as far as that helps: one thread works them off. */
+#define DISK_QUEUES_MAX 4
 
 /* A line to the interrupt controllers. */
 struct wire {
@@ -31,6 +38,9 @@ struct board {
 	struct power *power;
 	struct rtc *rtc;
 	struct pci_host *pci;
+	struct rng *rng;
+	struct blk *disk[BOARD_DISKS_MAX];
+	unsigned int disks;
 	struct device device[BOARD_DEVICES_MAX];
 	unsigned int devices;
 	void (*quit)(void *arg);
@@ -129,6 +139,107 @@ static int devices_new(struct board *board, const struct board_config *config, s
 	return 0;
 }
 
+/* ---- virtio ---- */
+
+static int msi_open(void *vm, unsigned int *handle, struct err *err)
+{
+	return vm_msi_open(vm, handle, err);
+}
+
+static void msi_close(void *vm, unsigned int handle)
+{
+	vm_msi_close(vm, handle);
+}
+
+static int msi_set(void *vm, unsigned int handle, uint64_t address, uint32_t data)
+{
+	return vm_msi_set(vm, handle, address, data);
+}
+
+static void msi_fire(void *vm, unsigned int handle)
+{
+	vm_msi_fire(vm, handle);
+}
+
+static const struct msi_ops msi_ops = { msi_open, msi_close, msi_set, msi_fire };
+
+static int event_add(void *vm, uint64_t gpa, int fd)
+{
+	return vm_ioeventfd_add(vm, GPA(gpa), fd);
+}
+
+static int event_remove(void *vm, uint64_t gpa, int fd)
+{
+	return vm_ioeventfd_remove(vm, GPA(gpa), fd);
+}
+
+static int vdev_add(struct board *board, struct vdev *dev, struct err *err)
+{
+	unsigned int slot;
+
+	device_add(board, &dev->device_ops, dev);
+	return pci_host_add(board->pci, &dev->fn, &slot, err);
+}
+
+static int virtio_new(struct board *board, const struct board_config *config, struct err *err)
+{
+	const struct vdev_env env = {
+		.mem = vm_memory(config->vm), .loop = config->loop, .msi = { &msi_ops, config->vm },
+		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
+	};
+	unsigned int queues = vm_vcpus(config->vm) < DISK_QUEUES_MAX ? vm_vcpus(config->vm) : DISK_QUEUES_MAX;
+	unsigned int i;
+	int r = 0;
+
+	if (config->rng) {
+		r = rng_new(&board->rng, &env, err);
+		if (!r)
+			r = vdev_add(board, rng_vdev(board->rng), err);
+	}
+	for (i = 0; i < config->disks && !r; i++) {
+		r = blk_new(&board->disk[i], &env, &config->disk[i], i, queues, err);
+		if (r < 0)
+			break;
+		board->disks = i + 1;
+		r = vdev_add(board, blk_vdev(board->disk[i]), err);
+	}
+	return r;
+}
+
+void board_start(struct board *board)
+{
+	unsigned int i;
+
+	if (board->rng)
+		vdev_start(rng_vdev(board->rng));
+	for (i = 0; i < board->disks; i++)
+		vdev_start(blk_vdev(board->disk[i]));
+}
+
+void board_stop(struct board *board)
+{
+	unsigned int i;
+
+	if (board->rng)
+		vdev_stop(rng_vdev(board->rng));
+	for (i = 0; i < board->disks; i++)
+		vdev_stop(blk_vdev(board->disk[i]));
+}
+
+int board_drain(struct board *board, int64_t deadline_ns, struct err *err)
+{
+	unsigned int i;
+	int r = 0;
+
+	if (board->rng && vdev_in_hand(rng_vdev(board->rng)))
+		r = err_set(err, -ETIMEDOUT, "virtio-rng waits for a page of its ring");
+	for (i = 0; i < board->disks && !r; i++)
+		r = blk_drain(board->disk[i], deadline_ns, err);
+	return r;
+}
+
+/* ---- buses ---- */
+
 static int memory_add(const struct board *board, struct bus *mmio, struct err *err)
 {
 	int r;
@@ -191,6 +302,8 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 	if (r == 0)
 		r = memory_add(board, config->mmio, err);
 	if (r == 0)
+		r = virtio_new(board, config, err);
+	if (r == 0)
 		r = chardev_new(&board->chardev, config->loop, config->serial, &ops, err);
 	if (r < 0) {
 		board_free(board);
@@ -202,9 +315,14 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 
 void board_free(struct board *board)
 {
+	unsigned int i;
+
 	if (!board)
 		return;
 	chardev_free(board->chardev);
+	for (i = 0; i < BOARD_DISKS_MAX; i++)
+		blk_free(board->disk[i]);
+	rng_free(board->rng);
 	serial_free(board->serial);
 	power_free(board->power);
 	rtc_free(board->rtc);
