@@ -78,8 +78,7 @@ static void prepare(struct disk *disk, struct io_uring_sqe *sqe, struct disk_job
 		io_uring_prep_readv(sqe, job->direct ? disk->direct_fd : disk->fd, job->iov, job->iovs, at);
 		break;
 	case DISK_WRITE:
-		/* Direct or not: the file system's own data may be in memory. */
-		disk->dirty = true;
+		disk->dirty |= !job->direct;
 		io_uring_prep_writev(sqe, job->direct ? disk->direct_fd : disk->fd, job->iov, job->iovs, at);
 		break;
 	case DISK_FLUSH:

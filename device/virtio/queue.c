@@ -173,7 +173,7 @@ int vqueue_init(struct vqueue *q, struct memory *mem, unsigned int index, uint16
 	return 0;
 }
 
-void vqueue_reset(struct vqueue *q)
+void vqueue_abandon(struct vqueue *q)
 {
 	struct vchain *chain;
 
@@ -183,6 +183,11 @@ void vqueue_reset(struct vqueue *q)
 		vqueue_drop(q, chain);
 	}
 	q->done_last = &q->done;
+}
+
+void vqueue_reset(struct vqueue *q)
+{
+	vqueue_abandon(q);
 	q->size = q->size_max;
 	q->vector = VIRTIO_MSI_NO_VECTOR;
 	q->desc = q->driver = q->device = 0;

@@ -110,6 +110,8 @@ void vqueue_drop(struct vqueue *q, struct vchain *chain);
 bool vqueue_is_parked(const struct vqueue *q);
 /* Takes the tickets back: no page wakes it any more. */
 void vqueue_stop(struct vqueue *q);
+/* The driver does not get back what waits for it, and no page wakes the queue. */
+void vqueue_abandon(struct vqueue *q);
 /* As the driver's notification. Any thread, no lock needed. */
 void vqueue_kick(struct vqueue *q);
 

@@ -19,6 +19,7 @@
 #define BIT(n) (UINT64_C(1) << (n))
 #define FEATURES_COMMON                                                                                                \
 	(BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_RING_F_EVENT_IDX))
+#define FAILURES_LOGGED 16
 #define STATUS_ALL                                                                                                     \
 	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK | \
 	 VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FAILED)
@@ -68,10 +69,12 @@ void vdev_fail(struct vdev *dev, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(why, sizeof(why), fmt, args);
 	va_end(args);
-	log_warn("%s: the guest's driver is wrong, the device needs a reset: %s", dev->name, why);
+	/* A guest that fails and resets in a loop does not fill the log. */
+	log_line(dev->failures++ < FAILURES_LOGGED ? LOG_WARN : LOG_DEBUG,
+		 "%s: the guest's driver is wrong, the device needs a reset: %s", dev->name, why);
 	dev->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
 	for (i = 0; i < dev->queues; i++)
-		vqueue_stop(&dev->queue[i]);
+		vqueue_abandon(&dev->queue[i]);
 	/* 2.1.2: told only to a driver that is there. */
 	if (dev->status & VIRTIO_CONFIG_S_DRIVER_OK)
 		interrupt_config(dev);
@@ -207,7 +210,7 @@ unsigned int vdev_in_hand(struct vdev *dev)
 
 	vdev_lock(dev);
 	for (i = 0; i < dev->queues; i++)
-		if (!dev->resetting && dev->queue[i].done && !(dev->status & VIRTIO_CONFIG_S_NEEDS_RESET))
+		if (dev->queue[i].done)
 			outcome(dev, &dev->queue[i], vqueue_resume(&dev->queue[i]));
 	n = in_hand(dev);
 	vdev_unlock(dev);
@@ -220,6 +223,14 @@ void vdev_start(struct vdev *dev)
 
 	vdev_lock(dev);
 	dev->running = true;
+	/*
+	 * KVM may bring an event to an interrupt controller some time after it was written (irqfd), and so after the controller's state
+	 * was taken. One interrupt too many does no harm, one too few is a hang.
+	 */
+	for (i = 0; dev->arrived && i < dev->queues; i++)
+		if (may_run(dev, &dev->queue[i]))
+			interrupt_queue(dev, &dev->queue[i]);
+	dev->arrived = false;
 	/* Each looks for itself whether there is something to do. */
 	for (i = 0; i < dev->queues; i++)
 		if (dev->queue[i].enabled)
@@ -410,6 +421,7 @@ static void state_apply(struct vdev *dev, const VirtioState *msg)
 	unsigned int i;
 
 	reset_start(dev);
+	dev->arrived = true;
 	dev->accepted = msg->features;
 	dev->status = (uint8_t)msg->status;
 	dev->isr = (uint8_t)msg->isr;

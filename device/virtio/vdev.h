@@ -61,6 +61,8 @@ struct vdev {
 	uint8_t status, isr;
 	bool resetting;			/* until the last chain is back */
 	bool running;			/* the machine is */
+	bool arrived;			/* loaded, and not started yet */
+	unsigned int failures;		/* ever */
 	unsigned int queues;
 	struct vqueue queue[VDEV_QUEUES_MAX];
 	struct vdev_watch *watch[VDEV_QUEUES_MAX];
