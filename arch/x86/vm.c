@@ -5,6 +5,7 @@
  * are wired as on a PC: lines 0 to 15 reach both 8259s and the I/O APIC, the timer's line 0 comes in at pin 2.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
