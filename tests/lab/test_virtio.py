@@ -4,10 +4,12 @@
 
 import hashlib
 import os
+import pathlib
 import re
 
 from harness.debian import BOOT_SECONDS, Console, debian, guest_file, words
 from harness.migration import Pair
+from harness.qmp import QmpError
 
 MIB = 1 << 20
 
@@ -85,6 +87,11 @@ ROUNDS = ('i=0; while :; do dd if=/dev/urandom of=/tmp/x bs=256k count=1 2>/dev/
           'i=$((i + 1)); done')
 
 
+def stacks(pid):
+    """Where in the kernel each thread of a process is."""
+    return {task.name: (task / 'stack').read_text() for task in pathlib.Path('/proc/%d/task' % pid).iterdir()}
+
+
 class DiskPair(Pair):
     """A Pair of machines with one disk, whose guest writes and reads it all the time."""
 
@@ -110,7 +117,10 @@ def test_a_disk_is_used_across_a_migration_whose_link_is_cut(tmp_path):
         pair.wait_all_waiting(cpus={0}, timeout=60)
         vm = pair.destination
         for _ in range(5):
-            took, _ = vm.q.timed('stop')
+            try:
+                took, _ = vm.q.timed('stop')
+            except QmpError as error:
+                raise AssertionError('%s; %s; %s' % (error, vm.faults(), stacks(vm.pid))) from error
             assert took < 1000, took
             assert vm.status() == 'paused'
             vm.command('cont')
