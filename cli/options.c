@@ -94,6 +94,8 @@ static const struct config_key config_keys[] = {
 	{ "memory", CONFIG_SIZE, 'm' },
 	{ "name", CONFIG_TEXT, OPT_NAME },
 	{ "serial", CONFIG_TEXT, OPT_SERIAL },
+	{ "disk", CONFIG_LIST, OPT_DISK },
+	{ "no-rng", CONFIG_FLAG, OPT_NO_RNG },
 	{ "qmp", CONFIG_LIST, OPT_QMP },
 	{ "gdb", CONFIG_TEXT, OPT_GDB },
 	{ "gdb-page-timeout", CONFIG_NUMBER, OPT_GDB_PAGE_TIMEOUT },
