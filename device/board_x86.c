@@ -183,9 +183,14 @@ static int vdev_add(struct board *board, struct vdev *dev, struct err *err)
 
 static int virtio_new(struct board *board, const struct board_config *config, struct err *err)
 {
+	/*
+	 * While memory is late, notifications are exits: to register an event KVM waits for every vCPU that is inside a fault, and that
+	 * vCPU for its page.
+	 */
+	bool late = memory_is_late(vm_memory(config->vm));
 	const struct vdev_env env = {
 		.mem = vm_memory(config->vm), .loop = config->loop, .msi = { &msi_ops, config->vm },
-		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
+		.event_add = late ? NULL : event_add, .event_remove = late ? NULL : event_remove, .arg = config->vm,
 	};
 	unsigned int queues = vm_vcpus(config->vm) < DISK_QUEUES_MAX ? vm_vcpus(config->vm) : DISK_QUEUES_MAX;
 	unsigned int i;

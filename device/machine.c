@@ -324,6 +324,7 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 		return r;
 	/* Before any page is sent: a disk may still be writing into it. */
 	if (state == RUN_STATE_FINISH_MIGRATE) {
+		board_stop(m->board);
 		r = machine_drain(m, err);
 		if (r < 0) {
 			if (m->state == RUN_STATE_RUNNING)
@@ -541,6 +542,7 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 		/* In DEBUG too: a step lets a single vCPU run. */
 		if (vm_pause(m->vm, MACHINE_PAUSE_MS, &err) < 0)
 			log_error("%s", err.text);
+		board_stop(m->board);
 		machine_set_state(m, RUN_STATE_DEBUG);
 		TELL(m, debug, vcpu);
 	}

@@ -15,7 +15,7 @@
 
 #include "machine.pb-c.h"
 
-#define MACHINE_STATE_VERSION 1
+#define MACHINE_STATE_VERSION 2
 #define DEVICES_MAX 32
 
 typedef Postern__Device__MachineState MachineState;

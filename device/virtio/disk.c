@@ -36,7 +36,6 @@ struct disk {
 	int event_fd;
 	uint64_t bytes;
 	unsigned int jobs;
-	bool dirty;
 	struct disk_watch *watch;
 };
 
@@ -48,11 +47,6 @@ uint64_t disk_bytes(const struct disk *disk)
 unsigned int disk_jobs(const struct disk *disk)
 {
 	return disk->jobs;
-}
-
-bool disk_is_dirty(const struct disk *disk)
-{
-	return disk->dirty;
 }
 
 /* ---- jobs ---- */
@@ -78,19 +72,15 @@ static void prepare(struct disk *disk, struct io_uring_sqe *sqe, struct disk_job
 		io_uring_prep_readv(sqe, job->direct ? disk->direct_fd : disk->fd, job->iov, job->iovs, at);
 		break;
 	case DISK_WRITE:
-		disk->dirty |= !job->direct;
 		io_uring_prep_writev(sqe, job->direct ? disk->direct_fd : disk->fd, job->iov, job->iovs, at);
 		break;
 	case DISK_FLUSH:
-		disk->dirty = false;
 		io_uring_prep_fsync(sqe, disk->fd, IORING_FSYNC_DATASYNC);
 		break;
 	case DISK_DISCARD:
-		disk->dirty = true;
 		io_uring_prep_fallocate(sqe, disk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)left);
 		break;
 	case DISK_ZERO:
-		disk->dirty = true;
 		if (job->by_hand)
 			io_uring_prep_write(sqe, disk->fd, zeros, left < ZEROS_BYTES ? (unsigned int)left : ZEROS_BYTES, at);
 		else
@@ -259,6 +249,10 @@ static int files_open(struct disk *disk, const char *path, bool readonly, struct
 	if (disk->fd < 0)
 		return err_errno(err, -errno, "disk %s", path);
 	disk->direct_fd = open(path, flags | O_DIRECT);
+	/* Not while it is used: io_uring would refuse what it cannot do at once. */
+	fcntl(disk->fd, F_SETFL, flags & ~O_NONBLOCK);
+	if (disk->direct_fd >= 0)
+		fcntl(disk->direct_fd, F_SETFL, (flags | O_DIRECT) & ~O_NONBLOCK);
 	return size_find(disk, path, err);
 }
 

@@ -54,7 +54,5 @@ void disk_add(struct disk *disk, struct disk_job *job);
 void disk_submit(struct disk *disk);
 /* Waits until a job is done or the time has come (CLOCK_MONOTONIC). */
 void disk_wait(struct disk *disk, int64_t deadline_ns);
-/* Has something been written since the last flush began that may be in this host's memory alone? */
-bool disk_is_dirty(const struct disk *disk);
 
 #endif

@@ -332,8 +332,8 @@ int vqueue_take(struct vqueue *q, struct vchain **out)
 
 	if (!q->enabled)
 		return 0;
-	if (wait_is_on(&q->take_wait))
-		return -EAGAIN;
+	/* Asked and armed anew rather than trusted: a ticket that is just firing has woken us before it says so. */
+	wait_cancel(q, &q->take_wait);
 	/* As many as the ring has: a driver that makes the same one available again and again is not let take our memory. */
 	if (q->taken >= q->size)
 		return ring_wrong(q, "more chains than the %u entries hold", q->size);
@@ -369,11 +369,11 @@ int vqueue_resume(struct vqueue *q)
 	int r, interrupt = 0;
 
 	while ((chain = q->done)) {
-		if (wait_is_on(&q->give_wait))
-			return -EAGAIN;
+		wait_cancel(q, &q->give_wait);
 		r = ring_of(q)->put(q, chain);
+		/* Those before it want their interrupt now: the next ones are no reason for it any more. */
 		if (r < 0)
-			return r;
+			return interrupt && r != -EPROTO ? 1 : r;
 		interrupt |= r;
 		q->done = chain->next;
 		if (!q->done)

@@ -30,7 +30,7 @@
 
 #define VQUEUE_SIZE_MAX 256
 /* Of one chain: the specification's bound for a split ring's (2.7.4.3: at most 2^32 bytes). */
-#define VCHAIN_BYTES_MAX UINT32_MAX
+#define VCHAIN_BYTES_MAX (UINT32_C(32) << 20)
 
 /* A chain of buffers that the driver has made available: pinned guest memory, what the device reads first. */
 struct vchain {

@@ -283,7 +283,7 @@ void vdev_write_status(struct vdev *dev, uint8_t value)
 	/* Bits are not taken back (2.1.1), and one is the device's. */
 	value = (uint8_t)(dev->status | (value & STATUS_ALL & ~VIRTIO_CONFIG_S_NEEDS_RESET));
 	if (value & ~dev->status & VIRTIO_CONFIG_S_FEATURES_OK && !features_are_right(dev)) {
-		log_info("%s: the driver's features 0x%" PRIx64 " are refused, of 0x%" PRIx64, dev->name, dev->accepted,
+		log_debug("%s: the driver's features 0x%" PRIx64 " are refused, of 0x%" PRIx64, dev->name, dev->accepted,
 			 dev->offered);
 		value = (uint8_t)(value & ~VIRTIO_CONFIG_S_FEATURES_OK);
 	}
