@@ -62,21 +62,29 @@ static unsigned int route(struct kvm_irq_routing_entry *entry, uint32_t gsi, uin
 	return 1;
 }
 
-unsigned int arch_irq_routes(struct kvm_irq_routing_entry *routes)
+static int routes_set(struct vm *vm, struct err *err)
 {
-	struct kvm_irq_routing_entry *next = routes;
+	struct kvm_irq_routing *routing;
 	uint32_t gsi;
+	int result;
 
-	_Static_assert(2 * IOAPIC_PINS <= ARCH_IRQ_ROUTES_MAX, "every route has room");
+	routing = calloc(1, sizeof(*routing) + 2 * IOAPIC_PINS * sizeof(routing->entries[0]));
+	if (!routing)
+		return err_set(err, -ENOMEM, "no memory for interrupt routes");
 	for (gsi = 0; gsi < IOAPIC_PINS; gsi++) {
+		struct kvm_irq_routing_entry *next = &routing->entries[routing->nr];
+
 		if (gsi < 16)
 			next += route(next, gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
 				      gsi % 8);
 		/* Pin 2 is the timer's, as the override in the MADT says. */
 		if (gsi != 2)
 			next += route(next, gsi, KVM_IRQCHIP_IOAPIC, gsi ? gsi : 2);
+		routing->nr = (uint32_t)(next - routing->entries);
 	}
-	return (unsigned int)(next - routes);
+	result = x86_vm_ioctl(vm, KVM_SET_GSI_ROUTING, routing, "set interrupt routes", err);
+	free(routing);
+	return result;
 }
 
 /* Makes KVM tell pending exceptions and triple faults apart in the vCPU events, where it can. */
@@ -127,7 +135,7 @@ int arch_vm_create(struct vm *vm, struct err *err)
 	if (result >= 0)
 		result = x86_vm_ioctl(vm, KVM_CREATE_PIT2, &pit, "create timer", err);
 	if (result >= 0)
-		result = vm_irq_routes_init(vm, err);
+		result = routes_set(vm, err);
 	if (result >= 0)
 		result = events_enable(vm, err);
 	return result < 0 ? result : 0;
