@@ -58,29 +58,16 @@ static int virtual(struct early *early, uint64_t gva, uint64_t len)
 	return result;
 }
 
-/* Documentation/virt/kvm/x86/msr.rst: bit 0 enables; the lowest bits are flags. */
 static int paravirtual(struct vcpu *vcpu, struct early *early)
 {
-	static const struct {
-		uint32_t msr, len, enable;
-		uint64_t flags;
-	} areas[] = {
-		{ MSR_PV_SYSTEM_TIME, 32, 1, 1 },
-		{ MSR_PV_WALL_CLOCK, 12, 0, 0 },
-		{ MSR_PV_STEAL_TIME, 64, 1, 0x3f },
-		{ MSR_PV_ASYNC_PF, 68, 1, 0x3f },
-		{ MSR_PV_EOI, 4, 1, 3 },
-	};
-	unsigned int i;
+	const struct msr_area *area;
+	uint64_t value;
 	int result = 0;
+	gpa_t at;
 
-	for (i = 0; i < sizeof(areas) / sizeof(areas[0]) && !result; i++) {
-		uint64_t value;
-
-		if (msr_get(vcpu, areas[i].msr, &value) || !value || (value & areas[i].enable) != areas[i].enable)
-			continue;
-		result = physical(early, value & ~areas[i].flags, areas[i].len);
-	}
+	for (area = msr_areas; area < msr_areas + MSR_AREAS && !result; area++)
+		if (!msr_get(vcpu, area->msr, &value) && msr_area_at(area, value, &at))
+			result = physical(early, at.v, area->len_bytes);
 	return result;
 }
 

@@ -30,6 +30,20 @@ static const uint32_t mtrr_fixed[] = {
 	0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
 };
 
+const struct msr_area msr_areas[MSR_AREAS] = {
+	{ MSR_PV_SYSTEM_TIME, 32, 1, 1 },
+	{ MSR_PV_WALL_CLOCK, 12, 0, 0 },
+	{ MSR_PV_STEAL_TIME, 64, 1, 0x3f },
+	{ MSR_PV_ASYNC_PF, 68, 1, 0x3f },
+	{ MSR_PV_EOI, 4, 1, 3 },
+};
+
+bool msr_area_at(const struct msr_area *area, uint64_t value, gpa_t *at)
+{
+	*at = GPA(value & ~area->flags);
+	return value && (value & area->enable) == area->enable;
+}
+
 enum msr_phase msr_phase(uint32_t index)
 {
 	if (index == MSR_FEATURE_CONTROL)
@@ -276,31 +290,22 @@ static int write_failed(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct e
  */
 static int check_area(struct vcpu *vcpu, const struct kvm_msr_entry *entry, struct err *err)
 {
-	static const struct {
-		uint32_t msr, len;
-		uint64_t enable, flags;
-	} areas[] = {
-		{ MSR_PV_SYSTEM_TIME, 32, 1, 1 },	{ MSR_PV_WALL_CLOCK, 12, 0, 0 },
-		{ MSR_PV_STEAL_TIME, 64, 1, 0x3f },	{ MSR_PV_ASYNC_PF, 68, 1, 0x3f },
-		{ MSR_PV_EOI, 4, 1, 3 },
-	};
 	const struct memory *mem = vm_memory(vcpu_vm(vcpu));
-	unsigned int i, k;
-	uint64_t end[2];
+	const struct msr_area *area;
+	unsigned int k;
+	gpa_t at, end;
 
-	for (i = 0; i < sizeof(areas) / sizeof(areas[0]); i++) {
-		if (areas[i].msr != entry->index || !entry->data ||
-		    (entry->data & areas[i].enable) != areas[i].enable)
+	for (area = msr_areas; area < msr_areas + MSR_AREAS; area++) {
+		if (area->msr != entry->index || !msr_area_at(area, entry->data, &at))
 			continue;
 		/* Shorter than a page: its two ends. */
-		end[0] = entry->data & ~areas[i].flags;
-		end[1] = end[0] + areas[i].len - 1;
-		for (k = 0; k < 2; k++)
-			if (memory_is_ram(mem, GPA(end[k]), 1) &&
-			    memory_page_state(mem, gpa_to_gfn(GPA(end[k]))) != PAGE_PRESENT)
+		for (k = 0; k < 2; k++) {
+			end = GPA(at.v + k * (area->len_bytes - 1));
+			if (memory_is_ram(mem, end, 1) && memory_page_state(mem, gpa_to_gfn(end)) != PAGE_PRESENT)
 				return err_set(err, -EBADMSG, "vCPU %u: MSR 0x%x names page 0x%llx, which has not come",
 					       vcpu_index(vcpu), entry->index,
-					       (unsigned long long)(end[k] & ~(PAGE_BYTES - 1)));
+					       (unsigned long long)(end.v & ~(PAGE_BYTES - 1)));
+		}
 	}
 	return 0;
 }

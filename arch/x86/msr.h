@@ -28,6 +28,19 @@ enum msr_phase {
 };
 enum msr_phase msr_phase(uint32_t index);
 
+/*
+ * An MSR that names an area of guest memory which KVM itself reads or writes: Documentation/virt/kvm/x86/msr.rst. The lowest bits of
+ * its value are flags, one of which may have to be set.
+ */
+struct msr_area {
+	uint32_t msr, len_bytes;
+	uint64_t enable, flags;
+};
+#define MSR_AREAS 5u
+extern const struct msr_area msr_areas[MSR_AREAS];
+/* Where the area lies; false: this value names none. */
+bool msr_area_at(const struct msr_area *area, uint64_t value, gpa_t *at);
+
 /* The MSRs that are a vCPU's state and that this KVM knows, in the order in which they are to be written. */
 int msr_list(const struct vm *vm, struct msr_table *table, struct err *err);
 

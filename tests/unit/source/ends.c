@@ -104,6 +104,33 @@ int far_lose(struct far *far, uint64_t gfn)
 	return far->source.sink->ops->lose(far->source.sink, GFN(gfn));
 }
 
+int ends_setup(void **state)
+{
+	struct ends *ends = malloc(sizeof(*ends));
+
+	assert_non_null(ends);
+	far_init(&ends->far);
+	near_init(&ends->near);
+	ends->stack = NULL;
+	*state = ends;
+	return 0;
+}
+
+int ends_teardown(void **state)
+{
+	struct ends *ends = *state;
+
+	stack_free(ends->stack);
+	free(ends);
+	return 0;
+}
+
+struct page_source *ends_put(struct ends *ends, struct layer *layer)
+{
+	assert_int_equal(stack_new(&ends->stack, &ends->near.sink, &layer, 1, &ends->far.source, NULL), 0);
+	return stack_top(ends->stack);
+}
+
 void wait_a_little(void)
 {
 	usleep(100);

@@ -55,6 +55,18 @@ static inline int ask(struct page_source *source, uint64_t first, uint64_t n)
 	return source->ops->request(source, GFN(first), n);
 }
 
+/* Both, and what is stacked between them: the state of each test that has ends_setup and ends_teardown. */
+struct ends {
+	struct far far;
+	struct near near;
+	struct stack *stack;			/* NULL until ends_put */
+};
+
+int ends_setup(void **state);
+int ends_teardown(void **state);
+/* Puts the layer between the two; returns the source that whoever is above asks. */
+struct page_source *ends_put(struct ends *ends, struct layer *layer);
+
 /* Waits until the condition holds; fails the test after 20 s. */
 #define wait_until(condition) \
 	do { \

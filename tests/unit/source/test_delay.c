@@ -6,45 +6,12 @@
 
 #include "source/delay.h"
 
-struct fixture {
-	struct far far;
-	struct near near;
-	struct stack *stack;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = malloc(sizeof(*f));
-
-	assert_non_null(f);
-	far_init(&f->far);
-	near_init(&f->near);
-	f->stack = NULL;
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	stack_free(f->stack);
-	free(f);
-	return 0;
-}
-
-static struct page_source *put(struct fixture *f, struct layer *layer)
-{
-	assert_int_equal(stack_new(&f->stack, &f->near.sink, &layer, 1, &f->far.source, NULL), 0);
-	return stack_top(f->stack);
-}
-
-static struct delay *start(struct fixture *f, const struct delay_config *config, struct page_source **top)
+static struct delay *start(struct ends *f, const struct delay_config *config, struct page_source **top)
 {
 	struct delay *delay;
 
 	assert_int_equal(delay_new(&delay, config, NULL), 0);
-	*top = put(f, delay_layer(delay));
+	*top = ends_put(f, delay_layer(delay));
 	return delay;
 }
 
@@ -53,7 +20,7 @@ static void test_both_ways_are_late(void **state)
 	const struct delay_config config = {
 		.request_ns = 30 * NS_PER_MS, .fill_ns = 60 * NS_PER_MS, .bytes_max = HUGE_BYTES,
 	};
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct delay_stats stats;
 	struct delay *delay = start(f, &config, &top);
@@ -76,7 +43,7 @@ static void test_both_ways_are_late(void **state)
 }
 
 /* How many of the pages, filled one by one in their order, came before one that was filled earlier. */
-static unsigned int out_of_order(struct fixture *f, const struct delay_config *config)
+static unsigned int out_of_order(struct ends *f, const struct delay_config *config)
 {
 	struct page_source *top;
 	unsigned int i, n = 0;
@@ -122,7 +89,7 @@ static void test_stop_ends_at_once_and_drops(void **state)
 	const struct delay_config config = {
 		.request_ns = 3600 * NS_PER_SEC, .fill_ns = 3600 * NS_PER_SEC, .bytes_max = HUGE_BYTES,
 	};
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct delay_stats stats;
 	struct delay *delay = start(f, &config, &top);
@@ -145,7 +112,7 @@ static void test_stop_ends_at_once_and_drops(void **state)
 static void test_a_fill_waits_for_room_and_gets_it(void **state)
 {
 	const struct delay_config config = { .fill_ns = NS_PER_MS, .bytes_max = HUGE_BYTES };
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	uint64_t i;
 
@@ -159,7 +126,7 @@ static void test_a_fill_waits_for_room_and_gets_it(void **state)
 static void test_a_late_refusal_is_counted(void **state)
 {
 	const struct delay_config config = { .request_ns = NS_PER_MS, .bytes_max = HUGE_BYTES };
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct delay_stats stats;
 	struct delay *delay = start(f, &config, &top);
@@ -183,7 +150,7 @@ static void test_values_are_checked(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, ends_setup, ends_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_both_ways_are_late),
 		T(test_order_is_by_due_time),

@@ -6,46 +6,13 @@
 
 #include "source/inject.h"
 
-struct fixture {
-	struct far far;
-	struct near near;
-	struct stack *stack;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = malloc(sizeof(*f));
-
-	assert_non_null(f);
-	far_init(&f->far);
-	near_init(&f->near);
-	f->stack = NULL;
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	stack_free(f->stack);
-	free(f);
-	return 0;
-}
-
-static struct page_source *put(struct fixture *f, struct layer *layer)
-{
-	assert_int_equal(stack_new(&f->stack, &f->near.sink, &layer, 1, &f->far.source, NULL), 0);
-	return stack_top(f->stack);
-}
-
-static struct inject *start(struct fixture *f, const struct inject_rule *rules, unsigned int n, uint64_t seed,
+static struct inject *start(struct ends *f, const struct inject_rule *rules, unsigned int n, uint64_t seed,
 			    struct page_source **top)
 {
 	struct inject *inject;
 
 	assert_int_equal(inject_new(&inject, rules, n, seed, NULL), 0);
-	*top = put(f, inject_layer(inject));
+	*top = ends_put(f, inject_layer(inject));
 	return inject;
 }
 
@@ -55,7 +22,7 @@ static void test_the_nth_request_fails_and_the_nth_is_swallowed(void **state)
 		{ .fault = INJECT_FAIL, .nth = 3, .pages = 2 },
 		{ .fault = INJECT_SILENCE, .nth = 2, .pages = 1 },
 	};
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct inject_stats stats;
 	struct page_source *top;
 	struct inject *inject = start(f, rules, 2, 1, &top);
@@ -73,7 +40,7 @@ static void test_the_nth_request_fails_and_the_nth_is_swallowed(void **state)
 static void test_silence_cuts_a_request_in_runs(void **state)
 {
 	const struct inject_rule rule = { .fault = INJECT_SILENCE, .nth = 4, .pages = 2 };
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	uint64_t i;
 
@@ -90,7 +57,7 @@ static void test_one_page_is_corrupt_one_lost_the_rest_whole(void **state)
 		{ .fault = INJECT_CORRUPT, .nth = 5, .pages = 1 },
 		{ .fault = INJECT_LOSE, .nth = 9, .pages = 1 },
 	};
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	uint64_t i;
 
@@ -148,7 +115,7 @@ static void test_disabled_it_is_not_there(void **state)
 	const struct inject_rule rules[] = {
 		{ .fault = INJECT_FAIL, .chance = 1 }, { .fault = INJECT_CORRUPT, .nth = 1 },
 	};
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct inject *inject = start(f, rules, 2, 0, &top);
 
@@ -180,7 +147,7 @@ static void test_rules_are_checked(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, ends_setup, ends_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_the_nth_request_fails_and_the_nth_is_swallowed),
 		T(test_silence_cuts_a_request_in_runs),

@@ -6,49 +6,16 @@
 
 #include "source/retry.h"
 
-struct fixture {
-	struct far far;
-	struct near near;
-	struct stack *stack;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = malloc(sizeof(*f));
-
-	assert_non_null(f);
-	far_init(&f->far);
-	near_init(&f->near);
-	f->stack = NULL;
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	stack_free(f->stack);
-	free(f);
-	return 0;
-}
-
-static struct page_source *put(struct fixture *f, struct layer *layer)
-{
-	assert_int_equal(stack_new(&f->stack, &f->near.sink, &layer, 1, &f->far.source, NULL), 0);
-	return stack_top(f->stack);
-}
-
 static const struct retry_config quick = {
 	.deadline_ns = 2 * NS_PER_MS, .deadline_max_ns = 8 * NS_PER_MS, .tries = 3, .pages_max = 256, .seed = 1,
 };
 
-static struct retry *start(struct fixture *f, const struct retry_config *config, struct page_source **top)
+static struct retry *start(struct ends *f, const struct retry_config *config, struct page_source **top)
 {
 	struct retry *retry;
 
 	assert_int_equal(retry_new(&retry, config, NULL), 0);
-	*top = put(f, retry_layer(retry));
+	*top = ends_put(f, retry_layer(retry));
 	return retry;
 }
 
@@ -62,7 +29,7 @@ static struct retry_stats stats_of(struct retry *retry)
 
 static void test_silence_is_asked_again_until_the_page_comes(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct retry *retry = start(f, &quick, &top);
 	unsigned int asked, i;
@@ -90,7 +57,7 @@ static void test_patience_doubles_up_to_its_limit(void **state)
 	const struct retry_config config = {
 		.deadline_ns = 20 * NS_PER_MS, .deadline_max_ns = 80 * NS_PER_MS, .tries = 10, .pages_max = 16,
 	};
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	int64_t begin = clock_now_ns();
 
@@ -104,7 +71,7 @@ static void test_patience_doubles_up_to_its_limit(void **state)
 static void test_the_next_source_is_asked_then_the_page_is_lost(void **state)
 {
 	struct retry_config config = quick;
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct retry *retry;
 	struct far second;
@@ -130,7 +97,7 @@ static void test_the_next_source_is_asked_then_the_page_is_lost(void **state)
 
 static void test_waiting_goes_round_all_sources(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct retry *retry = start(f, &quick, &top);
 	struct far second;
@@ -147,7 +114,7 @@ static void test_a_refused_page_is_asked_of_the_others_at_once(void **state)
 {
 	struct retry_config config = { .deadline_ns = 3600 * NS_PER_SEC, .deadline_max_ns = 3600 * NS_PER_SEC, .tries = 1,
 				       .pages_max = 4 };
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct retry *retry = start(f, &config, &top);
 	struct far second, third;
@@ -175,7 +142,7 @@ static void test_a_refused_page_is_asked_of_the_others_at_once(void **state)
 
 static void test_a_source_that_is_gone_is_bridged(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct retry *retry = start(f, &quick, &top);
 	struct far second;
@@ -202,7 +169,7 @@ static void test_a_source_that_is_gone_is_bridged(void **state)
 static void test_a_full_table_still_asks(void **state)
 {
 	struct retry_config config = quick;
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct retry *retry;
 
@@ -223,7 +190,7 @@ static void test_a_full_table_still_asks(void **state)
 
 static void test_no_room_in_memory_is_asked_again(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct retry *retry = start(f, &quick, &top);
 	unsigned int asked;
@@ -243,7 +210,7 @@ static void test_no_room_in_memory_is_asked_again(void **state)
 static void test_many_pages_are_lost_once_each(void **state)
 {
 	struct retry_config config = quick;
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	uint64_t i;
 
@@ -275,7 +242,7 @@ static void test_values_are_checked(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, ends_setup, ends_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_silence_is_asked_again_until_the_page_comes),
 		T(test_patience_doubles_up_to_its_limit),

@@ -2,49 +2,15 @@
 // Copyright The postern authors
 #include "ends.h"
 
-#include <stdlib.h>
 
 #include "source/throttle.h"
 
-struct fixture {
-	struct far far;
-	struct near near;
-	struct stack *stack;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = malloc(sizeof(*f));
-
-	assert_non_null(f);
-	far_init(&f->far);
-	near_init(&f->near);
-	f->stack = NULL;
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	stack_free(f->stack);
-	free(f);
-	return 0;
-}
-
-static struct page_source *put(struct fixture *f, struct layer *layer)
-{
-	assert_int_equal(stack_new(&f->stack, &f->near.sink, &layer, 1, &f->far.source, NULL), 0);
-	return stack_top(f->stack);
-}
-
-static struct throttle *start(struct fixture *f, uint64_t rate, size_t requested_max, struct page_source **top)
+static struct throttle *start(struct ends *f, uint64_t rate, size_t requested_max, struct page_source **top)
 {
 	struct throttle *throttle;
 
 	assert_int_equal(throttle_new(&throttle, rate, requested_max, NULL), 0);
-	*top = put(f, throttle_layer(throttle));
+	*top = ends_put(f, throttle_layer(throttle));
 	return throttle;
 }
 
@@ -86,7 +52,7 @@ static void wait_held(struct throttle *throttle, const struct filler *filler)
 
 static void test_the_rate_is_kept(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct throttle_stats stats;
 	struct page_source *top;
 	/* A burst of 64 KiB, then 1 MB/s: 128 pages, 96 of them with data, 80 of those after the burst: some 0.33 s. */
@@ -108,7 +74,7 @@ static void test_the_rate_is_kept(void **state)
 
 static void test_requested_pages_pass_at_once(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct throttle_stats stats;
 	struct page_source *top;
 	struct throttle *throttle = start(f, 1000, 600, &top);	/* a page takes four seconds */
@@ -132,7 +98,7 @@ static void test_requested_pages_pass_at_once(void **state)
 
 static void test_the_others_pay_for_requested_pages(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	int64_t begin = clock_now_ns();
 
@@ -146,7 +112,7 @@ static void test_the_others_pay_for_requested_pages(void **state)
 
 static void test_a_request_frees_the_page_that_is_held(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct throttle *throttle = start(f, 1, 16, &top);
 	struct filler filler;
@@ -166,7 +132,7 @@ static void test_a_request_frees_the_page_that_is_held(void **state)
 
 static void test_stop_ends_the_wait_and_drops(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	struct throttle *throttle = start(f, 1, 16, &top);
 	struct filler filler;
@@ -186,7 +152,7 @@ static void test_stop_ends_the_wait_and_drops(void **state)
 
 static void test_more_requests_than_can_be_noted_are_still_asked(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct throttle_stats stats;
 	struct page_source *top;
 	struct throttle *throttle = start(f, 0, 4, &top);
@@ -206,7 +172,7 @@ static void test_more_requests_than_can_be_noted_are_still_asked(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, ends_setup, ends_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_the_rate_is_kept),
 		T(test_requested_pages_pass_at_once),

@@ -2,48 +2,14 @@
 // Copyright The postern authors
 #include "ends.h"
 
-#include <stdlib.h>
 #include <xxhash.h>
 
 #include "source/verify.h"
 
-struct fixture {
-	struct far far;
-	struct near near;
-	struct stack *stack;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = malloc(sizeof(*f));
-
-	assert_non_null(f);
-	far_init(&f->far);
-	near_init(&f->near);
-	f->stack = NULL;
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	stack_free(f->stack);
-	free(f);
-	return 0;
-}
-
-static struct page_source *put(struct fixture *f, struct layer *layer)
-{
-	assert_int_equal(stack_new(&f->stack, &f->near.sink, &layer, 1, &f->far.source, NULL), 0);
-	return stack_top(f->stack);
-}
-
 static uint64_t sums[512];
 static struct verify_table table = { { 0 }, 512, sums };
 
-static struct verify *start(struct fixture *f, unsigned int tries, size_t bad_max, struct page_source **top)
+static struct verify *start(struct ends *f, unsigned int tries, size_t bad_max, struct page_source **top)
 {
 	struct verify_config config = { verify_table_sum, &table, tries, bad_max };
 	struct verify *verify;
@@ -55,13 +21,13 @@ static struct verify *start(struct fixture *f, unsigned int tries, size_t bad_ma
 		sums[i] = XXH3_64bits(page, sizeof(page));
 	}
 	assert_int_equal(verify_new(&verify, &config, NULL), 0);
-	*top = put(f, verify_layer(verify));
+	*top = ends_put(f, verify_layer(verify));
 	return verify;
 }
 
 static void test_a_wrong_page_is_asked_for_again_and_the_others_pass(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct verify_stats stats;
 	struct page_source *top;
 	struct verify *verify = start(f, 3, 8, &top);
@@ -85,7 +51,7 @@ static void test_a_wrong_page_is_asked_for_again_and_the_others_pass(void **stat
 
 static void test_a_page_that_stays_wrong_is_lost_after_its_tries(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct verify_stats stats;
 	struct page_source *top;
 	struct verify *verify = start(f, 3, 8, &top);
@@ -112,7 +78,7 @@ static void test_a_page_that_stays_wrong_is_lost_after_its_tries(void **state)
 
 static void test_too_many_wrong_pages_are_lost_never_passed(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 	uint64_t i;
 
@@ -125,7 +91,7 @@ static void test_too_many_wrong_pages_are_lost_never_passed(void **state)
 
 static void test_pages_without_a_checksum_pass_and_are_counted(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct verify_stats stats;
 	struct page_source *top;
 	struct verify *verify = start(f, 3, 4, &top);
@@ -138,7 +104,7 @@ static void test_pages_without_a_checksum_pass_and_are_counted(void **state)
 
 static void test_refusals_and_errors_pass_through(void **state)
 {
-	struct fixture *f = *state;
+	struct ends *f = *state;
 	struct page_source *top;
 
 	start(f, 3, 4, &top);
@@ -157,7 +123,7 @@ static void test_refusals_and_errors_pass_through(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, ends_setup, ends_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_a_wrong_page_is_asked_for_again_and_the_others_pass),
 		T(test_a_page_that_stays_wrong_is_lost_after_its_tries),
