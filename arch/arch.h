@@ -20,6 +20,10 @@
 int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err);
 /* After KVM_CREATE_VM, before any vCPU: interrupt controllers, timers. */
 int arch_vm_create(struct vm *vm, struct err *err);
+/* KVM's routes of the interrupt lines, at most ARCH_IRQ_ROUTES_MAX; returns how many. Any thread. */
+#define ARCH_IRQ_ROUTES_MAX 64
+struct kvm_irq_routing_entry;
+unsigned int arch_irq_routes(struct kvm_irq_routing_entry *routes);
 /* After KVM_CREATE_VCPU: CPUID and the like. */
 int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err);
 

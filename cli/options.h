@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The command line of `postern run`, and its file of options. Strings point into argv and the configuration.
+ * The command line of `postern run`, and its file of options. Strings point into argv and the configuration; paths of disks are kept until
+ * the end.
  */
 #ifndef POSTERN_CLI_OPTIONS_H
 #define POSTERN_CLI_OPTIONS_H

@@ -17,7 +17,7 @@ _postern_files() {
 _postern_run() {
 	local word=$1 before=$2
 	case $before in
-	--kernel | --initrd | --config | --pid-file)
+	--kernel | --initrd | --disk | --config | --pid-file)
 		_postern_files "$word" ;;
 	--way-out)
 		_postern_words "auto kernel eject" "$word" ;;
@@ -29,7 +29,7 @@ _postern_run() {
 	--link-timeout | --bandwidth)
 		;;
 	*)
-		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --no-reboot --paused
+		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --no-rng --no-reboot --paused
 			--qmp --gdb --gdb-page-timeout --incoming --way-out --link-timeout --bandwidth --log-level --config
 			--pid-file --help" "$word" ;;
 	esac

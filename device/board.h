@@ -12,15 +12,21 @@
 #include "device/bus.h"
 #include "device/chardev.h"
 #include "device/device.h"
+#include "device/virtio/blk.h"
 #include "kvm/vm.h"
 
 struct board;
+
+#define BOARD_DISKS_MAX 8
 
 struct board_config {
 	struct vm *vm;
 	struct loop *loop;
 	struct bus *pio, *mmio;
 	const struct chardev_config *serial;
+	bool rng;
+	const struct blk_config *disk;
+	unsigned int disks;		/* at most BOARD_DISKS_MAX */
 	/* The guest asks, on a vCPU thread; must not wait, may come several times. */
 	void (*reset)(void *arg);
 	void (*shutdown)(void *arg);
@@ -36,5 +42,13 @@ void board_free(struct board *board);
 /* Those with state, in the order in which it is saved; valid as long as the board. */
 const struct device *board_devices(const struct board *board, unsigned int *n);
 void board_press_power_button(struct board *board);
+/* The machine runs, from now on or no longer: stopped, no device takes anything from the guest. */
+void board_start(struct board *board);
+void board_stop(struct board *board);
+/*
+ * Finishes what devices have taken, so that their state is whole. Waits, at most until the deadline (CLOCK_MONOTONIC): for disks, as
+ * vm_pause waits for vCPUs. -ETIMEDOUT says for whom; nothing is lost, and it can be tried again. Stopped.
+ */
+int board_drain(struct board *board, int64_t deadline_ns, struct err *err);
 
 #endif

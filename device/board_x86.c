@@ -1,19 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial port, power management, clock.
+ * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial port, power management, clock,
+ * and the PCI bus.
  */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "arch/x86/board.h"
 #include "base/log.h"
 #include "device/board.h"
+#include "device/pci/host.h"
 #include "device/power.h"
 #include "device/rtc.h"
 #include "device/serial.h"
+#include "device/virtio/blk.h"
+#include "device/virtio/rng.h"
+#include "kvm/irq.h"
 
 #define RTC_PORT 0x70
 #define PORT_A 0x92
+/* serial, power, clock, bridge, rng, disks */
+#define BOARD_DEVICES_MAX (5 + BOARD_DISKS_MAX)
+/* A disk has a queue for each vCPU, as far as that helps: one thread works them off. */
+#define DISK_QUEUES_MAX 4
 
 /* A line to the interrupt controllers. */
 struct wire {
@@ -27,7 +37,12 @@ struct board {
 	struct serial *serial;
 	struct power *power;
 	struct rtc *rtc;
-	struct device device[3];
+	struct pci_host *pci;
+	struct rng *rng;
+	struct blk *disk[BOARD_DISKS_MAX];
+	unsigned int disks;
+	struct device device[BOARD_DEVICES_MAX];
+	unsigned int devices;
 	void (*quit)(void *arg);
 	void *quit_arg;
 };
@@ -69,6 +84,22 @@ static void chardev_quit(void *arg)
 	board->quit(board->quit_arg);
 }
 
+/* The reset port is byte 1 of the PCI address register, which takes whole words only. */
+static void config_port_access(void *arg, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+{
+	struct board *board = arg;
+
+	if (offset == BOARD_RESET_PORT - BOARD_PCI_CONFIG && size == 1)
+		power_reset_access(board->power, 0, write, data, size);
+	else
+		pci_host_port_access(board->pci, offset, write, data, size);
+}
+
+static void device_add(struct board *board, const struct device_ops *ops, void *dev)
+{
+	board->device[board->devices++] = (struct device){ ops, dev };
+}
+
 static int devices_new(struct board *board, const struct board_config *config, struct err *err)
 {
 	struct irq_line com1 = { .fn = wire_set, .arg = &board->com1 };
@@ -79,6 +110,10 @@ static int devices_new(struct board *board, const struct board_config *config, s
 		.sci = { .fn = wire_set, .arg = &board->sci },
 		.reset = config->reset, .shutdown = config->shutdown, .arg = config->arg,
 		.s5_slp_typ = BOARD_S5_SLP_TYP,
+	};
+	const struct pci_range windows[PCI_WINDOWS] = {
+		{ BOARD_PCI_LOW_BASE, BOARD_PCI_LOW_BYTES },
+		{ BOARD_PCI_HIGH_BASE, BOARD_PCI_HIGH_BYTES },
 	};
 	int r;
 
@@ -94,13 +129,139 @@ static int devices_new(struct board *board, const struct board_config *config, s
 	r = rtc_new(&board->rtc, NULL, err);
 	if (r < 0)
 		return r;
-	board->device[0] = (struct device){ &serial_device_ops, board->serial };
-	board->device[1] = (struct device){ &power_device_ops, board->power };
-	board->device[2] = (struct device){ &rtc_device_ops, board->rtc };
+	r = pci_host_new(&board->pci, windows, err);
+	if (r < 0)
+		return r;
+	device_add(board, &serial_device_ops, board->serial);
+	device_add(board, &power_device_ops, board->power);
+	device_add(board, &rtc_device_ops, board->rtc);
+	device_add(board, &pci_host_device_ops, board->pci);
 	return 0;
 }
 
-static int ports_add(const struct board *board, struct bus *pio, struct err *err)
+/* ---- virtio ---- */
+
+static int msi_open(void *vm, unsigned int *handle, struct err *err)
+{
+	return vm_msi_open(vm, handle, err);
+}
+
+static void msi_close(void *vm, unsigned int handle)
+{
+	vm_msi_close(vm, handle);
+}
+
+static int msi_set(void *vm, unsigned int handle, uint64_t address, uint32_t data)
+{
+	return vm_msi_set(vm, handle, address, data);
+}
+
+static void msi_fire(void *vm, unsigned int handle)
+{
+	vm_msi_fire(vm, handle);
+}
+
+static const struct msi_ops msi_ops = { msi_open, msi_close, msi_set, msi_fire };
+
+static int event_add(void *vm, uint64_t gpa, int fd)
+{
+	return vm_ioeventfd_add(vm, GPA(gpa), fd);
+}
+
+static int event_remove(void *vm, uint64_t gpa, int fd)
+{
+	return vm_ioeventfd_remove(vm, GPA(gpa), fd);
+}
+
+static int vdev_add(struct board *board, struct vdev *dev, struct err *err)
+{
+	unsigned int slot;
+
+	device_add(board, &dev->device_ops, dev);
+	return pci_host_add(board->pci, &dev->fn, &slot, err);
+}
+
+static int virtio_new(struct board *board, const struct board_config *config, struct err *err)
+{
+	/*
+	 * While memory is late, notifications are exits: to register an event KVM waits for every vCPU that is inside a fault, and that
+	 * vCPU for its page.
+	 */
+	bool late = memory_is_late(vm_memory(config->vm));
+	const struct vdev_env env = {
+		.mem = vm_memory(config->vm), .loop = config->loop, .msi = { &msi_ops, config->vm },
+		.event_add = late ? NULL : event_add, .event_remove = late ? NULL : event_remove, .arg = config->vm,
+	};
+	unsigned int queues = vm_vcpus(config->vm) < DISK_QUEUES_MAX ? vm_vcpus(config->vm) : DISK_QUEUES_MAX;
+	unsigned int i;
+	int r = 0;
+
+	if (config->rng) {
+		r = rng_new(&board->rng, &env, err);
+		if (!r)
+			r = vdev_add(board, rng_vdev(board->rng), err);
+	}
+	for (i = 0; i < config->disks && !r; i++) {
+		r = blk_new(&board->disk[i], &env, &config->disk[i], i, queues, err);
+		if (r < 0)
+			break;
+		board->disks = i + 1;
+		r = vdev_add(board, blk_vdev(board->disk[i]), err);
+	}
+	return r;
+}
+
+void board_start(struct board *board)
+{
+	unsigned int i;
+
+	if (board->rng)
+		vdev_start(rng_vdev(board->rng));
+	for (i = 0; i < board->disks; i++)
+		vdev_start(blk_vdev(board->disk[i]));
+}
+
+void board_stop(struct board *board)
+{
+	unsigned int i;
+
+	if (board->rng)
+		vdev_stop(rng_vdev(board->rng));
+	for (i = 0; i < board->disks; i++)
+		vdev_stop(blk_vdev(board->disk[i]));
+}
+
+int board_drain(struct board *board, int64_t deadline_ns, struct err *err)
+{
+	unsigned int i;
+	int r = 0;
+
+	if (board->rng && vdev_in_hand(rng_vdev(board->rng)))
+		r = err_set(err, -ETIMEDOUT, "virtio-rng waits for a page of its ring");
+	for (i = 0; i < board->disks && !r; i++)
+		r = blk_drain(board->disk[i], deadline_ns, err);
+	return r;
+}
+
+/* ---- buses ---- */
+
+static int memory_add(const struct board *board, struct bus *mmio, struct err *err)
+{
+	int r;
+
+	_Static_assert(BOARD_PCI_ECAM_BYTES == PCI_ECAM_BYTES, "configuration space of one bus");
+	r = bus_add(mmio, "PCI configuration", BOARD_PCI_ECAM, BOARD_PCI_ECAM_BYTES, 4, pci_host_ecam_access, board->pci,
+		    err);
+	if (!r)
+		r = bus_add(mmio, "PCI window", BOARD_PCI_LOW_BASE, BOARD_PCI_LOW_BYTES, 8, pci_host_window_access,
+			    pci_host_window(board->pci, 0), err);
+	if (!r)
+		r = bus_add(mmio, "PCI window above 4 GiB", BOARD_PCI_HIGH_BASE, BOARD_PCI_HIGH_BYTES, 8,
+			    pci_host_window_access, pci_host_window(board->pci, 1), err);
+	return r;
+}
+
+static int ports_add(struct board *board, struct bus *pio, struct err *err)
 {
 	const struct {
 		const char *owner;
@@ -115,7 +276,7 @@ static int ports_add(const struct board *board, struct bus *pio, struct err *err
 		{ "pm1 control", BOARD_PM1_CONTROL, BOARD_PM1_CONTROL_BYTES, 1, power_control_access,
 		  board->power },
 		{ "pm timer", BOARD_PM_TIMER, BOARD_PM_TIMER_BYTES, 4, power_timer_access, board->power },
-		{ "reset control", BOARD_RESET_PORT, 1, 1, power_reset_access, board->power },
+		{ "PCI configuration", BOARD_PCI_CONFIG, BOARD_PCI_CONFIG_PORTS, 4, config_port_access, board },
 		{ "i8042", BOARD_I8042_COMMAND, 1, 1, power_i8042_access, board->power },
 		{ "port a", PORT_A, 1, 1, power_port_a_access, board->power },
 	};
@@ -144,6 +305,10 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 	if (r == 0)
 		r = ports_add(board, config->pio, err);
 	if (r == 0)
+		r = memory_add(board, config->mmio, err);
+	if (r == 0)
+		r = virtio_new(board, config, err);
+	if (r == 0)
 		r = chardev_new(&board->chardev, config->loop, config->serial, &ops, err);
 	if (r < 0) {
 		board_free(board);
@@ -155,18 +320,24 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 
 void board_free(struct board *board)
 {
+	unsigned int i;
+
 	if (!board)
 		return;
 	chardev_free(board->chardev);
+	for (i = 0; i < BOARD_DISKS_MAX; i++)
+		blk_free(board->disk[i]);
+	rng_free(board->rng);
 	serial_free(board->serial);
 	power_free(board->power);
 	rtc_free(board->rtc);
+	pci_host_free(board->pci);
 	free(board);
 }
 
 const struct device *board_devices(const struct board *board, unsigned int *n)
 {
-	*n = sizeof(board->device) / sizeof(board->device[0]);
+	*n = board->devices;
 	return board->device;
 }
 

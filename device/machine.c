@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "device/run_state.h"
 #include "kvm/probe.h"
@@ -110,10 +111,13 @@ static int copy(const char **to, const char *from, struct err *err)
 static int config_copy(struct machine *m, const struct machine_config *config, struct err *err)
 {
 	struct machine_config *to = &m->config;
+	unsigned int i;
 	int r;
 
 	*to = *config;
 	to->kernel = to->initrd = to->cmdline = to->name = NULL;
+	for (i = 0; i < config->disks; i++)
+		to->disk[i].path = NULL;
 	r = copy(&to->kernel, config->kernel, err);
 	if (!r)
 		r = copy(&to->initrd, config->initrd, err);
@@ -121,6 +125,8 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 		r = copy(&to->cmdline, config->cmdline, err);
 	if (!r)
 		r = copy(&to->name, config->name, err);
+	for (i = 0; i < config->disks && !r; i++)
+		r = copy(&to->disk[i].path, config->disk[i].path, err);
 	if (!r && !config->kernel && !config->incoming)
 		r = err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration can do without");
 	return r;
@@ -180,6 +186,7 @@ static int vm_make(struct machine *m, struct err *err)
 {
 	struct board_config board = {
 		.loop = m->loop, .pio = &m->pio, .mmio = &m->mmio, .serial = &m->config.serial,
+		.rng = m->config.rng, .disk = m->config.disk, .disks = m->config.disks,
 		.reset = machine_ask_reset, .shutdown = machine_ask_shutdown, .quit = user_quits, .arg = m,
 	};
 	int r;
@@ -221,6 +228,8 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 
 int machine_free(struct machine *m)
 {
+	unsigned int i;
+
 	if (!m)
 		return 0;
 	if (m->vm && vm_end_vcpus(m->vm) < 0) {
@@ -240,6 +249,8 @@ int machine_free(struct machine *m)
 	free((char *)m->config.initrd);
 	free((char *)m->config.cmdline);
 	free((char *)m->config.name);
+	for (i = 0; i < m->config.disks; i++)
+		free((char *)m->config.disk[i].path);
 	free(m);
 	return 0;
 }
@@ -254,12 +265,25 @@ void machine_clock_back(struct machine *m)
 		log_warn("the guest sees the time that it was stopped: %s", err.text);
 }
 
+static void unpark(struct machine *m)
+{
+	machine_clock_back(m);
+	m->clock_stopped = false;
+	board_start(m->board);
+	vm_resume(m->vm);
+}
+
 static void run(struct machine *m)
 {
 	machine_clock_back(m);
 	m->clock_stopped = false;
 	machine_set_state(m, RUN_STATE_RUNNING);
-	vm_resume(m->vm);
+	unpark(m);
+}
+
+int machine_drain(struct machine *m, struct err *err)
+{
+	return board_drain(m->board, clock_now_ns() + MACHINE_DRAIN_MS * NS_PER_MS, err);
 }
 
 /* Parks all vCPUs of a running machine. On a timeout it goes on as it was, rather than half of it. */
@@ -272,6 +296,7 @@ static int park(struct machine *m, struct err *err)
 		return r;
 	}
 	m->clock_stopped = !arch_clock_stop(m->vm, &m->clock_ns, NULL);
+	board_stop(m->board);
 	return 0;
 }
 
@@ -297,6 +322,16 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 		r = state == RUN_STATE_FINISH_MIGRATE ? vm_pause(m->vm, MACHINE_PAUSE_MS, err) : 0;
 	if (r < 0)
 		return r;
+	/* Before any page is sent: a disk may still be writing into it. */
+	if (state == RUN_STATE_FINISH_MIGRATE) {
+		board_stop(m->board);
+		r = machine_drain(m, err);
+		if (r < 0) {
+			if (m->state == RUN_STATE_RUNNING)
+				unpark(m);
+			return r;
+		}
+	}
 	machine_set_state(m, state);
 	return 0;
 }
@@ -378,6 +413,10 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *
 	int r;
 
 	m->reset_waits = false;
+	/* A disk may still be writing to where the kernel will be. */
+	r = machine_drain(m, err);
+	if (r < 0)
+		return reset_failed(m, err);
 	device = board_devices(m->board, &n);
 	for (i = 0; i < n; i++)
 		device[i].ops->reset(device[i].dev);
@@ -503,6 +542,7 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 		/* In DEBUG too: a step lets a single vCPU run. */
 		if (vm_pause(m->vm, MACHINE_PAUSE_MS, &err) < 0)
 			log_error("%s", err.text);
+		board_stop(m->board);
 		machine_set_state(m, RUN_STATE_DEBUG);
 		TELL(m, debug, vcpu);
 	}

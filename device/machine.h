@@ -10,6 +10,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "device/board.h"
 #include "device/chardev.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
@@ -43,6 +44,9 @@ struct machine_config {
 	bool incoming;			/* RAM arrives late: userfaultfd first, all pages MISSING */
 	bool no_reboot;			/* a guest's reset ends the process instead */
 	struct chardev_config serial;
+	bool rng;			/* virtio-rng */
+	struct blk_config disk[BOARD_DISKS_MAX];	/* paths are copied */
+	unsigned int disks;
 };
 
 /* All callbacks on the main thread; NULL ones are skipped. A listener outlives the machine or is removed first. */

@@ -15,6 +15,8 @@
 
 /* How long a pause waits for a vCPU that does not come: longer than any way out takes, shorter than a person's patience. */
 #define MACHINE_PAUSE_MS 2000
+/* How long disks get to finish what they were asked for, before a machine's state is taken or it is reset. */
+#define MACHINE_DRAIN_MS 2000
 
 /* What the guest has asked for and the main thread has not done yet. */
 enum {
@@ -57,6 +59,8 @@ struct machine {
 extern const struct vm_exit_ops machine_exit_ops;
 
 /* machine.c */
+/* Finishes what devices have taken from the guest; see board_drain. */
+int machine_drain(struct machine *machine, struct err *err);
 /* Sets the guest's clock to where it stopped, if it did. */
 void machine_clock_back(struct machine *machine);
 void machine_set_state(struct machine *machine, enum run_state state);

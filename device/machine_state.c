@@ -15,8 +15,8 @@
 
 #include "machine.pb-c.h"
 
-#define MACHINE_STATE_VERSION 1
-#define DEVICES_MAX 16
+#define MACHINE_STATE_VERSION 2
+#define DEVICES_MAX 32
 
 typedef Postern__Device__MachineState MachineState;
 typedef Postern__Device__MachineRange MachineRange;
@@ -121,6 +121,9 @@ int machine_save(struct machine *m, struct buf *out, struct err *err)
 
 	if (m->state == RUN_STATE_RUNNING)
 		return err_set(err, -EBUSY, "a running machine's state cannot be saved: pause it first");
+	r = machine_drain(m, err);
+	if (r < 0)
+		return r;
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(err, -ENOMEM, "no memory for the machine's state");

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "kvm/irq.h"
 #include "kvm/vcpu.h"
 #include "memory/way_out.h"
 
@@ -30,6 +31,15 @@ struct vcpu {
 	_Atomic uint64_t exits, interrupted, ejected;
 };
 
+/* A message signalled interrupt: see irq.h. */
+struct vm_msi {
+	bool open, irqfd;	/* set while nobody fires it */
+	bool routed;		/* this and the rest: guarded by msi_lock */
+	int fd;
+	uint64_t address;
+	uint32_t data;
+};
+
 struct vm {
 	int kvm_fd, fd;
 	struct memory *mem;
@@ -42,6 +52,8 @@ struct vm {
 	pthread_mutex_t lock;		/* guards parked of each vCPU, and changes of want_* */
 	pthread_cond_t parked;		/* a vCPU has parked; CLOCK_MONOTONIC */
 	pthread_cond_t resumed;		/* a vCPU may run, or is to end */
+	struct vm_msi msi[VM_MSI_MAX];
+	pthread_mutex_t msi_lock;	/* guards msi, and the order of changes of KVM's routes */
 };
 
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *err);

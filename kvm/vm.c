@@ -197,6 +197,7 @@ static void vm_init_locks(struct vm *vm)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&vm->lock, NULL);
+	pthread_mutex_init(&vm->msi_lock, NULL);
 	pthread_cond_init(&vm->parked, &attr);
 	pthread_cond_init(&vm->resumed, &attr);
 	pthread_condattr_destroy(&attr);
@@ -283,6 +284,7 @@ void vm_free(struct vm *vm)
 		close(vm->kvm_fd);
 	pthread_cond_destroy(&vm->resumed);
 	pthread_cond_destroy(&vm->parked);
+	pthread_mutex_destroy(&vm->msi_lock);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
 }

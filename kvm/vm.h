@@ -78,6 +78,8 @@ void vm_resume(struct vm *vm);
 /* Asks every vCPU to park without waiting for it. Any thread, vCPU threads too. */
 void vm_ask_pause(struct vm *vm);
 
+/* KVM's interrupt routes: those of the architecture (arch_irq_routes) and no other yet. For arch_vm_create. */
+int vm_irq_routes_init(struct vm *vm, struct err *err);
 /* Sets an interrupt line of the in-kernel interrupt controllers. Any thread. 0 or a negative errno. */
 int vm_irq_line(struct vm *vm, unsigned int gsi, bool level);
 

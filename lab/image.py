@@ -35,7 +35,9 @@ ROOT_SUITE = "bookworm"
 SUITES = {"6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
 GUEST_KERNEL = "6.1"
 DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
-GUEST_MODULES = ("button",)  # ACPI's power button, not built into Debian's kernels
+# Not built into Debian's kernels, in the order to load them: ACPI's power button; virtio's bus, disks and entropy.
+GUEST_MODULES = ("button", "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
+                 "virtio_blk", "virtio-rng")
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
 UNUSED_DAYS = 7
 
@@ -294,8 +296,8 @@ def guest_build(target, root, kernel, release, modules, work, log):
                entry_dirs("bin", "dev", "m", "proc", "sys", "tmp") +
                [entry_file("bin/busybox", busybox_of(root)), entry_file("bin/memcheck", memcheck),
                 entry_file("init", HERE / "guest/init")] +
-               [("m/%s.ko" % name, stat.S_IFREG | 0o644, module_read(modules, name))
-                for name in GUEST_MODULES])
+               [("m/%02d-%s.ko" % (number, name), stat.S_IFREG | 0o644, module_read(modules, name))
+                for number, name in enumerate(GUEST_MODULES)])
 
 
 def root_finish(root, log):

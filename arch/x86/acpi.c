@@ -252,12 +252,28 @@ static uint64_t madt(struct buf *out, unsigned int cpus)
 	return ACPI_GPA + at;
 }
 
-static uint64_t xsdt(struct buf *out, uint64_t fadt_at, uint64_t madt_at)
+/* PCI Firmware Specification 3.0, section 4.1.2 */
+static uint64_t mcfg(struct buf *out)
+{
+	size_t at = begin(out, "MCFG", 1);
+
+	zeros(out, 8);
+	u64(out, BOARD_PCI_ECAM);
+	u16(out, 0);				/* segment */
+	u8(out, 0);				/* buses: from, to */
+	u8(out, 0);
+	u32(out, 0);
+	end(out, at);
+	return ACPI_GPA + at;
+}
+
+static uint64_t xsdt(struct buf *out, uint64_t fadt_at, uint64_t madt_at, uint64_t mcfg_at)
 {
 	size_t at = begin(out, "XSDT", 1);
 
 	u64(out, fadt_at);
 	u64(out, madt_at);
+	u64(out, mcfg_at);
 	end(out, at);
 	return ACPI_GPA + at;
 }
@@ -278,7 +294,7 @@ static void rsdp(uint8_t *to, uint64_t xsdt_at)
 
 int acpi_build(struct buf *out, unsigned int cpus, struct err *err)
 {
-	uint64_t facs_at, dsdt_at, fadt_at, madt_at;
+	uint64_t facs_at, dsdt_at, fadt_at, madt_at, mcfg_at;
 
 	_Static_assert(sizeof(dsdt_aml_code) < ACPI_BYTES_MAX / 2, "the tables have room");
 	if (!buf_reserve(out, ACPI_BYTES_MAX))
@@ -288,6 +304,7 @@ int acpi_build(struct buf *out, unsigned int cpus, struct err *err)
 	dsdt_at = dsdt(out);
 	fadt_at = fadt(out, facs_at, dsdt_at);
 	madt_at = madt(out, cpus);
-	rsdp(out->data, xsdt(out, fadt_at, madt_at));
+	mcfg_at = mcfg(out);
+	rsdp(out->data, xsdt(out, fadt_at, madt_at, mcfg_at));
 	return 0;
 }

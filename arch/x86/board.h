@@ -11,6 +11,19 @@
 #define BOARD_LOW_RAM_END 0xc0000000ull
 #define BOARD_HIGH_RAM_BASE 0x100000000ull
 
+/*
+ * PCI: windows for BARs behind the low RAM, and above all RAM that there can be; configuration space (ECAM) of bus 0, the only
+ * one, 1 MiB.
+ */
+#define BOARD_PCI_LOW_BASE BOARD_LOW_RAM_END
+#define BOARD_PCI_LOW_BYTES 0x20000000ull
+#define BOARD_PCI_HIGH_BASE 0x800000000ull
+#define BOARD_PCI_HIGH_BYTES 0x800000000ull
+#define BOARD_PCI_ECAM 0xe0000000ull
+#define BOARD_PCI_ECAM_BYTES 0x100000ull
+#define BOARD_PCI_CONFIG 0xcf8			/* address and data; the reset port lies between them */
+#define BOARD_PCI_CONFIG_PORTS 8
+
 #define BOARD_IOAPIC_BASE 0xfec00000u
 #define BOARD_LAPIC_BASE 0xfee00000u
 /* KVM's own pages (Intel only): below the 4 GiB boundary, clear of RAM and of the APICs. */

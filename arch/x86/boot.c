@@ -80,6 +80,7 @@ static void e820_fill(struct loading *l)
 	e820_add(&l->params, 0, EBDA_GPA, E820_KIND_RAM);
 	e820_add(&l->params, EBDA_GPA, LEGACY_END, E820_KIND_RESERVED);
 	e820_add(&l->params, LEGACY_END, ram_low_end(l->mem), E820_KIND_RAM);
+	e820_add(&l->params, BOARD_PCI_ECAM, BOARD_PCI_ECAM + BOARD_PCI_ECAM_BYTES, E820_KIND_RESERVED);
 	e820_add(&l->params, BOARD_IDENTITY_MAP, BOARD_TSS + 3 * PAGE_BYTES, E820_KIND_RESERVED);
 	e820_add(&l->params, BOARD_HIGH_RAM_BASE, BOARD_HIGH_RAM_BASE + high, E820_KIND_RAM);
 }

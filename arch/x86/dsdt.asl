@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// What the guest cannot find by itself: how to switch off, the serial port, the clock. Numbers are those of board.h.
+// What the guest cannot find by itself: how to switch off, the serial port, the clock, PCI. Numbers are those of board.h.
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "POSTRN", "POSTERN ", 1)
 {
 	Name (\_S5, Package () { 5, 5, 0, 0 })
@@ -17,6 +17,37 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "POSTRN", "POSTERN ", 1)
 			{
 				IO (Decode16, 0x03f8, 0x03f8, 1, 8)
 				IRQNoFlags () { 4 }
+			})
+		}
+
+		// One bus, without interrupt lines: functions have MSI-X.
+		Device (PCI0)
+		{
+			Name (_HID, EisaId ("PNP0A08"))
+			Name (_CID, EisaId ("PNP0A03"))
+			Name (_SEG, 0)
+			Name (_BBN, 0)
+			Name (_UID, 0)
+			Name (_CRS, ResourceTemplate ()
+			{
+				WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode,
+					0, 0, 0, 0, 1)
+				IO (Decode16, 0x0cf8, 0x0cf8, 1, 8)
+				DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
+					0, 0xc0000000, 0xdfffffff, 0, 0x20000000)
+				QWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
+					0, 0x800000000, 0xfffffffff, 0, 0x800000000)
+			})
+		}
+
+		// Configuration space, so that it is nobody else's.
+		Device (ECAM)
+		{
+			Name (_HID, EisaId ("PNP0C02"))
+			Name (_UID, 0)
+			Name (_CRS, ResourceTemplate ()
+			{
+				Memory32Fixed (ReadWrite, 0xe0000000, 0x00100000)
 			})
 		}
 

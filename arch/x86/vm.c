@@ -62,29 +62,21 @@ static unsigned int route(struct kvm_irq_routing_entry *entry, uint32_t gsi, uin
 	return 1;
 }
 
-static int routes_set(struct vm *vm, struct err *err)
+unsigned int arch_irq_routes(struct kvm_irq_routing_entry *routes)
 {
-	struct kvm_irq_routing *routing;
+	struct kvm_irq_routing_entry *next = routes;
 	uint32_t gsi;
-	int result;
 
-	routing = calloc(1, sizeof(*routing) + 2 * IOAPIC_PINS * sizeof(routing->entries[0]));
-	if (!routing)
-		return err_set(err, -ENOMEM, "no memory for interrupt routes");
+	_Static_assert(2 * IOAPIC_PINS <= ARCH_IRQ_ROUTES_MAX, "every route has room");
 	for (gsi = 0; gsi < IOAPIC_PINS; gsi++) {
-		struct kvm_irq_routing_entry *next = &routing->entries[routing->nr];
-
 		if (gsi < 16)
 			next += route(next, gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
 				      gsi % 8);
 		/* Pin 2 is the timer's, as the override in the MADT says. */
 		if (gsi != 2)
 			next += route(next, gsi, KVM_IRQCHIP_IOAPIC, gsi ? gsi : 2);
-		routing->nr = (uint32_t)(next - routing->entries);
 	}
-	result = x86_vm_ioctl(vm, KVM_SET_GSI_ROUTING, routing, "set interrupt routes", err);
-	free(routing);
-	return result;
+	return (unsigned int)(next - routes);
 }
 
 /* Makes KVM tell pending exceptions and triple faults apart in the vCPU events, where it can. */
@@ -135,7 +127,7 @@ int arch_vm_create(struct vm *vm, struct err *err)
 	if (result >= 0)
 		result = x86_vm_ioctl(vm, KVM_CREATE_PIT2, &pit, "create timer", err);
 	if (result >= 0)
-		result = routes_set(vm, err);
+		result = vm_irq_routes_init(vm, err);
 	if (result >= 0)
 		result = events_enable(vm, err);
 	return result < 0 ? result : 0;

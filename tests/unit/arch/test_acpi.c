@@ -56,7 +56,7 @@ static void test_fadt(void **state)
 	const uint8_t *xsdt = root(), *fadt, *facs;
 
 	(void)state;
-	assert_int_equal(get32(xsdt, 4), 36 + 2 * 8);
+	assert_int_equal(get32(xsdt, 4), 36 + 3 * 8);
 	fadt = table(get64(xsdt, 36), "FACP");
 	/* ACPI 6.0's length; a shorter or longer table means that a field is missing or too many. */
 	assert_int_equal(get32(fadt, 4), 276);
@@ -96,6 +96,33 @@ static void test_dsdt(void **state)
 	assert_non_null(memmem(dsdt, len, rtc, sizeof(rtc)));
 }
 
+/* The windows in the DSDT are those of board.h, clear of RAM; so is ECAM, in the DSDT and in the MCFG. */
+static void test_pci(void **state)
+{
+	const uint8_t *xsdt = root(), *dsdt = table(get32(table(get64(xsdt, 36), "FACP"), 40), "DSDT");
+	const uint8_t *mcfg = table(get64(xsdt, 52), "MCFG");
+	/* Resource descriptors: granularity, first, last, translation, length; base, length. */
+	const uint32_t low[] = { 0, (uint32_t)BOARD_PCI_LOW_BASE,
+				 (uint32_t)(BOARD_PCI_LOW_BASE + BOARD_PCI_LOW_BYTES - 1), 0,
+				 (uint32_t)BOARD_PCI_LOW_BYTES };
+	const uint64_t high[] = { 0, BOARD_PCI_HIGH_BASE, BOARD_PCI_HIGH_BASE + BOARD_PCI_HIGH_BYTES - 1, 0,
+				  BOARD_PCI_HIGH_BYTES };
+	const uint32_t ecam[] = { (uint32_t)BOARD_PCI_ECAM, (uint32_t)BOARD_PCI_ECAM_BYTES };
+	size_t len = get32(dsdt, 4);
+
+	(void)state;
+	assert_non_null(memmem(dsdt, len, low, sizeof(low)));
+	assert_non_null(memmem(dsdt, len, high, sizeof(high)));
+	assert_non_null(memmem(dsdt, len, ecam, sizeof(ecam)));
+	assert_int_equal(get32(mcfg, 4), 60);
+	assert_int_equal(get64(mcfg, 44), BOARD_PCI_ECAM);
+	assert_int_equal(get64(mcfg, 52), 0);
+	assert_true(BOARD_PCI_LOW_BASE >= BOARD_LOW_RAM_END);
+	assert_true(BOARD_PCI_LOW_BASE + BOARD_PCI_LOW_BYTES <= BOARD_PCI_ECAM);
+	assert_true(BOARD_PCI_ECAM + BOARD_PCI_ECAM_BYTES <= BOARD_IOAPIC_BASE);
+	assert_true(BOARD_HIGH_RAM_BASE + (UINT64_C(16) << 30) <= BOARD_PCI_HIGH_BASE);
+}
+
 static void test_madt(void **state)
 {
 	const uint8_t *madt = table(get64(root(), 44), "APIC");
@@ -128,6 +155,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fadt),
 		cmocka_unit_test(test_dsdt),
+		cmocka_unit_test(test_pci),
 		cmocka_unit_test(test_madt),
 	};
 

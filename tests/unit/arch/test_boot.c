@@ -141,11 +141,13 @@ static void test_bzimage_loads(void **state)
 	assert_int_equal(params.hdr.ramdisk_size, sizeof(disk));
 	assert_in_range(params.hdr.ramdisk_image, 0x1400000, (64 << 20) - sizeof(disk));
 	assert_memory_equal(ram + params.hdr.ramdisk_image, disk, sizeof(disk));
-	assert_int_equal(params.e820_entries, 4);
+	assert_int_equal(params.e820_entries, 5);
 	assert_int_equal(params.e820_table[0].size, 0x9fc00);
 	assert_int_equal(params.e820_table[1].type, 2);
 	assert_int_equal(params.e820_table[2].addr, 0x100000);
 	assert_int_equal(params.e820_table[2].addr + params.e820_table[2].size, 64 << 20);
+	assert_int_equal(params.e820_table[3].addr, BOARD_PCI_ECAM);
+	assert_int_equal(params.e820_table[3].type, 2);
 }
 
 /* The page tables that a kernel starts with map the low 4 GiB one to one. */
@@ -182,9 +184,9 @@ static void test_high_memory(void **state)
 	assert_int_equal(boot.ram_low, 3ull << 30);
 	assert_int_equal(boot.ram_high, 1ull << 30);
 	memcpy(&params, ram + boot.params, sizeof(params));
-	assert_int_equal(params.e820_entries, 5);
-	assert_int_equal(params.e820_table[4].addr, 4ull << 30);
-	assert_int_equal(params.e820_table[4].size, 1ull << 30);
+	assert_int_equal(params.e820_entries, 6);
+	assert_int_equal(params.e820_table[5].addr, 4ull << 30);
+	assert_int_equal(params.e820_table[5].size, 1ull << 30);
 }
 
 static void test_small_memory(void **state)

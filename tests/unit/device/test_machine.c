@@ -424,10 +424,10 @@ static void state_of_another_shape_is_refused(void **state)
 	assert_int_equal(machine_save(m, &buf, &err), 0);
 	assert_int_equal(machine_load(m, buf.data, buf.len, &err), 0);
 	/* The message begins with its version (field 1) and the number of vCPUs (field 2). */
-	assert_memory_equal(buf.data, "\x08\x01\x10\x02", 4);
-	buf.data[1] = 2;
-	assert_load_fails(m, &buf, buf.len, "version 2");
+	assert_memory_equal(buf.data, "\x08\x02\x10\x02", 4);
 	buf.data[1] = 1;
+	assert_load_fails(m, &buf, buf.len, "version 1");
+	buf.data[1] = 2;
 	buf.data[3] = 3;
 	assert_load_fails(m, &buf, buf.len, "3 vCPUs");
 	buf.data[3] = 2;

@@ -15,10 +15,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "arch/arch.h"
 #include "base/clock.h"
+#include "kvm/irq.h"
 #include "kvm/probe.h"
 #include "kvm/vcpu.h"
 
@@ -318,10 +320,55 @@ static void test_kernel_mode_is_told(void **unused)
 	print_message("%s: %s\n", can ? "yes" : "no", why);
 }
 
+/* Numbers, routes and events are given and taken back, as many as there are; what one refuses leaves the others. */
+static void test_messages_and_events(void **unused)
+{
+	const struct memory_range range = { GPA(0), RAM_BYTES };
+	unsigned int msi[VM_MSI_MAX], i, more;
+	struct guest g = { 0 };
+	struct err err;
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), r;
+
+	(void)unused;
+	assert_int_equal(memory_new(&g.mem, &range, 1, &err), 0);
+	r = vm_new(&g.vm, g.mem, 1, &guest_ops, &g, &err);
+	if (r == -ENOENT || r == -EACCES) {
+		memory_free(g.mem);
+		print_message("skipped: %s\n", err.text);
+		skip();
+	}
+	assert_int_equal(r, 0);
+	for (i = 0; i < VM_MSI_MAX; i++)
+		if (vm_msi_open(g.vm, &msi[i], &err) < 0)
+			fail_msg("%s", err.text);
+	assert_int_equal(vm_msi_open(g.vm, &more, &err), -ENOSPC);
+	for (i = 0; i < 8; i++) {
+		assert_int_equal(vm_msi_set(g.vm, msi[i], 0xfee00000, 0x40 + i), 0);
+		vm_msi_fire(g.vm, msi[i]);
+	}
+	/* Without a route: nowhere. */
+	vm_msi_fire(g.vm, msi[9]);
+	vm_msi_close(g.vm, msi[3]);
+	assert_int_equal(vm_msi_open(g.vm, &more, &err), 0);
+	assert_int_equal(more, msi[3]);
+	assert_int_equal(vm_ioeventfd_add(g.vm, GPA(0xc0003000), fd), 0);
+	assert_int_equal(vm_ioeventfd_add(g.vm, GPA(0xc0003000), fd), -EEXIST);
+	assert_int_equal(vm_ioeventfd_remove(g.vm, GPA(0xc0003000), fd), 0);
+	assert_true(vm_ioeventfd_remove(g.vm, GPA(0xc0003000), fd) < 0);
+	for (i = 0; i < VM_MSI_MAX; i++)
+		vm_msi_close(g.vm, msi[i]);
+	assert_int_equal(vm_end_vcpus(g.vm), 0);
+	memory_shut(g.mem);
+	vm_free(g.vm);
+	memory_free(g.mem);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_kernel_mode_is_told),
+		cmocka_unit_test(test_messages_and_events),
 		cmocka_unit_test(test_every_vcpu_waits_and_leaves_by_the_kernel),
 		cmocka_unit_test(test_every_vcpu_waits_and_leaves_by_the_eject),
 		cmocka_unit_test(test_stress_by_the_kernel),

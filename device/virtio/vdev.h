@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What all virtio devices have in common (virtio 1.2, chapters 2 and 3; the PCI transport: section 4.1): status, feature
+ * negotiation, queues and their interrupts, reset, state. Only "modern" devices: VIRTIO_F_VERSION_1 is not optional.
+ *
+ * Threads. The guest's register accesses come on vCPU threads; queues are worked off on the main thread, woken by an eventfd each:
+ * by a notification (from KVM itself where it has ioeventfd), by a page that is in, by vdev_start. The PCI function's lock guards
+ * everything.
+ *
+ * A driver that is wrong: NEEDS_RESET, the reason in the log, no queue is touched until it resets the device (2.1.2). A reset waits
+ * for what the device has in hand: the status reads as zero only then (2.4.1), and so no buffer is written to later.
+ */
+#ifndef POSTERN_DEVICE_VIRTIO_VDEV_H
+#define POSTERN_DEVICE_VIRTIO_VDEV_H
+
+#include "base/loop.h"
+#include "device/device.h"
+#include "device/pci/function.h"
+#include "device/virtio/queue.h"
+
+#define VDEV_QUEUES_MAX 16
+/* Chains that a device takes from a queue before the main loop gets its turn. */
+#define VDEV_TURN_CHAINS 256
+
+struct vdev_ops {
+	const char *name;
+	uint16_t type;			/* virtio 1.2, chapter 5 */
+	uint32_t pci_class;
+	/* Chains may be there: vdev_take until it says no, or VDEV_TURN_CHAINS were taken (then vqueue_kick). Main thread, locked. */
+	void (*queue)(void *arg, struct vqueue *q);
+};
+
+/* What a device stands on. The functions: any thread; a negative errno: not possible, writes come as exits. */
+struct vdev_env {
+	struct memory *mem;
+	struct loop *loop;		/* NULL: whoever tests it calls vdev_run */
+	struct msi msi;
+	int (*event_add)(void *arg, uint64_t gpa, int fd);
+	int (*event_remove)(void *arg, uint64_t gpa, int fd);
+	void *arg;
+};
+
+struct vdev_watch;
+
+struct vdev {
+	struct pci_function fn;
+	const struct vdev_ops *ops;
+	void *arg;
+	struct vdev_env env;
+	char name[24];
+	struct device_ops device_ops;	/* with a name of its own */
+	const uint8_t *config;		/* the device's configuration structure: read only */
+	size_t config_len;
+	uint64_t offered;
+	unsigned int pci_cfg_at;
+	/* The driver's. */
+	uint64_t accepted;
+	uint32_t device_select, driver_select;
+	uint16_t queue_select, config_vector;
+	uint8_t status, isr;
+	bool resetting;			/* until the last chain is back */
+	bool running;			/* the machine is */
+	bool arrived;			/* loaded, and not started yet */
+	unsigned int failures;		/* ever */
+	unsigned int queues;
+	struct vqueue queue[VDEV_QUEUES_MAX];
+	struct vdev_watch *watch[VDEV_QUEUES_MAX];
+};
+
+struct vdev_config {
+	unsigned int number;		/* of its kind: makes its name unique */
+	unsigned int queues;
+	uint16_t queue_size;
+	uint64_t features;		/* the device's own; those of rings and transport are added */
+	const void *config;		/* outlives the device */
+	size_t config_len;
+};
+
+/* ---- main thread, lock not held ---- */
+
+int vdev_init(struct vdev *dev, const struct vdev_ops *ops, void *arg, const struct vdev_env *env,
+	      const struct vdev_config *config, struct err *err);
+/* No chain is in hand any more. */
+void vdev_fini(struct vdev *dev);
+/* The machine runs, from now on or no longer. Stopped, it takes no chain, and no page wakes it. */
+void vdev_start(struct vdev *dev);
+void vdev_stop(struct vdev *dev);
+/* Works queue i off, if it may. */
+void vdev_run(struct vdev *dev, unsigned int i);
+/* Chains that the device has in hand, or cannot give back yet. */
+unsigned int vdev_in_hand(struct vdev *dev);
+
+/* ---- for devices; lock held ---- */
+
+void vdev_lock(struct vdev *dev);
+void vdev_unlock(struct vdev *dev);
+/* The next chain of a queue: false: not now, whatever the reason; it was dealt with. */
+bool vdev_take(struct vdev *dev, struct vqueue *q, struct vchain **out);
+void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written);
+/* The driver is wrong. */
+void vdev_fail(struct vdev *dev, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- transport.c ---- */
+
+/* Capabilities, BAR, MSI-X: makes dev->fn whole. */
+int vdev_transport_init(struct vdev *dev, struct err *err);
+/* ... and what its registers do, in vdev.c */
+void vdev_write_status(struct vdev *dev, uint8_t status);
+void vdev_enable_queue(struct vdev *dev, struct vqueue *q);
+
+#endif

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""A stock Debian kernel finds the PCI bus and drives virtio devices over it: a disk that is written and read back, entropy."""
+
+import hashlib
+import os
+import pathlib
+import re
+
+from harness.debian import BOOT_SECONDS, Console, debian, guest_file, words
+from harness.migration import Pair
+from harness.qmp import QmpError
+
+MIB = 1 << 20
+
+
+def image(tmp_path, megabytes=16, name='disk'):
+    """A raw disk with random content; returns (path, content)."""
+    path, content = tmp_path / name, os.urandom(megabytes * MIB)
+    path.write_bytes(content)
+    return path, content
+
+
+def run_in(script, *options, cpus=2):
+    """Boots, runs the script in the guest, returns its output without the echo of the boot; the exit code must be 0."""
+    with debian(cpus=cpus, parameters='guest.run="%s"' % script, options=options) as vm:
+        with Console(vm) as console:
+            console.wait_ready()
+            assert console.expect(r'GUEST-RUN exit=(\d+)', BOOT_SECONDS)[1] == '0', console.text()[-2000:]
+            console.assert_well()
+            text = console.text()
+        assert vm.wait_exit(30) == 0, vm.log()
+        assert 'needs a reset' not in vm.log(), vm.log()
+    return text
+
+
+def test_the_bus_and_its_devices_are_found(tmp_path):
+    disk, _ = image(tmp_path, 1)
+    text = run_in('cd /sys/bus/pci/devices; for d in *; do echo $d $(cat $d/vendor $d/device); done; cat /proc/interrupts; '
+                  'grep MMCONFIG /proc/iomem', '--disk', str(disk))
+    assert re.search(r'^0000:00:00\.0 0x1b36 0x0008$', text, re.M), text
+    assert re.search(r'^0000:00:01\.0 0x1af4 0x1044$', text, re.M), text
+    assert re.search(r'^0000:00:02\.0 0x1af4 0x1042$', text, re.M), text
+    assert re.search(r'PCI-MSI.*virtio1-req', text), text
+    assert re.search(r'e0000000-e00fffff : PCI MMCONFIG', text), text
+
+
+def test_a_disk_is_read_and_written(tmp_path):
+    """What the guest reads is what the file holds; what it writes is there afterwards; a flush, and a discard."""
+    disk, content = image(tmp_path)
+    text = run_in('cat /sys/block/vda/size /sys/block/vda/serial; echo; md5sum < /dev/vda; '
+                  'dd if=/dev/urandom of=/tmp/x bs=1M count=4 2>/dev/null; md5sum < /tmp/x; '
+                  'dd if=/tmp/x of=/dev/vda bs=64k seek=16 conv=fsync 2>/dev/null; '
+                  'dd if=/dev/vda bs=512 skip=3 count=5 2>/dev/null | md5sum; '
+                  'blkdiscard -o 8388608 -l 1048576 /dev/vda || echo no discard', '--disk', '%s,serial=postern-1' % disk)
+    sums = re.findall(r'^([0-9a-f]{32})  -$', text, re.M)
+    assert re.search(r'^32768\npostern-1$', text, re.M), text
+    assert sums[0] == hashlib.md5(content).hexdigest()
+    after = disk.read_bytes()
+    assert len(after) == len(content)
+    assert hashlib.md5(after[MIB:5 * MIB]).hexdigest() == sums[1]
+    assert hashlib.md5(content[3 * 512:8 * 512]).hexdigest() == sums[2]
+    assert after[:MIB] == content[:MIB] and after[5 * MIB:8 * MIB] == content[5 * MIB:8 * MIB]
+    if 'no discard' not in text:
+        assert after[8 * MIB:9 * MIB] == bytes(MIB)
+
+
+def test_a_readonly_disk_is_one(tmp_path):
+    disk, content = image(tmp_path, 1)
+    text = run_in('cat /sys/block/vda/ro; dd if=/dev/zero of=/dev/vda bs=4k count=1 || echo refused; md5sum < /dev/vda',
+                  '--disk', '%s,readonly' % disk)
+    assert re.search(r'^1$', text, re.M) and 'refused' in text, text
+    assert hashlib.md5(content).hexdigest() in text
+    assert disk.read_bytes() == content
+
+
+def test_entropy_comes():
+    text = run_in('cat /sys/class/misc/hw_random/rng_current; dd if=/dev/hwrng bs=512 count=4 2>/dev/null | wc -c')
+    assert re.search(r'^virtio_rng\.0\n2048$', text, re.M), text
+
+
+# Writes a block of the disk, drops what the guest has cached, reads it back; says so, for ever.
+ROUNDS = ('i=0; while :; do dd if=/dev/urandom of=/tmp/x bs=256k count=1 2>/dev/null; '
+          'dd if=/tmp/x of=/dev/vda bs=256k seek=$((i % 32)) conv=fsync 2>/dev/null || echo round $i FAILED; '
+          'echo 3 > /proc/sys/vm/drop_caches; '
+          'dd if=/dev/vda bs=256k skip=$((i % 32)) count=1 2>/dev/null | cmp - /tmp/x && echo round $i well || echo round $i BAD; '
+          'i=$((i + 1)); done')
+
+
+def stacks(pid):
+    """Where in the kernel each thread of a process is."""
+    return {task.name: (task / 'stack').read_text() for task in pathlib.Path('/proc/%d/task' % pid).iterdir()}
+
+
+class DiskPair(Pair):
+    """A Pair of machines with one disk, whose guest writes and reads it all the time."""
+
+    def __init__(self, disk, **more):
+        source = dict(kernel=guest_file('vmlinuz'),
+                      options=words('no-kvmapf watchdog_thresh=60 guest.run="%s"' % ROUNDS) + ['--disk', disk])
+        super().__init__(source_options=source, destination_options=dict(options=['--disk', disk]), **more)
+
+    def greet(self, fill):
+        self.guest = Console(self.source)
+        self.stack.callback(self.guest.close)
+        self.guest.wait_ready()
+        self.guest.expect(r'^round 3 well')
+
+
+def test_a_disk_is_used_across_a_migration_whose_link_is_cut(tmp_path):
+    """While pages are missing for good the machine answers, its disk's queues with it; once they come, no request is lost, torn or
+    failed."""
+    disk, _ = image(tmp_path)
+    with DiskPair(str(disk), link=True, memory='192M', cpus=2) as pair:
+        pair.start(bandwidth=1 << 20)
+        pair.link.down()
+        pair.wait_all_waiting(cpus={0}, timeout=60)
+        vm = pair.destination
+        for _ in range(5):
+            try:
+                took, _ = vm.q.timed('stop')
+            except QmpError as error:
+                raise AssertionError('%s; %s; %s' % (error, vm.faults(), stacks(vm.pid))) from error
+            assert took < 1000, took
+            assert vm.status() == 'paused'
+            vm.command('cont')
+        pair.wait_paused()
+        pair.link.up()
+        pair.recover(bandwidth=8 << 20)
+        pair.wait_completed(120)
+        console = Console(vm)
+        pair.stack.callback(console.close)
+        for _ in range(4):
+            console.expect(r'^round \d+ well', 60)
+        console.assert_well()
+        assert not re.search('BAD|FAILED|I/O error', pair.guest.text() + console.text()), console.text()[-2000:]
+        assert pair.source.status() == 'postmigrate'
+        assert pair.running() == ['destination']
