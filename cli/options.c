@@ -28,7 +28,7 @@ const char options_help[] =
 	"      --name NAME           what postern ctl knows it by: QMP and (with --gdb auto) gdb in a directory of its own\n"
 	"      --serial CHARDEV      null, stdio, pty[:LINK], file:PATH, unix:PATH (stdio)\n"
 	"      --disk FILE[,readonly][,serial=TEXT]  a raw file or block device as a virtio disk; up to 8\n"
-	"      --no-rng              no virtio entropy device\n"
+	"      --rng                 a virtio entropy device\n"
 	"      --no-reboot           end when the guest reboots\n"
 	"  -S, --paused              do not start the guest yet\n"
 	"\n"
@@ -54,7 +54,7 @@ const char options_help[] =
 enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
-	OPT_LOG_LEVEL, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NO_RNG,
+	OPT_LOG_LEVEL, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_RNG,
 };
 
 static const struct option long_options[] = {
@@ -72,7 +72,7 @@ static const struct option long_options[] = {
 	{ "incoming", required_argument, NULL, OPT_INCOMING },
 	{ "way-out", required_argument, NULL, OPT_WAY_OUT },
 	{ "disk", required_argument, NULL, OPT_DISK },
-	{ "no-rng", no_argument, NULL, OPT_NO_RNG },
+	{ "rng", no_argument, NULL, OPT_RNG },
 	{ "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
 	{ "paused", no_argument, NULL, 'S' },
 	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
@@ -95,7 +95,7 @@ static const struct config_key config_keys[] = {
 	{ "name", CONFIG_TEXT, OPT_NAME },
 	{ "serial", CONFIG_TEXT, OPT_SERIAL },
 	{ "disk", CONFIG_LIST, OPT_DISK },
-	{ "no-rng", CONFIG_FLAG, OPT_NO_RNG },
+	{ "rng", CONFIG_FLAG, OPT_RNG },
 	{ "qmp", CONFIG_LIST, OPT_QMP },
 	{ "gdb", CONFIG_TEXT, OPT_GDB },
 	{ "gdb-page-timeout", CONFIG_NUMBER, OPT_GDB_PAGE_TIMEOUT },
@@ -215,16 +215,6 @@ static int add_qmp(struct options *o, const char *text, struct err *err)
 	return 0;
 }
 
-static int add_disk(struct options *o, const char *text, struct err *err)
-{
-	if (o->machine.disks == BOARD_DISKS_MAX)
-		return err_set(err, -EINVAL, "--disk %s: at most %d are allowed", text, BOARD_DISKS_MAX);
-	if (blk_parse(&o->machine.disk[o->machine.disks], text, err) < 0)
-		return err_prefix(err, "--disk");
-	o->machine.disks++;
-	return 0;
-}
-
 /* Options that take a string as it is, or none. */
 static void take_plain(struct options *o, int option, const char *value)
 {
@@ -247,9 +237,6 @@ static void take_plain(struct options *o, int option, const char *value)
 	case OPT_INCOMING:
 		o->incoming = value;
 		o->machine.incoming = true;
-		break;
-	case OPT_NO_RNG:
-		o->machine.rng = false;
 		break;
 	case OPT_NO_REBOOT:
 		o->machine.no_reboot = true;
@@ -278,7 +265,9 @@ static int take(struct options *o, int option, const char *value, struct err *er
 	case OPT_QMP:
 		return add_qmp(o, value, err);
 	case OPT_DISK:
-		return add_disk(o, value, err);
+		return virtio_choose(&o->machine.virtio, "disk", value, err);
+	case OPT_RNG:
+		return virtio_choose(&o->machine.virtio, "rng", "", err);
 	case OPT_GDB_PAGE_TIMEOUT:
 		return parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0, 600000, err);
 	case OPT_WAY_OUT:
@@ -358,7 +347,6 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 			.memory_bytes = (uint64_t)512 << 20,
 			.way_out = WAY_OUT_AUTO,
 			.serial = { .kind = CHARDEV_STDIO },
-			.rng = true,
 		},
 		.gdb_page_timeout_ms = 200,
 		.link_timeout_ms = 5000,

@@ -29,7 +29,7 @@ _postern_run() {
 	--link-timeout | --bandwidth)
 		;;
 	*)
-		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --no-rng --no-reboot --paused
+		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --rng --no-reboot --paused
 			--qmp --gdb --gdb-page-timeout --incoming --way-out --link-timeout --bandwidth --log-level --config
 			--pid-file --help" "$word" ;;
 	esac

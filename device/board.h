@@ -12,21 +12,17 @@
 #include "device/bus.h"
 #include "device/chardev.h"
 #include "device/device.h"
-#include "device/virtio/blk.h"
+#include "device/virtio/kind.h"
 #include "kvm/vm.h"
 
 struct board;
-
-#define BOARD_DISKS_MAX 8
 
 struct board_config {
 	struct vm *vm;
 	struct loop *loop;
 	struct bus *pio, *mmio;
 	const struct chardev_config *serial;
-	bool rng;
-	const struct blk_config *disk;
-	unsigned int disks;		/* at most BOARD_DISKS_MAX */
+	const struct virtio_choices *virtio;
 	/* The guest asks, on a vCPU thread; must not wait, may come several times. */
 	void (*reset)(void *arg);
 	void (*shutdown)(void *arg);

@@ -14,16 +14,13 @@
 #include "device/power.h"
 #include "device/rtc.h"
 #include "device/serial.h"
-#include "device/virtio/blk.h"
-#include "device/virtio/rng.h"
+#include "device/virtio/kind.h"
 #include "kvm/irq.h"
 
 #define RTC_PORT 0x70
 #define PORT_A 0x92
-/* serial, power, clock, bridge, rng, disks */
-#define BOARD_DEVICES_MAX (5 + BOARD_DISKS_MAX)
-/* A disk has a queue for each vCPU, as far as that helps: one thread works them off. */
-#define DISK_QUEUES_MAX 4
+/* serial, power, clock, bridge */
+#define BOARD_DEVICES_MAX (4 + VIRTIO_DEVICES_MAX)
 
 /* A line to the interrupt controllers. */
 struct wire {
@@ -38,9 +35,8 @@ struct board {
 	struct power *power;
 	struct rtc *rtc;
 	struct pci_host *pci;
-	struct rng *rng;
-	struct blk *disk[BOARD_DISKS_MAX];
-	unsigned int disks;
+	struct vdev *virtio[VIRTIO_DEVICES_MAX];
+	unsigned int virtios;
 	struct device device[BOARD_DEVICES_MAX];
 	unsigned int devices;
 	void (*quit)(void *arg);
@@ -173,10 +169,16 @@ static int event_remove(void *vm, uint64_t gpa, int fd)
 	return vm_ioeventfd_remove(vm, GPA(gpa), fd);
 }
 
-static int vdev_add(struct board *board, struct vdev *dev, struct err *err)
+static int virtio_make(struct board *board, const struct virtio_choice *choice, const struct vdev_env *env, unsigned int number,
+		       struct err *err)
 {
+	struct vdev *dev;
 	unsigned int slot;
+	int r = choice->kind->make(&dev, env, choice->text, number, err);
 
+	if (r < 0)
+		return err_prefix(err, "--%s", choice->kind->option);
+	board->virtio[board->virtios++] = dev;
 	device_add(board, &dev->device_ops, dev);
 	return pci_host_add(board->pci, &dev->fn, &slot, err);
 }
@@ -189,25 +191,18 @@ static int virtio_new(struct board *board, const struct board_config *config, st
 	 */
 	bool late = memory_is_late(vm_memory(config->vm));
 	const struct vdev_env env = {
-		.mem = vm_memory(config->vm), .loop = config->loop, .msi = { &msi_ops, config->vm },
+		.mem = vm_memory(config->vm), .loop = config->loop, .cpus = vm_vcpus(config->vm),
+		.msi = { &msi_ops, config->vm },
 		.event_add = late ? NULL : event_add, .event_remove = late ? NULL : event_remove, .arg = config->vm,
 	};
-	unsigned int queues = vm_vcpus(config->vm) < DISK_QUEUES_MAX ? vm_vcpus(config->vm) : DISK_QUEUES_MAX;
-	unsigned int i;
+	const struct virtio_choices *choices = config->virtio;
+	unsigned int i, k, number;
 	int r = 0;
 
-	if (config->rng) {
-		r = rng_new(&board->rng, &env, err);
-		if (!r)
-			r = vdev_add(board, rng_vdev(board->rng), err);
-	}
-	for (i = 0; i < config->disks && !r; i++) {
-		r = blk_new(&board->disk[i], &env, &config->disk[i], i, queues, err);
-		if (r < 0)
-			break;
-		board->disks = i + 1;
-		r = vdev_add(board, blk_vdev(board->disk[i]), err);
-	}
+	for (k = 0; k < virtio_kinds_n; k++)
+		for (i = number = 0; i < choices->n && !r; i++)
+			if (choices->choice[i].kind == virtio_kinds[k])
+				r = virtio_make(board, &choices->choice[i], &env, number++, err);
 	return r;
 }
 
@@ -215,20 +210,16 @@ void board_start(struct board *board)
 {
 	unsigned int i;
 
-	if (board->rng)
-		vdev_start(rng_vdev(board->rng));
-	for (i = 0; i < board->disks; i++)
-		vdev_start(blk_vdev(board->disk[i]));
+	for (i = 0; i < board->virtios; i++)
+		vdev_start(board->virtio[i]);
 }
 
 void board_stop(struct board *board)
 {
 	unsigned int i;
 
-	if (board->rng)
-		vdev_stop(rng_vdev(board->rng));
-	for (i = 0; i < board->disks; i++)
-		vdev_stop(blk_vdev(board->disk[i]));
+	for (i = 0; i < board->virtios; i++)
+		vdev_stop(board->virtio[i]);
 }
 
 int board_drain(struct board *board, int64_t deadline_ns, struct err *err)
@@ -236,10 +227,8 @@ int board_drain(struct board *board, int64_t deadline_ns, struct err *err)
 	unsigned int i;
 	int r = 0;
 
-	if (board->rng && vdev_in_hand(rng_vdev(board->rng)))
-		r = err_set(err, -ETIMEDOUT, "virtio-rng waits for a page of its ring");
-	for (i = 0; i < board->disks && !r; i++)
-		r = blk_drain(board->disk[i], deadline_ns, err);
+	for (i = 0; i < board->virtios && !r; i++)
+		r = vdev_drain(board->virtio[i], deadline_ns, err);
 	return r;
 }
 
@@ -325,9 +314,8 @@ void board_free(struct board *board)
 	if (!board)
 		return;
 	chardev_free(board->chardev);
-	for (i = 0; i < BOARD_DISKS_MAX; i++)
-		blk_free(board->disk[i]);
-	rng_free(board->rng);
+	for (i = 0; i < board->virtios; i++)
+		vdev_free(board->virtio[i]);
 	serial_free(board->serial);
 	power_free(board->power);
 	rtc_free(board->rtc);

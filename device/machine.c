@@ -116,8 +116,8 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 
 	*to = *config;
 	to->kernel = to->initrd = to->cmdline = to->name = NULL;
-	for (i = 0; i < config->disks; i++)
-		to->disk[i].path = NULL;
+	for (i = 0; i < config->virtio.n; i++)
+		to->virtio.choice[i].text = NULL;
 	r = copy(&to->kernel, config->kernel, err);
 	if (!r)
 		r = copy(&to->initrd, config->initrd, err);
@@ -125,8 +125,8 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 		r = copy(&to->cmdline, config->cmdline, err);
 	if (!r)
 		r = copy(&to->name, config->name, err);
-	for (i = 0; i < config->disks && !r; i++)
-		r = copy(&to->disk[i].path, config->disk[i].path, err);
+	for (i = 0; i < config->virtio.n && !r; i++)
+		r = copy(&to->virtio.choice[i].text, config->virtio.choice[i].text, err);
 	if (!r && !config->kernel && !config->incoming)
 		r = err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration can do without");
 	return r;
@@ -186,7 +186,7 @@ static int vm_make(struct machine *m, struct err *err)
 {
 	struct board_config board = {
 		.loop = m->loop, .pio = &m->pio, .mmio = &m->mmio, .serial = &m->config.serial,
-		.rng = m->config.rng, .disk = m->config.disk, .disks = m->config.disks,
+		.virtio = &m->config.virtio,
 		.reset = machine_ask_reset, .shutdown = machine_ask_shutdown, .quit = user_quits, .arg = m,
 	};
 	int r;
@@ -249,8 +249,8 @@ int machine_free(struct machine *m)
 	free((char *)m->config.initrd);
 	free((char *)m->config.cmdline);
 	free((char *)m->config.name);
-	for (i = 0; i < m->config.disks; i++)
-		free((char *)m->config.disk[i].path);
+	for (i = 0; i < m->config.virtio.n; i++)
+		free((char *)m->config.virtio.choice[i].text);
 	free(m);
 	return 0;
 }

@@ -44,9 +44,7 @@ struct machine_config {
 	bool incoming;			/* RAM arrives late: userfaultfd first, all pages MISSING */
 	bool no_reboot;			/* a guest's reset ends the process instead */
 	struct chardev_config serial;
-	bool rng;			/* virtio-rng */
-	struct blk_config disk[BOARD_DISKS_MAX];	/* paths are copied */
-	unsigned int disks;
+	struct virtio_choices virtio;	/* texts are copied */
 };
 
 /* All callbacks on the main thread; NULL ones are skipped. A listener outlives the machine or is removed first. */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "device/virtio/blk.h"
-
+/*
+ * blk.c - virtio-blk: a disk (virtio 1.2, section 5.2) on a raw file or a block device: reads, writes, flush, discard, zeroes, identity.
+ */
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/virtio_blk.h>
@@ -12,6 +13,7 @@
 
 #include "base/clock.h"
 #include "device/virtio/disk.h"
+#include "device/virtio/kind.h"
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define SECTOR_BYTES 512u
@@ -20,6 +22,17 @@
 #define SEG_MAX (QUEUE_SIZE - 2)
 /* Of one discard or zeroes request. */
 #define RANGE_SECTORS_MAX (UINT32_C(1) << 16)
+
+/* A disk has a queue for each vCPU, as far as that helps: one thread works them off. */
+#define QUEUES_MAX 4
+/* What VIRTIO_BLK_T_GET_ID returns. */
+#define SERIAL_BYTES 20
+
+struct blk_config {
+	char *path;
+	char serial[SERIAL_BYTES + 1];	/* may be empty */
+	bool readonly;
+};
 
 struct blk {
 	struct vdev dev;
@@ -38,12 +51,8 @@ struct request {
 	struct iovec iov[];
 };
 
-struct vdev *blk_vdev(struct blk *blk)
-{
-	return &blk->dev;
-}
-
-int blk_parse(struct blk_config *config, const char *text, struct err *err)
+/* path is to be freed. */
+static int parse(struct blk_config *config, const char *text, struct err *err)
 {
 	char *copy = strdup(text), *at, *word;
 
@@ -56,12 +65,12 @@ int blk_parse(struct blk_config *config, const char *text, struct err *err)
 	while ((word = strsep(&at, ","))) {
 		if (!strcmp(word, "readonly")) {
 			config->readonly = true;
-		} else if (!strncmp(word, "serial=", 7) && strlen(word + 7) <= BLK_SERIAL_BYTES) {
+		} else if (!strncmp(word, "serial=", 7) && strlen(word + 7) <= SERIAL_BYTES) {
 			strcpy(config->serial, word + 7);
 		} else {
 			free(copy);
 			return err_set(err, -EINVAL, "%s: FILE[,readonly][,serial=TEXT] is allowed, TEXT of at most %d bytes",
-				       text, BLK_SERIAL_BYTES);
+				       text, SERIAL_BYTES);
 		}
 	}
 	if (!*copy) {
@@ -151,7 +160,7 @@ static uint8_t start_range(struct blk *blk, struct vqueue *q, struct vchain *cha
 
 static void answer_id(struct blk *blk, struct vqueue *q, struct vchain *chain)
 {
-	uint8_t id[BLK_SERIAL_BYTES] = { 0 };
+	uint8_t id[SERIAL_BYTES] = { 0 };
 	uint64_t room = chain->in_bytes - 1, n = room < sizeof(id) ? room : sizeof(id);
 
 	memcpy(id, blk->given.serial, strlen(blk->given.serial));
@@ -209,13 +218,6 @@ static void on_queue(void *arg, struct vqueue *q)
 		vqueue_kick(q);
 }
 
-static const struct vdev_ops blk_ops = {
-	.name = "virtio-blk",
-	.type = VIRTIO_ID_BLOCK,
-	.pci_class = 0x010000,
-	.queue = on_queue,
-};
-
 /* ---- drain ---- */
 
 /* A flush of our own. */
@@ -254,8 +256,9 @@ static int drain_flush(struct blk *blk, int64_t deadline_ns, struct err *err)
 	return r;
 }
 
-int blk_drain(struct blk *blk, int64_t deadline_ns, struct err *err)
+static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 {
+	struct blk *blk = arg;
 	const struct timespec moment = { .tv_nsec = NS_PER_MS };
 	unsigned int n;
 
@@ -294,10 +297,40 @@ static uint64_t config_fill(struct blk *blk, unsigned int queues)
 	return features | BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES);
 }
 
-int blk_new(struct blk **out, const struct vdev_env *env, const struct blk_config *given, unsigned int number,
-	    unsigned int queues, struct err *err)
+static void blk_free(void *arg)
+{
+	struct blk *blk = arg;
+
+	if (blk->disk)
+		disk_close(blk->disk);
+	vdev_fini(&blk->dev);
+	free(blk->given.path);
+	free(blk);
+}
+
+static const struct vdev_ops blk_ops = {
+	.name = "virtio-blk",
+	.type = VIRTIO_ID_BLOCK,
+	.pci_class = 0x010000,
+	.queue = on_queue,
+	.free = blk_free,
+	.drain = blk_drain,
+};
+
+static int blk_check(const char *text, struct err *err)
+{
+	struct blk_config config;
+	int r = parse(&config, text, err);
+
+	if (!r)
+		free(config.path);
+	return r;
+}
+
+static int blk_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
 {
 	struct blk *blk = calloc(1, sizeof(*blk));
+	unsigned int queues = env->cpus < QUEUES_MAX ? env->cpus : QUEUES_MAX;
 	struct vdev_config config = {
 		.number = number, .queues = queues, .queue_size = QUEUE_SIZE, .config_len = sizeof(blk->config),
 	};
@@ -305,8 +338,12 @@ int blk_new(struct blk **out, const struct vdev_env *env, const struct blk_confi
 
 	if (!blk)
 		return err_set(err, -ENOMEM, "no memory for a disk");
-	blk->given = *given;
-	r = disk_open(&blk->disk, env->loop, given->path, given->readonly, err);
+	r = parse(&blk->given, text, err);
+	if (r < 0) {
+		free(blk);
+		return r;
+	}
+	r = disk_open(&blk->disk, env->loop, blk->given.path, blk->given.readonly, err);
 	if (!r) {
 		config.features = config_fill(blk, queues);
 		config.config = &blk->config;
@@ -316,15 +353,8 @@ int blk_new(struct blk **out, const struct vdev_env *env, const struct blk_confi
 		blk_free(blk);
 		return r;
 	}
-	*out = blk;
+	*out = &blk->dev;
 	return 0;
 }
 
-void blk_free(struct blk *blk)
-{
-	if (!blk)
-		return;
-	disk_close(blk->disk);
-	vdev_fini(&blk->dev);
-	free(blk);
-}
+const struct virtio_kind blk_kind = { .option = "disk", .max = 8, .check = blk_check, .make = blk_make };

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "device/virtio/rng.h"
+/*
+ * rng.c - virtio-rng (virtio 1.2, section 5.4): entropy from the host's kernel.
+ */
 
 #include <errno.h>
 #include <linux/virtio_ids.h>
 #include <stdlib.h>
 #include <sys/random.h>
+
+#include "device/virtio/kind.h"
 
 /* For one chain at most: the rest is the driver's to ask for again. */
 #define CHAIN_BYTES 4096
@@ -34,19 +38,36 @@ static void on_queue(void *arg, struct vqueue *q)
 		vqueue_kick(q);
 }
 
+static void rng_free(void *arg)
+{
+	struct rng *rng = arg;
+
+	vdev_fini(&rng->dev);
+	free(rng);
+}
+
 static const struct vdev_ops rng_ops = {
 	.name = "virtio-rng",
 	.type = VIRTIO_ID_RNG,
 	.pci_class = 0x00ff00,
 	.queue = on_queue,
+	.free = rng_free,
 };
 
-int rng_new(struct rng **out, const struct vdev_env *env, struct err *err)
+static int rng_check(const char *text, struct err *err)
 {
-	const struct vdev_config config = { .queues = 1, .queue_size = 64 };
+	(void)text;
+	(void)err;
+	return 0;
+}
+
+static int rng_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+{
+	const struct vdev_config config = { .number = number, .queues = 1, .queue_size = 64 };
 	struct rng *rng = calloc(1, sizeof(*rng));
 	int r;
 
+	(void)text;
 	if (!rng)
 		return err_set(err, -ENOMEM, "no memory for virtio-rng");
 	r = vdev_init(&rng->dev, &rng_ops, rng, env, &config, err);
@@ -54,19 +75,8 @@ int rng_new(struct rng **out, const struct vdev_env *env, struct err *err)
 		rng_free(rng);
 		return r;
 	}
-	*out = rng;
+	*out = &rng->dev;
 	return 0;
 }
 
-void rng_free(struct rng *rng)
-{
-	if (!rng)
-		return;
-	vdev_fini(&rng->dev);
-	free(rng);
-}
-
-struct vdev *rng_vdev(struct rng *rng)
-{
-	return &rng->dev;
-}
+const struct virtio_kind rng_kind = { .option = "rng", .max = 1, .check = rng_check, .make = rng_make };

@@ -72,7 +72,7 @@ static void common_image(struct vdev *dev, uint8_t *image)
 	put16(image, VIRTIO_PCI_COMMON_MSIX, dev->config_vector);
 	put16(image, VIRTIO_PCI_COMMON_NUMQ, (uint16_t)dev->queues);
 	image[VIRTIO_PCI_COMMON_STATUS] = dev->status;
-	/* Configuration never changes: its generation is always 0. */
+	image[VIRTIO_PCI_COMMON_CFGGENERATION] = dev->generation;
 	put16(image, VIRTIO_PCI_COMMON_Q_SELECT, dev->queue_select);
 	if (!q)
 		return;
@@ -214,6 +214,8 @@ static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uin
 	case DEVICE_AT:
 		if (!write)
 			read_slice(data, size, dev->config, dev->config_len, at);
+		else if (dev->ops->config_write && at + size <= dev->config_len && !dev->resetting)
+			dev->ops->config_write(dev->arg, (unsigned int)at, data, size);
 		break;
 	case NOTIFY_AT:
 		if (write && at % NOTIFY_STRIDE == 0 && at / NOTIFY_STRIDE < dev->queues)

@@ -58,6 +58,18 @@ static void interrupt_queue(struct vdev *dev, const struct vqueue *q)
 	msix_fire(&dev->fn.msix, q->vector);
 }
 
+void vdev_config_changed(struct vdev *dev)
+{
+	dev->generation++;
+	if (dev->status & VIRTIO_CONFIG_S_DRIVER_OK && !dev->resetting)
+		interrupt_config(dev);
+}
+
+bool vdev_has(const struct vdev *dev, unsigned int n)
+{
+	return dev->status & VIRTIO_CONFIG_S_DRIVER_OK && dev->accepted & BIT(n);
+}
+
 void vdev_fail(struct vdev *dev, const char *fmt, ...)
 {
 	char why[160];
@@ -101,6 +113,8 @@ static void reset_finish(struct vdev *dev)
 	dev->queue_select = 0;
 	dev->config_vector = VIRTIO_MSI_NO_VECTOR;
 	dev->status = dev->isr = 0;
+	if (dev->ops->reset)
+		dev->ops->reset(dev->arg);
 }
 
 static void reset_start(struct vdev *dev)
@@ -231,6 +245,8 @@ void vdev_start(struct vdev *dev)
 		if (may_run(dev, &dev->queue[i]))
 			interrupt_queue(dev, &dev->queue[i]);
 	dev->arrived = false;
+	if (dev->ops->start)
+		dev->ops->start(dev->arg);
 	/* Each looks for itself whether there is something to do. */
 	for (i = 0; i < dev->queues; i++)
 		if (dev->queue[i].enabled)
@@ -246,6 +262,8 @@ void vdev_stop(struct vdev *dev)
 	dev->running = false;
 	for (i = 0; i < dev->queues; i++)
 		vqueue_stop(&dev->queue[i]);
+	if (dev->ops->stop)
+		dev->ops->stop(dev->arg);
 	vdev_unlock(dev);
 }
 
@@ -324,7 +342,7 @@ static void queue_to(VirtioQueue *msg, const struct vqueue *q)
 	msg->used_wrap = q->used_wrap;
 }
 
-static int state_pack(struct vdev *dev, struct buf *function, struct buf *out, struct err *err)
+static int state_pack(struct vdev *dev, struct buf *function, struct buf *own, struct buf *out, struct err *err)
 {
 	VirtioQueue queue[VDEV_QUEUES_MAX], *queues[VDEV_QUEUES_MAX];
 	VirtioState msg = POSTERN__DEVICE__VIRTIO_STATE__INIT;
@@ -333,6 +351,8 @@ static int state_pack(struct vdev *dev, struct buf *function, struct buf *out, s
 
 	msg.function.data = function->data;
 	msg.function.len = function->len;
+	msg.own.data = own->data;
+	msg.own.len = own->len;
 	msg.features = dev->accepted;
 	msg.status = dev->status;
 	msg.isr = dev->isr;
@@ -355,7 +375,7 @@ static int state_pack(struct vdev *dev, struct buf *function, struct buf *out, s
 
 static int dev_save(void *arg, struct buf *out, struct err *err)
 {
-	struct buf function = { 0 };
+	struct buf function = { 0 }, own = { 0 };
 	struct vdev *dev = arg;
 	unsigned int n;
 	int r;
@@ -366,9 +386,12 @@ static int dev_save(void *arg, struct buf *out, struct err *err)
 		r = err_set(err, -EBUSY, "%u requests are under way", n);
 	else
 		r = pci_function_save(&dev->fn, &function, err);
+	if (!r && dev->ops->save)
+		r = dev->ops->save(dev->arg, &own, err);
 	if (!r)
-		r = state_pack(dev, &function, out, err);
+		r = state_pack(dev, &function, &own, out, err);
 	vdev_unlock(dev);
+	buf_fini(&own);
 	buf_fini(&function);
 	return r;
 }
@@ -404,6 +427,10 @@ static int state_check(const struct vdev *dev, const VirtioState *msg, struct er
 		return err_set(err, -EINVAL, "a register has bits that do not exist");
 	if (msg->n_queues != dev->queues)
 		return err_set(err, -EINVAL, "%zu queues, this device has %u", msg->n_queues, dev->queues);
+	if (!dev->ops->load && msg->own.len)
+		return err_set(err, -EINVAL, "%zu bytes of its own, this device has none", msg->own.len);
+	if (dev->ops->load && dev->ops->load(dev->arg, msg->own.data, msg->own.len, false, err) < 0)
+		return -EINVAL;
 	trial = malloc(sizeof(*trial));
 	if (!trial)
 		return err_set(err, -ENOMEM, "no memory to check a state");
@@ -431,6 +458,8 @@ static void state_apply(struct vdev *dev, const VirtioState *msg)
 	dev->queue_select = (uint16_t)msg->queue_select;
 	for (i = 0; i < dev->queues; i++)
 		queue_from(&dev->queue[i], msg->queues[i], msg->features, NULL);
+	if (dev->ops->load)
+		dev->ops->load(dev->arg, msg->own.data, msg->own.len, true, NULL);
 }
 
 static int dev_load(void *arg, const uint8_t *data, size_t len, struct err *err)
@@ -482,6 +511,20 @@ int vdev_init(struct vdev *dev, const struct vdev_ops *ops, void *arg, const str
 			return r;
 	}
 	return vdev_transport_init(dev, err);
+}
+
+void vdev_free(struct vdev *dev)
+{
+	dev->ops->free(dev->arg);
+}
+
+int vdev_drain(struct vdev *dev, int64_t deadline_ns, struct err *err)
+{
+	if (dev->ops->drain)
+		return dev->ops->drain(dev->arg, deadline_ns, err);
+	if (vdev_in_hand(dev))
+		return err_set(err, -ETIMEDOUT, "%s waits for a page of its ring", dev->name);
+	return 0;
 }
 
 void vdev_fini(struct vdev *dev)

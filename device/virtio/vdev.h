@@ -14,6 +14,7 @@
 #ifndef POSTERN_DEVICE_VIRTIO_VDEV_H
 #define POSTERN_DEVICE_VIRTIO_VDEV_H
 
+#include "base/buf.h"
 #include "base/loop.h"
 #include "device/device.h"
 #include "device/pci/function.h"
@@ -29,12 +30,35 @@ struct vdev_ops {
 	uint32_t pci_class;
 	/* Chains may be there: vdev_take until it says no, or VDEV_TURN_CHAINS were taken (then vqueue_kick). Main thread, locked. */
 	void (*queue)(void *arg, struct vqueue *q);
+	/* Not locked, main thread: no queue is used any more. */
+	void (*free)(void *arg);
+	/* Each of these may be NULL. */
+	/* The driver writes this to the configuration structure, inside of it. vCPU thread, locked. */
+	void (*config_write)(void *arg, unsigned int offset, const uint8_t *data, unsigned int size);
+	/* The driver has reset the device, or it is about to be loaded: what it keeps of the driver's goes. Any thread, locked. */
+	void (*reset)(void *arg);
+	/* The machine runs, from now on (queues are kicked) or no longer (queues are stopped). Main thread, locked. */
+	void (*start)(void *arg);
+	void (*stop)(void *arg);
+	/*
+	 * Ends what is in hand, before the state is taken or memory is loaded anew; waits at most until the deadline (CLOCK_MONOTONIC).
+	 * -ETIMEDOUT says for what. Without it: nothing is ever in hand but for a ring whose page is missing. Main thread, stopped, not
+	 * locked.
+	 */
+	int (*drain)(void *arg, int64_t deadline_ns, struct err *err);
+	/*
+	 * A state of its own, beyond the queues'. Locked. Load gets what a peer sent (hostile), after reset; with apply false it only
+	 * checks. Without them that state must be empty.
+	 */
+	int (*save)(void *arg, struct buf *out, struct err *err);
+	int (*load)(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err);
 };
 
 /* What a device stands on. The functions: any thread; a negative errno: not possible, writes come as exits. */
 struct vdev_env {
 	struct memory *mem;
 	struct loop *loop;		/* NULL: whoever tests it calls vdev_run */
+	unsigned int cpus;		/* vCPUs of the machine */
 	struct msi msi;
 	int (*event_add)(void *arg, uint64_t gpa, int fd);
 	int (*event_remove)(void *arg, uint64_t gpa, int fd);
@@ -50,8 +74,9 @@ struct vdev {
 	struct vdev_env env;
 	char name[24];
 	struct device_ops device_ops;	/* with a name of its own */
-	const uint8_t *config;		/* the device's configuration structure: read only */
+	const uint8_t *config;		/* the device's configuration structure, as the driver reads it */
 	size_t config_len;
+	uint8_t generation;		/* of it (2.5.1) */
 	uint64_t offered;
 	unsigned int pci_cfg_at;
 	/* The driver's. */
@@ -81,8 +106,12 @@ struct vdev_config {
 
 int vdev_init(struct vdev *dev, const struct vdev_ops *ops, void *arg, const struct vdev_env *env,
 	      const struct vdev_config *config, struct err *err);
-/* No chain is in hand any more. */
+/* For the device's own `free`. No chain is in hand any more. */
 void vdev_fini(struct vdev *dev);
+/* The device as a whole, by its ops. */
+void vdev_free(struct vdev *dev);
+/* Finishes what is in hand, as ops->drain says. */
+int vdev_drain(struct vdev *dev, int64_t deadline_ns, struct err *err);
 /* The machine runs, from now on or no longer. Stopped, it takes no chain, and no page wakes it. */
 void vdev_start(struct vdev *dev);
 void vdev_stop(struct vdev *dev);
@@ -98,6 +127,10 @@ void vdev_unlock(struct vdev *dev);
 /* The next chain of a queue: false: not now, whatever the reason; it was dealt with. */
 bool vdev_take(struct vdev *dev, struct vqueue *q, struct vchain **out);
 void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written);
+/* The configuration structure has been changed, by the device: the driver is told. */
+void vdev_config_changed(struct vdev *dev);
+/* Has the driver accepted feature bit n, and set DRIVER_OK? */
+bool vdev_has(const struct vdev *dev, unsigned int n);
 /* The driver is wrong. */
 void vdev_fail(struct vdev *dev, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -11,8 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "device/virtio/blk.h"
-#include "device/virtio/rng.h"
+#include "device/virtio/kind.h"
 
 #define RAM_BYTES (UINT64_C(2) << 20)
 #define CONTENT_MAX 8192
@@ -26,8 +25,7 @@ enum { FUZZ_BLK = 1, FUZZ_PACKED = 2, FUZZ_EVENT = 4, FUZZ_INDIRECT = 8, FUZZ_ST
 
 static struct memory *mem;
 static uint8_t *ram;
-static struct rng *rng;
-static struct blk *blk;
+static struct vdev *rng, *blk;
 
 static int msi_open(void *arg, unsigned int *handle, struct err *err)
 {
@@ -53,8 +51,7 @@ static const struct msi_ops msi_ops = { msi_open, msi_none, msi_set, msi_none };
 static void set_up(void)
 {
 	const struct memory_range range = { GPA(0), RAM_BYTES };
-	struct blk_config config = { .serial = "fuzz" };
-	struct vdev_env env = { .msi = { &msi_ops, NULL } };
+	struct vdev_env env = { .msi = { &msi_ops, NULL }, .cpus = 1 };
 	char path[64];
 	struct err err;
 	unsigned int n;
@@ -64,10 +61,9 @@ static void set_up(void)
 	if (fd < 0 || ftruncate(fd, 1 << 20) < 0 || memory_new(&mem, &range, 1, &err))
 		abort();
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	config.path = path;
 	env.mem = mem;
 	ram = memory_regions(mem, &n)[0].host;
-	if (rng_new(&rng, &env, &err) || blk_new(&blk, &env, &config, 0, 1, &err))
+	if (rng_kind.make(&rng, &env, "", 0, &err) || blk_kind.make(&blk, &env, path, 0, &err))
 		abort();
 }
 
@@ -114,7 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		set_up();
 	if (!size || size - 1 > CONTENT_MAX)
 		return 0;
-	dev = data[0] & FUZZ_BLK ? blk_vdev(blk) : rng_vdev(rng);
+	dev = data[0] & FUZZ_BLK ? blk : rng;
 	memset(ram, 0, CONTENT_MAX);
 	memcpy(ram, data + 1, size - 1);
 	vdev_start(dev);
@@ -125,7 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (i = 0; i < ROUNDS; i++) {
 		vdev_run(dev, 0);
 		/* Without a loop nobody else looks at what the disk answers. */
-		if (blk_drain(blk, clock_now_ns() + 5 * NS_PER_SEC, &err) < 0 || vdev_in_hand(dev))
+		if (vdev_drain(blk, clock_now_ns() + 5 * NS_PER_SEC, &err) < 0 || vdev_in_hand(dev))
 			__builtin_trap();
 	}
 	vdev_stop(dev);

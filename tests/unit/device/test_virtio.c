@@ -15,8 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "device/pci/host.h"
-#include "device/virtio/blk.h"
-#include "device/virtio/rng.h"
+#include "device/virtio/kind.h"
 #include "fixture.h"
 
 #include "driver.h"
@@ -45,8 +44,7 @@ struct rig {
 	struct memory *mem;
 	uint8_t *ram;
 	struct pci_host *host;
-	struct rng *rng;
-	struct blk *blk;
+	struct vdev *rng, *blk;
 	struct fake_msi msi;
 	struct driver rng_driver, blk_driver;
 	char path[32];
@@ -57,27 +55,28 @@ struct rig {
 static void devices_new(struct rig *r, bool readonly)
 {
 	const struct pci_range windows[PCI_WINDOWS] = { { LOW, 0x100000 }, { 0, 0 } };
-	const struct vdev_env env = { .mem = r->mem, .loop = r->loop, .msi = { &fake_msi_ops, &r->msi } };
-	const struct blk_config config = { .path = r->path, .serial = "postern", .readonly = readonly };
+	const struct vdev_env env = { .mem = r->mem, .loop = r->loop, .cpus = 2, .msi = { &fake_msi_ops, &r->msi } };
+	char disk[80];
 	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	unsigned int slot;
 	struct err err;
 
 	assert_int_equal(pci_host_new(&r->host, windows, &err), 0);
-	if (rng_new(&r->rng, &env, &err) < 0 || blk_new(&r->blk, &env, &config, 0, 2, &err) < 0)
+	snprintf(disk, sizeof(disk), "%s,serial=postern%s", r->path, readonly ? ",readonly" : "");
+	if (rng_kind.make(&r->rng, &env, "", 0, &err) < 0 || blk_kind.make(&r->blk, &env, disk, 0, &err) < 0)
 		fail_msg("%s", err.text);
-	assert_int_equal(pci_host_add(r->host, &rng_vdev(r->rng)->fn, &slot, &err), 0);
-	assert_int_equal(pci_host_add(r->host, &blk_vdev(r->blk)->fn, &slot, &err), 0);
+	assert_int_equal(pci_host_add(r->host, &r->rng->fn, &slot, &err), 0);
+	assert_int_equal(pci_host_add(r->host, &r->blk->fn, &slot, &err), 0);
 	pci_host_ecam_access(r->host, 1 << 15 | PCI_COMMAND, true, (uint8_t *)&command, 2);
 	pci_host_ecam_access(r->host, 2 << 15 | PCI_COMMAND, true, (uint8_t *)&command, 2);
-	vdev_start(rng_vdev(r->rng));
-	vdev_start(blk_vdev(r->blk));
+	vdev_start(r->rng);
+	vdev_start(r->blk);
 }
 
 static void devices_free(struct rig *r)
 {
-	rng_free(r->rng);
-	blk_free(r->blk);
+	vdev_free(r->rng);
+	vdev_free(r->blk);
 	assert_int_equal(r->msi.open, 0);
 	pci_host_free(r->host);
 }
@@ -410,7 +409,7 @@ static void a_wrong_driver_needs_a_reset(void **state)
 	driver_add(&r->rng_driver, &good, 1, 0);
 	notify(r, RNG_BAR);
 	run_until(r, status(r, RNG_BAR) & VIRTIO_CONFIG_S_NEEDS_RESET);
-	assert_int_equal(vdev_in_hand(rng_vdev(r->rng)), 0);
+	assert_int_equal(vdev_in_hand(r->rng), 0);
 	/* Out of order: a queue before features, work before features. */
 	set_status(r, RNG_BAR, 0);
 	put(r, RNG_BAR + VIRTIO_PCI_COMMON_Q_ENABLE, 1, 2);
@@ -450,24 +449,24 @@ static void a_page_that_is_missing_holds_up_one_device(void **state)
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, 0);
 	driver_add(&r->rng_driver, &late, 1, 0);
 	notify(r, RNG_BAR);
-	run_until(r, vqueue_is_parked(&rng_vdev(r->rng)->queue[0]));
+	run_until(r, vqueue_is_parked(&r->rng->queue[0]));
 	/* The other device goes on, and so does the machine: registers, a state. */
 	assert_int_equal(request(r, VIRTIO_BLK_T_IN, 0, DATA + 0x1000, 512, true), VIRTIO_BLK_S_OK);
 	assert_int_equal(status(r, RNG_BAR), 0xf);
 	assert_int_equal(driver_used(&r->rng_driver, 1, &len), -1);
 	/* Stopped: the page comes, and nothing is done until it is started. */
-	vdev_stop(rng_vdev(r->rng));
-	assert_false(vqueue_is_parked(&rng_vdev(r->rng)->queue[0]));
+	vdev_stop(r->rng);
+	assert_false(vqueue_is_parked(&r->rng->queue[0]));
 	fill(r, DATA, 1);
 	turn(r);
 	assert_int_equal(driver_used(&r->rng_driver, 1, &len), -1);
-	vdev_start(rng_vdev(r->rng));
+	vdev_start(r->rng);
 	run_until(r, driver_used(&r->rng_driver, 1, &len) >= 0);
 	/* A chain behind a missing page; the driver gives up and resets. */
 	driver_add(&r->rng_driver, &(struct driver_buf){ DATA + 0x5000, 64, true }, 1, 0);
 	driver_add(&r->rng_driver, &here, 1, 0);
 	notify(r, RNG_BAR);
-	run_until(r, vqueue_is_parked(&rng_vdev(r->rng)->queue[0]));
+	run_until(r, vqueue_is_parked(&r->rng->queue[0]));
 	set_status(r, RNG_BAR, 0);
 	assert_int_equal(status(r, RNG_BAR), 0);
 	rig_free(r);
@@ -483,7 +482,7 @@ static void the_end_comes_while_parked(void **state)
 	fill(r, RNG_RINGS, 1);
 	driver_start(r, RNG_BAR, &r->rng_driver, RNG_RINGS, 0);
 	notify(r, RNG_BAR);
-	run_until(r, vqueue_is_parked(&rng_vdev(r->rng)->queue[0]));
+	run_until(r, vqueue_is_parked(&r->rng->queue[0]));
 	rig_free(r);
 }
 
@@ -494,7 +493,7 @@ static void a_reset_waits_for_what_is_under_way(void **state)
 	const struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_IN };
 	const struct driver_buf bufs[] = { { HEADER, sizeof(header), false }, { DATA, 65536, true }, { STATUS, 1, true } };
 	struct rig *r = rig_new(false, false);
-	struct vdev *dev = blk_vdev(r->blk);
+	struct vdev *dev = r->blk;
 	struct buf buf = { 0 };
 	struct err err;
 	uint32_t len;
@@ -520,7 +519,7 @@ static void a_reset_waits_for_what_is_under_way(void **state)
 	driver_add(&r->blk_driver, bufs, 3, 0);
 	vdev_run(dev, 0);
 	vdev_stop(dev);
-	assert_int_equal(blk_drain(r->blk, clock_now_ns() + 10 * NS_PER_SEC, &err), 0);
+	assert_int_equal(vdev_drain(r->blk, clock_now_ns() + 10 * NS_PER_SEC, &err), 0);
 	assert_int_equal(driver_used(&r->blk_driver, 3, &len), 0);
 	assert_int_equal(len, 65537);
 	assert_int_equal(dev->device_ops.save(dev, &buf, &err), 0);
@@ -531,7 +530,7 @@ static void a_reset_waits_for_what_is_under_way(void **state)
 static void state_travels(uint64_t with)
 {
 	struct rig *r = rig_new(false, false), there = { 0 };
-	struct vdev *from = blk_vdev(r->blk), *to;
+	struct vdev *from = r->blk, *to;
 
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, with);
 	assert_int_equal(request(r, VIRTIO_BLK_T_IN, 0, DATA, 512, true), VIRTIO_BLK_S_OK);
@@ -540,7 +539,7 @@ static void state_travels(uint64_t with)
 	there = *r;
 	there.msi = (struct fake_msi){ 0 };
 	devices_new(&there, false);
-	to = blk_vdev(there.blk);
+	to = there.blk;
 	vdev_stop(to);
 	state_torture(&from->device_ops, from, to);
 	vdev_start(to);
@@ -563,7 +562,7 @@ static void state_travels_with_either_ring(void **state)
 static void hostile_state_is_refused(void **state)
 {
 	struct rig *r = rig_new(false, false);
-	struct vdev *dev = rng_vdev(r->rng);
+	struct vdev *dev = r->rng;
 
 	(void)state;
 	assert_refused(&dev->device_ops, dev, "\x08", "VirtioState");
@@ -579,27 +578,38 @@ static void hostile_state_is_refused(void **state)
 
 static void what_is_no_disk_says_why(void **state)
 {
-	struct blk_config config = { .path = "/nonexistent/disk" };
-	const struct vdev_env env = { .msi = { &fake_msi_ops, &(struct fake_msi){ 0 } } };
-	struct blk *blk;
+	const struct vdev_env env = { .msi = { &fake_msi_ops, &(struct fake_msi){ 0 } }, .cpus = 1 };
+	struct vdev *blk;
 	struct err err;
 
 	(void)state;
-	assert_int_equal(blk_new(&blk, &env, &config, 0, 1, &err), -ENOENT);
+	assert_int_equal(blk_kind.make(&blk, &env, "/nonexistent/disk", 0, &err), -ENOENT);
 	assert_non_null(strstr(err.text, "/nonexistent/disk"));
-	config.path = "/tmp";
-	assert_true(blk_new(&blk, &env, &config, 0, 1, &err) < 0);
-	config.path = "/dev/null";
-	assert_int_equal(blk_new(&blk, &env, &config, 0, 1, &err), -EINVAL);
+	assert_true(blk_kind.make(&blk, &env, "/tmp", 0, &err) < 0);
+	assert_int_equal(blk_kind.make(&blk, &env, "/dev/null", 0, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "neither a file"));
-	assert_int_equal(blk_parse(&config, "a,readonly,serial=x", &err), 0);
-	assert_string_equal(config.path, "a");
-	assert_string_equal(config.serial, "x");
-	assert_true(config.readonly);
-	free((char *)config.path);
-	assert_int_equal(blk_parse(&config, "a,writable", &err), -EINVAL);
-	assert_int_equal(blk_parse(&config, ",readonly", &err), -EINVAL);
-	assert_int_equal(blk_parse(&config, "a,serial=123456789012345678901", &err), -EINVAL);
+	assert_int_equal(blk_kind.check("a,readonly,serial=x", &err), 0);
+	assert_int_equal(blk_kind.check("a,writable", &err), -EINVAL);
+	assert_int_equal(blk_kind.check(",readonly", &err), -EINVAL);
+	assert_int_equal(blk_kind.check("a,serial=123456789012345678901", &err), -EINVAL);
+}
+
+static void devices_are_chosen_by_their_options(void **state)
+{
+	struct virtio_choices choices = { 0 };
+	struct err err;
+	int i;
+
+	(void)state;
+	for (i = 0; i < 8; i++)
+		assert_int_equal(virtio_choose(&choices, "disk", "a", &err), 0);
+	assert_int_equal(virtio_choose(&choices, "disk", "b", &err), -EINVAL);
+	assert_string_equal(err.text, "--disk b: at most 8 allowed");
+	assert_int_equal(virtio_choose(&choices, "disk", "", &err), -EINVAL);
+	assert_int_equal(virtio_choose(&choices, "tape", "", &err), -EINVAL);
+	assert_int_equal(virtio_choose(&choices, "rng", "", &err), 0);
+	assert_int_equal(choices.n, 9);
+	assert_ptr_equal(choices.choice[8].kind, &rng_kind);
 }
 
 int main(void)
@@ -617,6 +627,7 @@ int main(void)
 		cmocka_unit_test(state_travels_with_either_ring),
 		cmocka_unit_test(hostile_state_is_refused),
 		cmocka_unit_test(what_is_no_disk_says_why),
+		cmocka_unit_test(devices_are_chosen_by_their_options),
 	};
 
 	log_set_level(LOG_ERROR);

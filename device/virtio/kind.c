@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "device/virtio/kind.h"
+
+#include <errno.h>
+#include <string.h>
+
+const struct virtio_kind *const virtio_kinds[] = { &rng_kind, &blk_kind };
+const unsigned int virtio_kinds_n = sizeof(virtio_kinds) / sizeof(virtio_kinds[0]);
+
+static const struct virtio_kind *kind_find(const char *option)
+{
+	unsigned int i;
+
+	for (i = 0; i < virtio_kinds_n; i++)
+		if (!strcmp(virtio_kinds[i]->option, option))
+			return virtio_kinds[i];
+	return NULL;
+}
+
+int virtio_choose(struct virtio_choices *choices, const char *option, const char *text, struct err *err)
+{
+	const struct virtio_kind *kind = kind_find(option);
+	unsigned int i, same = 0;
+
+	if (!kind)
+		return err_set(err, -EINVAL, "--%s: there is no such device", option);
+	for (i = 0; i < choices->n; i++)
+		same += choices->choice[i].kind == kind;
+	if (same == kind->max)
+		return err_set(err, -EINVAL, "--%s %s: at most %u allowed", option, text, kind->max);
+	if (choices->n == VIRTIO_DEVICES_MAX)
+		return err_set(err, -EINVAL, "--%s %s: at most %d devices are allowed", option, text, VIRTIO_DEVICES_MAX);
+	if (kind->check(text, err) < 0)
+		return err_prefix(err, "--%s", option);
+	choices->choice[choices->n++] = (struct virtio_choice){ kind, text };
+	return 0;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * The kinds of virtio devices that a machine can have, each by the option of `postern run` that asks for it. A new kind is one
+ * more file, with a struct virtio_kind that kind.c lists.
+ *
+ * All on the main thread.
+ */
+#ifndef POSTERN_DEVICE_VIRTIO_KIND_H
+#define POSTERN_DEVICE_VIRTIO_KIND_H
+
+#include "device/virtio/vdev.h"
+
+#define VIRTIO_DEVICES_MAX 24
+
+struct virtio_kind {
+	const char *option;		/* without its dashes */
+	unsigned int max;		/* of one machine */
+	/* The option's value, "" if it takes none. 0, -EINVAL with what is allowed, -ENOMEM. */
+	int (*check)(const char *text, struct err *err);
+	/* number: of its kind, from 0. */
+	int (*make)(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err);
+};
+
+/* In the order in which they come on the bus: the order in which a guest finds them, whatever that of the options. */
+extern const struct virtio_kind *const virtio_kinds[];
+extern const unsigned int virtio_kinds_n;
+
+extern const struct virtio_kind rng_kind, blk_kind;
+
+/* One device that is asked for. */
+struct virtio_choice {
+	const struct virtio_kind *kind;
+	const char *text;
+};
+
+struct virtio_choices {
+	struct virtio_choice choice[VIRTIO_DEVICES_MAX];
+	unsigned int n;
+};
+
+/* One more; text stays the caller's. -EINVAL: the kind is not known, its value wrong, or there are too many; the error names the option. */
+int virtio_choose(struct virtio_choices *choices, const char *option, const char *text, struct err *err);
+
+#endif
