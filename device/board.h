@@ -41,6 +41,8 @@ void board_press_power_button(struct board *board);
 /* The machine runs, from now on or no longer: stopped, no device takes anything from the guest. */
 void board_start(struct board *board);
 void board_stop(struct board *board);
+/* No page is missing any more. */
+void board_memory_complete(struct board *board);
 /*
  * Finishes what devices have taken, so that their state is whole. Waits, at most until the deadline (CLOCK_MONOTONIC): for disks, as
  * vm_pause waits for vCPUs. -ETIMEDOUT says for whom; nothing is lost, and it can be tried again. Stopped.

@@ -185,15 +185,10 @@ static int virtio_make(struct board *board, const struct virtio_choice *choice, 
 
 static int virtio_new(struct board *board, const struct board_config *config, struct err *err)
 {
-	/*
-	 * While memory is late, notifications are exits: to register an event KVM waits for every vCPU that is inside a fault, and that
-	 * vCPU for its page.
-	 */
-	bool late = memory_is_late(vm_memory(config->vm));
 	const struct vdev_env env = {
 		.mem = vm_memory(config->vm), .loop = config->loop, .cpus = vm_vcpus(config->vm),
 		.msi = { &msi_ops, config->vm },
-		.event_add = late ? NULL : event_add, .event_remove = late ? NULL : event_remove, .arg = config->vm,
+		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
 	};
 	const struct virtio_choices *choices = config->virtio;
 	unsigned int i, k, number;
@@ -220,6 +215,14 @@ void board_stop(struct board *board)
 
 	for (i = 0; i < board->virtios; i++)
 		vdev_stop(board->virtio[i]);
+}
+
+void board_memory_complete(struct board *board)
+{
+	unsigned int i;
+
+	for (i = 0; i < board->virtios; i++)
+		vdev_memory_complete(board->virtio[i]);
 }
 
 int board_drain(struct board *board, int64_t deadline_ns, struct err *err)

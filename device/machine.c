@@ -573,6 +573,7 @@ void machine_complete_event(struct machine *m)
 	struct err err;
 
 	log_info("all of the guest's memory has come");
+	board_memory_complete(m->board);
 	TELL(m, memory_complete);
 	/* What fails is logged and shows in the run state. */
 	if (m->reset_waits && !memory_is_late(m->mem)) {

@@ -224,18 +224,36 @@ static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uin
 	}
 }
 
+/* What fails, twice at one place say, is an exit as any other write. */
+static void events_change(struct vdev *dev, int (*change)(void *arg, uint64_t gpa, int fd), uint64_t base)
+{
+	unsigned int i;
+
+	for (i = 0; base && i < dev->queues; i++)
+		change(dev->env.arg, base + NOTIFY_AT + i * NOTIFY_STRIDE, dev->queue[i].fd);
+}
+
+/*
+ * To register an event, KVM waits for every vCPU that is inside a fault, and that vCPU for its page. So, while memory is late, events
+ * stay as they were when the guest was last let run: where they are no longer right, notifications are exits, and an event too many
+ * looks at a queue in vain.
+ */
+void vdev_settle(struct vdev *dev)
+{
+	if (dev->events_at == dev->events_wanted || !dev->env.event_add || (dev->running && memory_is_late(dev->env.mem)))
+		return;
+	events_change(dev, dev->env.event_remove, dev->events_at);
+	events_change(dev, dev->env.event_add, dev->events_wanted);
+	dev->events_at = dev->events_wanted;
+}
+
 static void on_moved(void *arg, unsigned int bar, bool mapped, uint64_t base)
 {
 	struct vdev *dev = arg;
-	unsigned int i;
 
 	(void)bar;
-	if (!dev->env.event_add)
-		return;
-	/* What fails, twice at one place say, is an exit as any other write. */
-	for (i = 0; i < dev->queues; i++)
-		(mapped ? dev->env.event_add : dev->env.event_remove)(
-			dev->env.arg, base + NOTIFY_AT + i * NOTIFY_STRIDE, dev->queue[i].fd);
+	dev->events_wanted = mapped ? base : 0;
+	vdev_settle(dev);
 }
 
 /* The window in configuration space through which a BAR can be reached (4.1.4.9). */

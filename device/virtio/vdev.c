@@ -236,6 +236,7 @@ void vdev_start(struct vdev *dev)
 	unsigned int i;
 
 	vdev_lock(dev);
+	vdev_settle(dev);
 	dev->running = true;
 	/*
 	 * KVM may bring an event to an interrupt controller some time after it was written (irqfd), and so after the controller's state
@@ -251,6 +252,13 @@ void vdev_start(struct vdev *dev)
 	for (i = 0; i < dev->queues; i++)
 		if (dev->queue[i].enabled)
 			vqueue_kick(&dev->queue[i]);
+	vdev_unlock(dev);
+}
+
+void vdev_memory_complete(struct vdev *dev)
+{
+	vdev_lock(dev);
+	vdev_settle(dev);
 	vdev_unlock(dev);
 }
 

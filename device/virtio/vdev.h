@@ -77,6 +77,7 @@ struct vdev {
 	const uint8_t *config;		/* the device's configuration structure, as the driver reads it */
 	size_t config_len;
 	uint8_t generation;		/* of it (2.5.1) */
+	uint64_t events_at, events_wanted;	/* where the BAR's notifications are events, and should be; 0: nowhere */
 	uint64_t offered;
 	unsigned int pci_cfg_at;
 	/* The driver's. */
@@ -115,6 +116,8 @@ int vdev_drain(struct vdev *dev, int64_t deadline_ns, struct err *err);
 /* The machine runs, from now on or no longer. Stopped, it takes no chain, and no page wakes it. */
 void vdev_start(struct vdev *dev);
 void vdev_stop(struct vdev *dev);
+/* No page is missing any more. */
+void vdev_memory_complete(struct vdev *dev);
 /* Works queue i off, if it may. */
 void vdev_run(struct vdev *dev, unsigned int i);
 /* Chains that the device has in hand, or cannot give back yet. */
@@ -138,6 +141,8 @@ void vdev_fail(struct vdev *dev, const char *fmt, ...) __attribute__((format(pri
 
 /* Capabilities, BAR, MSI-X: makes dev->fn whole. */
 int vdev_transport_init(struct vdev *dev, struct err *err);
+/* Notifications become events where that had to wait. */
+void vdev_settle(struct vdev *dev);
 /* ... and what its registers do, in vdev.c */
 void vdev_write_status(struct vdev *dev, uint8_t status);
 void vdev_enable_queue(struct vdev *dev, struct vqueue *q);
