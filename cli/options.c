@@ -28,6 +28,8 @@ const char options_help[] =
 	"      --name NAME           what postern ctl knows it by: QMP and (with --gdb auto) gdb in a directory of its own\n"
 	"      --serial CHARDEV      null, stdio, pty[:LINK], file:PATH, unix:PATH (stdio)\n"
 	"      --disk FILE[,readonly][,serial=TEXT]  a raw file or block device as a virtio disk; up to 8\n"
+	"      --net tap=NAME|passt[=SOCKET]|fd=N[,mac=XX:XX:XX:XX:XX:XX][,forward=tcp:HOSTPORT:GUESTPORT]\n"
+	"                            a virtio network device; up to 8\n"
 	"      --rng                 a virtio entropy device\n"
 	"      --no-reboot           end when the guest reboots\n"
 	"  -S, --paused              do not start the guest yet\n"
@@ -54,7 +56,7 @@ const char options_help[] =
 enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
-	OPT_LOG_LEVEL, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_RNG,
+	OPT_LOG_LEVEL, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG,
 };
 
 static const struct option long_options[] = {
@@ -72,6 +74,7 @@ static const struct option long_options[] = {
 	{ "incoming", required_argument, NULL, OPT_INCOMING },
 	{ "way-out", required_argument, NULL, OPT_WAY_OUT },
 	{ "disk", required_argument, NULL, OPT_DISK },
+	{ "net", required_argument, NULL, OPT_NET },
 	{ "rng", no_argument, NULL, OPT_RNG },
 	{ "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
 	{ "paused", no_argument, NULL, 'S' },
@@ -95,6 +98,7 @@ static const struct config_key config_keys[] = {
 	{ "name", CONFIG_TEXT, OPT_NAME },
 	{ "serial", CONFIG_TEXT, OPT_SERIAL },
 	{ "disk", CONFIG_LIST, OPT_DISK },
+	{ "net", CONFIG_LIST, OPT_NET },
 	{ "rng", CONFIG_FLAG, OPT_RNG },
 	{ "qmp", CONFIG_LIST, OPT_QMP },
 	{ "gdb", CONFIG_TEXT, OPT_GDB },
@@ -266,6 +270,8 @@ static int take(struct options *o, int option, const char *value, struct err *er
 		return add_qmp(o, value, err);
 	case OPT_DISK:
 		return virtio_choose(&o->machine.virtio, "disk", value, err);
+	case OPT_NET:
+		return virtio_choose(&o->machine.virtio, "net", value, err);
 	case OPT_RNG:
 		return virtio_choose(&o->machine.virtio, "rng", "", err);
 	case OPT_GDB_PAGE_TIMEOUT:

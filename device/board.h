@@ -20,6 +20,7 @@ struct board;
 struct board_config {
 	struct vm *vm;
 	struct loop *loop;
+	const char *name;		/* the machine's, may be NULL */
 	struct bus *pio, *mmio;
 	const struct chardev_config *serial;
 	const struct virtio_choices *virtio;

@@ -186,7 +186,7 @@ static int virtio_make(struct board *board, const struct virtio_choice *choice, 
 static int virtio_new(struct board *board, const struct board_config *config, struct err *err)
 {
 	const struct vdev_env env = {
-		.mem = vm_memory(config->vm), .loop = config->loop, .cpus = vm_vcpus(config->vm),
+		.mem = vm_memory(config->vm), .loop = config->loop, .cpus = vm_vcpus(config->vm), .machine = config->name,
 		.msi = { &msi_ops, config->vm },
 		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
 	};

@@ -186,7 +186,7 @@ static int vm_make(struct machine *m, struct err *err)
 {
 	struct board_config board = {
 		.loop = m->loop, .pio = &m->pio, .mmio = &m->mmio, .serial = &m->config.serial,
-		.virtio = &m->config.virtio,
+		.virtio = &m->config.virtio, .name = m->config.name,
 		.reset = machine_ask_reset, .shutdown = machine_ask_shutdown, .quit = user_quits, .arg = m,
 	};
 	int r;

@@ -35,9 +35,9 @@ ROOT_SUITE = "bookworm"
 SUITES = {"6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
 GUEST_KERNEL = "6.1"
 DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
-# Not built into Debian's kernels, in the order to load them: ACPI's power button; virtio's bus, disks and entropy.
+# Not built into Debian's kernels, in the order to load them: ACPI's power button; virtio's bus, disks, entropy and network.
 GUEST_MODULES = ("button", "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
-                 "virtio_blk", "virtio-rng")
+                 "virtio_blk", "virtio-rng", "failover", "net_failover", "virtio_net")
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
 UNUSED_DAYS = 7
 

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-const struct virtio_kind *const virtio_kinds[] = { &rng_kind, &blk_kind };
+const struct virtio_kind *const virtio_kinds[] = { &rng_kind, &blk_kind, &net_kind };
 const unsigned int virtio_kinds_n = sizeof(virtio_kinds) / sizeof(virtio_kinds[0]);
 
 static const struct virtio_kind *kind_find(const char *option)

@@ -26,7 +26,7 @@ struct virtio_kind {
 extern const struct virtio_kind *const virtio_kinds[];
 extern const unsigned int virtio_kinds_n;
 
-extern const struct virtio_kind rng_kind, blk_kind;
+extern const struct virtio_kind rng_kind, blk_kind, net_kind;
 
 /* One device that is asked for. */
 struct virtio_choice {

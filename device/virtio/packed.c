@@ -120,6 +120,15 @@ static void packed_advance(struct vqueue *q, uint16_t slots)
 	step(q, &q->avail, &q->avail_wrap, slots);
 }
 
+static void packed_retreat(struct vqueue *q, uint16_t slots)
+{
+	if (q->avail < slots) {
+		q->avail = (uint16_t)(q->avail + q->size);
+		q->avail_wrap = !q->avail_wrap;
+	}
+	q->avail = (uint16_t)(q->avail - slots);
+}
+
 /* The used position went on by `slots` from old, which was of lap `wrap`. */
 static int packed_wants_interrupt(struct vqueue *q, uint16_t old, bool wrap, uint16_t slots)
 {
@@ -139,24 +148,49 @@ static int packed_wants_interrupt(struct vqueue *q, uint16_t old, bool wrap, uin
 	return ring_need_event(event, (uint16_t)(old + slots), old);
 }
 
-static int packed_put(struct vqueue *q, const struct vchain *chain)
+/* What the driver reads of a used chain, but for the flags. The address is reserved (2.8.6). */
+static int put_body(struct vqueue *q, const struct vchain *chain, uint16_t at)
 {
 	const struct vring_packed_desc desc = { .len = chain->written, .id = chain->id };
-	uint16_t flags = (uint16_t)(q->used_wrap ? DESC_AVAIL | DESC_USED : 0), old = q->used;
-	bool wrap = q->used_wrap;
-	int r;
+	const uint8_t *from = (const uint8_t *)&desc + offsetof(struct vring_packed_desc, len);
+
+	return ring_write(q, &q->give_wait, desc_at(q, at) + offsetof(struct vring_packed_desc, len), from,
+			  sizeof(desc.len) + sizeof(desc.id));
+}
+
+/* Flags come last, and say that the rest is there. */
+static int put_flags(struct vqueue *q, const struct vchain *chain, uint16_t at, bool wrap)
+{
+	unsigned int flags = wrap ? DESC_AVAIL | DESC_USED : 0;
 
 	if (chain->n_in)
 		flags |= DESC_WRITE;
-	/* The address is reserved in a used descriptor (2.8.6); flags come last, and say that the rest is there. */
-	r = ring_write(q, &q->give_wait, desc_at(q, q->used) + offsetof(struct vring_packed_desc, len), (const uint8_t *)&desc + offsetof(struct vring_packed_desc, len),
-		       sizeof(desc.len) + sizeof(desc.id));
-	if (!r)
-		r = ring_store16(q, &q->give_wait, desc_at(q, q->used) + FLAGS_AT, flags);
-	if (r < 0)
-		return r;
-	step(q, &q->used, &q->used_wrap, chain->slots);
-	return packed_wants_interrupt(q, old, wrap, chain->slots);
+	return ring_store16(q, &q->give_wait, desc_at(q, at) + FLAGS_AT, (uint16_t)flags);
 }
 
-const struct ring_ops ring_packed = { packed_check, packed_next, packed_advance, packed_put };
+static int packed_put(struct vqueue *q, const struct vchain *first)
+{
+	const struct vchain *chain = first;
+	uint16_t i, at = q->used, slots = 0;
+	bool wrap = q->used_wrap;
+	int r = 0;
+
+	/* Of a batch, those behind the first: the driver does not look there before it has seen the first one's flags. */
+	for (i = 0; i < first->batch && !r; i++, chain = chain->next) {
+		r = put_body(q, chain, at);
+		if (!r && i)
+			r = put_flags(q, chain, at, wrap);
+		step(q, &at, &wrap, chain->slots);
+		slots = (uint16_t)(slots + chain->slots);
+	}
+	if (!r)
+		r = put_flags(q, first, q->used, q->used_wrap);
+	if (r < 0)
+		return r;
+	i = q->used;
+	wrap = q->used_wrap;
+	step(q, &q->used, &q->used_wrap, slots);
+	return packed_wants_interrupt(q, i, wrap, slots);
+}
+
+const struct ring_ops ring_packed = { packed_check, packed_next, packed_advance, packed_retreat, packed_put };

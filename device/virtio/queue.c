@@ -363,33 +363,60 @@ void vqueue_drop(struct vqueue *q, struct vchain *chain)
 	chain_free(q, chain);
 }
 
+void vqueue_untake(struct vqueue *q, struct vchain *chain)
+{
+	ring_of(q)->retreat(q, chain->slots);
+	chain_free(q, chain);
+}
+
+/* The first batch has been given back. */
+static void batch_free(struct vqueue *q)
+{
+	unsigned int n = q->done->batch;
+	struct vchain *chain;
+
+	while (n--) {
+		chain = q->done;
+		q->done = chain->next;
+		chain_free(q, chain);
+	}
+	if (!q->done)
+		q->done_last = &q->done;
+}
+
 int vqueue_resume(struct vqueue *q)
 {
-	struct vchain *chain;
 	int r, interrupt = 0;
 
-	while ((chain = q->done)) {
+	while (q->done) {
 		wait_cancel(q, &q->give_wait);
-		r = ring_of(q)->put(q, chain);
+		r = ring_of(q)->put(q, q->done);
 		/* Those before it want their interrupt now: the next ones are no reason for it any more. */
 		if (r < 0)
 			return interrupt && r != -EPROTO ? 1 : r;
 		interrupt |= r;
-		q->done = chain->next;
-		if (!q->done)
-			q->done_last = &q->done;
-		chain_free(q, chain);
+		batch_free(q);
 	}
 	return interrupt;
+}
+
+int vqueue_give_all(struct vqueue *q, struct vchain *const *chain, unsigned int n)
+{
+	unsigned int i;
+
+	chain[0]->batch = (uint16_t)n;
+	for (i = 0; i < n; i++) {
+		chain[i]->next = NULL;
+		*q->done_last = chain[i];
+		q->done_last = &chain[i]->next;
+	}
+	return vqueue_resume(q);
 }
 
 int vqueue_give(struct vqueue *q, struct vchain *chain, uint32_t written)
 {
 	chain->written = written;
-	chain->next = NULL;
-	*q->done_last = chain;
-	q->done_last = &chain->next;
-	return vqueue_resume(q);
+	return vqueue_give_all(q, &chain, 1);
 }
 
 /* ---- a chain's bytes ---- */

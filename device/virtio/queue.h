@@ -37,6 +37,7 @@ struct vchain {
 	struct vchain *next;
 	uint16_t id;			/* split: the head's index; packed: the buffer id */
 	uint16_t slots;			/* packed: how many of the ring it takes */
+	uint16_t batch;			/* given back with those behind it, so many in all: the driver sees all or none */
 	uint32_t written;
 	unsigned int n_out, n_in;
 	uint64_t out_bytes, in_bytes;
@@ -101,8 +102,12 @@ int vqueue_take(struct vqueue *q, struct vchain **out);
  * of vqueue_take: then the queue keeps it for vqueue_resume.
  */
 int vqueue_give(struct vqueue *q, struct vchain *chain, uint32_t written);
+/* As vqueue_give, of n chains, 1 at least: the driver sees all of them at once. `written` is set in each. */
+int vqueue_give_all(struct vqueue *q, struct vchain *const *chain, unsigned int n);
 /* Chains that could not be given back: as vqueue_give. 0 when there are none. */
 int vqueue_resume(struct vqueue *q);
+/* As if the chain, of those not given back the one taken last, had not been taken. */
+void vqueue_untake(struct vqueue *q, struct vchain *chain);
 /* The chain is forgotten, and so are its pins. */
 void vqueue_drop(struct vqueue *q, struct vchain *chain);
 

@@ -18,7 +18,9 @@ struct ring_ops {
 	int (*next)(struct vqueue *q, uint16_t *id, uint16_t *slots);
 	/* The chain was taken. */
 	void (*advance)(struct vqueue *q, uint16_t slots);
-	/* Tells the driver of a used chain: 1 interrupt, 0 none, or an error; may be repeated until it succeeds. */
+	/* ... and is as if it were not. */
+	void (*retreat)(struct vqueue *q, uint16_t slots);
+	/* Tells the driver of a batch of used chains, linked: 1 interrupt, 0 none, or an error; may be repeated until it succeeds. */
 	int (*put)(struct vqueue *q, const struct vchain *chain);
 };
 

@@ -101,6 +101,11 @@ static void split_advance(struct vqueue *q, uint16_t slots)
 	q->avail = (uint16_t)(q->avail + slots);
 }
 
+static void split_retreat(struct vqueue *q, uint16_t slots)
+{
+	q->avail = (uint16_t)(q->avail - slots);
+}
+
 static int split_wants_interrupt(struct vqueue *q, uint16_t now, uint16_t old)
 {
 	uint16_t value;
@@ -113,11 +118,16 @@ static int split_wants_interrupt(struct vqueue *q, uint16_t now, uint16_t old)
 
 static int split_put(struct vqueue *q, const struct vchain *chain)
 {
-	const struct vring_used_elem elem = { .id = chain->id, .len = chain->written };
-	uint16_t old = q->used, now = (uint16_t)(old + 1);
-	int r;
+	uint16_t i, n = chain->batch, old = q->used, now = (uint16_t)(old + n);
+	int r = 0;
 
-	r = ring_write(q, &q->give_wait, q->device + USED_RING + sizeof(elem) * (old % q->size), &elem, sizeof(elem));
+	/* The index tells of all elements at once. */
+	for (i = 0; i < n && !r; i++, chain = chain->next) {
+		const struct vring_used_elem elem = { .id = chain->id, .len = chain->written };
+		uint16_t at = (uint16_t)(old + i);
+
+		r = ring_write(q, &q->give_wait, q->device + USED_RING + sizeof(elem) * (at % q->size), &elem, sizeof(elem));
+	}
 	if (!r)
 		r = ring_store16(q, &q->give_wait, q->device + USED_IDX, now);
 	if (r < 0)
@@ -126,4 +136,4 @@ static int split_put(struct vqueue *q, const struct vchain *chain)
 	return split_wants_interrupt(q, now, old);
 }
 
-const struct ring_ops ring_split = { split_check, split_next, split_advance, split_put };
+const struct ring_ops ring_split = { split_check, split_next, split_advance, split_retreat, split_put };

@@ -129,7 +129,7 @@ static void reset_start(struct vdev *dev)
 
 /* ---- queues ---- */
 
-static bool may_run(const struct vdev *dev, const struct vqueue *q)
+bool vdev_may_run(const struct vdev *dev, const struct vqueue *q)
 {
 	return dev->running && !dev->resetting && q->enabled && dev->status & VIRTIO_CONFIG_S_DRIVER_OK &&
 	       !(dev->status & VIRTIO_CONFIG_S_NEEDS_RESET);
@@ -151,7 +151,7 @@ bool vdev_take(struct vdev *dev, struct vqueue *q, struct vchain **out)
 {
 	int r;
 
-	if (!may_run(dev, q))
+	if (!vdev_may_run(dev, q))
 		return false;
 	r = vqueue_take(q, out);
 	if (r < 0)
@@ -159,15 +159,24 @@ bool vdev_take(struct vdev *dev, struct vqueue *q, struct vchain **out)
 	return r > 0;
 }
 
-void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written)
+void vdev_give_all(struct vdev *dev, struct vqueue *q, struct vchain *const *chain, unsigned int n)
 {
+	unsigned int i;
+
 	/* Not the driver's any more: it asked for a reset meanwhile, or has to. */
 	if (dev->resetting || dev->status & VIRTIO_CONFIG_S_NEEDS_RESET) {
-		vqueue_drop(q, chain);
+		for (i = 0; i < n; i++)
+			vqueue_drop(q, chain[i]);
 		reset_finish(dev);
 		return;
 	}
-	outcome(dev, q, vqueue_give(q, chain, written));
+	outcome(dev, q, vqueue_give_all(q, chain, n));
+}
+
+void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written)
+{
+	chain->written = written;
+	vdev_give_all(dev, q, &chain, 1);
 }
 
 void vdev_run(struct vdev *dev, unsigned int i)
@@ -175,7 +184,7 @@ void vdev_run(struct vdev *dev, unsigned int i)
 	struct vqueue *q = &dev->queue[i];
 
 	vdev_lock(dev);
-	if (may_run(dev, q)) {
+	if (vdev_may_run(dev, q)) {
 		outcome(dev, q, vqueue_resume(q));
 		dev->ops->queue(dev->arg, q);
 	}
@@ -243,7 +252,7 @@ void vdev_start(struct vdev *dev)
 	 * was taken. One interrupt too many does no harm, one too few is a hang.
 	 */
 	for (i = 0; dev->arrived && i < dev->queues; i++)
-		if (may_run(dev, &dev->queue[i]))
+		if (vdev_may_run(dev, &dev->queue[i]))
 			interrupt_queue(dev, &dev->queue[i]);
 	dev->arrived = false;
 	if (dev->ops->start)
@@ -428,6 +437,9 @@ static int state_check(const struct vdev *dev, const VirtioState *msg, struct er
 	size_t i;
 	int r = 0;
 
+	/* First, since it can say what a feature that is missing means. */
+	if (dev->ops->load && dev->ops->load(dev->arg, msg->own.data, msg->own.len, false, err) < 0)
+		return -EINVAL;
 	if (msg->features & ~dev->offered && msg->status & VIRTIO_CONFIG_S_FEATURES_OK)
 		return err_set(err, -EINVAL, "features 0x%" PRIx64 ", this device has 0x%" PRIx64, msg->features, dev->offered);
 	if (msg->status & ~(uint32_t)STATUS_ALL || msg->isr & ~3u || msg->config_vector > UINT16_MAX ||
@@ -437,8 +449,6 @@ static int state_check(const struct vdev *dev, const VirtioState *msg, struct er
 		return err_set(err, -EINVAL, "%zu queues, this device has %u", msg->n_queues, dev->queues);
 	if (!dev->ops->load && msg->own.len)
 		return err_set(err, -EINVAL, "%zu bytes of its own, this device has none", msg->own.len);
-	if (dev->ops->load && dev->ops->load(dev->arg, msg->own.data, msg->own.len, false, err) < 0)
-		return -EINVAL;
 	trial = malloc(sizeof(*trial));
 	if (!trial)
 		return err_set(err, -ENOMEM, "no memory to check a state");

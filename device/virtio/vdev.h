@@ -59,6 +59,7 @@ struct vdev_env {
 	struct memory *mem;
 	struct loop *loop;		/* NULL: whoever tests it calls vdev_run */
 	unsigned int cpus;		/* vCPUs of the machine */
+	const char *machine;		/* its name, or NULL */
 	struct msi msi;
 	int (*event_add)(void *arg, uint64_t gpa, int fd);
 	int (*event_remove)(void *arg, uint64_t gpa, int fd);
@@ -130,6 +131,10 @@ void vdev_unlock(struct vdev *dev);
 /* The next chain of a queue: false: not now, whatever the reason; it was dealt with. */
 bool vdev_take(struct vdev *dev, struct vqueue *q, struct vchain **out);
 void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written);
+/* So many at once, all or none of which the driver sees; `written` is set in each. */
+void vdev_give_all(struct vdev *dev, struct vqueue *q, struct vchain *const *chain, unsigned int n);
+/* May queue q be worked off now? */
+bool vdev_may_run(const struct vdev *dev, const struct vqueue *q);
 /* The configuration structure has been changed, by the device: the driver is told. */
 void vdev_config_changed(struct vdev *dev);
 /* Has the driver accepted feature bit n, and set DRIVER_OK? */

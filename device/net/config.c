@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "device/net/config.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ALLOWED "allowed are tap=NAME, passt[=SOCKET] and fd=N, then ,mac=XX:XX:XX:XX:XX:XX and, with a passt of our own, " \
+		",forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT]"
+
+bool net_mac_is_valid(const uint8_t mac[NET_MAC_BYTES])
+{
+	static const uint8_t zero[NET_MAC_BYTES];
+
+	return !(mac[0] & 1) && memcmp(mac, zero, NET_MAC_BYTES);
+}
+
+static int hex(char c)
+{
+	return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
+}
+
+bool net_mac_parse(uint8_t mac[NET_MAC_BYTES], const char *text)
+{
+	unsigned int i;
+
+	for (i = 0; i < NET_MAC_BYTES; i++, text += 3) {
+		if (hex(text[0]) < 0 || hex(text[1]) < 0 || text[2] != (i + 1 < NET_MAC_BYTES ? ':' : '\0'))
+			return false;
+		mac[i] = (uint8_t)(hex(text[0]) << 4 | hex(text[1]));
+	}
+	return net_mac_is_valid(mac);
+}
+
+/* FNV-1a, and a last mix: names that differ in their last digit are to differ everywhere. */
+static uint64_t hash_text(uint64_t hash, const char *text)
+{
+	for (; *text; text++)
+		hash = (hash ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
+	return (hash ^ 0xff) * UINT64_C(0x100000001b3);
+}
+
+void net_mac_make(uint8_t mac[NET_MAC_BYTES], const char *machine, const char *text, unsigned int number)
+{
+	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+	char host[HOST_NAME_MAX + 1] = "";
+	unsigned int i;
+
+	if (machine) {
+		hash = hash_text(hash, machine);
+	} else {
+		gethostname(host, sizeof(host) - 1);
+		hash = hash_text(hash_text(hash, host), text);
+	}
+	hash = (hash ^ number) * UINT64_C(0x100000001b3);
+	hash ^= hash >> 33;
+	hash *= UINT64_C(0xff51afd7ed558ccd);
+	hash ^= hash >> 33;
+	for (i = 0; i < NET_MAC_BYTES; i++)
+		mac[i] = (uint8_t)(hash >> 8 * i);
+	mac[0] = (uint8_t)((mac[0] & ~3u) | 2);
+}
+
+/* A port from 1 to 65535 that ends at one of `ends`; returns where, or NULL. */
+static const char *port(const char *text, const char *ends)
+{
+	unsigned long value;
+	char *end;
+
+	if (!isdigit((unsigned char)*text))
+		return NULL;
+	value = strtoul(text, &end, 10);
+	return value >= 1 && value <= 65535 && strchr(ends, *end) ? end : NULL;
+}
+
+/* It becomes a word of a program's command line: nothing but numbers goes through. */
+static bool forward_parse(struct net_forward *forward, const char *text)
+{
+	char address[INET6_ADDRSTRLEN + 1] = "";
+	struct in6_addr in6;
+	const char *slash, *at;
+
+	if (strncmp(text, "tcp:", 4) && strncmp(text, "udp:", 4))
+		return false;
+	forward->udp = *text == 'u';
+	text += 4;
+	if (strlen(text) >= sizeof(forward->spec))
+		return false;
+	strcpy(forward->spec, text);
+	slash = strchr(text, '/');
+	if (slash) {
+		if ((size_t)(slash - text) >= sizeof(address))
+			return false;
+		memcpy(address, text, (size_t)(slash - text));
+		if (inet_pton(AF_INET, address, &in6) != 1 && inet_pton(AF_INET6, address, &in6) != 1)
+			return false;
+		text = slash + 1;
+	}
+	at = port(text, ":");
+	return at && (!*at || port(at + 1, ""));
+}
+
+static int word_parse(struct net_config *config, const char *word, struct err *err)
+{
+	if (!strncmp(word, "mac=", 4)) {
+		config->has_mac = true;
+		if (!net_mac_parse(config->mac, word + 4))
+			return err_set(err, -EINVAL, "%s: six bytes as in 02:00:00:00:00:01 are allowed, of no group", word);
+		return 0;
+	}
+	if (!strncmp(word, "forward=", 8)) {
+		if (config->kind != NET_PASST || *config->where)
+			return err_set(err, -EINVAL, "%s: only with a passt that postern starts", word);
+		if (config->forwards == NET_FORWARDS_MAX)
+			return err_set(err, -EINVAL, "%s: at most %d are allowed", word, NET_FORWARDS_MAX);
+		if (!forward_parse(&config->forward[config->forwards++], word + 8))
+			return err_set(err, -EINVAL, "%s: forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT] is allowed", word);
+		return 0;
+	}
+	return err_set(err, -EINVAL, "\"%s\": " ALLOWED, word);
+}
+
+static int kind_parse(struct net_config *config, const char *word, struct err *err)
+{
+	size_t room = sizeof(config->where);
+	const char *value = strchr(word, '=');
+	unsigned long fd;
+	char *end;
+
+	value = value ? value + 1 : NULL;
+	if (!strcmp(word, "passt") || (!strncmp(word, "passt=", 6) && *value)) {
+		config->kind = NET_PASST;
+	} else if (!strncmp(word, "tap=", 4) && *value) {
+		config->kind = NET_TAP;
+		room = IFNAMSIZ;
+	} else if (!strncmp(word, "fd=", 3) && isdigit((unsigned char)*value)) {
+		config->kind = NET_FD;
+		fd = strtoul(value, &end, 10);
+		if (*end || fd > INT_MAX)
+			return err_set(err, -EINVAL, "%s: a descriptor's number is allowed", word);
+		config->fd = (int)fd;
+	} else {
+		return err_set(err, -EINVAL, "\"%s\": " ALLOWED, word);
+	}
+	if (value && strlen(value) >= room)
+		return err_set(err, -ENAMETOOLONG, "%s: longer than %zu bytes", word, room - 1);
+	if (value)
+		strcpy(config->where, value);
+	return 0;
+}
+
+int net_config_parse(struct net_config *config, const char *text, struct err *err)
+{
+	char *copy = strdup(text), *at = copy, *word;
+	int r;
+
+	*config = (struct net_config){ .fd = -1 };
+	if (!copy)
+		return err_set(err, -ENOMEM, "no memory for a network's configuration");
+	r = kind_parse(config, strsep(&at, ","), err);
+	while (!r && (word = strsep(&at, ",")))
+		r = word_parse(config, word, err);
+	free(copy);
+	return r;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * What a network device counts.
+ */
+#ifndef POSTERN_DEVICE_VIRTIO_NET_H
+#define POSTERN_DEVICE_VIRTIO_NET_H
+
+#include "device/virtio/vdev.h"
+
+struct net_stats {
+	uint64_t received, sent;	/* frames */
+	/* Lost: frames for the guest that were too large for its buffers, not as negotiated, or from before it came here; in hand when
+	 * its driver reset the device. */
+	uint64_t received_dropped;
+	/* Frames of the guest's with a wrong header or length, or which the far side refused. */
+	uint64_t sent_dropped;
+	uint64_t announced;		/* rounds */
+};
+
+/* dev is a net_kind's. Any thread, lock not held. */
+void net_stats_get(struct vdev *dev, struct net_stats *to);
+
+#endif
