@@ -699,12 +699,11 @@ static void a_stream_stays_whole(void **state)
 
 static void assert_link_goes_down(struct rig *r)
 {
-	unsigned int fired = r->msi.fired_of[0];
 	uint64_t dropped = stats(r).sent_dropped;
 	uint32_t len;
 
 	run_until(r, !(link_status(r) & VIRTIO_NET_S_LINK_UP));
-	assert_int_equal(r->msi.fired_of[0], fired + 1);
+	assert_int_equal(r->msi.fired_of[0], 1);
 	/* What the guest sends is lost, and the guest not held up. */
 	guest_send(r, 0, 100, 0);
 	run_until(r, driver_used(&r->driver[TX], 1, &len) >= 0);
@@ -1222,10 +1221,9 @@ static void a_tap_has_offloads(void **state)
 	to.ifindex = (int)if_nametoindex("tap-test");
 	for (i = 0; i < SIZE; i++)
 		post(r, RX_DATA + i * BUFFER, BUFFER);
-	assert_int_equal(sendto(sock, frame, sizeof(frame), 0, (struct sockaddr *)(void *)&to, sizeof(to)), sizeof(frame));
-	do
-		run_until(r, driver_used(&r->driver[RX], 1, &len) >= 0);
-	while (len != HEADER + sizeof(frame));
+	/* Now that somebody has it open its carrier is on, but what it is sent is lost until the kernel has noticed. */
+	run_until(r, sendto(sock, frame, sizeof(frame), 0, (struct sockaddr *)(void *)&to, sizeof(to)) == sizeof(frame) &&
+		  driver_used(&r->driver[RX], 1, &len) >= 0 && len == HEADER + sizeof(frame));
 	/* The other way: with a good header, and with five that are not. */
 	for (i = 0; i < 6; i++) {
 		guest_send_with(r, i, &headers[i], 100, i);
