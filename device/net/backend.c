@@ -19,6 +19,16 @@
 
 _Static_assert(NET_HEADER_BYTES == 12, "virtio 1.2, 5.1.6: always with num_buffers");
 
+int net_backend_init(struct net_backend *b, struct err *err)
+{
+	b->rest = malloc(NET_HEADER_BYTES + NET_FRAME_MAX);
+	if (b->stream)
+		b->in = malloc(STREAM_BYTES);
+	if (!b->rest || (b->stream && !b->in))
+		return err_set(err, -ENOMEM, "no memory for a frame");
+	return 0;
+}
+
 int net_backend_open(struct net_backend **out, const struct net_config *config, struct err *err)
 {
 	struct net_backend *b = calloc(1, sizeof(*b));
@@ -37,11 +47,8 @@ int net_backend_open(struct net_backend **out, const struct net_config *config, 
 	default:
 		r = net_fd_open(b, config->fd, err);
 	}
-	b->rest = malloc(NET_HEADER_BYTES + NET_FRAME_MAX);
-	if (b->stream)
-		b->in = malloc(STREAM_BYTES);
-	if (!r && (!b->rest || (b->stream && !b->in)))
-		r = err_set(err, -ENOMEM, "no memory for a frame");
+	if (!r)
+		r = net_backend_init(b, err);
 	if (r < 0) {
 		net_backend_close(b);
 		return r;
@@ -79,7 +86,7 @@ static int lose(struct net_backend *b, int r)
 /* Errors that stay. Others are of one frame (a tap that is down: EIO; what the kernel does not like: EINVAL). */
 static bool is_final(ssize_t r)
 {
-	return r == -EPIPE || r == -ECONNRESET || r == -EBADFD || r == -EBADF || r == -ENOTCONN || r == -ECONNREFUSED;
+	return r == -EPIPE || r == -ECONNRESET || r == -EBADFD || r == -EBADF || r == -ENOTCONN;
 }
 
 /* ---- out ---- */

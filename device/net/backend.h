@@ -56,6 +56,9 @@ struct net_backend {
 
 /* Opens what config says; the error names it, and what helps. */
 int net_backend_open(struct net_backend **out, const struct net_config *config, struct err *err);
+/* For who fills one himself (fd -1 if it has none): its buffers. On an error too it is to be closed. */
+int net_backend_init(struct net_backend *b, struct err *err);
+/* Frees b, which is calloc's; NULL is allowed. */
 void net_backend_close(struct net_backend *b);
 
 /*

@@ -22,11 +22,11 @@
 #include <linux/if_ether.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_net.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
-#include "device/net/backend.h"
 #include "device/virtio/kind.h"
 #include "device/virtio/net.h"
 #include "net.pb-c.h"
@@ -59,7 +59,8 @@ struct net {
 	struct vdev dev;
 	struct net_backend *backend;
 	struct virtio_net_config config;
-	struct net_config given;
+	uint8_t mac[ETH_ALEN];		/* after a reset: the driver may set another */
+	bool asked_mac;			/* by the user */
 	struct net_watch *watch;	/* NULL: no loop */
 	unsigned int offloads;		/* that the back end is set to */
 	bool reading;			/* a frame is wanted as soon as there is one */
@@ -374,7 +375,7 @@ static void control_all(struct net *net, struct vqueue *q)
 
 /* ---- the loop; lock held ---- */
 
-static void on_poll(uv_poll_t *poll, int status, int events);
+static void on_poll(uv_poll_t *handle, int status, int events);
 static void on_timer(uv_timer_t *timer);
 
 /* The back end is polled for what can be done with it now, and for nothing else. */
@@ -410,9 +411,17 @@ static void on_queue(void *arg, struct vqueue *q)
 	poll_update(net);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events)
+/* Has it an error that reading has not taken away? */
+static bool poll_fails(int fd)
 {
-	struct net_watch *watch = poll->data;
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return poll(&p, 1, 0) < 0 || p.revents & (POLLERR | POLLNVAL);
+}
+
+static void on_poll(uv_poll_t *handle, int status, int events)
+{
+	struct net_watch *watch = handle->data;
 	struct net *net = watch->net;
 
 	vdev_lock(&net->dev);
@@ -426,8 +435,8 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 	}
 	if (status < 0 || events & UV_READABLE)
 		receive(net);
-	/* It says neither: not to be asked again and again. */
-	if (status < 0 && !net->backend->gone) {
+	/* It still says neither: not to be asked again and again. */
+	if (status < 0 && !net->backend->gone && poll_fails(net->backend->fd)) {
 		log_warn("%s: %s cannot be polled (%s): the guest's link is down", net->dev.name, net->backend->name, uv_strerror(status));
 		net->backend->gone = true;
 		link_down(net);
@@ -560,6 +569,7 @@ static void net_reset(void *arg)
 	if (net->frame_len)
 		frame_drop(net);
 	net->announce = 0;
+	memcpy(net->config.mac, net->mac, ETH_ALEN);
 	net->config.status &= (uint16_t)~VIRTIO_NET_S_ANNOUNCE;
 	offloads_update(net);
 }
@@ -583,7 +593,8 @@ static int net_save(void *arg, struct buf *out, struct err *err)
 	uint8_t *to;
 
 	msg.mac.data = net->config.mac;
-	msg.mac.len = ETH_ALEN;
+	msg.permanent.data = net->mac;
+	msg.mac.len = msg.permanent.len = ETH_ALEN;
 	if (net->dev.status & VIRTIO_CONFIG_S_FEATURES_OK)
 		msg.offloads = offloads_accepted(net);
 	to = buf_reserve(out, postern__device__net_state__get_packed_size(&msg));
@@ -597,7 +608,8 @@ static int state_check(const struct net *net, const Postern__Device__NetState *m
 {
 	uint64_t lacks = msg->offloads & ~net->dev.offered;
 
-	if (msg->mac.len != ETH_ALEN || !net_mac_is_valid(msg->mac.data))
+	if (msg->mac.len != ETH_ALEN || !net_mac_is_valid(msg->mac.data) || msg->permanent.len != ETH_ALEN ||
+	    !net_mac_is_valid(msg->permanent.data))
 		return err_set(err, -EINVAL, "no MAC address of one station");
 	if (lacks)
 		return err_set(err, -EINVAL, "the guest uses checksum and segmentation offloads (features 0x%" PRIx64 ") that %s here does not "
@@ -615,9 +627,10 @@ static int net_load(void *arg, const uint8_t *data, size_t len, bool apply, stru
 		return err_set(err, -EINVAL, "not a NetState message");
 	r = state_check(net, msg, err);
 	if (!r && apply) {
-		if (net->given.has_mac && memcmp(net->config.mac, msg->mac.data, ETH_ALEN))
+		if (net->asked_mac && memcmp(net->mac, msg->permanent.data, ETH_ALEN))
 			log_warn("%s: the guest keeps the MAC address that it had at the source, not that of --net", net->dev.name);
 		memcpy(net->config.mac, msg->mac.data, ETH_ALEN);
+		memcpy(net->mac, msg->permanent.data, ETH_ALEN);
 		net->arrived = true;
 	}
 	postern__device__net_state__free_unpacked(msg, NULL);
@@ -683,7 +696,8 @@ static int net_check(const char *text, struct err *err)
 	return net_config_parse(&config, text, err);
 }
 
-static int net_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *backend, const struct net_config *given,
+	    unsigned int number, struct err *err)
 {
 	struct vdev_config config = {
 		.number = number, .queues = QUEUES, .queue_size = QUEUE_SIZE,
@@ -692,20 +706,18 @@ static int net_make(struct vdev **out, const struct vdev_env *env, const char *t
 	struct net *net = calloc(1, sizeof(*net));
 	int r;
 
-	if (!net)
+	if (!net) {
+		net_backend_close(backend);
 		return err_set(err, -ENOMEM, "no memory for a network device");
-	r = net_config_parse(&net->given, text, err);
-	if (!r)
-		r = net_backend_open(&net->backend, &net->given, err);
-	if (!r) {
-		memcpy(net->config.mac, net->given.mac, ETH_ALEN);
-		if (!net->given.has_mac)
-			net_mac_make(net->config.mac, env->machine, text, number);
-		net->config.status = VIRTIO_NET_S_LINK_UP;
-		config.features = features(net);
-		config.config = &net->config;
-		r = vdev_init(&net->dev, &net_ops, net, env, &config, err);
 	}
+	net->backend = backend;
+	net->asked_mac = given->has_mac;
+	memcpy(net->mac, given->mac, ETH_ALEN);
+	memcpy(net->config.mac, given->mac, ETH_ALEN);
+	net->config.status = VIRTIO_NET_S_LINK_UP;
+	config.features = features(net);
+	config.config = &net->config;
+	r = vdev_init(&net->dev, &net_ops, net, env, &config, err);
 	if (!r && env->loop)
 		r = watch_new(net, err);
 	if (r < 0) {
@@ -714,6 +726,22 @@ static int net_make(struct vdev **out, const struct vdev_env *env, const char *t
 	}
 	*out = &net->dev;
 	return 0;
+}
+
+static int net_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+{
+	struct net_backend *backend;
+	struct net_config config;
+	int r;
+
+	r = net_config_parse(&config, text, err);
+	if (!r)
+		r = net_backend_open(&backend, &config, err);
+	if (r < 0)
+		return r;
+	if (!config.has_mac)
+		net_mac_make(config.mac, env->machine, text, number);
+	return net_new(out, env, backend, &config, number, err);
 }
 
 const struct virtio_kind net_kind = { .option = "net", .max = 8, .check = net_check, .make = net_make };

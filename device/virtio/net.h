@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What a network device counts.
+ * virtio-net on any back end, and what it counts. The option's kind is in kind.h.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_NET_H
 #define POSTERN_DEVICE_VIRTIO_NET_H
 
+#include "device/net/backend.h"
 #include "device/virtio/vdev.h"
 
 struct net_stats {
@@ -18,6 +19,12 @@ struct net_stats {
 	uint64_t announced;		/* rounds */
 };
 
+/*
+ * A device on a back end that is open, and the device's from now on, also on an error; config says the guest's MAC address, and
+ * whether it was asked for. Main thread.
+ */
+int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *backend, const struct net_config *config,
+	    unsigned int number, struct err *err);
 /* dev is a net_kind's. Any thread, lock not held. */
 void net_stats_get(struct vdev *dev, struct net_stats *to);
 

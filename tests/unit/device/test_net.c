@@ -1014,6 +1014,9 @@ static void a_guest_that_arrives_is_announced(uint64_t with)
 	run_until(&there, driver_used(&there.driver[TX], 1, &len) >= 0);
 	assert_int_equal(peer_receive(&there, 3), 100);
 	assert_int_equal(status(&there), 0xf);
+	/* Its driver begins anew: with the address that the machine was made with, over there. */
+	set_status(&there, 0);
+	assert_int_equal(get(&there, DEVICE_AT + 5, 1), 1);
 	device_free(&there);
 	rig_free(r);
 }
@@ -1065,7 +1068,8 @@ static void hostile_state_is_refused(void **state)
 	assert_refused(&dev->device_ops, dev, OWN("\x07", "\x0a\x05\x02\0\0\0\0"), "MAC");
 	assert_refused(&dev->device_ops, dev, OWN("\x08", "\x0a\x06\x01\0\0\0\0\0"), "MAC");
 	/* A guest that uses checksum offload of a tap's. */
-	assert_refused(&dev->device_ops, dev, OWN("\x0a", "\x0a\x06\x02\0\0\0\0\0\x10\x01"), "offloads (features 0x1)");
+	assert_refused(&dev->device_ops, dev, OWN("\x08", "\x0a\x06\x02\0\0\0\0\0"), "MAC");
+	assert_refused(&dev->device_ops, dev, OWN("\x12", "\x0a\x06\x02\0\0\0\0\0\x10\x01\x1a\x06\x02\0\0\0\0\0"), "offloads (features 0x1)");
 	assert_int_equal(get(r, DEVICE_AT + 5, 1), 1);
 	rig_free(r);
 }
@@ -1158,6 +1162,104 @@ static void what_is_no_network_says_why(void **state)
 	memory_free(r->mem);
 	assert_true(loop_free(r->loop));
 	free(r);
+}
+
+/* ---- offloads ---- */
+
+static ssize_t header_write(struct net_backend *b, const struct iovec *iov, unsigned int n)
+{
+	return writev(b->fd, iov, (int)n);
+}
+
+static ssize_t header_read(struct net_backend *b, void *to, size_t room)
+{
+	ssize_t r = recv(b->fd, to, room, MSG_DONTWAIT);
+
+	return r < 0 ? -errno : r;
+}
+
+static unsigned int offloads_now;
+
+static void header_set_offloads(struct net_backend *b, unsigned int offloads)
+{
+	(void)b;
+	offloads_now = offloads;
+}
+
+/* Like a tap, with the frames' headers to be seen. */
+static struct rig *rig_with_header(void)
+{
+	static const struct net_backend_ops ops = {
+		.write = header_write, .read = header_read, .set_offloads = header_set_offloads,
+	};
+	const struct pci_range windows[PCI_WINDOWS] = { { LOW, 0x100000 }, { 0, 0 } };
+	const struct net_config config = { .mac = { 2, 0, 0, 0, 0, 1 } };
+	struct net_backend *b = calloc(1, sizeof(*b));
+	struct rig *r = rig_bare(false);
+	const struct vdev_env env = { .mem = r->mem, .loop = r->loop, .cpus = 1, .msi = { &fake_msi_ops, &r->msi } };
+	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+	unsigned int slot;
+	struct err err;
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, fds), 0);
+	*b = (struct net_backend){ .ops = &ops, .fd = fds[0], .header = true, .offloads = 15 };
+	r->peer = fds[1];
+	assert_int_equal(net_backend_init(b, &err), 0);
+	assert_int_equal(net_new(&r->dev, &env, b, &config, 0, &err), 0);
+	assert_int_equal(pci_host_new(&r->host, windows, &err), 0);
+	assert_int_equal(pci_host_add(r->host, &r->dev->fn, &slot, &err), 0);
+	pci_host_ecam_access(r->host, 1 << 15 | PCI_COMMAND, true, (uint8_t *)&command, 2);
+	vdev_start(r->dev);
+	return r;
+}
+
+static void peer_send_header(struct rig *r, unsigned int flags, unsigned int gso)
+{
+	struct {
+		struct virtio_net_hdr_v1 header;
+		uint8_t frame[100];
+	} packet = { .header = { .flags = (uint8_t)flags, .gso_type = (uint8_t)gso, .gso_size = 50 } };
+
+	assert_int_equal(send(r->peer, &packet, sizeof(packet), 0), sizeof(packet));
+}
+
+static void a_driver_is_given_what_it_has_agreed_to(void **state)
+{
+	struct rig *r = rig_with_header();
+	struct virtio_net_hdr_v1 header;
+	unsigned int i;
+	uint32_t len;
+
+	(void)state;
+	assert_int_equal(offloads_now, 0);
+	driver_start(r, BASIC | FEATURE(VIRTIO_NET_F_GUEST_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_TSO4));
+	for (i = 0; i < 8; i++)
+		post(r, RX_DATA + i * BUFFER, BUFFER);
+	turn(r);
+	assert_int_equal(offloads_now, NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4);
+	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4);
+	run_until(r, driver_used(&r->driver[RX], 1, &len) >= 0);
+	memcpy(&header, r->ram + RX_DATA, sizeof(header));
+	assert_int_equal(header.flags, VIRTIO_NET_HDR_F_NEEDS_CSUM);
+	assert_int_equal(header.gso_type, VIRTIO_NET_HDR_GSO_TCPV4);
+	assert_int_equal(header.num_buffers, 1);
+	/* What another driver agreed to, before; and what nobody has. */
+	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV6);
+	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN);
+	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_UDP);
+	run_until(r, stats(r).received_dropped == 3);
+	set_status(r, 0);
+	assert_int_equal(offloads_now, 0);
+	memset(r->ram + RINGS(0), 0, 0xc000);
+	driver_start(r, BASIC);
+	post(r, RX_DATA, BUFFER);
+	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, 0);
+	run_until(r, stats(r).received_dropped == 4);
+	peer_send_header(r, VIRTIO_NET_HDR_F_DATA_VALID, 0);
+	run_until(r, driver_used(&r->driver[RX], 1, &len) >= 0);
+	assert_int_equal(r->ram[RX_DATA], 0);
+	rig_free(r);
 }
 
 /* ---- a tap ---- */
@@ -1303,6 +1405,7 @@ int main(void)
 		cmocka_unit_test(options_say_what_is_wrong),
 		cmocka_unit_test(an_address_is_the_machines),
 		cmocka_unit_test(what_is_no_network_says_why),
+		cmocka_unit_test(a_driver_is_given_what_it_has_agreed_to),
 		cmocka_unit_test(passt_is_started_and_answers),
 		/* Last: it leaves this network namespace. */
 		cmocka_unit_test(a_tap_has_offloads),
