@@ -800,6 +800,33 @@ static void a_page_that_is_missing_holds_up_one_way(void **state)
 	rig_free(r);
 }
 
+/* Buffers that are to be given back together wait together for the ring's page, and nothing else does. */
+static void the_used_ring_is_missing(void **state)
+{
+	struct rig *r = rig_new(SOCK_DGRAM, true);
+	struct err err;
+	unsigned int i;
+
+	(void)state;
+	fill(r, RINGS(RX), 2);
+	fill(r, RINGS(TX), 3);
+	fill(r, RX_DATA, 1);
+	driver_start(r, BASIC | MERGE);
+	for (i = 0; i < 3; i++)
+		post(r, RX_DATA + 512 * i, 512);
+	assert_true(peer_send(r, 1400, 9));
+	run_until(r, vdev_in_hand(r->dev) == 3);
+	assert_true(vqueue_is_parked(&r->dev->queue[RX]));
+	assert_idle(r);
+	assert_int_equal(vdev_drain(r->dev, clock_now_ns(), &err), -ETIMEDOUT);
+	assert_int_equal(r->msi.fired_of[1], 0);
+	fill(r, RINGS(RX) + 0x2000, 1);
+	run_until(r, r->msi.fired_of[1] == 1);
+	assert_int_equal(used_index(r), 3);
+	assert_three(r, 9);
+	rig_free(r);
+}
+
 static void the_end_comes_while_parked(void **state)
 {
 	struct rig *r = rig_late(0);
@@ -1080,7 +1107,7 @@ static void options_say_what_is_wrong(void **state)
 {
 	static const char *const good[] = {
 		"tap=t", "passt", "passt=/run/passt", "fd=3", "tap=t,mac=02:00:00:00:00:aB", "passt,forward=tcp:8080:80",
-		"passt,forward=tcp:22,forward=udp:127.0.0.1/53:5353", "passt,forward=tcp:::1/22,mac=" MAC,
+		"passt,forward=tcp:22,forward=udp:127.0.0.1/53:5353", "passt,forward=tcp:::1/22,mac=02:00:00:00:00:01",
 	}, *const bad[] = {
 		"", "tap", "tap=", "tap=0123456789abcdef", "passt=", "passt,", "fd", "fd=", "fd=x", "fd=-1", "fd=99999999999", "user",
 		"tap=t,mac=", "tap=t,mac=02:00:00:00:00", "tap=t,mac=02:00:00:00:00:00:00", "tap=t,mac=01:00:00:00:00:00",
@@ -1395,6 +1422,7 @@ int main(void)
 		cmocka_unit_test(a_peer_that_hangs_up_takes_the_link_down),
 		cmocka_unit_test(a_stream_that_is_wrong_takes_the_link_down),
 		cmocka_unit_test(a_page_that_is_missing_holds_up_one_way),
+		cmocka_unit_test(the_used_ring_is_missing),
 		cmocka_unit_test(the_end_comes_while_parked),
 		cmocka_unit_test(a_wrong_chain_needs_a_reset),
 		cmocka_unit_test(wrong_frames_are_dropped_and_counted),
