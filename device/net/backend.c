@@ -232,6 +232,11 @@ ssize_t net_backend_receive(struct net_backend *b, uint8_t *to)
 	return r < 0 ? r : r + (ssize_t)NET_HEADER_BYTES;
 }
 
+void net_backend_hang_up(struct net_backend *b)
+{
+	lose(b, 0);
+}
+
 void net_backend_set_offloads(struct net_backend *b, unsigned int offloads)
 {
 	if (b->ops->set_offloads && !b->gone)

@@ -72,6 +72,8 @@ bool net_backend_is_blocked(const struct net_backend *b);
 int net_backend_flush(struct net_backend *b);
 /* A frame with its header, NET_HEADER_BYTES + NET_FRAME_MAX bytes at most; returns its length. -EAGAIN: none. -EPIPE: gone. */
 ssize_t net_backend_receive(struct net_backend *b, uint8_t *to);
+/* The far side has closed, and what it sent before is not wanted: it has gone. */
+void net_backend_hang_up(struct net_backend *b);
 /* What the guest can be given (NET_OFFLOAD_), from now on. */
 void net_backend_set_offloads(struct net_backend *b, unsigned int offloads);
 

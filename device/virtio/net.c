@@ -378,7 +378,7 @@ static void control_all(struct net *net, struct vqueue *q)
 static void on_poll(uv_poll_t *handle, int status, int events);
 static void on_timer(uv_timer_t *timer);
 
-/* The back end is polled for what can be done with it now, and for nothing else. */
+/* The back end is polled for what can be done with it now, and for its end. */
 static void poll_update(struct net *net)
 {
 	struct net_watch *watch = net->watch;
@@ -386,8 +386,10 @@ static void poll_update(struct net *net)
 
 	if (!watch)
 		return;
-	if (net->dev.running && !net->backend->gone)
-		events = (net->reading ? UV_READABLE : 0) | (net_backend_is_blocked(net->backend) ? UV_WRITABLE : 0);
+	if (!net->backend->gone)
+		events = UV_DISCONNECT;
+	if (events && net->dev.running)
+		events |= (net->reading ? UV_READABLE : 0) | (net_backend_is_blocked(net->backend) ? UV_WRITABLE : 0);
 	if (events == watch->events)
 		return;
 	watch->events = events;
@@ -435,6 +437,10 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 	}
 	if (status < 0 || events & UV_READABLE)
 		receive(net);
+	if (events & UV_DISCONNECT && !(events & UV_READABLE) && !net->backend->gone) {
+		net_backend_hang_up(net->backend);
+		link_down(net);
+	}
 	/* It still says neither: not to be asked again and again. */
 	if (status < 0 && !net->backend->gone && poll_fails(net->backend->fd)) {
 		log_warn("%s: %s cannot be polled (%s): the guest's link is down", net->dev.name, net->backend->name, uv_strerror(status));
@@ -652,6 +658,8 @@ static void net_free(void *arg)
 {
 	struct net *net = arg;
 
+	if (net->frame_len)
+		frame_drop(net);
 	if (net->stats.received_dropped || net->stats.sent_dropped)
 		log_info("%s: %" PRIu64 " frames received, %" PRIu64 " lost; %" PRIu64 " sent, %" PRIu64 " lost", net->dev.name,
 			 net->stats.received, net->stats.received_dropped, net->stats.sent, net->stats.sent_dropped);
@@ -724,6 +732,7 @@ int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *b
 		net_free(net);
 		return r;
 	}
+	poll_update(net);
 	*out = &net->dev;
 	return 0;
 }

@@ -725,6 +725,31 @@ static void a_peer_that_hangs_up_takes_the_link_down(void **state)
 	rig_free(r);
 }
 
+/* Nobody reads, for there is no driver, no buffer, or the machine is stopped. */
+static void a_peer_that_hangs_up_is_noticed_always(void **state)
+{
+	struct rig *r = rig_new(SOCK_STREAM, false);
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		if (i)
+			r = rig_new(SOCK_STREAM, false);
+		if (i)
+			driver_start(r, BASIC);
+		if (i == 1)
+			peer_write(r, "\0\0\0\x10sixteen bytes...\0\0\0\x10sixteen bytes...", 40);
+		turn(r);
+		if (i == 2)
+			vdev_stop(r->dev);
+		close(r->peer);
+		r->peer = -1;
+		run_until(r, !(link_status(r) & VIRTIO_NET_S_LINK_UP));
+		assert_idle(r);
+		rig_free(r);
+	}
+}
+
 static void a_stream_that_is_wrong_takes_the_link_down(void **state)
 {
 	struct rig *r = rig_new(SOCK_STREAM, false);
@@ -1420,6 +1445,7 @@ int main(void)
 		cmocka_unit_test(a_stream_is_cut_into_frames),
 		cmocka_unit_test(a_stream_stays_whole),
 		cmocka_unit_test(a_peer_that_hangs_up_takes_the_link_down),
+		cmocka_unit_test(a_peer_that_hangs_up_is_noticed_always),
 		cmocka_unit_test(a_stream_that_is_wrong_takes_the_link_down),
 		cmocka_unit_test(a_page_that_is_missing_holds_up_one_way),
 		cmocka_unit_test(the_used_ring_is_missing),
