@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""A network device's back end as a part of the process: what is wrong is said, a child ends with its machine. Frames and guests:
+tests/unit/device/test_net.c and tests/lab/test_net.py."""
+
+import os
+import signal
+import socket
+
+import pytest
+
+from harness.vm import Postern, bare_elf, run_postern
+from harness.waiting import wait_for
+
+# A passt that says how it was started, and ends when its socket does.
+PASST = '''#!/bin/sh
+ls /proc/$$/fd > $0.fds
+echo "$@" > $0.words
+echo $$ > $0.pid.new; mv $0.pid.new $0.pid
+exec cat <&3 > /dev/null
+'''
+
+
+@pytest.fixture
+def passt(tmp_path):
+    """Where a program of that name is, first in PATH."""
+    path = tmp_path / 'passt'
+    path.write_text(PASST)
+    path.chmod(0o755)
+    return path
+
+
+def environment(path):
+    """Ours, with that directory before others in PATH."""
+    return dict(os.environ, PATH='%s:%s' % (path, os.environ['PATH']))
+
+
+def started(passt):
+    """The child's process number, once it runs."""
+    pid = passt.with_name('passt.pid')
+    wait_for(pid.exists, 10, 'passt is not started')
+    return int(pid.read_text())
+
+
+def is_gone(pid):
+    """Does no process have that number, or one that has ended?"""
+    try:
+        with open('/proc/%d/stat' % pid, encoding='ascii') as f:
+            return f.read().rsplit(')', 1)[1].split()[0] == 'Z'
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize('text, words', [
+    ('bridge=br0', 'allowed are tap=NAME, passt'),
+    ('tap=postern-none', 'no such interface (ip tuntap add postern-none'),
+    ('tap=lo', 'is no tap'),
+    ('passt=/nonexistent/socket', '/nonexistent/socket: No such file'),
+    ('fd=99', 'descriptor 99'),
+    ('passt,forward=tcp:22;reboot:22', 'forward=tcp|udp:'),
+    ('tap=x,mac=01:00:00:00:00:01', 'of no group'),
+])
+def test_what_is_wrong_is_said(text, words):
+    code, said = run_postern('run', '--kernel', bare_elf(), '--memory', '64M', '--serial', 'null', '--net', text)
+    assert code in (1, 2) and words in said and '--net' in said, said
+
+
+def test_a_passt_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    code, said = run_postern('run', '--kernel', bare_elf(), '--memory', '64M', '--serial', 'null', '--net', 'passt')
+    assert code == 1 and 'apt install passt' in said, said
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_passt_ends_with_its_machine(passt, number):
+    """It is started with its socket and nothing else of ours, and with the forwards as they were asked for."""
+    with Postern(memory='64M', env=environment(passt.parent),
+                 options=['--net', 'passt,forward=tcp:127.0.0.1/8080:80,forward=udp:53']) as vm:
+        child = started(passt)
+        assert passt.with_name('passt.words').read_text().split() == [
+            '--foreground', '--quiet', '--fd', '3', '-t', '127.0.0.1/8080:80', '-u', '53']
+        # The shell has one more open, this script, from 10 on.
+        assert [fd for fd in passt.with_name('passt.fds').read_text().split() if int(fd) < 10] == ['0', '1', '2', '3']
+        assert os.getpgid(child) != os.getpgid(vm.pid)
+        code, _ = vm.end(number)
+        assert code == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        wait_for(lambda: is_gone(child), 10, 'passt outlives its machine')
+
+
+def test_a_machine_outlives_its_passt(passt):
+    with Postern(memory='64M', env=environment(passt.parent), options=['--net', 'passt']) as vm:
+        os.kill(started(passt), signal.SIGKILL)
+        wait_for(lambda: "the guest's link is down" in vm.log(), 10, vm.log)
+        vm.bare(ready=True)
+        assert vm.status() == 'running'
+
+
+def test_a_descriptor_is_inherited():
+    """A stream socket, as passt's; the other end sees the machine's end."""
+    here, there = socket.socketpair()
+    with here, Postern(memory='64M', pass_fds=[there.fileno()], options=['--net', 'fd=%d' % there.fileno()]) as vm:
+        there.close()
+        vm.bare(ready=True)
+        here.settimeout(10)
+        vm.kill()
+        assert here.recv(1) == b''
