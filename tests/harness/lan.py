@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 
-from harness.net import _ip, _run
+from harness.net import ip, run
 
 CLONE_NEWNET = 0x40000000
 ETH_P_RARP = 0x8035
@@ -60,12 +60,12 @@ class Lan:
         self.stack = contextlib.ExitStack()
         self.cables = 0
         if not os.path.exists('/dev/net/tun'):
-            _run(('modprobe', 'tun'))
-        _ip('netns', 'add', self.name)
+            run(('modprobe', 'tun'))
+        ip('netns', 'add', self.name)
         try:
-            _ip('-n', self.name, 'link', 'set', 'lo', 'up')
+            ip('-n', self.name, 'link', 'set', 'lo', 'up')
             self._bridge(self.name)
-            _ip('-n', self.name, 'address', 'add', '%s/%d' % (self.address, self.bits), 'dev', 'br0')
+            ip('-n', self.name, 'address', 'add', '%s/%d' % (self.address, self.bits), 'dev', 'br0')
         except BaseException:
             self.close()
             raise
@@ -79,7 +79,7 @@ class Lan:
     def close(self):
         """Closes sockets, removes the namespace."""
         self.stack.close()
-        _ip('netns', 'delete', self.name, check=False)
+        ip('netns', 'delete', self.name, check=False)
 
     @staticmethod
     def guest(n=0):
@@ -88,8 +88,8 @@ class Lan:
 
     @staticmethod
     def _bridge(netns):
-        _ip('-n', netns, 'link', 'add', 'br0', 'type', 'bridge')
-        _ip('-n', netns, 'link', 'set', 'br0', 'up')
+        ip('-n', netns, 'link', 'add', 'br0', 'type', 'bridge')
+        ip('-n', netns, 'link', 'set', 'br0', 'up')
 
     def tap(self, netns=None, name='tap0'):
         """Makes a tap on the switch, or in another namespace on a bridge that a cable connects to it; returns its name."""
@@ -97,14 +97,14 @@ class Lan:
             self._bridge(netns)
             far = 'cable%d' % self.cables
             self.cables += 1
-            _ip('-n', netns, 'link', 'add', 'lan0', 'type', 'veth', 'peer', 'name', far, 'netns', self.name)
+            ip('-n', netns, 'link', 'add', 'lan0', 'type', 'veth', 'peer', 'name', far, 'netns', self.name)
             for space, cable in ((netns, 'lan0'), (self.name, far)):
-                _ip('-n', space, 'link', 'set', cable, 'master', 'br0')
-                _ip('-n', space, 'link', 'set', cable, 'up')
+                ip('-n', space, 'link', 'set', cable, 'master', 'br0')
+                ip('-n', space, 'link', 'set', cable, 'up')
         space = netns or self.name
-        _ip('-n', space, 'tuntap', 'add', name, 'mode', 'tap')
-        _ip('-n', space, 'link', 'set', name, 'master', 'br0')
-        _ip('-n', space, 'link', 'set', name, 'up')
+        ip('-n', space, 'tuntap', 'add', name, 'mode', 'tap')
+        ip('-n', space, 'link', 'set', name, 'master', 'br0')
+        ip('-n', space, 'link', 'set', name, 'up')
         return name
 
     def socket(self, *words):

@@ -21,11 +21,13 @@ Side = collections.namedtuple('Side', 'name interface address')
 _numbers = itertools.count()
 
 
-def _ip(*words, check=True):
-    return _run(('ip',) + words, check)
+def ip(*words, check=True):
+    """Runs ip(8); OSError with what it said, if it is to be checked."""
+    return run(('ip',) + words, check)
 
 
-def _run(words, check=True):
+def run(words, check=True):
+    """Runs a program, as ip()."""
     done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           timeout=seconds(20), text=True)
     if check and done.returncode:
@@ -56,13 +58,13 @@ class Link:
         self.is_up = True
         try:
             for side in (self.a, self.b):
-                _ip('netns', 'add', side.name)
-                _ip('-n', side.name, 'link', 'set', 'lo', 'up')
-            _ip('-n', self.a.name, 'link', 'add', self.a.interface, 'type', 'veth',
+                ip('netns', 'add', side.name)
+                ip('-n', side.name, 'link', 'set', 'lo', 'up')
+            ip('-n', self.a.name, 'link', 'add', self.a.interface, 'type', 'veth',
                 'peer', 'name', self.b.interface, 'netns', self.b.name)
             for side in (self.a, self.b):
-                _ip('-n', side.name, 'address', 'add', side.address + '/24', 'dev', side.interface)
-                _ip('-n', side.name, 'link', 'set', side.interface, 'up')
+                ip('-n', side.name, 'address', 'add', side.address + '/24', 'dev', side.interface)
+                ip('-n', side.name, 'link', 'set', side.interface, 'up')
             self._wait_carrier()
         except BaseException:
             self.close()
@@ -77,22 +79,22 @@ class Link:
     def close(self):
         """Removes namespaces and with them the link."""
         for side in (self.a, self.b):
-            _ip('netns', 'delete', side.name, check=False)
+            ip('netns', 'delete', side.name, check=False)
 
     def down(self):
         """The wire is out. Connections stay open and hear nothing."""
-        _ip('-n', self.a.name, 'link', 'set', self.a.interface, 'down')
+        ip('-n', self.a.name, 'link', 'set', self.a.interface, 'down')
         self.is_up = False
 
     def up(self):
         """The wire is back; returns when packets pass again."""
-        _ip('-n', self.a.name, 'link', 'set', self.a.interface, 'up')
+        ip('-n', self.a.name, 'link', 'set', self.a.interface, 'up')
         self._wait_carrier()
         self.is_up = True
 
     def _wait_carrier(self):
         for side in (self.a, self.b):
-            wait_for(lambda: ' state UP ' in _ip('-n', side.name, 'link', 'show', side.interface).stdout,  # pylint: disable=cell-var-from-loop
+            wait_for(lambda: ' state UP ' in ip('-n', side.name, 'link', 'show', side.interface).stdout,  # pylint: disable=cell-var-from-loop
                      10, 'no carrier on %s' % side.interface)
 
     def shape(self, rate=None, delay_ms=None):
@@ -100,7 +102,7 @@ class Link:
         the queueing discipline."""
         for side in (self.a, self.b):
             tc = ('ip', 'netns', 'exec', side.name, 'tc', 'qdisc')
-            _run(tc + ('delete', 'dev', side.interface, 'root'), check=False)
+            run(tc + ('delete', 'dev', side.interface, 'root'), check=False)
             what = ()
             if delay_ms:
                 what = ('netem', 'delay', '%dms' % delay_ms)
@@ -109,4 +111,4 @@ class Link:
             elif rate:
                 what = ('tbf', 'rate', '%dbit' % (rate * 8), 'burst', '%d' % max(rate // 50, 65536), 'latency', '200ms')
             if what:
-                _run(tc + ('add', 'dev', side.interface, 'root') + what)
+                run(tc + ('add', 'dev', side.interface, 'root') + what)

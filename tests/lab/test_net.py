@@ -12,7 +12,7 @@ import threading
 from harness.debian import BOOT_SECONDS, Console, debian, guest_file, words
 from harness.lan import ETH_P_ARP, ETH_P_RARP, Lan, gratuitous, rarp_macs, socket_in
 from harness.migration import Pair
-from harness.net import Link, _ip
+from harness.net import Link, ip
 from harness.waiting import seconds, wait_for
 
 MIB = 1 << 20
@@ -80,7 +80,7 @@ def test_a_tap_carries_both_ways():
 def test_passt_forwards_a_port():
     """postern starts passt itself; it ends with the machine."""
     with Link() as link:
-        _ip('-n', link.a.name, 'route', 'add', 'default', 'via', link.b.address)
+        ip('-n', link.a.name, 'route', 'add', 'default', 'via', link.b.address)
         script = up(link.a.address, link.b.address) + 'mkdir /www; echo well > /www/x; httpd -f -p 80 -h /www'
         with debian(netns=link.a.name, parameters='guest.run="%s"' % script,
                     options=['--net', 'passt,forward=tcp:127.0.0.1/8080:80']) as vm, Console(vm) as console:
