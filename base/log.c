@@ -2,13 +2,24 @@
 // Copyright The postern authors
 #include "base/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/log_text.h"
+
+#define MESSAGE_BYTES 1024
+#define LINE_BYTES (LOG_JSON_GROWTH * MESSAGE_BYTES + 256)
+
+/* Set before any thread starts; only read since. */
 static enum log_level log_level = LOG_WARN;
+static enum log_format log_format = LOG_TEXT;
 static void (*log_handler)(enum log_level level, const char *line);
+static int log_file = -1;	/* standard error */
 
 void log_set_level(enum log_level level)
 {
@@ -20,29 +31,75 @@ void log_set_handler(void (*handler)(enum log_level level, const char *line))
 	log_handler = handler;
 }
 
-void log_line(enum log_level level, const char *fmt, ...)
+void log_set_format(enum log_format format)
+{
+	log_format = format;
+}
+
+int log_open_file(const char *path, struct err *err)
+{
+	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640);
+
+	if (fd < 0)
+		return err_errno(err, -errno, "%s", path);
+	log_close_file();
+	log_file = fd;
+	return 0;
+}
+
+void log_close_file(void)
+{
+	if (log_file >= 0)
+		close(log_file);
+	log_file = -1;
+}
+
+static size_t make_json(char *line, const char *when, const char *level, const char *file, const char *message)
+{
+	char area[LOG_AREA_BYTES];
+	size_t used;
+
+	log_area(area, file);
+	used = (size_t)snprintf(line, LINE_BYTES, "{\"time\":\"%s\",\"level\":\"%s\",", when, level);
+	if (*area)
+		used += (size_t)snprintf(line + used, LINE_BYTES - used, "\"area\":\"%s\",", area);
+	used += (size_t)snprintf(line + used, LINE_BYTES - used, "\"message\":\"");
+	used += log_json_string(line + used, LINE_BYTES - used - 4, message);
+	return used + (size_t)snprintf(line + used, LINE_BYTES - used, "\"}\n");
+}
+
+static size_t make_text(char *line, const char *when, const char *level, char *message)
+{
+	log_plain(message);
+	return (size_t)snprintf(line, LINE_BYTES, "%s%s: %s\n", log_file < 0 ? "postern: " : when, level, message);
+}
+
+void log_line_from(const char *file, enum log_level level, const char *fmt, ...)
 {
 	static const char *const names[] = { "error", "warning", "info", "debug" };
-	char line[1024];
+	char message[MESSAGE_BYTES], line[LINE_BYTES], when[LOG_TIME_BYTES + 1];
+	struct timespec now;
 	size_t used;
 	va_list ap;
 
 	if (level > log_level)
 		return;
-	line[0] = '\0';
-	if (!log_handler)
-		snprintf(line, sizeof(line), "postern: %s: ", names[level]);
-	used = strlen(line);
 	va_start(ap, fmt);
-	vsnprintf(line + used, sizeof(line) - used - 1, fmt, ap);
+	vsnprintf(message, sizeof(message), fmt, ap);
 	va_end(ap);
 	if (log_handler) {
-		log_handler(level, line);
+		log_handler(level, message);
 		return;
 	}
-	used = strlen(line);
-	line[used++] = '\n';
-	/* Nobody is left to tell when standard error itself fails. */
-	if (write(STDERR_FILENO, line, used) < 0)
+	clock_gettime(CLOCK_REALTIME, &now);
+	log_time(when, &now);
+	if (log_format == LOG_JSON) {
+		used = make_json(line, when, names[level], file, message);
+	} else {
+		strcat(when, " ");
+		used = make_text(line, when, names[level], message);
+	}
+	/* Nobody is left to tell when the log itself fails. */
+	if (write(log_file < 0 ? STDERR_FILENO : log_file, line, used) < 0)
 		return;
 }

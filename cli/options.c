@@ -47,6 +47,8 @@ const char options_help[] =
 	"\n"
 	"process\n"
 	"      --log-level LEVEL     error, warn, info or debug (warn)\n"
+	"      --log-format FORMAT   text, or json: one object a line (text)\n"
+	"      --log-file FILE       append the log to FILE instead of standard error\n"
 	"      --config FILE         options from a JSON file (docs/config.md); the command line goes over it\n"
 	"      --pid-file FILE       write the process id there, once all is set up\n"
 	"  -h, --help                print this\n"
@@ -56,7 +58,7 @@ const char options_help[] =
 enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
-	OPT_LOG_LEVEL, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG,
+	OPT_LOG_LEVEL, OPT_LOG_FORMAT, OPT_LOG_FILE, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG,
 };
 
 static const struct option long_options[] = {
@@ -81,6 +83,8 @@ static const struct option long_options[] = {
 	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
 	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
+	{ "log-format", required_argument, NULL, OPT_LOG_FORMAT },
+	{ "log-file", required_argument, NULL, OPT_LOG_FILE },
 	{ "pid-file", required_argument, NULL, OPT_PID_FILE },
 	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "help", no_argument, NULL, 'h' },
@@ -110,6 +114,8 @@ static const struct config_key config_keys[] = {
 	{ "link-timeout", CONFIG_NUMBER, OPT_LINK_TIMEOUT },
 	{ "bandwidth", CONFIG_SIZE, OPT_BANDWIDTH },
 	{ "log-level", CONFIG_TEXT, OPT_LOG_LEVEL },
+	{ "log-format", CONFIG_TEXT, OPT_LOG_FORMAT },
+	{ "log-file", CONFIG_TEXT, OPT_LOG_FILE },
 	{ "pid-file", CONFIG_TEXT, OPT_PID_FILE },
 	{ 0 },
 };
@@ -202,6 +208,18 @@ static int parse_log_level(struct options *o, const char *text, struct err *err)
 	return 0;
 }
 
+static int parse_log_format(struct options *o, const char *text, struct err *err)
+{
+	static const char *const words[] = { "text", "json" };
+	static const enum log_format formats[] = { LOG_TEXT, LOG_JSON };
+	int i = parse_word("log-format", text, words, 2, "text and json", err);
+
+	if (i < 0)
+		return i;
+	o->log_format = formats[i];
+	return 0;
+}
+
 static int parse_bandwidth(struct options *o, const char *text, struct err *err)
 {
 	if (options_parse_bytes(&o->bandwidth, text) < 0)
@@ -245,6 +263,9 @@ static void take_plain(struct options *o, int option, const char *value)
 	case OPT_NO_REBOOT:
 		o->machine.no_reboot = true;
 		break;
+	case OPT_LOG_FILE:
+		o->log_file = value;
+		break;
 	case OPT_PID_FILE:
 		o->pid_file = value;
 		break;
@@ -284,6 +305,8 @@ static int take(struct options *o, int option, const char *value, struct err *er
 		return parse_bandwidth(o, value, err);
 	case OPT_LOG_LEVEL:
 		return parse_log_level(o, value, err);
+	case OPT_LOG_FORMAT:
+		return parse_log_format(o, value, err);
 	default:
 		take_plain(o, option, value);
 		return 0;

@@ -28,6 +28,8 @@ struct options {
 	unsigned int link_timeout_ms;
 	uint64_t bandwidth;		/* bytes a second, 0: no limit */
 	enum log_level log_level;
+	enum log_format log_format;
+	const char *log_file;		/* NULL: standard error */
 	const char *pid_file;		/* NULL: none */
 	bool help;
 	struct config config;

@@ -17,12 +17,14 @@ _postern_files() {
 _postern_run() {
 	local word=$1 before=$2
 	case $before in
-	--kernel | --initrd | --disk | --config | --pid-file)
+	--kernel | --initrd | --disk | --config | --pid-file | --log-file)
 		_postern_files "$word" ;;
 	--way-out)
 		_postern_words "auto kernel eject" "$word" ;;
 	--log-level)
 		_postern_words "error warn info debug" "$word" ;;
+	--log-format)
+		_postern_words "text json" "$word" ;;
 	--serial)
 		_postern_words "null stdio pty" "$word" ;;
 	--net)
@@ -32,7 +34,7 @@ _postern_run() {
 		;;
 	*)
 		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --net --rng --no-reboot --paused
-			--qmp --gdb --gdb-page-timeout --incoming --way-out --link-timeout --bandwidth --log-level --config
+			--qmp --gdb --gdb-page-timeout --incoming --way-out --link-timeout --bandwidth --log-level --log-format --log-file --config
 			--pid-file --help" "$word" ;;
 	esac
 }

@@ -246,14 +246,34 @@ static void run_close(struct run *run, int status)
 	}
 }
 
+/* Before any thread starts. --help makes no file. */
+static int log_open(const struct run *run, struct err *err)
+{
+	const struct options *o = &run->options;
+	int r;
+
+	if (!o->log_file || o->help)
+		return 0;
+	r = log_open_file(o->log_file, err);
+	return r < 0 ? err_prefix(err, "--log-file") : 0;
+}
+
 int cmd_run(int argc, char **argv)
 {
 	struct run run = { .rundir.fd = -1 };
 	struct err err = { 0 };
-	int status = CLI_OK;
+	int status = CLI_OK, r;
 
-	if (options_parse(&run.options, argc, argv, &err) < 0) {
-		fprintf(stderr, "postern run: %s\n", err.text);
+	r = options_parse(&run.options, argc, argv, &err);
+	log_set_level(run.options.log_level);
+	log_set_format(run.options.log_format);
+	if (!r)
+		r = log_open(&run, &err);
+	if (r < 0) {
+		if (run.options.log_format == LOG_JSON)
+			log_error("%s", err.text);
+		else
+			fprintf(stderr, "postern run: %s\n", err.text);
 		options_fini(&run.options);
 		return CLI_USAGE;
 	}
@@ -262,11 +282,13 @@ int cmd_run(int argc, char **argv)
 		options_fini(&run.options);
 		return CLI_OK;
 	}
-	log_set_level(run.options.log_level);
 	if (run_open(&run, &err) < 0) {
 		/* The terminal first, so that the message looks right. */
 		chardev_restore_terminal();
 		log_error("%s", err.text);
+		/* Whoever started it looks here first. */
+		if (run.options.log_file)
+			fprintf(stderr, "postern run: %s\n", err.text);
 		status = run.misused ? CLI_USAGE : CLI_FAILED;
 	} else {
 		loop_run(run.loop);

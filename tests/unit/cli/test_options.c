@@ -41,7 +41,8 @@ static void test_a_file_is_as_good_as_options(void **state)
 				   "\"name\": \"web\", \"serial\": \"null\", \"no-reboot\": true, \"paused\": true, "
 				   "\"qmp\": [\"unix:a\", \"unix:b\"], \"gdb\": \"auto\", \"gdb-page-timeout\": 7, "
 				   "\"way-out\": \"eject\", \"link-timeout\": 123, \"bandwidth\": 4096, "
-				   "\"log-level\": \"debug\", \"pid-file\": \"p\"}", &err), 0);
+				   "\"log-level\": \"debug\", \"log-format\": \"json\", \"log-file\": \"f\", "
+				   "\"pid-file\": \"p\"}", &err), 0);
 	assert_string_equal(o.machine.kernel, "k");
 	assert_string_equal(o.machine.initrd, "i");
 	assert_string_equal(o.machine.cmdline, "c");
@@ -58,6 +59,8 @@ static void test_a_file_is_as_good_as_options(void **state)
 	assert_int_equal(o.link_timeout_ms, 123);
 	assert_int_equal(o.bandwidth, 4096);
 	assert_int_equal(o.log_level, LOG_DEBUG);
+	assert_int_equal(o.log_format, LOG_JSON);
+	assert_string_equal(o.log_file, "f");
 	assert_string_equal(o.pid_file, "p");
 	options_fini(&o);
 }

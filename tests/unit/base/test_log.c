@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/log.h"
+#include "base/log_text.h"
+
+static void test_json_strings(void **unused)
+{
+	static const struct {
+		const char *text, *json;
+	} cases[] = {
+		{ "", "" },
+		{ "plain", "plain" },
+		{ "a \"b\" \\ /", "a \\\"b\\\" \\\\ /" },
+		{ "\t\n\x1b[31m\x7f", "\\u0009\\u000a\\u001b[31m\\u007f" },
+		{ "z\xc3\xbcrich \xe2\x82\xac \xf0\x9f\x98\x80", "z\xc3\xbcrich \xe2\x82\xac \xf0\x9f\x98\x80" },
+		/* alone, cut off, too long a form, a surrogate, beyond U+10FFFF */
+		{ "\xff", "\xef\xbf\xbd" },
+		{ "x\xc3", "x\xef\xbf\xbd" },
+		{ "\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd" },
+		{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
+		{ "\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
+	};
+	char out[128];
+	size_t i;
+
+	(void)unused;
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		assert_int_equal(log_json_string(out, sizeof(out), cases[i].text), strlen(cases[i].json));
+		assert_string_equal(out, cases[i].json);
+	}
+}
+
+static void test_json_strings_are_cut_between_characters(void **unused)
+{
+	char out[8];
+	size_t room;
+
+	(void)unused;
+	for (room = 1; room <= sizeof(out); room++) {
+		memset(out, 'x', sizeof(out));
+		assert_true(log_json_string(out, room, "\x01\x02") < room);
+		assert_string_equal(out, room > 6 ? "\\u0001" : "");
+		log_json_string(out, room, "\xe2\x82\xac\xe2\x82\xac");
+		assert_string_equal(out, room > 6 ? "\xe2\x82\xac\xe2\x82\xac" : room > 3 ? "\xe2\x82\xac" : "");
+	}
+}
+
+static void test_plain_text_has_no_control_characters(void **unused)
+{
+	char text[] = "a\nb\x1b[0m\x7f\xc2\x9b z\xc3\xbc\xe2\x82\xac\x9b";
+
+	(void)unused;
+	log_plain(text);
+	assert_string_equal(text, "a?b?[0m??? z\xc3\xbc\xe2\x82\xac?");
+}
+
+static void test_times_and_areas(void **unused)
+{
+	static const struct {
+		const char *file, *area;
+	} files[] = {
+		{ "../memory/watch.c", "memory" }, { "memory/watch.c", "memory" }, { "../../device/virtio/blk.c", "device" },
+		{ "./cli/run.c", "cli" }, { "main.c", "" }, { "/src/cli/run.c", "" }, { "", "" },
+		{ "a_folder_with_a_long_name/x.c", "a_folder_with_a" },
+	};
+	char text[LOG_TIME_BYTES], area[LOG_AREA_BYTES];
+	size_t i;
+
+	(void)unused;
+	log_time(text, &(struct timespec){ .tv_sec = 1795200575, .tv_nsec = 1234999 });
+	assert_string_equal(text, "2026-11-20T18:49:35.001234Z");
+	log_time(text, &(struct timespec){ 0 });
+	assert_string_equal(text, "1970-01-01T00:00:00.000000Z");
+	for (i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		log_area(area, files[i].file);
+		assert_string_equal(area, files[i].area);
+	}
+}
+
+/* What the file has, behind the time. */
+static void assert_file(const char *path, const char *before, const char *after)
+{
+	char text[8192];
+	FILE *f = fopen(path, "r");
+
+	assert_non_null(f);
+	text[fread(text, 1, sizeof(text) - 1, f)] = '\0';
+	fclose(f);
+	assert_memory_equal(text, before, strlen(before));
+	assert_string_equal(text + strlen(before) + strlen("2026-11-20T18:49:35.001234Z"), after);
+	assert_int_equal(unlink(path), 0);
+}
+
+static void test_lines_in_a_file(void **unused)
+{
+	char dir[] = "/tmp/postern-log-XXXXXX", path[64];
+	struct stat st;
+
+	(void)unused;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/log", dir);
+	assert_int_equal(log_open_file(path, NULL), 0);
+	log_info("dropped");
+	log_warn("disk %s: gone", "a\nb");
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0640);
+	log_close_file();
+	assert_file(path, "", " warning: disk a?b: gone\n");
+
+	log_set_format(LOG_JSON);
+	assert_int_equal(log_open_file(path, NULL), 0);
+	log_line_from("../device/virtio/disk.c", LOG_ERROR, "disk %s: gone", "\"a\nb\"");
+	log_close_file();
+	log_set_format(LOG_TEXT);
+	assert_file(path, "{\"time\":\"",
+		    "\",\"level\":\"error\",\"area\":\"device\",\"message\":\"disk \\\"a\\u000ab\\\": gone\"}\n");
+	assert_int_equal(rmdir(dir), 0);
+}
+
+static void test_the_longest_line_is_whole(void **unused)
+{
+	char dir[] = "/tmp/postern-log-XXXXXX", path[64], evil[3000], text[8192];
+	size_t n;
+	FILE *f;
+
+	(void)unused;
+	memset(evil, 1, sizeof(evil) - 1);
+	evil[sizeof(evil) - 1] = '\0';
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/log", dir);
+	assert_int_equal(log_open_file(path, NULL), 0);
+	log_set_format(LOG_JSON);
+	log_warn("%s", evil);
+	log_set_format(LOG_TEXT);
+	log_close_file();
+	f = fopen(path, "r");
+	assert_non_null(f);
+	n = fread(text, 1, sizeof(text), f);
+	fclose(f);
+	assert_memory_equal(text + n - 9, "\\u0001\"}\n", 9);
+	assert_true(n > 6 * 1023);
+	unlink(path);
+	rmdir(dir);
+}
+
+static void test_places_that_cannot_be_written(void **unused)
+{
+	char dir[] = "/tmp/postern-log-XXXXXX", path[64];
+	struct err err = { 0 };
+
+	(void)unused;
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(log_open_file(dir, &err), -EISDIR);
+	assert_non_null(strstr(err.text, dir));
+	snprintf(path, sizeof(path), "%s/none/log", dir);
+	assert_int_equal(log_open_file(path, &err), -ENOENT);
+	/* A pipe without a reader is an error, not a wait. */
+	snprintf(path, sizeof(path), "%s/pipe", dir);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(log_open_file(path, &err), -ENXIO);
+	unlink(path);
+	rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_json_strings),
+		cmocka_unit_test(test_json_strings_are_cut_between_characters),
+		cmocka_unit_test(test_plain_text_has_no_control_characters),
+		cmocka_unit_test(test_times_and_areas),
+		cmocka_unit_test(test_lines_in_a_file),
+		cmocka_unit_test(test_the_longest_line_is_whole),
+		cmocka_unit_test(test_places_that_cannot_be_written),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
