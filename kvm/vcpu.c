@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/probe.h"
 #include "base/thread.h"
 #include "kvm/internal.h"
 #include "memory/gup.h"
@@ -287,6 +288,7 @@ static void vcpu_park(struct vcpu *vcpu)
 	vcpu_finish_io(vcpu);
 	pthread_mutex_lock(&vm->lock);
 	vcpu->parked = true;
+	PROBE_PARK((int)vcpu->index);
 	pthread_cond_broadcast(&vm->parked);
 	while (atomic_load(&vcpu->want_pause) && !atomic_load(&vcpu->want_end))
 		pthread_cond_wait(&vm->resumed, &vm->lock);
@@ -298,6 +300,7 @@ static void vcpu_park(struct vcpu *vcpu)
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	memory_thread_clear(vcpu->waits);
 	pthread_mutex_unlock(&vm->lock);
+	PROBE_RESUME((int)vcpu->index);
 }
 
 static void *vcpu_main(void *arg)

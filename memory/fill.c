@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 
 #include "base/log.h"
+#include "base/probe.h"
 #include "memory/internal.h"
 
 /* Newer than Debian 12's headers: Linux' include/uapi/linux/userfaultfd.h. */
@@ -90,14 +91,18 @@ uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset
 	return fresh;
 }
 
-void memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes)
+int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes)
 {
 	uint64_t first = mem->region[region].first.v + offset - offset % HUGE_PAGES, bits;
+	int64_t longest = 0, ns;
 	unsigned int word;
 
 	for (word = 0; word < HUGE_PAGES / 64; word++)
-		for (bits = wakes->page[word]; bits; bits &= bits - 1)
-			memory_wake(mem, GFN(first + 64 * word + (uint64_t)__builtin_ctzll(bits)), 1, true);
+		for (bits = wakes->page[word]; bits; bits &= bits - 1) {
+			ns = memory_wake(mem, GFN(first + 64 * word + (uint64_t)__builtin_ctzll(bits)), 1, true);
+			longest = ns > longest ? ns : longest;
+		}
+	return longest;
 }
 
 /* The last page has come: the kernel need not watch any more. */
@@ -178,6 +183,7 @@ static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 {
 	pthread_mutex_t *lock = memory_huge_lock(mem, region, offset);
 	struct wakes wakes = { 0 };
+	int64_t before = *fresh, waited;
 	uint64_t i = 0, start;
 	int r = 0;
 
@@ -192,7 +198,9 @@ static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 			i++;
 	}
 	pthread_mutex_unlock(lock);
-	memory_wake_published(mem, region, offset, &wakes);
+	waited = memory_wake_published(mem, region, offset, &wakes);
+	if (*fresh > before)
+		PROBE_FILL(mem->region[region].first.v + offset, (uint64_t)(*fresh - before), waited);
 	return r;
 }
 

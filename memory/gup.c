@@ -110,11 +110,13 @@ static bool gfn_in(gfn_t gfn, gfn_t first, uint64_t n)
 	return gfn.v >= first.v && gfn.v - first.v < n;
 }
 
-static void wait_end(struct memory *mem, struct wait *wait, gfn_t first, uint64_t n, int64_t now)
+/* Keeps the earlier beginning in *since. */
+static void wait_end(struct memory *mem, struct wait *wait, gfn_t first, uint64_t n, int64_t now, int64_t *since)
 {
 	if (!atomic_load(&wait->active) || !gfn_in(wait->gfn, first, n))
 		return;
 	hist_add(&mem->latency, now - wait->since_ns);
+	*since = wait->since_ns < *since ? wait->since_ns : *since;
 	atomic_store(&wait->active, false);
 }
 
@@ -136,20 +138,22 @@ static struct gup_ticket *tickets_take(struct memory *mem, gfn_t first, uint64_t
 	return taken;
 }
 
-static void tickets_fire(struct gup_ticket *ticket)
+/* Fires them; *since as wait_end. */
+static void tickets_fire(struct gup_ticket *ticket, int64_t *since)
 {
 	struct gup_ticket *next;
 
 	for (; ticket; ticket = next) {
 		/* Its owner may free it as soon as it has fired. */
 		next = ticket->next;
+		*since = ticket->since_ns < *since ? ticket->since_ns : *since;
 		ticket->fire(ticket);
 	}
 }
 
-void memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
+int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
 {
-	int64_t now = clock_now_ns();
+	int64_t now = clock_now_ns(), since = now;
 	struct gup_ticket *tickets;
 	struct memory_thread *thread;
 	struct gup_wait *wait;
@@ -162,24 +166,28 @@ void memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
 		/* A thread that sits out is counted as the wait that it began with. */
 		if (filled && !wait->woken && !(wait->self && atomic_load(&wait->self->wait.active)))
 			hist_add(&mem->latency, now - wait->since_ns);
+		if (!wait->woken && wait->since_ns < since)
+			since = wait->since_ns;
 		wait->woken = true;
 		pthread_cond_signal(&wait->cond);
 	}
 	if (filled) {
 		for (thread = mem->threads; thread; thread = thread->next)
-			wait_end(mem, &thread->wait, first, n, now);
+			wait_end(mem, &thread->wait, first, n, now, &since);
 		for (i = 0; i < MEMORY_STRANGERS; i++)
-			wait_end(mem, &mem->stranger[i].wait, first, n, now);
+			wait_end(mem, &mem->stranger[i].wait, first, n, now, &since);
 	}
 	tickets = tickets_take(mem, first, n);
 	pthread_mutex_unlock(&mem->wait_lock);
-	tickets_fire(tickets);
+	tickets_fire(tickets, &since);
+	return now - since;
 }
 
 void memory_wake_all(struct memory *mem)
 {
 	struct gup_ticket *tickets;
 	struct gup_wait *wait;
+	int64_t since = 0;
 
 	pthread_mutex_lock(&mem->wait_lock);
 	for (wait = mem->gup_waits; wait; wait = wait->next) {
@@ -190,7 +198,7 @@ void memory_wake_all(struct memory *mem)
 	while (mem->sleepers)
 		pthread_cond_wait(&mem->no_sleepers, &mem->wait_lock);
 	pthread_mutex_unlock(&mem->wait_lock);
-	tickets_fire(tickets);
+	tickets_fire(tickets, &since);
 }
 
 /* ---- sleeping ---- */

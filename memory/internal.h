@@ -146,8 +146,11 @@ bool memory_find_host(const struct memory *mem, uint64_t address, unsigned int *
 /* Asks the source, if there is one, for the pages of [offset, offset + n) that are MISSING. Takes source_lock. */
 void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
 
-/* Wakes gup sleepers and fires tickets for [first, first + n); ends the waits of threads there when `filled`. */
-void memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled);
+/*
+ * Wakes gup sleepers and fires tickets for [first, first + n); ends the waits of threads there when `filled`. Returns for how many
+ * nanoseconds the oldest of the waits had lasted, 0: there was none.
+ */
+int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled);
 
 /* All gup waits end, all tickets fire; returns when the last sleeper has left gup. */
 void memory_wake_all(struct memory *mem);
@@ -174,8 +177,8 @@ struct wakes {
 
 /* [offset, offset + n), of one huge page, is in: the bytes become PRESENT. Returns how many were new. */
 uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes);
-/* Wakes them; `offset` is any page of the huge page. No huge page's lock is held: tickets fire. */
-void memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes);
+/* Wakes them; `offset` is any page of the huge page. No huge page's lock is held: tickets fire. Returns the longest wait as memory_wake. */
+int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes);
 
 /* memory_fill without the end: adds to *fresh how many are new, which memory_count_fresh is to be told. 0 or a negative errno. */
 int memory_fill_quietly(struct memory *mem, gfn_t first, uint64_t n, const void *data, int64_t *fresh);

@@ -30,6 +30,7 @@
 
 #include "base/clock.h"
 #include "base/page.h"
+#include "base/probe.h"
 #include "memory/internal.h"
 
 #define STAGE_WORDS (HUGE_PAGES / 64)
@@ -421,7 +422,7 @@ int64_t memory_stage_place(struct memory_stage *stage)
 	unsigned int n = stage->n;
 	struct frozen frozen = { 0 };
 	pthread_mutex_t *lock;
-	int64_t fresh = 0;
+	int64_t fresh = 0, waited;
 	bool whole;
 	int r = 0;
 
@@ -431,7 +432,9 @@ int64_t memory_stage_place(struct memory_stage *stage)
 	lock = memory_huge_lock(mem, stage->region, stage->offset);
 	whole = stage_place_whole(stage, &frozen, &fresh);
 	pthread_mutex_unlock(lock);
-	memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);
+	waited = memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);
+	if (fresh)
+		PROBE_FILL(mem->region[stage->region].first.v + stage->offset, (uint64_t)fresh, waited);
 	if (!whole)
 		r = stage_place_pieces(stage, &fresh);
 	memory_count_fresh(mem, (uint64_t)fresh);

@@ -27,6 +27,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "memory/internal.h"
 
 /* How long a thread may wait inside the kernel where that hides it from signals. */
@@ -118,6 +119,7 @@ void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_th
 	for (thread = mem->threads; thread; thread = thread->next)
 		if (atomic_load(&thread->tid) == tid)
 			break;
+	PROBE_FAULT(gfn.v, tid, thread ? thread->cpu : -1);
 	if (thread) {
 		wait_note(&thread->wait, gfn, now);
 		/* A kick that came before this report found nobody waiting; its eject is made up for now. */
@@ -175,8 +177,10 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 	gfn_t gfn = GFN(0);
 
 	/* Before the look at who waits: a wait that begins from now on sees it (gup_sleep, memory_note_wait). */
-	if (!atomic_exchange(&thread->kicked, true))
+	if (!atomic_exchange(&thread->kicked, true)) {
 		count_add(&mem->n_kicks, 1);
+		PROBE_KICK(thread->cpu, atomic_load_explicit(&thread->tid, memory_order_relaxed));
+	}
 	pthread_mutex_lock(&mem->wait_lock);
 	for (gw = mem->gup_waits; gw; gw = gw->next) {
 		if (gw->self != thread)
@@ -247,6 +251,7 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn)
 	mem->ejecting++;
 	mem->eject_seq++;
 	count_add(&mem->n_ejects, 1);
+	PROBE_EJECT(gfn.v, atomic_load_explicit(&thread->tid, memory_order_relaxed), thread->cpu);
 	memory_wake_kernel(mem, region, offset);
 	return true;
 }

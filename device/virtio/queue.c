@@ -16,6 +16,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/probe.h"
 #include "device/virtio/ring.h"
 
 int ring_wrong(struct vqueue *q, const char *fmt, ...)
@@ -36,6 +37,7 @@ static void wait_fire(struct gup_ticket *ticket)
 	struct vqueue_wait *wait = ticket->arg;
 
 	eventfd_write(wait->fd, 1);
+	PROBE_QUEUE_RESUME(wait->fd, ticket->gfn.v);
 	atomic_store(&wait->fired, true);
 }
 
@@ -73,8 +75,10 @@ static struct gup_opts wait_opts(struct vqueue_wait *wait)
 /* What gup said, once it was asked with these opts. */
 static int wait_result(struct vqueue_wait *wait, int r)
 {
-	if (wait && r == -EAGAIN)
+	if (wait && r == -EAGAIN) {
 		wait->armed = true;
+		PROBE_QUEUE_PARK(wait->fd, wait->ticket.gfn.v);
+	}
 	return r;
 }
 
