@@ -149,7 +149,7 @@ static void reply_error(struct qmp_client *client, const char *class, const char
 	      json_pack("{s:s,s:o}", "class", class ? class : "GenericError", "desc", qmp_string(text)), id);
 }
 
-static const struct qmp_command *find_command(const char *name)
+const struct qmp_command *qmp_find_command(const char *name)
 {
 	const struct qmp_command *command;
 	unsigned int i;
@@ -175,7 +175,7 @@ static int run_request(struct qmp_call *call, const json_t *message, struct err 
 		call->error_class = "CommandNotFound";
 		return err_set(err, -ENOENT, "Expecting capabilities negotiation with 'qmp_capabilities'");
 	}
-	command = find_command(request.command);
+	command = qmp_find_command(request.command);
 	if (!command) {
 		call->error_class = "CommandNotFound";
 		return err_set(err, -ENOENT, "The command %s has not been found", request.command);
@@ -364,8 +364,10 @@ const struct qmp_command qmp_client_commands[] = {
 const struct qmp_command *const qmp_tables[] = {
 	qmp_client_commands,
 	qmp_machine_commands,
+	qmp_query_commands,
 	qmp_migrate_commands,
 	qmp_postern_commands,
+	qmp_hmp_commands,
 };
 const unsigned int qmp_ntables = sizeof(qmp_tables) / sizeof(qmp_tables[0]);
 

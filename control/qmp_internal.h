@@ -6,8 +6,10 @@
  *   qmp.c            the server: sockets, events
  *   qmp_client.c     a connection: input, negotiation, dispatch, bounded output
  *   qmp_machine.c    commands on the machine
+ *   qmp_query.c      what clients find out first
  *   qmp_migrate.c    commands on migration
  *   qmp_postern.c    commands that QEMU does not have
+ *   qmp_hmp.c        human-monitor-command
  */
 #ifndef POSTERN_CONTROL_QMP_INTERNAL_H
 #define POSTERN_CONTROL_QMP_INTERNAL_H
@@ -66,10 +68,14 @@ struct qmp_command {
 /* The tables, in the order of query-commands. */
 extern const struct qmp_command qmp_client_commands[];
 extern const struct qmp_command qmp_machine_commands[];
+extern const struct qmp_command qmp_query_commands[];
 extern const struct qmp_command qmp_migrate_commands[];
 extern const struct qmp_command qmp_postern_commands[];
+extern const struct qmp_command qmp_hmp_commands[];
 extern const struct qmp_command *const qmp_tables[];
 extern const unsigned int qmp_ntables;
+/* NULL: there is none of that name. */
+const struct qmp_command *qmp_find_command(const char *name);
 
 /* Arguments of a checked call; NULL, false or `otherwise` when not given. */
 const char *qmp_arg_string(const struct qmp_call *call, const char *name);

@@ -244,7 +244,10 @@ static int cmd_query_capabilities(struct qmp_call *call, struct err *err)
 	(void)err;
 	call->result = json_array();
 	for (i = 0; i < NCAPABILITIES; i++) {
-		on = strcmp(capabilities[i].name, "events") ? capabilities[i].on : call->qmp->migration_events;
+		/* Clients take what is in the list for what can be had, and switch some of it on unasked. */
+		if (!capabilities[i].on)
+			continue;
+		on = strcmp(capabilities[i].name, "events") ? true : call->qmp->migration_events;
 		json_array_append_new(call->result,
 				      json_pack("{s:b,s:s}", "state", on, "capability", capabilities[i].name));
 	}

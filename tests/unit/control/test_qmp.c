@@ -489,6 +489,30 @@ static void test_command_list(void **state)
 		  "The command query-qmp-schema has not been found");
 }
 
+static void test_human_monitor(void **state)
+{
+	struct setup *s = *state;
+	char request[5000], line[4096];
+
+#define HUMAN(line) "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"" line "\"}}"
+	ask(s, HUMAN("info name"), "{\"return\":\"fake\\r\\n\"}");
+	ask(s, HUMAN("\\t info \\n kvm "), "{\"return\":\"kvm support: enabled\\r\\n\"}");
+	ask(s, HUMAN(""), "{\"return\":\"\"}");
+	ask(s, HUMAN("info migrate"), "{\"return\":\"\"}");
+	ask(s, HUMAN("stop now"), "{\"return\":\"unknown command: 'stop now'\\r\\n\"}");
+	ask(s, HUMAN("info x%s%n"), "{\"return\":\"unknown command: 'info x%s%n'\\r\\n\"}");
+	ask_error(s, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"stop\",\"cpu-index\":99}}",
+		  "GenericError", "Parameter 'cpu-index' expects a CPU number");
+	ask_error(s, "{\"execute\":\"human-monitor-command\"}", "GenericError", "Parameter 'command-line' is missing");
+	memset(line, 'x', sizeof(line) - 1);
+	line[sizeof(line) - 1] = '\0';
+	snprintf(request, sizeof(request), HUMAN("%s"), line);
+	ask_error(s, request, "GenericError", "Parameter 'command-line' has more than 2047 bytes");
+	line[2047] = '\0';
+	snprintf(request, sizeof(request), HUMAN("%s"), line);
+	json_decref(ask_return(s, request));
+}
+
 /* A client that never reads is dropped; another is answered all the while. */
 static void test_slow_client(void **state)
 {
@@ -556,7 +580,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_negotiation, set_up, tear_down),
 		TEST(test_requests), TEST(test_bad_json), TEST(test_arguments), TEST(test_run_control),
-		TEST(test_quit), TEST(test_migration), TEST(test_parameters), TEST(test_capabilities),
+		TEST(test_quit), TEST(test_migration), TEST(test_parameters), TEST(test_capabilities), TEST(test_human_monitor),
 		TEST(test_faults), TEST(test_reclaim), TEST(test_command_list), TEST(test_slow_client),
 		TEST(test_socket),
 	};
