@@ -314,13 +314,9 @@ static int raw(struct ctl *ctl, struct err *err)
 
 static int simple(struct ctl *ctl, struct err *err)
 {
-	const char *uri = ctl->options.argument;
-	json_t *args = uri ? json_pack("{s:s}", "uri", uri) : NULL, *result = NULL;
-	int r;
+	json_t *result = NULL;
+	int r = qmp_remote_call(ctl->remote, ctl_command_qmp(ctl->options.command), NULL, &result, err);
 
-	if (uri && !args)
-		return err_set(err, -EINVAL, "the URI is not UTF-8");
-	r = qmp_remote_call(ctl->remote, ctl_command_qmp(ctl->options.command), args, &result, err);
 	if (!r && ctl->options.json)
 		ctl_print_json(result);
 	json_decref(result);
@@ -337,6 +333,8 @@ static int carry_out(struct ctl *ctl, struct err *err)
 	case CTL_QUIT:
 		return quit(ctl, err);
 	case CTL_MIGRATE:
+	case CTL_INCOMING:
+	case CTL_RECOVER:
 		return ctl_migrate(ctl, err);
 	case CTL_FAULTS:
 		return faults(ctl, err);

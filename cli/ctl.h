@@ -5,7 +5,7 @@
  *
  *   ctl_options.c   the command line
  *   ctl.c           which machine; the commands
- *   ctl_migrate.c   migrate, and following it
+ *   ctl_migrate.c   migrate, incoming, recover, and following them
  *   ctl_text.c      answers as text
  */
 #ifndef POSTERN_CLI_CTL_H

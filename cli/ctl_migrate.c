@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// postern ctl migrate: starts a migration and follows it. Progress goes to standard error, one line that is written over on a
-// terminal and a line for each change elsewhere; how it ended goes to standard output. Events only say when to look: what is
-// shown is always query-migrate's, so an event that was lost does no harm.
+// postern ctl migrate, incoming, recover: start a migration, or listen for one, and follow it. Progress goes to standard error, one line that
+// is written over on a terminal and a line for each change elsewhere; how it ended goes to standard output. Events only say when to look: what
+// is shown is always query-migrate's, so an event that was lost does no harm, save one: a paused migration that is to be recovered is over
+// only when it has been something else meanwhile, and that may have passed between two looks.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 struct progress {
 	bool terminal, quiet;
+	bool waits;		/* nobody has come yet: "none", or "postcopy-paused" of one that is to be recovered, is no end */
 	char status[32];	/* that was shown last */
 	int64_t shown_ns;
 };
@@ -46,26 +48,49 @@ static void show_end(const struct progress *p)
 		fputs("\r\033[K", stderr);
 }
 
+static bool is_start(enum ctl_command command, const char *status)
+{
+	return !strcmp(status, command == CTL_RECOVER ? "postcopy-paused" : "none");
+}
+
 /* 0: it is under way; 1: completed; a negative errno: it will not go on by itself. */
-static int verdict(const json_t *migrate, struct err *err)
+static int verdict(struct progress *p, enum ctl_command command, const json_t *migrate, struct err *err)
 {
 	const char *status = ctl_string(migrate, "status", "none");
 	const char *why = ctl_string(migrate, "error-desc", "no reason was given");
+	bool here = command == CTL_MIGRATE;
+
+	if (!is_start(command, status))
+		p->waits = false;
+	else if (p->waits)
+		return 0;
 
 	if (!strcmp(status, "completed"))
 		return 1;
 	if (!strcmp(status, "failed") || !strcmp(status, "cancelled") || !strcmp(status, "none"))
-		return err_set(err, -EREMOTEIO, "the migration is over (%s), the guest stays here: %s", status, why);
+		return err_set(err, -EREMOTEIO, "the migration is over (%s), the guest stays %s: %s", status,
+			       here ? "here" : "at the source", why);
 	if (!strcmp(status, "postcopy-paused"))
-		return err_set(err, -EREMOTEIO, "the link is lost: %s. To go on: postern ctl recover URI at the destination, "
-						"then postern ctl migrate URI --resume here", why);
+		return err_set(err, -EREMOTEIO, "the link is lost: %s. To go on: postern ctl recover URI %s, then postern ctl "
+						"migrate URI --resume %s", why, here ? "at the destination" : "here",
+			       here ? "here" : "at the source");
 	return 0;
+}
+
+/* Did it go on to something else than what it began with? */
+static void note_event(struct progress *p, enum ctl_command command, const json_t *event)
+{
+	const char *status = ctl_string(json_object_get(event, "data"), "status", NULL);
+
+	if (status && !strcmp(ctl_string(event, "event", ""), "MIGRATION") && !is_start(command, status))
+		p->waits = false;
 }
 
 /* *last gets query-migrate's last answer, also when the migration has failed. */
 static int follow(struct ctl *ctl, json_t **last, struct err *err)
 {
-	struct progress progress = { .terminal = isatty(STDERR_FILENO) };
+	enum ctl_command command = ctl->options.command;
+	struct progress progress = { .terminal = isatty(STDERR_FILENO), .waits = command != CTL_MIGRATE };
 	json_t *event;
 	int r;
 
@@ -77,26 +102,31 @@ static int follow(struct ctl *ctl, json_t **last, struct err *err)
 		if (r < 0)
 			break;
 		show(&progress, *last);
-		r = verdict(*last, err);
+		r = verdict(&progress, command, *last, err);
 		if (r)
 			break;
 		r = qmp_remote_event(ctl->remote, LOOK_MS, &event, err);
 		if (r < 0)
 			break;
-		if (r > 0)
+		if (r > 0) {
+			note_event(&progress, command, event);
 			json_decref(event);
+		}
 	}
 	show_end(&progress);
 	return r < 0 ? r : 0;
 }
 
-static void print_end(const json_t *migrate)
+static void print_end(enum ctl_command command, const json_t *migrate)
 {
 	char bytes[CTL_BYTES_MAX], still[CTL_BYTES_MAX];
 
-	printf("migrated: %s in %.1f s, the guest stood still for %s\n",
+	printf("%s: %s in %.1f s", command == CTL_MIGRATE ? "migrated" : "arrived",
 	       ctl_bytes(bytes, ctl_uint(json_object_get(migrate, "ram"), "total")),
-	       (double)ctl_uint(migrate, "total-time") / 1e3, ctl_us(still, ctl_uint(migrate, "downtime") * 1000));
+	       (double)ctl_uint(migrate, "total-time") / 1e3);
+	if (command == CTL_MIGRATE)
+		printf(", the guest stood still for %s", ctl_us(still, ctl_uint(migrate, "downtime") * 1000));
+	putchar('\n');
 }
 
 static int start(struct ctl *ctl, struct err *err)
@@ -112,10 +142,19 @@ static int start(struct ctl *ctl, struct err *err)
 		return r;
 	args = json_pack("{s:s}", "uri", o->argument);
 	if (!args)
-		return err_set(err, -EINVAL, "migrate: the URI is not UTF-8");
+		return err_set(err, -EINVAL, "the URI is not UTF-8");
 	if (o->resume)
 		json_object_set_new(args, "resume", json_true());
-	return qmp_remote_call(ctl->remote, "migrate", args, NULL, err);
+	return qmp_remote_call(ctl->remote, ctl_command_qmp(o->command), args, NULL, err);
+}
+
+static void say_interrupted(enum ctl_command command, struct err *err)
+{
+	if (command == CTL_MIGRATE)
+		err_set(err, -EINTR, "interrupted: the migration goes on; postern ctl status shows it, postern ctl cancel ends it as long "
+				     "as it has not switched over");
+	else
+		err_set(err, -EINTR, "interrupted: the machine goes on waiting, or receiving; postern ctl status shows it");
 }
 
 int ctl_migrate(struct ctl *ctl, struct err *err)
@@ -129,12 +168,11 @@ int ctl_migrate(struct ctl *ctl, struct err *err)
 		return r;
 	r = follow(ctl, &last, err);
 	if (r == -EINTR)
-		err_set(err, r, "interrupted: the migration goes on; postern ctl status shows it, postern ctl cancel ends "
-				"it as long as it has not switched over");
+		say_interrupted(ctl->options.command, err);
 	else if (last && ctl->options.json)
 		ctl_print_json(last);
 	else if (!r)
-		print_end(last);
+		print_end(ctl->options.command, last);
 	json_decref(last);
 	return r;
 }

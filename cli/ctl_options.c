@@ -26,8 +26,8 @@ const char ctl_help[] =
 	"\n"
 	"late memory\n"
 	"  migrate URI           to where another postern waits; shows progress until the end\n"
-	"  incoming URI          after --incoming defer: wait for a migration there\n"
-	"  recover URI           at the destination, after the link was lost: wait for the source there\n"
+	"  incoming URI          after --incoming defer: wait for a migration there; shows progress\n"
+	"  recover URI           at the destination, after the link was lost: wait for the source there; shows progress\n"
 	"  pause-migration       cut the link, to go on over another one\n"
 	"  cancel                end a migration that has not switched over yet (also: migrate-cancel)\n"
 	"  faults                who waits for which page, and how long pages take\n"
@@ -44,7 +44,7 @@ const char ctl_help[] =
 	"      --names           list: names alone, and nobody is asked\n"
 	"      --bandwidth BYTES  migrate: a second of bulk pages, 0: no limit; suffixes K, M, G\n"
 	"      --resume          migrate: go on with one whose link was lost\n"
-	"      --detach          migrate: do not wait for its end\n"
+	"      --detach          migrate, incoming, recover: do not wait for the end\n"
 	"  -h, --help            print this\n"
 	"\n"
 	"Exit status: 0 done; 1 the machine refused, or the migration failed or lost its link; 2 bad usage; 3 no such\n"
@@ -63,7 +63,7 @@ static const struct command {
 	{ "quit", CTL_QUIT, NULL, NULL },
 	{ "powerdown", CTL_POWERDOWN, NULL, "system_powerdown" },
 	{ "reset", CTL_RESET, NULL, "system_reset" },
-	{ "migrate", CTL_MIGRATE, "URI", NULL },
+	{ "migrate", CTL_MIGRATE, "URI", "migrate" },
 	{ "incoming", CTL_INCOMING, "URI", "migrate-incoming" },
 	{ "recover", CTL_RECOVER, "URI", "migrate-recover" },
 	{ "pause-migration", CTL_PAUSE_MIGRATION, NULL, "migrate-pause" },
@@ -180,8 +180,10 @@ static int check(const struct ctl_options *o, struct err *err)
 		return err_set(err, -EINVAL, "list: --name and --qmp are not allowed");
 	if (o->command != CTL_LIST && o->names)
 		return err_set(err, -EINVAL, "--names: only list takes it");
-	if (o->command != CTL_MIGRATE && (o->limit || o->resume || o->detach))
-		return err_set(err, -EINVAL, "--bandwidth, --resume and --detach: only migrate takes them");
+	if (o->command != CTL_MIGRATE && (o->limit || o->resume))
+		return err_set(err, -EINVAL, "--bandwidth and --resume: only migrate takes them");
+	if (o->detach && o->command != CTL_MIGRATE && o->command != CTL_INCOMING && o->command != CTL_RECOVER)
+		return err_set(err, -EINVAL, "--detach: only migrate, incoming and recover take it");
 	return 0;
 }
 

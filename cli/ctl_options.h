@@ -23,7 +23,8 @@ struct ctl_options {
 	bool json;
 	unsigned int timeout_ms;
 	bool names;			/* list: nothing but names */
-	bool resume, detach;		/* migrate */
+	bool resume;			/* migrate */
+	bool detach;			/* migrate, incoming, recover */
 	bool limit;			/* migrate: bandwidth was given */
 	uint64_t bandwidth;		/* bytes a second */
 	bool help;
@@ -32,7 +33,7 @@ struct ctl_options {
 /* 0 or -EINVAL; the error says what is wrong and what is allowed. */
 int ctl_options_parse(struct ctl_options *options, int argc, char **argv, struct err *err);
 
-/* QMP's name of a command that is one command without arguments or with "uri" alone; NULL: it is more than that. */
+/* QMP's name of what a command is, or begins with; NULL: it is more than that. */
 const char *ctl_command_qmp(enum ctl_command command);
 
 extern const char ctl_help[];

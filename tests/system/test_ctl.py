@@ -191,7 +191,7 @@ def assert_sound(guest):
 
 def test_a_migration_with_a_cut_by_ctl_alone(pair):
     where = uri()
-    assert pair.ctl(*pair.dst, 'incoming', where) == (0, '', '')
+    assert pair.ctl(*pair.dst, 'incoming', where, '--detach') == (0, '', '')
     with pair.ctl.start(*pair.src, 'migrate', where, '--bandwidth', '1M') as follower:
         wait_for(lambda: migration_of(pair, pair.dst) == 'postcopy-active', 20)
         assert pair.ctl(*pair.src, 'pause-migration').code == 0
@@ -202,7 +202,7 @@ def test_a_migration_with_a_cut_by_ctl_alone(pair):
     said = pair.ctl(*pair.dst, 'status')
     assert 'migration  postcopy-paused, to here' in said.out and 'error      ' in said.out, said.out
     again = uri()
-    assert pair.ctl(*pair.dst, 'recover', again) == (0, '', '')
+    assert pair.ctl(*pair.dst, 'recover', again, '--detach') == (0, '', '')
     said = pair.ctl(*pair.src, 'migrate', again, '--resume', '--bandwidth', '0')
     assert said.code == 0 and said.out.startswith('migrated: 128.0 MiB in '), said
     wait_for(lambda: migration_of(pair, pair.dst) == 'completed', 20)
@@ -211,9 +211,38 @@ def test_a_migration_with_a_cut_by_ctl_alone(pair):
     assert_sound(pair.arrived())
 
 
+def test_the_destination_follows_what_comes_and_what_comes_again(pair):
+    """incoming until the link is cut, then recover until all is there; neither takes the beginning for the end."""
+    where, again = uri(), uri()
+    with pair.ctl.start(*pair.dst, 'incoming', where) as follower:
+        assert follower.stderr.readline().split(',')[0].strip() in ('none', 'setup')
+        assert pair.ctl(*pair.src, 'migrate', where, '--detach', '--bandwidth', '1M').code == 0
+        wait_for(lambda: migration_of(pair, pair.dst) == 'postcopy-active', 20)
+        assert pair.ctl(*pair.dst, 'pause-migration').code == 0
+        out, err = follower.communicate(timeout=seconds(20))
+    assert (follower.returncode, out) == (1, ''), (out, err)
+    assert 'postcopy-active, to here' in err and 'recover URI here' in err and '--resume at the source' in err, err
+    wait_for(lambda: migration_of(pair, pair.src) == 'postcopy-paused', 20)
+    with pair.ctl.start(*pair.dst, 'recover', again) as follower:
+        assert follower.stderr.readline().startswith('postcopy-paused, to here')
+        assert pair.ctl(*pair.src, 'migrate', again, '--resume', '--bandwidth', '0').code == 0
+        out, err = follower.communicate(timeout=seconds(20))
+    assert follower.returncode == 0 and out.startswith('arrived: 128.0 MiB in '), (out, err)
+    assert_sound(pair.arrived())
+
+
+def test_a_follower_at_the_destination_can_be_interrupted(pair):
+    with pair.ctl.start(*pair.dst, 'incoming', uri()) as follower:
+        assert follower.stderr.readline().split(',')[0].strip() in ('none', 'setup')
+        follower.send_signal(signal.SIGINT)
+        out, err = follower.communicate(timeout=seconds(10))
+    assert (follower.returncode, out) == (130, '') and 'goes on waiting' in err, err
+    assert pair.destination.status() == 'inmigrate'
+
+
 def test_an_interrupted_follower_leaves_the_migration_alone(pair):
     where = uri()
-    pair.ctl(*pair.dst, 'incoming', where)
+    pair.ctl(*pair.dst, 'incoming', where, '--detach')
     with pair.ctl.start(*pair.src, 'migrate', where, '--bandwidth', '1M') as follower:
         line = ''
         while not line.startswith('postcopy-active'):
@@ -230,7 +259,7 @@ def test_an_interrupted_follower_leaves_the_migration_alone(pair):
 
 def test_a_detached_migration_returns_at_once(pair):
     where = uri()
-    pair.ctl(*pair.dst, 'incoming', where)
+    pair.ctl(*pair.dst, 'incoming', where, '--detach')
     assert pair.ctl(*pair.src, 'migrate', where, '--detach', '--bandwidth', '1M') == (0, '', '')
     assert migration_of(pair, pair.src) != 'completed'
     pair.wait_switched()
@@ -239,7 +268,7 @@ def test_a_detached_migration_returns_at_once(pair):
 
 def test_a_terminal_sees_progress_in_one_line(pair):
     where = uri()
-    pair.ctl(*pair.dst, 'incoming', where)
+    pair.ctl(*pair.dst, 'incoming', where, '--detach')
     master, slave = pty.openpty()
     try:
         with pair.ctl.start(*pair.src, 'migrate', where, '--bandwidth', '8M', '--json', stderr=slave) as follower:

@@ -59,7 +59,7 @@ static void test_every_command_is_known(void **state)
 	} all[] = {
 		{ "list", NULL, CTL_LIST }, { "status", NULL, CTL_STATUS }, { "stop", "stop", CTL_STOP },
 		{ "cont", "cont", CTL_CONT }, { "quit", NULL, CTL_QUIT }, { "powerdown", "system_powerdown", CTL_POWERDOWN },
-		{ "reset", "system_reset", CTL_RESET }, { "migrate u", NULL, CTL_MIGRATE },
+		{ "reset", "system_reset", CTL_RESET }, { "migrate u", "migrate", CTL_MIGRATE },
 		{ "incoming u", "migrate-incoming", CTL_INCOMING }, { "recover u", "migrate-recover", CTL_RECOVER },
 		{ "pause-migration", "migrate-pause", CTL_PAUSE_MIGRATION }, { "cancel", "migrate_cancel", CTL_CANCEL },
 		{ "migrate-cancel", "migrate_cancel", CTL_CANCEL }, { "faults", NULL, CTL_FAULTS },
@@ -87,7 +87,7 @@ static void test_what_is_wrong_is_named(void **state)
 		const char *words, *says;
 	} bad[] = {
 		{ "", "command is missing" }, { "fly", "fly" }, { "Stop", "Stop" }, { "stop now", "now" },
-		{ "migrate", "URI" }, { "qmp", "JSON" }, { "migrate a b", "b" }, { "stop --resume", "migrate" },
+		{ "migrate", "URI" }, { "qmp", "JSON" }, { "migrate a b", "b" }, { "stop --resume", "migrate" }, { "stop --detach", "incoming" }, { "recover u --resume", "migrate" },
 		{ "stop --bandwidth 1M", "migrate" }, { "migrate a --bandwidth -1", "--bandwidth" },
 		{ "migrate a --bandwidth 9999999T", "--bandwidth" }, { "--timeout 0 stop", "--timeout" },
 		{ "--timeout 3601 stop", "--timeout" }, { "--timeout 1x stop", "--timeout" },
