@@ -6,7 +6,6 @@
 #include "control/qmp_remote.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,6 +17,7 @@
 
 #include "base/clock.h"
 #include "control/json_stream.h"
+#include "control/lookup.h"
 
 #define RETRY_MS 10	/* a unix server's queue is full: connect cannot wait, so it is tried again */
 #define ADDRESS_SHOWN 200
@@ -124,7 +124,7 @@ static int connect_unix(struct qmp_remote *remote, const char *path, int64_t dea
 /* text: HOST:PORT, is written to. */
 static int connect_tcp(struct qmp_remote *remote, char *text, int64_t deadline, struct err *err)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *found, *ai;
+	struct addrinfo *found, *ai;
 	char *colon = strrchr(text, ':'), *host = text;
 	int r;
 
@@ -135,9 +135,9 @@ static int connect_tcp(struct qmp_remote *remote, char *text, int64_t deadline, 
 		colon[-1] = '\0';
 		host++;
 	}
-	r = getaddrinfo(*host ? host : "127.0.0.1", colon + 1, &hints, &found);
-	if (r)
-		return err_set(err, -EHOSTUNREACH, "%s: %s", remote->address, gai_strerror(r));
+	r = lookup(&found, *host ? host : "127.0.0.1", colon + 1, deadline, remote->interrupt_fd, err);
+	if (r < 0)
+		return r;
 	r = -EHOSTUNREACH;
 	for (ai = found; ai && r < 0 && r != -EINTR; ai = ai->ai_next) {
 		if (remote->fd >= 0)
