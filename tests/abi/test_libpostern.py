@@ -105,6 +105,8 @@ def test_soname(installed):
 def test_static_library_defines_names_of_its_own_only(installed):
     lines = run('nm', '-g', '--defined-only', installed.one('libpostern.a')).splitlines()
     names = [line.split()[2] for line in lines if len(line.split()) == 3]
+    # <sys/sdt.h>'s, weak and hidden: every object with a probe has it, whoever's it is.
+    names = [name for name in names if name != '_.stapsdt.base']
     own = [name for name in names if name.startswith('postern_')]
     assert len(own) > 40
     assert [name for name in names if name not in own and not name.startswith('__odr_asan')] == []
