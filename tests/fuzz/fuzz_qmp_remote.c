@@ -5,6 +5,7 @@
 // a greeting and the reply to the negotiation, so that the input is heard at each place. Whatever comes, all calls return.
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,7 +27,8 @@ static const char *const before[] = {
 
 static int listener = -1;
 static char address[128];
-/* What the next client gets; handed over by its connect and the server's accept. */
+/* What the next client gets; handed over by its connect and the server's accept, and the server's until it says that it is done. */
+static sem_t done;
 static const char *first;
 static const uint8_t *input;
 static size_t input_bytes;
@@ -44,6 +46,7 @@ static void *serve(void *arg)
 		while (recv(fd, heard, sizeof(heard), 0) > 0)
 			;
 		close(fd);
+		sem_post(&done);
 	}
 	return arg;
 }
@@ -58,6 +61,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "/tmp/fuzz-qmp-remote.%d", (int)getpid());
 	snprintf(address, sizeof(address), "unix:%s", addr.sun_path);
 	unlink(addr.sun_path);
+	sem_init(&done, 0, 0);
 	listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(listener, 8) < 0 ||
 	    pthread_create(&thread, NULL, serve, NULL))
@@ -99,5 +103,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (r < 0 && !err.text[0])
 		__builtin_trap();
 	qmp_remote_free(remote);
+	while (sem_wait(&done) < 0)
+		;
 	return 0;
 }
