@@ -20,7 +20,7 @@ test: setup all
 
 # The same unit and native system tests, built with ASan and UBSan.
 test-sanitize: setup
-	@[ -f build-sanitize/build.ninja ] || meson setup build-sanitize -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+	@[ -f build-sanitize/build.ninja ] || meson setup build-sanitize -Db_sanitize=address,undefined -Db_lundef=false -Dtouch_check=true >/dev/null
 	@ninja -C build-sanitize
 	@$(PYTHON) tools/test --no-lab build-sanitize
 

@@ -19,6 +19,13 @@
 #include "device/run_state.h"
 #include "kvm/probe.h"
 
+/* Threads of ours that touch missing pages themselves. */
+#ifdef POSTERN_TOUCH_CHECK
+#define STRAY MEMORY_STRAY_ABORT
+#else
+#define STRAY MEMORY_STRAY_LOG
+#endif
+
 /* ---- small things ---- */
 
 const struct machine_config *machine_config(const struct machine *m)
@@ -150,6 +157,7 @@ static int memory_make(struct machine *m, struct err *err)
 		r = memory_watch(m->mem, &events, err);
 	if (r < 0)
 		return r;
+	memory_set_stray(m->mem, STRAY);
 	if (way == WAY_OUT_AUTO && m->config.incoming) {
 		r = probe_way_out(&way, &us, err);
 		if (r < 0)

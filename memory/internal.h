@@ -26,6 +26,8 @@
 
 /* Strangers: threads that wait for a page and have no memory_thread (KVM's own workers). Kept for statistics only. */
 #define MEMORY_STRANGERS 32
+/* So many threads are named for their stray touches; there should be none. */
+#define MEMORY_STRAYS 32
 
 /* One page somebody waits for inside the kernel. Guarded by wait_lock; `active` is also read without it. */
 struct wait {
@@ -61,6 +63,7 @@ struct memory_thread {
 	bool ejecting;
 	gfn_t eject_gfn;
 	uint64_t entered_at;		/* eject_seq when KVM_RUN was entered */
+	uint64_t returned_at;		/* the number of the last return from KVM_RUN: see stray.c */
 };
 
 /* A huge page with more zero pages than this stays in pieces: they cost no memory as they are, and would cost 2 MiB. */
@@ -111,12 +114,15 @@ struct memory {
 	pthread_cond_t eject_over;
 	unsigned int ejecting;		/* threads with an eject under way */
 	uint64_t eject_seq;		/* ejects ever begun */
+	_Atomic uint64_t returns;	/* from KVM_RUN, ever; written with eject_lock held */
+	_Atomic enum memory_stray stray_what;
+	pid_t stray_tid[MEMORY_STRAYS];	/* the fault thread's: who has been named */
 	_Atomic enum way_out way;	/* set once, after the probe; the fault thread runs by then */
 
 	_Atomic uint64_t n_missing, n_requested, n_lost;
 	_Atomic uint64_t n_faults, n_requests, n_filled, n_duplicates;
 	_Atomic uint64_t n_broken_huge;	/* still to be collapsed, once all is PRESENT */
-	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps;
+	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps, n_strays;
 	struct hist latency;
 };
 
@@ -191,6 +197,13 @@ void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset
 
 /* A thread (by id) was seen waiting in the kernel for a page: the fault thread's side of a kick. */
 void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked);
+
+/* ---- stray.c ---- */
+
+/* The number of the last return from KVM_RUN; taken before reports are read. */
+uint64_t memory_returns(struct memory *mem);
+/* A report, read since: may the thread wait in the kernel? */
+void memory_check_touch(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t returns);
 
 /* Ejects `thread` from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
 bool memory_eject(struct memory_thread *thread, gfn_t gfn);

@@ -249,6 +249,7 @@ void memory_stats(const struct memory *mem, struct memory_stats *stats)
 		.ejects = count_get(&mem->n_ejects),
 		.broken_huge = count_get(&mem->n_broken_huge),
 		.gup_sleeps = count_get(&mem->n_gup_sleeps),
+		.strays = count_get(&mem->n_strays),
 	};
 }
 

@@ -120,7 +120,7 @@ void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset
 		log_error("UFFDIO_WAKE: errno %d", errno);
 }
 
-static void fault_handle(struct memory *mem, const struct uffd_msg *msg)
+static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_t returns)
 {
 	pid_t tid = (pid_t)msg->arg.pagefault.feat.ptid;
 	struct memory_thread *kicked = NULL;
@@ -134,6 +134,7 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg)
 	}
 	gfn = GFN(mem->region[region].first.v + offset);
 	count_add(&mem->n_faults, 1);
+	memory_check_touch(mem, tid, gfn, returns);
 	/*
 	 * WAITED first, then the wait is noted, then the source is asked: whatever fills the page from here on
 	 * finds WAITED and ends the wait. The same fault may be reported several times under a long stall; a
@@ -162,6 +163,7 @@ static void *fault_loop(void *arg)
 		{ .fd = mem->stop_fd, .events = POLLIN },
 	};
 	struct uffd_msg msgs[16];
+	uint64_t returns;
 	ssize_t got, i;
 
 	pthread_setname_np(pthread_self(), "fault");
@@ -173,6 +175,7 @@ static void *fault_loop(void *arg)
 		}
 		if (fds[1].revents)
 			break;
+		returns = memory_returns(mem);
 		got = read(mem->uffd, msgs, sizeof(msgs));
 		if (got < 0 && errno != EAGAIN && errno != EINTR) {
 			log_error("fault thread: read: errno %d", errno);
@@ -180,7 +183,7 @@ static void *fault_loop(void *arg)
 		}
 		for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++)
 			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
-				fault_handle(mem, &msgs[i]);
+				fault_handle(mem, &msgs[i], returns);
 	}
 	return NULL;
 }

@@ -388,6 +388,7 @@ static bool eject_leave(struct memory_thread *thread)
 
 	pthread_mutex_lock(&mem->eject_lock);
 	thread->in_run = false;
+	thread->returned_at = atomic_fetch_add(&mem->returns, 1) + 1;
 	ejected = thread->ejecting;
 	pthread_mutex_unlock(&mem->eject_lock);
 	if (!ejected)

@@ -19,7 +19,7 @@ import socket
 
 from harness.net import Link
 from harness.proxy import Proxy
-from harness.vm import Postern, bare_guest
+from harness.vm import Postern, QmpClosed, bare_guest
 from harness.waiting import scale, seconds, wait_for
 
 LINK_TIMEOUT_MS = 5000      # how long silence is a lost link, unstretched: a busy machine must not look like a cut
@@ -77,11 +77,26 @@ class Pair:
         for sockets in self._fds:
             for sock in sockets:
                 sock.close()
+        try:
+            if not any(exc):
+                self.check_strays()
+        except BaseException as e:
+            self.stack.__exit__(type(e), e, e.__traceback__)
+            raise
         return self.stack.__exit__(*exc)
 
     def new_link(self):     # pylint: disable=no-self-use
         """What lies between the machines."""
         return Link()
+
+    def check_strays(self):
+        """No thread of those that still live has touched a missing page itself; of all others the log tells, which is looked at when
+        the process ends. By a client of its own: the shared one may have been left in the middle of something."""
+        for vm in (self.source, self.destination):
+            if isinstance(vm, Postern) and vm.is_alive():
+                with contextlib.suppress(QmpClosed):    # on its way out
+                    strays = vm.qmp().command('query-postern-faults')['counters']['stray-faults']
+                    assert not strays, '%s: %d stray touches of missing pages: %s' % (vm.name, strays, vm.log()[-2000:])
 
     def greet(self, fill):
         """Connects to the source's guest. What runs another kind of guest overrides this, and arrived()."""

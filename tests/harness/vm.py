@@ -101,7 +101,7 @@ class Process:
                 if code:
                     raise Died('%s ended with %s; it said: %s' % (self.name, code, self.log()[-4000:]))
             said = self.log()
-            if 'Sanitizer' in said or 'runtime error:' in said:
+            if 'Sanitizer' in said or 'runtime error:' in said or 'stray touch:' in said:
                 raise Died('%s: %s' % (self.name, said[-8000:]))
         finally:
             self.close()

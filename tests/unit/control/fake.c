@@ -349,7 +349,7 @@ void memory_stats(const struct memory *mem, struct memory_stats *stats)
 {
 	unsigned int i;
 
-	*stats = (struct memory_stats){ .pages = FAKE_PAGES, .faults = 7 };
+	*stats = (struct memory_stats){ .pages = FAKE_PAGES, .faults = 7, .strays = 2 };
 	for (i = 0; i < FAKE_PAGES; i++) {
 		stats->missing += mem->page[i] != PAGE_PRESENT;
 		stats->requested += mem->page[i] == PAGE_REQUESTED;

@@ -419,6 +419,7 @@ static void test_faults(void **state)
 	json_decref(want);
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "latency"), "count")), 1);
 	assert_string_equal(json_string_value(json_object_get(out, "way-out")), "kernel");
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "counters"), "stray-faults")), 2);
 	json_decref(out);
 
 	ask(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":4}}",

@@ -426,6 +426,7 @@ static void test_stress_every_stop_is_reached_and_no_word_is_wrong(void **unused
 	}
 	memory_stats(mem, &stats);
 	assert_true(stats.ejects > 0);
+	assert_int_equal(stats.strays, 0);
 	/* The rest at once, so that all runners come to an end. */
 	for (i = 0; i < 512; i++)
 		fill_one(mem, GFN(i));
