@@ -8,6 +8,7 @@ import select
 import subprocess
 import time
 
+import neighbour as second_guest
 import sides
 import stop_latency
 import touches
@@ -286,6 +287,12 @@ def stop_qemu(bench, vmm, rounds, memory_mib=256):
             dst.q.command('cont')
 
 
+def neighbour(bench, way):
+    """One round of a second guest's rates beside one that waits; how many times slower than without it."""
+    second_guest.measure(way, 1, lambda what, does, ratio: bench.figures.note('neighbour_%s_%s' % (what, does), 'postern',
+                                                                                1 / ratio))
+
+
 def rates(bench):
     """Bulk, from the floors."""
     done = subprocess.run([bench.floors, 'rates'], stdout=subprocess.PIPE, check=True, timeout=120)
@@ -294,4 +301,4 @@ def rates(bench):
         bench.figures.note('rate_' + name, 'floor', float(value))
 
 
-__all__ = ['blackout', 'capped', 'floor_faults', 'kick', 'postcopy', 'rates', 'recovery', 'stop', 'stop_qemu']
+__all__ = ['blackout', 'capped', 'floor_faults', 'kick', 'neighbour', 'postcopy', 'rates', 'recovery', 'stop', 'stop_qemu']

@@ -78,6 +78,14 @@ SECTIONS = [
         Figure('kick_p50_eject_1cpu', 'us', '1 vCPU', source='kick_eject_1cpus'),
         Figure('recovery', 'ms', 'link cut by migrate-pause; from `migrate` with resume to the first word of the guest, which '
                'waited for a page')]),
+    ('a second guest beside one that waits for a missing page', [
+        Figure('neighbour_%s_%s' % (what, does), 'ratio', text + ('; the first is stopped and continued all the time'
+                                                                  if does == 'stopped' else ''), goals=[('value', 1.1)])
+        for what, text in (('walk', 'random reads a second of its memory, all there: without the first guest, by with it. Link cut, '
+                            '2 vCPUs wait; each round without, with, without'),
+                           ('io', 'the same, of commands a second over its serial port'),
+                           ('faults', 'the same, of missing pages a second in its own migration'))
+        for does in ('waits', 'stopped')]),
     ('rates of the floors', [
         Figure('rate_copy_4k', 'GB/s', 'UFFDIO_COPY, 4 KiB at a time, one thread'),
         Figure('rate_copy_64k', 'GB/s', '64 KiB at a time'),
