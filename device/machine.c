@@ -142,7 +142,7 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 static int memory_make(struct machine *m, struct err *err)
 {
 	const struct memory_events events = {
-		.lost = machine_on_lost, .complete = machine_on_complete, .arg = m,
+		.lost = machine_on_lost, .complete = machine_on_complete, .deaf = machine_on_deaf, .arg = m,
 	};
 	struct memory_range ranges[MEMORY_REGIONS_MAX];
 	enum way_out way = m->config.way_out;
@@ -350,6 +350,9 @@ static int may_run(struct machine *m, struct err *err)
 
 	if (m->reset_waits)
 		return err_set(err, -EBUSY, "the machine's reset waits for the pages that are still missing");
+	if (m->deaf && memory_is_late(m->mem))
+		return err_set(err, -EBUSY, "missing pages cannot be asked for any more; the machine can go on when all of its "
+					    "memory has come, which query-postern-faults shows");
 	switch (m->state) {
 	case RUN_STATE_FINISH_MIGRATE:
 		return err_set(err, -EBUSY, "the guest is being switched over to another host");
@@ -358,6 +361,8 @@ static int may_run(struct machine *m, struct err *err)
 	case RUN_STATE_SHUTDOWN:
 		return err_set(err, -EBUSY, "the machine is shut down");
 	case RUN_STATE_INTERNAL_ERROR:
+		if (m->deaf)
+			return 0;
 		return err_set(err, -EBUSY, "the machine has had an internal error: reset it first");
 	case RUN_STATE_IO_ERROR:
 		memory_stats(m->mem, &stats);
@@ -566,6 +571,19 @@ void machine_error_event(struct machine *m, const char *text)
 {
 	log_error("%s", text);
 	stop_for(m, RUN_STATE_INTERNAL_ERROR);
+}
+
+void machine_deaf_event(struct machine *m, const char *text)
+{
+	/* The bulk comes all the same, and with it, at the end, every page. */
+	log_error("%s: the machine is paused; let the migration complete, then continue it", text);
+	if (!memory_is_late(m->mem))
+		return;
+	m->deaf = true;
+	if (m->state == RUN_STATE_INMIGRATE)
+		m->autostart = false;
+	else
+		stop_for(m, RUN_STATE_INTERNAL_ERROR);
 }
 
 void machine_lost_event(struct machine *m, gfn_t gfn)

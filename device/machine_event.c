@@ -14,7 +14,7 @@
 
 #include "base/log.h"
 
-enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE };
+enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_DEAF };
 
 struct post {
 	struct machine_mail *mail;
@@ -75,6 +75,9 @@ static void deliver(void *arg)
 		case POST_COMPLETE:
 			machine_complete_event(m);
 			break;
+		case POST_DEAF:
+			machine_deaf_event(m, post->text);
+			break;
 		}
 	}
 	mail_put(post->mail);
@@ -122,6 +125,14 @@ void machine_on_lost(void *machine, gfn_t gfn)
 void machine_on_complete(void *machine)
 {
 	post_send(machine, &(struct post){ .kind = POST_COMPLETE });
+}
+
+void machine_on_deaf(void *machine, int error)
+{
+	struct post post = { .kind = POST_DEAF };
+
+	snprintf(post.text, sizeof(post.text), "the kernel's page faults cannot be read any more (errno %d)", -error);
+	post_send(machine, &post);
 }
 
 /* ---- exits of vCPUs ---- */

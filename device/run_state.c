@@ -13,6 +13,7 @@
  *   POSTMIGRATE      source: the guest runs elsewhere, or may     only back by the migration, or quit
  *   IO_ERROR         a page turned out lost                       cont once it is there, reset, migrate
  *   INTERNAL_ERROR   KVM gave up                                  reset
+ *                    page faults cannot be read                   cont once all memory is there, reset
  *   GUEST_PANICKED   the guest said so                            cont, reset
  *   SHUTDOWN         quit, power-off                              never
  *
@@ -41,7 +42,7 @@ static const unsigned int next[] = {
 	[RUN_STATE_POSTMIGRATE] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PAUSED) | END,
 	[RUN_STATE_IO_ERROR] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PRELAUNCH) |
 			       BIT(RUN_STATE_INTERNAL_ERROR) | BIT(RUN_STATE_FINISH_MIGRATE) | END,
-	[RUN_STATE_INTERNAL_ERROR] = BIT(RUN_STATE_PRELAUNCH) | END,
+	[RUN_STATE_INTERNAL_ERROR] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PRELAUNCH) | END,
 	[RUN_STATE_GUEST_PANICKED] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PRELAUNCH) |
 				     BIT(RUN_STATE_INTERNAL_ERROR) | BIT(RUN_STATE_FINISH_MIGRATE) | END,
 	[RUN_STATE_SHUTDOWN] = 0,

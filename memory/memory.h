@@ -79,10 +79,15 @@ struct memory_waiter {
 	int64_t since_ns;		/* CLOCK_MONOTONIC */
 };
 
-/* Called when a page turned out LOST or all pages are PRESENT; on any thread, no lock held; must not sleep. */
+/*
+ * Called when a page turned out LOST, when all pages are PRESENT, or when the userfaultfd cannot be read any more (a negative errno): then
+ * nobody asks for the pages that vCPUs wait for, but pages that come all the same are filled in. On any thread, no lock held; must
+ * not sleep. Each may be NULL.
+ */
 struct memory_events {
 	void (*lost)(void *arg, gfn_t gfn);
 	void (*complete)(void *arg);
+	void (*deaf)(void *arg, int error);
 	void *arg;
 };
 

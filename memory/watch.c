@@ -155,6 +155,13 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 	memory_ask(mem, region, offset, 1);
 }
 
+static void fault_give_up(struct memory *mem, int error)
+{
+	log_error("userfaultfd: errno %d: page faults are not served any more", -error);
+	if (mem->events.deaf)
+		mem->events.deaf(mem->events.arg, error);
+}
+
 static void *fault_loop(void *arg)
 {
 	struct memory *mem = arg;
@@ -165,12 +172,13 @@ static void *fault_loop(void *arg)
 	struct uffd_msg msgs[16];
 	uint64_t returns;
 	ssize_t got, i;
+	int error = 0;
 
 	pthread_setname_np(pthread_self(), "fault");
 	thread_is_urgent();
 	for (;;) {
 		if (poll(fds, 2, memory_eject_overdue(mem)) < 0 && errno != EINTR) {
-			log_error("fault thread: poll: errno %d", errno);
+			error = -errno;
 			break;
 		}
 		if (fds[1].revents)
@@ -178,13 +186,15 @@ static void *fault_loop(void *arg)
 		returns = memory_returns(mem);
 		got = read(mem->uffd, msgs, sizeof(msgs));
 		if (got < 0 && errno != EAGAIN && errno != EINTR) {
-			log_error("fault thread: read: errno %d", errno);
+			error = -errno;
 			break;
 		}
 		for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++)
 			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
 				fault_handle(mem, &msgs[i], returns);
 	}
+	if (error)
+		fault_give_up(mem, error);
 	return NULL;
 }
 

@@ -365,6 +365,32 @@ static void a_lost_page_stops_the_guest(void **state)
 	world_free(w);
 }
 
+/* The kernel does not tell any more who waits for which page: the guest waits, paused, until all has come without being asked for. */
+static void a_guest_whose_faults_cannot_be_read_is_stopped(void **state)
+{
+	struct world *from = world_new(false, false), *w = world_new(true, false);
+	struct memory *mem = machine_memory(w->machine);
+	struct err err;
+	uint64_t gfn;
+
+	(void)state;
+	arrive(from, w);
+	machine_on_deaf(w->machine, -EBADF);
+	run_until(w, machine_state(w->machine) == RUN_STATE_INTERNAL_ERROR);
+	assert_int_equal(machine_cont(w->machine, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "when all of its memory has come"));
+	for (gfn = 0; gfn < MEMORY_BYTES / PAGE_BYTES; gfn++)
+		assert_int_equal(page_copy(&(struct pages){ machine_memory(from->machine), mem }, GFN(gfn)), 0);
+	run_until(w, w->completes == 1);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_INTERNAL_ERROR);
+	assert_int_equal(machine_cont(w->machine, &err), 0);
+	assert_true(machine_is_running(w->machine));
+	/* Too late to matter. */
+	machine_on_deaf(w->machine, -EBADF);
+	world_free(from);
+	world_free(w);
+}
+
 /* ---- state ---- */
 
 static int early_check(void *arg, gfn_t gfn)
@@ -520,6 +546,7 @@ int main(void)
 		cmocka_unit_test(a_wish_travels),
 		cmocka_unit_test(a_reset_waits_for_late_memory),
 		cmocka_unit_test(a_lost_page_stops_the_guest),
+		cmocka_unit_test(a_guest_whose_faults_cannot_be_read_is_stopped),
 		cmocka_unit_test(early_pages_come_once_each),
 		cmocka_unit_test(state_of_another_shape_is_refused),
 		cmocka_unit_test(damaged_state_does_no_harm),

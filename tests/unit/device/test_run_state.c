@@ -31,7 +31,7 @@ static void the_table_is_as_documented(void **state)
 		[RUN_STATE_FINISH_MIGRATE] =	"..11.11...1",
 		[RUN_STATE_POSTMIGRATE] =	"..11..1...1",
 		[RUN_STATE_IO_ERROR] =		"1.1..1.11.1",
-		[RUN_STATE_INTERNAL_ERROR] =	"1.......1.1",
+		[RUN_STATE_INTERNAL_ERROR] =	"1.1.....1.1",
 		[RUN_STATE_GUEST_PANICKED] =	"1.1..1..111",
 		[RUN_STATE_SHUTDOWN] =		"..........1",
 	};

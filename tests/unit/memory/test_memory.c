@@ -3,7 +3,12 @@
 #include "fixture.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "memory/internal.h"
 
 static void test_bad_ranges_are_refused(void **unused)
 {
@@ -77,6 +82,43 @@ static void test_missing_bitmap(void **unused)
 	memory_free(mem);
 }
 
+static _Atomic int deaf;
+
+static void on_deaf(void *arg, int error)
+{
+	(void)arg;
+	atomic_store(&deaf, error);
+}
+
+static void *touch(void *arg)
+{
+	(void)*(volatile uint8_t *)arg;
+	return NULL;
+}
+
+/* Its descriptor is taken from the fault thread: it says so, and what comes is filled in all the same. */
+static void test_faults_that_cannot_be_read_are_told(void **unused)
+{
+	const struct memory_events events = { .deaf = on_deaf };
+	struct memory *mem = memory_for_test(2, 0, true, &events);
+	int keep = dup(mem->uffd), other = open("/dev/null", O_WRONLY);
+	pthread_t thread;
+
+	(void)unused;
+	assert_true(keep >= 0 && other >= 0);
+	assert_true(dup2(other, mem->uffd) >= 0);
+	/* The thread still waits at the old one, until there is something to read. */
+	assert_int_equal(pthread_create(&thread, NULL, touch, mem->region[0].host + 5 * PAGE_BYTES), 0);
+	wait_until(atomic_load(&deaf));
+	assert_int_equal(deaf, -EBADF);
+	assert_true(dup2(keep, mem->uffd) >= 0);
+	assert_int_equal(memory_fill(mem, GFN(5), 1, NULL), 1);
+	pthread_join(thread, NULL);
+	close(keep);
+	close(other);
+	memory_free(mem);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -84,6 +126,7 @@ int main(void)
 		cmocka_unit_test(test_is_ram_knows_the_hole),
 		cmocka_unit_test(test_plain_memory_is_present_and_zero),
 		cmocka_unit_test(test_missing_bitmap),
+		cmocka_unit_test(test_faults_that_cannot_be_read_are_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
