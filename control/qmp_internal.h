@@ -45,7 +45,6 @@ struct qmp {
 	uv_prepare_t life;	/* never started: its close callback frees this struct */
 	bool closed;
 	bool migration_events;	/* the "events" migration capability */
-	bool reclaimed;		/* postern-reclaim was done: the paused migration must never be resumed */
 };
 
 /* One command being carried out. */

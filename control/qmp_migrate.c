@@ -41,18 +41,9 @@ static const struct capability capabilities[] = {
 
 static int cmd_migrate(struct qmp_call *call, struct err *err)
 {
-	bool resume = qmp_arg_bool(call, "resume");
-	int r;
-
 	if (qmp_arg_bool(call, "blk") || qmp_arg_bool(call, "inc"))
 		return err_set(err, -ENOTSUP, "migration of disks (blk, inc) is not supported");
-	if (resume && call->qmp->reclaimed)
-		return err_set(err, -EPERM, "the guest was reclaimed by postern-reclaim and runs here: resuming the "
-					    "migration would let it run twice");
-	r = migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"), resume, err);
-	if (!r && !resume)
-		call->qmp->reclaimed = false;	/* the migration that it ended is over */
-	return r;
+	return migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"), qmp_arg_bool(call, "resume"), err);
 }
 
 static int cmd_incoming(struct qmp_call *call, struct err *err)
@@ -116,11 +107,11 @@ static json_t *ram_to_json(const struct migration_info *info)
 			 "postcopy-bytes", qmp_uint(info->ram_sent_bytes));
 }
 
-static json_t *postern_to_json(const struct qmp *qmp, const struct migration_info *info)
+static json_t *postern_to_json(const struct migration_info *info)
 {
 	return json_pack("{s:b,s:o,s:o,s:o,s:b}", "incoming", info->incoming, "recoveries",
 			 qmp_uint(info->recoveries), "bytes-per-second", qmp_uint(info->bytes_per_second),
-			 "urgent-pages", qmp_uint(info->pages_urgent), "reclaimed", qmp->reclaimed);
+			 "urgent-pages", qmp_uint(info->pages_urgent), "reclaimed", info->reclaimed);
 }
 
 /* What went wrong and was mended is no error any more. */
@@ -138,7 +129,7 @@ static int cmd_query(struct qmp_call *call, struct err *err)
 	(void)err;
 	migration_query(call->qmp->migration, &info);
 	json_object_set_new(out, "status", json_string(migration_status_name(info.status)));
-	json_object_set_new(out, "postern", postern_to_json(call->qmp, &info));
+	json_object_set_new(out, "postern", postern_to_json(&info));
 	call->result = out;
 	if (info.status == MIGRATION_NONE)
 		return 0;

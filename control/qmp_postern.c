@@ -160,27 +160,10 @@ static int cmd_map(struct qmp_call *call, struct err *err)
  */
 static int cmd_reclaim(struct qmp_call *call, struct err *err)
 {
-	struct qmp *qmp = call->qmp;
-	struct migration_info info;
-	int r;
-
 	if (!qmp_arg_bool(call, "destination-is-dead"))
 		return err_set(err, -EINVAL, "the guest may run at the destination: 'destination-is-dead': true is "
 					     "needed, and has to be so");
-	migration_query(qmp->migration, &info);
-	if (info.incoming || info.status != MIGRATION_POSTCOPY_PAUSED)
-		return err_set(err, -EINVAL, "only the source of a migration that is postcopy-paused can reclaim its "
-					     "guest; this is %s of one that is %s",
-			       info.incoming ? "the destination" : "the source",
-			       migration_status_name(info.status));
-	if (qmp->reclaimed)
-		return err_set(err, -EALREADY, "the guest has been reclaimed already");
-	r = machine_leave_migrate(qmp->machine, true, err);
-	if (r < 0)
-		return r;
-	qmp->reclaimed = true;
-	log_warn("the guest was reclaimed: it runs here, and must not run at the destination");
-	return 0;
+	return migration_reclaim(call->qmp->migration, err);
 }
 
 static const struct qmp_arg map_args[] = { { "cells", QMP_UINT, true }, { 0 } };

@@ -197,6 +197,7 @@ static void on_run(struct migration *m)
 {
 	if (m->resume != RESUME_NONE) {
 		m->recoveries++;
+		m->error[0] = 0;
 		flow(m);
 	}
 	m->resume = RESUME_NONE;
@@ -240,6 +241,7 @@ static void on_resume_ack(struct migration *m)
 {
 	m->resume = RESUME_NONE;
 	m->recoveries++;
+	m->error[0] = 0;
 	flow(m);
 	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
 	if (m->in == IN_COMPLETE)

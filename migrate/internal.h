@@ -82,6 +82,9 @@ struct migration {
 	struct connector *connector;
 	struct sender *sender;
 	bool was_running;
+	enum out_phase awaited;	/* the phase whose answer is waited for, since when, and what was still to be sent at the last look */
+	int64_t awaited_ns;
+	size_t awaited_queued;
 	uint64_t told_pages;	/* of a resume: pages that Missing messages have covered, and */
 	uint64_t told_missing;	/* those of them that are missing */
 	uint64_t reply_missing;
@@ -119,6 +122,9 @@ int outgoing_resume(struct migration *m, const struct uri *uri, struct err *err)
 void outgoing_forget(struct migration *m);
 /* The link is lost or given up; what follows depends on the phase. */
 void outgoing_lost(struct migration *m, const struct err *err, bool cancelled);
+
+/* Once a second: gives up a destination that lives and does not answer, while the guest is still ours. */
+void outgoing_check_answer(struct migration *m);
 
 /* incoming.c */
 int incoming_listen(struct migration *m, const struct uri *uri, const char *text, struct err *err);

@@ -172,6 +172,11 @@ void link_send_zero(struct link *link, gfn_t first, uint32_t n)
 		channel_send_zero(link->channel, first, n);
 }
 
+size_t link_queued(const struct link *link)
+{
+	return link->cut ? 0 : channel_queued(link->channel);
+}
+
 /* ---- failures reported by threads ---- */
 
 struct link_report {

@@ -41,6 +41,8 @@ int link_pair(struct link *link, struct stream_pair *pair, struct err *err);
 void link_send(struct link *link, wire_body body, const void *content);
 void link_send_pages(struct link *link, gfn_t first, uint32_t n, const uint8_t *pages);
 void link_send_zero(struct link *link, gfn_t first, uint32_t n);
+/* Bytes of the control connection that the socket has not taken yet. */
+size_t link_queued(const struct link *link);
 /* Loses the link from the loop, as if a connection had failed with this. */
 void link_fail(struct link *link, const struct err *err);
 

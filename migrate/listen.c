@@ -262,15 +262,24 @@ static int guest_new(struct listener *listener, int fd, struct err *err)
 
 /* ---- the listener ---- */
 
+/* The oldest that has not said who it is goes first, then the oldest that has been refused: a source says it at once. */
 static void listener_evict(struct listener *listener)
 {
-	struct guest *guest = listener->guests;
+	static const enum guest_state order[] = { GUEST_READING, GUEST_REFUSED };
+	struct guest *guest, *oldest = NULL;
 	struct err err;
+	size_t i;
 
-	while (guest->next)
-		guest = guest->next;
+	/* The newest is first on the list. */
+	for (i = 0; i < sizeof(order) / sizeof(*order) && !oldest; i++)
+		for (guest = listener->guests; guest; guest = guest->next)
+			if (guest->state == order[i])
+				oldest = guest;
+	for (guest = listener->guests; guest && !oldest; guest = guest->next)
+		if (!guest->next)
+			oldest = guest;
 	err_set(&err, -ENOBUFS, "more than %d connections that are no migration yet", GUESTS_MAX);
-	guest_drop(guest, &err);
+	guest_drop(oldest, &err);
 }
 
 static void listener_on_connection(uv_poll_t *poll, int status, int events)

@@ -140,6 +140,7 @@ static void on_sample(uv_timer_t *timer)
 						 (uint64_t)NS_PER_SEC / (uint64_t)elapsed);
 	m->sampled_bytes = bytes;
 	m->sampled_ns = now;
+	outgoing_check_answer(m);
 }
 
 static void query_pages(struct migration *m, struct migration_info *info)
@@ -167,6 +168,16 @@ static void query_pages(struct migration *m, struct migration_info *info)
 	}
 }
 
+/*
+ * Paused after the decision, and yet not in POSTMIGRATE: an operator has taken the guest back by force, knowing that the
+ * destination is dead. That migration is over.
+ */
+static bool is_reclaimed(const struct migration *m)
+{
+	return !m->incoming && m->status == MIGRATION_POSTCOPY_PAUSED &&
+	       machine_state(m->machine) != RUN_STATE_POSTMIGRATE;
+}
+
 void migration_query(struct migration *m, struct migration_info *info)
 {
 	int64_t now = clock_now_ns();
@@ -175,6 +186,7 @@ void migration_query(struct migration *m, struct migration_info *info)
 		.status = m->status,
 		.incoming = m->incoming,
 		.recoveries = m->recoveries,
+		.reclaimed = is_reclaimed(m),
 		.bytes_per_second = m->bytes_per_second,
 	};
 	memcpy(info->error, m->error, sizeof(info->error));
@@ -290,16 +302,6 @@ int migration_incoming(struct migration *m, const char *text, struct err *err)
 	return 0;
 }
 
-/*
- * Paused after the decision, and yet not in POSTMIGRATE: an operator has taken the guest back by force, knowing that the
- * destination is dead. That migration is over.
- */
-static bool is_reclaimed(const struct migration *m)
-{
-	return !m->incoming && m->status == MIGRATION_POSTCOPY_PAUSED &&
-	       machine_state(m->machine) != RUN_STATE_POSTMIGRATE;
-}
-
 /* What came here may go on to elsewhere once all of it is here. */
 static void leave_incoming(struct migration *m)
 {
@@ -324,7 +326,8 @@ int migration_outgoing(struct migration *m, const char *text, bool resume, struc
 			return err_set(err, -EINVAL, "only a postcopy that is paused can be resumed, this is %s",
 				       migration_status_name(m->status));
 		if (is_reclaimed(m))
-			return err_set(err, -EPERM, "the guest was reclaimed and runs here: it must not be let run elsewhere");
+			return err_set(err, -EPERM, "the guest was reclaimed and runs here: resuming the migration would let it run "
+					       "twice");
 		return outgoing_resume(m, &uri, err);
 	}
 	if (is_reclaimed(m))
@@ -350,6 +353,23 @@ int migration_recover(struct migration *m, const char *text, struct err *err)
 			       migration_status_name(m->status));
 	r = uri_parse(&uri, text, err);
 	return r < 0 ? r : incoming_listen(m, &uri, text, err);
+}
+
+int migration_reclaim(struct migration *m, struct err *err)
+{
+	int r;
+
+	if (m->incoming || m->status != MIGRATION_POSTCOPY_PAUSED)
+		return err_set(err, -EINVAL, "only the source of a migration that is postcopy-paused can reclaim its "
+					     "guest; this is %s of one that is %s",
+			       m->incoming ? "the destination" : "the source", migration_status_name(m->status));
+	if (is_reclaimed(m))
+		return err_set(err, -EALREADY, "the guest has been reclaimed already");
+	r = machine_leave_migrate(m->machine, true, err);
+	if (r < 0)
+		return r;
+	log_warn("the guest was reclaimed: it runs here, and must not run at the destination");
+	return 0;
 }
 
 int migration_pause(struct migration *m, struct err *err)

@@ -47,6 +47,7 @@ struct migration_info {
 	uint64_t pages_normal, pages_zero, pages_urgent;
 	int64_t total_ms, setup_ms, downtime_ms;
 	uint64_t recoveries;
+	bool reclaimed;			/* by migration_reclaim: the guest is here for good */
 	uint64_t bytes_per_second;	/* over the last second */
 };
 
@@ -74,6 +75,12 @@ int migration_recover(struct migration *migration, const char *uri, struct err *
 int migration_pause(struct migration *migration, struct err *err);
 /* migrate_cancel: before switchover the guest goes on here; after it: an error that says so. */
 int migration_cancel(struct migration *migration, struct err *err);
+
+/*
+ * At the source of a postcopy that is paused: the guest runs here again, from the moment of the switchover. Only for who knows that the
+ * destination is dead. The migration cannot be resumed afterwards. -EINVAL: not such a source; -EALREADY.
+ */
+int migration_reclaim(struct migration *migration, struct err *err);
 
 void migration_params_get(struct migration *migration, struct migration_params *params);
 int migration_params_set(struct migration *migration, const struct migration_params *params, struct err *err);

@@ -605,6 +605,11 @@ int migration_cancel(struct migration *migration, struct err *err)
 	return called(migration, "cancel", "", err);
 }
 
+int migration_reclaim(struct migration *migration, struct err *err)
+{
+	return called(migration, "reclaim", "", err);
+}
+
 void migration_params_get(struct migration *migration, struct migration_params *params)
 {
 	*params = migration->params;

@@ -37,7 +37,7 @@ struct relay {
 	pthread_cond_t let_go;
 	struct connection connection[CONNECTIONS_MAX];
 	unsigned int n;
-	enum cut_at at;
+	enum cut_at at, swallow;
 	bool deliver, has_cut, hold, stop;
 	struct preface preface;
 	bool damage, damage_from_source;
@@ -91,6 +91,13 @@ void relay_cut_at(struct relay *relay, enum cut_at at, bool deliver)
 	pthread_mutex_unlock(&relay->lock);
 }
 
+void relay_swallow(struct relay *relay, enum cut_at at)
+{
+	pthread_mutex_lock(&relay->lock);
+	relay->swallow = at;
+	pthread_mutex_unlock(&relay->lock);
+}
+
 bool relay_has_cut(struct relay *relay)
 {
 	bool has_cut;
@@ -132,7 +139,7 @@ void relay_damage(struct relay *relay, enum wire_channel channel, bool from_sour
 static int hand_on(struct half *half, uint8_t *data, size_t len, enum cut_at is)
 {
 	struct relay *relay = half->relay;
-	bool cut;
+	bool cut, swallow;
 	int r = 0;
 
 	pthread_mutex_lock(&relay->lock);
@@ -143,6 +150,9 @@ static int hand_on(struct half *half, uint8_t *data, size_t len, enum cut_at is)
 		relay->damage = false;
 		data[len / 2] ^= 0x40;
 	}
+	swallow = is != CUT_NEVER && is == relay->swallow;
+	if (swallow)
+		relay->swallow = CUT_NEVER;
 	cut = is != CUT_NEVER && is == relay->at;
 	if (cut) {
 		/* Nothing of what follows may pass: the lock is kept until all is shut. */
@@ -153,6 +163,8 @@ static int hand_on(struct half *half, uint8_t *data, size_t len, enum cut_at is)
 		relay->has_cut = true;
 	}
 	pthread_mutex_unlock(&relay->lock);
+	if (swallow)
+		return 0;
 	return cut || r ? -EPIPE : send_all(half->to, data, len);
 }
 

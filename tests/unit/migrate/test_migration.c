@@ -14,6 +14,8 @@
 #include "base/clock.h"
 #include "world.h"
 
+#define CROWD 12	/* as many as the listener keeps */
+
 #define NEEDS(world) do { if (!world_new(world)) skip(); } while (0)
 
 static struct migration_info query(const struct side *side)
@@ -305,6 +307,9 @@ static void test_pause_and_recover_by_command(void **state)
 	assert_int_equal(migration_recover(w.to.migration, uri, &err), 0);
 	assert_int_equal(migration_outgoing(w.from.migration, uri, true, &err), 0);
 	until_active(&w);
+	/* What is mended is no error any more. */
+	assert_string_equal(query(&w.to).error, "");
+	assert_string_equal(query(&w.from).error, "");
 	assert_int_equal(migration_pause(w.from.migration, &err), 0);
 	until_paused(&w);
 	/* The URI it listens at already. */
@@ -390,6 +395,38 @@ static void test_quiet_links_live_on_by_heartbeats(void **state)
 	world_free(&w);
 }
 
+static void expect_refusal(struct world *w, const char *word)
+{
+	world_migrate(w, false);
+	world_until(w, world_status(&w->from) == MIGRATION_FAILED);
+	if (!strstr(query(&w->from).error, word))
+		fail_msg("'%s' lacks '%s'", query(&w->from).error, word);
+	assert_int_equal(w->from.machine.state, RUN_STATE_RUNNING);
+}
+
+/* A destination that lives, and hears everything, and does not answer: the guest goes on where it was. */
+static void test_an_answer_that_does_not_come(void **state)
+{
+	static const enum cut_at answer[] = { AT_HELLO_REPLY, AT_STATE_REPLY };
+	struct world w;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(answer) / sizeof(*answer); i++) {
+		NEEDS(&w);
+		timeouts(&w, 1000);
+		relay_swallow(w.relay, answer[i]);
+		expect_refusal(&w, answer[i] == AT_HELLO_REPLY ? "has not answered the Hello within 5000 ms" :
+								 "has not answered the machine's state within 5000 ms");
+		/* The other side is told. Had it begun to hold pages, or been prepared, it is not for another. */
+		world_until(&w, strstr(query(&w.to).error, "has not answered"));
+		assert_int_equal(world_status(&w.to), answer[i] == AT_HELLO_REPLY ? MIGRATION_SETUP :
+										      MIGRATION_POSTCOPY_PAUSED);
+		assert_false(w.to.machine.ran);
+		world_free(&w);
+	}
+}
+
 static void test_damage_on_any_connection_loses_the_link_and_nothing_else(void **state)
 {
 	static const struct {
@@ -416,15 +453,6 @@ static void test_damage_on_any_connection_loses_the_link_and_nothing_else(void *
 	limit(&w, 0);
 	until_completed(&w);
 	world_free(&w);
-}
-
-static void expect_refusal(struct world *w, const char *word)
-{
-	world_migrate(w, false);
-	world_until(w, world_status(&w->from) == MIGRATION_FAILED);
-	if (!strstr(query(&w->from).error, word))
-		fail_msg("'%s' lacks '%s'", query(&w->from).error, word);
-	assert_int_equal(w->from.machine.state, RUN_STATE_RUNNING);
 }
 
 static void test_another_shape_is_refused_by_name_and_the_next_may_try(void **state)
@@ -557,6 +585,47 @@ static void test_strangers_do_not_disturb(void **state)
 	world_free(&w);
 }
 
+/* So many connections that say nothing, and the source's three among them, one after the other. */
+static void test_a_crowd_of_strangers_does_not_keep_a_source_out(void **state)
+{
+	struct preface preface = { .version = WIRE_MAJOR, .session = "a new session" };
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	uint8_t bytes[PREFACE_BYTES], byte;
+	int crowd[3 * CROWD], mine[3], i, turns;
+	struct world w;
+
+	(void)state;
+	NEEDS(&w);
+	memcpy(addr.sun_path, w.direct_uri + 5, strlen(w.direct_uri + 5) + 1);
+	for (i = 0; i < 3 * CROWD; i++) {
+		if (i % CROWD == CROWD / 2) {
+			int *fd = &mine[i / CROWD];
+
+			*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+			assert_int_equal(connect(*fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+			preface.channel = (enum wire_channel)(i / CROWD);
+			preface_encode(&preface, bytes);
+			assert_int_equal(send(*fd, bytes, sizeof(bytes), 0), sizeof(bytes));
+		}
+		crowd[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		assert_int_equal(connect(crowd[i], (struct sockaddr *)&addr, sizeof(addr)), 0);
+		/* They are let in, and the others dropped for them. */
+		turns = 0;
+		world_until(&w, turns++ >= 3);
+		world_until(&w, i < 2 * CROWD || recv(crowd[i - 2 * CROWD], &byte, 1, MSG_DONTWAIT) == 0);
+	}
+	/* Linked: a migration has begun. */
+	world_until(&w, query(&w.to).total_ms > 0);
+	for (i = 0; i < 3 * CROWD; i++)
+		close(crowd[i]);
+	for (i = 0; i < 3; i++)
+		close(mine[i]);
+	world_until(&w, world_status(&w.to) == MIGRATION_SETUP);
+	world_migrate(&w, false);
+	until_completed(&w);
+	world_free(&w);
+}
+
 /* While one source is let in, another waits for a moment and is then told; its guest runs on, and the first arrives. */
 static void test_a_second_source_is_told_that_the_destination_is_busy(void **state)
 {
@@ -612,11 +681,20 @@ static void test_a_reclaimed_guest_cannot_be_resumed_elsewhere(void **state)
 
 	(void)state;
 	NEEDS(&w);
+	assert_int_equal(migration_reclaim(w.from.migration, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "this is the source of one that is none"));
 	relay_cut_at(w.relay, AT_RUN, false);
 	world_migrate(&w, false);
 	until_paused(&w);
-	w.from.machine.state = RUN_STATE_RUNNING;
+	assert_int_equal(migration_reclaim(w.to.migration, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "this is the destination of one that is postcopy-paused"));
+	assert_false(query(&w.from).reclaimed);
+	assert_int_equal(migration_reclaim(w.from.migration, &err), 0);
+	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
+	assert_true(query(&w.from).reclaimed);
+	assert_int_equal(migration_reclaim(w.from.migration, &err), -EALREADY);
 	assert_int_equal(migration_outgoing(w.from.migration, w.relay_uri, true, &err), -EPERM);
+	assert_non_null(strstr(err.text, "would let it run twice"));
 	assert_int_equal(world_status(&w.from), MIGRATION_POSTCOPY_PAUSED);
 	/* A new migration is another session: this destination is not the one for it. */
 	expect_refusal(&w, "start a new destination");
@@ -697,12 +775,14 @@ int main(void)
 		cmocka_unit_test(test_a_complete_destination_tells_a_source_that_missed_it),
 		cmocka_unit_test(test_silence_is_a_lost_link),
 		cmocka_unit_test(test_quiet_links_live_on_by_heartbeats),
+		cmocka_unit_test(test_an_answer_that_does_not_come),
 		cmocka_unit_test(test_damage_on_any_connection_loses_the_link_and_nothing_else),
 		cmocka_unit_test(test_another_shape_is_refused_by_name_and_the_next_may_try),
 		cmocka_unit_test(test_a_state_that_cannot_be_saved_or_loaded),
 		cmocka_unit_test(test_cancel_before_and_after_the_decision),
 		cmocka_unit_test(test_stop_during_switchover_stands),
 		cmocka_unit_test(test_strangers_do_not_disturb),
+		cmocka_unit_test(test_a_crowd_of_strangers_does_not_keep_a_source_out),
 		cmocka_unit_test(test_a_second_source_is_told_that_the_destination_is_busy),
 		cmocka_unit_test(test_nobody_there),
 		cmocka_unit_test(test_a_reclaimed_guest_cannot_be_resumed_elsewhere),

@@ -33,6 +33,8 @@ struct relay *relay_new(const char *listen_path, const char *connect_path);
 void relay_free(struct relay *relay);
 /* Cuts all three connections at the next such frame, once; `deliver`: after handing it on. */
 void relay_cut_at(struct relay *relay, enum cut_at at, bool deliver);
+/* Swallows the next such frame, and nothing else. */
+void relay_swallow(struct relay *relay, enum cut_at at);
 bool relay_has_cut(struct relay *relay);
 void relay_cut_now(struct relay *relay);
 /* Holds everything back, in both directions, until it is let go. */
