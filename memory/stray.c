@@ -7,6 +7,9 @@
 //   - no thread of this process: a worker of KVM's own (async page faults), another process that looks in;
 //   - any other thread of this process, or a vCPU's outside KVM_RUN: a stray touch. It should have come through gup.
 //
+// Kernel threads have their number of the host's own process namespace: in a container one of ours might have the same, and would then be blamed
+// for a worker's wait. That is a log line too many, in a build for tests an abort.
+//
 // A report may be read while a vCPU is on its way out of KVM_RUN, and judged when it is out. So each return from KVM_RUN has a number, and the
 // fault thread notes the last one before it reads. A vCPU that is outside with a smaller or the same number was outside when
 // the report was read, and then it was so when it touched the page: who has left a wait has taken its report back.
