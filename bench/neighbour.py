@@ -11,7 +11,7 @@ measured without A, while A waits, while A waits and is stopped and continued al
   faults   B itself has been migrated here and walks, its bulk is next to nothing: missing pages fetched a second, over the loopback
 
 A round measures all of it once. Its ratio is the rate with A by the mean of the two without; given are percentiles of the rounds' ratios.
-Wanted: medians of 0.9 at least.
+Wanted: medians of 0.9 at least. `CPU of A` is the share of one CPU that A's source and destination take meanwhile (median).
 
     bench/neighbour.py [--rounds N] [--way-out kernel|eject] [--json FILE]
 """
@@ -148,18 +148,32 @@ def _rate(counter):
     return (counter() - before) / (time.perf_counter() - begin)
 
 
+def _cpu(pair):
+    return sum(vm.cpu_seconds() for vm in (pair.source, pair.destination))
+
+
+def _rates_beside(b, a):
+    """b's rates, and which share of a CPU a's two processes took meanwhile: a figure that a busy host does not touch."""
+    cpu, begin = _cpu(a), time.perf_counter()
+    rates = b.rates()
+    rates['cpu'] = (_cpu(a) - cpu) / (time.perf_counter() - begin)
+    return rates
+
+
 def one_round(way_out):
     """{(what, 'alone' | A_DOES): rate} and how often A was stopped."""
     out = {}
     with contextlib.closing(Neighbour(way_out)) as b:
         before = b.rates()
         with waiting_guest(way_out) as a:
-            found = {'waits': b.rates()}
+            found = {'waits': _rates_beside(b, a)}
             a.wait_all_waiting()        # and has waited all the time
             with contextlib.closing(Churn(a.destination)) as churn:
-                found['stopped'] = b.rates()
+                found['stopped'] = _rates_beside(b, a)
             a.wait_all_waiting()
         after = b.rates()
+    for does in A_DOES:
+        out['cpu', does] = found[does]['cpu']
     for what in WHAT:
         out[what, 'alone'] = (before[what] + after[what]) / 2
         out[what, 'again'] = after[what] / before[what]
@@ -188,7 +202,8 @@ def measure(way_out, rounds, note=None):
                          'with A/s': round(report.percentile([f[what, does] for f in found], 0.5)),
                          'p50': report.percentile(ratios, 0.5), 'p10': report.percentile(ratios, 0.1),
                          'min': min(ratios), 'max': max(ratios), 'alone again': report.percentile(again, 0.5),
-                         'stops': stops if does == 'stopped' else 0})
+                         'stops': stops if does == 'stopped' else 0,
+                         'CPU of A': report.percentile([f['cpu', does] for f in found], 0.5)})
     return rows
 
 
@@ -211,7 +226,7 @@ def main():
     print("guest B's rates while guest A waits for missing pages, by its rates without A; Linux %s, %d CPUs, load before %.1f"
           % (platform.release(), os.cpu_count(), os.getloadavg()[2]))
     print(report.table(rows, ['way-out', 'rate of B', 'A', 'n', 'alone/s', 'with A/s', 'p50', 'p10', 'min', 'max', 'alone again',
-                              'stops']))
+                              'stops', 'CPU of A']))
     os.makedirs(os.path.dirname(os.path.abspath(options.json)), exist_ok=True)
     with open(options.json, 'w', encoding='ascii') as f:
         json.dump({'kernel': platform.release(), 'unit': 'ratio', 'results': rows}, f, indent=1)
