@@ -99,7 +99,7 @@ static json_t *take_value(struct input *in, unsigned int depth)
 			json_array_append_new(out, take_value(in, depth + 1));
 		return out;
 	default:
-		return json_string(kind & 0x80 ? "oob" : kind & 0x40 ? "tcp:h:1" : "");
+		return json_string(kind & 0x80 ? "oob" : kind & 0x40 ? "tcp:h:1" : kind & 0x20 ? "info status" : "");
 	}
 }
 
@@ -108,12 +108,14 @@ static const char *const commands[] = {
 	"cont", "quit", "system_powerdown", "system_reset", "migrate", "migrate-incoming", "migrate-pause", "migrate-recover",
 	"migrate_cancel", "migrate-start-postcopy", "query-migrate", "migrate-set-parameters", "query-migrate-parameters",
 	"migrate-set-capabilities", "query-migrate-capabilities", "query-postern-faults", "query-postern-map", "postern-reclaim",
-	"human-monitor-command",
+	"human-monitor-command", "query-chardev", "query-iothreads", "query-machines", "query-memory-size-summary", "query-target",
+	"query-uuid",
 };
 
 static const char *const keys[] = {
 	"uri", "blk", "inc", "detach", "resume", "enable", "max-bandwidth", "downtime-limit", "max-postcopy-bandwidth",
-	"x-postern-link-timeout", "capabilities", "cells", "destination-is-dead", "",
+	"x-postern-link-timeout", "capabilities", "cells", "destination-is-dead", "command-line", "cpu-index",
+	"",
 };
 
 static const char negotiation[] = "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]}}";
