@@ -88,6 +88,27 @@ static void on_page_lost(void *arg, gfn_t gfn)
 	qmp_event(arg, "POSTERN_PAGE_LOST", json_pack("{s:o}", "gpa", qmp_uint(gfn_to_gpa(gfn).v)));
 }
 
+/* The names of QEMU's BlockErrorAction and IoOperationType. */
+static void on_disk(void *arg, const struct disk_news *news)
+{
+	switch (news->what) {
+	case DISK_IS_AWAY:
+		qmp_event(arg, "POSTERN_DISK_AWAY",
+			  json_pack("{s:s,s:o,s:i}", "device", news->device, "reason", qmp_string(news->why), "requests",
+				    (int)news->jobs));
+		break;
+	case DISK_IS_BACK:
+		qmp_event(arg, "POSTERN_DISK_BACK", json_pack("{s:s}", "device", news->device));
+		break;
+	case DISK_JOB_FAILED:
+		qmp_event(arg, "BLOCK_IO_ERROR",
+			  json_pack("{s:s,s:s,s:s,s:s,s:b,s:s}", "device", news->device, "node-name", news->device, "operation",
+				    news->op == DISK_READ ? "read" : "write", "action", "report", "nospace",
+				    news->error == -ENOSPC, "reason", strerror(-news->error)));
+		break;
+	}
+}
+
 static void on_migration(void *arg, enum migration_status status)
 {
 	struct qmp *qmp = arg;
@@ -113,6 +134,7 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 		.shutdown = on_shutdown,
 		.powerdown = on_powerdown,
 		.page_lost = on_page_lost,
+		.disk = on_disk,
 		.arg = qmp,
 	};
 	machine_listen(machine, &qmp->machine_listener);

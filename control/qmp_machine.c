@@ -124,11 +124,39 @@ static int cmd_cpus(struct qmp_call *call, struct err *err)
 	return 0;
 }
 
+static json_t *disk_to_json(const struct disk_info *disk)
+{
+	json_t *image = json_pack("{s:o,s:s,s:o,s:b}", "filename", qmp_string(disk->file), "format", disk->format,
+				  "virtual-size", qmp_uint(disk->bytes), "dirty-flag", false);
+	json_t *inserted = json_pack("{s:o,s:s,s:s,s:b,s:b,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:o}", "file", qmp_string(disk->file),
+				     "node-name", disk->device, "drv", disk->format, "ro", disk->readonly, "encrypted", false,
+				     "detect_zeroes", "off", "bps", 0, "bps_rd", 0, "bps_wr", 0, "iops", 0, "iops_rd", 0,
+				     "iops_wr", 0, "write_threshold", 0, "image", image);
+
+	return json_pack("{s:s,s:s,s:s,s:b,s:b,s:s,s:o,s:{s:s,s:b,s:i,s:o*}}", "device", disk->device, "qdev", disk->device, "type",
+			 "unknown", "removable", false, "locked", false, "io-status", disk->away ? "failed" : "ok", "inserted",
+			 inserted, "x-postern", "driver", disk->driver, "away", disk->away != NULL, "requests",
+			 (int)disk->jobs, "reason", disk->away ? qmp_string(disk->away) : NULL);
+}
+
+static int cmd_block(struct qmp_call *call, struct err *err)
+{
+	struct disk_info disk;
+	unsigned int i;
+
+	(void)err;
+	call->result = json_array();
+	for (i = 0; machine_disk(call->qmp->machine, i, &disk); i++)
+		json_array_append_new(call->result, disk_to_json(&disk));
+	return 0;
+}
+
 const struct qmp_command qmp_machine_commands[] = {
 	{ "query-status", cmd_status, NULL, false },
 	{ "query-name", cmd_name, NULL, false },
 	{ "query-kvm", cmd_kvm, NULL, false },
 	{ "query-cpus-fast", cmd_cpus, NULL, false },
+	{ "query-block", cmd_block, NULL, false },
 	{ "stop", cmd_stop, NULL, false },
 	{ "cont", cmd_cont, NULL, false },
 	{ "quit", cmd_quit, NULL, false },

@@ -12,6 +12,7 @@
 #include "device/bus.h"
 #include "device/chardev.h"
 #include "device/device.h"
+#include "device/virtio/disk_news.h"
 #include "device/virtio/kind.h"
 #include "kvm/vm.h"
 
@@ -29,7 +30,12 @@ struct board_config {
 	void (*shutdown)(void *arg);
 	/* The user asks, with the serial port's escape key; main thread. */
 	void (*quit)(void *arg);
+	/* A device of the stopped machine has finished what it had in hand; any thread, must not call back. */
+	void (*settled)(void *arg);
+	/* Main thread. */
+	void (*disk_told)(void *arg, const struct disk_news *news);
 	void *arg;
+	bool incoming;		/* another machine still has the disks */
 };
 
 /* Main thread, all of them. */
@@ -49,5 +55,13 @@ void board_memory_complete(struct board *board);
  * vm_pause waits for vCPUs. -ETIMEDOUT says for whom; nothing is lost, and it can be tried again. Stopped.
  */
 int board_drain(struct board *board, int64_t deadline_ns, struct err *err);
+/* Have devices anything in hand? When they no longer have, config->settled tells. Stopped. */
+bool board_is_busy(struct board *board);
+/* Takes what is shared with other machines, disks, before this one runs; may come again. -EBUSY: another machine has it. */
+int board_claim(struct board *board, struct err *err);
+/* Another machine runs from now on. Drained. */
+void board_release(struct board *board);
+/* The i-th disk; false: there are no more. */
+bool board_disk(struct board *board, unsigned int i, struct disk_info *info);
 
 #endif

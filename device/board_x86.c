@@ -189,6 +189,7 @@ static int virtio_new(struct board *board, const struct board_config *config, st
 		.mem = vm_memory(config->vm), .loop = config->loop, .cpus = vm_vcpus(config->vm), .machine = config->name,
 		.msi = { &msi_ops, config->vm },
 		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
+		.incoming = config->incoming, .settled = config->settled, .disk_told = config->disk_told, .told_arg = config->arg,
 	};
 	const struct virtio_choices *choices = config->virtio;
 	unsigned int i, k, number;
@@ -233,6 +234,43 @@ int board_drain(struct board *board, int64_t deadline_ns, struct err *err)
 	for (i = 0; i < board->virtios && !r; i++)
 		r = vdev_drain(board->virtio[i], deadline_ns, err);
 	return r;
+}
+
+bool board_is_busy(struct board *board)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < board->virtios; i++)
+		n += vdev_in_hand(board->virtio[i]);
+	return n;
+}
+
+int board_claim(struct board *board, struct err *err)
+{
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < board->virtios && !r; i++)
+		r = vdev_claim(board->virtio[i], err);
+	return r;
+}
+
+void board_release(struct board *board)
+{
+	unsigned int i;
+
+	for (i = 0; i < board->virtios; i++)
+		vdev_release(board->virtio[i]);
+}
+
+bool board_disk(struct board *board, unsigned int i, struct disk_info *info)
+{
+	unsigned int k;
+
+	for (k = 0; k < board->virtios; k++)
+		if (virtio_disk_info(board->virtio[k], info) && !i--)
+			return true;
+	return false;
 }
 
 /* ---- buses ---- */

@@ -185,6 +185,18 @@ static int boot_load(struct machine *m, struct err *err)
 	return r;
 }
 
+static void on_disk(void *arg, const struct disk_news *news)
+{
+	struct machine *m = arg;
+
+	TELL(m, disk, news);
+}
+
+bool machine_disk(struct machine *m, unsigned int i, struct disk_info *info)
+{
+	return board_disk(m->board, i, info);
+}
+
 static void user_quits(void *arg)
 {
 	machine_shutdown(arg, false, "host-ui");
@@ -196,6 +208,7 @@ static int vm_make(struct machine *m, struct err *err)
 		.loop = m->loop, .pio = &m->pio, .mmio = &m->mmio, .serial = &m->config.serial,
 		.virtio = &m->config.virtio, .name = m->config.name,
 		.reset = machine_ask_reset, .shutdown = machine_ask_shutdown, .quit = user_quits, .arg = m,
+		.settled = machine_on_settled, .disk_told = on_disk, .incoming = m->config.incoming,
 	};
 	int r;
 
@@ -341,6 +354,9 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 		}
 	}
 	machine_set_state(m, state);
+	/* Nobody else runs the guest before this is decided, and nobody here afterwards. */
+	if (state == RUN_STATE_POSTMIGRATE)
+		board_release(m->board);
 	return 0;
 }
 
@@ -349,7 +365,8 @@ static int may_run(struct machine *m, struct err *err)
 	struct memory_stats stats;
 
 	if (m->reset_waits)
-		return err_set(err, -EBUSY, "the machine's reset waits for the pages that are still missing");
+		return err_set(err, -EBUSY, "the machine's reset waits for %s",
+			       memory_is_late(m->mem) ? "the pages that are still missing" : "requests that its disks have not finished");
 	if (m->deaf && memory_is_late(m->mem))
 		return err_set(err, -EBUSY, "missing pages cannot be asked for any more; the machine can go on when all of its "
 					    "memory has come, which query-postern-faults shows");
@@ -374,6 +391,8 @@ static int may_run(struct machine *m, struct err *err)
 	}
 }
 
+static void reset_retry(struct machine *m);
+
 int machine_cont(struct machine *m, struct err *err)
 {
 	int r;
@@ -386,6 +405,8 @@ int machine_cont(struct machine *m, struct err *err)
 		return 0;
 	}
 	r = may_run(m, err);
+	if (!r)
+		r = board_claim(m->board, err);
 	if (r < 0)
 		return r;
 	run(m);
@@ -394,15 +415,25 @@ int machine_cont(struct machine *m, struct err *err)
 
 int machine_leave_migrate(struct machine *m, bool resume, struct err *err)
 {
+	int r;
+
 	if (m->state != RUN_STATE_FINISH_MIGRATE && m->state != RUN_STATE_INMIGRATE &&
 	    m->state != RUN_STATE_POSTMIGRATE)
 		return err_set(err, -EBUSY, "no migration has the machine: it is in state %s",
 			       run_state_name(m->state));
+	/* It is this machine that may run now, whether it does at once or not. */
+	r = board_claim(m->board, err);
+	if (r < 0) {
+		log_error("%s", err ? err->text : "a disk is another machine's");
+		machine_set_state(m, RUN_STATE_PAUSED);
+		return r;
+	}
 	if (!resume || m->reset_waits || atomic_load(&m->asked)) {
 		machine_set_state(m, RUN_STATE_PAUSED);
 		/* A reset or power-off that was under way when the guest was paused. */
-		m->reset_resumes = resume;
+		m->reset_resumes |= resume;
 		machine_do_asked(m);
+		reset_retry(m);
 		return 0;
 	}
 	run(m);
@@ -418,7 +449,16 @@ static int reset_failed(struct machine *m, struct err *err)
 	return err->code;
 }
 
-/* All vCPUs are parked, all pages are there. */
+/* What keeps a reset from being done now, or NULL. */
+static const char *reset_obstacle(struct machine *m)
+{
+	if (m->config.incoming && memory_is_late(m->mem))
+		return "until all of its memory has come";
+	/* They may still be writing to where the kernel will be. */
+	return board_is_busy(m->board) ? "until its disks have finished what they were asked for" : NULL;
+}
+
+/* All vCPUs are parked, all pages are there, nothing is in hand. */
 static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *err)
 {
 	const struct device *device;
@@ -426,10 +466,6 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *
 	int r;
 
 	m->reset_waits = false;
-	/* A disk may still be writing to where the kernel will be. */
-	r = machine_drain(m, err);
-	if (r < 0)
-		return reset_failed(m, err);
 	device = board_devices(m->board, &n);
 	for (i = 0; i < n; i++)
 		device[i].ops->reset(device[i].dev);
@@ -450,10 +486,25 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *
 	return 0;
 }
 
+/* What a reset has waited for may be over. */
+static void reset_retry(struct machine *m)
+{
+	bool resume = m->reset_resumes;
+	struct err err;
+
+	if (!m->reset_waits || m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE ||
+	    m->state == RUN_STATE_INMIGRATE || reset_obstacle(m))
+		return;
+	m->reset_resumes = false;
+	/* What fails is logged and shows in the run state. */
+	reset_now(m, m->reset_by_guest, resume, &err);
+}
+
 int machine_reset(struct machine *m, bool by_guest, struct err *err)
 {
 	struct err local = { 0 };
 	bool resume = m->state == RUN_STATE_RUNNING || m->reset_resumes;
+	const char *obstacle;
 	int r;
 
 	if (!err)
@@ -479,9 +530,10 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 			run(m);
 		return -EINVAL;
 	}
-	if (!m->config.incoming || !memory_is_late(m->mem))
+	obstacle = reset_obstacle(m);
+	if (!obstacle)
 		return reset_now(m, by_guest, resume, err);
-	log_warn("the machine's reset waits until all of its memory has come");
+	log_warn("the machine's reset waits %s", obstacle);
 	m->reset_waits = true;
 	m->reset_by_guest = by_guest;
 	m->reset_resumes = resume;
@@ -596,16 +648,13 @@ void machine_lost_event(struct machine *m, gfn_t gfn)
 
 void machine_complete_event(struct machine *m)
 {
-	struct err err;
-
 	log_info("all of the guest's memory has come");
 	board_memory_complete(m->board);
 	TELL(m, memory_complete);
-	/* What fails is logged and shows in the run state. */
-	if (m->reset_waits && !memory_is_late(m->mem)) {
-		bool resume = m->reset_resumes;
+	reset_retry(m);
+}
 
-		m->reset_resumes = false;
-		reset_now(m, m->reset_by_guest, resume, &err);
-	}
+void machine_settled_event(struct machine *m)
+{
+	reset_retry(m);
 }

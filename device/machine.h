@@ -12,6 +12,7 @@
 #include "base/loop.h"
 #include "device/board.h"
 #include "device/chardev.h"
+#include "device/virtio/disk_news.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
 #include "memory/memory.h"
@@ -56,6 +57,7 @@ struct machine_listener {
 	void (*debug)(void *arg, struct vcpu *vcpu);		/* machine is in RUN_STATE_DEBUG, all parked */
 	void (*page_lost)(void *arg, gfn_t gfn);
 	void (*memory_complete)(void *arg);			/* every page is PRESENT */
+	void (*disk)(void *arg, const struct disk_news *news);
 	void *arg;
 	struct machine_listener *next;
 };
@@ -95,7 +97,7 @@ int machine_pause(struct machine *machine, enum run_state state, struct err *err
 /*
  * cont. 0 when it runs already, or, in INMIGRATE, when it will (see machine_set_autostart). -EBUSY with the
  * reason where it may not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, IO_ERROR while a page
- * is still lost, a reset that waits for pages.
+ * is still lost, a reset that waits for pages or disks, a disk that another machine has.
  */
 int machine_cont(struct machine *machine, struct err *err);
 /* Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. */
@@ -105,11 +107,13 @@ void machine_set_autostart(struct machine *machine, bool run);
 bool machine_autostart(const struct machine *machine);
 
 /*
- * system_reset: loads the kernel anew. While pages are missing the machine is paused, and the reset put off
- * until all have come (logged). -EBUSY: in the middle of a migration; -EINVAL: no kernel was given; else
+ * system_reset: loads the kernel anew. While pages are missing, or disks still have requests under way, the machine is paused, and
+ * the reset put off until all have come and all are done (logged). -EBUSY: in the middle of a migration; -EINVAL: no kernel was given; else
  * the machine is in INTERNAL_ERROR.
  */
 int machine_reset(struct machine *machine, bool by_guest, struct err *err);
+/* The i-th disk, as --disk gave them; false: there are no more. */
+bool machine_disk(struct machine *machine, unsigned int i, struct disk_info *info);
 /* system_powerdown: presses the ACPI power button. -EBUSY: the guest is not here (any more, or yet). */
 int machine_powerdown(struct machine *machine, struct err *err);
 /*

@@ -14,7 +14,7 @@
 
 #include "base/log.h"
 
-enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_DEAF };
+enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_SETTLED, POST_DEAF };
 
 struct post {
 	struct machine_mail *mail;
@@ -78,6 +78,9 @@ static void deliver(void *arg)
 		case POST_DEAF:
 			machine_deaf_event(m, post->text);
 			break;
+		case POST_SETTLED:
+			machine_settled_event(m);
+			break;
 		}
 	}
 	mail_put(post->mail);
@@ -133,6 +136,11 @@ void machine_on_deaf(void *machine, int error)
 
 	snprintf(post.text, sizeof(post.text), "the kernel's page faults cannot be read any more (errno %d)", -error);
 	post_send(machine, &post);
+}
+
+void machine_on_settled(void *machine)
+{
+	post_send(machine, &(struct post){ .kind = POST_SETTLED });
 }
 
 /* ---- exits of vCPUs ---- */

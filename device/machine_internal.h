@@ -50,7 +50,7 @@ struct machine {
 	bool autostart;
 	bool shut;			/* machine_shutdown has been called */
 	bool deaf;			/* nobody asks for pages that vCPUs wait for */
-	bool reset_waits;		/* for memory to be complete */
+	bool reset_waits;		/* for memory to be complete, for disks to be done with it */
 	bool reset_by_guest;
 	bool reset_resumes;		/* it ran when the reset was asked for */
 	/* Set by vCPU threads, taken by the main thread. */
@@ -77,6 +77,7 @@ void machine_ask_shutdown(void *machine);
 void machine_on_lost(void *machine, gfn_t gfn);
 void machine_on_complete(void *machine);
 void machine_on_deaf(void *machine, int error);
+void machine_on_settled(void *machine);
 /* ... and what then happens on the main thread, in machine.c */
 void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 void machine_crash_event(struct machine *machine, const char *text);
@@ -84,5 +85,6 @@ void machine_error_event(struct machine *machine, const char *text);
 void machine_lost_event(struct machine *machine, gfn_t gfn);
 void machine_complete_event(struct machine *machine);
 void machine_deaf_event(struct machine *machine, const char *text);
+void machine_settled_event(struct machine *machine);
 
 #endif

@@ -236,6 +236,11 @@ bool pci_function_bar_access(struct pci_function *fn, unsigned int i, uint64_t a
 
 /* ---- the device ---- */
 
+bool pci_function_is_master(const struct pci_function *fn)
+{
+	return get16(fn->config + PCI_COMMAND) & PCI_COMMAND_MASTER;
+}
+
 void pci_function_reset(struct pci_function *fn)
 {
 	unsigned int i;

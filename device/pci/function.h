@@ -96,6 +96,8 @@ bool pci_function_bar_access(struct pci_function *fn, unsigned int bar, uint64_t
 /* Reads or writes a BAR as the guest would (virtio's access through configuration space). All ones outside of it. */
 void pci_function_bar_touch(struct pci_function *fn, unsigned int bar, uint64_t offset, bool write, uint8_t *data,
 			    unsigned int size);
+/* May it read and write memory (bus master, 6.2.2)? */
+bool pci_function_is_master(const struct pci_function *fn);
 /* To power-on state, with BARs where firmware would have put them. */
 void pci_function_reset(struct pci_function *fn);
 /* The guest's part of the state, a PciFunctionState message (device/pci.proto). 0 or -ENOMEM. */

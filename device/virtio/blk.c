@@ -1,45 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * blk.c - virtio-blk: a disk (virtio 1.2, section 5.2) on a raw file or a block device: reads, writes, flush, discard, zeroes, identity.
+ * blk.c - virtio-blk: a disk (virtio 1.2, section 5.2): reads, writes, flush, discard, zeroes, identity. Where the data lies is
+ * device/disk's matter.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
-#include "device/virtio/disk.h"
+#include "base/log.h"
+#include "device/disk/disk.h"
+#include "device/virtio/disk_news.h"
 #include "device/virtio/kind.h"
+#include "disk.pb-c.h"
 
 #define BIT(n) (UINT64_C(1) << (n))
-#define SECTOR_BYTES 512u
 #define QUEUE_SIZE 256
-/* Header and status take a descriptor each. */
+/* Header and status take a descriptor each; all of them together stay below what a chain may have. */
 #define SEG_MAX (QUEUE_SIZE - 2)
+#define SEG_BYTES (UINT32_C(128) << 10)
+_Static_assert((uint64_t)SEG_MAX * SEG_BYTES < VCHAIN_BYTES_MAX, "what is offered is taken");
 /* Of one discard or zeroes request. */
 #define RANGE_SECTORS_MAX (UINT32_C(1) << 16)
+/* Handed to the disk before the main loop gets its turn; a request more than that is not cut. */
+#define TURN_BYTES (UINT64_C(8) << 20)
 
 /* A disk has a queue for each vCPU, as far as that helps: one thread works them off. */
 #define QUEUES_MAX 4
-/* What VIRTIO_BLK_T_GET_ID returns. */
-#define SERIAL_BYTES 20
-
-struct blk_config {
-	char *path;
-	char serial[SERIAL_BYTES + 1];	/* may be empty */
-	bool readonly;
-};
+/* Failures are told at most so often. */
+#define FAILURE_NEWS_NS NS_PER_SEC
 
 struct blk {
 	struct vdev dev;
+	char name[16];		/* as users see it */
 	struct disk *disk;
 	struct virtio_blk_config config;
-	struct blk_config given;
+	struct disk_config given;
+	uint64_t turn_bytes;	/* handed over in this turn */
 	uint32_t starved;	/* queues that wait for the disk to have room */
+	int64_t failure_told_ns;
 };
 
 struct request {
@@ -51,33 +56,31 @@ struct request {
 	struct iovec iov[];
 };
 
-/* path is to be freed. */
-static int parse(struct blk_config *config, const char *text, struct err *err)
-{
-	char *copy = strdup(text), *at, *word;
+/* ---- news ---- */
 
-	*config = (struct blk_config){ .path = copy };
-	if (!copy)
-		return err_set(err, -ENOMEM, "no memory for a disk's configuration");
-	at = strchr(copy, ',');
-	if (at)
-		*at++ = '\0';
-	while ((word = strsep(&at, ","))) {
-		if (!strcmp(word, "readonly")) {
-			config->readonly = true;
-		} else if (!strncmp(word, "serial=", 7) && strlen(word + 7) <= SERIAL_BYTES) {
-			strcpy(config->serial, word + 7);
-		} else {
-			free(copy);
-			return err_set(err, -EINVAL, "%s: FILE[,readonly][,serial=TEXT] is allowed, TEXT of at most %d bytes",
-				       text, SERIAL_BYTES);
-		}
-	}
-	if (!*copy) {
-		free(copy);
-		return err_set(err, -EINVAL, "%s: the file is missing", text);
-	}
-	return 0;
+static void tell(const struct blk *blk, const struct disk_news *news)
+{
+	if (blk->dev.env.disk_told)
+		blk->dev.env.disk_told(blk->dev.env.told_arg, news);
+}
+
+static void on_away(void *arg, const char *why)
+{
+	struct blk *blk = arg;
+
+	tell(blk, &(struct disk_news){ .what = why ? DISK_IS_AWAY : DISK_IS_BACK, .device = blk->name, .why = why,
+				       .jobs = disk_jobs(blk->disk) });
+}
+
+static void failure_tell(struct blk *blk, enum disk_op op, int error)
+{
+	int64_t now = clock_now_ns();
+
+	if (blk->failure_told_ns && now - blk->failure_told_ns < FAILURE_NEWS_NS)
+		return;
+	blk->failure_told_ns = now;
+	log_warn("disk %s: a request of the guest's fails: %s", blk->given.path, strerror(-error));
+	tell(blk, &(struct disk_news){ .what = DISK_JOB_FAILED, .device = blk->name, .op = op, .error = error });
 }
 
 /* ---- requests; the device's lock is held ---- */
@@ -98,6 +101,8 @@ static void on_done(struct disk_job *job, int result)
 	struct blk *blk = request->blk;
 	unsigned int i;
 
+	if (result < 0)
+		failure_tell(blk, job->op, result);
 	vdev_lock(&blk->dev);
 	if (result < 0)
 		answer(blk, request->q, request->chain, VIRTIO_BLK_S_IOERR, 0);
@@ -114,7 +119,7 @@ static bool in_disk(const struct blk *blk, uint64_t sector, uint64_t len)
 {
 	uint64_t bytes = disk_bytes(blk->disk);
 
-	return len % SECTOR_BYTES == 0 && len <= bytes && sector <= (bytes - len) / SECTOR_BYTES;
+	return len % DISK_SECTOR_BYTES == 0 && len <= bytes && sector <= (bytes - len) / DISK_SECTOR_BYTES;
 }
 
 static uint8_t start(struct blk *blk, struct vqueue *q, struct vchain *chain, enum disk_op op, uint64_t sector, uint64_t len,
@@ -123,7 +128,7 @@ static uint8_t start(struct blk *blk, struct vqueue *q, struct vchain *chain, en
 	bool in = op == DISK_READ, data = in || op == DISK_WRITE;
 	struct request *request;
 
-	if (op != DISK_FLUSH && !in_disk(blk, sector, len))
+	if (op != DISK_FLUSH && (!len || !in_disk(blk, sector, len)))
 		return VIRTIO_BLK_S_IOERR;
 	if (op != DISK_READ && op != DISK_FLUSH && blk->given.readonly)
 		return VIRTIO_BLK_S_IOERR;
@@ -131,12 +136,14 @@ static uint8_t start(struct blk *blk, struct vqueue *q, struct vchain *chain, en
 	if (!request)
 		return VIRTIO_BLK_S_IOERR;
 	*request = (struct request){
-		.job = { .op = op, .offset = sector * SECTOR_BYTES, .len = len, .unmap = unmap, .done = on_done },
+		.job = { .op = op, .offset = sector * DISK_SECTOR_BYTES, .len = len, .unmap = unmap, .done = on_done },
 		.blk = blk, .q = q, .chain = chain, .written = in ? (uint32_t)chain->in_bytes : 1,
 	};
 	request->job.iov = request->iov;
 	if (data)
 		request->job.iovs = vchain_iovec(chain, in, in ? 0 : sizeof(struct virtio_blk_outhdr), len, request->iov);
+	if (data)
+		blk->turn_bytes += len;
 	disk_add(blk->disk, &request->job);
 	return VIRTIO_BLK_S_OK;
 }
@@ -155,12 +162,12 @@ static uint8_t start_range(struct blk *blk, struct vqueue *q, struct vchain *cha
 	if (range.num_sectors > RANGE_SECTORS_MAX || !range.num_sectors)
 		return VIRTIO_BLK_S_IOERR;
 	return start(blk, q, chain, discard ? DISK_DISCARD : DISK_ZERO, range.sector,
-		     (uint64_t)range.num_sectors * SECTOR_BYTES, range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+		     (uint64_t)range.num_sectors * DISK_SECTOR_BYTES, range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
 }
 
 static void answer_id(struct blk *blk, struct vqueue *q, struct vchain *chain)
 {
-	uint8_t id[SERIAL_BYTES] = { 0 };
+	uint8_t id[DISK_SERIAL_BYTES] = { 0 };
 	uint64_t room = chain->in_bytes - 1, n = room < sizeof(id) ? room : sizeof(id);
 
 	memcpy(id, blk->given.serial, strlen(blk->given.serial));
@@ -208,13 +215,15 @@ static void on_queue(void *arg, struct vqueue *q)
 	struct vchain *chain;
 	unsigned int n;
 
-	for (n = 0; n < VDEV_TURN_CHAINS && disk_jobs(blk->disk) < DISK_JOBS_MAX && vdev_take(&blk->dev, q, &chain); n++)
+	blk->turn_bytes = 0;
+	for (n = 0; n < VDEV_TURN_CHAINS && blk->turn_bytes < TURN_BYTES && disk_jobs(blk->disk) < DISK_JOBS_MAX &&
+		    vdev_take(&blk->dev, q, &chain); n++)
 		take(blk, q, chain);
 	if (n)
 		disk_submit(blk->disk);
 	if (disk_jobs(blk->disk) == DISK_JOBS_MAX)
 		blk->starved |= UINT32_C(1) << q->index;
-	else if (n == VDEV_TURN_CHAINS)
+	else if (n == VDEV_TURN_CHAINS || blk->turn_bytes >= TURN_BYTES)
 		vqueue_kick(q);
 }
 
@@ -223,7 +232,7 @@ static void on_queue(void *arg, struct vqueue *q)
 /* A flush of our own. */
 struct own_flush {
 	struct disk_job job;
-	bool done;
+	bool done, left;	/* left: nobody waits for it any more */
 	int result;
 };
 
@@ -233,6 +242,14 @@ static void on_own_flush(struct disk_job *job, int result)
 
 	flush->done = true;
 	flush->result = result;
+	if (flush->left)
+		free(flush);
+}
+
+static int away(const struct blk *blk, struct err *err)
+{
+	return err_set(err, -ETIMEDOUT, "disk %s is away: %s; %u requests wait for it", blk->given.path, disk_away(blk->disk),
+		       disk_jobs(blk->disk));
 }
 
 static int drain_flush(struct blk *blk, int64_t deadline_ns, struct err *err)
@@ -245,10 +262,12 @@ static int drain_flush(struct blk *blk, int64_t deadline_ns, struct err *err)
 	flush->job.op = DISK_FLUSH;
 	flush->job.done = on_own_flush;
 	disk_add(blk->disk, &flush->job);
-	while (!flush->done && clock_now_ns() < deadline_ns)
+	while (!flush->done && !disk_away(blk->disk) && clock_now_ns() < deadline_ns)
 		disk_wait(blk->disk, deadline_ns);
-	/* Left alone where it is: the disk will still write to it. */
-	if (!flush->done)
+	flush->left = !flush->done;
+	if (flush->left && disk_away(blk->disk))
+		return away(blk, err);
+	if (flush->left)
 		return err_set(err, -ETIMEDOUT, "disk %s: what was written does not reach it in time", blk->given.path);
 	if (flush->result < 0)
 		r = err_errno(err, flush->result, "disk %s: flush", blk->given.path);
@@ -262,17 +281,73 @@ static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 	const struct timespec moment = { .tv_nsec = NS_PER_MS };
 	unsigned int n;
 
-	while ((n = vdev_in_hand(&blk->dev)) && clock_now_ns() < deadline_ns) {
+	while ((n = vdev_in_hand(&blk->dev)) && !disk_away(blk->disk) && clock_now_ns() < deadline_ns) {
 		/* Without jobs it is the ring's page that is missing. */
 		if (disk_jobs(blk->disk))
 			disk_wait(blk->disk, deadline_ns);
 		else
 			nanosleep(&moment, NULL);
 	}
+	/* Not waited for: it may be long. */
+	if (disk_away(blk->disk) && (n || !blk->given.readonly))
+		return away(blk, err);
 	if (n)
 		return err_set(err, -ETIMEDOUT, "disk %s: %u requests are not finished in time", blk->given.path, n);
 	/* Also what was written long ago: the host that goes on has a cache of its own. */
 	return blk->given.readonly ? 0 : drain_flush(blk, deadline_ns, err);
+}
+
+static int blk_claim(void *arg, struct err *err)
+{
+	struct blk *blk = arg;
+	int r = disk_claim(blk->disk, err);
+
+	return r < 0 ? err_prefix(err, "disk %s", blk->given.path) : 0;
+}
+
+static void blk_release(void *arg)
+{
+	struct blk *blk = arg;
+
+	disk_release(blk->disk);
+}
+
+/* ---- state: what the driver was told is so on both sides ---- */
+
+static int blk_save(void *arg, struct buf *out, struct err *err)
+{
+	Postern__Device__DiskState msg = POSTERN__DEVICE__DISK_STATE__INIT;
+	struct blk *blk = arg;
+	uint8_t *to;
+
+	msg.bytes = disk_bytes(blk->disk);
+	msg.readonly = blk->given.readonly;
+	to = buf_reserve(out, postern__device__disk_state__get_packed_size(&msg));
+	if (!to)
+		return err_set(err, -ENOMEM, "no memory for the state of %s", blk->name);
+	out->len += postern__device__disk_state__pack(&msg, to);
+	return 0;
+}
+
+static int blk_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
+{
+	Postern__Device__DiskState *msg;
+	struct blk *blk = arg;
+	int r = 0;
+
+	if (apply)
+		return 0;
+	msg = postern__device__disk_state__unpack(NULL, len, data);
+	if (!msg)
+		return err_set(err, -EINVAL, "not a DiskState message");
+	if (msg->bytes != disk_bytes(blk->disk))
+		r = err_set(err, -EINVAL, "disk %s has %" PRIu64 " bytes, the source's %" PRIu64, blk->given.path,
+			    disk_bytes(blk->disk), msg->bytes);
+	else if (msg->readonly != blk->given.readonly)
+		r = err_set(err, -EINVAL, "disk %s is for reading %s, the source's is not", blk->given.path,
+			    blk->given.readonly ? "only" : "and writing");
+	postern__device__disk_state__free_unpacked(msg, NULL);
+	return r;
 }
 
 /* ---- life ---- */
@@ -280,11 +355,12 @@ static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 static uint64_t config_fill(struct blk *blk, unsigned int queues)
 {
 	struct virtio_blk_config *c = &blk->config;
-	uint64_t features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH);
+	uint64_t features = BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH);
 
-	c->capacity = disk_bytes(blk->disk) / SECTOR_BYTES;
+	c->capacity = disk_bytes(blk->disk) / DISK_SECTOR_BYTES;
+	c->size_max = SEG_BYTES;
 	c->seg_max = SEG_MAX;
-	c->blk_size = SECTOR_BYTES;
+	c->blk_size = DISK_SECTOR_BYTES;
 	c->num_queues = (uint16_t)queues;
 	if (queues > 1)
 		features |= BIT(VIRTIO_BLK_F_MQ);
@@ -292,7 +368,7 @@ static uint64_t config_fill(struct blk *blk, unsigned int queues)
 		return features | BIT(VIRTIO_BLK_F_RO);
 	c->max_discard_sectors = c->max_write_zeroes_sectors = RANGE_SECTORS_MAX;
 	c->max_discard_seg = c->max_write_zeroes_seg = 1;
-	c->discard_sector_alignment = DISK_DIRECT_BYTES / SECTOR_BYTES;
+	c->discard_sector_alignment = DISK_DIRECT_BYTES / DISK_SECTOR_BYTES;
 	c->write_zeroes_may_unmap = 1;
 	return features | BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES);
 }
@@ -304,7 +380,7 @@ static void blk_free(void *arg)
 	if (blk->disk)
 		disk_close(blk->disk);
 	vdev_fini(&blk->dev);
-	free(blk->given.path);
+	disk_config_fini(&blk->given);
 	free(blk);
 }
 
@@ -315,15 +391,34 @@ static const struct vdev_ops blk_ops = {
 	.queue = on_queue,
 	.free = blk_free,
 	.drain = blk_drain,
+	.claim = blk_claim,
+	.release = blk_release,
+	.save = blk_save,
+	.load = blk_load,
 };
+
+bool virtio_disk_info(struct vdev *dev, struct disk_info *info)
+{
+	const struct blk *blk = dev->arg;
+
+	if (dev->ops != &blk_ops)
+		return false;
+	*info = (struct disk_info){
+		.file = blk->given.path, .driver = blk->disk->ops->driver, .away = disk_away(blk->disk),
+		.format = blk->given.format == DISK_FORMAT_QCOW2 ? "qcow2" : "raw",
+		.bytes = disk_bytes(blk->disk), .readonly = blk->given.readonly, .jobs = disk_jobs(blk->disk),
+	};
+	strcpy(info->device, blk->name);
+	return true;
+}
 
 static int blk_check(const char *text, struct err *err)
 {
-	struct blk_config config;
-	int r = parse(&config, text, err);
+	struct disk_config config;
+	int r = disk_config_parse(&config, text, err);
 
 	if (!r)
-		free(config.path);
+		disk_config_fini(&config);
 	return r;
 }
 
@@ -334,16 +429,18 @@ static int blk_make(struct vdev **out, const struct vdev_env *env, const char *t
 	struct vdev_config config = {
 		.number = number, .queues = queues, .queue_size = QUEUE_SIZE, .config_len = sizeof(blk->config),
 	};
+	struct disk_env disk_env = { .loop = env->loop, .incoming = env->incoming, .away = on_away, .arg = blk };
 	int r;
 
 	if (!blk)
 		return err_set(err, -ENOMEM, "no memory for a disk");
-	r = parse(&blk->given, text, err);
+	snprintf(blk->name, sizeof(blk->name), "disk%u", number);
+	r = disk_config_parse(&blk->given, text, err);
 	if (r < 0) {
 		free(blk);
 		return r;
 	}
-	r = disk_open(&blk->disk, env->loop, blk->given.path, blk->given.readonly, err);
+	r = disk_open(&blk->disk, &blk->given, &disk_env, err);
 	if (!r) {
 		config.features = config_fill(blk, queues);
 		config.config = &blk->config;

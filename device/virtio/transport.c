@@ -7,6 +7,7 @@
  *   0x0000 common configuration    0x1000 ISR    0x2000 device configuration
  *   0x3000 notifications, 4 bytes a queue        0x4000 MSI-X table    0x5000 pending bits
  */
+#include <linux/pci_regs.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>
 #include <stddef.h>
@@ -263,7 +264,12 @@ static void on_config(void *arg, unsigned int offset, bool write, unsigned int s
 	uint8_t *cap = dev->fn.config + dev->pci_cfg_at, *data = cap + sizeof(struct virtio_pci_cap);
 	unsigned int data_at = dev->pci_cfg_at + (unsigned int)sizeof(struct virtio_pci_cap);
 	struct virtio_pci_cap window;
+	unsigned int i;
 
+	/* What was notified while the device was no bus master is still there. */
+	for (i = 0; write && offset <= PCI_COMMAND + 1 && offset + size > PCI_COMMAND && i < dev->queues; i++)
+		if (dev->queue[i].enabled)
+			vqueue_kick(&dev->queue[i]);
 	if (offset >= data_at + 4 || offset + size <= data_at)
 		return;
 	memcpy(&window, cap, sizeof(window));

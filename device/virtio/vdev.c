@@ -131,8 +131,8 @@ static void reset_start(struct vdev *dev)
 
 bool vdev_may_run(const struct vdev *dev, const struct vqueue *q)
 {
-	return dev->running && !dev->resetting && q->enabled && dev->status & VIRTIO_CONFIG_S_DRIVER_OK &&
-	       !(dev->status & VIRTIO_CONFIG_S_NEEDS_RESET);
+	return dev->running && !dev->resetting && q->enabled && pci_function_is_master(&dev->fn) &&
+	       dev->status & VIRTIO_CONFIG_S_DRIVER_OK && !(dev->status & VIRTIO_CONFIG_S_NEEDS_RESET);
 }
 
 /* What came of giving chains back, or of taking one. */
@@ -163,14 +163,19 @@ void vdev_give_all(struct vdev *dev, struct vqueue *q, struct vchain *const *cha
 {
 	unsigned int i;
 
-	/* Not the driver's any more: it asked for a reset meanwhile, or has to. */
-	if (dev->resetting || dev->status & VIRTIO_CONFIG_S_NEEDS_RESET) {
+	/*
+	 * Not the driver's any more: it asked for a reset meanwhile, or has to. Or the device may no longer write to memory: then this
+	 * goes nowhere, as it would with hardware.
+	 */
+	if (dev->resetting || dev->status & VIRTIO_CONFIG_S_NEEDS_RESET || !pci_function_is_master(&dev->fn)) {
 		for (i = 0; i < n; i++)
 			vqueue_drop(q, chain[i]);
 		reset_finish(dev);
-		return;
+	} else {
+		outcome(dev, q, vqueue_give_all(q, chain, n));
 	}
-	outcome(dev, q, vqueue_give_all(q, chain, n));
+	if (!dev->running && dev->env.settled && !in_hand(dev))
+		dev->env.settled(dev->env.told_arg);
 }
 
 void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written)
@@ -543,6 +548,17 @@ int vdev_drain(struct vdev *dev, int64_t deadline_ns, struct err *err)
 	if (vdev_in_hand(dev))
 		return err_set(err, -ETIMEDOUT, "%s waits for a page of its ring", dev->name);
 	return 0;
+}
+
+int vdev_claim(struct vdev *dev, struct err *err)
+{
+	return dev->ops->claim ? dev->ops->claim(dev->arg, err) : 0;
+}
+
+void vdev_release(struct vdev *dev)
+{
+	if (dev->ops->release)
+		dev->ops->release(dev->arg);
 }
 
 void vdev_fini(struct vdev *dev)

@@ -24,6 +24,8 @@
 /* Chains that a device takes from a queue before the main loop gets its turn. */
 #define VDEV_TURN_CHAINS 256
 
+struct disk_news;
+
 struct vdev_ops {
 	const char *name;
 	uint16_t type;			/* virtio 1.2, chapter 5 */
@@ -47,6 +49,12 @@ struct vdev_ops {
 	 */
 	int (*drain)(void *arg, int64_t deadline_ns, struct err *err);
 	/*
+	 * What a device shares with other machines: taken before this one runs, given up once another does. Main thread, not locked. Claim
+	 * may come again, and says why it cannot be: the machine then does not run.
+	 */
+	int (*claim)(void *arg, struct err *err);
+	void (*release)(void *arg);
+	/*
 	 * A state of its own, beyond the queues'. Locked. Load gets what a peer sent (hostile), after reset; with apply false it only
 	 * checks. Without them that state must be empty.
 	 */
@@ -64,6 +72,12 @@ struct vdev_env {
 	int (*event_add)(void *arg, uint64_t gpa, int fd);
 	int (*event_remove)(void *arg, uint64_t gpa, int fd);
 	void *arg;
+	bool incoming;			/* another machine still has what devices claim */
+	/* NULL: nobody wants to know. A device of a stopped machine has nothing in hand any more: any thread, locked; must not call back. */
+	void (*settled)(void *told_arg);
+	/* Main thread, not locked. */
+	void (*disk_told)(void *told_arg, const struct disk_news *news);
+	void *told_arg;
 };
 
 struct vdev_watch;
@@ -123,6 +137,9 @@ void vdev_memory_complete(struct vdev *dev);
 void vdev_run(struct vdev *dev, unsigned int i);
 /* Chains that the device has in hand, or cannot give back yet. */
 unsigned int vdev_in_hand(struct vdev *dev);
+/* As ops->claim and ops->release. */
+int vdev_claim(struct vdev *dev, struct err *err);
+void vdev_release(struct vdev *dev);
 
 /* ---- for devices; lock held ---- */
 

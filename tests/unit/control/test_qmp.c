@@ -220,6 +220,39 @@ static void test_requests(void **state)
 	ask(s, "{\"exec-oob\":\"migrate-pause\",\"id\":1}", "{\"return\":{},\"id\":1}");
 }
 
+static void test_block(void **state)
+{
+	const struct disk_news news[] = {
+		{ .what = DISK_IS_AWAY, .device = "disk0", .why = "gone", .jobs = 2 },
+		{ .what = DISK_IS_BACK, .device = "disk0" },
+		{ .what = DISK_JOB_FAILED, .device = "disk0", .op = DISK_WRITE, .error = -ENOSPC },
+	};
+	struct setup *s = *state;
+	json_t *disks = ask_return(s, "{\"execute\":\"query-block\"}"), *disk = json_array_get(disks, 0), *inserted, *event;
+	unsigned int i;
+
+	assert_int_equal(json_array_size(disks), 1);
+	inserted = json_object_get(disk, "inserted");
+	assert_string_equal(json_string_value(json_object_get(disk, "device")), "disk0");
+	assert_string_equal(json_string_value(json_object_get(disk, "io-status")), "failed");
+	assert_string_equal(json_string_value(json_object_get(inserted, "file")), "nbd://host/x");
+	assert_string_equal(json_string_value(json_object_get(inserted, "drv")), "raw");
+	assert_true(json_is_false(json_object_get(inserted, "ro")));
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(inserted, "image"), "virtual-size")), 512);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(disk, "x-postern"), "requests")), 3);
+	json_decref(disks);
+	for (i = 0; i < 3; i++) {
+		static const char *const names[] = { "POSTERN_DISK_AWAY", "POSTERN_DISK_BACK", "BLOCK_IO_ERROR" };
+
+		s->machine->listeners->disk(s->machine->listeners->arg, &news[i]);
+		event = receive(s);
+		assert_string_equal(json_string_value(json_object_get(event, "event")), names[i]);
+		if (i == 2)
+			assert_true(json_is_true(json_object_get(json_object_get(event, "data"), "nospace")));
+		json_decref(event);
+	}
+}
+
 static void test_bad_json(void **state)
 {
 	struct setup *s = *state;
@@ -566,7 +599,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up_negotiated, tear_down)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_negotiation, set_up, tear_down),
-		TEST(test_requests), TEST(test_bad_json), TEST(test_arguments), TEST(test_run_control),
+		TEST(test_requests), TEST(test_block), TEST(test_bad_json), TEST(test_arguments), TEST(test_run_control),
 		TEST(test_quit), TEST(test_migration), TEST(test_parameters), TEST(test_capabilities), TEST(test_human_monitor),
 		TEST(test_faults), TEST(test_reclaim), TEST(test_command_list), TEST(test_slow_client),
 		TEST(test_socket),

@@ -52,10 +52,12 @@ struct rig {
 };
 
 /* The devices, on memory that is there already; a second rig may share memory and disk. */
-static void devices_new(struct rig *r, bool readonly)
+static void devices_new(struct rig *r, bool readonly, bool incoming)
 {
 	const struct pci_range windows[PCI_WINDOWS] = { { LOW, 0x100000 }, { 0, 0 } };
-	const struct vdev_env env = { .mem = r->mem, .loop = r->loop, .cpus = 2, .msi = { &fake_msi_ops, &r->msi } };
+	const struct vdev_env env = {
+		.mem = r->mem, .loop = r->loop, .cpus = 2, .msi = { &fake_msi_ops, &r->msi }, .incoming = incoming,
+	};
 	char disk[80];
 	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	unsigned int slot;
@@ -103,7 +105,7 @@ static struct rig *rig_new(bool late, bool readonly)
 	assert_true(r->fd >= 0);
 	for (i = 0; i < DISK_BYTES; i += 4)
 		assert_int_equal(pwrite(r->fd, &i, 4, i), 4);
-	devices_new(r, readonly);
+	devices_new(r, readonly, false);
 	return r;
 }
 
@@ -531,6 +533,7 @@ static void state_travels(uint64_t with)
 {
 	struct rig *r = rig_new(false, false), there = { 0 };
 	struct vdev *from = r->blk, *to;
+	struct err err;
 
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, with);
 	assert_int_equal(request(r, VIRTIO_BLK_T_IN, 0, DATA, 512, true), VIRTIO_BLK_S_OK);
@@ -538,10 +541,17 @@ static void state_travels(uint64_t with)
 	/* Another machine with the same memory, the same disk. */
 	there = *r;
 	there.msi = (struct fake_msi){ 0 };
-	devices_new(&there, false);
+	devices_new(&there, false, true);
 	to = there.blk;
 	vdev_stop(to);
 	state_torture(&from->device_ops, from, to);
+	/* The disk is the other's until it gives it up. */
+	assert_int_equal(vdev_claim(to, &err), -EBUSY);
+	assert_non_null(strstr(err.text, r->path));
+	vdev_release(from);
+	assert_int_equal(vdev_claim(to, &err), 0);
+	assert_int_equal(vdev_claim(to, &err), 0);
+	assert_int_equal(vdev_claim(from, &err), -EBUSY);
 	vdev_start(to);
 	/* Its ring goes on where it was, interrupts come where they were asked for. */
 	assert_int_equal(request(&there, VIRTIO_BLK_T_IN, 64, DATA, 4096, true), VIRTIO_BLK_S_OK);
@@ -557,6 +567,84 @@ static void state_travels_with_either_ring(void **state)
 	(void)state;
 	state_travels(0);
 	state_travels(PACKED | EVENT);
+}
+
+/* What the driver knows of the disk holds on the other side, or it does not go there. */
+static void the_state_of_another_disk_is_refused(void **state)
+{
+	struct rig *r = rig_new(false, true);
+	struct buf buf = { 0 };
+	struct err err;
+
+	(void)state;
+	vdev_stop(r->blk);
+	assert_int_equal(r->blk->device_ops.save(r->blk, &buf, &err), 0);
+	devices_free(r);
+	r->msi = (struct fake_msi){ 0 };
+	assert_int_equal(ftruncate(r->fd, DISK_BYTES / 2), 0);
+	devices_new(r, true, false);
+	assert_int_equal(r->blk->device_ops.load(r->blk, buf.data, buf.len, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "has 524288 bytes, the source's 1048576"));
+	devices_free(r);
+	r->msi = (struct fake_msi){ 0 };
+	assert_int_equal(ftruncate(r->fd, DISK_BYTES), 0);
+	devices_new(r, false, false);
+	assert_int_equal(r->blk->device_ops.load(r->blk, buf.data, buf.len, &err), -EINVAL);
+	buf_fini(&buf);
+	rig_free(r);
+}
+
+/* A function that is no bus master reads and writes no memory; what was notified meanwhile is done once it is one. */
+static void a_device_that_is_no_bus_master_leaves_memory_alone(void **state)
+{
+	const struct driver_buf buf = { DATA, 64, true };
+	uint16_t off = PCI_COMMAND_MEMORY, on = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+	struct rig *r = rig_new(false, false);
+	uint32_t len;
+
+	(void)state;
+	driver_start(r, RNG_BAR, &r->rng_driver, RNG_RINGS, 0);
+	turn(r);
+	pci_host_ecam_access(r->host, 1 << 15 | PCI_COMMAND, true, (uint8_t *)&off, 2);
+	driver_add(&r->rng_driver, &buf, 1, 0);
+	notify(r, RNG_BAR);
+	turn(r);
+	assert_int_equal(driver_used(&r->rng_driver, 1, &len), -1);
+	pci_host_ecam_access(r->host, 1 << 15 | PCI_COMMAND, true, (uint8_t *)&on, 2);
+	run_until(r, driver_used(&r->rng_driver, 1, &len) >= 0);
+	assert_int_equal(len, 64);
+	rig_free(r);
+}
+
+/* As many and as large segments as are offered make a chain that is taken; all in one turn of none of them longer than its share. */
+static void what_a_disk_offers_it_takes(void **state)
+{
+	const struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_IN };
+	struct driver_buf bufs[SIZE] = { { HEADER, sizeof(header), false } };
+	struct rig *r = rig_new(false, false);
+	uint32_t size_max, seg_max, written;
+	unsigned int i;
+	int id;
+
+	(void)state;
+	assert_true(features(r, BLK_BAR) & 1u << VIRTIO_BLK_F_SIZE_MAX && features(r, BLK_BAR) & 1u << VIRTIO_BLK_F_SEG_MAX);
+	size_max = (uint32_t)get(r, BLK_BAR + DEVICE_AT + 8, 4);
+	seg_max = (uint32_t)get(r, BLK_BAR + DEVICE_AT + 12, 4);
+	assert_int_equal(seg_max, 254);
+	assert_true((uint64_t)size_max * seg_max <= VCHAIN_BYTES_MAX);
+	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, 0);
+	memcpy(r->ram + HEADER, &header, sizeof(header));
+	/* Of odd lengths, so that none is aligned. */
+	for (i = 1; i < SIZE - 1; i++)
+		bufs[i] = (struct driver_buf){ DATA + i * 8192 + 3, i == SIZE - 2 ? 13 * 3 + 512 : 512 - 3, true };
+	bufs[SIZE - 1] = (struct driver_buf){ STATUS, 1, true };
+	id = driver_add(&r->blk_driver, bufs, SIZE, 0);
+	notify(r, BLK_BAR);
+	run_until(r, driver_used(&r->blk_driver, SIZE, &written) == id);
+	assert_int_equal(r->ram[STATUS], VIRTIO_BLK_S_OK);
+	assert_int_equal(written, 14 * 512 + 1);
+	assert_int_equal(*(uint32_t *)(void *)(r->ram + DATA + (SIZE - 2) * 8192 + 3 + 512 - 13 * 509 % 512), 14 * 512 - 512);
+	rig_free(r);
 }
 
 static void hostile_state_is_refused(void **state)
@@ -625,6 +713,9 @@ int main(void)
 		cmocka_unit_test(the_end_comes_while_parked),
 		cmocka_unit_test(a_reset_waits_for_what_is_under_way),
 		cmocka_unit_test(state_travels_with_either_ring),
+		cmocka_unit_test(the_state_of_another_disk_is_refused),
+		cmocka_unit_test(a_device_that_is_no_bus_master_leaves_memory_alone),
+		cmocka_unit_test(what_a_disk_offers_it_takes),
 		cmocka_unit_test(hostile_state_is_refused),
 		cmocka_unit_test(what_is_no_disk_says_why),
 		cmocka_unit_test(devices_are_chosen_by_their_options),

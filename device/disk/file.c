@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * file.c - a disk's data in a file or on a block device, as raw bytes, by io_uring on the main loop.
+ *
+ * Two descriptors of the same file: one with O_DIRECT, where the file system has that, for what is aligned to DISK_DIRECT_BYTES
+ * in memory and on the disk, so that the data is in the host's memory once; one without for the rest. The kernel keeps the two
+ * coherent.
+ *
+ * What the kernel does not take at once stays queued, here or in the ring, and is offered again: at the next submission, the next
+ * completion, or, when nothing is under way, the loop's next turn.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "device/disk/disk.h"
+#include "device/disk/lock.h"
+
+#define CLOSE_PATIENCE_NS NS_PER_SEC
+#define ZEROS_BYTES 65536
+/* What goes through the host's cache is copied in the submitting thread, which is the main one: larger jobs go to the kernel's own. */
+#define COPY_BYTES (128 << 10)
+
+/* For file systems that cannot zero a range themselves. */
+static const uint8_t zeros[ZEROS_BYTES];
+
+/* The completions' eventfd in the loop. */
+struct file_watch {
+	uv_poll_t poll;
+	struct file *file;
+};
+
+struct file {
+	struct disk disk;
+	struct io_uring ring;
+	int fd, direct_fd;		/* direct_fd -1: none */
+	bool direct_works;
+	int event_fd;
+	bool claimed;
+	struct disk_job *queue, **queue_last;	/* the ring had no room for them */
+	struct file_watch *watch;
+	char *path;
+};
+
+static struct file *file_of(struct disk *disk)
+{
+	return (struct file *)disk;
+}
+
+/* ---- jobs ---- */
+
+static bool is_direct(const struct file *file, const struct disk_job *job)
+{
+	unsigned int i;
+
+	if (!file->direct_works || (job->offset + job->moved) % DISK_DIRECT_BYTES)
+		return false;
+	for (i = 0; i < job->iovs; i++)
+		if ((uintptr_t)job->iov[i].iov_base % DISK_DIRECT_BYTES || job->iov[i].iov_len % DISK_DIRECT_BYTES)
+			return false;
+	return true;
+}
+
+static void prepare(struct file *file, struct io_uring_sqe *sqe, struct disk_job *job)
+{
+	uint64_t at = job->offset + job->moved, left = job->len - job->moved;
+
+	switch (job->op) {
+	case DISK_READ:
+		io_uring_prep_readv(sqe, job->direct ? file->direct_fd : file->fd, job->iov, job->iovs, at);
+		break;
+	case DISK_WRITE:
+		io_uring_prep_writev(sqe, job->direct ? file->direct_fd : file->fd, job->iov, job->iovs, at);
+		break;
+	case DISK_FLUSH:
+		io_uring_prep_fsync(sqe, file->fd, IORING_FSYNC_DATASYNC);
+		break;
+	case DISK_DISCARD:
+		io_uring_prep_fallocate(sqe, file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)left);
+		break;
+	case DISK_ZERO:
+		if (job->by_hand)
+			io_uring_prep_write(sqe, file->fd, zeros, left < ZEROS_BYTES ? (unsigned int)left : ZEROS_BYTES, at);
+		else
+			io_uring_prep_fallocate(sqe, file->fd,
+						(job->unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE,
+						(off_t)at, (off_t)left);
+		break;
+	}
+	if (!job->direct && left > COPY_BYTES)
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+}
+
+static bool ring_put(struct file *file, struct disk_job *job)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&file->ring);
+
+	if (!sqe)
+		return false;
+	job->direct = (job->op == DISK_READ || job->op == DISK_WRITE) && is_direct(file, job);
+	prepare(file, sqe, job);
+	io_uring_sqe_set_data(sqe, job);
+	return true;
+}
+
+static void enter(struct file *file, struct disk_job *job)
+{
+	if (!file->queue && ring_put(file, job))
+		return;
+	job->next = NULL;
+	*file->queue_last = job;
+	file->queue_last = &job->next;
+}
+
+/*
+ * To the kernel. It may take fewer than there are: one that fails right away ends a submission where IORING_SETUP_SUBMIT_ALL is not
+ * known; and none when it is short of memory (-EAGAIN) or has completions for us (-EBUSY).
+ */
+static void submit(struct file *file)
+{
+	struct disk_job *job;
+	int r = 1;
+
+	do {
+		while ((job = file->queue) && ring_put(file, job)) {
+			file->queue = job->next;
+			if (!file->queue)
+				file->queue_last = &file->queue;
+		}
+		if (io_uring_sq_ready(&file->ring))
+			r = io_uring_submit(&file->ring);
+	} while (r > 0 && (file->queue || io_uring_sq_ready(&file->ring)));
+	if (io_uring_sq_ready(&file->ring))
+		eventfd_write(file->event_fd, 1);
+}
+
+static void file_add(struct disk *disk, struct disk_job *job)
+{
+	enter(file_of(disk), job);
+}
+
+static void file_submit(struct disk *disk)
+{
+	submit(file_of(disk));
+}
+
+static void iov_advance(struct disk_job *job, uint64_t n)
+{
+	while (n && job->iovs) {
+		if (n < job->iov->iov_len) {
+			job->iov->iov_base = (uint8_t *)job->iov->iov_base + n;
+			job->iov->iov_len -= n;
+			return;
+		}
+		n -= job->iov->iov_len;
+		job->iov++;
+		job->iovs--;
+	}
+}
+
+/* Bytes went over: is there more to do? A negative errno: it will not go on. */
+static int job_moved(struct disk_job *job, int n)
+{
+	if (!n)
+		return -EIO;
+	job->moved += (uint64_t)n;
+	if (job->op != DISK_ZERO)
+		iov_advance(job, (uint64_t)n);
+	return job->moved < job->len;
+}
+
+/* What a completion means: 1 go on with it, 0 done, or a negative errno. */
+static int job_result(struct file *file, struct disk_job *job, int r)
+{
+	if (r == -EINTR || r == -EAGAIN)
+		return 1;
+	/* A file system that takes O_DIRECT when it opens, and refuses it afterwards. The descriptor stays: others may be using it. */
+	if (r == -EINVAL && job->direct) {
+		if (file->direct_works)
+			log_info("disk %s: no direct I/O here after all", file->path);
+		file->direct_works = false;
+		return 1;
+	}
+	if (r == -EOPNOTSUPP && job->op == DISK_DISCARD)
+		return 0;	/* a hint */
+	if (r == -EOPNOTSUPP && job->op == DISK_ZERO && !job->by_hand) {
+		job->by_hand = true;
+		return 1;
+	}
+	if (r < 0 || job->op == DISK_FLUSH || job->op == DISK_DISCARD || (job->op == DISK_ZERO && !job->by_hand))
+		return r < 0 ? r : 0;
+	return job_moved(job, r);
+}
+
+static void reap(struct file *file)
+{
+	struct io_uring_cqe *cqe;
+	struct disk_job *job;
+	int r;
+
+	while (io_uring_peek_cqe(&file->ring, &cqe) == 0) {
+		job = io_uring_cqe_get_data(cqe);
+		r = cqe->res;
+		io_uring_cqe_seen(&file->ring, cqe);
+		/* A wait's own timeout has none. */
+		if (!job)
+			continue;
+		r = job_result(file, job, r);
+		if (r > 0)
+			enter(file, job);
+		else
+			disk_done(&file->disk, job, r);
+	}
+	submit(file);
+}
+
+static void file_wait(struct disk *disk, int64_t deadline_ns)
+{
+	int64_t left = deadline_ns - clock_now_ns();
+	struct file *file = file_of(disk);
+	struct pollfd event = { .fd = file->event_fd, .events = POLLIN };
+	eventfd_t value;
+
+	submit(file);
+	/* Not at the ring itself: that would need an entry of it for the timeout, on kernels before 5.11. */
+	if (left > 0)
+		poll(&event, 1, (int)(left / NS_PER_MS) + 1);
+	eventfd_read(file->event_fd, &value);
+	reap(file);
+}
+
+static void on_event(uv_poll_t *poll, int status, int events)
+{
+	struct file_watch *watch = poll->data;
+	eventfd_t value;
+
+	(void)status;
+	(void)events;
+	eventfd_read(watch->file->event_fd, &value);
+	reap(watch->file);
+}
+
+/* ---- who holds it ---- */
+
+static int file_claim(struct disk *disk, struct err *err)
+{
+	struct file *file = file_of(disk);
+	int r;
+
+	if (file->claimed)
+		return 0;
+	r = lock_take(file->fd, file->path, disk->readonly, err);
+	if (r < 0)
+		return r;
+	/* Another host may have written since, and this one's cache does not know. What is dirty, which is nothing, would stay. */
+	posix_fadvise(file->fd, 0, 0, POSIX_FADV_DONTNEED);
+	file->claimed = true;
+	return 0;
+}
+
+static void file_release(struct disk *disk)
+{
+	struct file *file = file_of(disk);
+
+	if (file->claimed)
+		lock_release(file->fd);
+	file->claimed = false;
+}
+
+/* ---- life ---- */
+
+static int size_find(struct file *file, struct err *err)
+{
+	uint64_t *bytes = &file->disk.bytes;
+	struct stat st;
+
+	if (fstat(file->fd, &st) < 0)
+		return err_errno(err, -errno, "its size");
+	if (S_ISREG(st.st_mode)) {
+		*bytes = (uint64_t)st.st_size;
+	} else if (S_ISBLK(st.st_mode)) {
+		if (ioctl(file->fd, BLKGETSIZE64, bytes) < 0)
+			return err_errno(err, -errno, "its size");
+	} else {
+		return err_set(err, -EINVAL, "neither a file nor a block device");
+	}
+	if (*bytes < DISK_SECTOR_BYTES)
+		return err_set(err, -EINVAL, "smaller than a sector of %d bytes", DISK_SECTOR_BYTES);
+	if (*bytes % DISK_SECTOR_BYTES)
+		log_warn("disk %s: its last %u bytes are no whole sector, the guest does not see them", file->path,
+			 (unsigned int)(*bytes % DISK_SECTOR_BYTES));
+	*bytes -= *bytes % DISK_SECTOR_BYTES;
+	return 0;
+}
+
+/* See config.h. */
+static int format_check(struct file *file, enum disk_format format, struct err *err)
+{
+	char magic[4] = { 0 };
+
+	if (format == DISK_FORMAT_RAW || pread(file->fd, magic, sizeof(magic), 0) < 4 || memcmp(magic, "QFI\xfb", 4) != 0)
+		return 0;
+	return err_set(err, -EINVAL,
+		       "it begins as a qcow2 image does; say format=qcow2, or format=raw if those bytes are the disk's");
+}
+
+static int files_open(struct file *file, enum disk_format format, struct err *err)
+{
+	/* O_NONBLOCK: a FIFO is an error and not a wait. */
+	int flags = (file->disk.readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
+	int r;
+
+	file->fd = open(file->path, flags);
+	if (file->fd < 0)
+		return err_errno(err, -errno, "opening it");
+	file->direct_fd = open(file->path, flags | O_DIRECT);
+	file->direct_works = file->direct_fd >= 0;
+	/* Not while it is used: io_uring would refuse what it cannot do at once. */
+	fcntl(file->fd, F_SETFL, flags & ~O_NONBLOCK);
+	if (file->direct_works)
+		fcntl(file->direct_fd, F_SETFL, (flags | O_DIRECT) & ~O_NONBLOCK);
+	r = size_find(file, err);
+	return r < 0 ? r : format_check(file, format, err);
+}
+
+static int watch_new(struct file *file, struct loop *loop, struct err *err)
+{
+	struct file_watch *watch = calloc(1, sizeof(*watch));
+	int r;
+
+	if (!watch)
+		return err_set(err, -ENOMEM, "no memory for a disk");
+	r = uv_poll_init(loop_uv(loop), &watch->poll, file->event_fd);
+	if (r < 0) {
+		free(watch);
+		return err_errno(err, r, "event loop");
+	}
+	watch->file = file;
+	watch->poll.data = watch;
+	uv_poll_start(&watch->poll, UV_READABLE, on_event);
+	file->watch = watch;
+	return 0;
+}
+
+static int ring_open(struct file *file, struct err *err)
+{
+	int r = io_uring_queue_init(DISK_JOBS_MAX, &file->ring, IORING_SETUP_SUBMIT_ALL);
+
+	/* Before Linux 5.18. */
+	if (r == -EINVAL)
+		r = io_uring_queue_init(DISK_JOBS_MAX, &file->ring, 0);
+	if (r < 0) {
+		file->ring.ring_fd = -1;
+		return err_errno(err, r, "io_uring (a container's seccomp profile may forbid it, or sysctl "
+				 "kernel.io_uring_disabled)");
+	}
+	file->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (file->event_fd < 0)
+		return err_errno(err, -errno, "event");
+	r = io_uring_register_eventfd(&file->ring, file->event_fd);
+	return r < 0 ? err_errno(err, r, "io_uring's event") : 0;
+}
+
+static void on_watch_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+static void file_close(struct disk *disk)
+{
+	int64_t deadline = clock_now_ns() + CLOSE_PATIENCE_NS;
+	struct file *file = file_of(disk);
+
+	while (disk->jobs && clock_now_ns() < deadline)
+		file_wait(disk, deadline);
+	if (disk->jobs)
+		log_warn("disk %s: %u requests have no answer; they are left to the kernel", file->path, disk->jobs);
+	if (file->watch)
+		uv_close((uv_handle_t *)&file->watch->poll, on_watch_closed);
+	if (file->ring.ring_fd >= 0)
+		io_uring_queue_exit(&file->ring);
+	if (file->event_fd >= 0)
+		close(file->event_fd);
+	if (file->direct_fd >= 0)
+		close(file->direct_fd);
+	if (file->fd >= 0)
+		close(file->fd);
+	free(file->path);
+	free(file);
+}
+
+static const struct disk_ops file_ops = {
+	.driver = "file",
+	.close = file_close,
+	.add = file_add,
+	.submit = file_submit,
+	.wait = file_wait,
+	.claim = file_claim,
+	.release = file_release,
+};
+
+int file_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
+{
+	struct file *file = calloc(1, sizeof(*file));
+	int r;
+
+	if (!file)
+		return err_set(err, -ENOMEM, "no memory for a disk");
+	file->disk = (struct disk){ .ops = &file_ops, .env = *env, .readonly = config->readonly };
+	file->fd = file->direct_fd = file->event_fd = file->ring.ring_fd = -1;
+	file->queue_last = &file->queue;
+	file->path = strdup(config->path);
+	r = file->path ? files_open(file, config->format, err) : err_set(err, -ENOMEM, "no memory for a disk");
+	if (!r && !env->incoming)
+		r = file_claim(&file->disk, err);
+	if (!r)
+		r = ring_open(file, err);
+	if (!r && env->loop)
+		r = watch_new(file, env->loop, err);
+	if (r < 0) {
+		file_close(&file->disk);
+		return r;
+	}
+	*out = &file->disk;
+	return 0;
+}

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * A disk behind a real NBD server, nbdkit, that is killed and started again; a qcow2 image behind a qemu-nbd of ours. Skipped where these
+ * programs are not installed.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "disks.h"
+
+#define BYTES "4194304"
+
+struct server {
+	char dir[64], socket[80], image[80], uri[160];
+	pid_t pid;
+};
+
+static void run(const char *const *argv, pid_t *pid)
+{
+	*pid = fork();
+	assert_true(*pid >= 0);
+	if (!*pid) {
+		/* It complains of every client that goes without a word. */
+		dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), 2);
+		execvp(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+}
+
+static int run_to_end(const char *const *argv)
+{
+	int status;
+	pid_t pid;
+
+	run(argv, &pid);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static bool have(const char *program)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "command -v %s >/dev/null", program);
+	return system(text) == 0;
+}
+
+static void need(const char *program)
+{
+	if (have(program))
+		return;
+	print_message("skipped: %s is not installed\n", program);
+	skip();
+}
+
+static bool listens(const struct server *s)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
+
+	strcpy(at.sun_path, s->socket);
+	r = connect(fd, (struct sockaddr *)&at, sizeof(at));
+	close(fd);
+	return r == 0;
+}
+
+/* extra: parameters that are nbdkit's, or NULL. */
+static void server_start(struct server *s, const char *filter, const char *extra)
+{
+	char file[96];
+	const char *argv[12] = { "nbdkit", "-f", "-U", s->socket };
+	int64_t end = clock_now_ns() + 20 * NS_PER_SEC;
+	unsigned int n = 4;
+
+	snprintf(file, sizeof(file), "file=%s", s->image);
+	if (filter)
+		argv[n++] = filter;
+	argv[n++] = "file";
+	argv[n++] = file;
+	if (extra)
+		argv[n++] = extra;
+	unlink(s->socket);
+	run(argv, &s->pid);
+	while (!listens(s))
+		assert_true(clock_now_ns() < end);
+}
+
+static void server_kill(struct server *s)
+{
+	kill(s->pid, SIGKILL);
+	waitpid(s->pid, NULL, 0);
+}
+
+static void server_new(struct server *s)
+{
+	int fd;
+
+	strcpy(s->dir, "/tmp/postern-nbd-test-XXXXXX");
+	assert_non_null(mkdtemp(s->dir));
+	snprintf(s->socket, sizeof(s->socket), "%s/s", s->dir);
+	snprintf(s->image, sizeof(s->image), "%s/image", s->dir);
+	snprintf(s->uri, sizeof(s->uri), "nbd+unix:///?socket=%s", s->socket);
+	fd = open(s->image, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, atol(BYTES)), 0);
+	close(fd);
+}
+
+static void server_free(struct server *s)
+{
+	unlink(s->socket);
+	unlink(s->image);
+	assert_int_equal(rmdir(s->dir), 0);
+}
+
+static void a_server_is_a_disk(void **state)
+{
+	struct server s;
+	struct disks d;
+
+	(void)state;
+	need("nbdkit");
+	server_new(&s);
+	server_start(&s, NULL, NULL);
+	disks_open(&d, s.uri, false);
+	assert_int_equal(disk_bytes(d.disk), atol(BYTES));
+	disk_exercise(&d);
+	assert_int_equal(d.gone, 0);
+	disks_close(&d);
+	server_kill(&s);
+	server_free(&s);
+}
+
+/* Killed with requests under way, and while there are none: those are done that were asked for meanwhile, each once. */
+static void requests_outlive_their_server(void **state)
+{
+	static uint8_t out[1 << 20], in[1 << 20];
+	struct job job[64];
+	struct server s;
+	struct disks d;
+	unsigned int i, round;
+
+	(void)state;
+	need("nbdkit");
+	server_new(&s);
+	server_start(&s, NULL, NULL);
+	disks_open(&d, s.uri, false);
+	for (round = 0; round < 3; round++) {
+		memset(out, (int)(0x11 + round), sizeof(out));
+		/* The second time nothing is under way. */
+		for (i = 0; round != 1 && i < 32; i++)
+			job_start(&d, &job[i], DISK_WRITE, i * UINT64_C(16384), out + i * 16384, 16384, 1 + i % 3);
+		server_kill(&s);
+		disks_until(&d, disk_away(d.disk));
+		assert_int_equal(d.gone, round + 1);
+		assert_true(*d.why);
+		for (i = round != 1 ? 32 : 0; i < 64; i++)
+			job_start(&d, &job[i], DISK_WRITE, i * UINT64_C(16384), out + i * 16384, 16384, 1 + i % 3);
+		/* Nobody waits for it: neither a drain nor a turn of the loop. */
+		disk_wait(d.disk, clock_now_ns() + 100 * NS_PER_SEC);
+		uv_run(loop_uv(d.loop), UV_RUN_NOWAIT);
+		assert_true(disk_jobs(d.disk) >= 32);
+		server_start(&s, NULL, NULL);
+		disks_until(&d, !disk_jobs(d.disk));
+		assert_int_equal(d.back, round + 1);
+		for (i = 0; i < 64; i++)
+			assert_int_equal(job[i].result, 0);
+		assert_int_equal(job_run(&d, DISK_READ, 0, in, sizeof(in), 1), 0);
+		assert_memory_equal(in, out, sizeof(in));
+	}
+	disks_close(&d);
+	server_kill(&s);
+	server_free(&s);
+}
+
+static void the_end_comes_while_it_is_away(void **state)
+{
+	static uint8_t memory[4096];
+	int64_t start;
+	struct server s;
+	struct disks d;
+	struct job job;
+
+	(void)state;
+	need("nbdkit");
+	server_new(&s);
+	server_start(&s, NULL, NULL);
+	disks_open(&d, s.uri, false);
+	server_kill(&s);
+	disks_until(&d, disk_away(d.disk));
+	job_start(&d, &job, DISK_READ, 0, memory, sizeof(memory), 1);
+	start = clock_now_ns();
+	disks_close(&d);
+	assert_true(clock_now_ns() - start < NS_PER_SEC);
+	assert_false(job.done);
+	server_free(&s);
+}
+
+static void patience_can_be_given_an_end(void **state)
+{
+	static uint8_t memory[4096];
+	char text[200];
+	struct server s;
+	struct disks d;
+	struct job job;
+
+	(void)state;
+	need("nbdkit");
+	server_new(&s);
+	server_start(&s, NULL, NULL);
+	snprintf(text, sizeof(text), "%s,reconnect=1", s.uri);
+	disks_open(&d, text, false);
+	server_kill(&s);
+	disks_until(&d, disk_away(d.disk));
+	job_start(&d, &job, DISK_WRITE, 0, memory, sizeof(memory), 1);
+	assert_false(job.done);
+	disks_until(&d, job.done);
+	assert_int_equal(job.result, -EIO);
+	/* From then on at once. */
+	assert_int_equal(job_run(&d, DISK_READ, 0, memory, sizeof(memory), 1), -EIO);
+	server_start(&s, NULL, NULL);
+	disks_until(&d, !disk_away(d.disk));
+	assert_int_equal(job_run(&d, DISK_READ, 0, memory, sizeof(memory), 1), 0);
+	disks_close(&d);
+	server_kill(&s);
+	server_free(&s);
+}
+
+/* An error that the server answers is the guest's to know, and no reason to connect again. */
+static void an_error_is_one(void **state)
+{
+	static uint8_t memory[8192];
+	struct server s;
+	struct disks d;
+
+	(void)state;
+	need("nbdkit");
+	server_new(&s);
+	server_start(&s, "--filter=error", "error-pwrite-rate=100%");
+	disks_open(&d, s.uri, false);
+	assert_int_equal(job_run(&d, DISK_WRITE, 0, memory, sizeof(memory), 2), -EIO);
+	assert_int_equal(job_run(&d, DISK_READ, 0, memory, sizeof(memory), 2), 0);
+	assert_int_equal(d.gone, 0);
+	disks_close(&d);
+	server_kill(&s);
+	server_free(&s);
+}
+
+static void another_export_is_not_taken(void **state)
+{
+	struct server s;
+	struct disks d = { 0 };
+	struct err err;
+
+	(void)state;
+	need("nbdkit");
+	server_new(&s);
+	assert_int_equal(loop_new(&d.loop, &err), 0);
+	assert_true(disks_try(&d, s.uri, false, &err) < 0);
+	assert_non_null(strstr(err.text, s.uri));
+	server_start(&s, "--filter=readahead", NULL);
+	assert_int_equal(disks_try(&d, s.uri, false, &err), 0);
+	server_kill(&s);
+	assert_int_equal(truncate(s.image, 1 << 20), 0);
+	disks_until(&d, disk_away(d.disk));
+	server_start(&s, NULL, NULL);
+	/* The reason for its being away is a new one, at the next attempt. */
+	disks_until(&d, disk_away(d.disk) && strstr(disk_away(d.disk), "1048576 bytes now"));
+	disks_close(&d);
+	server_kill(&s);
+	server_free(&s);
+}
+
+/* ---- qcow2 ---- */
+
+static pid_t child_of_ours(void)
+{
+	char path[300], comm[32];
+	struct dirent *entry;
+	pid_t found = 0;
+	DIR *dir = opendir("/proc");
+	int parent;
+	FILE *stat;
+
+	while ((entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%.16s/stat", entry->d_name);
+		stat = atoi(entry->d_name) ? fopen(path, "re") : NULL;
+		if (stat && fscanf(stat, "%*d (%31[^)]) %*c %d", comm, &parent) == 2 && parent == getpid() && !strcmp(comm, "qemu-nbd"))
+			found = atoi(entry->d_name);
+		if (stat)
+			fclose(stat);
+	}
+	closedir(dir);
+	return found;
+}
+
+static void a_qcow2_image_is_a_disk(void **state)
+{
+	char text[120], *const path = text;
+	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, "8M", NULL };
+	static uint8_t out[65536], in[65536];
+	struct disks d, other = { 0 };
+	struct err err;
+	struct server s;
+	pid_t child;
+	int fd;
+
+	(void)state;
+	need("qemu-nbd");
+	server_new(&s);
+	strcpy(text, s.image);
+	assert_int_equal(run_to_end(create), 0);
+	strcat(text, ",format=qcow2");
+	disks_open(&d, text, false);
+	assert_int_equal(disk_bytes(d.disk), 8 << 20);
+	disk_exercise(&d);
+	memset(out, 0x5a, sizeof(out));
+	assert_int_equal(job_run(&d, DISK_WRITE, 65536, out, sizeof(out), 1), 0);
+	/* Its server dies: another one is started. What was not flushed may be gone; what was is not. */
+	assert_int_equal(job_run(&d, DISK_FLUSH, 0, NULL, 0, 0), 0);
+	child = child_of_ours();
+	assert_true(child > 0);
+	kill(child, SIGKILL);
+	disks_until(&d, d.gone == 1);
+	assert_int_equal(job_run(&d, DISK_READ, 65536, in, sizeof(in), 1), 0);
+	assert_memory_equal(in, out, sizeof(in));
+	assert_int_equal(d.back, 1);
+	/* A migration's destination has the size at once, and the image when it is its own. */
+	other.loop = d.loop;
+	assert_int_equal(disks_try(&other, text, true, &err), 0);
+	assert_int_equal(disk_bytes(other.disk), 8 << 20);
+	disk_release(d.disk);
+	assert_int_equal(disk_claim(other.disk, &err), 0);
+	memset(in, 0, sizeof(in));
+	assert_int_equal(job_run(&other, DISK_READ, 65536, in, sizeof(in), 1), 0);
+	assert_memory_equal(in, out, sizeof(in));
+	disk_close(other.disk);
+	disks_close(&d);
+	assert_int_equal(child_of_ours(), 0);
+	/* Read only; and what is none. */
+	strcat(text, ",readonly");
+	disks_open(&d, text, false);
+	assert_int_equal(job_run(&d, DISK_READ, 65536, in, sizeof(in), 1), 0);
+	disks_close(&d);
+	assert_int_equal(truncate(s.image, 0) | truncate(s.image, 65536), 0);
+	other = (struct disks){ 0 };
+	assert_int_equal(loop_new(&other.loop, &err), 0);
+	assert_int_equal(disks_try(&other, text, false, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "no qcow2 image"));
+	/* A version that there is not: qemu-nbd says so. */
+	text[strlen(s.image)] = '\0';
+	assert_int_equal(run_to_end(create), 0);
+	fd = open(s.image, O_RDWR | O_CLOEXEC);
+	assert_int_equal(pwrite(fd, "\0\0\0\x63", 4, 4), 4);
+	close(fd);
+	strcat(text, ",format=qcow2");
+	assert_true(disks_try(&other, text, false, &err) < 0);
+	assert_non_null(strstr(err.text, "qemu-nbd: "));
+	assert_true(loop_free(other.loop));
+	server_free(&s);
+}
+
+static void a_missing_program_is_named(void **state)
+{
+	struct disks d = { 0 };
+	char text[120], *path;
+	struct server s;
+	struct err err;
+	int fd;
+
+	(void)state;
+	server_new(&s);
+	fd = open(s.image, O_RDWR | O_CLOEXEC);
+	assert_int_equal(pwrite(fd, "QFI\xfb\0\0\0\3", 8, 0), 8);
+	assert_int_equal(pwrite(fd, "\0\0\0\0\0\x10\0\0", 8, 24), 8);
+	close(fd);
+	assert_int_equal(loop_new(&d.loop, &err), 0);
+	path = strdup(getenv("PATH"));
+	setenv("PATH", "/nonexistent", 1);
+	snprintf(text, sizeof(text), "%s,format=qcow2", s.image);
+	assert_int_equal(disks_try(&d, text, false, &err), -ENOENT);
+	setenv("PATH", path, 1);
+	free(path);
+	assert_non_null(strstr(err.text, "apt install qemu-utils"));
+	assert_true(loop_free(d.loop));
+	server_free(&s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_server_is_a_disk),
+		cmocka_unit_test(requests_outlive_their_server),
+		cmocka_unit_test(the_end_comes_while_it_is_away),
+		cmocka_unit_test(patience_can_be_given_an_end),
+		cmocka_unit_test(an_error_is_one),
+		cmocka_unit_test(another_export_is_not_taken),
+		cmocka_unit_test(a_qcow2_image_is_a_disk),
+		cmocka_unit_test(a_missing_program_is_named),
+	};
+
+	log_set_level(LOG_ERROR);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
