@@ -127,21 +127,17 @@ static void child_end(struct qcow2 *q)
 	q->child = 0;
 }
 
-/* What the child has said last, if anything. */
+/* What the child has said first, if anything: what follows are hints. */
 static bool words_read(struct qcow2 *q, char *to, size_t room)
 {
-	off_t size = q->said >= 0 ? lseek(q->said, 0, SEEK_END) : 0;
 	char text[512];
-	ssize_t n = size > 0 ? pread(q->said, text, sizeof(text) - 1, size > 511 ? size - 511 : 0) : 0;
-	char *line;
+	ssize_t n = q->said >= 0 ? pread(q->said, text, sizeof(text) - 1, 0) : 0;
 
 	if (n <= 0)
 		return false;
 	text[n] = '\0';
-	while (n && text[n - 1] == '\n')
-		text[--n] = '\0';
-	line = strrchr(text, '\n');
-	snprintf(to, room, "%s", line ? line + 1 : text);
+	text[strcspn(text, "\n")] = '\0';
+	snprintf(to, room, "%s", text);
 	return *to;
 }
 
