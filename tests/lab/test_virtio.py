@@ -8,8 +8,10 @@ import pathlib
 import re
 
 from harness.debian import BOOT_SECONDS, Console, debian, guest_file, words
+from harness.disks import Nbdkit, qcow2, qcow2_raw
 from harness.migration import Pair
 from harness.qmp import QmpError
+from harness.waiting import wait_for
 
 MIB = 1 << 20
 
@@ -74,6 +76,22 @@ def test_a_readonly_disk_is_one(tmp_path):
     assert disk.read_bytes() == content
 
 
+def test_a_qcow2_image_keeps_what_is_written(tmp_path):
+    """Written in one machine, read in the next one; and the image is whole."""
+    content = os.urandom(MIB)
+    disk = '%s,format=qcow2' % qcow2(tmp_path / 'disk.qcow2', 64, content)
+    text = run_in('md5sum < /dev/vda; dd if=/dev/urandom of=/tmp/x bs=1M count=3 2>/dev/null; md5sum < /tmp/x; '
+                  'dd if=/tmp/x of=/dev/vda bs=64k seek=80 conv=fsync 2>/dev/null; head -c 1M /dev/vda | md5sum; '
+                  'blkdiscard -o 33554432 -l 1048576 /dev/vda || echo no discard', '--disk', disk)
+    sums = re.findall(r'^([0-9a-f]{32})  -$', text, re.M)
+    assert sums[0] == hashlib.md5(content + bytes(63 * MIB)).hexdigest()
+    assert sums[2] == hashlib.md5(content).hexdigest()
+    text = run_in('dd if=/dev/vda bs=64k skip=80 count=48 2>/dev/null | md5sum', '--disk', disk)
+    assert sums[1] in text, text
+    after = qcow2_raw(tmp_path / 'disk.qcow2')
+    assert after[:MIB] == content and hashlib.md5(after[5 * MIB:8 * MIB]).hexdigest() == sums[1]
+
+
 def test_entropy_comes():
     text = run_in('cat /sys/class/misc/hw_random/rng_current; dd if=/dev/hwrng bs=512 count=4 2>/dev/null | wc -c', '--rng')
     assert re.search(r'^virtio_rng\.0\n2048$', text, re.M), text
@@ -85,6 +103,39 @@ ROUNDS = ('i=0; while :; do dd if=/dev/urandom of=/tmp/x bs=256k count=1 2>/dev/
           'echo 3 > /proc/sys/vm/drop_caches; '
           'dd if=/dev/vda bs=256k skip=$((i % 32)) count=1 2>/dev/null | cmp - /tmp/x && echo round $i well || echo round $i BAD; '
           'i=$((i + 1)); done')
+
+
+def test_a_disk_is_away_and_a_disk_is_slow(tmp_path):
+    """Its server dies: requests are kept, everything answers, and the guest notices nothing but that it took a while. Its server is
+    stuck: a reset waits for what it may still write, and nothing else does."""
+    with Nbdkit(tmp_path) as server, debian(parameters='guest.run="%s"' % ROUNDS, options=['--disk', server.uri]) as vm, \
+            Console(vm) as console:
+        console.wait_ready()
+        console.expect(r'^round 2 well', 60)
+        server.kill()
+        vm.q.wait_event('POSTERN_DISK_AWAY', timeout=30)
+        wait_for(lambda: vm.command('query-block')[0]['x-postern']['requests'], 30)
+        for name in ('stop', 'cont'):
+            took, _ = vm.q.timed(name)
+            assert took < 1000, (name, took)
+        server.start()
+        vm.q.wait_event('POSTERN_DISK_BACK', timeout=30)
+        for _ in range(3):
+            console.expect(r'^round \d+ well', 60)
+        console.assert_well()
+        assert not re.search('BAD|FAILED|I/O error', console.text()), console.text()[-2000:]
+        server.freeze()
+        wait_for(lambda: vm.command('query-block')[0]['x-postern']['requests'], 30)
+        for name in ('system_reset', 'stop', 'query-status'):
+            took, _ = vm.q.timed(name)
+            assert took < 1000, (name, took)
+        assert vm.status() == 'paused' and "until its disks have finished" in vm.log()
+        server.thaw()
+        vm.q.wait_event('RESET', timeout=30)
+        console.wait_ready()
+        console.expect(r'^round 1 well', 60)
+        code, took = vm.end()
+        assert code == 0, vm.log()
 
 
 def stacks(pid):
