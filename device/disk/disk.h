@@ -41,7 +41,7 @@ struct disk_job {
 	struct iovec *iov;		/* READ, WRITE: of `len` bytes together; used up */
 	unsigned int iovs;
 	bool unmap;			/* ZERO: the space may be given up */
-	/* result: 0 or a negative errno. Never from within disk_add or disk_submit. */
+	/* result: 0 or a negative errno; -ECANCELED: the disk is closed. Never from within disk_add or disk_submit. */
 	void (*done)(struct disk_job *job, int result);
 	/* not the caller's */
 	struct disk_job *next;
@@ -64,7 +64,7 @@ struct disk_env {
 
 /* Errors name the disk and say what is wrong with it. Waits for a server, for seconds at most; a signal ends that (-EINTR). */
 int disk_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err);
-/* What is under way is waited for at most a second; its `done` is not called after this. */
+/* What is under way is waited for at most a second. Afterwards no `done` is called; one that was not has its memory in use for ever. */
 void disk_close(struct disk *disk);
 /* A multiple of DISK_SECTOR_BYTES. */
 uint64_t disk_bytes(const struct disk *disk);

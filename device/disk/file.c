@@ -265,7 +265,8 @@ static int file_claim(struct disk *disk, struct err *err)
 	if (r < 0)
 		return r;
 	/* Another host may have written since, and this one's cache does not know. What is dirty, which is nothing, would stay. */
-	posix_fadvise(file->fd, 0, 0, POSIX_FADV_DONTNEED);
+	if (disk->env.incoming)
+		posix_fadvise(file->fd, 0, 0, POSIX_FADV_DONTNEED);
 	file->claimed = true;
 	return 0;
 }

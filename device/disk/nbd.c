@@ -270,9 +270,10 @@ static void pump(struct nbd *nbd)
 
 /* ---- the end of jobs ---- */
 
+/* Those that have ended, or all with this result. Out of the list first: whoever is told may add others. */
 static void jobs_end(struct nbd *nbd, bool all, int result)
 {
-	struct disk_job **at = &nbd->first, *job;
+	struct disk_job **at = &nbd->first, *job, *ended = NULL, **last = &ended;
 
 	while ((job = *at)) {
 		if (!all && !job_ended(job)) {
@@ -280,11 +281,17 @@ static void jobs_end(struct nbd *nbd, bool all, int result)
 			continue;
 		}
 		*at = job->next;
+		job->next = NULL;
+		*last = job;
+		last = &job->next;
+	}
+	nbd->last = at;
+	while ((job = ended)) {
+		ended = job->next;
 		if (!job->error && !all && job->op != DISK_READ)
 			nbd->unflushed = job->op != DISK_FLUSH;
 		disk_done(&nbd->disk, job, all ? result : job->error);
 	}
-	nbd->last = at;
 }
 
 /* What has been answered. False: by a server that is about to go. */
@@ -673,6 +680,8 @@ static void nbd_disk_close(struct disk *disk)
 	if (nbd->ready && nbd->h)
 		nbd_aio_disconnect(nbd->h, 0);
 	connection_close(nbd);
+	/* Nobody writes to their memory any more. */
+	jobs_end(nbd, true, -ECANCELED);
 	if (nbd->timers)
 		timers_close(nbd->timers);
 	nbd->origin.lost(nbd->origin.arg, NULL, 0);

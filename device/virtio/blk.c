@@ -101,10 +101,12 @@ static void on_done(struct disk_job *job, int result)
 	struct blk *blk = request->blk;
 	unsigned int i;
 
-	if (result < 0)
+	if (result < 0 && result != -ECANCELED)
 		failure_tell(blk, job->op, result);
 	vdev_lock(&blk->dev);
-	if (result < 0)
+	if (result == -ECANCELED)
+		vqueue_drop(request->q, request->chain);
+	else if (result < 0)
 		answer(blk, request->q, request->chain, VIRTIO_BLK_S_IOERR, 0);
 	else
 		answer(blk, request->q, request->chain, VIRTIO_BLK_S_OK, request->written);

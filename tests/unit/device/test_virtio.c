@@ -643,7 +643,8 @@ static void what_a_disk_offers_it_takes(void **state)
 	run_until(r, driver_used(&r->blk_driver, SIZE, &written) == id);
 	assert_int_equal(r->ram[STATUS], VIRTIO_BLK_S_OK);
 	assert_int_equal(written, 14 * 512 + 1);
-	assert_int_equal(*(uint32_t *)(void *)(r->ram + DATA + (SIZE - 2) * 8192 + 3 + 512 - 13 * 509 % 512), 14 * 512 - 512);
+	memcpy(&written, r->ram + DATA + (SIZE - 2) * 8192 + 3 + 512 - 13 * 509 % 512, sizeof(written));
+	assert_int_equal(written, 13 * 512);
 	rig_free(r);
 }
 
