@@ -338,13 +338,13 @@ int vqueue_take(struct vqueue *q, struct vchain **out)
 		return 0;
 	/* Asked and armed anew rather than trusted: a ticket that is just firing has woken us before it says so. */
 	wait_cancel(q, &q->take_wait);
-	/* As many as the ring has: a driver that makes the same one available again and again is not let take our memory. */
-	if (q->taken >= q->size)
-		return ring_wrong(q, "more chains than the %u entries hold", q->size);
 	q->pieces = 0;
 	r = ring_of(q)->next(q, &id, &slots);
 	if (r <= 0)
 		return r;
+	/* As many as the ring has: a driver that makes the same one available again and again is not let take our memory. */
+	if (q->taken >= q->size)
+		return ring_wrong(q, "more chains than the %u entries hold", q->size);
 	r = chain_new(q, out);
 	if (r < 0)
 		return r;

@@ -616,6 +616,60 @@ static void a_device_that_is_no_bus_master_leaves_memory_alone(void **state)
 	rig_free(r);
 }
 
+static void settled(void *arg)
+{
+	(*(unsigned int *)arg)++;
+}
+
+/* A machine that has stopped is told when it may be reset. */
+static void a_stopped_device_tells_when_it_is_done(void **state)
+{
+	const struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_IN };
+	const struct driver_buf bufs[] = { { HEADER, sizeof(header), false }, { DATA, 65536, true }, { STATUS, 1, true } };
+	struct rig *r = rig_new(false, false);
+	unsigned int told = 0;
+	uint32_t len;
+
+	(void)state;
+	r->blk->env.settled = settled;
+	r->blk->env.told_arg = &told;
+	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, EVENT);
+	assert_int_equal(request(r, VIRTIO_BLK_T_IN, 0, DATA, 512, true), VIRTIO_BLK_S_OK);
+	assert_int_equal(told, 0);
+	memcpy(r->ram + HEADER, &header, sizeof(header));
+	driver_add(&r->blk_driver, bufs, 3, 0);
+	vdev_run(r->blk, 0);
+	vdev_stop(r->blk);
+	assert_int_equal(vdev_in_hand(r->blk), 1);
+	run_until(r, told);
+	assert_int_equal(vdev_in_hand(r->blk), 0);
+	assert_true(driver_used(&r->blk_driver, 3, &len) >= 0);
+	rig_free(r);
+}
+
+/* Large requests do not keep the loop from its other work. */
+static void a_turn_has_an_end(void **state)
+{
+	const struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_IN };
+	const struct driver_buf bufs[] = { { HEADER, sizeof(header), false }, { DATA, DISK_BYTES, true }, { STATUS, 1, true } };
+	const uint64_t tables = BLK_RINGS + 0x4000;
+	struct rig *r = rig_new(false, false);
+	unsigned int i, used = 0;
+	uint32_t len;
+
+	(void)state;
+	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC);
+	turn(r);
+	memcpy(r->ram + HEADER, &header, sizeof(header));
+	for (i = 0; i < SIZE; i++)
+		driver_add(&r->blk_driver, bufs, 3, tables + i * 64);
+	vdev_run(r->blk, 0);
+	assert_int_equal(vdev_in_hand(r->blk), (8 << 20) / DISK_BYTES);
+	/* Nobody has to notify again. */
+	run_until(r, (used += driver_used(&r->blk_driver, 1, &len) >= 0) == SIZE);
+	rig_free(r);
+}
+
 /* As many and as large segments as are offered make a chain that is taken; all in one turn of none of them longer than its share. */
 static void what_a_disk_offers_it_takes(void **state)
 {
@@ -717,6 +771,8 @@ int main(void)
 		cmocka_unit_test(the_state_of_another_disk_is_refused),
 		cmocka_unit_test(a_device_that_is_no_bus_master_leaves_memory_alone),
 		cmocka_unit_test(what_a_disk_offers_it_takes),
+		cmocka_unit_test(a_stopped_device_tells_when_it_is_done),
+		cmocka_unit_test(a_turn_has_an_end),
 		cmocka_unit_test(hostile_state_is_refused),
 		cmocka_unit_test(what_is_no_disk_says_why),
 		cmocka_unit_test(devices_are_chosen_by_their_options),
