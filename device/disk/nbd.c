@@ -70,7 +70,7 @@ struct nbd {
 	bool held;			/* an origin of ours is claimed */
 	bool unflushed;			/* acknowledged, and not flushed since */
 	int reconnect_s;
-	int64_t lost_ns, handshake_end_ns;
+	int64_t lost_ns, ready_ns, handshake_end_ns;
 	unsigned int pause_ms;
 	struct nbd_watch *watch;
 	struct nbd_timers *timers;
@@ -379,7 +379,9 @@ static void lost(struct nbd *nbd, const char *reason)
 	nbd->origin.lost(nbd->origin.arg, why, sizeof(why));
 	if (first) {
 		nbd->lost_ns = clock_now_ns();
-		nbd->pause_ms = PAUSE_MIN_MS;
+		/* One that comes and goes is not asked, and not told of, more and more often. */
+		if (nbd->lost_ns - nbd->ready_ns > PAUSE_MAX_MS * NS_PER_MS)
+			nbd->pause_ms = PAUSE_MIN_MS;
 		log_warn("disk %s is away: %s; %u requests wait for it", nbd->path, why, nbd->disk.jobs);
 	} else {
 		log_debug("disk %s is still away: %s", nbd->path, why);
@@ -421,12 +423,12 @@ static void ready(struct nbd *nbd)
 		return;
 	}
 	nbd->ready = true;
+	nbd->ready_ns = clock_now_ns();
 	uv_timer_stop(&nbd->timers->retry);
 	if (!*nbd->disk.away)
 		return;
 	log_warn("disk %s is back after %lld ms%s", nbd->path, (long long)((clock_now_ns() - nbd->lost_ns) / NS_PER_MS),
 		 nbd->unflushed ? "; what the guest wrote and had not flushed is there if the server kept it" : "");
-	nbd->pause_ms = PAUSE_MIN_MS;
 	disk_set_away(&nbd->disk, NULL);
 }
 
@@ -749,6 +751,7 @@ static int first_connect(struct nbd *nbd, struct err *err)
 	if (r < 0)
 		return r;
 	nbd->ready = true;
+	nbd->ready_ns = clock_now_ns();
 	return watch_new(nbd, err);
 }
 

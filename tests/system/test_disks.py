@@ -8,6 +8,7 @@ import pytest
 
 from harness.disks import MIB, Nbdkit, qcow2
 from harness.migration import Pair
+from harness.qmp import QmpError
 from harness.vm import Postern, run_postern
 from harness.waiting import wait_for
 
@@ -129,3 +130,20 @@ def test_what_cannot_be_opened_says_why(tmp_path):
 def test_what_is_wrong_ends_with_2(text):
     code, said = run_postern('run', '--incoming', 'defer', '--disk', text)
     assert code == 2 and '--disk' in said, said
+
+
+def test_a_destination_that_cannot_have_its_disk_waits_for_it(tmp_path):
+    """Another machine has it: the guest arrives, and stays paused until that one has gone."""
+    mine, taken = raw(tmp_path), raw(tmp_path, name='taken')
+    with Postern(memory='64M', options=['--disk', taken]) as other, \
+            Pair(memory='64M', source_options={'options': ['--disk', mine]},
+                 destination_options={'options': ['--disk', taken]}) as pair:
+        pair.begin()
+        pair.destination.wait_status('paused')
+        with pytest.raises(QmpError, match='process %d ' % other.pid):
+            pair.destination.command('cont')
+        assert pair.source.status() == 'postmigrate'
+        assert other.end()[0] == 0
+        pair.destination.command('cont')
+        pair.wait_completed()
+        assert pair.running() == ['destination']
