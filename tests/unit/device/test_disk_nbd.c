@@ -275,6 +275,40 @@ static void another_export_is_not_taken(void **state)
 	server_free(&s);
 }
 
+/* Who listens there is no NBD server at all. */
+static void a_server_that_talks_nonsense_is_refused(void **state)
+{
+	static const char *const says[] = { "", "HTTP/1.1 400 Bad Request\r\n\r\n", "NBDMAGICIHAVEOPT\xff\xff" };
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	struct disks d = { 0 };
+	struct server s;
+	struct err err;
+	unsigned int i;
+	int fd, client;
+
+	(void)state;
+	server_new(&s);
+	strcpy(at.sun_path, s.socket);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(loop_new(&d.loop, &err), 0);
+	for (i = 0; i < sizeof(says) / sizeof(says[0]); i++) {
+		s.pid = fork();
+		assert_true(s.pid >= 0);
+		if (!s.pid) {
+			client = accept(fd, NULL, NULL);
+			_exit(write(client, says[i], strlen(says[i])) < 0);
+		}
+		assert_true(disks_try(&d, s.uri, false, &err) < 0);
+		assert_non_null(strstr(err.text, s.uri));
+		assert_int_equal(waitpid(s.pid, NULL, 0), s.pid);
+	}
+	assert_true(loop_free(d.loop));
+	close(fd);
+	server_free(&s);
+}
+
 /* ---- qcow2 ---- */
 
 static pid_t child_of_ours(void)
@@ -399,6 +433,7 @@ int main(void)
 		cmocka_unit_test(patience_can_be_given_an_end),
 		cmocka_unit_test(an_error_is_one),
 		cmocka_unit_test(another_export_is_not_taken),
+		cmocka_unit_test(a_server_that_talks_nonsense_is_refused),
 		cmocka_unit_test(a_qcow2_image_is_a_disk),
 		cmocka_unit_test(a_missing_program_is_named),
 	};
