@@ -41,7 +41,7 @@
 #define CLOSE_PATIENCE_NS NS_PER_SEC
 #define ZEROS_BYTES 65536
 
-static uint8_t zeros[ZEROS_BYTES];
+static const uint8_t zeros[ZEROS_BYTES];
 
 struct nbd_part {
 	struct disk_job *job;		/* NULL: this one is free */

@@ -187,3 +187,18 @@ def test_a_disk_is_used_across_a_migration_whose_link_is_cut(tmp_path):
         assert not re.search('BAD|FAILED|I/O error', pair.guest.text() + console.text()), console.text()[-2000:]
         assert pair.source.status() == 'postmigrate'
         assert pair.running() == ['destination']
+
+
+def test_a_qcow2_image_is_used_across_a_migration(tmp_path):
+    """Each side's qemu-nbd has it alone, and what the source's has written the destination's reads."""
+    with DiskPair('%s,format=qcow2' % qcow2(tmp_path / 'disk.qcow2', 16), memory='192M', cpus=2) as pair:
+        pair.start()
+        pair.wait_completed(120)
+        console = Console(pair.destination)
+        pair.stack.callback(console.close)
+        for _ in range(3):
+            console.expect(r'^round \d+ well', 60)
+        console.assert_well()
+        assert not re.search('BAD|FAILED|I/O error', pair.guest.text() + console.text()), console.text()[-2000:]
+        assert pair.running() == ['destination']
+    qcow2_raw(tmp_path / 'disk.qcow2')
