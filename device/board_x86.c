@@ -268,7 +268,7 @@ bool board_disk(struct board *board, unsigned int i, struct disk_info *info)
 	unsigned int k;
 
 	for (k = 0; k < board->virtios; k++)
-		if (virtio_disk_info(board->virtio[k], info) && !i--)
+		if (vdev_disk_info(board->virtio[k], info) && !i--)
 			return true;
 	return false;
 }

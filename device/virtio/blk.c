@@ -399,7 +399,7 @@ static const struct vdev_ops blk_ops = {
 	.load = blk_load,
 };
 
-bool virtio_disk_info(struct vdev *dev, struct disk_info *info)
+bool vdev_disk_info(struct vdev *dev, struct disk_info *info)
 {
 	const struct blk *blk = dev->arg;
 

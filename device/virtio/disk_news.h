@@ -37,6 +37,6 @@ struct disk_info {
 };
 
 /* False: the device is no disk. What is pointed to lives as long as the device, `away` until the loop goes on. Main thread. */
-bool virtio_disk_info(struct vdev *dev, struct disk_info *info);
+bool vdev_disk_info(struct vdev *dev, struct disk_info *info);
 
 #endif
