@@ -152,7 +152,9 @@ static void set_status(struct vdev *dev, uint8_t value)
 static void start(struct vdev *dev, uint8_t how, unsigned int queue)
 {
 	uint32_t low = FEATURES_MAC_AND_MORE | (how & FUZZ_MERGE ? 1u << 15 : 0) | (how & FUZZ_OFFLOADS ? FEATURES_OFFLOADS : 0);
+	uint16_t command = 6;	/* memory, bus master */
 
+	pci_function_config_access(&dev->fn, 4, true, (uint8_t *)&command, sizeof(command));
 	vdev_lock(dev);
 	write32(dev, 8, 0);
 	write32(dev, 12, (low & (uint32_t)dev->offered) | (how & FUZZ_EVENT ? 1u << 29 : 0) | (how & FUZZ_INDIRECT ? 1u << 28 : 0));
