@@ -55,11 +55,11 @@ static json_t *pages_to_json(const struct memory_stats *stats)
 
 static json_t *counters_to_json(const struct memory_stats *stats)
 {
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "faults", qmp_uint(stats->faults), "requests",
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "faults", qmp_uint(stats->faults), "requests",
 			 qmp_uint(stats->requests), "filled", qmp_uint(stats->filled), "duplicates",
 			 qmp_uint(stats->duplicates), "kicks", qmp_uint(stats->kicks), "ejects",
 			 qmp_uint(stats->ejects), "gup-sleeps", qmp_uint(stats->gup_sleeps), "stray-faults",
-			 qmp_uint(stats->strays));
+			 qmp_uint(stats->strays), "discarded", qmp_uint(stats->discarded));
 }
 
 static json_t *latency_to_json(struct hist *hist)

@@ -122,7 +122,7 @@ struct memory {
 	_Atomic uint64_t n_missing, n_requested, n_lost;
 	_Atomic uint64_t n_faults, n_requests, n_filled, n_duplicates;
 	_Atomic uint64_t n_broken_huge;	/* still to be collapsed, once all is PRESENT */
-	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps, n_strays;
+	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps, n_strays, n_discarded;
 	struct hist latency;
 };
 

@@ -250,6 +250,7 @@ void memory_stats(const struct memory *mem, struct memory_stats *stats)
 		.broken_huge = count_get(&mem->n_broken_huge),
 		.gup_sleeps = count_get(&mem->n_gup_sleeps),
 		.strays = count_get(&mem->n_strays),
+		.discarded = count_get(&mem->n_discarded),
 	};
 }
 

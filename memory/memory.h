@@ -69,6 +69,7 @@ struct memory_stats {
 	uint64_t broken_huge;		/* huge pages that are still to be looked at, after the last page came */
 	uint64_t gup_sleeps;		/* waits in gup that did sleep */
 	uint64_t strays;		/* faults of threads that should have used gup: see memory_set_stray */
+	uint64_t discarded;		/* pages given up (memory_discard), each time counted */
 };
 
 /* Somebody who waits for a page now. */
@@ -156,6 +157,14 @@ void memory_detach(struct memory *mem);
 int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data);
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
 int memory_lose(struct memory *mem, gfn_t gfn);
+
+/*
+ * The guest does not need what these pages hold: they read as zeros from now on, and their memory goes back to the host until they are
+ * touched again. Pages that somebody holds by gup are left as they are, and so is everything while memory is late (memory_is_late): pages
+ * that have not come are not given up, pages that have come keep what they hold. Any thread; while the guest runs. Returns how many
+ * were given up, or -EFAULT: not RAM of one region.
+ */
+int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
 
 /* The sink that ends here: its fill and lose are the two above. Valid until memory_free. */
 struct page_sink *memory_sink(struct memory *mem);

@@ -105,6 +105,17 @@ bool state_start_eject(state_byte *s)
 	return true;
 }
 
+bool state_start_discard(state_byte *s)
+{
+	uint8_t old = state_load(s);
+
+	do {
+		if ((old & (STATE_MASK | STATE_EJECTING | STATE_PIN_MASK)) != PAGE_PRESENT)
+			return false;
+	} while (!state_cas(s, &old, old | STATE_EJECTING | STATE_DIRTY));
+	return true;
+}
+
 uint8_t state_end_eject(state_byte *s)
 {
 	uint8_t old = state_load(s), new;

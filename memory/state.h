@@ -4,8 +4,8 @@
  * The byte that is the truth about a page, and every transition of it.
  *
  *   bit 0-1  enum page_state
- *   bit 2    EJECTING  the page's protection is taken away for a moment (way_out.c); not to be touched,
- *                      even when it is PRESENT by now
+ *   bit 2    EJECTING  the page's protection is taken away for a moment (way_out.c), or its content, being
+ *                      PRESENT (discard.c); not to be touched, even when it is PRESENT
  *   bit 3    WAITED    somebody waits for it, or has a ticket: who makes it PRESENT must wake them. Stays
  *                      set while the page is missing, so a new source is asked for all such pages
  *   bit 4    DIRTY     written through gup
@@ -67,6 +67,8 @@ bool state_set_waited_by_kernel(state_byte *s);
 bool state_start_eject(state_byte *s);
 /* Clears EJECTING, and WAITED when PRESENT. Returns the byte before. */
 uint8_t state_end_eject(state_byte *s);
+/* Sets EJECTING, and DIRTY, when it is PRESENT and nobody holds or ejects it. True when this call did. */
+bool state_start_discard(state_byte *s);
 /* Takes a pin, and marks the page dirty if asked, when it is usable. Returns the byte before; look with state_usable. */
 uint8_t state_pin(state_byte *s, bool dirty);
 void state_unpin(state_byte *s);
