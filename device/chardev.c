@@ -164,7 +164,7 @@ static void stream_lost(struct chardev_stream *s, int error)
 		return;
 	}
 	if (s == c->out && error)
-		log_warn("serial output ends: %s", strerror(-error));
+		log_warn("console output ends: %s", strerror(-error));
 	chardev_stream_close(s);
 }
 
@@ -384,7 +384,7 @@ void chardev_update(struct chardev *c)
 	output_move(c);
 	if (!c->drop_told && chardev_dropped(c)) {
 		c->drop_told = true;
-		log_warn("serial output is dropped: the far side does not take it");
+		log_warn("console output is dropped: the far side does not take it");
 	}
 	if (c->in && !c->in->polled)
 		file_read(c->in);
@@ -516,7 +516,7 @@ static int file_open(struct chardev *c, struct err *err)
 	int fd = open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600);
 
 	if (fd < 0)
-		return err_errno(err, -errno, "serial output file %s", c->config.path);
+		return err_errno(err, -errno, "console output file %s", c->config.path);
 	return chardev_stream_new(&c->out, c, fd, NULL, err);
 }
 
@@ -600,7 +600,7 @@ void chardev_free(struct chardev *c)
 	if (c->out && (c->out->polled || !c->out->busy))
 		chardev_stream_close(c->out);
 	if (chardev_dropped(c))
-		log_warn("%" PRIu64 " bytes of serial output were dropped", chardev_dropped(c));
+		log_warn("%" PRIu64 " bytes of console output were dropped", chardev_dropped(c));
 	uv_close((uv_handle_t *)&c->wake, on_wake_closed);
 	chardev_put(c);
 }

@@ -23,7 +23,7 @@ static int stale_remove(const struct sockaddr_un *addr, struct err *err)
 	if (lstat(addr->sun_path, &st) < 0)
 		return 0;
 	if (!S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST, "serial socket %s: something else is there, and no socket",
+		return err_set(err, -EEXIST, "console socket %s: something else is there, and no socket",
 			       addr->sun_path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
@@ -31,7 +31,7 @@ static int stale_remove(const struct sockaddr_un *addr, struct err *err)
 	r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
 	close(fd);
 	if (r != -ECONNREFUSED)
-		return err_set(err, -EADDRINUSE, "serial socket %s: somebody listens there", addr->sun_path);
+		return err_set(err, -EADDRINUSE, "console socket %s: somebody listens there", addr->sun_path);
 	unlink(addr->sun_path);
 	return 0;
 }
@@ -56,7 +56,7 @@ static int unix_open(struct chardev *c, struct err *err)
 	int fd, r;
 
 	if (strlen(c->config.path) >= sizeof(addr.sun_path))
-		return err_set(err, -ENAMETOOLONG, "serial socket %s: the path is longer than %zu bytes",
+		return err_set(err, -ENAMETOOLONG, "console socket %s: the path is longer than %zu bytes",
 			       c->config.path, sizeof(addr.sun_path) - 1);
 	strcpy(addr.sun_path, c->config.path);
 	r = stale_remove(&addr, err);
@@ -67,13 +67,13 @@ static int unix_open(struct chardev *c, struct err *err)
 		return err_errno(err, -errno, "socket");
 	/* Before bind, the socket's mode is what the file will get: there is no moment in which others may connect. */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		r = err_errno(err, -errno, "serial socket %s", addr.sun_path);
+		r = err_errno(err, -errno, "console socket %s", addr.sun_path);
 		close(fd);
 		return r;
 	}
 	chardev_path_made(c);
 	if (listen(fd, 4) < 0) {
-		r = err_errno(err, -errno, "serial socket %s", addr.sun_path);
+		r = err_errno(err, -errno, "console socket %s", addr.sun_path);
 		close(fd);
 		return r;
 	}
