@@ -33,6 +33,9 @@ const char options_help[] =
 	"      --net tap=NAME|passt[=SOCKET]|fd=N[,mac=XX:XX:XX:XX:XX:XX][,forward=tcp:HOSTPORT:GUESTPORT]\n"
 	"                            a virtio network device; up to 8\n"
 	"      --rng                 a virtio entropy device\n"
+	"      --console CHARDEV     a virtio console, /dev/hvc0: as --serial, which is then null when this one takes stdio\n"
+	"      --balloon             a virtio balloon, which QMP's balloon command sets, and reports of free pages\n"
+	"      --vsock cid=N,socket=PATH  virtio sockets: the guest is N, and reached at PATH, and reaches port P at PATH_P\n"
 	"      --no-reboot           end when the guest reboots\n"
 	"  -S, --paused              do not start the guest yet\n"
 	"\n"
@@ -60,7 +63,8 @@ const char options_help[] =
 enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
-	OPT_LOG_LEVEL, OPT_LOG_FORMAT, OPT_LOG_FILE, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG,
+	OPT_LOG_LEVEL, OPT_LOG_FORMAT, OPT_LOG_FILE, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG, OPT_CONSOLE,
+	OPT_BALLOON, OPT_VSOCK,
 };
 
 static const struct option long_options[] = {
@@ -80,6 +84,9 @@ static const struct option long_options[] = {
 	{ "disk", required_argument, NULL, OPT_DISK },
 	{ "net", required_argument, NULL, OPT_NET },
 	{ "rng", no_argument, NULL, OPT_RNG },
+	{ "console", required_argument, NULL, OPT_CONSOLE },
+	{ "balloon", no_argument, NULL, OPT_BALLOON },
+	{ "vsock", required_argument, NULL, OPT_VSOCK },
 	{ "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
 	{ "paused", no_argument, NULL, 'S' },
 	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
@@ -106,6 +113,9 @@ static const struct config_key config_keys[] = {
 	{ "disk", CONFIG_LIST, OPT_DISK },
 	{ "net", CONFIG_LIST, OPT_NET },
 	{ "rng", CONFIG_FLAG, OPT_RNG },
+	{ "console", CONFIG_TEXT, OPT_CONSOLE },
+	{ "balloon", CONFIG_FLAG, OPT_BALLOON },
+	{ "vsock", CONFIG_TEXT, OPT_VSOCK },
 	{ "qmp", CONFIG_LIST, OPT_QMP },
 	{ "gdb", CONFIG_TEXT, OPT_GDB },
 	{ "gdb-page-timeout", CONFIG_NUMBER, OPT_GDB_PAGE_TIMEOUT },
@@ -288,6 +298,7 @@ static int take(struct options *o, int option, const char *value, struct err *er
 	case 'm':
 		return parse_memory(o, value, err);
 	case OPT_SERIAL:
+		o->serial_given = true;
 		return chardev_parse(&o->machine.serial, value, err) < 0 ? err_prefix(err, "--serial") : 0;
 	case OPT_QMP:
 		return add_qmp(o, value, err);
@@ -297,6 +308,13 @@ static int take(struct options *o, int option, const char *value, struct err *er
 		return virtio_choose(&o->machine.virtio, "net", value, err);
 	case OPT_RNG:
 		return virtio_choose(&o->machine.virtio, "rng", "", err);
+	case OPT_BALLOON:
+		return virtio_choose(&o->machine.virtio, "balloon", "", err);
+	case OPT_VSOCK:
+		return virtio_choose(&o->machine.virtio, "vsock", value, err);
+	case OPT_CONSOLE:
+		o->console_stdio = !strcmp(value, "stdio");
+		return virtio_choose(&o->machine.virtio, "console", value, err);
 	case OPT_GDB_PAGE_TIMEOUT:
 		return parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0, 600000, err);
 	case OPT_WAY_OUT:
@@ -363,6 +381,8 @@ static int check(const struct options *o, struct err *err)
 	if (o->machine.name && !rundir_name_is_valid(o->machine.name))
 		return err_set(err, -EINVAL, "--name: 1 to %u letters, digits, '.', '_', '-' and '+' are allowed, the first "
 					     "none of '.' and '-'", RUNDIR_NAME_MAX);
+	if (o->console_stdio && o->machine.serial.kind == CHARDEV_STDIO)
+		return err_set(err, -EINVAL, "--console stdio and --serial stdio: only one of them can have standard input and output");
 	if (o->gdb && !strcmp(o->gdb, "auto") && !o->machine.name)
 		return err_set(err, -EINVAL, "--gdb auto: needs --name");
 	return 0;
@@ -390,6 +410,8 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 		return r;
 	if (optind < argc)
 		return err_set(err, -EINVAL, "\"%s\": only options are allowed", argv[optind]);
+	if (o->console_stdio && !o->serial_given)
+		o->machine.serial.kind = CHARDEV_NULL;
 	return check(o, err);
 }
 

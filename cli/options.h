@@ -32,6 +32,7 @@ struct options {
 	const char *log_file;		/* NULL: standard error */
 	const char *pid_file;		/* NULL: none */
 	bool help;
+	bool serial_given, console_stdio;
 	struct config config;
 	bool qmp_configured;		/* qmp is the file's: the first --qmp begins anew */
 };

@@ -25,15 +25,15 @@ _postern_run() {
 		_postern_words "error warn info debug" "$word" ;;
 	--log-format)
 		_postern_words "text json" "$word" ;;
-	--serial)
+	--serial | --console)
 		_postern_words "null stdio pty" "$word" ;;
 	--net)
 		_postern_words "tap= passt fd=" "$word" ;;
-	--cmdline | --append | --cpus | -c | --memory | -m | --name | --qmp | --gdb | --gdb-page-timeout | --incoming | \
+	--vsock | --cmdline | --append | --cpus | -c | --memory | -m | --name | --qmp | --gdb | --gdb-page-timeout | --incoming | \
 	--link-timeout | --bandwidth)
 		;;
 	*)
-		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --net --rng --no-reboot --paused
+		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --net --rng --console --balloon --vsock --no-reboot --paused
 			--qmp --gdb --gdb-page-timeout --incoming --way-out --link-timeout --bandwidth --log-level --log-format --log-file --config
 			--pid-file --help" "$word" ;;
 	esac

@@ -109,6 +109,11 @@ static void on_disk(void *arg, const struct disk_news *news)
 	}
 }
 
+static void on_balloon(void *arg, uint64_t memory_bytes)
+{
+	qmp_event(arg, "BALLOON_CHANGE", json_pack("{s:o}", "actual", qmp_uint(memory_bytes)));
+}
+
 static void on_migration(void *arg, enum migration_status status)
 {
 	struct qmp *qmp = arg;
@@ -135,6 +140,7 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 		.powerdown = on_powerdown,
 		.page_lost = on_page_lost,
 		.disk = on_disk,
+		.balloon = on_balloon,
 		.arg = qmp,
 	};
 	machine_listen(machine, &qmp->machine_listener);

@@ -151,6 +151,35 @@ static int cmd_block(struct qmp_call *call, struct err *err)
 	return 0;
 }
 
+/* As QEMU's: its class tells clients that there is no balloon. */
+static int balloon_result(struct qmp_call *call, int r)
+{
+	if (r == -ENODEV)
+		call->error_class = "DeviceNotActive";
+	return r;
+}
+
+static int cmd_balloon(struct qmp_call *call, struct err *err)
+{
+	uint64_t value = qmp_arg_uint(call, "value", 0);
+
+	if (!value)
+		return err_set(err, -EINVAL, "Parameter 'value' expects a size");
+	return balloon_result(call, machine_set_balloon(call->qmp->machine, value, err));
+}
+
+static int cmd_query_balloon(struct qmp_call *call, struct err *err)
+{
+	uint64_t bytes;
+	int r = machine_balloon(call->qmp->machine, &bytes, err);
+
+	if (!r)
+		call->result = json_pack("{s:o}", "actual", qmp_uint(bytes));
+	return balloon_result(call, r);
+}
+
+static const struct qmp_arg balloon_args[] = { { "value", QMP_UINT, false }, { 0 } };
+
 const struct qmp_command qmp_machine_commands[] = {
 	{ "query-status", cmd_status, NULL, false },
 	{ "query-name", cmd_name, NULL, false },
@@ -162,5 +191,7 @@ const struct qmp_command qmp_machine_commands[] = {
 	{ "quit", cmd_quit, NULL, false },
 	{ "system_powerdown", cmd_powerdown, NULL, false },
 	{ "system_reset", cmd_reset, NULL, false },
+	{ "balloon", cmd_balloon, balloon_args, false },
+	{ "query-balloon", cmd_query_balloon, NULL, false },
 	{ 0 },
 };

@@ -28,12 +28,14 @@ struct board_config {
 	/* The guest asks, on a vCPU thread; must not wait, may come several times. */
 	void (*reset)(void *arg);
 	void (*shutdown)(void *arg);
-	/* The user asks, with the serial port's escape key; main thread. */
+	/* The user asks, with a console's escape key; main thread. */
 	void (*quit)(void *arg);
 	/* A device of the stopped machine has finished what it had in hand; any thread, must not call back. */
 	void (*settled)(void *arg);
 	/* Main thread. */
 	void (*disk_told)(void *arg, const struct disk_news *news);
+	/* The guest says that its balloon has so many pages now; main thread. */
+	void (*balloon)(void *arg, uint32_t pages);
 	void *arg;
 	bool incoming;		/* another machine still has the disks */
 };
@@ -45,6 +47,8 @@ void board_free(struct board *board);
 /* Those with state, in the order in which it is saved; valid as long as the board. */
 const struct device *board_devices(const struct board *board, unsigned int *n);
 void board_press_power_button(struct board *board);
+/* NULL: there is none. */
+struct vdev *board_balloon(const struct board *board);
 /* The machine runs, from now on or no longer: stopped, no device takes anything from the guest. */
 void board_start(struct board *board);
 void board_stop(struct board *board);

@@ -14,6 +14,7 @@
 #include "device/power.h"
 #include "device/rtc.h"
 #include "device/serial.h"
+#include "device/virtio/balloon.h"
 #include "device/virtio/kind.h"
 #include "kvm/irq.h"
 
@@ -190,6 +191,7 @@ static int virtio_new(struct board *board, const struct board_config *config, st
 		.msi = { &msi_ops, config->vm },
 		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
 		.incoming = config->incoming, .settled = config->settled, .disk_told = config->disk_told, .told_arg = config->arg,
+		.quit = config->quit, .balloon = config->balloon,
 	};
 	const struct virtio_choices *choices = config->virtio;
 	unsigned int i, k, number;
@@ -200,6 +202,16 @@ static int virtio_new(struct board *board, const struct board_config *config, st
 			if (choices->choice[i].kind == virtio_kinds[k])
 				r = virtio_make(board, &choices->choice[i], &env, number++, err);
 	return r;
+}
+
+struct vdev *board_balloon(const struct board *board)
+{
+	unsigned int i;
+
+	for (i = 0; i < board->virtios; i++)
+		if (balloon_is(board->virtio[i]))
+			return board->virtio[i];
+	return NULL;
 }
 
 void board_start(struct board *board)

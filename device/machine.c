@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "device/run_state.h"
+#include "device/virtio/balloon.h"
 #include "kvm/probe.h"
 
 /* Threads of ours that touch missing pages themselves. */
@@ -202,6 +203,21 @@ static void user_quits(void *arg)
 	machine_shutdown(arg, false, "host-ui");
 }
 
+/* What the guest has left of its memory; what it says need not make sense. */
+static uint64_t balloon_left(const struct machine *m, uint32_t pages)
+{
+	uint64_t given = (uint64_t)pages * PAGE_BYTES;
+
+	return given < m->config.memory_bytes ? m->config.memory_bytes - given : 0;
+}
+
+static void balloon_changed(void *arg, uint32_t pages)
+{
+	struct machine *m = arg;
+
+	TELL(m, balloon, balloon_left(m, pages));
+}
+
 static int vm_make(struct machine *m, struct err *err)
 {
 	struct board_config board = {
@@ -209,6 +225,7 @@ static int vm_make(struct machine *m, struct err *err)
 		.virtio = &m->config.virtio, .name = m->config.name,
 		.reset = machine_ask_reset, .shutdown = machine_ask_shutdown, .quit = user_quits, .arg = m,
 		.settled = machine_on_settled, .disk_told = on_disk, .incoming = m->config.incoming,
+		.balloon = balloon_changed,
 	};
 	int r;
 
@@ -572,6 +589,39 @@ int machine_powerdown(struct machine *m, struct err *err)
 		TELL(m, powerdown);
 		return 0;
 	}
+}
+
+static int balloon_of(const struct machine *m, struct vdev **out, struct err *err)
+{
+	*out = board_balloon(m->board);
+	return *out ? 0 : err_set(err, -ENODEV, "No balloon device has been activated");
+}
+
+int machine_set_balloon(struct machine *m, uint64_t memory_bytes, struct err *err)
+{
+	struct vdev *balloon;
+	int r = balloon_of(m, &balloon, err);
+
+	if (r < 0)
+		return r;
+	if (!memory_bytes)
+		return err_set(err, -EINVAL, "the guest cannot do without any memory");
+	if (m->state == RUN_STATE_INMIGRATE || m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE)
+		return err_set(err, -EBUSY, "the balloon of a machine in state %s cannot be set", run_state_name(m->state));
+	if (memory_bytes > m->config.memory_bytes)
+		memory_bytes = m->config.memory_bytes;
+	balloon_set_target(balloon, (uint32_t)((m->config.memory_bytes - memory_bytes) / PAGE_BYTES));
+	return 0;
+}
+
+int machine_balloon(struct machine *m, uint64_t *memory_bytes, struct err *err)
+{
+	struct vdev *balloon;
+	int r = balloon_of(m, &balloon, err);
+
+	if (!r)
+		*memory_bytes = balloon_left(m, balloon_actual(balloon));
+	return r;
 }
 
 void machine_shutdown(struct machine *m, bool by_guest, const char *reason)

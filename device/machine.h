@@ -58,6 +58,7 @@ struct machine_listener {
 	void (*page_lost)(void *arg, gfn_t gfn);
 	void (*memory_complete)(void *arg);			/* every page is PRESENT */
 	void (*disk)(void *arg, const struct disk_news *news);
+	void (*balloon)(void *arg, uint64_t memory_bytes);	/* what the guest has now, without what it has given up */
 	void *arg;
 	struct machine_listener *next;
 };
@@ -121,6 +122,13 @@ int machine_powerdown(struct machine *machine, struct err *err);
  * "host-signal", "host-qmp-quit", "guest-shutdown"... Only the first call counts.
  */
 void machine_shutdown(struct machine *machine, bool by_guest, const char *reason);
+
+/*
+ * The guest is asked to do with so much memory, at most all of it. It comes as near as it can, or wants; machine_balloon says how near. -ENODEV: it has no balloon; -EINVAL: nothing; -EBUSY: the guest is not here (any more, or yet).
+ */
+int machine_set_balloon(struct machine *machine, uint64_t memory_bytes, struct err *err);
+/* -ENODEV. */
+int machine_balloon(struct machine *machine, uint64_t *memory_bytes, struct err *err);
 
 /*
  * State of the paused machine without RAM: vCPUs, interrupt controllers, clocks, devices. A MachineState

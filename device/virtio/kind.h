@@ -26,7 +26,7 @@ struct virtio_kind {
 extern const struct virtio_kind *const virtio_kinds[];
 extern const unsigned int virtio_kinds_n;
 
-extern const struct virtio_kind rng_kind, blk_kind, net_kind;
+extern const struct virtio_kind rng_kind, blk_kind, net_kind, console_kind, balloon_kind, vsock_kind;
 
 /* One device that is asked for. */
 struct virtio_choice {
@@ -39,7 +39,10 @@ struct virtio_choices {
 	unsigned int n;
 };
 
-/* One more; text stays the caller's. -EINVAL: the kind is not known, its value wrong, or there are too many; the error names the option. */
+/*
+ * One more, or, of a kind that a machine has only one of, another instead; text stays the caller's. -EINVAL: the kind is not known, its
+ * value wrong, or there are too many; the error names the option.
+ */
 int virtio_choose(struct virtio_choices *choices, const char *option, const char *text, struct err *err);
 
 #endif

@@ -300,6 +300,24 @@ static int chain_pin(struct vqueue *q, struct gup_span *span)
 	return r;
 }
 
+/* Where the buffers are, and no more. */
+static int chain_locate(struct vqueue *q, struct gup_span *span)
+{
+	const struct vqueue_piece *p;
+	uint64_t first, end;
+	unsigned int i;
+
+	for (i = 0; i < q->pieces; i++) {
+		p = &q->piece[i];
+		if (!memory_is_ram(q->mem, p->gpa, p->len))
+			return ring_wrong(q, "the buffer of %u bytes at 0x%" PRIx64 " is not in RAM", p->len, p->gpa.v);
+		first = (p->gpa.v + PAGE_BYTES - 1) / PAGE_BYTES;
+		end = (p->gpa.v + p->len) / PAGE_BYTES;
+		span[i] = (struct gup_span){ .len = p->len, .first = GFN(first), .pages = end > first ? end - first : 0 };
+	}
+	return 0;
+}
+
 static int chain_new(struct vqueue *q, struct vchain **out)
 {
 	struct vchain *chain = calloc(1, sizeof(*chain) + q->pieces * sizeof(chain->span[0]));
@@ -317,7 +335,9 @@ static int chain_new(struct vqueue *q, struct vchain **out)
 			chain->out_bytes += q->piece[i].len;
 		}
 	}
-	if (chain->in_bytes + chain->out_bytes > VCHAIN_BYTES_MAX)
+	if (q->addresses)
+		r = chain_locate(q, chain->span);
+	else if (chain->in_bytes + chain->out_bytes > VCHAIN_BYTES_MAX)
 		r = ring_wrong(q, "a chain of %" PRIu64 " bytes", chain->in_bytes + chain->out_bytes);
 	else
 		r = chain_pin(q, chain->span);
@@ -357,7 +377,8 @@ int vqueue_take(struct vqueue *q, struct vchain **out)
 
 static void chain_free(struct vqueue *q, struct vchain *chain)
 {
-	spans_put(q, chain->span, chain->n_out + chain->n_in);
+	if (!q->addresses)
+		spans_put(q, chain->span, chain->n_out + chain->n_in);
 	free(chain);
 	q->taken--;
 }

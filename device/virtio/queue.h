@@ -32,7 +32,10 @@
 /* Of one chain: the specification's bound for a split ring's (2.7.4.3: at most 2^32 bytes). */
 #define VCHAIN_BYTES_MAX (UINT32_C(32) << 20)
 
-/* A chain of buffers that the driver has made available: pinned guest memory, what the device reads first. */
+/*
+ * A chain of buffers that the driver has made available: pinned guest memory, what the device reads first. Of a queue of `addresses` nothing
+ * is pinned, asked for or bounded: a span has the whole pages of RAM that lie in its buffer, perhaps none, and no hva.
+ */
 struct vchain {
 	struct vchain *next;
 	uint16_t id;			/* split: the head's index; packed: the buffer id */
@@ -68,6 +71,7 @@ struct vqueue {
 	uint16_t size, vector;
 	uint64_t desc, driver, device;	/* descriptors; driver area (available ring), device area (used ring) */
 	bool enabled;
+	bool addresses;			/* the device's: buffers are told of, not touched */
 	bool packed, event_idx, indirect;
 	/* Where the device is. */
 	uint16_t avail, used;

@@ -77,6 +77,10 @@ struct vdev_env {
 	void (*settled)(void *told_arg);
 	/* Main thread, not locked. */
 	void (*disk_told)(void *told_arg, const struct disk_news *news);
+	/* Main thread, not locked. The user asks to end, at a console of the device's. */
+	void (*quit)(void *told_arg);
+	/* Main thread, not locked. The guest says that it has given up so many pages. */
+	void (*balloon)(void *told_arg, uint32_t pages);
 	void *told_arg;
 };
 

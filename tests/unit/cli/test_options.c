@@ -132,6 +132,28 @@ static int tear_down(void **state)
 	return unlink(path);
 }
 
+static void test_a_virtio_console_may_have_stdio(void **state)
+{
+	struct options o;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "stdio"), 0);
+	assert_int_equal(o.machine.serial.kind, CHARDEV_NULL);
+	assert_int_equal(o.machine.virtio.n, 1);
+	options_fini(&o);
+	/* Elsewhere it leaves the serial port alone. */
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"console\": \"stdio\"}", &err, "--console", "pty"), 0);
+	assert_int_equal(o.machine.serial.kind, CHARDEV_STDIO);
+	assert_int_equal(o.machine.virtio.n, 1);
+	options_fini(&o);
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "stdio", "--serial", "stdio"), -EINVAL);
+	assert_non_null(strstr(err.text, "only one"));
+	options_fini(&o);
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "tape"), -EINVAL);
+	options_fini(&o);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -139,6 +161,7 @@ int main(void)
 		cmocka_unit_test(test_the_command_line_goes_over_the_file),
 		cmocka_unit_test(test_a_value_out_of_range_names_file_line_and_key),
 		cmocka_unit_test(test_only_one_file_is_read),
+		cmocka_unit_test(test_a_virtio_console_may_have_stdio),
 	};
 
 	return cmocka_run_group_tests_name("options", tests, set_up, tear_down);

@@ -220,6 +220,27 @@ int machine_reset(struct machine *machine, bool by_guest, struct err *err)
 	return 0;
 }
 
+int machine_set_balloon(struct machine *machine, uint64_t memory_bytes, struct err *err)
+{
+	struct machine_listener *l;
+
+	if (!machine->balloon)
+		return err_set(err, -ENODEV, "No balloon device has been activated");
+	machine->balloon_bytes = memory_bytes;
+	for (l = machine->listeners; l; l = l->next)
+		if (l->balloon)
+			l->balloon(l->arg, memory_bytes);
+	return 0;
+}
+
+int machine_balloon(struct machine *machine, uint64_t *memory_bytes, struct err *err)
+{
+	if (!machine->balloon)
+		return err_set(err, -ENODEV, "No balloon device has been activated");
+	*memory_bytes = machine->balloon_bytes;
+	return 0;
+}
+
 int machine_powerdown(struct machine *machine, struct err *err)
 {
 	struct machine_listener *l;

@@ -62,6 +62,8 @@ struct machine {
 	enum run_state state;
 	bool autostart, ended;
 	unsigned int resets, powerdowns;
+	bool balloon;
+	uint64_t balloon_bytes;
 };
 
 struct migration {

@@ -336,6 +336,23 @@ static void test_run_control(void **state)
 	ask(s, "", "{\"return\":{}}");
 }
 
+static void test_balloon(void **state)
+{
+	struct setup *s = *state;
+
+	ask(s, "{\"execute\":\"query-balloon\"}",
+	    "{\"error\":{\"class\":\"DeviceNotActive\",\"desc\":\"No balloon device has been activated\"}}");
+	ask(s, "{\"execute\":\"balloon\",\"arguments\":{\"value\":4096}}",
+	    "{\"error\":{\"class\":\"DeviceNotActive\",\"desc\":\"No balloon device has been activated\"}}");
+	s->machine->balloon = true;
+	ask(s, "{\"execute\":\"balloon\",\"arguments\":{\"value\":0}}",
+	    "{\"error\":{\"class\":\"GenericError\",\"desc\":\"Parameter 'value' expects a size\"}}");
+	send_text(s, "{\"execute\":\"balloon\",\"arguments\":{\"value\":8192}}");
+	expect_event(s, "BALLOON_CHANGE", "{\"actual\":8192}");
+	ask(s, "", "{\"return\":{}}");
+	ask(s, "{\"execute\":\"query-balloon\"}", "{\"return\":{\"actual\":8192}}");
+}
+
 static bool has_ended(void *arg)
 {
 	return ((struct machine *)arg)->ended;
@@ -600,6 +617,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_negotiation, set_up, tear_down),
 		TEST(test_requests), TEST(test_block), TEST(test_bad_json), TEST(test_arguments), TEST(test_run_control),
+		TEST(test_balloon),
 		TEST(test_quit), TEST(test_migration), TEST(test_parameters), TEST(test_capabilities), TEST(test_human_monitor),
 		TEST(test_faults), TEST(test_reclaim), TEST(test_command_list), TEST(test_slow_client),
 		TEST(test_socket),

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * vsock_host.c - the unix sockets behind virtio's: who listens, who is being greeted, who is called.
+ *
+ * A greeting is read byte by byte, since what follows its line is the guest's. It is short.
+ */
+#include "device/virtio/vsock_host.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define CID_MIN 3	/* below are the hypervisor's, the loopback's and the host's (5.10.4) */
+#define BACKLOG 16
+/* Of "_<port>". */
+#define PORT_CHARS 11
+
+/* A client that has not said yet where to. */
+struct greeting {
+	uv_poll_t poll;
+	struct vsock_host *host;
+	int fd;
+	unsigned int slot, len;
+	char line[VSOCK_LINE_MAX];
+};
+
+struct vsock_host {
+	uv_poll_t poll;
+	struct loop *loop;
+	int fd;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	struct stat made;
+	bool made_path;
+	void (*connected)(void *arg, int fd, uint32_t port);
+	void *arg;
+	struct greeting *greeting[VSOCK_GREETINGS_MAX];
+	unsigned int greetings;
+};
+
+/* ---- what is written somewhere ---- */
+
+static int parse_u32(const char *text, size_t len, uint32_t *to)
+{
+	uint64_t value = 0;
+	size_t i;
+
+	if (!len || len > 10)
+		return -EINVAL;
+	for (i = 0; i < len; i++) {
+		if (text[i] < '0' || text[i] > '9')
+			return -EINVAL;
+		value = 10 * value + (uint64_t)(text[i] - '0');
+	}
+	if (value > UINT32_MAX)
+		return -EINVAL;
+	*to = (uint32_t)value;
+	return 0;
+}
+
+int vsock_connect_parse(const char *line, size_t len, uint32_t *port)
+{
+	static const char word[] = "CONNECT ";
+	const size_t n = sizeof(word) - 1;
+
+	if (len < n + 1 || memcmp(line, word, n) || line[len - 1] != '\n')
+		return -EINVAL;
+	return parse_u32(line + n, len - n - 1, port);
+}
+
+int vsock_options_parse(struct vsock_options *options, const char *text, struct err *err)
+{
+	static const char allowed[] = "cid=N,socket=PATH is allowed";
+	const char *comma = strchrnul(text, ',');
+	const char *path = *comma ? comma + 1 : "";
+
+	if (strncmp(text, "cid=", 4) || strncmp(path, "socket=", 7) || !path[7])
+		return err_set(err, -EINVAL, "%s: %s", text, allowed);
+	path += 7;
+	if (parse_u32(text + 4, (size_t)(comma - text - 4), &options->cid) < 0 || options->cid < CID_MIN ||
+	    options->cid == UINT32_MAX)
+		return err_set(err, -EINVAL, "%s: %s, N from %d to %u", text, allowed, CID_MIN, UINT32_MAX - 1);
+	if (strlen(path) + PORT_CHARS >= sizeof(options->path))
+		return err_set(err, -ENAMETOOLONG, "%s: the path is longer than %zu bytes", text,
+			       sizeof(options->path) - 1 - PORT_CHARS);
+	strcpy(options->path, path);
+	return 0;
+}
+
+/* ---- greetings ---- */
+
+static void listen_update(struct vsock_host *host);
+
+static void on_greeting_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+/* Its descriptor is the caller's. */
+static void greeting_end(struct greeting *greeting)
+{
+	struct vsock_host *host = greeting->host;
+
+	host->greetings--;
+	host->greeting[greeting->slot] = host->greeting[host->greetings];
+	host->greeting[greeting->slot]->slot = greeting->slot;
+	uv_close((uv_handle_t *)&greeting->poll, on_greeting_closed);
+}
+
+static void on_greeting(uv_poll_t *poll, int status, int events)
+{
+	struct greeting *greeting = poll->data;
+	struct vsock_host *host = greeting->host;
+	int fd = greeting->fd;
+	uint32_t port;
+	bool said;
+	ssize_t n;
+
+	(void)status;
+	(void)events;
+	do {
+		n = recv(fd, greeting->line + greeting->len, 1, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		greeting->len += n > 0;
+	} while (n > 0 && greeting->line[greeting->len - 1] != '\n' && greeting->len < VSOCK_LINE_MAX);
+	said = n > 0 && vsock_connect_parse(greeting->line, greeting->len, &port) == 0;
+	/* The loop lets go of the descriptor before anybody else has it. */
+	greeting_end(greeting);
+	if (said)
+		host->connected(host->arg, fd, port);
+	else
+		close(fd);
+	listen_update(host);
+}
+
+static void greeting_new(struct vsock_host *host, int fd)
+{
+	struct greeting *greeting = calloc(1, sizeof(*greeting));
+
+	if (!greeting || uv_poll_init(loop_uv(host->loop), &greeting->poll, fd) < 0) {
+		close(fd);
+		free(greeting);
+		return;
+	}
+	greeting->host = host;
+	greeting->fd = fd;
+	greeting->slot = host->greetings;
+	greeting->poll.data = greeting;
+	host->greeting[host->greetings++] = greeting;
+	uv_poll_start(&greeting->poll, UV_READABLE, on_greeting);
+}
+
+/* ---- listening ---- */
+
+static void on_knock(uv_poll_t *poll, int status, int events)
+{
+	struct vsock_host *host = poll->data;
+	int fd = accept4(host->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	(void)status;
+	(void)events;
+	if (fd >= 0)
+		greeting_new(host, fd);
+	listen_update(host);
+}
+
+static void listen_update(struct vsock_host *host)
+{
+	if (host->greetings < VSOCK_GREETINGS_MAX)
+		uv_poll_start(&host->poll, UV_READABLE, on_knock);
+	else
+		uv_poll_stop(&host->poll);
+}
+
+/* Removes a socket that nobody listens at any more. */
+static int stale_remove(const struct sockaddr_un *addr, struct err *err)
+{
+	struct stat st;
+	int fd, r;
+
+	if (lstat(addr->sun_path, &st) < 0)
+		return 0;
+	if (!S_ISSOCK(st.st_mode))
+		return err_set(err, -EEXIST, "%s: something else is there, and no socket", addr->sun_path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return err_errno(err, -errno, "socket");
+	r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
+	close(fd);
+	if (r != -ECONNREFUSED)
+		return err_set(err, -EADDRINUSE, "%s: somebody listens there", addr->sun_path);
+	unlink(addr->sun_path);
+	return 0;
+}
+
+static int listen_open(struct vsock_host *host, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int r;
+
+	strcpy(addr.sun_path, host->path);
+	r = stale_remove(&addr, err);
+	if (r < 0)
+		return r;
+	host->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	/* Before bind, the socket's mode is what the file will get: there is no moment in which others may connect. */
+	if (host->fd < 0 || fchmod(host->fd, 0600) < 0 || bind(host->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return err_errno(err, -errno, "%s", host->path);
+	host->made_path = lstat(host->path, &host->made) == 0;
+	return listen(host->fd, BACKLOG) < 0 ? err_errno(err, -errno, "%s", host->path) : 0;
+}
+
+static void on_host_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+static void path_remove(const struct vsock_host *host)
+{
+	struct stat now;
+
+	if (host->made_path && lstat(host->path, &now) == 0 && now.st_ino == host->made.st_ino && now.st_dev == host->made.st_dev)
+		unlink(host->path);
+}
+
+int vsock_host_new(struct vsock_host **out, struct loop *loop, const char *path,
+		   void (*connected)(void *arg, int fd, uint32_t port), void *arg, struct err *err)
+{
+	struct vsock_host *host = calloc(1, sizeof(*host));
+	int r;
+
+	if (!host)
+		return err_set(err, -ENOMEM, "no memory for virtio-vsock");
+	host->loop = loop;
+	host->fd = -1;
+	host->connected = connected;
+	host->arg = arg;
+	snprintf(host->path, sizeof(host->path), "%s", path);
+	r = listen_open(host, err);
+	if (!r) {
+		r = uv_poll_init(loop_uv(loop), &host->poll, host->fd);
+		if (r < 0)
+			err_errno(err, r, "event loop");
+	}
+	if (r < 0) {
+		path_remove(host);
+		if (host->fd >= 0)
+			close(host->fd);
+		free(host);
+		return r;
+	}
+	host->poll.data = host;
+	listen_update(host);
+	*out = host;
+	return 0;
+}
+
+void vsock_host_free(struct vsock_host *host)
+{
+	if (!host)
+		return;
+	path_remove(host);
+	while (host->greetings) {
+		int fd = host->greeting[0]->fd;
+
+		greeting_end(host->greeting[0]);
+		close(fd);
+	}
+	uv_close((uv_handle_t *)&host->poll, on_host_closed);
+	close(host->fd);
+}
+
+int vsock_host_connect(const struct vsock_host *host, uint32_t port)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd, r;
+
+	r = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%" PRIu32, host->path, port);
+	if (r < 0 || (size_t)r >= sizeof(addr.sun_path))
+		return -ENAMETOOLONG;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	/* It is done at once, or not at all: the listener's queue may be full. */
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	return fd;
+}
