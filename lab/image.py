@@ -35,9 +35,11 @@ ROOT_SUITE = "bookworm"
 SUITES = {"6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
 GUEST_KERNEL = "6.1"
 DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
-# Not built into Debian's kernels, in the order to load them: ACPI's power button; virtio's bus, disks, entropy and network.
+# Not built into Debian's kernels, in the order to load them: ACPI's power button; virtio's bus and devices.
 GUEST_MODULES = ("button", "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
-                 "virtio_blk", "virtio-rng", "failover", "net_failover", "virtio_net")
+                 "virtio_blk", "virtio-rng", "failover", "net_failover", "virtio_net", "virtio_console",
+                 "virtio_balloon", "vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport")
+GUEST_PROGRAMS = ("memcheck", "vsock")  # each of one file in guest/
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
 UNUSED_DAYS = 7
 
@@ -289,13 +291,13 @@ def guest_build(target, root, kernel, release, modules, work, log):
     image = (kernel / "boot" / ("vmlinuz-" + release)).read_bytes()
     (target / "vmlinuz").write_bytes(image)
     vmlinux_extract(image, target / "vmlinux", root)
-    memcheck = work / "memcheck"
-    run(["gcc", "-std=gnu17", "-O2", "-Wall", "-static", "-pthread", "-s", "-o", memcheck,
-         HERE / "guest/memcheck.c"], log)
+    for name in GUEST_PROGRAMS:
+        run(["gcc", "-std=gnu17", "-O2", "-Wall", "-static", "-pthread", "-s", "-o", work / name,
+             HERE / "guest" / (name + ".c")], log)
     cpio_write(target / "initrd",
                entry_dirs("bin", "dev", "m", "proc", "sys", "tmp") +
-               [entry_file("bin/busybox", busybox_of(root)), entry_file("bin/memcheck", memcheck),
-                entry_file("init", HERE / "guest/init")] +
+               [entry_file("bin/busybox", busybox_of(root)), entry_file("init", HERE / "guest/init")] +
+               [entry_file("bin/" + name, work / name) for name in GUEST_PROGRAMS] +
                [("m/%02d-%s.ko" % (number, name), stat.S_IFREG | 0o644, module_read(modules, name))
                 for number, name in enumerate(GUEST_MODULES)])
 
@@ -441,7 +443,7 @@ def image_get(series, extra=(), fresh=False):
     packages = root_packages(extra)
     root_name = "root-" + digest(recipe, *packages)
     files = [recipe, HERE / "root/initramfs-init", HERE / "root/rc", HERE / "root/agent.py",
-             HERE / "guest/init", HERE / "guest/memcheck.c"]
+             HERE / "guest/init", *(HERE / "guest" / (name + ".c") for name in GUEST_PROGRAMS)]
     image_name = "image-%s-%s" % (series, digest(series, *packages, *files))
     if fresh:
         for name in (root_name, image_name):
