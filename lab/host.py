@@ -145,8 +145,9 @@ class Lab:
         self.process = process
 
     @classmethod
-    def start(cls, image, top, build, smp, mem, lasting=False, path=None):
-        """Boots a lab and waits for its agent. Unless lasting, it dies with this process."""
+    def start(cls, image, top, build, smp, mem, lasting=False, path=None, debian=None):
+        """Boots a lab and waits for its agent. Unless lasting, it dies with this process. debian: the image of a whole
+        Debian, for a further disk."""
         if path is None:
             (cache_dir() / "labs").mkdir(exist_ok=True)
             path = tempfile.mkdtemp(prefix="lab-", dir=cache_dir() / "labs")
@@ -158,7 +159,7 @@ class Lab:
             with open(path / "payload", "wb") as out:
                 os.fchmod(out.fileno(), 0o600)
                 payload_write(out, top, build, token)
-            lab._qemu(image, smp, mem, lasting)
+            lab._qemu(image, smp, mem, lasting, debian)
             lab._save()
             lab._wait_ready()
             lab.state["port"] = lab._find_port()
@@ -170,17 +171,19 @@ class Lab:
             raise
         return lab
 
-    def _qemu(self, image, smp, mem, lasting):
-        def drive(number, file, extra):
+    def _qemu(self, image, smp, mem, lasting, debian):
+        def drive(number, file, extra, serial=""):
             return ["-drive", "file=%s,if=none,id=d%d,format=raw,%s" %
                     (str(file).replace(",", ",,"), number, extra),
-                    "-device", "virtio-blk-pci,drive=d%d" % number]
+                    "-device", "virtio-blk-pci,drive=d%d%s" % (number, serial)]
         argv = [program("qemu-system-x86_64"), "-M", "q35", "-accel", "tcg,thread=multi",
                 "-cpu", "max,-cx16", "-smp", str(smp), "-m", str(mem), "-nodefaults",
                 "-display", "none", "-no-reboot", "-no-user-config",
                 "-serial", "file:console", "-qmp", "unix:monitor,server=on,wait=off",
                 *drive(0, image / "root.img", "cache=unsafe,snapshot=on"),
                 *drive(1, "payload", "readonly=on"),
+                # what is written to it is gone with the lab
+                *(drive(2, debian, "cache=unsafe,snapshot=on", ",serial=debian") if debian else []),
                 "-netdev", "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:0-10.0.2.15:5000",
                 "-device", "virtio-net-pci,netdev=n0,romfile=",
                 # no_timer_check: on a busy machine the emulated timer may miss the kernel's test of it,

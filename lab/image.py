@@ -376,6 +376,30 @@ def image_build(target, series, root_tar, work, log):
     (target / "release").write_text(release + "\n", "ascii")
 
 
+# ---- a whole Debian, for guests that start from a disk
+
+DEBIAN_SIZE = "1000M"
+DEBIAN_PACKAGES = "fio sqlite3"
+DEBIAN_RECIPE = HERE.parent / "cli/recipe/debian.sh"
+
+
+def debian_build(target, work, log):
+    """What `postern image debian` makes, by the same recipe; beside it the key that its ssh server lets in."""
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", target / "key"], log)
+    place = work / "debian"
+    place.mkdir()
+    run(["sh", DEBIAN_RECIPE], log, env=dict(
+        os.environ, IMAGE_OUT=str(target / "debian.raw"), IMAGE_WORK=str(place), IMAGE_SIZE=DEBIAN_SIZE,
+        IMAGE_SUITE=ROOT_SUITE, IMAGE_PACKAGES=DEBIAN_PACKAGES, IMAGE_HOSTNAME="debian", IMAGE_PASSWORD="",
+        IMAGE_KEY=str(target / "key.pub"), IMAGE_MIRROR=""))
+
+
+def debian_get():
+    """The image's path; built when needed."""
+    name = "debian-" + digest(DEBIAN_RECIPE, DEBIAN_SIZE, DEBIAN_PACKAGES)
+    return cached(name, debian_build) / "debian.raw"
+
+
 # ---- the cache
 
 def digest(*parts):
@@ -424,7 +448,7 @@ def cache_prune():
     """Removes images that no clone has used for long. A lab that runs keeps its files open."""
     limit = time.time() - UNUSED_DAYS * 86400
     for path in cache_dir().iterdir():
-        if path.is_dir() and path.name.startswith(("root-", "image-", "build-")) and \
+        if path.is_dir() and path.name.startswith(("root-", "image-", "debian-", "build-")) and \
                 path.stat().st_mtime < limit:
             say("removing %s, not used for %d days" % (path.name, UNUSED_DAYS))
             shutil.rmtree(path, ignore_errors=True)

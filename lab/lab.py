@@ -71,6 +71,8 @@ class WarmLock:
 
 
 def boot(options, place, **more):
+    if options.debian:
+        more["debian"] = image.debian_get()
     start = time.monotonic()
     what = (place, str(TOP), options.build, options.kvm_smp, options.mem)
     try:
@@ -247,6 +249,7 @@ def parse(arguments):
                              help="processors of the lab (default 2)")
             new.add_argument("--mem", type=int, default=3072, metavar="MIB",
                              help="memory of the lab (default 3072)")
+            new.add_argument("--debian", action="store_true", help="with a disk that holds a whole Debian")
             new.add_argument("-q", "--quiet", action="store_true", help="say errors only")
         return new
 
