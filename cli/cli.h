@@ -16,5 +16,8 @@ int cmd_run(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_image(int argc, char **argv);
+/* Not for people: see disk_child.h. */
+int cmd_disk_child(int argc, char **argv);
 
 #endif

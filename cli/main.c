@@ -18,6 +18,7 @@ static const char help[] =
 	"  run      run a virtual machine (postern run --help)\n"
 	"  ctl      control a machine that runs (postern ctl --help)\n"
 	"  top      look at the machines that run (postern top --help)\n"
+	"  image    make a disk with a system to run (postern image --help)\n"
 	"  doctor   look at what this host's kernel can do for guests whose memory arrives late\n"
 	"  version  print the version\n"
 	"  help     print this\n";
@@ -64,7 +65,8 @@ int main(int argc, char **argv)
 		const char *name;
 		int (*run)(int argc, char **argv);
 	} commands[] = {
-		{ "run", cmd_run },	    { "ctl", cmd_ctl },		{ "top", cmd_top },	{ "doctor", cmd_doctor }, { "version", cmd_version },
+		{ "run", cmd_run },	    { "ctl", cmd_ctl },		{ "top", cmd_top },	{ "image", cmd_image },
+		{ "doctor", cmd_doctor },     { "disk-child", cmd_disk_child }, { "version", cmd_version },
 		{ "--version", cmd_version }, { "help", cmd_help },	{ "--help", cmd_help },
 		{ "-h", cmd_help },
 	};
@@ -80,6 +82,6 @@ int main(int argc, char **argv)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (!strcmp(argv[1], commands[i].name))
 			return commands[i].run(argc - 1, argv + 1);
-	fprintf(stderr, "postern: no command \"%s\"; there are run, ctl, top, doctor, version and help\n", argv[1]);
+	fprintf(stderr, "postern: no command \"%s\"; there are run, ctl, top, image, doctor, version and help\n", argv[1]);
 	return CLI_USAGE;
 }

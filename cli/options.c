@@ -7,6 +7,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,12 +18,14 @@
 
 const char options_help[] =
 	"usage: postern run --kernel FILE [OPTION...]\n"
+	"       postern run --disk FILE [OPTION...]\n"
 	"       postern run --incoming URI [OPTION...]\n"
 	"\n"
 	"machine\n"
-	"      --kernel FILE         bzImage, ELF vmlinux, or the bare guest's ELF\n"
+	"      --kernel FILE         bzImage, ELF vmlinux, or the bare guest's ELF; without it, what the first disk holds\n"
 	"      --initrd FILE         initial RAM disk\n"
-	"      --cmdline, --append TEXT  the kernel's command line\n"
+	"      --cmdline TEXT        the kernel's command line; from a disk: instead of console=ttyS0 root=... rw\n"
+	"      --append TEXT         more of it\n"
 	"  -c, --cpus N              vCPUs, 1 to 16 (1)\n"
 	"  -m, --memory SIZE         RAM, a multiple of 2M, up to 16G (512M)\n"
 	"      --name NAME           what postern ctl knows it by: QMP and (with --gdb auto) gdb in a directory of its own\n"
@@ -64,13 +67,13 @@ enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
 	OPT_LOG_LEVEL, OPT_LOG_FORMAT, OPT_LOG_FILE, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG, OPT_CONSOLE,
-	OPT_BALLOON, OPT_VSOCK,
+	OPT_BALLOON, OPT_VSOCK, OPT_APPEND,
 };
 
 static const struct option long_options[] = {
 	{ "kernel", required_argument, NULL, OPT_KERNEL },
 	{ "initrd", required_argument, NULL, OPT_INITRD },
-	{ "append", required_argument, NULL, OPT_CMDLINE },
+	{ "append", required_argument, NULL, OPT_APPEND },
 	{ "cmdline", required_argument, NULL, OPT_CMDLINE },
 	{ "cpus", required_argument, NULL, 'c' },
 	{ "memory", required_argument, NULL, 'm' },
@@ -104,7 +107,7 @@ static const struct option long_options[] = {
 static const struct config_key config_keys[] = {
 	{ "kernel", CONFIG_TEXT, OPT_KERNEL },
 	{ "initrd", CONFIG_TEXT, OPT_INITRD },
-	{ "append", CONFIG_TEXT, OPT_CMDLINE },
+	{ "append", CONFIG_TEXT, OPT_APPEND },
 	{ "cmdline", CONFIG_TEXT, OPT_CMDLINE },
 	{ "cpus", CONFIG_NUMBER, 'c' },
 	{ "memory", CONFIG_SIZE, 'm' },
@@ -262,6 +265,9 @@ static void take_plain(struct options *o, int option, const char *value)
 	case OPT_CMDLINE:
 		o->machine.cmdline = value;
 		break;
+	case OPT_APPEND:
+		o->append = value;
+		break;
 	case OPT_NAME:
 		o->machine.name = value;
 		break;
@@ -374,8 +380,8 @@ static int check(const struct options *o, struct err *err)
 {
 	if (o->help)
 		return 0;
-	if (!o->machine.kernel && !o->incoming)
-		return err_set(err, -EINVAL, "--kernel FILE is missing (or --incoming URI)");
+	if (!o->machine.kernel && !o->boot_disk && !o->incoming)
+		return err_set(err, -EINVAL, "--kernel FILE is missing (or --disk FILE with a system on it, or --incoming URI)");
 	if (o->machine.initrd && !o->machine.kernel)
 		return err_set(err, -EINVAL, "--initrd %s: needs --kernel", o->machine.initrd);
 	if (o->machine.name && !rundir_name_is_valid(o->machine.name))
@@ -385,6 +391,31 @@ static int check(const struct options *o, struct err *err)
 		return err_set(err, -EINVAL, "--console stdio and --serial stdio: only one of them can have standard input and output");
 	if (o->gdb && !strcmp(o->gdb, "auto") && !o->machine.name)
 		return err_set(err, -EINVAL, "--gdb auto: needs --name");
+	return 0;
+}
+
+static const char *first_disk(const struct virtio_choices *choices)
+{
+	unsigned int i;
+
+	for (i = 0; i < choices->n; i++)
+		if (!strcmp(choices->choice[i].kind->option, "disk"))
+			return choices->choice[i].text;
+	return NULL;
+}
+
+/* Where the kernel is, and all of its command line. */
+static int conclude(struct options *o, struct err *err)
+{
+	if (!o->machine.kernel)
+		o->boot_disk = first_disk(&o->machine.virtio);
+	if (!o->append || o->boot_disk)
+		return 0;
+	if (asprintf(&o->line, "%s%s%s", o->machine.cmdline ? o->machine.cmdline : "", o->machine.cmdline ? " " : "", o->append) < 0) {
+		o->line = NULL;
+		return err_set(err, -ENOMEM, "no memory for the command line");
+	}
+	o->machine.cmdline = o->line;
 	return 0;
 }
 
@@ -412,10 +443,13 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 		return err_set(err, -EINVAL, "\"%s\": only options are allowed", argv[optind]);
 	if (o->console_stdio && !o->serial_given)
 		o->machine.serial.kind = CHARDEV_NULL;
-	return check(o, err);
+	r = conclude(o, err);
+	return r ? r : check(o, err);
 }
 
 void options_fini(struct options *o)
 {
 	config_fini(&o->config);
+	free(o->line);
+	o->line = NULL;
 }

@@ -19,6 +19,9 @@
 
 struct options {
 	struct machine_config machine;
+	const char *append;		/* behind the command line, or NULL */
+	const char *boot_disk;		/* without --kernel: the first disk, or NULL */
+	char *line;			/* command line and append, put together here */
 	const char *qmp[OPTIONS_QMP_MAX];
 	unsigned int nqmp;
 	const char *gdb;		/* NULL: none; "auto": where the name says */

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "cli/cli.h"
+#include "cli/disk_boot.h"
 #include "cli/options.h"
 #include "control/gdb.h"
 #include "control/qmp.h"
@@ -32,6 +33,10 @@ struct run {
 	struct qmp *qmp;
 	struct gdb *gdb;
 	struct rundir rundir;
+	struct disk_boot disk_boot;
+	struct machine_config found;	/* options.machine, with what the disk has */
+	struct err *boot_err;		/* set when the disk was looked at and has nothing */
+	bool boot_found;
 	uv_async_t end;		/* wakes the loop from the signal handler */
 	bool end_open;
 	bool pid_written;
@@ -198,6 +203,81 @@ static int control_open(struct run *run, struct err *err)
 	return r < 0 ? value_failed(run, "gdb", o->gdb, err) : 0;
 }
 
+/* ---- a kernel from a disk ---- */
+
+static void first_found(void *arg, const struct disk_boot_result *result, const struct err *err)
+{
+	struct run *run = arg;
+
+	run->boot_found = result;
+	if (err)
+		*run->boot_err = *err;
+	if (result) {
+		run->found.kernel = result->kernel;
+		run->found.initrd = result->initrd;
+		run->found.cmdline = result->cmdline;
+	}
+	loop_stop(run->loop);
+}
+
+static void again_found(void *arg, const struct disk_boot_result *result, const struct err *err)
+{
+	struct run *run = arg;
+	struct machine_boot boot = { 0 };
+
+	if (result)
+		boot = (struct machine_boot){ result->kernel, result->initrd, result->cmdline };
+	machine_boot_found(run->machine, &boot, err);
+	disk_boot_drop(&run->disk_boot);
+}
+
+static int find_again(void *arg, struct machine *machine, struct err *err)
+{
+	struct run *run = arg;
+
+	(void)machine;
+	return disk_boot_fetch(&run->disk_boot, again_found, run, err);
+}
+
+/* The loop runs until the kernel is there, or the process is to end: -EINTR then. */
+static int first_find(struct run *run, struct err *err)
+{
+	int r;
+
+	run->boot_err = err;
+	r = disk_boot_fetch(&run->disk_boot, first_found, run, err);
+	if (r < 0)
+		return r;
+	loop_run(run->loop);
+	if (run->boot_found)
+		return 0;
+	return err->code ? err->code : err_set(err, -EINTR, "ended while a kernel was taken out of %s", run->options.boot_disk);
+}
+
+static int make_machine(struct run *run, struct err *err)
+{
+	const struct options *o = &run->options;
+	int r = 0;
+
+	run->found = o->machine;
+	if (o->boot_disk) {
+		run->disk_boot.loop = run->loop;
+		run->disk_boot.disk = o->boot_disk;
+		run->disk_boot.cmdline = o->machine.cmdline;
+		run->disk_boot.append = o->append;
+		run->found.boot_find = find_again;
+		run->found.boot_arg = run;
+		if (!o->incoming)
+			r = first_find(run, err);
+	}
+	if (!r)
+		r = machine_new(&run->machine, run->loop, &run->found, err);
+	if (r < 0 && run->boot_found)
+		err_prefix(err, "from %s", o->boot_disk);
+	disk_boot_drop(&run->disk_boot);
+	return r;
+}
+
 static int run_open(struct run *run, struct err *err)
 {
 	const struct options *o = &run->options;
@@ -209,7 +289,7 @@ static int run_open(struct run *run, struct err *err)
 	if (!r && o->machine.name && rundir_take(&run->rundir, o->machine.name, err) < 0)
 		r = err_prefix(err, "--name %s", o->machine.name);
 	if (!r)
-		r = machine_new(&run->machine, run->loop, &o->machine, err);
+		r = make_machine(run, err);
 	if (!r)
 		r = migration_open(run, err);
 	if (!r)
@@ -236,6 +316,7 @@ static void run_close(struct run *run, int status)
 		pid_remove(run);
 		_exit(CLI_FAILED);
 	}
+	disk_boot_fini(&run->disk_boot);
 	signals_close(run);
 	rundir_release(&run->rundir);
 	pid_remove(run);
@@ -264,6 +345,7 @@ int cmd_run(int argc, char **argv)
 	struct err err = { 0 };
 	int status = CLI_OK, r;
 
+	disk_boot_init(&run.disk_boot);
 	r = options_parse(&run.options, argc, argv, &err);
 	log_set_level(run.options.log_level);
 	log_set_format(run.options.log_format);

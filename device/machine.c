@@ -116,6 +116,20 @@ static int copy(const char **to, const char *from, struct err *err)
 	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the configuration");
 }
 
+static int boot_copy(struct machine_config *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err)
+{
+	int r;
+
+	free((char *)to->kernel);
+	free((char *)to->initrd);
+	free((char *)to->cmdline);
+	to->kernel = to->initrd = to->cmdline = NULL;
+	r = copy(&to->kernel, kernel, err);
+	if (!r)
+		r = copy(&to->initrd, initrd, err);
+	return r ? r : copy(&to->cmdline, cmdline, err);
+}
+
 static int config_copy(struct machine *m, const struct machine_config *config, struct err *err)
 {
 	struct machine_config *to = &m->config;
@@ -126,11 +140,7 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 	to->kernel = to->initrd = to->cmdline = to->name = NULL;
 	for (i = 0; i < config->virtio.n; i++)
 		to->virtio.choice[i].text = NULL;
-	r = copy(&to->kernel, config->kernel, err);
-	if (!r)
-		r = copy(&to->initrd, config->initrd, err);
-	if (!r)
-		r = copy(&to->cmdline, config->cmdline, err);
+	r = boot_copy(to, config->kernel, config->initrd, config->cmdline, err);
 	if (!r)
 		r = copy(&to->name, config->name, err);
 	for (i = 0; i < config->virtio.n && !r; i++)
@@ -346,6 +356,9 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 		m->autostart = false;
 		return 0;
 	}
+	/* Nor is it to run once a reset that waits is done. */
+	if (state == RUN_STATE_PAUSED && m->state == RUN_STATE_PAUSED)
+		m->reset_resumes = false;
 	/* A stop during switchover stands: the migration notices, and ends. */
 	if (state == RUN_STATE_PAUSED && m->state != RUN_STATE_RUNNING && m->state != RUN_STATE_DEBUG &&
 	    m->state != RUN_STATE_FINISH_MIGRATE)
@@ -383,7 +396,9 @@ static int may_run(struct machine *m, struct err *err)
 
 	if (m->reset_waits)
 		return err_set(err, -EBUSY, "the machine's reset waits for %s",
-			       memory_is_late(m->mem) ? "the pages that are still missing" : "requests that its disks have not finished");
+			       m->boot_wanted ? "the kernel on its disk" :
+			       memory_is_late(m->mem) ? "the pages that are still missing" :
+							"requests that its disks have not finished");
 	if (m->deaf && memory_is_late(m->mem))
 		return err_set(err, -EBUSY, "missing pages cannot be asked for any more; the machine can go on when all of its "
 					    "memory has come, which query-postern-faults shows");
@@ -503,18 +518,63 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *
 	return 0;
 }
 
+/* As reset_now, but for a machine whose kernel has to be found first: paused until then. */
+static int reset_begin(struct machine *m, bool by_guest, bool resume, struct err *err)
+{
+	int r;
+
+	if (!m->config.boot_find)
+		return reset_now(m, by_guest, resume, err);
+	m->reset_by_guest = by_guest;
+	m->reset_resumes = resume;
+	m->reset_waits = true;
+	if (m->state == RUN_STATE_RUNNING)
+		machine_set_state(m, RUN_STATE_PAUSED);
+	if (m->boot_wanted)
+		return 0;
+	r = m->config.boot_find(m->config.boot_arg, m, err);
+	m->boot_wanted = !r;
+	if (!r)
+		return 0;
+	m->reset_waits = m->reset_resumes = false;
+	return reset_failed(m, err);
+}
+
+void machine_boot_found(struct machine *m, const struct machine_boot *boot, const struct err *failed)
+{
+	struct err err = { 0 };
+	bool resume = m->reset_resumes;
+	int r;
+
+	m->boot_wanted = m->reset_waits = m->reset_resumes = false;
+	if (m->state == RUN_STATE_SHUTDOWN)
+		return;
+	/* A migration has the guest meanwhile: its wish travels, or comes true when it stays here after all. */
+	if (m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE) {
+		atomic_fetch_or(&m->asked, ASKED_RESET);
+		return;
+	}
+	if (failed)
+		err = *failed;
+	r = failed ? err.code : boot_copy(&m->config, boot->kernel, boot->initrd, boot->cmdline, &err);
+	if (r < 0)
+		reset_failed(m, &err);
+	else
+		reset_now(m, m->reset_by_guest, resume, &err);
+}
+
 /* What a reset has waited for may be over. */
 static void reset_retry(struct machine *m)
 {
 	bool resume = m->reset_resumes;
 	struct err err;
 
-	if (!m->reset_waits || m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE ||
+	if (!m->reset_waits || m->boot_wanted || m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE ||
 	    m->state == RUN_STATE_INMIGRATE || reset_obstacle(m))
 		return;
 	m->reset_resumes = false;
 	/* What fails is logged and shows in the run state. */
-	reset_now(m, m->reset_by_guest, resume, &err);
+	reset_begin(m, m->reset_by_guest, resume, &err);
 }
 
 int machine_reset(struct machine *m, bool by_guest, struct err *err)
@@ -539,7 +599,7 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 	if (r < 0)
 		return r;
 	m->reset_resumes = false;
-	if (!m->config.kernel) {
+	if (!m->config.kernel && !m->config.boot_find) {
 		err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
 		if (by_guest)
 			return reset_failed(m, err);
@@ -549,7 +609,7 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 	}
 	obstacle = reset_obstacle(m);
 	if (!obstacle)
-		return reset_now(m, by_guest, resume, err);
+		return reset_begin(m, by_guest, resume, err);
 	log_warn("the machine's reset waits %s", obstacle);
 	m->reset_waits = true;
 	m->reset_by_guest = by_guest;

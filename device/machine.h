@@ -36,10 +36,21 @@ enum run_state {
 };
 const char *run_state_name(enum run_state state);
 
+/* What a machine starts with. */
+struct machine_boot {
+	const char *kernel, *initrd, *cmdline;	/* files' paths; initrd and cmdline may be NULL */
+};
+
 struct machine_config {
 	unsigned int cpus;		/* 1 to VM_VCPUS_MAX */
 	uint64_t memory_bytes;		/* multiple of 2 MiB, at most 16 GiB */
 	const char *kernel, *initrd, *cmdline;	/* kernel may be NULL when incoming; strings are copied */
+	/*
+	 * Where the kernel lies on a disk of the guest's, it is looked for anew before each reset: this begins that, and
+	 * machine_boot_found ends it. NULL: a reset takes the kernel above. 0, or an error: the reset fails.
+	 */
+	int (*boot_find)(void *arg, struct machine *machine, struct err *err);
+	void *boot_arg;
 	const char *name;		/* may be NULL */
 	enum way_out way_out;
 	bool incoming;			/* RAM arrives late: userfaultfd first, all pages MISSING */
@@ -109,12 +120,14 @@ bool machine_autostart(const struct machine *machine);
 
 /*
  * system_reset: loads the kernel anew. While pages are missing, or disks still have requests under way, the machine is paused, and
- * the reset put off until all have come and all are done (logged). -EBUSY: in the middle of a migration; -EINVAL: no kernel was given; else
+ * the reset put off until all have come and all are done (logged); the same, for a moment, while boot_find looks for the kernel. -EBUSY: in the middle of a migration; -EINVAL: no kernel was given; else
  * the machine is in INTERNAL_ERROR.
  */
 int machine_reset(struct machine *machine, bool by_guest, struct err *err);
 /* The i-th disk, as --disk gave them; false: there are no more. */
 bool machine_disk(struct machine *machine, unsigned int i, struct disk_info *info);
+/* The end of what boot_find began: the strings are copied, and the reset goes on. err: not NULL where it failed, and why. */
+void machine_boot_found(struct machine *machine, const struct machine_boot *boot, const struct err *err);
 /* system_powerdown: presses the ACPI power button. -EBUSY: the guest is not here (any more, or yet). */
 int machine_powerdown(struct machine *machine, struct err *err);
 /*

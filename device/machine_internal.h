@@ -51,6 +51,7 @@ struct machine {
 	bool shut;			/* machine_shutdown has been called */
 	bool deaf;			/* nobody asks for pages that vCPUs wait for */
 	bool reset_waits;		/* for memory to be complete, for disks to be done with it */
+	bool boot_wanted;		/* ... or for the kernel that boot_find looks for */
 	bool reset_by_guest;
 	bool reset_resumes;		/* it ran when the reset was asked for */
 	/* Set by vCPU threads, taken by the main thread. */

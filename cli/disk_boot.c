@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "cli/disk_boot.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+/* A disk that is far away and busy may take long; one that never answers is to be heard of. */
+#define FETCH_MS 30000
+
+void disk_boot_init(struct disk_boot *boot)
+{
+	unsigned int i;
+
+	for (i = 0; i < DISK_BOOT_FILES; i++)
+		boot->fds[i] = -1;
+}
+
+void disk_boot_drop(struct disk_boot *boot)
+{
+	unsigned int i;
+
+	for (i = 0; i < DISK_BOOT_FILES; i++) {
+		if (boot->fds[i] >= 0)
+			close(boot->fds[i]);
+		boot->fds[i] = -1;
+	}
+	free(boot->line);
+	free(boot->path);
+	boot->line = boot->path = NULL;
+}
+
+/* FILE[,readonly][,...] */
+static int value_split(struct disk_boot *boot, struct err *err)
+{
+	const char *comma = strchrnul(boot->disk, ',');
+
+	boot->path = strndup(boot->disk, (size_t)(comma - boot->disk));
+	boot->readonly = strstr(comma, ",readonly");
+	return boot->path ? 0 : err_set(err, -ENOMEM, "no memory for a disk's path");
+}
+
+static int disk_open(const struct disk_boot *boot, struct err *err)
+{
+	struct stat st;
+	/* Not blocking: a FIFO would wait for its writer. */
+	int fd = open(boot->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return err_errno(err, -errno, "%s: looking for a kernel there, as there is no --kernel", boot->path);
+	if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
+		close(fd);
+		return err_set(err, -EINVAL, "%s: neither a file nor a block device; give --kernel", boot->path);
+	}
+	return fd;
+}
+
+static int files_make(struct disk_boot *boot, struct err *err)
+{
+	static const char *const names[] = { "postern-report", "postern-kernel", "postern-initrd" };
+	unsigned int i;
+
+	for (i = 0; i < DISK_BOOT_FILES; i++) {
+		boot->fds[i] = memfd_create(names[i], MFD_CLOEXEC);
+		/* The child may be another user. */
+		if (boot->fds[i] < 0 || fchmod(boot->fds[i], 0600) < 0)
+			return err_errno(err, -errno, "memory for a kernel from a disk");
+	}
+	return 0;
+}
+
+/* ---- what the child said ---- */
+
+static void text_clean(char *text, size_t size)
+{
+	text[size - 1] = '\0';
+	for (; *text; text++)
+		if (*text < ' ' || *text > '~')
+			*text = '?';
+}
+
+static bool uuid_is_sane(const char *uuid)
+{
+	return strspn(uuid, "0123456789abcdef-") == strlen(uuid);
+}
+
+/* The usual command line, what was given instead, and what goes behind it. */
+static int line_make(struct disk_boot *boot, const char *uuid, struct err *err)
+{
+	const char *mode = boot->readonly ? "ro" : "rw", *append = boot->append ? boot->append : "";
+	const char *blank = *append ? " " : "";
+	int r;
+
+	if (boot->cmdline)
+		r = asprintf(&boot->line, "%s%s%s", boot->cmdline, blank, append);
+	else if (*uuid)
+		r = asprintf(&boot->line, "console=ttyS0 root=PARTUUID=%s %s%s%s", uuid, mode, blank, append);
+	else
+		r = asprintf(&boot->line, "console=ttyS0 root=/dev/vda %s%s%s", mode, blank, append);
+	if (r < 0)
+		boot->line = NULL;
+	return r < 0 ? err_set(err, -ENOMEM, "no memory for a command line") : 0;
+}
+
+static int report_take(struct disk_boot *boot, struct err *err)
+{
+	struct disk_report report = { 0 };
+	struct stat kernel, initrd;
+	int r;
+
+	if (pread(boot->fds[0], &report, sizeof(report), 0) != sizeof(report))
+		return err_set(err, -EIO, "%s: its reader ended without a word", boot->path);
+	text_clean(report.text, sizeof(report.text));
+	text_clean(report.uuid, sizeof(report.uuid));
+	text_clean(report.files.kernel, sizeof(report.files.kernel));
+	text_clean(report.files.initrd, sizeof(report.files.initrd));
+	if (report.code)
+		return err_set(err, report.code < 0 && report.code > -4096 ? report.code : -EIO, "%s: no kernel taken out of it: %s",
+			       boot->path, report.text);
+	if (!uuid_is_sane(report.uuid) || fstat(boot->fds[1], &kernel) < 0 || fstat(boot->fds[2], &initrd) < 0)
+		return err_set(err, -EIO, "%s: its reader does not make sense", boot->path);
+	log_info("%s: kernel %s, %lld bytes%s%s", boot->path, report.files.kernel, (long long)kernel.st_size,
+		 initrd.st_size ? ", initial RAM disk " : "", report.files.initrd);
+	r = line_make(boot, report.uuid, err);
+	if (r < 0)
+		return r;
+	snprintf(boot->kernel_path, sizeof(boot->kernel_path), "/proc/self/fd/%d", boot->fds[1]);
+	snprintf(boot->initrd_path, sizeof(boot->initrd_path), "/proc/self/fd/%d", boot->fds[2]);
+	boot->result = (struct disk_boot_result){
+		.kernel = boot->kernel_path,
+		.initrd = initrd.st_size ? boot->initrd_path : NULL,
+		.cmdline = boot->line,
+	};
+	return 0;
+}
+
+/* ---- the child ---- */
+
+static void on_closed(uv_handle_t *handle)
+{
+	struct disk_boot *boot = handle->data;
+
+	boot->open_handles--;
+}
+
+static void handles_close(struct disk_boot *boot)
+{
+	if (!uv_is_closing((uv_handle_t *)&boot->process))
+		uv_close((uv_handle_t *)&boot->process, on_closed);
+	if (!uv_is_closing((uv_handle_t *)&boot->timer))
+		uv_close((uv_handle_t *)&boot->timer, on_closed);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+	struct disk_boot *boot = timer->data;
+
+	boot->late = true;
+	uv_process_kill(&boot->process, SIGKILL);
+}
+
+static void on_child_end(uv_process_t *process, int64_t status, int sig)
+{
+	struct disk_boot *boot = process->data;
+	struct err err = { 0 };
+
+	handles_close(boot);
+	boot->busy = false;
+	if (boot->late)
+		err_set(&err, -ETIMEDOUT, "%s: no kernel taken out of it in %d s", boot->path, FETCH_MS / 1000);
+	else if (sig || status)
+		err_set(&err, -EINVAL, "%s: no kernel taken out of it: its reader died (%s %d); the file system is damaged, or meant to "
+				       "do harm", boot->path, sig ? "signal" : "status", sig ? sig : (int)status);
+	else
+		report_take(boot, &err);
+	if (err.code)
+		disk_boot_drop(boot);
+	boot->done(boot->arg, err.code ? NULL : &boot->result, err.code ? &err : NULL);
+}
+
+static int spawn(struct disk_boot *boot, int disk, struct err *err)
+{
+	static char *const words[] = { "postern", "disk-child", NULL };
+	static char *const environment[] = { "PATH=", NULL };
+	uv_stdio_container_t stdio[DISK_CHILD_FDS];
+	const int fds[DISK_CHILD_FDS] = { disk, boot->fds[0], STDERR_FILENO, boot->fds[1], boot->fds[2] };
+	const uv_process_options_t options = {
+		.file = "/proc/self/exe",
+		.args = (char **)words,
+		.env = (char **)environment,
+		.exit_cb = on_child_end,
+		.stdio_count = DISK_CHILD_FDS,
+		.stdio = stdio,
+	};
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < DISK_CHILD_FDS; i++) {
+		stdio[i].flags = UV_INHERIT_FD;
+		stdio[i].data.fd = fds[i];
+	}
+	uv_timer_init(loop_uv(boot->loop), &boot->timer);
+	boot->process.data = boot->timer.data = boot;
+	boot->open_handles = 2;
+	boot->late = false;
+	r = uv_spawn(loop_uv(boot->loop), &boot->process, &options);
+	if (r < 0) {
+		handles_close(boot);
+		return err_errno(err, r, "%s: starting the process that looks for a kernel there", boot->path);
+	}
+	uv_timer_start(&boot->timer, on_timer, FETCH_MS, 0);
+	return 0;
+}
+
+int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, struct err *err)
+{
+	int disk, r;
+
+	if (boot->busy || boot->open_handles)
+		return err_set(err, -EBUSY, "a kernel is being taken out of the disk already");
+	disk_boot_drop(boot);
+	r = value_split(boot, err);
+	if (r < 0)
+		return r;
+	disk = disk_open(boot, err);
+	r = disk < 0 ? disk : files_make(boot, err);
+	boot->done = done;
+	boot->arg = arg;
+	if (!r)
+		r = spawn(boot, disk, err);
+	boot->busy = !r;
+	if (disk >= 0)
+		close(disk);
+	if (r < 0)
+		disk_boot_drop(boot);
+	return r;
+}
+
+void disk_boot_fini(struct disk_boot *boot)
+{
+	if (boot->busy) {
+		uv_process_kill(&boot->process, SIGKILL);
+		handles_close(boot);
+		boot->busy = false;
+	}
+	disk_boot_drop(boot);
+}
