@@ -391,7 +391,7 @@ def debian_build(target, work, log):
     run(["sh", DEBIAN_RECIPE], log, env=dict(
         os.environ, IMAGE_OUT=str(target / "debian.raw"), IMAGE_WORK=str(place), IMAGE_SIZE=DEBIAN_SIZE,
         IMAGE_SUITE=ROOT_SUITE, IMAGE_PACKAGES=DEBIAN_PACKAGES, IMAGE_HOSTNAME="debian", IMAGE_PASSWORD="",
-        IMAGE_KEY=str(target / "key.pub"), IMAGE_MIRROR=""))
+        IMAGE_KEY=(target / "key.pub").read_text("ascii").strip(), IMAGE_MIRROR=""))
 
 
 def debian_get():

@@ -12,10 +12,10 @@
 #     IMAGE_PACKAGES   more packages, by blanks
 #     IMAGE_HOSTNAME
 #     IMAGE_PASSWORD   root's; empty: none is asked for on the console, and ssh takes keys only
-#     IMAGE_KEY        file with ssh keys for root; may be empty
+#     IMAGE_KEY        ssh keys for root, as in authorized_keys; may be empty
 #     IMAGE_MIRROR     where packages come from; empty: where this machine's own come from
 #
-# Three steps, each announced on standard output by a line that begins with "== ".
+# Each step is announced on standard output by a line that begins with "== ".
 set -eu
 export LC_ALL=C
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -71,7 +71,7 @@ else
 fi
 if [ -n "$IMAGE_KEY" ]; then
 	mkdir -m 700 -p root/.ssh
-	cp "$IMAGE_KEY" root/.ssh/authorized_keys
+	printf "%s\n" "$IMAGE_KEY" > root/.ssh/authorized_keys
 	chmod 600 root/.ssh/authorized_keys
 fi
 
@@ -154,12 +154,11 @@ PATH=$PATH:/usr/sbin:/sbin
 mkdir "$1/root"
 tar -C "$1/root" --numeric-owner --xattrs --exclude="./dev/*" -xf "$1/root.tar"
 rm "$1/root.tar"
-mke2fs -q -t ext4 -m 1 -L debian -E lazy_itable_init=0,lazy_journal_init=0 -d "$1/root" "$2" "$3"
+mke2fs -q -t ext4 -m 1 -L debian -E lazy_itable_init=0,lazy_journal_init=0 -d "$1/root" "$2" "$3" > /dev/null
 '
 if [ "$(id -u)" = 0 ]; then
 	sh -c "$pack" sh "$IMAGE_WORK" "$IMAGE_WORK/image" "$IMAGE_SIZE"
 else
-	mmdebstrap --unshare-helper sh -c "$pack" sh "$IMAGE_WORK" "$IMAGE_WORK/image" "$IMAGE_SIZE"
+	fakeroot sh -c "$pack" sh "$IMAGE_WORK" "$IMAGE_WORK/image" "$IMAGE_SIZE"
 fi
-echo "== done"
 mv "$IMAGE_WORK/image" "$IMAGE_OUT"
