@@ -50,7 +50,7 @@ static const char help[] =
 	"  --ssh-key FILE        public keys that ssh lets in as root\n"
 	"  --hostname NAME       (debian)\n"
 	"  --mirror URL          where packages come from; else, where this machine's own come from\n"
-	"  --help                print this\n";
+	"  -h, --help            print this\n";
 
 struct image {
 	const char *out;

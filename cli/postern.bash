@@ -58,16 +58,31 @@ _postern_ctl() {
 	esac
 }
 
+_postern_image() {
+	local word=$1 before=$2
+	case $before in
+	--ssh-key | debian)
+		_postern_files "$word" ;;
+	--suite)
+		_postern_words "bookworm trixie" "$word" ;;
+	--size | --package | --root-password | --hostname | --mirror)
+		;;
+	*)
+		_postern_words "debian --size --suite --package --root-password --ssh-key --hostname --mirror --help" "$word" ;;
+	esac
+}
+
 _postern() {
 	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		_postern_words "run ctl top doctor version help" "$word"
+		_postern_words "run ctl top image doctor version help" "$word"
 		return
 	fi
 	case ${COMP_WORDS[1]} in
 	run) _postern_run "$word" "$before" ;;
 	ctl) _postern_ctl "$word" "$before" ;;
+	image) _postern_image "$word" "$before" ;;
 	top | doctor) _postern_words "--json --help" "$word" ;;
 	esac
 }

@@ -384,14 +384,13 @@ DEBIAN_RECIPE = HERE.parent / "cli/recipe/debian.sh"
 
 
 def debian_build(target, work, log):
-    """What `postern image debian` makes, by the same recipe; beside it the key that its ssh server lets in."""
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", target / "key"], log)
+    """What `postern image debian` makes, by the same recipe."""
     place = work / "debian"
     place.mkdir()
     run(["sh", DEBIAN_RECIPE], log, env=dict(
         os.environ, IMAGE_OUT=str(target / "debian.raw"), IMAGE_WORK=str(place), IMAGE_SIZE=DEBIAN_SIZE,
         IMAGE_SUITE=ROOT_SUITE, IMAGE_PACKAGES=DEBIAN_PACKAGES, IMAGE_HOSTNAME="debian", IMAGE_PASSWORD="",
-        IMAGE_KEY=(target / "key.pub").read_text("ascii").strip(), IMAGE_MIRROR=""))
+        IMAGE_KEY="", IMAGE_MIRROR=""))
 
 
 def debian_get():
