@@ -132,6 +132,29 @@ static int tear_down(void **state)
 	return unlink(path);
 }
 
+static void test_what_a_machine_starts_from(void **state)
+{
+	struct options o;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(PARSE(&o, "{}", &err, "--kernel", "k", "--disk", "d", "--append", "b", "--cmdline", "a"), 0);
+	assert_string_equal(o.machine.cmdline, "a b");
+	assert_null(o.boot_disk);
+	options_fini(&o);
+	assert_int_equal(PARSE(&o, "{}", &err, "--kernel", "k", "--append", "b"), 0);
+	assert_string_equal(o.machine.cmdline, "b");
+	options_fini(&o);
+	assert_int_equal(PARSE(&o, "{}", &err, "--rng", "--disk", "d,readonly", "--disk", "e", "--append", "b"), 0);
+	assert_string_equal(o.boot_disk, "d,readonly");
+	assert_null(o.machine.cmdline);
+	assert_string_equal(o.append, "b");
+	options_fini(&o);
+	assert_int_equal(PARSE(&o, "{}", &err, "--rng"), -EINVAL);
+	assert_non_null(strstr(err.text, "--disk"));
+	options_fini(&o);
+}
+
 static void test_a_virtio_console_may_have_stdio(void **state)
 {
 	struct options o;
@@ -158,6 +181,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_file_is_as_good_as_options),
+		cmocka_unit_test(test_what_a_machine_starts_from),
 		cmocka_unit_test(test_the_command_line_goes_over_the_file),
 		cmocka_unit_test(test_a_value_out_of_range_names_file_line_and_key),
 		cmocka_unit_test(test_only_one_file_is_read),
