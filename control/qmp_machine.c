@@ -46,7 +46,7 @@ static int cmd_stop(struct qmp_call *call, struct err *err)
 	if (machine_state(machine) == RUN_STATE_INMIGRATE)
 		machine_set_autostart(machine, false);
 	else if (machine_is_running(machine) || machine_state(machine) == RUN_STATE_DEBUG ||
-		 machine_state(machine) == RUN_STATE_FINISH_MIGRATE)
+		 machine_state(machine) == RUN_STATE_PAUSED || machine_state(machine) == RUN_STATE_FINISH_MIGRATE)
 		return machine_pause(machine, RUN_STATE_PAUSED, err);
 	return 0;
 }
