@@ -45,6 +45,9 @@ static int value_split(struct disk_boot *boot, struct err *err)
 
 	boot->path = strndup(boot->disk, (size_t)(comma - boot->disk));
 	boot->readonly = strstr(comma, ",readonly");
+	if (strstr(boot->disk, "://") || strstr(comma, ",format=qcow2"))
+		return err_set(err, -EINVAL, "%s: a kernel can be taken out of raw files and block devices alone: give --kernel",
+			       boot->disk);
 	return boot->path ? 0 : err_set(err, -ENOMEM, "no memory for a disk's path");
 }
 
@@ -228,8 +231,10 @@ int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, stru
 		return err_set(err, -EBUSY, "a kernel is being taken out of the disk already");
 	disk_boot_drop(boot);
 	r = value_split(boot, err);
-	if (r < 0)
+	if (r < 0) {
+		disk_boot_drop(boot);
 		return r;
+	}
 	disk = disk_open(boot, err);
 	r = disk < 0 ? disk : files_make(boot, err);
 	boot->done = done;

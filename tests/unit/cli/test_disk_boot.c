@@ -209,6 +209,11 @@ static void test_what_is_no_disk(void **state)
 	assert_int_equal(fetch(t), -EINVAL);
 	t->boot.disk = "/dev/zero";
 	assert_int_equal(fetch(t), -EINVAL);
+	t->boot.disk = "nbd://host/disk";
+	assert_int_equal(fetch(t), -EINVAL);
+	t->boot.disk = "/dev/zero,format=qcow2";
+	assert_int_equal(fetch(t), -EINVAL);
+	assert_non_null(strstr(t->err.text, "--kernel"));
 }
 
 static void test_it_can_be_ended_at_once(void **state)
