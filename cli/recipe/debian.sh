@@ -75,9 +75,9 @@ if [ -n "$IMAGE_KEY" ]; then
 	chmod 600 root/.ssh/authorized_keys
 fi
 
-# The network: what the kernel command line says by ip=... (systemd-network-generator), else DHCP.
+# The network: what the kernel command line says by ip=... (systemd-network-generator writes 90-*.network), else DHCP.
 ln -sf /dev/null etc/systemd/network/99-default.link	# eth0, not enp0s3
-cat > etc/systemd/network/80-dhcp.network <<END
+cat > etc/systemd/network/95-dhcp.network <<END
 [Match]
 Name=eth* en*
 [Network]

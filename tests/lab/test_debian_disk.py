@@ -64,9 +64,8 @@ def test_a_reboot_takes_the_kernel_anew():
         with Shell(vm) as shell:
             shell.login()
             first = shell.run('cat /proc/sys/kernel/random/boot_id')
-            shell.run('cd /boot && cp vmlinuz-* vmlinuz-new && mv initrd.img-* initrd.img-new && '
-                      'ln -sf boot/vmlinuz-new /vmlinuz && ln -sf boot/initrd.img-new /initrd.img && '
-                      'ln -s initrd.img-new initrd.img-$(uname -r) && rm vmlinuz-$(uname -r) && sync')
+            shell.run('cd /boot; n=new-$(date +%s); mv vmlinuz-* vmlinuz-$n && mv initrd.img-* initrd.img-$n && '
+                      'ln -sf boot/vmlinuz-$n /vmlinuz && ln -sf boot/initrd.img-$n /initrd.img; ls -l / /boot')
             shell.begin('systemctl reboot')
             event = vm.q.wait_event('RESET', timeout=60)
             assert event['data']['guest'] is True
@@ -149,6 +148,7 @@ class DiskPair(Pair):
         self.guest.login()
         with open(self.key + '.pub', encoding='ascii') as f:
             self.guest.run('mkdir -p /root/.ssh; echo "%s" > /root/.ssh/authorized_keys' % f.read().strip())
+        self.guest.run('until ip -4 -o addr show dev eth0 | grep -q %s; do sleep 0.2; done' % self.lan.guest(), 60)
         self.ssh = Ssh(self.lan, self.key, self.lan.guest())
         self.stack.callback(self.ssh.close)
         self.ssh.expect('hello', 60)
