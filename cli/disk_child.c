@@ -76,7 +76,7 @@ static int syscalls_drop(struct err *err)
 		SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(write), SCMP_SYS(pwrite64), SCMP_SYS(brk), SCMP_SYS(mmap),
 		SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom), SCMP_SYS(futex),
 		SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(exit), SCMP_SYS(exit_group),
-		SCMP_SYS(rt_sigreturn),
+		SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),	/* the latter: AddressSanitizer's end of a process */
 	};
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	size_t i;

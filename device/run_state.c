@@ -7,7 +7,7 @@
  *   PRELAUNCH        machine_new; reset of a stopped machine      cont, migrate, quit
  *   INMIGRATE        machine_new with `incoming`                  the migration (machine_leave_migrate), quit
  *   RUNNING          cont; end of a migration                     everything that stops
- *   PAUSED           stop; a reset that waits for pages           cont, reset, migrate
+ *   PAUSED           stop; a reset that waits (pages, a kernel)    cont, reset, migrate
  *   DEBUG            breakpoint, watchpoint, step                 cont (gdb's too), stop, reset, migrate
  *   FINISH_MIGRATE   source: switchover begins                    POSTMIGRATE, or back when it failed
  *   POSTMIGRATE      source: the guest runs elsewhere, or may     only back by the migration, or quit
