@@ -72,7 +72,7 @@ class Shell(Console):
         self.write('root\n')
         self.until(r'# ', timeout)
         self.write("exec env PS1= PS2= TERM=dumb sh\n")        # no line editor, so that it stays without an echo
-        self.write("stty -echo; echo QUI''ET\n")
+        self.write("stty -echo; set +m; echo QUI''ET\n")
         self.until(r'QUIET$', timeout)
 
     def begin(self, command):
