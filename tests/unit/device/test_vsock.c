@@ -307,6 +307,36 @@ static void a_caller_that_is_refused_or_goes_is_closed(void **state)
 	world_free(&w);
 }
 
+/* A close with bytes that were not read is an error to the other side. */
+static void a_host_that_goes_without_reading_is_noticed(void **state)
+{
+	struct world w = world_new(8);
+	int fd = host_dial(&w), i;
+
+	(void)state;
+	assert_int_equal(write(fd, "CONNECT 5000\n", 13), 13);
+	w.guest_port = 5000;
+	w.host_port = expect_op(&w, VIRTIO_VSOCK_OP_REQUEST).h.src_port;
+	guest_send(&w, VIRTIO_VSOCK_OP_RESPONSE, 0, NULL, 0);
+	/* "OK" lies there. */
+	close(fd);
+	assert_int_equal(expect_op(&w, VIRTIO_VSOCK_OP_SHUTDOWN).h.flags, VSOCK_BOTH);
+	guest_send(&w, VIRTIO_VSOCK_OP_RST, 0, NULL, 0);
+	expect_silence(&w);
+	/* So does what the guest sent; and what it sends later is kept. */
+	fd = guest_calls(&w);
+	for (i = 0; i < 3; i++)
+		guest_send(&w, VIRTIO_VSOCK_OP_RW, 0, "hello", 5);
+	close(fd);
+	guest_send(&w, VIRTIO_VSOCK_OP_RW, 0, "hello", 5);
+	while (expect_op(&w, VIRTIO_VSOCK_OP_SHUTDOWN).h.flags != VSOCK_BOTH)
+		;
+	/* A guest that does not answer is reset in the end. */
+	expect_op(&w, VIRTIO_VSOCK_OP_RST);
+	expect_silence(&w);
+	world_free(&w);
+}
+
 static uint8_t byte_at(uint64_t at)
 {
 	return (uint8_t)(at * 7 + (at >> 8));
@@ -644,6 +674,7 @@ int main(void)
 		cmocka_unit_test(the_host_reaches_the_guest),
 		cmocka_unit_test(the_guest_reaches_the_host),
 		cmocka_unit_test(a_caller_that_is_refused_or_goes_is_closed),
+		cmocka_unit_test(a_host_that_goes_without_reading_is_noticed),
 		cmocka_unit_test(a_host_that_does_not_read_holds_up_the_guest),
 		cmocka_unit_test(a_guest_that_goes_over_its_credit_is_reset),
 		cmocka_unit_test(the_guest_gets_no_more_than_it_has_room_for),
