@@ -32,7 +32,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 ROOT_SUITE = "bookworm"
-SUITES = {"6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
+SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
 GUEST_KERNEL = "6.1"
 DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
 # Not built into Debian's kernels, in the order to load them: ACPI's power button; virtio's bus and devices.

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""Builds kmod/ for the kernel of a lab: `lab/kmod --kernel 6.1` -> build/kmod/6.1/postern_intr.ko.
+
+The kernel's headers come from Debian's packages of just that kernel, and lie in the cache beside the lab's images; this machine's gcc
+compiles. lab/run copies the build directory into the lab, and with it the module.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import image
+from image import Apt, KernelMissing, LabError, say
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+EXIT_SKIP = 77
+EXIT_LAB = 125
+
+
+def packages_of(apt, release):
+    """What Debian has split the headers of a kernel into, but for compilers."""
+    first = "linux-headers-" + release
+    wanted = [name for name in apt.depends(first) if re.match(r"linux-(headers|kbuild)-", name)]
+    if not wanted:
+        raise LabError("there is no %s" % first)
+    return [first] + wanted
+
+
+def headers_build(target, release, suite, work, log):
+    """Unpacks the headers such that they work wherever they lie: the package's Makefile names /usr/src."""
+    apt = Apt(suite, work, log)
+    apt.unpack(packages_of(apt, release), target)
+    makefile = target / "usr/src" / ("linux-headers-" + release) / "Makefile"
+    text = makefile.read_text("ascii")
+    here = "$(dir $(lastword $(MAKEFILE_LIST)))../"
+    makefile.write_text(re.sub(r"^include /usr/src/", lambda _: "include " + here, text, flags=re.M), "ascii")
+
+
+def headers_get(series):
+    """The directory to give to make as KDIR, for the kernel of the lab's image of a series."""
+    release = (image.image_get(series) / "release").read_text("ascii").strip()
+    place = image.cached("headers-" + release,
+                         lambda target, work, log: headers_build(target, release, image.SUITES[series], work, log))
+    return place / "usr/src" / ("linux-headers-" + release)
+
+
+def module_build(series, build):
+    """Compiles a copy of kmod/ in the build directory; the module's path."""
+    headers = headers_get(series)
+    where = build / "kmod" / series
+    where.mkdir(parents=True, exist_ok=True)
+    for path in where.iterdir():        # what a former version of the sources left
+        if path.suffix in (".c", ".h"):
+            path.unlink()
+    for path in [*(TOP / "kmod").glob("*.[ch]"), TOP / "kmod/Makefile"]:
+        shutil.copy(path, where)
+    log = where / "log"
+    log.unlink(missing_ok=True)
+    image.run(["make", "-C", headers, "M=%s" % where, "CC=gcc", "W=1", "modules"], log, env=dict(os.environ, LC_ALL="C"))
+    warnings = [line for line in log.read_text("utf-8", "replace").splitlines()
+                if "warning:" in line and "the compiler differs" not in line]
+    if warnings:
+        raise LabError("warnings:\n    " + "\n    ".join(warnings))
+    return where / "postern_intr.ko"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="lab/kmod", description="Builds the kernel module for a lab's kernel.")
+    parser.add_argument("--kernel", choices=list(image.SUITES), default="6.1", help="kernel series (default 6.1)")
+    parser.add_argument("--build", type=pathlib.Path, default=TOP / "build", help="build directory (default: build in the tree)")
+    options = parser.parse_args()
+    try:
+        print(module_build(options.kernel, options.build.resolve()))
+        return 0
+    except KernelMissing as error:
+        say(str(error))
+        return EXIT_SKIP
+    except (LabError, OSError, subprocess.SubprocessError) as error:
+        say("error: %s" % error)
+        return EXIT_LAB
+
+
+if __name__ == "__main__":
+    sys.exit(main())
