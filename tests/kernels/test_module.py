@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""The kernel module: what is right after it has ended waits, how it comes and goes, and where it does not load."""
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import time
+
+import pytest
+
+import asking
+from conftest import NAME, dmesg
+from harness.gdbremote import run_gdb
+
+SYS_TGKILL = {'x86_64': 234, 'aarch64': 131}[os.uname().machine]
+SIGUSR1 = 10            # both VMMs kick their vCPUs with it
+CYCLES = 2000
+ROUNDS = 60
+
+
+def kick(machine):
+    """SIGUSR1 to each of its threads that waits for a page; how many."""
+    tids = asking.stranded_threads(machine)
+    for tid in tids:
+        ctypes.CDLL(None).syscall(SYS_TGKILL, machine.pid, tid, SIGUSR1)
+    return len(tids)
+
+
+def test_does_not_load_where_the_kernel_does_it_itself(module, interruptible):
+    if not interruptible:
+        pytest.skip('this kernel does not')
+    done = module.load()
+    assert done.returncode != 0 and 'not supported' in done.stdout, done.stdout
+    assert not module.is_loaded()
+    assert [line for line in dmesg()[-5:] if NAME in line and 'not loaded: this kernel' in line]
+
+
+def test_needs_kvm_and_keeps_it(module, interruptible):
+    if interruptible or not os.path.exists('/sys/module/kvm_amd'):
+        pytest.skip('KVM is built in, or the module does not load here')
+    subprocess.run(['rmmod', 'kvm_amd', 'kvm'], check=True, timeout=60)
+    try:
+        done = module.load()
+        assert done.returncode != 0 and 'Unknown symbol' in done.stdout, done.stdout
+        assert [line for line in dmesg()[-5:] if NAME in line and 'Unknown symbol kvm_mmu_page_fault' in line]
+    finally:
+        subprocess.run(['modprobe', 'kvm_amd'], check=True, timeout=60)
+    module.set(True)
+    try:
+        subprocess.run(['rmmod', 'kvm_amd'], check=True, timeout=60)
+        assert subprocess.run(['rmmod', 'kvm'], stderr=subprocess.DEVNULL, check=False, timeout=60).returncode != 0
+    finally:
+        subprocess.run(['modprobe', 'kvm_amd'], check=True, timeout=60)
+        module.set(False)
+
+
+def test_all_is_answered_and_recovered_and_memory_is_right(loaded):
+    """One after the other on the same machine, as an operator would."""
+    with asking.QemuPair() as pair:
+        pair.strand()
+        for test in ('gdb', 'stop'):
+            assert asking.ask(test, pair, 5).answered, test
+            pair.destination.command('cont')
+            asking.wait_stranded(pair.destination)
+        output, _ = run_gdb(('info threads',), ('-p', str(pair.destination.pid)), timeout=20)
+        assert 'KVM_RUN' in output or 'ioctl' in output, output
+        asking.wait_stranded(pair.destination)
+        assert asking.ask('second-client', pair, 5).answered
+        pair.destination.q.wait_event('STOP')
+        pair.destination.command('cont')
+        pair.recover_and_verify()
+        assert loaded.stats()['cuts'] > 0
+
+
+def test_two_thousand_times_stop_and_cont(loaded):
+    with asking.QemuPair() as pair:
+        pair.strand()
+        longest = 0
+        for _ in range(CYCLES):
+            ms, _ = pair.destination.q.timed('stop')
+            longest = max(longest, ms)
+            pair.destination.command('cont')
+            pair.destination.q.events.clear()
+            asking.wait_stranded(pair.destination, 0)
+        print('longest stop of %d: %.1f ms' % (CYCLES, longest))
+        stats = loaded.stats()
+        assert stats['cuts'] >= CYCLES, stats
+        pair.recover_and_verify()
+
+
+def test_unloaded_while_a_vcpu_waits(module, interruptible):
+    """It goes, the vCPU waits on, nothing is lost, and it comes again."""
+    if interruptible:
+        pytest.skip('this kernel ends such waits by itself')
+    module.set(True)
+    with asking.QemuPair() as pair:
+        pair.strand()
+        assert kick(pair.destination)
+        asking.wait_stranded(pair.destination)
+        module.set(False)
+        asking.wait_stranded(pair.destination)
+        module.set(True)
+        asking.wait_stranded(pair.destination)
+        pair.recover_and_verify()
+        module.set(False)
+
+
+def test_loaded_and_unloaded_while_vcpus_wait_and_are_kicked(module, interruptible):
+    """Pages come slowly, so that at each moment faults of before and after are under way."""
+    if interruptible:
+        pytest.skip('this kernel ends such waits by itself')
+    totals = {}
+    with contextlib.ExitStack() as stack:
+        qemu = stack.enter_context(asking.QemuPair())
+        postern = stack.enter_context(asking.PosternPair(cpus=2))
+        for pair in (qemu, postern):
+            pair.strand()
+            pair.link.up()
+        kicks = 0
+        for i in range(ROUNDS):
+            module.set(True)
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end:
+                kicks += kick(qemu.destination) + kick(postern.destination)
+            for machine in (qemu.destination, postern.destination) if i % 4 == 0 else ():
+                machine.command('stop')
+                machine.command('cont')
+            for name, value in module.stats().items():
+                totals[name] = totals.get(name, 0) + value
+            kicks += kick(qemu.destination) + kick(postern.destination)
+            module.set(False)
+            kicks += kick(qemu.destination) + kick(postern.destination)
+        print('%d kicks, %s' % (kicks, totals))
+        assert totals['cuts'] > ROUNDS and totals['missed'] == 0 and totals['strange'] == 0, totals
+        for pair in (qemu, postern):
+            pair.finish_and_verify()
