@@ -31,10 +31,25 @@ def packages_of(apt, release):
     return [first] + wanted
 
 
+def tools_unpack(kbuild, suite, target, work, log):
+    """The build's own programs run on this machine, whose C library a newer release's may not find new enough: then those that
+    were built of the same sources for this release are taken."""
+    own = re.sub(r"\+deb\d+", "+deb12", kbuild)
+    if suite == image.ROOT_SUITE or own == kbuild:
+        Apt(suite, work / "tools", log).unpack([kbuild], target)
+        return
+    Apt(image.ROOT_SUITE, work / "tools", log).unpack([own], target)
+    os.rename(target / "usr/lib" / own, target / "usr/lib" / kbuild)
+
+
 def headers_build(target, release, suite, work, log):
     """Unpacks the headers such that they work wherever they lie: the package's Makefile names /usr/src."""
     apt = Apt(suite, work, log)
-    apt.unpack(packages_of(apt, release), target)
+    packages = packages_of(apt, release)
+    kbuild = next(name for name in packages if name.startswith("linux-kbuild-"))
+    packages.remove(kbuild)
+    apt.unpack(packages, target)
+    tools_unpack(kbuild, suite, target, work, log)
     makefile = target / "usr/src" / ("linux-headers-" + release) / "Makefile"
     text = makefile.read_text("ascii")
     here = "$(dir $(lastword $(MAKEFILE_LIST)))../"
@@ -49,6 +64,14 @@ def headers_get(series):
     return place / "usr/src" / ("linux-headers-" + release)
 
 
+def compiler_options():
+    """What this machine's gcc has to be told to go with headers of kernels that a newer one compiled."""
+    done = subprocess.run(["gcc", "-fmin-function-alignment=16", "-E", "-"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, check=False)
+    # no type information: it would need the kernel itself, and pahole
+    return ["CC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES="] + ([] if done.returncode == 0 else ["CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="])
+
+
 def module_build(series, build):
     """Compiles a copy of kmod/ in the build directory; the module's path."""
     headers = headers_get(series)
@@ -61,7 +84,7 @@ def module_build(series, build):
         shutil.copy(path, where)
     log = where / "log"
     log.unlink(missing_ok=True)
-    image.run(["make", "-C", headers, "M=%s" % where, "CC=gcc", "W=1", "modules"], log, env=dict(os.environ, LC_ALL="C"))
+    image.run(["make", "-C", headers, "M=%s" % where, "W=1", *compiler_options(), "modules"], log, env=dict(os.environ, LC_ALL="C"))
     warnings = [line for line in log.read_text("utf-8", "replace").splitlines()
                 if "warning:" in line and "the compiler differs" not in line]
     if warnings:
