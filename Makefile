@@ -3,7 +3,7 @@
 PYTHON := /usr/bin/python3
 BUILD := build
 
-.PHONY: all setup test test-control test-sanitize demo bench bench-quick clean
+.PHONY: all setup test test-control test-sanitize demo bench bench-quick kernels clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -27,6 +27,11 @@ test-sanitize: setup
 # The lab's tests on a kernel with interruptible guest faults, for comparison. Under emulation it is less steady than 6.1.
 test-control: setup all
 	@$(PYTHON) tools/test --only lab --kernel 6.12 $(BUILD)
+
+# What QEMU and postern answer on 5.10, 6.1, 6.12 and this machine's kernel while a guest waits for a page, with the kernel module and
+# without: the table of docs/kernels.md. 20 minutes.
+kernels: setup all
+	@$(PYTHON) tools/kernels $(BUILD)
 
 demo: setup all
 	@$(PYTHON) tools/demo $(BUILD)
