@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 
+from harness import debian
 from harness.migration import Pair
 from harness.net import Link
 from harness.qmp import Qmp, QmpTimeout
@@ -120,16 +121,27 @@ class QemuPair:
             for machine in (self.source, self.destination):
                 machine.q.command('migrate-set-capabilities', capabilities=[
                     {'capability': name, 'state': True} for name in ('events', 'postcopy-ram')])
-            self.guest = self.source.bare(ready=True)
-            self.guest.fill(seconds(60))
+            self.greet()
         except BaseException:
             self.stack.close()
             raise
 
+    machine_options = {'memory_mib': MEMORY_MIB}
+
     def _machine(self, name, side, **more):
-        machine = _Qemu(name, MEMORY_MIB, netns=side.name, **more)
+        machine = _Qemu(name, netns=side.name, **self.machine_options, **more)
         self.stack.callback(machine.close)      # killed: it does not end while it waits
         return machine
+
+    def greet(self):
+        """The guest answers, and has filled its memory."""
+        self.guest = self.source.bare(ready=True)
+        self.guest.fill(seconds(60))
+        self.guest.walk('c')
+
+    def verify(self):
+        """The guest at the destination finds its memory as it should be."""
+        _verify(bare_guest.Bare(self.destination.serial()))
 
     def __enter__(self):
         return self
@@ -143,7 +155,6 @@ class QemuPair:
 
     def strand(self):
         """As PosternPair's."""
-        self.guest.walk('c')
         self.source.command('migrate-set-parameters', max_bandwidth=TRICKLE, max_postcopy_bandwidth=TRICKLE)
         uri = self._address()
         self.destination.command('migrate-incoming', uri=uri)
@@ -167,7 +178,7 @@ class QemuPair:
     def _finished(self):
         for machine in (self.source, self.destination):
             machine.wait_migration('completed', timeout=60)
-        _verify(bare_guest.Bare(self.destination.serial()))
+        self.verify()
 
     def recover_and_verify(self):
         """As PosternPair's."""
@@ -180,6 +191,27 @@ class QemuPair:
         self.source.command('migrate-set-parameters', max_bandwidth=0, max_postcopy_bandwidth=0)
         self.source.command('migrate', uri=uri, resume=True)
         self._finished()
+
+
+class DebianQemuPair(QemuPair):
+    """The same with the lab's stock Debian guest, whose memcheck keeps rewriting and verifying its memory; without asynchronous page
+    faults, so that the vCPU itself waits."""
+
+    machine_options = {'memory_mib': 192, 'kernel': debian.guest_file('vmlinuz'),
+                       'options': ['-M', 'pc', '-cpu', 'host'] + debian.words(
+                           'memcheck.mb=48 memcheck.workers=1 memcheck.random=1 no-kvmapf watchdog_thresh=60')}
+
+    def greet(self):
+        self.guest = debian.Console(self.source)
+        self.stack.callback(self.guest.close)
+        self.guest.wait_ready()
+        self.guest.wait_passes(1)
+
+    def verify(self):
+        with debian.Console(self.destination) as console:
+            assert console.wait_passes(2)[3] == 0
+            assert console.status()[2] == 0
+            console.assert_well()
 
 
 def _verify(guest):

@@ -11,6 +11,7 @@ import pytest
 
 import asking
 from conftest import NAME, dmesg
+from harness import debian
 from harness.gdbremote import run_gdb
 
 SYS_TGKILL = {'x86_64': 234, 'aarch64': 131}[os.uname().machine]
@@ -42,9 +43,12 @@ def test_keeps_kvm_while_it_is_loaded(loaded):
     assert loaded.is_loaded() and NAME in os.listdir('/sys/module/kvm/holders')
 
 
-def test_all_is_answered_and_recovered_and_memory_is_right(loaded):
+@pytest.mark.parametrize('guest', [asking.QemuPair, asking.DebianQemuPair], ids=('bare', 'debian'))
+def test_all_is_answered_and_recovered_and_memory_is_right(loaded, guest):
     """One after the other on the same machine, as an operator would."""
-    with asking.QemuPair() as pair:
+    if guest is asking.DebianQemuPair and debian.reason():
+        pytest.skip(debian.reason())
+    with guest() as pair:
         pair.strand()
         for test in ('gdb', 'stop'):
             assert asking.ask(test, pair, 5).answered, test
