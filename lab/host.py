@@ -26,7 +26,7 @@ import tempfile
 import time
 import pathlib
 
-from image import LabError, cache_dir, program, say
+from image import ARCHES, LabError, cache_dir, program, say
 
 BOOT_SECONDS = 180
 PR_SET_PDEATHSIG = 1
@@ -176,8 +176,9 @@ class Lab:
             return ["-drive", "file=%s,if=none,id=d%d,format=raw,%s" %
                     (str(file).replace(",", ",,"), number, extra),
                     "-device", "virtio-blk-pci,drive=d%d%s" % (number, serial)]
-        argv = [program("qemu-system-x86_64"), "-M", "q35", "-accel", "tcg,thread=multi",
-                "-cpu", "max,-cx16", "-smp", str(smp), "-m", str(mem), "-nodefaults",
+        arch = ARCHES[(image / "arch").read_text("ascii").strip()]
+        argv = [program(arch.qemu[0]), *arch.qemu[1:], "-accel", "tcg,thread=multi",
+                "-smp", str(smp), "-m", str(mem), "-nodefaults",
                 "-display", "none", "-no-reboot", "-no-user-config",
                 "-serial", "file:console", "-qmp", "unix:monitor,server=on,wait=off",
                 *drive(0, image / "root.img", "cache=unsafe,snapshot=on"),
@@ -186,11 +187,8 @@ class Lab:
                 *(drive(2, debian, "cache=unsafe,snapshot=on", ",serial=debian") if debian else []),
                 "-netdev", "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:0-10.0.2.15:5000",
                 "-device", "virtio-net-pci,netdev=n0,romfile=",
-                # no_timer_check: on a busy machine the emulated timer may miss the kernel's test of it,
-                # which then panics
                 "-kernel", image / "vmlinuz", "-initrd", image / "initramfs", "-append",
-                "console=ttyS0 panic=-1 oops=panic mitigations=off net.ifnames=0 tsc=reliable "
-                "no_timer_check quiet loglevel=5"]
+                arch.cmdline + " panic=-1 oops=panic mitigations=off net.ifnames=0 quiet loglevel=5"]
         with open(self.path / "qemu.log", "wb") as log:
             self.process = subprocess.Popen(argv, cwd=self.path, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True,

@@ -11,6 +11,7 @@ from the files beside this one. Two steps, each cached under a hash of all that 
         root.img                ext4: the user land, the kernel's modules, /lab, /guest
         guest/                  vmlinuz, vmlinux, initrd: a copy of the lab's /guest
         release                 the kernel's release, such as 6.1.0-1-cloud-amd64
+        arch                    Debian's name of the architecture
 
 A directory is built under a lock and under another name, then renamed: it is there whole or not.
 """
@@ -28,19 +29,48 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 
 HERE = pathlib.Path(__file__).resolve().parent
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 ROOT_SUITE = "bookworm"
 SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"}  # whose cloud kernel is of that series
 GUEST_KERNEL = "6.1"
-DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
+
 # Not built into Debian's kernels, in the order to load them: ACPI's power button; virtio's bus and devices.
 GUEST_MODULES = ("button", "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
                  "virtio_blk", "virtio-rng", "failover", "net_failover", "virtio_net", "virtio_console",
                  "virtio_balloon", "vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport")
 GUEST_PROGRAMS = ("memcheck", "vsock")  # each of one file in guest/
+
+
+class Arch(typing.NamedTuple):
+    """What differs from one architecture of labs to the other. Its name is Debian's."""
+    name: str
+    machine: str            # as uname says it
+    qemu: tuple             # the program and its machine
+    qemu_package: str
+    kernel: str             # the package whose dependency is the kernel
+    cmdline: str            # of the lab's kernel
+    cc: str                 # for the guest's programs
+    cc_package: str
+    guest_modules: tuple    # not built into Debian's kernels, in the order to load them
+
+
+# no_timer_check: on a busy machine the emulated timer may miss the kernel's test of it, which then panics
+ARCHES = {arch.name: arch for arch in (
+    Arch("amd64", "x86_64", ("qemu-system-x86_64", "-M", "q35", "-cpu", "max,-cx16"), "qemu-system-x86",
+         "linux-image-cloud-amd64", "console=ttyS0 tsc=reliable no_timer_check", "gcc", "gcc", GUEST_MODULES),
+    # pauth-impdef: the architected algorithm is many times slower to emulate
+    Arch("arm64", "aarch64", ("qemu-system-aarch64", "-M", "virt,virtualization=on,gic-version=3", "-cpu",
+                              "max,pauth-impdef=on,sve=off"), "qemu-system-arm",
+         "linux-image-cloud-arm64", "console=ttyAMA0", "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", ()),
+)}
+NATIVE = next((arch.name for arch in ARCHES.values() if arch.machine == os.uname().machine), "amd64")
+DEFAULT_ARCH = "amd64"
+DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
+DEPMOD = ("/usr/sbin/depmod", "/sbin/depmod", "depmod")
 UNUSED_DAYS = 7
 
 
@@ -72,11 +102,11 @@ def program(*candidates):
                    os.path.basename(candidates[0]))
 
 
-def require_packages():
+def require_packages(arch):
     """Says everything that is missing at once, and by its package's name."""
-    needs = {"qemu-system-x86": ("qemu-system-x86_64",), "mmdebstrap": ("mmdebstrap",),
+    needs = {arch.qemu_package: (arch.qemu[0],), "mmdebstrap": ("mmdebstrap",),
              "e2fsprogs": MKE2FS, "apt": ("apt-get",), "dpkg": ("dpkg-deb",),
-             "tar": ("tar",), "gcc": ("gcc",)}
+             "tar": ("tar",), "kmod": DEPMOD, arch.cc_package: (arch.cc,)}
     missing = [package for package, names in needs.items()
                if not any(shutil.which(name) for name in names)]
     if missing:
@@ -107,13 +137,13 @@ def in_root(root, *argv):
 
 # ---- where packages come from
 
-def debian_sources(suite):
+def debian_sources(suite, arch=DEFAULT_ARCH):
     """sources.list for a Debian release, out of the Debian entries of this machine's apt."""
     listing = subprocess.run(
         ["apt-get", "indextargets", "--format",
          "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)", "Created-By: Packages"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, text=True).stdout
-    options = "arch=amd64" + (" signed-by=" + KEYRING if os.path.exists(KEYRING) else "")
+    options = "arch=" + arch + (" signed-by=" + KEYRING if os.path.exists(KEYRING) else "")
     lines = []
     for line in listing.splitlines():
         origin, uri, codename, component = (line.split("|") + [""] * 4)[:4]
@@ -133,16 +163,16 @@ def debian_sources(suite):
 class Apt:
     """apt with a state of its own, for the packages of one Debian release."""
 
-    def __init__(self, suite, work, log):
+    def __init__(self, suite, work, log, arch=DEFAULT_ARCH):
         self.log = log
-        self.work = work / ("apt-" + suite)
+        self.work = work / ("apt-%s-%s" % (suite, arch))
         for name in ("state/lists/partial", "cache/archives/partial", "parts"):
             (self.work / name).mkdir(parents=True)
         (self.work / "status").touch()
-        (self.work / "sources.list").write_text(debian_sources(suite), "ascii")
+        (self.work / "sources.list").write_text(debian_sources(suite, arch), "ascii")
         options = {"Dir::State": "state", "Dir::State::status": "status", "Dir::Cache": "cache",
                    "Dir::Etc::SourceList": "sources.list", "Dir::Etc::SourceParts": "parts"}
-        self.options = ["-o", "APT::Sandbox::User=", "-o", "APT::Architecture=amd64",
+        self.options = ["-o", "APT::Sandbox::User=", "-o", "APT::Architecture=" + arch, "-o", "APT::Architectures=" + arch,
                         "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3",
                         # hooks of this machine's set-up are not for this private state
                         "-o", "APT::Update::Post-Invoke-Success::=true",
@@ -167,20 +197,19 @@ class Apt:
             package.unlink()
 
 
-def kernel_unpack(series, work, log):
+def kernel_unpack(series, arch, work, log):
     """Unpacks the cloud kernel of a series. Returns where, and its release."""
     target = work / ("kernel-" + series)
     try:
-        apt = Apt(SUITES[series], work, log)
-        names = [name for name in apt.depends("linux-image-cloud-amd64")
+        apt = Apt(SUITES[series], work, log, arch.name)
+        names = [name for name in apt.depends(arch.kernel)
                  if name.startswith("linux-image-" + series + ".")]
         if not names:
-            raise LabError("linux-image-cloud-amd64 of %s is not of the %s series" %
-                           (SUITES[series], series))
+            raise LabError("%s of %s is not of the %s series" % (arch.kernel, SUITES[series], series))
         apt.unpack(names[:1], target)
     except LabError as error:
-        raise KernelMissing("Debian's %s kernel cannot be had from this machine's mirrors: %s" %
-                            (series, error)) from error
+        raise KernelMissing("Debian's %s kernel for %s cannot be had from this machine's mirrors: %s" %
+                            (series, arch.name, error)) from error
     image = next((target / "boot").glob("vmlinuz-*"))
     return target, image.name[len("vmlinuz-"):]
 
@@ -286,23 +315,34 @@ def module_read(modules, name):
     raise LabError("no module %s in %s" % (name, modules))
 
 
-def guest_build(target, root, kernel, release, modules, work, log):
+def guest_build(target, root, kernel, release, modules, arch, work, log):
     target.mkdir()
     image = (kernel / "boot" / ("vmlinuz-" + release)).read_bytes()
     (target / "vmlinuz").write_bytes(image)
-    vmlinux_extract(image, target / "vmlinux", root)
+    if arch.name == "amd64":
+        vmlinux_extract(image, target / "vmlinux", root)
     for name in GUEST_PROGRAMS:
-        run(["gcc", "-std=gnu17", "-O2", "-Wall", "-static", "-pthread", "-s", "-o", work / name,
+        run([arch.cc, "-std=gnu17", "-O2", "-Wall", "-static", "-pthread", "-s", "-o", work / name,
              HERE / "guest" / (name + ".c")], log)
     cpio_write(target / "initrd",
                entry_dirs("bin", "dev", "m", "proc", "sys", "tmp") +
                [entry_file("bin/busybox", busybox_of(root)), entry_file("init", HERE / "guest/init")] +
                [entry_file("bin/" + name, work / name) for name in GUEST_PROGRAMS] +
                [("m/%02d-%s.ko" % (number, name), stat.S_IFREG | 0o644, module_read(modules, name))
-                for number, name in enumerate(GUEST_MODULES)])
+                for number, name in enumerate(arch.guest_modules)])
 
 
-def root_finish(root, log):
+def busybox_applets(root, arch, work, log):
+    """What the root image's busybox can do, said by one that runs here."""
+    busybox = busybox_of(root)
+    if arch.name != NATIVE:
+        native = work / "native"
+        Apt(ROOT_SUITE, work, log, NATIVE).unpack(["busybox-static"], native)
+        busybox = busybox_of(native)
+    return subprocess.run([busybox, "--list-full"], stdout=subprocess.PIPE, check=True, text=True).stdout.split()
+
+
+def root_finish(root, arch, work, log):
     """What the packages' own scripts would do; none of them has run."""
     files = {
         "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -321,46 +361,44 @@ def root_finish(root, log):
     for name in ("lab", "postern", "guest", "root", "tmp", "run", "proc", "sys", "dev",
                  "usr/local/bin"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    applets = subprocess.run([busybox_of(root), "--list-full"], stdout=subprocess.PIPE, check=True,
-                             text=True).stdout.split()
-    for name in applets:  # only what nothing better provides
+    for name in busybox_applets(root, arch, work, log):  # only what nothing better provides
         base = os.path.basename(name)
         if not any(os.path.lexists(root / where / base)
                    for where in ("bin", "sbin", "usr/bin", "usr/sbin")):
             (root / "usr/local/bin" / base).symlink_to("/usr/bin/busybox")
-    # python under emulation should not have to compile
-    libraries = sorted("/" + str(path.relative_to(root)) for path in root.glob("usr/lib/python3*"))
-    run(in_root(root, "/usr/bin/python3", "-m", "compileall", "-q", *libraries), log)
+    # python under emulation should not have to compile; what this machine's makes of it is the same for all architectures
+    libraries = sorted(root.glob("usr/lib/python3*"))
+    run([program("/usr/bin/python3", "python3"), "-m", "compileall", "-q", "-s", root, "-p", "/", *libraries], log)
 
 
-def root_tar_build(target, packages, log):
-    sources = debian_sources(ROOT_SUITE)
+def root_tar_build(target, arch, packages, log):
+    sources = debian_sources(ROOT_SUITE, arch.name)
     list_file = target / "sources.list"
     list_file.write_text(sources, "ascii")
-    run(["mmdebstrap", "--variant=extract", "--architectures=amd64",
+    run(["mmdebstrap", "--variant=extract", "--architectures=" + arch.name,
          "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
          "--include=" + ",".join(packages), ROOT_SUITE, target / "root.tar", list_file], log)
 
 
-def image_build(target, series, root_tar, work, log):
+def image_build(target, series, arch, root_tar, work, log):
     root = work / "root"
     root.mkdir()
     run(as_root() + ["tar", "-C", root, "--no-same-owner", "--exclude=./dev/*", "-xf", root_tar],
         log)
-    kernel, release = kernel_unpack(series, work, log)
+    kernel, release = kernel_unpack(series, arch, work, log)
     guest_kernel, guest_release = kernel, release
     if series != GUEST_KERNEL:
-        guest_kernel, guest_release = kernel_unpack(GUEST_KERNEL, work, log)
-    root_finish(root, log)
+        guest_kernel, guest_release = kernel_unpack(GUEST_KERNEL, arch, work, log)
+    root_finish(root, arch, work, log)
 
     modules = root / "usr/lib/modules" / release
     modules.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(modules_dir(kernel, release), modules)
     modules_decompress(modules)
-    run(in_root(root, "/sbin/depmod", release), log)
+    run([program(*DEPMOD), "-b", root, release], log)
 
     guest_modules = modules if series == GUEST_KERNEL else modules_dir(guest_kernel, guest_release)
-    guest_build(target / "guest", root, guest_kernel, guest_release, guest_modules, work, log)
+    guest_build(target / "guest", root, guest_kernel, guest_release, guest_modules, arch, work, log)
     for path in (target / "guest").iterdir():
         shutil.copy(path, root / "guest")
     for name in ("rc", "agent.py"):
@@ -374,6 +412,7 @@ def image_build(target, series, root_tar, work, log):
     run(as_root() + [program(*MKE2FS), "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0",
                      "-d", root, target / "root.img", "%dM" % size], log)
     (target / "release").write_text(release + "\n", "ascii")
+    (target / "arch").write_text(arch.name + "\n", "ascii")
 
 
 # ---- a whole Debian, for guests that start from a disk
@@ -458,25 +497,26 @@ def root_packages(extra):
     return [line for line in lines if line and not line.startswith("#")] + sorted(extra)
 
 
-def image_get(series, extra=(), fresh=False):
-    """The directory of the image for a kernel series, with extra packages; built when needed."""
+def image_get(series, extra=(), fresh=False, arch=DEFAULT_ARCH):
+    """The directory of the image for a kernel series of an architecture, with extra packages; built when needed."""
     if series not in SUITES:
         raise LabError("no such kernel: %s (there are %s)" % (series, ", ".join(SUITES)))
     recipe = pathlib.Path(__file__)
+    arch = ARCHES[arch]
     packages = root_packages(extra)
-    root_name = "root-" + digest(recipe, *packages)
+    root_name = "root-" + digest(recipe, arch.name, *packages)
     files = [recipe, HERE / "root/initramfs-init", HERE / "root/rc", HERE / "root/agent.py",
              HERE / "guest/init", *(HERE / "guest" / (name + ".c") for name in GUEST_PROGRAMS)]
-    image_name = "image-%s-%s" % (series, digest(series, *packages, *files))
+    image_name = "image-%s-%s" % (series, digest(series, arch.name, *packages, *files))
     if fresh:
         for name in (root_name, image_name):
             shutil.rmtree(cache_dir() / name, ignore_errors=True)
     if not (cache_dir() / image_name).is_dir():
-        require_packages()
+        require_packages(arch)
         cache_prune()
 
     def build(target, work, log):
-        root = cached(root_name, lambda t, w, l: root_tar_build(t, packages, l))
-        image_build(target, series, root / "root.tar", work, log)
+        root = cached(root_name, lambda t, w, l: root_tar_build(t, arch, packages, l))
+        image_build(target, series, arch, root / "root.tar", work, log)
 
     return cached(image_name, build)

@@ -46,15 +46,20 @@ def on_signal(number, _frame):
     raise Signalled(number)
 
 
-def warm_path(kernel):
-    return image.cache_dir() / "warm" / kernel
+def lab_name(options):
+    """Of the lasting lab: the kernel's series, and the architecture unless it is the usual one."""
+    return options.kernel + ("" if options.arch == image.DEFAULT_ARCH else "-" + options.arch)
+
+
+def warm_path(name):
+    return image.cache_dir() / "warm" / name
 
 
 class WarmLock:
-    """Who holds it may use the kernel's lasting lab: runs there take turns."""
+    """Who holds it may use the lasting lab of that name: runs there take turns."""
 
-    def __init__(self, kernel):
-        path = warm_path(kernel)
+    def __init__(self, name):
+        path = warm_path(name)
         path.parent.mkdir(exist_ok=True)
         self.file = open(str(path) + ".lock", "a", encoding="ascii")
         try:
@@ -92,7 +97,7 @@ def boot(options, place, **more):
 def warm_get(options, place, start):
     """The lasting lab, booted if need be and asked for. Returns it (or None), and whether it is new.
     The caller holds the lock."""
-    path = warm_path(options.kernel)
+    path = warm_path(lab_name(options))
     lab = Lab.find(path)
     if lab and "port" in lab.state and lab.state["image"] == str(place):
         return lab, False
@@ -185,9 +190,9 @@ def do_run(options):
         raise LabError("no command given")
     if not options.build_given and not os.path.isdir(options.build):
         say("there is no %s: the command sees sources only" % os.path.relpath(options.build))
-    place = image.image_get(options.kernel, options.extra)
+    place = image.image_get(options.kernel, options.extra, arch=options.arch)
     if not options.cold:
-        with WarmLock(options.kernel):
+        with WarmLock(lab_name(options)):
             lab, new = warm_get(options, place, options.warm)
             if lab:
                 if not new:
@@ -208,8 +213,8 @@ def do_run(options):
 
 
 def do_up(options):
-    place = image.image_get(options.kernel, options.extra)
-    with WarmLock(options.kernel):
+    place = image.image_get(options.kernel, options.extra, arch=options.arch)
+    with WarmLock(lab_name(options)):
         lab, new = warm_get(options, place, True)
     if not new:
         say("it is up already")
@@ -217,18 +222,21 @@ def do_up(options):
 
 
 def do_down(options):
-    for kernel in [options.kernel] if options.kernel_given else image.SUITES:
-        lab = Lab.find(warm_path(kernel))
+    names = [lab_name(options)]
+    if not options.kernel_given and not options.arch_given:
+        names = sorted(path.name for path in warm_path("").glob("*") if path.is_dir())
+    for name in names:
+        lab = Lab.find(warm_path(name))
         if lab:
             lab.stop()
-            say("the %s lab is down" % kernel)
+            say("the %s lab is down" % name)
         else:
-            shutil.rmtree(warm_path(kernel), ignore_errors=True)
+            shutil.rmtree(warm_path(name), ignore_errors=True)
     return 0
 
 
 def do_build(options):
-    print(image.image_get(options.kernel, options.extra, options.fresh))
+    print(image.image_get(options.kernel, options.extra, options.fresh, options.arch))
     return 0
 
 
@@ -240,11 +248,12 @@ def parse(arguments):
         new = verbs.add_parser(name, prog="lab/" + name, description=text)
         new.set_defaults(function=function)
         new.add_argument("--kernel", choices=list(image.SUITES), help="kernel series (default 6.1)")
+        new.add_argument("--arch", choices=list(image.ARCHES), help="architecture (default %s)" % image.DEFAULT_ARCH)
         if name != "down":
             new.add_argument("--with", dest="extra", action="append", default=[],
                              metavar="PACKAGE", help="a Debian package more in the image")
         if name in ("run", "up"):
-            new.add_argument("--build", help="build directory (default: build in the tree)")
+            new.add_argument("--build", help="build directory (default: build in the tree, build-arm64 for arm64)")
             new.add_argument("--kvm-smp", type=int, default=2, metavar="N",
                              help="processors of the lab (default 2)")
             new.add_argument("--mem", type=int, default=3072, metavar="MIB",
@@ -272,9 +281,12 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     options.kernel_given = options.kernel is not None
     options.kernel = options.kernel or "6.1"
+    options.arch_given = options.arch is not None
+    options.arch = options.arch or image.DEFAULT_ARCH
     if options.verb in ("run", "up"):
         options.build_given = options.build is not None
-        options.build = os.path.abspath(options.build or TOP / "build")
+        options.build = os.path.abspath(options.build or TOP / ("build" if options.arch == image.DEFAULT_ARCH else
+                                                                      "build-" + options.arch))
         if options.build_given and not os.path.isdir(options.build):
             parser.error("no build directory %s" % options.build)
         if options.kvm_smp < 1 or options.mem < 512:

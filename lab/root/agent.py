@@ -168,6 +168,9 @@ def hold_vm():
     is disabled by software or by hardware. QEMU's emulation may go on with what another processor had there for a moment, a
     breakpoint, and then that processor takes it for ever. With this VM and its vCPU there, the code stays as it is."""
     vm = fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), KVM_CREATE_VM, 0)
+    if os.uname().machine != "x86_64":
+        fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
+        return
     fcntl.ioctl(vm, KVM_CREATE_IRQCHIP, 0)
     vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)     # disabled by software until it runs, which it never does
     sregs = bytearray(SREGS_BYTES)
