@@ -3,7 +3,7 @@
 PYTHON := /usr/bin/python3
 BUILD := build
 
-.PHONY: all setup test test-control test-sanitize demo bench bench-quick kernels clean
+.PHONY: all setup test test-control test-sanitize arm64 demo demo-arm64 test-arm64 bench bench-quick kernels clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -36,6 +36,17 @@ kernels: setup all
 demo: setup all
 	@$(PYTHON) tools/demo $(BUILD)
 
+# For arm64, by Debian's cross compiler; the demonstration and the tests in the arm64 lab (docs/arm64.md).
+arm64:
+	@tools/setup cross/tools
+	@$(PYTHON) tools/arm64 build-arm64
+
+demo-arm64: arm64
+	@$(PYTHON) tools/demo --arch arm64 build-arm64
+
+test-arm64: arm64
+	@$(PYTHON) tools/test --arch arm64 --only lab build-arm64
+
 # At most 20 minutes; the quick one at most 2.
 bench: setup all
 	@$(PYTHON) bench/bench $(BUILD)
@@ -44,4 +55,4 @@ bench-quick: setup all
 	@$(PYTHON) bench/bench --quick $(BUILD)
 
 clean:
-	rm -rf build build-sanitize
+	rm -rf build build-sanitize build-arm64

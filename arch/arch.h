@@ -18,6 +18,8 @@
 
 /* Splits `bytes` of RAM around the hole for devices; n gets the number of ranges (at most MEMORY_REGIONS_MAX). */
 int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err);
+/* KVM_CREATE_VM's argument. */
+unsigned long arch_vm_type(int kvm_fd);
 /* After KVM_CREATE_VM, before any vCPU: interrupt controllers, timers. */
 int arch_vm_create(struct vm *vm, struct err *err);
 /* KVM's routes of the interrupt lines, at most ARCH_IRQ_ROUTES_MAX; returns how many. Any thread. */
@@ -30,7 +32,7 @@ int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err);
 /* ---- boot ---- */
 
 struct arch_boot_config {
-	const char *kernel;	/* bzImage, ELF vmlinux, or the bare guest's ELF */
+	const char *kernel;	/* x86: bzImage, ELF vmlinux, or the bare guest's ELF; arm64: Image */
 	const char *initrd;	/* may be NULL */
 	const char *cmdline;	/* may be NULL */
 	unsigned int cpus;
@@ -55,13 +57,13 @@ int arch_vcpu_boot(struct vcpu *vcpu, const struct arch_boot *boot, struct err *
 int arch_vm_reset(struct vm *vm, struct err *err);
 
 /*
- * A guest for probes: one vCPU that reads one byte at `touch`, then writes to port 0x80, for ever; it starts like the bare
- * guest, so it runs on every KVM. Needs the first 64 KiB of RAM, PRESENT.
+ * A guest for probes: one vCPU that reads one byte at `touch`, then writes a byte to where no RAM is (a port, or MMIO), for
+ * ever; it needs no more of a KVM than any guest does. Needs RAM from 0 on, the first 64 KiB PRESENT.
  */
 int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, struct err *err);
 /*
  * A guest that starts in kernel mode; five times executes ARCH_PROBE_LOOP_INSNS instructions and writes ARCH_PROBE_LOOP to
- * port 0x80; then does what a kernel's entry and exit code does, and writes ARCH_PROBE_OK again and again.
+ * the same place; then does what a kernel's entry and exit code does, and writes ARCH_PROBE_OK again and again.
  */
 #define ARCH_PROBE_OK 0x5a
 #define ARCH_PROBE_LOOP 0x4c
@@ -71,12 +73,12 @@ int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, stru
 /* ---- time ---- */
 
 /*
- * The guest's paravirtual clock, stopped while no vCPU runs, so that it sees no time away: *clock_ns gets what it shows. The
- * vCPUs' watchdogs are told of the pause (Linux: Documentation/virt/kvm/api.rst, KVM_KVMCLOCK_CTRL).
+ * The guest's clock, stopped while no vCPU runs, so that it sees no time away: *clock gets what it shows, in its own unit. The
+ * vCPUs' watchdogs are told of the pause, where there is a way (Linux: Documentation/virt/kvm/api.rst, KVM_KVMCLOCK_CTRL).
  */
-int arch_clock_stop(struct vm *vm, uint64_t *clock_ns, struct err *err);
+int arch_clock_stop(struct vm *vm, uint64_t *clock, struct err *err);
 /* Lets it go on from there. */
-int arch_clock_start(struct vm *vm, uint64_t clock_ns, struct err *err);
+int arch_clock_start(struct vm *vm, uint64_t clock, struct err *err);
 
 /*
  * ---- state: versioned protobuf messages (arch/<name>/state.proto) ----
@@ -103,7 +105,7 @@ int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), vo
 
 /* What a page-table walk starts from; plain values. */
 struct arch_mmu {
-	uint64_t root, mode, efer;
+	uint64_t root, mode, other;
 };
 int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err);
 /*

@@ -76,7 +76,7 @@ def main():
     parser.add_argument('--way-out', choices=['kernel', 'eject'], action='append')
     parser.add_argument('--json', default=os.path.join(build_dir(), 'bench', 'stop_latency.json'))
     options = parser.parse_args()
-    reason = have_build() or kvm.kvm_reason() or kvm.uffd_reason() or net.reason()
+    reason = have_build() or kvm.bare_reason() or kvm.kvm_reason() or kvm.uffd_reason() or net.reason()
     if reason:
         print('cannot be measured here: ' + reason)
         return 77

@@ -104,7 +104,7 @@ static bool check_kvm(struct doctor *d)
 
 	if (fd < 0) {
 		advise(doctor_add(d, DOCTOR_BAD, "kvm", "/dev/kvm: %s", strerror(errno)),
-		       errno == ENOENT ? "load kvm_intel or kvm_amd; enable virtualisation in the firmware, or nested virtualisation in the hypervisor" :
+		       errno == ENOENT ? "load kvm_intel or kvm_amd (on arm64: start the kernel at EL2); enable virtualisation in the firmware, or nested virtualisation in the hypervisor" :
 				"add this user to the group kvm");
 		return false;
 	}

@@ -309,7 +309,7 @@ void machine_clock_back(struct machine *m)
 {
 	struct err err;
 
-	if (m->clock_stopped && arch_clock_start(m->vm, m->clock_ns, &err) < 0)
+	if (m->clock_stopped && arch_clock_start(m->vm, m->clock, &err) < 0)
 		log_warn("the guest sees the time that it was stopped: %s", err.text);
 }
 
@@ -343,7 +343,7 @@ static int park(struct machine *m, struct err *err)
 		vm_resume(m->vm);
 		return r;
 	}
-	m->clock_stopped = !arch_clock_stop(m->vm, &m->clock_ns, NULL);
+	m->clock_stopped = !arch_clock_stop(m->vm, &m->clock, NULL);
 	board_stop(m->board);
 	return 0;
 }

@@ -45,8 +45,8 @@ struct machine {
 	/* Main thread's. */
 	struct machine_listener *listeners;
 	enum run_state state;
-	bool clock_stopped;		/* the guest's clock stands at clock_ns */
-	uint64_t clock_ns;
+	bool clock_stopped;		/* the guest's clock stands at clock */
+	uint64_t clock;
 	bool autostart;
 	bool shut;			/* machine_shutdown has been called */
 	bool deaf;			/* nobody asks for pages that vCPUs wait for */

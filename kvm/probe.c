@@ -29,15 +29,14 @@ struct probe_seen {
 	struct vm_event last;	/* stable once `event` is set */
 };
 
-static void probe_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
+/* The guest has written a byte to its doorbell, or read it. */
+static void probe_rung(struct probe_seen *seen, bool write, const void *data)
 {
-	struct probe_seen *seen = arg;
 	int64_t now = clock_now_ns(), shortest;
 
-	(void)port, (void)size;
-	if (write && *(uint8_t *)data == ARCH_PROBE_OK)
+	if (write && *(const uint8_t *)data == ARCH_PROBE_OK)
 		atomic_store(&seen->ok, true);
-	if (!write || *(uint8_t *)data != ARCH_PROBE_LOOP)
+	if (!write || *(const uint8_t *)data != ARCH_PROBE_LOOP)
 		return;
 	shortest = atomic_load(&seen->loop_ns);
 	if (seen->loop_at_ns && (!shortest || now - seen->loop_at_ns < shortest))
@@ -45,9 +44,16 @@ static void probe_pio(void *arg, uint16_t port, bool write, void *data, unsigned
 	seen->loop_at_ns = now;
 }
 
+static void probe_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
+{
+	(void)port, (void)size;
+	probe_rung(arg, write, data);
+}
+
 static void probe_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int len)
 {
-	(void)arg, (void)gpa, (void)write, (void)data, (void)len;
+	(void)gpa, (void)len;
+	probe_rung(arg, write, data);
 }
 
 static void probe_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)

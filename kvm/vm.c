@@ -137,7 +137,7 @@ static int vm_open_kvm(struct vm *vm, struct err *err)
 	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vm->kvm_fd < 0 && errno == ENOENT)
 		return err_set(err, -ENOENT,
-			       "no /dev/kvm: load kvm_intel or kvm_amd, or enable virtualisation in the firmware (or nesting in the hypervisor)");
+			       "no /dev/kvm: load kvm_intel or kvm_amd (on arm64: start the kernel at EL2), or enable virtualisation in the firmware (or nesting in the hypervisor)");
 	if (vm->kvm_fd < 0)
 		return err_errno(err, -errno, "/dev/kvm (is this user in the group kvm?)");
 	version = ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0);
@@ -223,7 +223,7 @@ int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct 
 	r = vm_open_kvm(vm, err);
 	if (r < 0)
 		goto err_vm;
-	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
+	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, arch_vm_type(vm->kvm_fd));
 	if (vm->fd < 0) {
 		r = err_errno(err, -errno, "KVM_CREATE_VM");
 		goto err_vm;

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from harness import debian, gdbremote
+from harness import gdbremote, kvm, machine
 from harness.debian import DebianPair
 from harness.migration import Pair
 from harness.report import percentile
@@ -136,7 +136,7 @@ class DebianStory:
     @staticmethod
     def address_of(gpa):
         """In the kernel's direct map of all memory."""
-        return debian.DIRECT_MAP + gpa
+        return machine.DIRECT_MAP + gpa
 
     def verify(self):
         """memcheck goes on, without an error, over all its memory twice; the console answers."""
@@ -209,8 +209,8 @@ def present_address(gdb, vcpus):
     for i in range(vcpus):
         gdb.ask('Hg%x' % (i + 1))
         registers = bytes.fromhex(gdb.ask('g').replace('x', '0'))
-        for number in (16, 7):      # rip, rsp of the amd64 layout
-            found.append(int.from_bytes(registers[number * 8:number * 8 + 8], 'little') & ~7)
+        for at in (machine.GDB_PC, machine.GDB_SP):
+            found.append(int.from_bytes(registers[at:at + 8], 'little') & ~7)
     for address in found:
         if not gdb.ask('m%x,8' % address).startswith('E'):
             return address
@@ -357,9 +357,9 @@ def tell(rows, story, n):
 
 
 def sacrifice(rows, way_out, memory, number):
-    """A copy of the scene, with the bare guest, whose destination is ended by a signal while its vCPUs wait."""
+    """A copy of the scene, with the bare guest where there is one, whose destination is ended by a signal while its vCPUs wait."""
     name = {signal.SIGINT: 'SIGINT: ends in order', signal.SIGKILL: 'SIGKILL: gone, nothing stuck'}[number]
-    story = BareStory(way_out, memory)
+    story = DebianStory(way_out, '128M', 16) if kvm.bare_reason() else BareStory(way_out, memory)
     with story.pair:
         pair = cut(story)
 

@@ -23,11 +23,12 @@
 #include <string.h>
 
 #include "arch/arch.h"
+#include "arch/ram.h"
 #include "arch/x86/acpi.h"
 #include "arch/x86/board.h"
 #include "arch/x86/bzimage.h"
 #include "arch/x86/elf_image.h"
-#include "arch/x86/ram.h"
+#include "arch/x86/ram_map.h"
 #include "arch/x86/x86.h"
 
 #define GDT_GPA 0x500ull

@@ -175,7 +175,7 @@ int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), vo
 	early.mmu = (struct arch_mmu){
 		.root = sregs.cr3,
 		.mode = mmu_mode(sregs.cr0, sregs.cr4, sregs.efer),
-		.efer = sregs.efer,
+		.other = sregs.efer,
 	};
 	code_base = sregs.cs.l ? 0 : sregs.cs.base;
 	result = paravirtual(vcpu, &early);

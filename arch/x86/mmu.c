@@ -88,7 +88,7 @@ int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err)
 		return result;
 	mmu->root = sregs.cr3;
 	mmu->mode = mmu_mode(sregs.cr0, sregs.cr4, sregs.efer);
-	mmu->efer = sregs.efer;
+	mmu->other = sregs.efer;
 	return 0;
 }
 

@@ -6,22 +6,12 @@
 #ifndef POSTERN_ARCH_X86_STATE_H
 #define POSTERN_ARCH_X86_STATE_H
 
-#include <protobuf-c/protobuf-c.h>
-
+#include "arch/message.h"
 #include "base/buf.h"
 #include "base/err.h"
 #include "kvm/vcpu.h"
 
 #define STATE_VERSION 1u
-/* More than any message can need; keeps a hostile one from making the parser allocate. */
-#define STATE_BYTES_MAX (1u << 20)
-
-/* Appends the packed message. */
-int state_pack(const ProtobufCMessage *message, struct buf *out, struct err *err);
-
-/* Unpacks, or NULL with err set (-EPROTO); to be freed with protobuf_c_message_free_unpacked. */
-ProtobufCMessage *state_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
-			       const char *what, struct err *err);
 
 /* A nested guest's state: *data is NULL while there is none; else to be freed. */
 int nested_get(struct vcpu *vcpu, struct kvm_nested_state **state, struct err *err);

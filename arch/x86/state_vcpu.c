@@ -227,7 +227,7 @@ int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
 		int khz = vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL, "get TSC frequency", NULL);
 
 		work->state.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
-		result = state_pack(&work->state.base, out, err);
+		result = arch_message_pack(&work->state.base, out, err);
 	}
 	work_free(work);
 	return result;
@@ -462,7 +462,7 @@ int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct er
 	struct work *work;
 	int result;
 
-	message = state_unpack(&x86__vcpu_state__descriptor, data, len, "vCPU state", err);
+	message = arch_message_unpack(&x86__vcpu_state__descriptor, data, len, "vCPU state", err);
 	if (!message)
 		return -EPROTO;
 	work = work_new(vcpu, err);

@@ -146,7 +146,7 @@ int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
 	state.pit = channel_list;
 	state.n_pit = PITS;
 	state.clock_ns = clock.clock;
-	return state_pack(&state.base, out, err);
+	return arch_message_pack(&state.base, out, err);
 }
 
 static int bad(struct err *err, const char *what)
@@ -243,7 +243,7 @@ static int vm_state_check(const X86__VmState *state, struct err *err)
 
 int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err)
 {
-	ProtobufCMessage *message = state_unpack(&x86__vm_state__descriptor, data, len, "VM state", err);
+	ProtobufCMessage *message = arch_message_unpack(&x86__vm_state__descriptor, data, len, "VM state", err);
 	const X86__VmState *state = (const X86__VmState *)message;
 	int result;
 

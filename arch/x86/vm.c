@@ -104,6 +104,12 @@ static int events_enable(struct vm *vm, struct err *err)
 	return 0;
 }
 
+unsigned long arch_vm_type(int kvm_fd)
+{
+	(void)kvm_fd;
+	return 0;
+}
+
 int arch_vm_create(struct vm *vm, struct err *err)
 {
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };

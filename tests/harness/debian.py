@@ -21,6 +21,7 @@ import socket
 import threading
 import time
 
+from harness.machine import ARM64
 from harness.migration import Pair
 from harness.qmp import QmpTimeout
 from harness.vm import Postern
@@ -33,8 +34,6 @@ REPORT = re.compile(r'memcheck (?P<kind>status |quit )?pass=(?P<passes>\d+) page
 UNWELL = re.compile(r'memcheck ERROR.*|soft lockup.*|.*rcu.*stall.*|BUG:.*|WARNING:.*|Oops.*|Kernel panic.*|'
                     r'clocksource:.*unstable.*|general protection fault.*|blocked for more than.*')
 BOOT_SECONDS = 40       # unstretched
-# Where all physical memory is mapped, with nokaslr and no5lvl: that + a physical address is what a debugger asks for.
-DIRECT_MAP = 0xffff888000000000
 
 
 def guest_file(name):
@@ -52,7 +51,8 @@ def reason():
 
 def words(parameters='', quiet=True):
     """The options that a machine needs to boot it, beside the kernel: initrd and command line."""
-    line = 'console=ttyS0 nokaslr no5lvl panic=-1 %s%s' % ('quiet ' if quiet else '', parameters)
+    # A stock arm64 kernel sets 64 MiB aside for devices.
+    line = 'console=ttyS0 nokaslr %s panic=-1 %s%s' % ('cma=0' if ARM64 else 'no5lvl', 'quiet ' if quiet else '', parameters)
     return ['--initrd', guest_file('initrd'), '--append', line]
 
 
@@ -215,7 +215,7 @@ class DebianPair(Pair):
     itself waits, always."""
 
     def __init__(self, mb=64, memory='192M', cpus=2, parameters='', passes=1, console=None, async_pf=False, **more):
-        if not async_pf:
+        if not async_pf and not ARM64:
             parameters += ' no-kvmapf'
         # A vCPU that waits for a page for 20 s looks to the guest like one that is stuck, which it is. Tests cut links for about as
         # long, and look for anything that the guest's kernel complains of.

@@ -12,8 +12,6 @@ KVM_CREATE_VM = 0xae01
 
 def kvm_reason():
     """Is there a KVM that we may use?"""
-    if platform.machine() != 'x86_64':
-        return 'the bare guest is for x86-64'
     try:
         fd = os.open('/dev/kvm', os.O_RDWR | os.O_CLOEXEC)
     except OSError as e:
@@ -27,6 +25,11 @@ def kvm_reason():
     finally:
         os.close(fd)
     return None
+
+
+def bare_reason():
+    """Is this a machine for the bare guest?"""
+    return None if platform.machine() == 'x86_64' else 'the bare guest is for x86-64'
 
 
 def uffd_reason():
@@ -45,6 +48,8 @@ def uffd_reason():
 def interruptible_reason():
     """Does this kernel let a signal end a guest's wait for a page (Linux 6.2 on x86)?"""
     major, minor = (int(x) for x in platform.release().split('.')[:2])
+    if platform.machine() != 'x86_64':
+        return 'Linux has interruptible guest faults on x86 only'
     if (major, minor) < (6, 2):
         return 'Linux %d.%d has no interruptible guest faults' % (major, minor)
     return None

@@ -17,6 +17,7 @@ import contextlib
 import os
 import socket
 
+from harness import kvm
 from harness.net import Link
 from harness.proxy import Proxy
 from harness.vm import Postern, QmpClosed, bare_guest
@@ -231,7 +232,7 @@ class Pair:
 def have_build():
     """Why nothing can be run, or None."""
     from harness.vm import bare_elf, program    # pylint: disable=import-outside-toplevel
-    for path in (program(), bare_elf()):
+    for path in (program(),) if kvm.bare_reason() else (program(), bare_elf()):
         if not os.path.exists(path):
             return '%s is not built' % path
     return None

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from harness.debian import BOOT_SECONDS, Console, Descriptors, debian, guest_file, words
+from harness.machine import ARM64, CLOCK
 from harness.qmp import QmpClosed
 from harness.vm import Died, program
 from harness.waiting import seconds, wait_for
@@ -36,11 +37,11 @@ def test_one_vcpu_a_shell_on_stdio_and_power_off():
     try:
         with Console(stream=Descriptors(os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno()))) as console:
             ready = console.wait_ready()
-            assert ready['cpus'] == '1' and ready['clock'] == 'kvm-clock'
+            assert ready['cpus'] == '1' and ready['clock'] == CLOCK
             console.expect(r'BusyBox|/ #', BOOT_SECONDS)
             console.write('echo $((6 * 7)); cat /proc/sys/kernel/osrelease\n')
             console.expect(r'^42$')
-            console.expect(r'^\d+\.\d+\.\S+-cloud-amd64$')
+            console.expect(r'^\d+\.\d+\.\S+-cloud-a')
             console.write('poweroff -f\n')
             assert process.wait(seconds(30)) == 0
             console.assert_well()
@@ -78,7 +79,7 @@ def test_four_vcpus_memory_above_the_hole_console_on_a_pty(tmp_path):
             vm.q.command('query-status')
             assert console.wait_ready(BOOT_SECONDS)['cpus'] == '4'
             console.expect(r'^4$')
-            console.expect(r'^100000000-[1-9a-f][0-9a-f]+ : System RAM$')
+            console.expect(r'-13fffffff : System RAM$' if ARM64 else r'^100000000-[1-9a-f][0-9a-f]+ : System RAM$')
             total = int(console.expect(r'^MemTotal: +(\d+) kB')[1])
             assert total > 3800 << 10, total
             console.write('typed here\n')
@@ -103,6 +104,7 @@ def test_reboot_is_noticed_and_boots_again():
         assert code == 0
 
 
+@pytest.mark.skipif(ARM64, reason='no power button on arm64')
 def test_power_button_reaches_the_guest():
     """system_powerdown: ACPI's fixed event, counted by the guest's driver, by an interrupt; then it powers off."""
     script = ('cat {b}; echo waiting; until grep -q ^[^0]*[1-9] {b}; do sleep 0.1; done; cat {b}; '

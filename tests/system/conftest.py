@@ -6,7 +6,7 @@ import pytest
 
 from harness import kvm, migration, net
 
-REASON = migration.have_build() or kvm.kvm_reason() or kvm.uffd_reason()
+REASON = migration.have_build() or kvm.bare_reason() or kvm.kvm_reason() or kvm.uffd_reason()
 _link = {}
 
 

@@ -3,8 +3,8 @@
  *
  * Loading: files as they are, and guest RAM that they are written to.
  */
-#ifndef POSTERN_ARCH_X86_RAM_H
-#define POSTERN_ARCH_X86_RAM_H
+#ifndef POSTERN_ARCH_RAM_H
+#define POSTERN_ARCH_RAM_H
 
 #include "base/err.h"
 #include "memory/memory.h"
@@ -23,12 +23,5 @@ void ram_file_close(struct ram_file *file);
 /* All of it must be RAM and PRESENT; errors name `what` and the address. */
 int ram_write(struct memory *mem, uint64_t gpa, const void *data, size_t len, const char *what, struct err *err);
 int ram_zero(struct memory *mem, uint64_t gpa, uint64_t len, const char *what, struct err *err);
-
-/* End of the RAM that starts at 0, and bytes of RAM from 4 GiB on. */
-uint64_t ram_low_end(const struct memory *mem);
-uint64_t ram_high_bytes(const struct memory *mem);
-
-/* -ENOSPC: RAM ends at `end` and must end at `need`; says which --memory would do. */
-int ram_too_small(uint64_t end, uint64_t need, struct err *err);
 
 #endif

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "arch/x86/ram_map.h"
+
+#include <errno.h>
+
+#include "arch/x86/board.h"
+
+#define MIB (1ull << 20)
+
+uint64_t ram_low_end(const struct memory *mem)
+{
+	unsigned int i, n;
+	const struct memory_region *regions = memory_regions(mem, &n);
+
+	for (i = 0; i < n; i++)
+		if (regions[i].first.v == 0)
+			return regions[i].pages * PAGE_BYTES;
+	return 0;
+}
+
+uint64_t ram_high_bytes(const struct memory *mem)
+{
+	unsigned int i, n;
+	const struct memory_region *regions = memory_regions(mem, &n);
+	uint64_t bytes = 0;
+
+	for (i = 0; i < n; i++)
+		if (gfn_to_gpa(regions[i].first).v >= BOARD_HIGH_RAM_BASE)
+			bytes += regions[i].pages * PAGE_BYTES;
+	return bytes;
+}
+
+int ram_too_small(uint64_t end, uint64_t need, struct err *err)
+{
+	uint64_t mib = (need + HUGE_BYTES - 1) / HUGE_BYTES * 2;
+
+	if (need > BOARD_LOW_RAM_END)
+		return err_set(err, -ENOSPC, "needs guest memory up to 0x%llx: it must lie below 3 GiB",
+			       (unsigned long long)need);
+	return err_set(err, -ENOSPC, "does not fit into %llu MiB of guest memory: use --memory of at least %llu MiB",
+		       (unsigned long long)(end / MIB), (unsigned long long)mib);
+}
