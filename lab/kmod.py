@@ -3,7 +3,7 @@
 """Builds kmod/ for the kernel of a lab: `lab/kmod --kernel 6.1` -> build/kmod/6.1/postern_intr.ko.
 
 The kernel's headers come from Debian's packages of just that kernel, and lie in the cache beside the lab's images; this machine's gcc
-compiles. lab/run copies the build directory into the lab, and with it the module.
+compiles, or with `--arch arm64` its cross compiler. lab/run copies the build directory into the lab, and with it the module.
 """
 
 import argparse
@@ -36,15 +36,15 @@ def tools_unpack(kbuild, suite, target, work, log):
     were built of the same sources for this release are taken."""
     own = re.sub(r"\+deb\d+", "+deb12", kbuild)
     if suite == image.ROOT_SUITE or own == kbuild:
-        Apt(suite, work / "tools", log).unpack([kbuild], target)
+        Apt(suite, work / "tools", log, image.NATIVE).unpack([kbuild], target)
         return
-    Apt(image.ROOT_SUITE, work / "tools", log).unpack([own], target)
+    Apt(image.ROOT_SUITE, work / "tools", log, image.NATIVE).unpack([own], target)
     os.rename(target / "usr/lib" / own, target / "usr/lib" / kbuild)
 
 
-def headers_build(target, release, suite, work, log):
+def headers_build(target, release, suite, arch, work, log):
     """Unpacks the headers such that they work wherever they lie: the package's Makefile names /usr/src."""
-    apt = Apt(suite, work, log)
+    apt = Apt(suite, work, log, arch)
     packages = packages_of(apt, release)
     kbuild = next(name for name in packages if name.startswith("linux-kbuild-"))
     packages.remove(kbuild)
@@ -56,25 +56,27 @@ def headers_build(target, release, suite, work, log):
     makefile.write_text(re.sub(r"^include /usr/src/", lambda _: "include " + here, text, flags=re.M), "ascii")
 
 
-def headers_get(series):
+def headers_get(series, arch):
     """The directory to give to make as KDIR, for the kernel of the lab's image of a series."""
-    release = (image.image_get(series) / "release").read_text("ascii").strip()
+    release = (image.image_get(series, arch=arch) / "release").read_text("ascii").strip()
     place = image.cached("headers-" + release,
-                         lambda target, work, log: headers_build(target, release, image.SUITES[series], work, log))
+                         lambda target, work, log: headers_build(target, release, image.SUITES[series], arch, work, log))
     return place / "usr/src" / ("linux-headers-" + release)
 
 
-def compiler_options():
+def compiler_options(arch):
     """What this machine's gcc has to be told to go with headers of kernels that a newer one compiled."""
-    done = subprocess.run(["gcc", "-fmin-function-alignment=16", "-E", "-"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    cc = image.ARCHES[arch].cc
+    done = subprocess.run([cc, "-fmin-function-alignment=16", "-E", "-"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL, check=False)
     # no type information: it would need the kernel itself, and pahole
-    return ["CC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES="] + ([] if done.returncode == 0 else ["CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="])
+    cross = [] if arch == image.NATIVE else ["ARCH=" + arch, "CROSS_COMPILE=" + cc[:-len("gcc")]]
+    return cross + ["CC=" + cc, "CONFIG_DEBUG_INFO_BTF_MODULES="] + ([] if done.returncode == 0 else ["CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="])
 
 
-def module_build(series, build):
+def module_build(series, arch, build):
     """Compiles a copy of kmod/ in the build directory; the module's path."""
-    headers = headers_get(series)
+    headers = headers_get(series, arch)
     where = build / "kmod" / series
     where.mkdir(parents=True, exist_ok=True)
     for path in where.iterdir():        # what a former version of the sources left
@@ -84,7 +86,7 @@ def module_build(series, build):
         shutil.copy(path, where)
     log = where / "log"
     log.unlink(missing_ok=True)
-    image.run(["make", "-C", headers, "M=%s" % where, "W=1", *compiler_options(), "modules"], log, env=dict(os.environ, LC_ALL="C"))
+    image.run(["make", "-C", headers, "M=%s" % where, "W=1", *compiler_options(arch), "modules"], log, env=dict(os.environ, LC_ALL="C"))
     warnings = [line for line in log.read_text("utf-8", "replace").splitlines()
                 if "warning:" in line and "the compiler differs" not in line]
     if warnings:
@@ -95,10 +97,12 @@ def module_build(series, build):
 def main():
     parser = argparse.ArgumentParser(prog="lab/kmod", description="Builds the kernel module for a lab's kernel.")
     parser.add_argument("--kernel", choices=list(image.SUITES), default="6.1", help="kernel series (default 6.1)")
+    parser.add_argument("--arch", choices=list(image.ARCHES), default=image.DEFAULT_ARCH,
+                        help="architecture (default %s)" % image.DEFAULT_ARCH)
     parser.add_argument("--build", type=pathlib.Path, default=TOP / "build", help="build directory (default: build in the tree)")
     options = parser.parse_args()
     try:
-        print(module_build(options.kernel, options.build.resolve()))
+        print(module_build(options.kernel, options.arch, options.build.resolve()))
         return 0
     except KernelMissing as error:
         say(str(error))

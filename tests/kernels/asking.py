@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-from harness import debian
+from harness import debian, machine
 from harness.migration import Pair
 from harness.net import Link
 from harness.qmp import Qmp, QmpTimeout
@@ -200,9 +200,10 @@ class DebianQemuPair(QemuPair):
     """The same with the lab's stock Debian guest, whose memcheck keeps rewriting and verifying its memory; without asynchronous page
     faults, so that the vCPU itself waits."""
 
-    machine_options = {'memory_mib': 192, 'kernel': debian.guest_file('vmlinuz'),
-                       'options': ['-M', 'pc', '-cpu', 'host'] + debian.words(
-                           'memcheck.mb=48 memcheck.workers=1 memcheck.random=1 no-kvmapf watchdog_thresh=60')}
+    machine_options = {'memory_mib': 192, 'kernel': debian.guest_file('vmlinuz'), 'binary': machine.QEMU,
+                       'options': ['-M', 'virt,gic-version=3' if machine.ARM64 else 'pc', '-cpu', 'host'] + debian.words(
+                           'memcheck.mb=48 memcheck.workers=1 memcheck.random=1 no-kvmapf watchdog_thresh=60'
+                           + (' console=ttyAMA0' if machine.ARM64 else ''))}
 
     def greet(self):
         self.guest = debian.Console(self.source)
@@ -226,7 +227,27 @@ def _verify(guest):
         assert verified['errors'] == 0 and verified['pages'] > MEMORY_MIB * 256 * 3 // 4, verified
 
 
-PAIRS = {pair.name: pair for pair in (QemuPair, PosternPair)}
+class DebianPosternPair(debian.DebianPair):
+    """postern with the lab's stock Debian guest."""
+
+    name = 'postern'
+
+    def __init__(self):
+        super().__init__(link=True, mb=48, memory='192M', cpus=1, parameters=' no-kvmapf')
+
+    def strand(self):
+        """As PosternPair's."""
+        self.start(bandwidth=TRICKLE)
+        self.link.down()
+        self.wait_all_waiting()
+
+    def another_client(self):
+        """As PosternPair's."""
+        return self.destination.qmp()
+
+
+# The bare guest is for x86-64.
+PAIRS = {pair.name: pair for pair in ((DebianQemuPair, DebianPosternPair) if machine.ARM64 else (QemuPair, PosternPair))}
 
 
 def _timed(function, limit):

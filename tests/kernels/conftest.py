@@ -18,10 +18,10 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from harness import kvm, migration, net  # noqa: E402
+from harness import kvm, machine, migration, net  # noqa: E402
 
 REASON = migration.have_build() or kvm.kvm_reason() or kvm.uffd_reason() or net.reason() or \
-    (None if shutil.which('qemu-system-x86_64') else 'qemu-system-x86_64 is not installed')
+    (None if shutil.which(machine.QEMU) else machine.QEMU + ' is not installed')
 COMPLAINT = re.compile(r'BUG:|WARNING:|Oops|general protection|soft lockup|blocked for more than|rcu.*stall')
 NAME = 'postern_intr'
 
