@@ -428,7 +428,9 @@ def test_doctor_knows_this_host():
 
 def test_json_of_every_query_is_valid_utf8(shared):
     q = shared.qmp()
-    for name in [c['name'] for c in q.command('query-commands') if c['name'].startswith('query-')]:
+    names = [c['name'] for c in q.command('query-commands') if c['name'].startswith('query-')]
+    names.remove('query-balloon')       # as in QEMU, an error where there is none
+    for name in names:
         json.dumps(q.command(name))
 
 
