@@ -225,7 +225,8 @@ class Pair:
             if set(now) >= want and all(now[c]['since-us'] > since_ms * 1000 for c in want):
                 return now
             return None
-        return wait_for(all_wait, timeout, lambda: 'vCPUs waiting: %s' % self.destination.waiting_cpus(),
+        return wait_for(all_wait, timeout, lambda: 'vCPUs waiting: %s\n%s\n%s'
+                        % (self.destination.waiting_cpus(), self.destination.faults(), self.destination.stacks()),
                         every=min(0.005, since_ms / 4000))
 
 

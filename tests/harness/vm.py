@@ -14,6 +14,7 @@ import collections
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -205,6 +206,15 @@ class Process:
     def resources(self):
         """{'fds', 'threads', 'rss'}"""
         return {'fds': self.fds(), 'threads': len(self.threads()), 'rss': self.rss()}
+
+    def stacks(self):
+        """Each thread's name, state and place in the kernel, as text for what has failed."""
+        lines = []
+        for t in self.threads():
+            with contextlib.suppress(OSError):      # it may have ended; the stack is root's to read
+                stack = re.findall(r'\] (\S+)\+0x', _read('/proc/%d/task/%d/stack' % (self.pid, t.tid)))
+                lines.append('%d %s %s: %s' % (t.tid, t.name, t.state, ' < '.join(stack)))
+        return '\n'.join(lines)
 
     def cpu_seconds(self):
         """User and system time so far."""

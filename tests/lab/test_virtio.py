@@ -4,7 +4,6 @@
 
 import hashlib
 import os
-import pathlib
 import re
 
 from harness.debian import BOOT_SECONDS, Console, debian, guest_file, words
@@ -138,11 +137,6 @@ def test_a_disk_is_away_and_a_disk_is_slow(tmp_path):
         assert code == 0, vm.log()
 
 
-def stacks(pid):
-    """Where in the kernel each thread of a process is."""
-    return {task.name: (task / 'stack').read_text() for task in pathlib.Path('/proc/%d/task' % pid).iterdir()}
-
-
 class DiskPair(Pair):
     """A Pair of machines with one disk, whose guest writes and reads it all the time."""
 
@@ -171,7 +165,7 @@ def test_a_disk_is_used_across_a_migration_whose_link_is_cut(tmp_path):
             try:
                 took, _ = vm.q.timed('stop')
             except QmpError as error:
-                raise AssertionError('%s; %s; %s' % (error, vm.faults(), stacks(vm.pid))) from error
+                raise AssertionError('%s; %s; %s' % (error, vm.faults(), vm.stacks())) from error
             assert took < 1000, took
             assert vm.status() == 'paused'
             vm.command('cont')
