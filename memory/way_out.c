@@ -14,8 +14,9 @@
 //     nobody touches until the eject ends. The vCPU comes out all the same.
 //   - Nobody kicked, but the wait has become long: the fault thread ejects the vCPU all the same, and it waits on in user space
 //     (memory_thread_sit_out). A thread that sleeps in the kernel for a page cannot be ptraced, stopped or dumped on these kernels.
-//   - The wait that a kick knew of was over (a report read late): the thread is not woken by the eject. It comes out by the
-//     signal of the next kick, a millisecond later, and ends the eject then.
+//   - The wait that an eject was for was over (the page had been copied, and its byte did not say so yet): the thread is not woken by
+//     it. Either it runs, and comes out by a signal, of the next kick or of the fault thread, and ends the eject then. Or it waits for
+//     another page by now, where no signal reaches it: when that is reported, the eject moves to that page.
 #include "memory/way_out.h"
 
 #include <errno.h>
@@ -228,16 +229,43 @@ static bool eject_shared(struct memory *mem, const struct memory_thread *but, gf
 	return false;
 }
 
-/* With wait_lock (for the list of threads) and eject_lock held. */
-static bool eject_start(struct memory_thread *thread, gfn_t gfn)
+/* With wait_lock and eject_lock held. True: the page has come meanwhile and somebody in gup waits for the eject's end. */
+static bool eject_end(struct memory_thread *thread)
+{
+	struct memory *mem = thread->mem;
+	unsigned int region;
+	uint64_t offset;
+	uint8_t old;
+
+	thread->ejecting = false;
+	mem->ejecting--;
+	pthread_cond_broadcast(&mem->eject_over);
+	if (eject_shared(mem, thread, thread->eject_gfn) ||
+	    !memory_find(mem, thread->eject_gfn, 1, &region, &offset))
+		return false;
+	if (page_protect(mem, region, offset, PROT_READ | PROT_WRITE) < 0)
+		log_error("eject: mprotect back: errno %d", errno);
+	old = state_end_eject(&mem->state[region][offset]);
+	return (old & STATE_WAITED) && state_of(old) == PAGE_PRESENT;
+}
+
+/*
+ * With wait_lock (for the list of threads) and eject_lock held. *moved: an eject from another page was ended, where the page has come
+ * meanwhile and somebody in gup waits for that.
+ */
+static bool eject_start(struct memory_thread *thread, gfn_t gfn, bool *moved)
 {
 	struct memory *mem = thread->mem;
 	unsigned int region;
 	uint64_t offset;
 
-	/* Already: this attempt found nobody in the page's wait queue; the caller's signal will do it. */
-	if (!thread->in_run || thread->ejecting)
+	if (!thread->in_run)
 		return false;
+	/* From this page, already: that attempt found nobody in the page's wait queue; the caller's signal will do it. */
+	if (thread->ejecting && thread->eject_gfn.v == gfn.v)
+		return false;
+	if (thread->ejecting)
+		*moved = eject_end(thread);
 	if (!memory_find(mem, gfn, 1, &region, &offset) ||
 	    !state_start_eject(&mem->state[region][offset]))
 		return false;
@@ -259,13 +287,17 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn)
 bool memory_eject(struct memory_thread *thread, gfn_t gfn)
 {
 	struct memory *mem = thread->mem;
-	bool done;
+	bool done, moved = false;
+	gfn_t before;
 
 	pthread_mutex_lock(&mem->wait_lock);
 	pthread_mutex_lock(&mem->eject_lock);
-	done = eject_start(thread, gfn);
+	before = thread->eject_gfn;
+	done = eject_start(thread, gfn, &moved);
 	pthread_mutex_unlock(&mem->eject_lock);
 	pthread_mutex_unlock(&mem->wait_lock);
+	if (moved)
+		memory_wake(mem, before, 1, true);
 	return done;
 }
 
@@ -275,14 +307,12 @@ static void eject_one_overdue(struct memory_thread *thread, gfn_t gfn)
 	struct memory *mem = thread->mem;
 	bool nudge;
 
-	pthread_mutex_lock(&mem->wait_lock);
 	pthread_mutex_lock(&mem->eject_lock);
-	nudge = thread->ejecting;
-	if (!nudge)
-		eject_start(thread, gfn);
+	nudge = thread->ejecting && thread->eject_gfn.v == gfn.v;
 	pthread_mutex_unlock(&mem->eject_lock);
-	pthread_mutex_unlock(&mem->wait_lock);
-	if (nudge && thread->nudge)
+	if (!nudge)
+		memory_eject(thread, gfn);
+	else if (thread->nudge)
 		thread->nudge(thread->nudge_arg);
 }
 
@@ -318,26 +348,6 @@ int memory_eject_overdue(struct memory *mem)
 	if (next == INT64_MAX)
 		return -1;
 	return next > now ? (int)((next - now + NS_PER_MS - 1) / NS_PER_MS) : 0;
-}
-
-/* With wait_lock and eject_lock held. True: the page has come meanwhile and somebody in gup waits for the eject's end. */
-static bool eject_end(struct memory_thread *thread)
-{
-	struct memory *mem = thread->mem;
-	unsigned int region;
-	uint64_t offset;
-	uint8_t old;
-
-	thread->ejecting = false;
-	mem->ejecting--;
-	pthread_cond_broadcast(&mem->eject_over);
-	if (eject_shared(mem, thread, thread->eject_gfn) ||
-	    !memory_find(mem, thread->eject_gfn, 1, &region, &offset))
-		return false;
-	if (page_protect(mem, region, offset, PROT_READ | PROT_WRITE) < 0)
-		log_error("eject: mprotect back: errno %d", errno);
-	old = state_end_eject(&mem->state[region][offset]);
-	return (old & STATE_WAITED) && state_of(old) == PAGE_PRESENT;
 }
 
 /* A bystander's -EFAULT: was there an eject since it entered KVM_RUN? Waits until none is under way, or it is kicked. */

@@ -355,6 +355,41 @@ static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
 	memory_free(mem);
 }
 
+static void test_an_eject_moves_to_the_page_that_is_waited_for_now(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
+	_Alignas(4096) uint8_t page[4096];
+	_Atomic int nudged = 0;
+
+	(void)unused;
+	memory_thread_set_nudge(self, on_nudge, &nudged);
+	memory_thread_bind(self);
+	memory_thread_enter(self);
+	/* The page has been copied, and its byte does not say so yet: the eject is for a wait that is over. */
+	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
+	self->wait.tried_ns = 0;
+	memory_eject_overdue(mem);
+	assert_int_equal(mem->ejecting, 1);
+	fill_one(mem, GFN(3));
+	/* No signal reaches it there. */
+	memory_note_wait(mem, atomic_load(&self->tid), GFN(5), &kicked);
+	self->wait.tried_ns = 0;
+	memory_eject_overdue(mem);
+	assert_int_equal(mem->ejecting, 1);
+	assert_int_equal(self->eject_gfn.v, 5);
+	assert_int_equal(nudged, 0);
+	/* The first page is plain again, and can be touched. */
+	assert_false(state_load(&mem->state[0][3]) & STATE_EJECTING);
+	page_pattern(page, GFN(3));
+	assert_memory_equal(mem->region[0].host + 3 * PAGE_BYTES, page, PAGE_BYTES);
+	assert_true(memory_thread_left(self, -EFAULT));
+	assert_int_equal(mem->ejecting, 0);
+	fill_one(mem, GFN(5));
+	memory_thread_free(self);
+	memory_free(mem);
+}
+
 /* ---- stress: pages come late and are ejected from at random ---- */
 
 #define STRESS_RUNNERS 3
@@ -453,6 +488,7 @@ int main(void)
 		cmocka_unit_test(test_a_present_page_is_never_ejected_and_efault_is_then_real),
 		cmocka_unit_test(test_a_long_wait_moves_to_user_space),
 		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_nudge),
+		cmocka_unit_test(test_an_eject_moves_to_the_page_that_is_waited_for_now),
 		cmocka_unit_test(test_stress_every_stop_is_reached_and_no_word_is_wrong),
 	};
 
