@@ -123,7 +123,7 @@ WORK = """rm -f /run/stop /run/*.log /root/w.db
 (while [ ! -e /run/stop ]; do %s > /run/fio.out 2>&1 && echo pass >> /run/fio.log || { echo BAD; cat /run/fio.out; } >> /run/fio.log; done) &
 sqlite3 /root/w.db 'create table t(x integer primary key, y blob);'
 (i=0; while [ ! -e /run/stop ]; do i=$((i + 1)); echo "insert into t values($i, randomblob(3000));"; done |
-	sqlite3 /root/w.db > /run/sql.log 2>&1; echo ended >> /run/sql.log) &""" % FIO_LOOP
+	sqlite3 -cmd '.timeout 60000' /root/w.db > /run/sql.log 2>&1; echo ended >> /run/sql.log) &""" % FIO_LOOP
 
 
 class DiskPair(Pair):
@@ -214,7 +214,7 @@ def test_it_moves_at_work_while_the_link_is_cut(tmp_path):
                   'while pgrep -x fio > /dev/null; do sleep 0.2; done', 120)
         assert shell.run('grep -c BAD /run/fio.log || :') == '0'
         assert shell.run('cat /run/sql.log') == 'ended'
-        assert shell.run("sqlite3 /root/w.db 'pragma integrity_check; select count(*) = max(x) from t;'") == 'ok\n1'
+        assert shell.run("sqlite3 -cmd '.timeout 20000' /root/w.db 'pragma integrity_check; select count(*) = max(x) from t;'") == 'ok\n1'
         assert pair.count(shell) > rows
         shell.assert_well()
         assert pair.source.status() == 'postmigrate'

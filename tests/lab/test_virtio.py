@@ -131,6 +131,8 @@ def test_a_disk_is_away_and_a_disk_is_slow(tmp_path):
         assert vm.status() == 'paused' and "until its disks have finished" in vm.log()
         server.thaw()
         vm.q.wait_event('RESET', timeout=30)
+        assert vm.status() == 'prelaunch'       # stopped meanwhile
+        vm.command('cont')
         console.wait_ready()
         console.expect(r'^round 1 well', 60)
         code, took = vm.end()
