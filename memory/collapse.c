@@ -55,7 +55,7 @@ bool memory_is_huge(int pagemap, const uint8_t *host)
 	       found.end == arg.end;
 }
 
-/* Everything is PRESENT: a look at the guest's memory does not wait. */
+/* Everything is PRESENT and nothing is ejected from: a look at the guest's memory does not wait. */
 static bool collapse_wanted(int pagemap, const uint8_t *host)
 {
 	unsigned int i, zeros = 0;
@@ -89,6 +89,9 @@ static void *collapse_loop(void *arg)
 
 	pthread_setname_np(pthread_self(), "collapse");
 	thread_is_bulk();
+	/* The last page may have come while it was being ejected from. No eject begins any more. */
+	memory_ejects_wait(mem);
+	end = atomic_load(&mem->shut);
 	for (r = 0; r < mem->regions && !end; r++)
 		for (i = 0; i < mem->region[r].pages && !end; i += HUGE_PAGES) {
 			uint8_t *host = mem->region[r].host + i * PAGE_BYTES;

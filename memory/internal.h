@@ -62,6 +62,7 @@ struct memory_thread {
 	bool in_run;
 	bool ejecting;
 	gfn_t eject_gfn;
+	int64_t eject_tried_ns;		/* when it was begun, or last nudged */
 	uint64_t entered_at;		/* eject_seq when KVM_RUN was entered */
 	uint64_t returned_at;		/* the number of the last return from KVM_RUN: see stray.c */
 };
@@ -205,12 +206,14 @@ uint64_t memory_returns(struct memory *mem);
 /* A report, read since: may the thread wait in the kernel? */
 void memory_check_touch(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t returns);
 
+/* Waits until no page is being ejected from, or memory shuts down; for who reads guest memory that is all PRESENT and pins nothing. */
+void memory_ejects_wait(struct memory *mem);
 /* Ejects `thread` from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
 bool memory_eject(struct memory_thread *thread, gfn_t gfn);
 
 /*
- * Brings threads whose wait in the kernel has become long to user space (memory_thread_sit_out). Called by the fault thread; returns
- * after how many milliseconds it is to be called again, -1: not before the next fault.
+ * Brings threads whose wait in the kernel has become long to user space (memory_thread_sit_out), and nudges those whose eject has not
+ * brought them out. Called by the fault thread; returns after how many milliseconds it is to be called again, -1: not before the next fault.
  */
 int memory_eject_overdue(struct memory *mem);
 /* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. */

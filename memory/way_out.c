@@ -15,8 +15,9 @@
 //   - Nobody kicked, but the wait has become long: the fault thread ejects the vCPU all the same, and it waits on in user space
 //     (memory_thread_sit_out). A thread that sleeps in the kernel for a page cannot be ptraced, stopped or dumped on these kernels.
 //   - The wait that an eject was for was over (the page had been copied, and its byte did not say so yet): the thread is not woken by
-//     it. Either it runs, and comes out by a signal, of the next kick or of the fault thread, and ends the eject then. Or it waits for
-//     another page by now, where no signal reaches it: when that is reported, the eject moves to that page.
+//     it. Either it runs, and comes out by a signal, of the next kick or of the fault thread, which sends one for as long as the eject is
+//     under way, and ends the eject then. Or it waits for another page by now, where no signal reaches it: when that is reported, the
+//     eject moves to that page.
 #include "memory/way_out.h"
 
 #include <errno.h>
@@ -249,33 +250,40 @@ static bool eject_end(struct memory_thread *thread)
 	return (old & STATE_WAITED) && state_of(old) == PAGE_PRESENT;
 }
 
-/*
- * With wait_lock (for the list of threads) and eject_lock held. *moved: an eject from another page was ended, where the page has come
- * meanwhile and somebody in gup waits for that.
- */
-static bool eject_start(struct memory_thread *thread, gfn_t gfn, bool *moved)
+/* Pages that have come while they were being ejected from, and that somebody in gup waits for. */
+struct come {
+	gfn_t gfn[2];
+	unsigned int n;
+};
+
+/* With wait_lock (for the list of threads) and eject_lock held. come: empty; who is in it is to be woken without the locks. */
+static bool eject_start(struct memory_thread *thread, gfn_t gfn, struct come *come)
 {
 	struct memory *mem = thread->mem;
 	unsigned int region;
 	uint64_t offset;
+	uint8_t old;
 
 	if (!thread->in_run)
 		return false;
 	/* From this page, already: that attempt found nobody in the page's wait queue; the caller's signal will do it. */
 	if (thread->ejecting && thread->eject_gfn.v == gfn.v)
 		return false;
-	if (thread->ejecting)
-		*moved = eject_end(thread);
+	if (thread->ejecting && eject_end(thread))
+		come->gfn[come->n++] = thread->eject_gfn;
 	if (!memory_find(mem, gfn, 1, &region, &offset) ||
 	    !state_start_eject(&mem->state[region][offset]))
 		return false;
 	if (!eject_shared(mem, thread, gfn) && page_protect(mem, region, offset, PROT_NONE) < 0) {
 		log_error("eject: mprotect: errno %d", errno);
-		state_end_eject(&mem->state[region][offset]);
+		old = state_end_eject(&mem->state[region][offset]);
+		if (old & STATE_WAITED && state_of(old) == PAGE_PRESENT)
+			come->gfn[come->n++] = gfn;
 		return false;
 	}
 	thread->ejecting = true;
 	thread->eject_gfn = gfn;
+	thread->eject_tried_ns = clock_now_ns();
 	mem->ejecting++;
 	mem->eject_seq++;
 	count_add(&mem->n_ejects, 1);
@@ -287,64 +295,74 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn, bool *moved)
 bool memory_eject(struct memory_thread *thread, gfn_t gfn)
 {
 	struct memory *mem = thread->mem;
-	bool done, moved = false;
-	gfn_t before;
+	struct come come = { 0 };
+	bool done;
 
 	pthread_mutex_lock(&mem->wait_lock);
 	pthread_mutex_lock(&mem->eject_lock);
-	before = thread->eject_gfn;
-	done = eject_start(thread, gfn, &moved);
+	done = eject_start(thread, gfn, &come);
 	pthread_mutex_unlock(&mem->eject_lock);
 	pthread_mutex_unlock(&mem->wait_lock);
-	if (moved)
-		memory_wake(mem, before, 1, true);
+	while (come.n)
+		memory_wake(mem, come.gfn[--come.n], 1, true);
 	return done;
 }
 
-/* A wait has become long. The first time: eject. Still there the next time: the eject missed it, a nudge does not. */
-static void eject_one_overdue(struct memory_thread *thread, gfn_t gfn)
+/*
+ * When the thread is to be brought out, or INT64_MAX; *nudge: by its signal. wait_lock and eject_lock held. A wait that has become long
+ * is ejected from. An eject that has not brought its thread out missed it, and a nudge does not, whether or not the thread waits: it may
+ * have found the page and run on, and until it is out nobody else gets at that page.
+ */
+static int64_t overdue_at(const struct memory_thread *thread, bool *nudge)
 {
-	struct memory *mem = thread->mem;
-	bool nudge;
+	bool waits = atomic_load(&thread->wait.active) && !thread->sitting;
 
-	pthread_mutex_lock(&mem->eject_lock);
-	nudge = thread->ejecting && thread->eject_gfn.v == gfn.v;
-	pthread_mutex_unlock(&mem->eject_lock);
-	if (!nudge)
-		memory_eject(thread, gfn);
-	else if (thread->nudge)
-		thread->nudge(thread->nudge_arg);
+	*nudge = thread->ejecting && !(waits && thread->wait.gfn.v != thread->eject_gfn.v);
+	if (*nudge)
+		return thread->eject_tried_ns + EJECT_AFTER_NS;
+	return waits ? thread->wait.tried_ns + EJECT_AFTER_NS : INT64_MAX;
+}
+
+/* The first thread that is overdue by now, which counts as tried; NULL: none is, until *next. */
+static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool *nudge, gfn_t *gfn, int64_t *next)
+{
+	struct memory_thread *thread;
+	int64_t due;
+
+	*next = INT64_MAX;
+	for (thread = mem->threads; thread; thread = thread->next) {
+		due = overdue_at(thread, nudge);
+		if (due <= now) {
+			*gfn = thread->wait.gfn;
+			*(*nudge ? &thread->eject_tried_ns : &thread->wait.tried_ns) = now;
+			return thread;
+		}
+		*next = due < *next ? due : *next;
+	}
+	return NULL;
 }
 
 int memory_eject_overdue(struct memory *mem)
 {
-	struct memory_thread *thread, *overdue;
-	int64_t now, due, next;
+	struct memory_thread *thread;
+	int64_t now, next;
 	gfn_t gfn = GFN(0);
+	bool nudge;
 
 	if (mem->way != WAY_OUT_EJECT)
 		return -1;
 	do {
 		now = clock_now_ns();
-		next = INT64_MAX;
-		overdue = NULL;
 		pthread_mutex_lock(&mem->wait_lock);
-		for (thread = mem->threads; thread; thread = thread->next) {
-			if (!atomic_load(&thread->wait.active) || thread->sitting)
-				continue;
-			due = thread->wait.tried_ns + EJECT_AFTER_NS;
-			if (due <= now && !overdue) {
-				overdue = thread;
-				gfn = thread->wait.gfn;
-				thread->wait.tried_ns = now;
-				due = now + EJECT_AFTER_NS;
-			}
-			next = due < next ? due : next;
-		}
+		pthread_mutex_lock(&mem->eject_lock);
+		thread = overdue_find(mem, now, &nudge, &gfn, &next);
+		pthread_mutex_unlock(&mem->eject_lock);
 		pthread_mutex_unlock(&mem->wait_lock);
-		if (overdue)
-			eject_one_overdue(overdue, gfn);
-	} while (overdue);
+		if (thread && !nudge)
+			memory_eject(thread, gfn);
+		else if (thread && thread->nudge)
+			thread->nudge(thread->nudge_arg);
+	} while (thread);
 	if (next == INT64_MAX)
 		return -1;
 	return next > now ? (int)((next - now + NS_PER_MS - 1) / NS_PER_MS) : 0;
@@ -365,6 +383,18 @@ static bool eject_bystander(struct memory_thread *thread)
 	}
 	pthread_mutex_unlock(&mem->eject_lock);
 	return was;
+}
+
+void memory_ejects_wait(struct memory *mem)
+{
+	struct timespec until;
+
+	pthread_mutex_lock(&mem->eject_lock);
+	while (mem->ejecting && !atomic_load(&mem->shut)) {
+		until = clock_to_timespec(clock_now_ns() + 10 * NS_PER_MS);
+		pthread_cond_timedwait(&mem->eject_over, &mem->eject_lock, &until);
+	}
+	pthread_mutex_unlock(&mem->eject_lock);
 }
 
 void memory_thread_enter(struct memory_thread *thread)

@@ -343,7 +343,7 @@ static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
 	assert_int_equal(nudged, 0);
-	self->wait.tried_ns = 0;
+	self->eject_tried_ns = 0;
 	memory_eject_overdue(mem);
 	assert_int_equal(nudged, 1);
 	/* The nudge's signal brings it out; the page is plain again. */
@@ -351,6 +351,64 @@ static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
 	assert_int_equal(mem->ejecting, 0);
 	assert_int_equal(memory_eject_overdue(mem), -1);
 	fill_one(mem, GFN(3));
+	memory_thread_free(self);
+	memory_free(mem);
+}
+
+static void test_an_eject_whose_page_came_is_followed_by_a_nudge(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
+	_Atomic int nudged = 0;
+	uint64_t word;
+
+	(void)unused;
+	memory_thread_set_nudge(self, on_nudge, &nudged);
+	memory_thread_bind(self);
+	memory_thread_enter(self);
+	/* The page has been copied, its byte does not say so yet, and the thread runs on; it is ejected, and the byte says so. */
+	assert_true(state_set_waited_by_kernel(&mem->state[0][3]));
+	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
+	self->wait.tried_ns = 0;
+	memory_eject_overdue(mem);
+	assert_int_equal(mem->ejecting, 1);
+	fill_one(mem, GFN(3));
+	assert_false(atomic_load(&self->wait.active));
+	/* It waits for nothing, but others wait for that page. */
+	self->eject_tried_ns = 0;
+	assert_true(memory_eject_overdue(mem) > 0);
+	assert_int_equal(nudged, 1);
+	assert_int_equal(gup_read(mem, GPA(3 * PAGE_BYTES), &word, 8, GUP_NOWAIT, NULL), -EAGAIN);
+	assert_false(memory_thread_left(self, -EINTR));
+	assert_int_equal(gup_read(mem, GPA(3 * PAGE_BYTES), &word, 8, GUP_NOWAIT, NULL), 0);
+	assert_int_equal(memory_eject_overdue(mem), -1);
+	memory_thread_free(self);
+	memory_free(mem);
+}
+
+static void test_memory_completes_while_its_last_page_is_ejected_from(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *self = memory_thread_new(mem, "held", -1);
+	struct memory_stats stats;
+	unsigned int i;
+
+	(void)unused;
+	memory_thread_bind(self);
+	memory_thread_enter(self);
+	assert_true(memory_eject(self, GFN(3)));
+	for (i = 0; i < 512; i++)
+		fill_one(mem, GFN(i));
+	assert_false(memory_is_late(mem));
+	/* Whoever puts the pieces together again does not look at a page without permissions. It has every chance to. */
+	for (i = 0; i < 500; i++) {
+		wait_a_little();
+		assert_int_equal(count_get(&mem->n_broken_huge), 1);
+	}
+	assert_true(memory_thread_left(self, -EFAULT));
+	wait_until(!count_get(&mem->n_broken_huge));
+	memory_stats(mem, &stats);
+	assert_int_equal(stats.strays, 0);
 	memory_thread_free(self);
 	memory_free(mem);
 }
@@ -488,6 +546,8 @@ int main(void)
 		cmocka_unit_test(test_a_present_page_is_never_ejected_and_efault_is_then_real),
 		cmocka_unit_test(test_a_long_wait_moves_to_user_space),
 		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_nudge),
+		cmocka_unit_test(test_an_eject_whose_page_came_is_followed_by_a_nudge),
+		cmocka_unit_test(test_memory_completes_while_its_last_page_is_ejected_from),
 		cmocka_unit_test(test_an_eject_moves_to_the_page_that_is_waited_for_now),
 		cmocka_unit_test(test_stress_every_stop_is_reached_and_no_word_is_wrong),
 	};
