@@ -26,7 +26,8 @@ import tempfile
 import time
 import pathlib
 
-from image import ARCHES, LabError, cache_dir, program, say
+from emulator import emulator_get
+from image import ARCHES, LabError, cache_dir, say
 
 BOOT_SECONDS = 180
 PR_SET_PDEATHSIG = 1
@@ -177,7 +178,7 @@ class Lab:
                     (str(file).replace(",", ",,"), number, extra),
                     "-device", "virtio-blk-pci,drive=d%d%s" % (number, serial)]
         arch = ARCHES[(image / "arch").read_text("ascii").strip()]
-        argv = [program(arch.qemu[0]), *arch.qemu[1:], "-accel", "tcg,thread=multi",
+        argv = [*emulator_get(arch), *arch.qemu[1:], "-accel", "tcg,thread=multi",
                 "-smp", str(smp), "-m", str(mem), "-nodefaults",
                 "-display", "none", "-no-reboot", "-no-user-config",
                 "-serial", "file:console", "-qmp", "unix:monitor,server=on,wait=off",

@@ -215,7 +215,7 @@ def test_a_signal_leaves_nothing_behind(kernel, tmp_path, number, stage):
         if stage == "running":
             assert child.stdout.readline() == "go\n"
         else:
-            last = "sleep" if stage == "packing" else "qemu-system-x86"
+            last = "sleep" if stage == "packing" else "ld-linux-x86-64"
             wait_for(lambda: last in names_of(children_of(child.pid)))
         below = children_of(child.pid)
         mine = owned_by(child.pid)
@@ -282,7 +282,7 @@ def test_a_boot_that_fails_is_tried_once_more(kernel, tmp_path, failures):
     fake.write_text('#!/bin/sh\necho x >> %s\n[ $(wc -l < %s) -gt %d ] && exec %s "$@"\n'
                     "echo out of order >&2\nexit 1\n" % (tries, tries, failures, real), "ascii")
     fake.chmod(0o755)
-    done = run(kernel, "echo up", env=dict(os.environ, PATH="%s:%s" % (tmp_path, os.environ["PATH"])))
+    done = run(kernel, "echo up", env=dict(os.environ, POSTERN_LAB_EMULATOR=str(fake)))
     assert "out of order" in done.stderr and "trying once more" in done.stderr
     assert (done.returncode, done.stdout) == ((0, "up\n") if failures == 1 else (125, ""))
 

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""Runs pytest in the lab, in as many labs as it takes for every test to have had one that lived.
+
+The emulation beneath a lab has faults of its own (lab/README.md): now and then its kernel dies, or goes astray for a while. Neither says
+anything of postern. So:
+
+  - a lab that dies is replaced: the file whose test ran then, and those after it, run in a new one;
+  - a file in which a test failed runs once more, in a new lab; what fails there too has failed.
+
+Each is said as it happens, and at most LABS_MOST labs are taken for a kernel.
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+LABS_MOST = 5
+TIMEOUT_S = 1500        # of all that runs in one lab
+NO_KERNEL = 77
+OVER = (0, 1)           # pytest's: it came to its end, all passed or some failed
+
+PASSED, FAILED, SKIPPED = 'passed', 'failed', 'skipped'
+OUTCOMES = {'PASSED': PASSED, 'FAILED': FAILED, 'ERROR': FAILED, 'SKIPPED': SKIPPED, 'XFAIL': SKIPPED, 'XPASS': FAILED}
+STARTED = re.compile(r'^(?:tests/)?(lab/test_\w+\.py)::(\S.*?)(?: +(%s)(?: .*)?)?$' % '|'.join(OUTCOMES))
+
+
+class NoKernel(Exception):
+    """This machine's mirrors do not have the lab's kernel."""
+
+
+class Run:
+    """What one lab saw: code; outcomes {(file, test): outcome}; at, the file of the test that began last."""
+
+    def __init__(self):
+        self.code = None
+        self.outcomes = {}
+        self.at = None
+
+    def line(self, text):
+        """A line of pytest -v: a test's name when it begins, its outcome on the same line when it ends."""
+        found = STARTED.match(text.rstrip())
+        if not found:
+            return
+        file, test, word = found.groups()
+        self.at = 'tests/' + file
+        # an error at the end of a test that passed comes as a second line
+        if word and self.outcomes.get((self.at, test)) != FAILED:
+            self.outcomes[self.at, test] = OUTCOMES[word]
+
+
+def run_once(command, files):
+    """Runs `command files`, shows what it prints, and returns a Run."""
+    command = [str(word) for word in (*command, *files)]
+    print('$', ' '.join(command), flush=True)
+    seen = Run()
+    with subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True, errors='replace') as child:
+        for text in child.stdout:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            seen.line(text)
+    seen.code = child.returncode
+    return seen
+
+
+class Labs:
+    """Labs of one kernel. command(report): what runs pytest in one lab, to which files are added."""
+
+    def __init__(self, name, command, once=run_once):
+        self.name = name
+        self.command = command
+        self.once = once
+        self.taken = 0
+
+    def run(self, files):
+        """The outcomes of all tests of the files; a file that no lab brought to its end has one, failed. NoKernel."""
+        outcomes, todo = {}, list(files)
+        while todo and self.taken < LABS_MOST:
+            self.taken += 1
+            seen = self.once(self.command, todo)
+            if seen.code == NO_KERNEL:
+                raise NoKernel
+            outcomes.update(seen.outcomes)
+            if seen.code in OVER:
+                if seen.code and FAILED not in seen.outcomes.values() or not seen.outcomes:
+                    outcomes[todo[0], 'pytest itself'] = FAILED
+                return outcomes
+            at = seen.at if seen.at in todo else todo[0]
+            todo = todo[todo.index(at):]
+            # what the file's tests did before the lab died is for nothing: they may build on one another
+            outcomes = {key: outcome for key, outcome in outcomes.items() if key[0] not in todo}
+            print('%s: the lab ended with %s in %s; on from there in a new one' % (self.name, seen.code, at), flush=True)
+        outcomes.update({(file, 'no lab lived long enough'): FAILED for file in todo})
+        return outcomes
+
+    def run_twice_if_need_be(self, files):
+        """As run(); the files in which a test failed once more."""
+        outcomes = self.run(files)
+        failed = [key for key, outcome in outcomes.items() if outcome == FAILED]
+        if not failed:
+            return outcomes
+        print('%s: failed; once more in a new lab:' % self.name, *('%s::%s' % key for key in failed), sep='\n    ', flush=True)
+        again = self.run(sorted({file for file, _ in failed}))
+        # what failed in either run, and did not pass in the second, has failed
+        outcomes.update({key: outcome for key, outcome in again.items() if key in failed or outcome == FAILED})
+        mended = [key for key in failed if outcomes[key] == PASSED]
+        if mended:
+            print('%s: passed the second time:' % self.name, *('%s::%s' % key for key in mended), sep='\n    ', flush=True)
+        return outcomes
