@@ -2,7 +2,7 @@
 /* Copyright The postern authors */
 /*
  * What differs between kernels and architectures: which function handles a guest page fault, in which part of it KVM asks for the host's
- * page, and whether the kernel does by itself what this module is for.
+ * page, which one writes stolen time, and whether the kernel does by itself what this module is for.
  */
 #ifndef POSTERN_INTR_KERNEL_H
 #define POSTERN_INTR_KERNEL_H
@@ -35,6 +35,8 @@
 #define FAULT_FUNCTION	((kprobe_opcode_t *)kvm_mmu_page_fault)
 #endif
 #define FAULT_NAME	NULL
+/* Not helped; README.md has why. */
+#define STEAL_NAME	NULL
 /* Exits that end in emulation reach guest memory from the same function; only in these does KVM look for the page of the fault. */
 #define FAULTIN_NAMES	{ "kvm_faultin_pfn", "try_async_pf", "kvm_faultin_pfn.isra.0", "try_async_pf.isra.0", \
 			  "kvm_faultin_pfn.constprop.0", "try_async_pf.constprop.0", NULL }
@@ -46,6 +48,8 @@
 /* KVM is built in and does not export it. No emulation here: the one get_user_pages in it is for the page of the fault. */
 #define FAULT_NAME	"kvm_handle_guest_abort"
 #define FAULTIN_NAMES	{ NULL }
+/* Reads and writes guest memory by get_user and put_user, before the guest is entered. */
+#define STEAL_NAME	"kvm_update_stolen_time"
 
 #else
 #error "x86-64 and arm64 only"

@@ -5,10 +5,10 @@
  * them (x86 before Linux 6.2; arm64). KVM_RUN then returns -EINTR with KVM_EXIT_INTR, as it does when a signal comes while the guest
  * runs, and the access is retried at the next KVM_RUN.
  *
- * fault.c knows when a thread is in a guest page fault, record.c remembers it, wait.c ends the waits, stats.c counts, trial.c tries
+ * fault.c knows when a thread is in a guest page fault, steal.c (arm64) when KVM writes stolen time, record.c remembers it, wait.c ends the waits, stats.c counts, trial.c tries
  * beforehand, kernel.h holds what kernels differ in. Nothing is patched: four probes at most, by the kernel's own interface.
  *
- * Order. Loading: records, then faults, then waits, so that a wait is cut only where its fault's end is watched. Unloading: the reverse,
+ * Order. Loading: records, then faults and stolen time, then waits, so that a wait is cut only where its fault's end is watched. Unloading: the reverse,
  * and between waits and faults a pause until each fault that was cut has been answered; else the error that it travels as would
  * reach user space. Threads that sleep in a fault for a page may do so during all of this: they have the kernel's code under them,
  * and hooks of its own, not ours.
@@ -21,6 +21,7 @@
 #include "kernel.h"
 #include "record.h"
 #include "stats.h"
+#include "steal.h"
 #include "trial.h"
 #include "wait.h"
 
@@ -53,14 +54,16 @@ static int __init postern_intr_init(void)
 	error = fault_start(places);
 	if (error)
 		goto err_record;
+	steal_start(places);
 	error = wait_start();
 	if (error)
-		goto err_fault;
+		goto err_steal;
 	stats_init();
 	pr_info("guest page faults that wait for userfaultfd end on signals now; at most %u at a time\n", threads);
 	return 0;
 
-err_fault:
+err_steal:
+	steal_stop();
 	fault_stop();
 err_record:
 	record_fini();
@@ -86,6 +89,7 @@ static void __exit postern_intr_exit(void)
 	stats_fini();
 	wait_stop();
 	wait_answered();
+	steal_stop();
 	fault_stop();
 	record_fini();
 	pr_info("guest page faults wait as this kernel has them wait\n");

@@ -65,6 +65,7 @@ notrace struct record *record_take(void)
 			continue;
 		record->born = current->start_time;
 		record->faultin = false;
+		record->own = false;
 		WRITE_ONCE(record->cut, false);
 		return record;
 	}

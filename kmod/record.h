@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Copyright The postern authors */
 /*
- * One record for each thread that handles a guest page fault at this moment.
+ * One record for each thread that handles a guest page fault, or writes stolen time, at this moment. KVM does one after the other.
  *
  * A record belongs to the thread that took it: nobody else writes to it, or reads more of it than whether it is taken and cut. So there
  * is no lock, and none of this can be interrupted by itself: guest page faults and userfaultfd waits sleep, no interrupt handler has any.
@@ -16,6 +16,7 @@ struct record {
 	struct task_struct *task;	/* NULL: free */
 	u64 born;			/* the task's start_time: a dead task's address may come back */
 	bool faultin;			/* KVM is looking for the page of the fault, and can take no for an answer */
+	bool own;			/* KVM accesses guest memory on its own account, and can take no for an answer */
 	bool cut;			/* it was told that there is none, since a signal is pending */
 };
 

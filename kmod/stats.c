@@ -9,6 +9,7 @@
 
 #include "fault.h"
 #include "stats.h"
+#include "steal.h"
 #include "wait.h"
 
 DEFINE_PER_CPU(struct stats, postern_intr_stats);
@@ -30,7 +31,7 @@ static int stats_show(struct seq_file *file, void *unused)
 		sum.strange += one->strange;
 	}
 	seq_printf(file, "faults %llu\nwaits %llu\ncuts %llu\nmissed %llu\nstrange %llu\n", sum.faults, sum.waits, sum.cuts,
-		   sum.full + fault_missed() + wait_missed(), sum.strange);
+		   sum.full + fault_missed() + steal_missed() + wait_missed(), sum.strange);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(stats);

@@ -11,7 +11,7 @@
 struct stats {
 	u64 faults;		/* guest page faults that went through KVM's slow path, watched */
 	u64 waits;		/* times one went to sleep in userfaultfd, for any signal to end */
-	u64 cuts;		/* faults ended because of a signal, to be retried */
+	u64 cuts;		/* faults, and updates of stolen time, ended because of a signal */
 	u64 full;		/* faults not watched: too many at once */
 	u64 strange;		/* faults that were cut and did not end in the error expected; must be 0 */
 };

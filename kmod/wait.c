@@ -2,13 +2,14 @@
 // Copyright The postern authors
 /*
  * A probe on handle_userfault(), in which a thread that touches a missing page sleeps. For a thread that KVM has sent to look for a
- * guest's page, and that may sleep here, it does one of two things:
+ * guest's page, or that is KVM's in an access of its own (steal.c), and that may sleep here, it does one of two things:
  *
  *  - no signal is pending: it adds FAULT_FLAG_INTERRUPTIBLE to the fault's flags, so that the thread sleeps interruptibly. That is what
- *    later kernels do for FOLL_INTERRUPTIBLE. When a signal wakes it, get_user_pages looks at fatal signals only and tries again, which
- *    comes here again, and now
+ *    later kernels do for FOLL_INTERRUPTIBLE, and all do for accesses. When a signal wakes it, get_user_pages, or the kernel's page fault handler, looks at fatal
+ *    signals only and tries again, which comes here again, and now
  *  - a signal is pending: this one call is made to a function that returns VM_FAULT_SIGBUS, an answer of handle_userfault()'s
- *    own that leaves the memory map's lock held, as every error does. get_user_pages gives KVM -EFAULT, and fault.c makes a retry of it.
+ *    own that leaves the memory map's lock held, as every error does. get_user_pages, or get_user, gives KVM -EFAULT, and fault.c
+ *    makes a retry of it.
  *
  * Between the two nothing is lost: a signal that comes after the look and before the sleep keeps an interruptible sleep from beginning.
  * Once cut, whatever else KVM tries for the same fault (the look for poisoned pages, which may not retry) is cut too.
@@ -40,12 +41,15 @@ static int notrace wait_pre(struct kprobe *probe, struct pt_regs *regs)
 	struct vm_fault *vmf = (struct vm_fault *)regs_get_kernel_argument(regs, 0);
 	struct record *record = record_find();
 
-	if (!record || !record->faultin)
+	if (!record || !(record->faultin || record->own))
 		return 0;
 	if (!record->cut) {
-		/* Who may not wait does not; who may be interrupted is, by the kernel itself: kernel-mode accesses as well. */
+		/* Who may not wait does not. Kernel-mode accesses may be interrupted always, which get_user_pages may not be here: one is
+		 * told from the other by that, and either is cut only where it is expected. */
+		const unsigned int expected = FAULT_FLAG_ALLOW_RETRY | (record->own ? FAULT_FLAG_INTERRUPTIBLE : 0);
+
 		if ((vmf->flags & (FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT | FAULT_FLAG_USER |
-				   FAULT_FLAG_INTERRUPTIBLE)) != FAULT_FLAG_ALLOW_RETRY)
+				   FAULT_FLAG_INTERRUPTIBLE)) != expected)
 			return 0;
 		if (!signal_pending(current)) {
 			vmf->flags |= FAULT_FLAG_INTERRUPTIBLE;
