@@ -5,10 +5,12 @@
  * to lose: five descriptors, no privileges, little memory and time, and no system calls but those that
  * reading, writing and memory take. It goes when its parent goes. Nobody but disk_boot.c starts it.
  */
+#include <dirent.h>
 #include <grp.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -49,6 +51,28 @@ static void limit(int resource, uint64_t value)
 	const struct rlimit both = { .rlim_cur = value, .rlim_max = value };
 
 	setrlimit(resource, &both);
+}
+
+/* The machine's process has others that an exec does not close: those that its user has handed to it, for one. */
+static int descriptors_drop(struct err *err)
+{
+	struct dirent *entry;
+	DIR *all;
+	int fd;
+
+	if (!close_range(DISK_CHILD_FDS, ~0U, 0))
+		return 0;
+	/* Linux before 5.9 */
+	all = opendir("/proc/self/fd");
+	if (!all)
+		return err_errno(err, -errno, "the reader of disks cannot close what it does not need: /proc/self/fd");
+	while ((entry = readdir(all))) {
+		fd = atoi(entry->d_name);
+		if (fd >= DISK_CHILD_FDS && fd != dirfd(all))
+			close(fd);
+	}
+	closedir(all);
+	return 0;
 }
 
 static int privileges_drop(struct err *err)
@@ -118,8 +142,10 @@ int cmd_disk_child(int argc, char **argv)
 	int r;
 
 	(void)argc, (void)argv;
-	size = lseek(DISK_CHILD_DISK, 0, SEEK_END);
-	r = size < 0 ? err_errno(&err, -errno, "its size") : privileges_drop(&err);
+	r = descriptors_drop(&err);
+	size = r ? 0 : lseek(DISK_CHILD_DISK, 0, SEEK_END);
+	if (!r)
+		r = size < 0 ? err_errno(&err, -errno, "its size") : privileges_drop(&err);
 	if (!r)
 		r = syscalls_drop(&err);
 	if (!r)

@@ -2,7 +2,7 @@
  * Copyright The postern authors
  *
  * What passes between disk_boot.c and the process that it has read a disk, which is `postern disk-child`. The descriptors that the
- * child has are these and no others.
+ * child keeps are these; all others it closes before it looks at the disk.
  */
 #ifndef POSTERN_CLI_DISK_CHILD_H
 #define POSTERN_CLI_DISK_CHILD_H

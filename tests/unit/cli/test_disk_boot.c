@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -228,6 +230,41 @@ static void test_it_can_be_ended_at_once(void **state)
 	assert_false(t->done);
 }
 
+/*
+ * The reader limits itself before it looks at the disk, and does so here: what it has then is what whoever takes it over has.
+ * (A name of libc's that this program defines is this one's.)
+ */
+static bool reader;
+
+int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
+{
+	int fd;
+
+	for (fd = DISK_CHILD_FDS; reader && fd < 1024; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			_exit(99);
+	return (int)syscall(SYS_prlimit64, 0, resource, limit, NULL);
+}
+
+/* Such as those of --net fd=N. */
+static void test_the_reader_has_no_other_descriptors(void **state)
+{
+	struct test *t = *state;
+	int fds[3];
+	size_t i;
+
+	file(t, "boot/vmlinuz-1.0", 1000, 'a');
+	make(t, "");
+	for (i = 0; i < 3; i++) {
+		fds[i] = fcntl(STDERR_FILENO, F_DUPFD, i ? 100 * (int)i : 5);
+		assert_true(fds[i] >= 5);
+	}
+	if (fetch(t) < 0)
+		fail_msg("%s", t->err.text);
+	for (i = 0; i < 3; i++)
+		close(fds[i]);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -237,9 +274,11 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_damage_is_an_error_or_harmless, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_what_is_no_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_it_can_be_ended_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_reader_has_no_other_descriptors, setup, teardown),
 	};
 
-	if (argc == 2 && !strcmp(argv[1], "disk-child"))
+	reader = argc == 2 && !strcmp(argv[1], "disk-child");
+	if (reader)
 		return cmd_disk_child(argc - 1, argv + 1);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
