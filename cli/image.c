@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -29,6 +30,7 @@
 
 #define SIZE_MIN (UINT64_C(400) << 20)
 #define SIZE_MAX_BYTES (UINT64_C(16) << 40)
+#define BLOCK_BYTES 4096u	/* ext4's */
 #define KEY_BYTES_MAX 65536
 #define TAIL_BYTES 4096
 /* Those that were asked to end get as long to tidy up. */
@@ -43,7 +45,7 @@ static const char help[] =
 	"\n"
 	"Makes a raw disk with Debian on it, to be run by postern run --disk FILE.\n"
 	"\n"
-	"  --size SIZE           of the disk, with K, M, G or T (2G)\n"
+	"  --size SIZE           of the disk: bytes, or with K, M, G or T (2G)\n"
 	"  --suite NAME          Debian's release (bookworm)\n"
 	"  --package NAME        one more package; may be given several times\n"
 	"  --root-password TEXT  for the console and ssh; without it, root needs none on the console\n"
@@ -56,7 +58,8 @@ struct image {
 	const char *out;
 	char *packages;		/* by blanks */
 	char *key;
-	const char *size, *suite, *password, *hostname, *mirror;
+	char size[24];		/* as mke2fs takes it */
+	const char *suite, *password, *hostname, *mirror;
 	bool help;
 	char *work;		/* removed at the end; NULL: not made yet */
 };
@@ -110,7 +113,11 @@ static int size_take(struct image *image, const char *text, struct err *err)
 
 	if (options_parse_bytes(&bytes, text) < 0 || bytes < SIZE_MIN || bytes > SIZE_MAX_BYTES)
 		return err_set(err, -EINVAL, "--size %s: from 400M to 16T is allowed", text);
-	image->size = text;
+	if (bytes % BLOCK_BYTES)
+		return err_set(err, -EINVAL, "--size %s: a multiple of 4K is allowed; the next is %" PRIu64 "K", text,
+			       (bytes / BLOCK_BYTES + 1) * (BLOCK_BYTES / 1024));
+	/* A bare number is KiB there. */
+	snprintf(image->size, sizeof(image->size), "%" PRIu64 "K", bytes / 1024);
 	return 0;
 }
 
@@ -439,7 +446,7 @@ static int make(struct image *image, struct err *err)
 
 int cmd_image(int argc, char **argv)
 {
-	struct image image = { .size = "2G", .suite = "bookworm", .hostname = "debian" };
+	struct image image = { .size = "2097152K", .suite = "bookworm", .hostname = "debian" };
 	struct err err = { 0 };
 	const char *path = getenv("PATH");
 	char *wide;

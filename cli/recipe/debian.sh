@@ -7,7 +7,7 @@
 #
 #     IMAGE_OUT        the file; it must not be there yet
 #     IMAGE_WORK       an empty directory, on a disk with room for twice the image; the caller removes it
-#     IMAGE_SIZE       bytes, or with K, M, G
+#     IMAGE_SIZE       as mke2fs takes it: with K, M, G or T
 #     IMAGE_SUITE      Debian's release
 #     IMAGE_PACKAGES   more packages, by blanks
 #     IMAGE_HOSTNAME

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""postern image, with programs in the place of Debian's that are done at once. Needs no KVM, no network and no root."""
+
+import os
+import subprocess
+
+import pytest
+
+from harness.vm import program
+from harness.waiting import seconds
+
+FAKES = {
+    'mmdebstrap': 'for target in "$@"; do case $target in */root.tar) break ;; esac; done; mkdir -p "$WORLD/empty"; '
+                  'tar -cf "$target" -C "$WORLD/empty" .',
+    'mke2fs': 'printf "%s\\n" "$@" > "$WORLD/mke2fs.said"; while [ $# -gt 2 ]; do shift; done; echo image > "$1"',
+    'fakeroot': 'exec "$@"',
+    'apt-get': 'exit 1',
+}
+
+
+class World:
+    """A directory for images, and a path with the programs."""
+
+    def __init__(self, place):
+        self.place = place
+        (place / 'bin').mkdir()
+        self.env = dict(os.environ, WORLD=str(place), PATH=f'{place}/bin:/usr/bin:/bin')
+        for name, text in FAKES.items():
+            self.put(name, text)
+        self.out = place / 'out'
+        self.out.mkdir()
+
+    def put(self, name, text):
+        """What is to be in the place of that program."""
+        path = self.place / 'bin' / name
+        path.write_text(f'#!/bin/sh\nset -eu\n{text}\n')
+        path.chmod(0o755)
+
+    def start(self, name, *options):
+        """Begins to make an image of that name."""
+        return subprocess.Popen([program(), 'image', 'debian', '--mirror', 'http://localhost', *options, '--', name],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                cwd=self.out, env=self.env)
+
+    def make(self, name, *options):
+        """The exit status, and all that was said."""
+        process = self.start(name, *options)
+        said, _ = process.communicate(timeout=seconds(30))
+        return process.returncode, said
+
+    def said(self, program):
+        """The arguments that a program noted."""
+        return (self.place / (program + '.said')).read_text().splitlines()
+
+    def left(self):
+        """What lies where the image was to be."""
+        return sorted(os.listdir(self.out))
+
+
+@pytest.fixture(name='world')
+def world_fixture(tmp_path):
+    return World(tmp_path)
+
+
+@pytest.mark.parametrize('size, blocks', [('1073741824', '1048576K'), ('500M', '512000K'), ('409604K', '409604K'),
+                                          (None, '2097152K')])
+def test_a_size_reaches_mke2fs_as_it_was_meant(world, size, blocks):
+    """mke2fs takes a bare number for KiB."""
+    assert world.make('a.raw', *(['--size', size] if size else []))[0] == 0
+    assert world.said('mke2fs')[-1] == blocks
+    assert world.left() == ['a.raw']
+
+
+@pytest.mark.parametrize('size, next_one', [('1073741825', '1048580K'), ('409601K', '409604K')])
+def test_a_size_of_half_a_block_is_refused(world, size, next_one):
+    status, said = world.make('a.raw', '--size', size)
+    assert status == 2 and '4K' in said and next_one in said
+    assert world.left() == []
