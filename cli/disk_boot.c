@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "device/disk/config.h"
 
 /* A disk that is far away and busy may take long; one that never answers is to be heard of. */
 #define FETCH_MS 30000
@@ -38,17 +39,22 @@ void disk_boot_drop(struct disk_boot *boot)
 	boot->line = boot->path = NULL;
 }
 
-/* FILE[,readonly][,...] */
-static int value_split(struct disk_boot *boot, struct err *err)
+/* What --disk's value names. */
+static int value_take(struct disk_boot *boot, struct err *err)
 {
-	const char *comma = strchrnul(boot->disk, ',');
+	struct disk_config config;
+	int r = disk_config_parse(&config, boot->disk, err);
 
-	boot->path = strndup(boot->disk, (size_t)(comma - boot->disk));
-	boot->readonly = strstr(comma, ",readonly");
-	if (strstr(boot->disk, "://") || strstr(comma, ",format=qcow2"))
+	if (r < 0)
+		return r;
+	if (config.nbd || config.format == DISK_FORMAT_QCOW2) {
+		disk_config_fini(&config);
 		return err_set(err, -EINVAL, "%s: a kernel can be taken out of raw files and block devices alone: give --kernel",
 			       boot->disk);
-	return boot->path ? 0 : err_set(err, -ENOMEM, "no memory for a disk's path");
+	}
+	boot->path = config.path;
+	boot->readonly = config.readonly;
+	return 0;
 }
 
 static int disk_open(const struct disk_boot *boot, struct err *err)
@@ -230,7 +236,7 @@ int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, stru
 	if (boot->busy || boot->open_handles)
 		return err_set(err, -EBUSY, "a kernel is being taken out of the disk already");
 	disk_boot_drop(boot);
-	r = value_split(boot, err);
+	r = value_take(boot, err);
 	if (r < 0) {
 		disk_boot_drop(boot);
 		return r;

@@ -161,6 +161,29 @@ static void test_else_the_newest_kernel_and_again_after_a_change(void **state)
 	assert_string_equal(t->cmdline, "only this");
 }
 
+/* A comma of a name is written twice, and what is no name is no URI. */
+static void test_names_as_disk_takes_them(void **state)
+{
+	struct test *t = *state;
+	char value[200];
+
+	snprintf(t->image, sizeof(t->image), "%s/a,b.raw", t->dir);
+	file(t, "boot/vmlinuz-1.0", 1000, 'a');
+	make(t, "");
+	snprintf(value, sizeof(value), "%s/a,,b.raw,readonly,serial=nbd://x/y", t->dir);
+	t->boot.disk = value;
+	if (fetch(t) < 0)
+		fail_msg("%s", t->err.text);
+	assert_int_equal(t->kernel_bytes, 1000);
+	assert_string_equal(t->cmdline, "console=ttyS0 root=/dev/vda ro");
+	/* Nothing but the word is it. */
+	snprintf(value, sizeof(value), "%s/a,,b.raw,serial=readonly", t->dir);
+	assert_int_equal(fetch(t), 0);
+	assert_string_equal(t->cmdline, "console=ttyS0 root=/dev/vda rw");
+	snprintf(value, sizeof(value), "%s/a,,b.raw,readonlyy", t->dir);
+	assert_int_equal(fetch(t), -EINVAL);
+}
+
 static void test_no_kernel(void **state)
 {
 	struct test *t = *state;
@@ -270,6 +293,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_links_in_the_root_come_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_else_the_newest_kernel_and_again_after_a_change, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_names_as_disk_takes_them, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_kernel, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_an_error_or_harmless, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_what_is_no_disk, setup, teardown),
