@@ -153,11 +153,19 @@ static int report_take(struct disk_boot *boot, struct err *err)
 
 /* ---- the child ---- */
 
+static int begin(struct disk_boot *boot, struct err *err);
+
 static void on_closed(uv_handle_t *handle)
 {
 	struct disk_boot *boot = handle->data;
+	struct err err = { 0 };
 
 	boot->open_handles--;
+	if (boot->open_handles || !boot->wanted)
+		return;
+	boot->wanted = false;
+	if (begin(boot, &err) < 0)
+		boot->done(boot->arg, NULL, &err);
 }
 
 static void handles_close(struct disk_boot *boot)
@@ -229,22 +237,16 @@ static int spawn(struct disk_boot *boot, int disk, struct err *err)
 	return 0;
 }
 
-int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, struct err *err)
+static int begin(struct disk_boot *boot, struct err *err)
 {
 	int disk, r;
 
-	if (boot->busy || boot->open_handles)
-		return err_set(err, -EBUSY, "a kernel is being taken out of the disk already");
 	disk_boot_drop(boot);
 	r = value_take(boot, err);
-	if (r < 0) {
-		disk_boot_drop(boot);
+	if (r < 0)
 		return r;
-	}
 	disk = disk_open(boot, err);
 	r = disk < 0 ? disk : files_make(boot, err);
-	boot->done = done;
-	boot->arg = arg;
 	if (!r)
 		r = spawn(boot, disk, err);
 	boot->busy = !r;
@@ -255,8 +257,20 @@ int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, stru
 	return r;
 }
 
+int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, struct err *err)
+{
+	if (boot->busy || boot->wanted)
+		return err_set(err, -EBUSY, "a kernel is being taken out of the disk already");
+	boot->done = done;
+	boot->arg = arg;
+	/* The last one's handles are closing: when they have, this one begins. */
+	boot->wanted = boot->open_handles;
+	return boot->wanted ? 0 : begin(boot, err);
+}
+
 void disk_boot_fini(struct disk_boot *boot)
 {
+	boot->wanted = false;
 	if (boot->busy) {
 		uv_process_kill(&boot->process, SIGKILL);
 		handles_close(boot);

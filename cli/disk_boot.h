@@ -38,6 +38,7 @@ struct disk_boot {
 	/* Its own. */
 	char *path, *line;
 	bool readonly, busy, late;
+	bool wanted;			/* a fetch waits for the last one's handles to be closed */
 	int fds[DISK_BOOT_FILES];	/* report, kernel, initial RAM disk */
 	uv_process_t process;
 	uv_timer_t timer;
@@ -48,7 +49,10 @@ struct disk_boot {
 
 /* The fields above the line are the caller's. */
 void disk_boot_init(struct disk_boot *boot);
-/* Starts a fetch; a program that runs on the loop. -EBUSY: one is under way. Otherwise done() is called unless this fails. */
+/*
+ * Starts a fetch; a program that runs on the loop. -EBUSY: one is under way, until its done() is called. Otherwise
+ * done() is called unless this fails.
+ */
 int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, struct err *err);
 /* Lets go of what was fetched. */
 void disk_boot_drop(struct disk_boot *boot);

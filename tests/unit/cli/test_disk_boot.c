@@ -27,6 +27,9 @@ struct test {
 	struct disk_boot boot;
 	struct err err;
 	bool done;
+	unsigned int more;	/* fetches that are to follow at once */
+	int fetched;
+	bool end;		/* ... and the last of them is given up */
 	size_t kernel_bytes, initrd_bytes;
 	char cmdline[200], first[16];
 };
@@ -101,6 +104,17 @@ static void on_done(void *arg, const struct disk_boot_result *result, const stru
 		assert_non_null(f);
 		assert_int_equal(fread(t->first, 1, 4, f), 4);
 		fclose(f);
+	}
+	if (t->more) {
+		t->more--;
+		t->done = false;
+		t->fetched = disk_boot_fetch(&t->boot, on_done, t, &t->err);
+		if (!t->fetched && !t->end)
+			return;
+		if (t->end) {
+			assert_int_equal(disk_boot_fetch(&t->boot, on_done, t, &t->err), -EBUSY);
+			disk_boot_fini(&t->boot);
+		}
 	}
 	loop_stop(t->loop);
 }
@@ -224,6 +238,49 @@ static void test_damage_is_an_error_or_harmless(void **state)
 	}
 }
 
+/* As a reset that is asked for just when another is done. */
+static void test_one_can_follow_at_once(void **state)
+{
+	struct test *t = *state;
+
+	file(t, "boot/vmlinuz-1.0", 1000, 'a');
+	make(t, "");
+	t->more = 2;
+	assert_int_equal(fetch(t), 0);
+	assert_int_equal(t->fetched, 0);
+	assert_int_equal(t->more, 0);
+	assert_int_equal(t->kernel_bytes, 1000);
+	/* What goes wrong is told in the same way. */
+	t->more = 1;
+	assert_int_equal(disk_boot_fetch(&t->boot, on_done, t, &t->err), 0);
+	t->done = false;
+	shell("rm %s", t->image);
+	loop_run(t->loop);
+	assert_true(t->done);
+	assert_int_equal(t->fetched, 0);
+	assert_int_equal(t->err.code, -ENOENT);
+}
+
+/* One that has not begun is forgotten. */
+static void test_one_that_follows_can_be_ended(void **state)
+{
+	struct test *t = *state;
+
+	file(t, "boot/vmlinuz-1.0", 1000, 'a');
+	make(t, "");
+	t->more = 1;
+	t->end = true;
+	assert_int_equal(disk_boot_fetch(&t->boot, on_done, t, &t->err), 0);
+	loop_run(t->loop);
+	assert_int_equal(t->fetched, 0);
+	assert_int_equal(t->more, 0);
+	while (t->boot.open_handles)
+		uv_run(loop_uv(t->loop), UV_RUN_NOWAIT);
+	uv_run(loop_uv(t->loop), UV_RUN_NOWAIT);
+	assert_false(t->done);
+	assert_false(t->boot.busy);
+}
+
 static void test_what_is_no_disk(void **state)
 {
 	struct test *t = *state;
@@ -296,6 +353,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_names_as_disk_takes_them, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_kernel, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_an_error_or_harmless, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_can_follow_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_that_follows_can_be_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_what_is_no_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_it_can_be_ended_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_reader_has_no_other_descriptors, setup, teardown),
