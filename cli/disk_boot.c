@@ -3,6 +3,7 @@
 #include "cli/disk_boot.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,7 +135,8 @@ static int report_take(struct disk_boot *boot, struct err *err)
 	if (report.code)
 		return err_set(err, report.code < 0 && report.code > -4096 ? report.code : -EIO, "%s: no kernel taken out of it: %s",
 			       boot->path, report.text);
-	if (!uuid_is_sane(report.uuid) || fstat(boot->fds[1], &kernel) < 0 || fstat(boot->fds[2], &initrd) < 0)
+	if (!uuid_is_sane(report.uuid) || fstat(boot->fds[1], &kernel) < 0 || fstat(boot->fds[2], &initrd) < 0 ||
+	    (uint64_t)kernel.st_size + (uint64_t)initrd.st_size > boot->memory_bytes)
 		return err_set(err, -EIO, "%s: its reader does not make sense", boot->path);
 	log_info("%s: kernel %s, %lld bytes%s%s", boot->path, report.files.kernel, (long long)kernel.st_size,
 		 initrd.st_size ? ", initial RAM disk " : "", report.files.initrd);
@@ -205,7 +207,8 @@ static void on_child_end(uv_process_t *process, int64_t status, int sig)
 
 static int spawn(struct disk_boot *boot, int disk, struct err *err)
 {
-	static char *const words[] = { "postern", "disk-child", NULL };
+	char memory[24];
+	char *const words[] = { "postern", "disk-child", memory, NULL };
 	static char *const environment[] = { "PATH=", NULL };
 	uv_stdio_container_t stdio[DISK_CHILD_FDS];
 	const int fds[DISK_CHILD_FDS] = { disk, boot->fds[0], STDERR_FILENO, boot->fds[1], boot->fds[2] };
@@ -220,6 +223,7 @@ static int spawn(struct disk_boot *boot, int disk, struct err *err)
 	unsigned int i;
 	int r;
 
+	snprintf(memory, sizeof(memory), "%" PRIu64, boot->memory_bytes);
 	for (i = 0; i < DISK_CHILD_FDS; i++) {
 		stdio[i].flags = UV_INHERIT_FD;
 		stdio[i].data.fd = fds[i];

@@ -33,6 +33,7 @@ struct disk_boot {
 	const char *disk;		/* --disk's value */
 	const char *cmdline;		/* instead of the usual one, or NULL */
 	const char *append;		/* behind it, or NULL */
+	uint64_t memory_bytes;		/* the guest's: what is fetched has to fit into it */
 	disk_boot_done done;
 	void *arg;
 	/* Its own. */

@@ -18,6 +18,7 @@
 
 #include "cli/cli.h"
 #include "cli/disk_child.h"
+#include "cli/options.h"
 
 #define NOBODY 65534
 #define CPU_SECONDS 60
@@ -75,11 +76,12 @@ static int descriptors_drop(struct err *err)
 	return 0;
 }
 
-static int privileges_drop(struct err *err)
+/* RLIMIT_AS does not count what is written to memory files; they need not be larger than the guest that they are for. */
+static int privileges_drop(uint64_t memory_bytes, struct err *err)
 {
 	limit(RLIMIT_CORE, 0);
 	limit(RLIMIT_CPU, CPU_SECONDS);
-	limit(RLIMIT_FSIZE, DISK_INITRD_MAX);
+	limit(RLIMIT_FSIZE, memory_bytes < DISK_INITRD_MAX ? memory_bytes : DISK_INITRD_MAX);
 #ifndef __SANITIZE_ADDRESS__	/* it maps its shadow, which is large */
 	limit(RLIMIT_AS, MEMORY_BYTES);
 #endif
@@ -115,7 +117,7 @@ static int syscalls_drop(struct err *err)
 }
 
 /* The first partition with a kernel; if there is none, what the first was like. */
-static int search(struct disk_report *report, uint64_t size, struct err *err)
+static int search(struct disk_report *report, uint64_t size, uint64_t memory_bytes, struct err *err)
 {
 	const struct disk_reader disk = { .size_bytes = size, .read = disk_pread };
 	struct disk_partition partitions[DISK_PARTITIONS_MAX];
@@ -126,7 +128,8 @@ static int search(struct disk_report *report, uint64_t size, struct err *err)
 		return n;
 	r = -ENOENT;
 	for (i = 0; i < n && r == -ENOENT; i++) {
-		r = disk_files_copy(&report->files, &disk, &partitions[i], DISK_CHILD_KERNEL, DISK_CHILD_INITRD, &other);
+		r = disk_files_copy(&report->files, &disk, &partitions[i], DISK_CHILD_KERNEL, DISK_CHILD_INITRD, memory_bytes,
+				    &other);
 		memcpy(report->uuid, partitions[i].uuid, sizeof(report->uuid));
 		if (!i || r != -ENOENT)
 			*err = other;
@@ -138,18 +141,20 @@ int cmd_disk_child(int argc, char **argv)
 {
 	struct disk_report report = { 0 };
 	struct err err = { 0 };
+	uint64_t memory_bytes;
 	off_t size;
 	int r;
 
-	(void)argc, (void)argv;
+	if (argc != 2 || options_parse_bytes(&memory_bytes, argv[1]) < 0)
+		return CLI_USAGE;
 	r = descriptors_drop(&err);
 	size = r ? 0 : lseek(DISK_CHILD_DISK, 0, SEEK_END);
 	if (!r)
-		r = size < 0 ? err_errno(&err, -errno, "its size") : privileges_drop(&err);
+		r = size < 0 ? err_errno(&err, -errno, "its size") : privileges_drop(memory_bytes, &err);
 	if (!r)
 		r = syscalls_drop(&err);
 	if (!r)
-		r = search(&report, (uint64_t)size, &err);
+		r = search(&report, (uint64_t)size, memory_bytes, &err);
 	report.code = r;
 	snprintf(report.text, sizeof(report.text), "%.255s", err.text);
 	/* No exit handlers: they may want other system calls. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What passes between disk_boot.c and the process that it has read a disk, which is `postern disk-child`. The descriptors that the
+ * What passes between disk_boot.c and the process that it has read a disk, which is
+ * `postern disk-child BYTES`, where BYTES is the guest's memory. The descriptors that the
  * child keeps are these; all others it closes before it looks at the disk.
  */
 #ifndef POSTERN_CLI_DISK_CHILD_H

@@ -147,7 +147,22 @@ static int write_all(int fd, const char *data, size_t len)
 	return 0;
 }
 
-static int copy_open(ext2_file_t file, int fd, uint64_t max, const char *path, struct err *err)
+/* As much as may be copied, and what is left of the guest's memory for it. */
+struct room {
+	uint64_t max, memory_bytes;
+};
+
+static int size_check(uint64_t bytes, const struct room *room, const char *path, struct err *err)
+{
+	if (!bytes || bytes > room->max)
+		return err_set(err, bytes ? -EFBIG : -EINVAL, "%s: %" PRIu64 " bytes; 1 to %" PRIu64 " are allowed", path, bytes,
+			       room->max);
+	return bytes <= room->memory_bytes ? 0 :
+		err_set(err, -EFBIG, "%s: its %" PRIu64 " bytes do not fit into the guest's memory, of which there are %" PRIu64
+			" bytes for it", path, bytes, room->memory_bytes);
+}
+
+static int copy_open(ext2_file_t file, int fd, struct room *room, const char *path, struct err *err)
 {
 	char *chunk = malloc(CHUNK);
 	uint64_t left = 0;
@@ -160,8 +175,10 @@ static int copy_open(ext2_file_t file, int fd, uint64_t max, const char *path, s
 	code = ext2fs_file_get_lsize(file, (__u64 *)&left);
 	if (code)
 		r = ext_failed(err, code, path);
-	else if (left > max || !left)
-		r = err_set(err, left ? -EFBIG : -EINVAL, "%s: %" PRIu64 " bytes; 1 to %" PRIu64 " are allowed", path, left, max);
+	else
+		r = size_check(left, room, path, err);
+	if (!r)
+		room->memory_bytes -= left;
 	while (!r && left) {
 		code = ext2fs_file_read(file, chunk, left < CHUNK ? (unsigned int)left : CHUNK, &got);
 		if (code || !got || got > left) {
@@ -177,7 +194,7 @@ static int copy_open(ext2_file_t file, int fd, uint64_t max, const char *path, s
 	return r;
 }
 
-static int copy(struct volume *v, ext2_ino_t ino, int fd, uint64_t max, const char *path, struct err *err)
+static int copy(struct volume *v, ext2_ino_t ino, int fd, struct room *room, const char *path, struct err *err)
 {
 	ext2_file_t file;
 	errcode_t code = ext2fs_file_open(v->fs, ino, 0, &file);
@@ -185,7 +202,7 @@ static int copy(struct volume *v, ext2_ino_t ino, int fd, uint64_t max, const ch
 
 	if (code)
 		return ext_failed(err, code, path);
-	r = copy_open(file, fd, max, path, err);
+	r = copy_open(file, fd, room, path, err);
 	ext2fs_file_close(file);
 	return r;
 }
@@ -284,24 +301,26 @@ static ext2_ino_t choose(struct volume *v, struct disk_files *files)
 	return newest(v, files);
 }
 
-static int copy_both(struct volume *v, struct disk_files *files, int kernel_fd, int initrd_fd, struct err *err)
+static int copy_both(struct volume *v, struct disk_files *files, int kernel_fd, int initrd_fd, uint64_t memory_bytes, struct err *err)
 {
+	struct room room = { .max = DISK_KERNEL_MAX, .memory_bytes = memory_bytes };
 	ext2_ino_t kernel = choose(v, files), initrd;
 	int r;
 
 	if (!kernel)
 		return err_set(err, -ENOENT, "there is no kernel: neither /vmlinuz nor /boot/vmlinuz nor /boot/vmlinuz-VERSION");
-	r = copy(v, kernel, kernel_fd, DISK_KERNEL_MAX, files->kernel, err);
+	r = copy(v, kernel, kernel_fd, &room, files->kernel, err);
 	initrd = find(v, files->initrd);
+	room.max = DISK_INITRD_MAX;
 	if (!r && initrd)
-		r = copy(v, initrd, initrd_fd, DISK_INITRD_MAX, files->initrd, err);
+		r = copy(v, initrd, initrd_fd, &room, files->initrd, err);
 	if (!initrd)
 		*files->initrd = '\0';
 	return r;
 }
 
 int disk_files_copy(struct disk_files *files, const struct disk_reader *disk, const struct disk_partition *partition, int kernel_fd,
-		    int initrd_fd, struct err *err)
+		    int initrd_fd, uint64_t memory_bytes, struct err *err)
 {
 	struct volume v = { .disk = disk, .partition = partition };
 	char name[2 * sizeof(uintptr_t) + 1];
@@ -315,7 +334,7 @@ int disk_files_copy(struct disk_files *files, const struct disk_reader *disk, co
 		r = ext_failed(err, code, "it has no file system that can be read");
 		return r == -EINVAL ? -ENOENT : r;
 	}
-	r = copy_both(&v, files, kernel_fd, initrd_fd, err);
+	r = copy_both(&v, files, kernel_fd, initrd_fd, memory_bytes, err);
 	ext2fs_free(v.fs);
 	return r;
 }

@@ -21,10 +21,11 @@ struct disk_files {
 /*
  * In this order: /vmlinuz and /initrd.img, the same in /boot, the newest /boot/vmlinuz-VERSION and the initial RAM disk of that
  * version. The contents go to the two descriptors. -ENOENT: no kernel there, or no such file system, and nothing
- * was written; -EINVAL: a damaged one; -EFBIG: larger than the two sizes above; -EIO...
+ * was written; -EINVAL: a damaged one; -EFBIG: larger than the two sizes above, or than
+ * the guest's memory, of memory_bytes, has room for; -EIO...
  */
 int disk_files_copy(struct disk_files *files, const struct disk_reader *disk, const struct disk_partition *partition, int kernel_fd,
-		    int initrd_fd, struct err *err);
+		    int initrd_fd, uint64_t memory_bytes, struct err *err);
 
 /* As strcmp, for versions of kernels: runs of digits count as numbers, so that 6.1.0-9 comes before 6.1.0-10. */
 int disk_version_compare(const char *a, const char *b);

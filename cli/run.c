@@ -265,6 +265,7 @@ static int make_machine(struct run *run, struct err *err)
 		run->disk_boot.disk = o->boot_disk;
 		run->disk_boot.cmdline = o->machine.cmdline;
 		run->disk_boot.append = o->append;
+		run->disk_boot.memory_bytes = o->machine.memory_bytes;
 		run->found.boot_find = find_again;
 		run->found.boot_arg = run;
 		if (!o->incoming)

@@ -20,6 +20,7 @@
 #include "cli/disk_boot.h"
 
 #define KERNEL_BYTES 3000001
+#define MEMORY_BYTES (16u << 20)
 
 struct test {
 	char dir[32], image[64];
@@ -57,6 +58,7 @@ static int setup(void **state)
 	disk_boot_init(&t->boot);
 	t->boot.loop = t->loop;
 	t->boot.disk = t->image;
+	t->boot.memory_bytes = MEMORY_BYTES;
 	*state = t;
 	return 0;
 }
@@ -215,6 +217,27 @@ static void test_no_kernel(void **state)
 	assert_non_null(strstr(t->err.text, "0 bytes"));
 }
 
+/* What is taken out lies in the host's memory, and none of the limits of a process counts it there. */
+static void test_what_does_not_fit_into_the_guest(void **state)
+{
+	struct test *t = *state;
+
+	file(t, "boot/vmlinuz-1.0", KERNEL_BYTES, 'a');
+	file(t, "boot/initrd.img-1.0", 2000000, 'i');
+	make(t, "");
+	t->boot.memory_bytes = KERNEL_BYTES + 2000000;
+	assert_int_equal(fetch(t), 0);
+	assert_int_equal(t->initrd_bytes, 2000000);
+	t->boot.memory_bytes--;
+	assert_int_equal(fetch(t), -EFBIG);
+	assert_non_null(strstr(t->err.text, "/boot/initrd.img-1.0: its 2000000 bytes"));
+	assert_non_null(strstr(t->err.text, "1999999 bytes"));
+	t->boot.memory_bytes = 2u << 20;
+	assert_int_equal(fetch(t), -EFBIG);
+	assert_non_null(strstr(t->err.text, "/boot/vmlinuz-1.0: its 3000001 bytes"));
+	assert_non_null(strstr(t->err.text, "2097152 bytes"));
+}
+
 /* Whatever bytes are changed, the answer comes, and the process that asks lives. */
 static void test_damage_is_an_error_or_harmless(void **state)
 {
@@ -352,6 +375,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_else_the_newest_kernel_and_again_after_a_change, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_names_as_disk_takes_them, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_kernel, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_what_does_not_fit_into_the_guest, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_an_error_or_harmless, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_can_follow_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_follows_can_be_ended, setup, teardown),
@@ -360,7 +384,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_the_reader_has_no_other_descriptors, setup, teardown),
 	};
 
-	reader = argc == 2 && !strcmp(argv[1], "disk-child");
+	reader = argc == 3 && !strcmp(argv[1], "disk-child");
 	if (reader)
 		return cmd_disk_child(argc - 1, argv + 1);
 	return cmocka_run_group_tests(tests, NULL, NULL);
