@@ -55,7 +55,8 @@ static const char help[] =
 	"  -h, --help            print this\n";
 
 struct image {
-	const char *out;
+	const char *name;	/* the file, as it was called */
+	char *out;		/* ... and a path that no program takes for an option or a host */
 	char *packages;		/* by blanks */
 	char *key;
 	char size[24];		/* as mke2fs takes it */
@@ -177,8 +178,10 @@ static int parse(struct image *image, int argc, char **argv, struct err *err)
 		return r;
 	if (argc - optind != 2 || strcmp(argv[optind], "debian") != 0)
 		return err_set(err, -EINVAL, "\"debian\" and a file are wanted: postern image debian FILE");
-	image->out = argv[optind + 1];
-	return 0;
+	image->name = argv[optind + 1];
+	if (asprintf(&image->out, "%s%s", *image->name == '/' ? "" : "./", image->name) < 0)
+		image->out = NULL;
+	return image->out ? 0 : err_set(err, -ENOMEM, "no memory");
 }
 
 /* ---- what has to be there ---- */
@@ -221,13 +224,13 @@ static int work_make(struct image *image, struct err *err)
 	struct stat st;
 
 	if (!lstat(image->out, &st))
-		return err_set(err, -EEXIST, "%s: is there already", image->out);
+		return err_set(err, -EEXIST, "%s: is there already", image->name);
 	if (asprintf(&image->work, "%s.XXXXXX", image->out) < 0)
 		image->work = NULL;
 	if (!image->work)
 		return err_set(err, -ENOMEM, "no memory");
 	if (!mkdtemp(image->work)) {
-		err_errno(err, -errno, "%s", image->out);
+		err_errno(err, -errno, "%s", image->name);
 		free(image->work);
 		image->work = NULL;
 		return err->code;
@@ -437,10 +440,10 @@ static int make(struct image *image, struct err *err)
 	if (r == -EIO)
 		fputs(progress.tail, stderr);
 	if (!r && stat(image->out, &st) < 0)
-		r = err_errno(err, -errno, "%s", image->out);
+		r = err_errno(err, -errno, "%s", image->name);
 	if (!r)
-		printf("%s: %lld MiB, of which %lld are in use; start it by: postern run -m 512M --disk %s\n", image->out,
-		       (long long)st.st_size >> 20, (long long)st.st_blocks * 512 >> 20, image->out);
+		printf("%s: %lld MiB, of which %lld are in use; start it by: postern run -m 512M --disk %s\n", image->name,
+		       (long long)st.st_size >> 20, (long long)st.st_blocks * 512 >> 20, image->name);
 	return r;
 }
 
@@ -466,6 +469,7 @@ int cmd_image(int argc, char **argv)
 		fprintf(stderr, "postern image: %s\n", err.text);
 		status = CLI_FAILED;
 	}
+	free(image.out);
 	free(image.packages);
 	free(image.key);
 	return status;

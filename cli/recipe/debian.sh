@@ -161,4 +161,9 @@ if [ "$(id -u)" = 0 ]; then
 else
 	fakeroot sh -c "$pack" sh "$IMAGE_WORK" "$IMAGE_WORK/image" "$IMAGE_SIZE"
 fi
-mv "$IMAGE_WORK/image" "$IMAGE_OUT"
+# Neither over what has come there meanwhile, nor into it.
+mv -nT -- "$IMAGE_WORK/image" "$IMAGE_OUT" || :
+if [ -e "$IMAGE_WORK/image" ]; then
+	echo "$IMAGE_OUT: the image cannot take that name: something else has it now, or the directory refuses it" >&2
+	exit 1
+fi

@@ -77,3 +77,26 @@ def test_a_size_of_half_a_block_is_refused(world, size, next_one):
     status, said = world.make('a.raw', '--size', size)
     assert status == 2 and '4K' in said and next_one in said
     assert world.left() == []
+
+
+@pytest.mark.parametrize('make', ['echo mine > "$IMAGE_OUT"', 'mkdir "$IMAGE_OUT"', 'ln -s nowhere "$IMAGE_OUT"'])
+def test_what_takes_the_name_meanwhile_stays(world, make):
+    """A file is not overwritten, and nothing is put into a directory."""
+    world.put('mke2fs', FAKES['mke2fs'] + '\n' + make)
+    status, said = world.make('a.raw')
+    assert status == 1 and 'a.raw: the image cannot take that name' in said
+    assert world.left() == ['a.raw']
+    path = world.out / 'a.raw'
+    if path.is_dir():
+        assert not list(path.iterdir())
+    else:
+        assert path.is_symlink() or path.read_text() == 'mine\n'
+
+
+@pytest.mark.parametrize('name', ['-a.raw', '--help', 'host:a.raw', 'a b'])
+def test_any_name_will_do(world, name):
+    """tar takes a name with a colon for another machine's."""
+    assert world.make(name)[0] == 0
+    assert world.left() == [name]
+    assert (world.out / name).read_text() == 'image\n'
+    assert world.make(name)[0] == 1
