@@ -62,7 +62,10 @@ struct image {
 	char size[24];		/* as mke2fs takes it */
 	const char *suite, *password, *hostname, *mirror;
 	bool help;
-	char *work;		/* removed at the end; NULL: not made yet */
+	/* Directories that are removed at the end; NULL: not made yet. */
+	char *top;		/* beside the file, with the next in it, and mostly the third */
+	char *work;
+	char *tmp;		/* where mmdebstrap unpacks */
 };
 
 /* ---- options ---- */
@@ -218,6 +221,56 @@ static int programs_check(struct err *err)
 	return *missing ? err_set(err, -ENOENT, "this machine lacks packages: apt-get install%s", missing) : 0;
 }
 
+/* May anybody pass through this absolute path? */
+static bool is_open_to_all(const char *path)
+{
+	char *part = strdup(path), *slash = part;
+	struct stat st;
+	bool yes = part;
+
+	while (yes && slash) {
+		yes = !stat(*part ? part : "/", &st) && st.st_mode & S_IXOTH;
+		slash = strrchr(part, '/');
+		if (slash)
+			*slash = '\0';
+	}
+	free(part);
+	return yes;
+}
+
+static char *directory_make(const char *in, const char *name, mode_t mode)
+{
+	char *path;
+
+	if (asprintf(&path, "%s/%s", in, name) < 0)
+		return NULL;
+	/* Whatever the umask is. */
+	if ((strstr(name, "XXXXXX") ? mkdtemp(path) == NULL : mkdir(path, mode) < 0) || chmod(path, mode) < 0) {
+		free(path);
+		return NULL;
+	}
+	return path;
+}
+
+/*
+ * The file may be in a directory that is its user's alone. Then others, apt's own user and those of a user namespace, do not get to
+ * what is unpacked there.
+ */
+static char *tmp_make(const char *top)
+{
+	const char *given = getenv("TMPDIR");
+	char *whole = realpath(top, NULL), *tmp;
+
+	if (!whole)
+		return NULL;
+	if (is_open_to_all(whole))
+		tmp = directory_make(whole, "tmp", 0755);
+	else
+		tmp = directory_make(given && *given == '/' && is_open_to_all(given) ? given : "/tmp", "postern-image.XXXXXX", 0755);
+	free(whole);
+	return tmp;
+}
+
 /* The work goes on beside the file, where there has to be room anyway. */
 static int work_make(struct image *image, struct err *err)
 {
@@ -225,17 +278,21 @@ static int work_make(struct image *image, struct err *err)
 
 	if (!lstat(image->out, &st))
 		return err_set(err, -EEXIST, "%s: is there already", image->name);
-	if (asprintf(&image->work, "%s.XXXXXX", image->out) < 0)
-		image->work = NULL;
-	if (!image->work)
+	if (asprintf(&image->top, "%s.XXXXXX", image->out) < 0)
+		image->top = NULL;
+	if (!image->top)
 		return err_set(err, -ENOMEM, "no memory");
-	if (!mkdtemp(image->work)) {
+	if (!mkdtemp(image->top)) {
 		err_errno(err, -errno, "%s", image->name);
-		free(image->work);
-		image->work = NULL;
+		free(image->top);
+		image->top = NULL;
 		return err->code;
 	}
-	return 0;
+	if (chmod(image->top, 0711) < 0)
+		return err_errno(err, -errno, "%s", image->top);
+	image->work = directory_make(image->top, "work", 0700);
+	image->tmp = image->work ? tmp_make(image->top) : NULL;
+	return image->tmp ? 0 : err_errno(err, -errno, "a directory for what is unpacked");
 }
 
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
@@ -244,12 +301,43 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
 	return remove(path) && errno != ENOENT ? -1 : 0;
 }
 
+static int tree_remove(const char *path)
+{
+	return nftw(path, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/* What was unpacked in a user namespace belongs to others than its user, but may be removed in one. */
+static void tmp_clear(const char *tmp)
+{
+	char *words[] = { "mmdebstrap", "--unshare-helper", "env", "--chdir=/", "rm", "-rf", "--one-file-system", (char *)tmp, NULL };
+	posix_spawn_file_actions_t files;
+	pid_t pid;
+
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDWR, 0);
+	posix_spawn_file_actions_adddup2(&files, 0, 1);
+	posix_spawn_file_actions_adddup2(&files, 0, 2);
+	if (!posix_spawnp(&pid, words[0], &files, NULL, words, environ))
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	posix_spawn_file_actions_destroy(&files);
+}
+
 static void work_remove(struct image *image)
 {
-	if (image->work && nftw(image->work, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0)
-		fprintf(stderr, "postern image: %s cannot be removed: %s\n", image->work, strerror(errno));
-	free(image->work);
-	image->work = NULL;
+	char **all[] = { &image->tmp, &image->work, &image->top };
+	size_t i;
+	int r;
+
+	if (image->tmp && tree_remove(image->tmp) < 0 && geteuid())
+		tmp_clear(image->tmp);
+	for (i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		r = *all[i] ? tree_remove(*all[i]) : 0;
+		if (r < 0)
+			fprintf(stderr, "postern image: %s cannot be removed: %s\n", *all[i], strerror(-r));
+		free(*all[i]);
+		*all[i] = NULL;
+	}
 }
 
 /* ---- the run ---- */
@@ -316,6 +404,7 @@ static int environment_set(const struct image *image)
 		{ "IMAGE_OUT", image->out }, { "IMAGE_WORK", image->work }, { "IMAGE_SIZE", image->size },
 		{ "IMAGE_SUITE", image->suite }, { "IMAGE_PACKAGES", image->packages }, { "IMAGE_HOSTNAME", image->hostname },
 		{ "IMAGE_PASSWORD", image->password }, { "IMAGE_KEY", image->key }, { "IMAGE_MIRROR", image->mirror },
+		{ "TMPDIR", image->tmp },
 	};
 	size_t i;
 

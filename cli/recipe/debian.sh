@@ -7,6 +7,7 @@
 #
 #     IMAGE_OUT        the file; it must not be there yet
 #     IMAGE_WORK       an empty directory, on a disk with room for twice the image; the caller removes it
+#     TMPDIR           where mmdebstrap unpacks: room as large, and others than the user may pass to it; /tmp if it is not set
 #     IMAGE_SIZE       as mke2fs takes it: with K, M, G or T
 #     IMAGE_SUITE      Debian's release
 #     IMAGE_PACKAGES   more packages, by blanks

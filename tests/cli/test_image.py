@@ -3,7 +3,10 @@
 """postern image, with programs in the place of Debian's that are done at once. Needs no KVM, no network and no root."""
 
 import os
+import pathlib
+import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -100,3 +103,51 @@ def test_any_name_will_do(world, name):
     assert world.left() == [name]
     assert (world.out / name).read_text() == 'image\n'
     assert world.make(name)[0] == 1
+
+
+@pytest.fixture(name='open_world')
+def open_world_fixture():
+    """As `world`, where anybody gets to; pytest's own directories are their user's alone."""
+    place = pathlib.Path(tempfile.mkdtemp(prefix='postern-image-'))
+    place.chmod(0o755)
+    yield World(place)
+    shutil.rmtree(place)
+
+
+UNPACK = FAKES['mmdebstrap'] + '\necho "$TMPDIR" > "$WORLD/mmdebstrap.said"; touch "$TMPDIR/x"; ' \
+         'while [ "$TMPDIR" != . ] && [ "$TMPDIR" != / ]; do stat -c %a "$TMPDIR"; TMPDIR=$(dirname "$TMPDIR"); ' \
+         'done >> "$WORLD/mmdebstrap.said"; stat -c %a "$IMAGE_WORK" > "$WORLD/work.said"'
+
+
+def test_what_is_unpacked_lies_beside_the_image(open_world):
+    """There has to be room for it; and apt's user gets there."""
+    open_world.put('mmdebstrap', UNPACK)
+    assert open_world.make('a.raw')[0] == 0
+    place, *modes = open_world.said('mmdebstrap')
+    assert place.startswith(str(open_world.out / 'a.raw.')) and len(modes) >= 4
+    assert all(int(mode, 8) & 1 for mode in modes)
+    assert open_world.said('work') == ['700']
+    assert open_world.left() == ['a.raw']
+
+
+def test_beside_an_image_that_only_its_user_gets_to_nothing_is_unpacked(open_world):
+    open_world.put('mmdebstrap', UNPACK)
+    open_world.out.chmod(0o700)
+    tmp = open_world.place / 'tmp'
+    tmp.mkdir()
+    for mode, there in ((0o755, str(tmp)), (0o700, '/tmp')):
+        tmp.chmod(mode)
+        open_world.env['TMPDIR'] = str(tmp)
+        assert open_world.make('a.raw')[0] == 0
+        place, *modes = open_world.said('mmdebstrap')
+        assert place.startswith(there + '/postern-image.')
+        assert all(int(mode, 8) & 1 for mode in modes)
+        assert not os.path.exists(place)
+        assert open_world.left() == ['a.raw']
+        (open_world.out / 'a.raw').unlink()
+
+
+def test_what_is_left_unpacked_is_removed(open_world):
+    open_world.put('mmdebstrap', 'mkdir -p "$TMPDIR/mmdebstrap.1/etc"; touch "$TMPDIR/mmdebstrap.1/etc/x"; exit 1')
+    assert open_world.make('a.raw')[0] == 1
+    assert open_world.left() == []
