@@ -6,6 +6,7 @@
  * is, and leaves nothing behind when it fails or is interrupted.
  */
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -18,9 +19,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -35,6 +38,8 @@
 #define TAIL_BYTES 4096
 /* Those that were asked to end get as long to tidy up. */
 #define PATIENCE_MS 20000
+/* For what is killed to go, and for what the recipe leaves running to let go of its output. */
+#define LINGER_MS 3000
 
 static const char recipe[] =
 #include "cli/recipes.h"
@@ -438,12 +443,23 @@ static int spawn(pid_t *pid, int output, struct err *err)
 	return r ? err_errno(err, -r, "/bin/sh") : 0;
 }
 
-/* Until all who can write to the pipe have ended. Returns the signal that interrupted it, or 0. */
+static bool has_ended(pid_t pid)
+{
+	siginfo_t info = { 0 };
+
+	/* It is reaped later: until then nobody else has its number, nor its group's. */
+	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid;
+}
+
+/*
+ * Until the recipe has ended, and all who can write to the pipe; the latter only for a while, since a server that a package has started
+ * may have it. Ends early when it was interrupted, and they have had their time. Returns the signal, or 0.
+ */
 static int follow(struct progress *p, pid_t pid, int pipe_fd, int signal_fd)
 {
 	struct pollfd fds[] = { { .fd = pipe_fd, .events = POLLIN }, { .fd = signal_fd, .events = POLLIN } };
 	struct signalfd_siginfo info;
-	int64_t end_ns = INT64_MAX;
+	int64_t end_ns = INT64_MAX, last_ns = INT64_MAX;
 	int sig = 0;
 	char data[4096];
 	ssize_t n;
@@ -451,7 +467,7 @@ static int follow(struct progress *p, pid_t pid, int pipe_fd, int signal_fd)
 	for (;;) {
 		if (poll(fds, 2, 500) < 0 && errno != EINTR)
 			break;
-		if (fds[1].revents && read(signal_fd, &info, sizeof(info)) == sizeof(info)) {
+		if (fds[1].revents && read(signal_fd, &info, sizeof(info)) == sizeof(info) && info.ssi_signo != SIGCHLD) {
 			if (sig)	/* the second one */
 				end_ns = 0;
 			else
@@ -459,27 +475,86 @@ static int follow(struct progress *p, pid_t pid, int pipe_fd, int signal_fd)
 			sig = (int)info.ssi_signo;
 			kill(-pid, SIGTERM);
 		}
-		if (clock_now_ns() >= end_ns) {
-			kill(-pid, SIGKILL);
-			end_ns = INT64_MAX;
-		}
+		if (last_ns == INT64_MAX && has_ended(pid))
+			last_ns = clock_now_ns() + LINGER_MS * INT64_C(1000000);
+		if (clock_now_ns() >= end_ns || clock_now_ns() >= last_ns || (fds[0].fd < 0 && last_ns != INT64_MAX))
+			break;
 		if (!fds[0].revents) {
 			progress_show(p, "");
 			continue;
 		}
 		n = read(pipe_fd, data, sizeof(data));
 		if (n <= 0)
-			break;
-		progress_take(p, data, (size_t)n);
+			fds[0].fd = -1;
+		else
+			progress_take(p, data, (size_t)n);
+		fds[0].revents = 0;
 	}
 	return sig;
 }
 
+/* Kills whose parent this process is, or has become. */
+static void children_kill(void)
+{
+	char path[300], stat[300], *at;
+	struct dirent *entry;
+	DIR *all = opendir("/proc");
+	FILE *file;
+	int parent;
+
+	while (all && (entry = readdir(all))) {
+		if (!isdigit((unsigned char)*entry->d_name))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		at = fgets(stat, sizeof(stat), file) ? strrchr(stat, ')') : NULL;
+		fclose(file);
+		if (at && sscanf(at, ") %*c %d", &parent) == 1 && parent == getpid())
+			kill(atoi(entry->d_name), SIGKILL);
+	}
+	if (all)
+		closedir(all);
+}
+
+/*
+ * What the recipe has started goes with it, also what has left its process group: what it wrote is about to be removed. Those whose parents
+ * end become children of this process. Returns the recipe's status, or -1.
+ */
+static int all_end(pid_t pid)
+{
+	int64_t end_ns = clock_now_ns() + LINGER_MS * INT64_C(1000000);
+	const struct timespec moment = { .tv_nsec = 10000000 };
+	int status, result = -1;
+	bool reaped = false;
+	pid_t who;
+
+	for (;;) {
+		if (!reaped)
+			kill(-pid, SIGKILL);
+		children_kill();
+		while ((who = waitpid(-1, &status, WNOHANG)) > 0)
+			if (who == pid) {
+				result = status;
+				reaped = true;
+			}
+		if (who < 0 && errno != EINTR)
+			return result;
+		if (clock_now_ns() >= end_ns)
+			break;
+		nanosleep(&moment, NULL);
+	}
+	fputs("postern image: a process that it has started does not end\n", stderr);
+	return result;
+}
+
 static int run(struct progress *p, sigset_t *signals, struct err *err)
 {
-	int fds[2], signal_fd, sig, status = 0;
+	int fds[2], signal_fd, sig, status;
 	pid_t pid;
 
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	signal_fd = signalfd(-1, signals, SFD_CLOEXEC);
 	if (signal_fd < 0 || pipe2(fds, O_CLOEXEC) < 0) {
 		err_errno(err, -errno, "pipe");
@@ -492,9 +567,9 @@ static int run(struct progress *p, sigset_t *signals, struct err *err)
 	}
 	close(fds[1]);
 	sig = follow(p, pid, fds[0], signal_fd);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	if (sig)
+	status = all_end(pid);
+	/* When it was interrupted too late, the image is there. */
+	if (status && sig)
 		err_set(err, -EINTR, "interrupted");
 	else if (status)
 		err_set(err, -EIO, "it failed; what it said stands above");
@@ -515,6 +590,8 @@ static int make(struct image *image, struct err *err)
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGHUP);
+	sigaddset(&signals, SIGCHLD);
+	signal(SIGCHLD, SIG_DFL);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	r = programs_check(err);
 	if (!r)

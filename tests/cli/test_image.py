@@ -5,13 +5,14 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 
 import pytest
 
 from harness.vm import program
-from harness.waiting import seconds
+from harness.waiting import seconds, wait_for
 
 FAKES = {
     'mmdebstrap': 'for target in "$@"; do case $target in */root.tar) break ;; esac; done; mkdir -p "$WORLD/empty"; '
@@ -151,3 +152,38 @@ def test_what_is_left_unpacked_is_removed(open_world):
     open_world.put('mmdebstrap', 'mkdir -p "$TMPDIR/mmdebstrap.1/etc"; touch "$TMPDIR/mmdebstrap.1/etc/x"; exit 1')
     assert open_world.make('a.raw')[0] == 1
     assert open_world.left() == []
+
+
+# In a session of its own, with the recipe's output, and deaf to what asks it to end.
+DAEMON = 'setsid sh -c \'trap "" TERM INT HUP; echo $$ > "$WORLD/daemon.said"; while :; do sleep 1; done\' & ' \
+         'while ! [ -s "$WORLD/daemon.said" ]; do sleep 0.1; done'
+
+
+def is_there(pid):
+    """Does that process run?"""
+    return os.path.exists(f'/proc/{pid}')
+
+
+def test_interrupted_twice_it_ends_with_all_that_it_has_started(open_world):
+    open_world.put('mmdebstrap', 'trap "" TERM; mkdir "$TMPDIR/mmdebstrap.1"; ' + DAEMON + '; while :; do sleep 1; done')
+    process = open_world.start('a.raw')
+    try:
+        wait_for(lambda: (open_world.place / 'daemon.said').exists() and open_world.said('daemon'), 30)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):      # they have time to tidy up
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=seconds(15))
+    finally:
+        process.kill()
+    assert process.returncode == 1 and 'interrupted' in said
+    assert not is_there(open_world.said('daemon')[0])
+    assert open_world.left() == []
+
+
+def test_what_is_left_running_does_not_hold_it_up(world):
+    world.put('mke2fs', FAKES['mke2fs'] + '\n' + DAEMON)
+    status, said = world.make('a.raw')
+    assert status == 0, said
+    assert not is_there(world.said('daemon')[0])
+    assert world.left() == ['a.raw']
