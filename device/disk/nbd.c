@@ -134,7 +134,8 @@ static uint8_t *data_place(struct nbd_part *part)
 			return (uint8_t *)iov->iov_base + offset;
 	}
 	part->len = left < BUFFER_BYTES ? left : BUFFER_BYTES;
-	part->buffer = malloc(part->len);
+	/* Cleared: what a server leaves out never is what this memory had before. */
+	part->buffer = calloc(1, part->len);
 	if (part->buffer && part->job->op == DISK_WRITE)
 		copy(part, false);
 	return part->buffer;
@@ -495,8 +496,13 @@ static int handle_new(struct nbd *nbd, struct err *err)
 	if (fd < 0)
 		return fd;
 	nbd->h = nbd_create();
-	/* Any alignment is the server's to deal with; buffers of ours are not to be cleared each time. */
-	if (!nbd->h || nbd_set_request_block_size(nbd->h, false) < 0 || nbd_set_pread_initialize(nbd->h, false) < 0 ||
+	/*
+	 * Any alignment is the server's to deal with. Simple replies alone: one that is no error brings exactly the bytes that were asked
+	 * for. A structured one may leave some out, which libnbd lets pass when it was told by a callback; what the memory had before would be
+	 * taken for the disk's. With simple ones guest memory need not be cleared before each read either.
+	 */
+	if (!nbd->h || nbd_set_request_structured_replies(nbd->h, false) < 0 || nbd_set_request_block_size(nbd->h, false) < 0 ||
+	    nbd_set_pread_initialize(nbd->h, false) < 0 ||
 	    nbd_set_export_name(nbd->h, nbd->origin.export_name) < 0) {
 		close(fd);
 		return err_set(err, -ENOMEM, "%s", nbd_get_error());

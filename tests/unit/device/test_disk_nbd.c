@@ -2,9 +2,10 @@
 // Copyright The postern authors
 /*
  * A disk behind a real NBD server, nbdkit, that is killed and started again; a qcow2 image behind a qemu-nbd of ours. Skipped where these
- * programs are not installed.
+ * programs are not installed. And behind a server of the test's, which is wrong.
  */
 #include <dirent.h>
+#include <endian.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -309,6 +310,157 @@ static void a_server_that_talks_nonsense_is_refused(void **state)
 	server_free(&s);
 }
 
+/* ---- a server that is wrong ---- */
+
+#define WRONG_BYTE 0x77
+
+enum wrong {
+	WRONG_IF_ASKED,		/* structured replies without their data, to who has agreed on such */
+	WRONG_ANYHOW,		/* ... to anybody */
+	WRONG_SLOW,		/* right, after a while */
+};
+
+struct nbd_request {
+	uint32_t magic;
+	uint16_t flags, type;
+	uint64_t cookie, offset;
+	uint32_t len;
+} __attribute__((packed));
+
+static void take_bytes(int fd, void *to, size_t len)
+{
+	if (len && recv(fd, to, len, MSG_WAITALL) != (ssize_t)len)
+		_exit(0);
+}
+
+static void say_bytes(int fd, const void *from, size_t len)
+{
+	if (send(fd, from, len, MSG_NOSIGNAL) != (ssize_t)len)
+		_exit(0);
+}
+
+static void say_reply(int fd, uint32_t option, uint32_t type, const void *data, uint32_t len)
+{
+	const struct {
+		uint64_t magic;
+		uint32_t option, type, len;
+	} __attribute__((packed)) head = { htobe64(UINT64_C(0x3e889045565a9)), htobe32(option), htobe32(type), htobe32(len) };
+
+	say_bytes(fd, &head, sizeof(head));
+	say_bytes(fd, data, len);
+}
+
+/* Of 1 MiB, with neither flush nor trim. Returns whether structured replies are agreed on. */
+static bool wrong_handshake(int fd)
+{
+	static const uint8_t hello[] = "NBDMAGICIHAVEOPT\0\x03", info[] = "\0\0" "\0\0\0\0\0\x10\0\0" "\0\x01";
+	struct {
+		uint64_t magic;
+		uint32_t option, len;
+	} __attribute__((packed)) ask;
+	bool structured = false;
+	uint8_t data[4096];
+	uint32_t option;
+
+	say_bytes(fd, hello, 18);
+	take_bytes(fd, data, 4);
+	do {
+		take_bytes(fd, &ask, sizeof(ask));
+		take_bytes(fd, data, be32toh(ask.len) % sizeof(data));
+		option = be32toh(ask.option);
+		structured |= option == 8;
+		if (option == 7)
+			say_reply(fd, option, 3, info, 12);
+		say_reply(fd, option, option == 7 || option == 8 ? 1 : 0x80000001, NULL, 0);
+	} while (option != 7);
+	return structured;
+}
+
+static void wrong_serve(int listener, enum wrong wrong)
+{
+	int fd = accept(listener, NULL, NULL);
+	bool structured = wrong_handshake(fd);
+	struct nbd_request request;
+	static uint8_t data[65536];
+
+	memset(data, WRONG_BYTE, sizeof(data));
+	for (;;) {
+		struct {
+			uint32_t magic;
+			uint16_t flags, type;
+			uint64_t cookie;
+			uint32_t len;
+		} __attribute__((packed)) nothing = { htobe32(0x668e33ef), htobe16(1), 0, 0, 0 };
+		struct {
+			uint32_t magic, error;
+			uint64_t cookie;
+		} __attribute__((packed)) simple = { htobe32(0x67446698), 0, 0 };
+
+		take_bytes(fd, &request, sizeof(request));
+		if (be16toh(request.type) == 2)
+			_exit(0);
+		nothing.cookie = simple.cookie = request.cookie;
+		if (wrong == WRONG_SLOW)
+			usleep(200000);
+		if (wrong == WRONG_ANYHOW || (wrong == WRONG_IF_ASKED && structured)) {
+			say_bytes(fd, &nothing, sizeof(nothing));
+			continue;
+		}
+		say_bytes(fd, &simple, sizeof(simple));
+		say_bytes(fd, data, be32toh(request.len));
+	}
+}
+
+static void wrong_start(struct server *s, struct disks *d, enum wrong wrong)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	server_new(s);
+	strcpy(at.sun_path, s->socket);
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	s->pid = fork();
+	assert_true(s->pid >= 0);
+	if (!s->pid)
+		wrong_serve(fd, wrong);
+	close(fd);
+	disks_open(d, s->uri, false);
+	assert_int_equal(disk_bytes(d->disk), 1 << 20);
+}
+
+/* A read that ends well has read the disk: not what this process had in the buffer. */
+static void an_answer_without_data_is_none(void **state)
+{
+	static uint8_t memory[8192];
+	unsigned int i, pieces;
+	struct server s;
+	struct disks d;
+	struct job job;
+
+	(void)state;
+	/* In place, and through a buffer. */
+	for (pieces = 1; pieces <= 2; pieces++) {
+		wrong_start(&s, &d, WRONG_IF_ASKED);
+		memset(memory, 0x11, sizeof(memory));
+		assert_int_equal(job_run(&d, DISK_READ, 0, memory, sizeof(memory), pieces), 0);
+		for (i = 0; i < sizeof(memory); i++)
+			assert_int_equal(memory[i], WRONG_BYTE);
+		disks_close(&d);
+		server_kill(&s);
+		server_free(&s);
+
+		wrong_start(&s, &d, WRONG_ANYHOW);
+		job_start(&d, &job, DISK_READ, 0, memory, sizeof(memory), pieces);
+		disks_until(&d, d.gone == 1);
+		assert_false(job.done);
+		disks_close(&d);
+		assert_int_equal(job.result, -ECANCELED);
+		server_kill(&s);
+		server_free(&s);
+	}
+}
+
 /* ---- qcow2 ---- */
 
 static pid_t child_of_ours(void)
@@ -434,6 +586,7 @@ int main(void)
 		cmocka_unit_test(an_error_is_one),
 		cmocka_unit_test(another_export_is_not_taken),
 		cmocka_unit_test(a_server_that_talks_nonsense_is_refused),
+		cmocka_unit_test(an_answer_without_data_is_none),
 		cmocka_unit_test(a_qcow2_image_is_a_disk),
 		cmocka_unit_test(a_missing_program_is_named),
 	};
