@@ -606,9 +606,11 @@ static void nbd_disk_wait(struct disk *disk, int64_t deadline_ns)
 		fd.events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
 				    (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
 	}
-	/* What is done already needs nobody's answer. */
-	if (uv_is_active((uv_handle_t *)&nbd->timers->soon))
+	/* What is done already needs nobody's answer, and what the timer is for is done below: the loop does not turn. */
+	if (uv_is_active((uv_handle_t *)&nbd->timers->soon)) {
+		uv_timer_stop(&nbd->timers->soon);
 		left = 0;
+	}
 	if (left > 0 || fd.fd >= 0)
 		poll(&fd, 1, left > 0 ? (int)left : 0);
 	if (nbd->h)

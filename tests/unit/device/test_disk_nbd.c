@@ -461,6 +461,31 @@ static void an_answer_without_data_is_none(void **state)
 	}
 }
 
+/* Something has ended without the server, something else waits for it: who waits, as a drain does, sleeps meanwhile. */
+static void who_waits_sleeps(void **state)
+{
+	static uint8_t memory[4096];
+	unsigned int waits = 0;
+	struct job slow, flush;
+	struct server s;
+	struct disks d;
+	int64_t end;
+
+	(void)state;
+	wrong_start(&s, &d, WRONG_SLOW);
+	job_start(&d, &slow, DISK_READ, 0, memory, sizeof(memory), 1);
+	job_start(&d, &flush, DISK_FLUSH, 0, NULL, 0, 0);
+	end = clock_now_ns() + 20 * NS_PER_SEC;
+	for (; disk_jobs(d.disk) && clock_now_ns() < end; waits++)
+		disk_wait(d.disk, end);
+	assert_true(slow.done && flush.done);
+	assert_int_equal(slow.result | flush.result, 0);
+	assert_in_range(waits, 1, 10);
+	disks_close(&d);
+	server_kill(&s);
+	server_free(&s);
+}
+
 /* ---- qcow2 ---- */
 
 static pid_t child_of_ours(void)
@@ -587,6 +612,7 @@ int main(void)
 		cmocka_unit_test(another_export_is_not_taken),
 		cmocka_unit_test(a_server_that_talks_nonsense_is_refused),
 		cmocka_unit_test(an_answer_without_data_is_none),
+		cmocka_unit_test(who_waits_sleeps),
 		cmocka_unit_test(a_qcow2_image_is_a_disk),
 		cmocka_unit_test(a_missing_program_is_named),
 	};
