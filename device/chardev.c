@@ -360,8 +360,12 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct chardev_stream *s = poll->data;
 
-	/* An error shows again, with its reason, at the read or write. */
-	s->ready(s, status < 0 ? s->events : events);
+	/* An error shows again, with its reason, at the read or write. libuv has stopped polling for it: that is to begin anew. */
+	if (status < 0) {
+		events = s->events;
+		s->events = 0;
+	}
+	s->ready(s, events);
 }
 
 void chardev_stream_poll(struct chardev_stream *s, int events)

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -251,6 +252,29 @@ static void who_sends_and_leaves_is_heard(void **state)
 	fd = dial(l);
 	assert_int_equal(write(fd, "next", 4), 4);
 	expect_input(l, "next");
+	close(fd);
+}
+
+/* The kernel tells of output that nobody reads any more as an error, before all of the input has been read. */
+static void who_leaves_output_unread_makes_room(void **state)
+{
+	struct line *l = *state;
+	struct err err;
+	int fd, unread;
+
+	assert_int_equal(open_as(l, "unix:", &err), 0);
+	fd = dial(l);
+	say(l, "hello");
+	run_until(l, ioctl(fd, FIONREAD, &unread) == 0 && unread == 5);
+	assert_int_equal(write(fd, "x", 1), 1);
+	close(fd);
+	expect_input(l, "x");
+	say(l, "after ");
+	fd = dial(l);
+	say(l, "all");
+	expect(l, fd, "after all");
+	assert_int_equal(write(fd, "y", 1), 1);
+	expect_input(l, "y");
 	close(fd);
 }
 
@@ -687,6 +711,7 @@ int main(void)
 		TEST(a_client_gets_what_was_said_before_it_came),
 		TEST(the_next_client_comes_when_the_first_has_gone),
 		TEST(who_sends_and_leaves_is_heard),
+		TEST(who_leaves_output_unread_makes_room),
 		TEST(refused_input_is_offered_again),
 		TEST(a_full_ring_drops_the_newest_and_counts),
 		TEST(a_stale_socket_goes_a_live_one_stays),
