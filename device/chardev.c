@@ -25,6 +25,8 @@
 
 /* How long chardev_free tries to get rid of the rest. */
 #define FLUSH_NS (50 * NS_PER_MS)
+/* What the system has no memory for is tried again after that. */
+#define AGAIN_MS 100
 
 static const char allowed[] = "allowed are null, stdio, pty, pty:LINK, file:PATH and unix:PATH";
 
@@ -250,6 +252,25 @@ static void file_write(struct chardev_stream *s)
 		file_done(s);
 }
 
+static void output_failed(struct chardev *c, int error)
+{
+	bool gone = error == -EPIPE || error == -ECONNRESET;
+
+	if (c->in == c->out && gone) {
+		c->out = NULL;	/* what it sent before it went is still to be read; the end of that closes it */
+		return;
+	}
+	if (c->in != c->out && error != -ENOBUFS && error != -ENOMEM) {
+		stream_lost(c->out, error);
+		return;
+	}
+	if (!c->trouble_told)
+		log_warn("console output waits: %s", strerror(-error));
+	c->trouble_told = true;
+	c->stalled = c->rests = true;
+	chardev_try_again(c);
+}
+
 static void output_move(struct chardev *c)
 {
 	unsigned int pieces;
@@ -264,12 +285,12 @@ static void output_move(struct chardev *c)
 	/* Not for ever: others want the loop too. Rather "stalled", and on when the loop comes round. */
 	for (pieces = 0; pieces < 8 && n > 0; pieces++)
 		n = stream_write(c->out);
+	if (n >= 0)
+		c->trouble_told = false;
 	if (n == -EAGAIN || n > 0)
 		c->stalled = true;
-	else if (n < 0 && c->in == c->out)
-		c->out = NULL;	/* what it sent before it went is still to be read; the end of that closes it */
 	else if (n < 0)
-		stream_lost(c->out, (int)n);
+		output_failed(c, (int)n);
 }
 
 static void input_offer(struct chardev *c)
@@ -351,7 +372,7 @@ static void on_ready(struct chardev_stream *s, int events)
 		stream_read(s);
 	else if (c->in == s && events & UV_DISCONNECT && c->input_len == sizeof(c->input))
 		stream_lost(s, 0);
-	if (c->out == s && events & UV_WRITABLE)
+	if (c->out == s && events & UV_WRITABLE && !c->rests)
 		c->stalled = false;
 	chardev_update(c);
 }
@@ -395,7 +416,7 @@ void chardev_update(struct chardev *c)
 	/* While the buffer is full only the far side's going matters, so that another may come. */
 	if (c->in)
 		in = c->input_len < sizeof(c->input) ? UV_READABLE : UV_DISCONNECT;
-	out = c->stalled ? UV_WRITABLE : 0;
+	out = c->stalled && !c->rests ? UV_WRITABLE : 0;
 	if (c->in && c->in == c->out) {
 		chardev_stream_poll(c->in, in | out);
 		return;
@@ -453,7 +474,7 @@ void chardev_stream_close(struct chardev_stream *s)
 		c->in = NULL;
 	if (c->out == s) {
 		c->out = NULL;
-		c->stalled = false;
+		c->stalled = c->rests = false;
 	}
 	if (c->listener == s)
 		c->listener = NULL;
@@ -488,6 +509,21 @@ void chardev_accept_input(struct chardev *c)
 {
 	atomic_store(&c->accept, true);
 	uv_async_send(&c->wake);
+}
+
+static void on_again(uv_timer_t *timer)
+{
+	struct chardev *c = timer->data;
+
+	if (c->rests)
+		c->stalled = c->rests = false;
+	chardev_update(c);
+}
+
+void chardev_try_again(struct chardev *c)
+{
+	if (!c->closing)
+		uv_timer_start(&c->again, on_again, AGAIN_MS, 0);
 }
 
 void chardev_path_made(struct chardev *c)
@@ -526,7 +562,7 @@ static int file_open(struct chardev *c, struct err *err)
 
 const struct chardev_backend chardev_file_backend = { .open = file_open };
 
-static void on_wake_closed(uv_handle_t *handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
 	chardev_put(handle->data);
 }
@@ -559,6 +595,9 @@ int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_co
 		return err_errno(err, r, "event loop");
 	}
 	c->wake.data = c;
+	chardev_get(c);
+	uv_timer_init(loop_uv(loop), &c->again);
+	c->again.data = c;
 	chardev_get(c);
 	r = c->backend->open(c, err);
 	if (r < 0) {
@@ -605,6 +644,7 @@ void chardev_free(struct chardev *c)
 		chardev_stream_close(c->out);
 	if (chardev_dropped(c))
 		log_warn("%" PRIu64 " bytes of console output were dropped", chardev_dropped(c));
-	uv_close((uv_handle_t *)&c->wake, on_wake_closed);
+	uv_close((uv_handle_t *)&c->wake, on_handle_closed);
+	uv_close((uv_handle_t *)&c->again, on_handle_closed);
 	chardev_put(c);
 }

@@ -66,6 +66,9 @@ struct chardev {
 
 	struct chardev_stream *in, *out;
 	bool stalled;			/* `out` takes no more for now */
+	bool rests;			/* stalled, and not for want of room: until `again` */
+	bool trouble_told;
+	uv_timer_t again;		/* tries anew what the system had no memory for */
 	bool blocked;			/* the receiver takes no more for now */
 	uint8_t input[CHARDEV_INPUT_BYTES];
 	size_t input_len;
@@ -98,6 +101,8 @@ void chardev_stream_close(struct chardev_stream *stream);
 void chardev_stream_poll(struct chardev_stream *stream, int events);
 /* in or out have changed: polls for what is wanted now, and moves what can be moved. */
 void chardev_update(struct chardev *chardev);
+/* ... after a moment. */
+void chardev_try_again(struct chardev *chardev);
 void chardev_get(struct chardev *chardev);
 void chardev_put(struct chardev *chardev);
 /* Remembers what lies at config.path as made by us / removes it if it is still that. */

@@ -20,6 +20,21 @@
 #include "device/chardev.h"
 #include "fixture.h"
 
+/* What the chardev's writes to a socket fail with, or 0. The test's own are spared. */
+static int write_error;
+
+ssize_t __wrap_write(int fd, const void *data, size_t len);
+ssize_t __real_write(int fd, const void *data, size_t len);
+
+ssize_t __wrap_write(int fd, const void *data, size_t len)
+{
+	if (write_error && len > 1) {
+		errno = write_error;
+		return -1;
+	}
+	return __real_write(fd, data, len);
+}
+
 /* A far side, a receiver that takes at most `take` bytes, and the loop between them. */
 struct line {
 	char dir[32], path[64];
@@ -275,6 +290,36 @@ static void who_leaves_output_unread_makes_room(void **state)
 	expect(l, fd, "after all");
 	assert_int_equal(write(fd, "y", 1), 1);
 	expect_input(l, "y");
+	close(fd);
+}
+
+/* No fault of the client's, and no end of it. */
+static void a_system_without_memory_is_waited_for(void **state)
+{
+	static const int errors[] = { ENOBUFS, ENOMEM };
+	struct line *l = *state;
+	unsigned int i, turns;
+	struct err err;
+	int64_t end;
+	int fd;
+
+	assert_int_equal(open_as(l, "unix:", &err), 0);
+	fd = dial(l);
+	say(l, "hello");
+	expect(l, fd, "hello");
+	for (i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		write_error = errors[i];
+		say(l, "later");
+		/* It does not run in circles meanwhile, and input comes. */
+		assert_int_equal(write(fd, "x", 1), 1);
+		expect_input(l, "x");
+		end = clock_now_ns() + 250 * NS_PER_MS;
+		for (turns = 0; clock_now_ns() < end; turns++)
+			uv_run(loop_uv(l->loop), UV_RUN_ONCE);
+		assert_in_range(turns, 1, 20);
+		write_error = 0;
+		expect(l, fd, "later");
+	}
 	close(fd);
 }
 
@@ -712,6 +757,7 @@ int main(void)
 		TEST(the_next_client_comes_when_the_first_has_gone),
 		TEST(who_sends_and_leaves_is_heard),
 		TEST(who_leaves_output_unread_makes_room),
+		TEST(a_system_without_memory_is_waited_for),
 		TEST(refused_input_is_offered_again),
 		TEST(a_full_ring_drops_the_newest_and_counts),
 		TEST(a_stale_socket_goes_a_live_one_stays),
