@@ -517,6 +517,8 @@ static void on_again(uv_timer_t *timer)
 
 	if (c->rests)
 		c->stalled = c->rests = false;
+	if (c->backend->again)
+		c->backend->again(c);
 	chardev_update(c);
 }
 

@@ -43,6 +43,8 @@ struct chardev_backend {
 	void (*close)(struct chardev *chardev);
 	/* The far side has gone. May be NULL: input ends, or output. */
 	void (*lost)(struct chardev *chardev, struct chardev_stream *stream);
+	/* After chardev_try_again. May be NULL. */
+	void (*again)(struct chardev *chardev);
 	/* Looks at fresh input, in place; returns how many bytes are left of it. May be NULL. */
 	size_t (*filter)(struct chardev *chardev, uint8_t *data, size_t len);
 };
@@ -75,6 +77,7 @@ struct chardev {
 
 	/* chardev_unix.c */
 	struct chardev_stream *listener;
+	bool knock_told;		/* that nobody can be let in */
 	/* chardev_unix.c, chardev_pty.c: what was made at config.path, so that nothing else is removed */
 	struct stat made;
 	bool made_path;

@@ -14,6 +14,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 /* Removes a socket that nobody listens at any more. */
 static int stale_remove(const struct sockaddr_un *addr, struct err *err)
 {
@@ -39,15 +41,36 @@ static int stale_remove(const struct sockaddr_un *addr, struct err *err)
 static void on_knock(struct chardev_stream *listener, int events)
 {
 	struct chardev *c = listener->chardev;
-	int fd;
+	int fd, r;
 
 	(void)events;
 	fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	if (fd < 0 || chardev_stream_new(&c->in, c, fd, NULL, NULL) < 0)
+	r = fd < 0 ? -errno : 0;
+	if (!r)
+		r = chardev_stream_new(&c->in, c, fd, NULL, NULL);
+	/* Whoever knocks still does: not heard for a moment, rather than all the time. */
+	if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM) {
+		if (!c->knock_told)
+			log_warn("console socket %s: no client can be let in: %s; it waits", c->config.path, strerror(-r));
+		c->knock_told = true;
+		chardev_stream_poll(listener, 0);
+		chardev_try_again(c);
 		return;
+	}
+	if (r < 0) {
+		chardev_stream_poll(listener, UV_READABLE);
+		return;
+	}
+	c->knock_told = false;
 	c->out = c->in;
 	chardev_stream_poll(listener, 0);
 	chardev_update(c);
+}
+
+static void unix_again(struct chardev *c)
+{
+	if (c->listener && !c->in)
+		chardev_stream_poll(c->listener, UV_READABLE);
 }
 
 static int unix_open(struct chardev *c, struct err *err)
@@ -86,8 +109,7 @@ static int unix_open(struct chardev *c, struct err *err)
 static void unix_lost(struct chardev *c, struct chardev_stream *stream)
 {
 	chardev_stream_close(stream);
-	if (c->listener)
-		chardev_stream_poll(c->listener, UV_READABLE);
+	unix_again(c);
 }
 
 static void unix_close(struct chardev *c)
@@ -101,4 +123,5 @@ const struct chardev_backend chardev_unix_backend = {
 	.open = unix_open,
 	.close = unix_close,
 	.lost = unix_lost,
+	.again = unix_again,
 };

@@ -16,8 +16,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 #define CID_MIN 3	/* below are the hypervisor's, the loopback's and the host's (5.10.4) */
 #define BACKLOG 16
+/* How long nobody is let in when the system has no descriptor or no memory for another one. */
+#define REST_MS 100
 /* Of "_<port>". */
 #define PORT_CHARS 11
 
@@ -32,6 +36,9 @@ struct greeting {
 
 struct vsock_host {
 	uv_poll_t poll;
+	uv_timer_t rest;
+	unsigned int handles;	/* of these two, those that the loop has */
+	bool rest_told;
 	struct loop *loop;
 	int fd;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -139,14 +146,15 @@ static void on_greeting(uv_poll_t *poll, int status, int events)
 	listen_update(host);
 }
 
-static void greeting_new(struct vsock_host *host, int fd)
+static int greeting_new(struct vsock_host *host, int fd)
 {
 	struct greeting *greeting = calloc(1, sizeof(*greeting));
+	int r = greeting ? uv_poll_init(loop_uv(host->loop), &greeting->poll, fd) : -ENOMEM;
 
-	if (!greeting || uv_poll_init(loop_uv(host->loop), &greeting->poll, fd) < 0) {
+	if (r < 0) {
 		close(fd);
 		free(greeting);
-		return;
+		return r;
 	}
 	greeting->host = host;
 	greeting->fd = fd;
@@ -154,25 +162,39 @@ static void greeting_new(struct vsock_host *host, int fd)
 	greeting->poll.data = greeting;
 	host->greeting[host->greetings++] = greeting;
 	uv_poll_start(&greeting->poll, UV_READABLE, on_greeting);
+	return 0;
 }
 
 /* ---- listening ---- */
+
+static void on_rested(uv_timer_t *timer)
+{
+	listen_update(timer->data);
+}
 
 static void on_knock(uv_poll_t *poll, int status, int events)
 {
 	struct vsock_host *host = poll->data;
 	int fd = accept4(host->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int r = fd < 0 ? -errno : greeting_new(host, fd);
 
 	(void)status;
 	(void)events;
-	if (fd >= 0)
-		greeting_new(host, fd);
+	/* Whoever knocks still does: not heard for a moment, rather than all the time. */
+	if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM) {
+		if (!host->rest_told)
+			log_warn("%s: no client can be let in: %s; it waits", host->path, strerror(-r));
+		host->rest_told = true;
+		uv_timer_start(&host->rest, on_rested, REST_MS, 0);
+	}
+	if (!r)
+		host->rest_told = false;
 	listen_update(host);
 }
 
 static void listen_update(struct vsock_host *host)
 {
-	if (host->greetings < VSOCK_GREETINGS_MAX)
+	if (host->greetings < VSOCK_GREETINGS_MAX && !uv_is_active((uv_handle_t *)&host->rest))
 		uv_poll_start(&host->poll, UV_READABLE, on_knock);
 	else
 		uv_poll_stop(&host->poll);
@@ -218,7 +240,10 @@ static int listen_open(struct vsock_host *host, struct err *err)
 
 static void on_host_closed(uv_handle_t *handle)
 {
-	free(handle->data);
+	struct vsock_host *host = handle->data;
+
+	if (!--host->handles)
+		free(host);
 }
 
 static void path_remove(const struct vsock_host *host)
@@ -255,7 +280,9 @@ int vsock_host_new(struct vsock_host **out, struct loop *loop, const char *path,
 		free(host);
 		return r;
 	}
-	host->poll.data = host;
+	uv_timer_init(loop_uv(loop), &host->rest);
+	host->poll.data = host->rest.data = host;
+	host->handles = 2;
 	listen_update(host);
 	*out = host;
 	return 0;
@@ -273,6 +300,7 @@ void vsock_host_free(struct vsock_host *host)
 		close(fd);
 	}
 	uv_close((uv_handle_t *)&host->poll, on_host_closed);
+	uv_close((uv_handle_t *)&host->rest, on_host_closed);
 	close(host->fd);
 }
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -320,6 +321,34 @@ static void a_system_without_memory_is_waited_for(void **state)
 		write_error = 0;
 		expect(l, fd, "later");
 	}
+	close(fd);
+}
+
+/* There is no descriptor for another client: it waits, and the loop does not run in circles. */
+static void a_client_waits_for_a_descriptor(void **state)
+{
+	struct line *l = *state;
+	struct rlimit old, none;
+	unsigned int turns;
+	struct err err;
+	int64_t end;
+	int fd;
+
+	assert_int_equal(open_as(l, "unix:", &err), 0);
+	uv_run(loop_uv(l->loop), UV_RUN_NOWAIT);
+	fd = dial(l);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = old;
+	none.rlim_cur = (rlim_t)dup(fd);
+	close((int)none.rlim_cur);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	end = clock_now_ns() + 250 * NS_PER_MS;
+	for (turns = 0; clock_now_ns() < end; turns++)
+		uv_run(loop_uv(l->loop), UV_RUN_ONCE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_in_range(turns, 1, 20);
+	say(l, "welcome");
+	expect(l, fd, "welcome");
 	close(fd);
 }
 
@@ -758,6 +787,7 @@ int main(void)
 		TEST(who_sends_and_leaves_is_heard),
 		TEST(who_leaves_output_unread_makes_room),
 		TEST(a_system_without_memory_is_waited_for),
+		TEST(a_client_waits_for_a_descriptor),
 		TEST(refused_input_is_offered_again),
 		TEST(a_full_ring_drops_the_newest_and_counts),
 		TEST(a_stale_socket_goes_a_live_one_stays),

@@ -5,6 +5,7 @@
  */
 #include <linux/virtio_vsock.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -595,6 +596,34 @@ static void a_missing_page_holds_up_one_direction(void **state)
 	world_free(&w);
 }
 
+/* There is no descriptor for another client: it waits, and the loop does not run in circles. */
+static void a_client_waits_for_a_descriptor(void **state)
+{
+	struct world w = world_new(8);
+	struct rlimit old, none;
+	unsigned int turns;
+	int64_t end;
+	int fd;
+
+	(void)state;
+	fd = host_dial(&w);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = old;
+	none.rlim_cur = (rlim_t)dup(fd);
+	close((int)none.rlim_cur);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	end = clock_now_ns() + 250 * NS_PER_MS;
+	for (turns = 0; clock_now_ns() < end; turns++)
+		uv_run(loop_uv(w.s->loop), UV_RUN_ONCE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_in_range(turns, 1, 20);
+	w.guest_port = 5000;
+	assert_int_equal(write(fd, "CONNECT 5000\n", 13), 13);
+	expect_op(&w, VIRTIO_VSOCK_OP_REQUEST);
+	close(fd);
+	world_free(&w);
+}
+
 static void greetings_are_short_and_few(void **state)
 {
 	static const char *const bad[] = { "HELLO\n", "CONNECT \n", "CONNECT x\n", "CONNECT 4294967296\n", "CONNECT 1 2\n", "\n",
@@ -683,6 +712,7 @@ int main(void)
 		cmocka_unit_test(a_reset_ends_connections),
 		cmocka_unit_test(after_a_migration_the_guest_is_told),
 		cmocka_unit_test(a_missing_page_holds_up_one_direction),
+		cmocka_unit_test(a_client_waits_for_a_descriptor),
 		cmocka_unit_test(greetings_are_short_and_few),
 		cmocka_unit_test(options_say_what_is_allowed),
 		cmocka_unit_test(a_socket_that_is_in_use_is_left_alone),
