@@ -331,7 +331,9 @@ static void run(struct machine *m)
 
 int machine_drain(struct machine *m, struct err *err)
 {
-	return board_drain(m->board, clock_now_ns() + MACHINE_DRAIN_MS * NS_PER_MS, err);
+	int r = vm_settle(m->vm, false, err);
+
+	return r < 0 ? r : board_drain(m->board, clock_now_ns() + MACHINE_DRAIN_MS * NS_PER_MS, err);
 }
 
 /* Parks all vCPUs of a running machine. On a timeout it goes on as it was, rather than half of it. */
@@ -501,7 +503,9 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *
 	device = board_devices(m->board, &n);
 	for (i = 0; i < n; i++)
 		device[i].ops->reset(device[i].dev);
-	r = arch_vm_reset(m->vm, err);
+	r = vm_settle(m->vm, true, err);
+	if (!r)
+		r = arch_vm_reset(m->vm, err);
 	if (!r)
 		r = boot_load(m, err);
 	if (r < 0)

@@ -61,7 +61,7 @@ struct machine {
 extern const struct vm_exit_ops machine_exit_ops;
 
 /* machine.c */
-/* Finishes what devices have taken from the guest; see board_drain. */
+/* Finishes what vCPUs and devices have taken from the guest; see vm_settle and board_drain. All vCPUs are parked. */
 int machine_drain(struct machine *machine, struct err *err);
 /* Sets the guest's clock to where it stopped, if it did. */
 void machine_clock_back(struct machine *machine);

@@ -26,8 +26,10 @@ struct vcpu {
 	_Atomic bool want_pause;	/* written under vm->lock; read by the thread at each turn without it */
 	_Atomic bool want_end;		/* likewise */
 	bool parked;			/* guarded by vm->lock */
-	bool ram_pending;		/* only its own thread: run->mmio is an access to RAM that waits for its page */
-	bool io_pending;		/* only its own thread: KVM wants to be entered again to finish an instruction */
+	/* Only its own thread's, or of who has it parked. */
+	bool ram_pending;		/* run->mmio is an access to RAM that waits for its page */
+	bool io_pending;		/* KVM wants to be entered again to finish an instruction */
+	bool dropping;			/* ... and what that asks for comes to nothing */
 	_Atomic uint64_t exits, interrupted, ejected;
 };
 

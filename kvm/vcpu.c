@@ -21,6 +21,9 @@
 #include "kvm/internal.h"
 #include "memory/gup.h"
 
+/* For KVM to finish an instruction whose data is there. */
+#define VCPU_FLUSH_MS 2000
+
 /* A signal handler gets no context: this thread's kvm_run, for it alone. */
 static _Thread_local struct kvm_run *vcpu_this_run;
 
@@ -102,10 +105,20 @@ static void vcpu_pio(struct vcpu *vcpu)
 	uint32_t i;
 
 	/* A string instruction brings several items of one port. */
-	for (i = 0; i < run->io.count; i++, data += run->io.size)
+	for (i = 0; i < run->io.count && !vcpu->dropping; i++, data += run->io.size)
 		vcpu->vm->ops->pio(vcpu->vm->arg, run->io.port, run->io.direction == KVM_EXIT_IO_OUT, data,
 				   run->io.size);
 	vcpu->io_pending = true;
+}
+
+static int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts)
+{
+	struct kvm_run *run = vcpu->run;
+	gpa_t gpa = GPA(run->mmio.phys_addr);
+
+	if (run->mmio.is_write)
+		return gup_write(vcpu->vm->mem, gpa, run->mmio.data, run->mmio.len, flags, opts);
+	return gup_read(vcpu->vm->mem, gpa, run->mmio.data, run->mmio.len, flags, opts);
 }
 
 /*
@@ -116,19 +129,13 @@ static void vcpu_mmio_ram(struct vcpu *vcpu)
 {
 	struct vm_event event = { .kind = VM_EVENT_ERROR };
 	struct gup_opts opts = { .self = vcpu->waits };
-	struct kvm_run *run = vcpu->run;
-	gpa_t gpa = GPA(run->mmio.phys_addr);
-	int r;
+	int r = vcpu_ram(vcpu, GUP_INTERRUPTIBLE, &opts);
 
-	if (run->mmio.is_write)
-		r = gup_write(vcpu->vm->mem, gpa, run->mmio.data, run->mmio.len, GUP_INTERRUPTIBLE, &opts);
-	else
-		r = gup_read(vcpu->vm->mem, gpa, run->mmio.data, run->mmio.len, GUP_INTERRUPTIBLE, &opts);
 	vcpu->ram_pending = r < 0;
 	vcpu->io_pending = !r;
 	if (!r || r == -EINTR)
 		return;
-	snprintf(event.text, sizeof(event.text), "an emulated access to RAM at 0x%" PRIx64 ": error %d", gpa.v, r);
+	snprintf(event.text, sizeof(event.text), "an emulated access to RAM at 0x%" PRIx64 ": error %d", (uint64_t)vcpu->run->mmio.phys_addr, r);
 	vcpu_event(vcpu, &event);
 }
 
@@ -136,6 +143,10 @@ static void vcpu_mmio(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
+	if (vcpu->dropping) {
+		vcpu->io_pending = true;
+		return;
+	}
 	if (memory_is_ram(vcpu->vm->mem, GPA(run->mmio.phys_addr), run->mmio.len)) {
 		vcpu_mmio_ram(vcpu);
 		return;
@@ -290,7 +301,7 @@ static void vcpu_park(struct vcpu *vcpu)
 	vcpu->parked = true;
 	PROBE_PARK((int)vcpu->index);
 	pthread_cond_broadcast(&vm->parked);
-	while (atomic_load(&vcpu->want_pause) && !atomic_load(&vcpu->want_end))
+	while (atomic_load(&vcpu->want_pause) && !atomic_load(&vcpu->want_end) && !vcpu->io_pending)
 		pthread_cond_wait(&vm->resumed, &vm->lock);
 	vcpu->parked = false;
 	/*
@@ -340,6 +351,43 @@ void vcpu_resume(struct vcpu *vcpu)
 	atomic_store(&vcpu->want_pause, false);
 	pthread_cond_broadcast(&vcpu->vm->resumed);
 	pthread_mutex_unlock(&vcpu->vm->lock);
+}
+
+/* For the thread, which is parked, to let KVM finish an instruction. */
+static int vcpu_flush(struct vcpu *vcpu, bool drop, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&vcpu->vm->lock);
+	vcpu->ram_pending = false;
+	vcpu->io_pending = true;
+	vcpu->dropping = drop;
+	vcpu->parked = false;
+	pthread_cond_broadcast(&vcpu->vm->resumed);
+	pthread_mutex_unlock(&vcpu->vm->lock);
+	r = vm_pause(vcpu->vm, VCPU_FLUSH_MS, err);
+	if (!r)
+		vcpu->dropping = false;
+	return r;
+}
+
+int vcpu_settle(struct vcpu *vcpu, bool drop, struct err *err)
+{
+	bool pending = vcpu->ram_pending;
+	int r = 0;
+
+	/* One instruction may have several. */
+	while (vcpu->ram_pending && !r) {
+		if (drop)
+			memset(vcpu->run->mmio.data, 0, sizeof(vcpu->run->mmio.data));
+		else
+			r = vcpu_ram(vcpu, GUP_NOWAIT, NULL);
+		if (r < 0)
+			return err_set(err, -EBUSY, "an instruction of vCPU %u waits for the page at 0x%" PRIx64, vcpu->index,
+				       (uint64_t)vcpu->run->mmio.phys_addr & ~(PAGE_BYTES - 1));
+		r = vcpu_flush(vcpu, drop, err);
+	}
+	return r < 0 ? r : pending;
 }
 
 /* ---- set-up and end ---- */

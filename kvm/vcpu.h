@@ -7,7 +7,7 @@
  *
  * The thread enters KVM_RUN, handles the exit, and parks at the top of its loop when it was asked to. Before it
  * parks it completes an instruction whose I/O is pending (KVM_RUN with immediate_exit), so that a parked vCPU's
- * state is whole. While it is parked any one thread may use its file descriptor.
+ * state is whole but for an access to RAM whose page is missing (vcpu_settle). While it is parked any one thread may use its file descriptor.
  */
 #ifndef POSTERN_KVM_VCPU_H
 #define POSTERN_KVM_VCPU_H
@@ -29,6 +29,14 @@ bool vcpu_is_parked(const struct vcpu *vcpu);
 
 /* Lets this one run; the others stay as they are (a debugger's step). */
 void vcpu_resume(struct vcpu *vcpu);
+
+/*
+ * An emulated instruction may have parked in the middle: half of it is in KVM, and the access to RAM that it waits for is ours. Whoever sets
+ * registers, or takes the state, calls this first, with all vCPUs parked; afterwards KVM has finished the instruction. 1: only now, so
+ * registers have changed; 0: there was none. drop: nothing is written to RAM or devices, and what it reads is zero, for who overwrites all
+ * of the state. Otherwise -EBUSY when the page is still missing: the instruction waits on.
+ */
+int vcpu_settle(struct vcpu *vcpu, bool drop, struct err *err);
 
 /* ioctl on the vCPU's descriptor; returns its result, or a negative errno with err saying `what` failed on which vCPU. */
 int vcpu_ioctl(struct vcpu *vcpu, unsigned long request, void *arg, const char *what,

@@ -117,6 +117,16 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 			       " (does this kernel have interruptible guest faults? --way-out=eject needs none)" : "");
 }
 
+int vm_settle(struct vm *vm, bool drop, struct err *err)
+{
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < vm->vcpus && r >= 0; i++)
+		r = vcpu_settle(&vm->vcpu[i], drop, err);
+	return r < 0 ? r : 0;
+}
+
 void vm_resume(struct vm *vm)
 {
 	unsigned int i;

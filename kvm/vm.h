@@ -73,6 +73,8 @@ struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index);
  * millisecond; -ETIMEDOUT names the vCPU and what it does: it parks as soon as it comes out.
  */
 int vm_pause(struct vm *vm, int timeout_ms, struct err *err);
+/* vcpu_settle of each; 0 or its error. */
+int vm_settle(struct vm *vm, bool drop, struct err *err);
 /* Lets all vCPUs run. */
 void vm_resume(struct vm *vm);
 /* Asks every vCPU to park without waiting for it. Any thread, vCPU threads too. */

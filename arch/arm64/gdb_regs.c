@@ -132,6 +132,8 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 	uint64_t id;
 	int r;
 
+	/* Where its page has come, the end of an instruction rather than its middle. */
+	vcpu_settle(vcpu, false, NULL);
 	for (i = 0; i < REGS; regs += table[i].bytes, i++) {
 		r = value_get(vcpu, &table[i], &id, value, err);
 		if (r < 0)
@@ -141,15 +143,26 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 	return 0;
 }
 
+/*
+ * An instruction that waits for a page is finished first, where that can be: what is half done would be finished on the new
+ * registers. Who writes has then read older ones.
+ */
+static int settled(struct vcpu *vcpu, struct err *err)
+{
+	int r = vcpu_settle(vcpu, false, err);
+
+	return r > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : r;
+}
+
 /* Only what has changed is written: gdb writes all registers back to change one. */
 int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 {
 	uint8_t value[REG_BYTES_MAX];
 	unsigned int i;
 	uint64_t id;
-	int r;
+	int r = settled(vcpu, err);
 
-	for (i = 0; i < REGS; regs += table[i].bytes, i++) {
+	for (i = 0; i < REGS && !r; regs += table[i].bytes, i++) {
 		if (table[i].kind == READ_ONLY)
 			continue;
 		r = value_get(vcpu, &table[i], &id, value, err);
@@ -162,7 +175,7 @@ int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	return r < 0 ? r : 0;
 }
 
 int arch_gdb_pc(struct vcpu *vcpu, uint64_t *pc, struct err *err)

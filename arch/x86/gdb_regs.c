@@ -242,6 +242,8 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 
 	if (!area)
 		return -ENOMEM;
+	/* Where its page has come, the end of an instruction rather than its middle. */
+	vcpu_settle(vcpu, false, NULL);
 	result = cpu_get(vcpu, &cpu, area, err);
 	free(area);
 	if (!result)
@@ -275,6 +277,17 @@ static int gs_base_write(struct vcpu *vcpu, uint64_t value, struct err *err)
 	return result;
 }
 
+/*
+ * An instruction that waits for a page is finished first, where that can be: what is half done would be finished on the new
+ * registers. Who writes has then read older ones.
+ */
+static int settled(struct vcpu *vcpu, struct err *err)
+{
+	int result = vcpu_settle(vcpu, false, err);
+
+	return result > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : result;
+}
+
 /* Only what has changed is written: gdb writes all registers back to change one. */
 int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 {
@@ -284,7 +297,9 @@ int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 
 	if (!area)
 		return -ENOMEM;
-	result = cpu_get(vcpu, &now, area, err);
+	result = settled(vcpu, err);
+	if (!result)
+		result = cpu_get(vcpu, &now, area, err);
 	if (result)
 		goto out;
 	cpu = now;

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * A vCPU's thread over a KVM_RUN of the test's: an emulated instruction whose operand is missing, and what becomes of it when the vCPU's
+ * state is set, or taken, before it is done. Needs no /dev/kvm.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kvm/internal.h"
+#include "memory/gup.h"
+
+#define OPERAND (UINT64_C(0x1000))
+
+/* KVM's side. Fields are the vCPU's thread's while it runs. */
+static struct {
+	_Atomic unsigned int start;	/* instructions to begin */
+	bool write;
+	unsigned int parts;		/* of the operand, 4 bytes each, that are still to be moved */
+	bool under_way;
+	unsigned int finished;		/* instructions */
+	uint8_t read[4];		/* what the last part got */
+	_Atomic unsigned int entered;	/* the guest itself */
+} kvm;
+
+static struct vm vm;
+static struct memory *mem;
+
+int __wrap_ioctl(int fd, unsigned long request, void *arg);
+int __real_ioctl(int fd, unsigned long request, void *arg);
+
+static int mmio_exit(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_MMIO;
+	run->mmio.phys_addr = OPERAND + 4 * (kvm.parts - 1);
+	run->mmio.is_write = kvm.write;
+	run->mmio.len = 4;
+	memset(run->mmio.data, kvm.write ? 'W' : 'G', sizeof(run->mmio.data));
+	kvm.under_way = true;
+	return 0;
+}
+
+/* As KVM does it: what is under way first, and only then a look at immediate_exit. */
+int __wrap_ioctl(int fd, unsigned long request, void *arg)
+{
+	struct kvm_run *run = vm.vcpu[0].run;
+
+	if (request != KVM_RUN)
+		return __real_ioctl(fd, request, arg);
+	if (kvm.under_way) {
+		kvm.under_way = false;
+		memcpy(kvm.read, run->mmio.data, sizeof(kvm.read));
+		if (--kvm.parts)
+			return mmio_exit(run);
+		kvm.finished++;
+	}
+	while (!__atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST)) {
+		if (atomic_load(&kvm.start)) {
+			atomic_fetch_sub(&kvm.start, 1);
+			return mmio_exit(run);
+		}
+		atomic_fetch_add(&kvm.entered, 1);
+		usleep(100);
+	}
+	errno = EINTR;
+	return -1;
+}
+
+static void on_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
+{
+	(void)arg, (void)port, (void)write, (void)data, (void)size;
+}
+
+static void on_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int len)
+{
+	(void)arg, (void)gpa, (void)write, (void)data, (void)len;
+}
+
+static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
+{
+	(void)arg, (void)vcpu;
+	print_message("event: %s\n", event->text);
+	abort();
+}
+
+static const struct vm_exit_ops ops = { on_pio, on_mmio, on_event };
+
+static int setup(void **state)
+{
+	const struct memory_range range = { GPA(0), 2 << 20 };
+	pthread_condattr_t attr;
+	struct vcpu *vcpu = &vm.vcpu[0];
+	struct err err;
+	int r;
+
+	(void)state;
+	memset(&kvm, 0, sizeof(kvm));
+	memset(&vm, 0, sizeof(vm));
+	assert_int_equal(memory_new(&mem, &range, 1, &err), 0);
+	r = memory_watch(mem, NULL, &err);
+	if (r < 0) {
+		memory_free(mem);
+		print_message("%s\n", err.text);
+		mem = NULL;
+		return 0;
+	}
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_mutex_init(&vm.lock, NULL);
+	pthread_cond_init(&vm.parked, &attr);
+	pthread_cond_init(&vm.resumed, &attr);
+	pthread_condattr_destroy(&attr);
+	vm.mem = mem;
+	vm.ops = &ops;
+	vm.vcpus = 1;
+	*vcpu = (struct vcpu){ .vm = &vm, .want_pause = true, .run_bytes = PAGE_BYTES };
+	vcpu->fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	vcpu->run = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(vcpu->run != MAP_FAILED);
+	vcpu->waits = memory_thread_new(mem, "vcpu0", 0);
+	assert_non_null(vcpu->waits);
+	assert_int_equal(vcpu_start(vcpu, &err), 0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	if (!mem)
+		return 0;
+	assert_int_equal(vm_end_vcpus(&vm), 0);
+	memory_shut(mem);
+	vcpu_fini(&vm.vcpu[0]);
+	memory_free(mem);
+	pthread_cond_destroy(&vm.resumed);
+	pthread_cond_destroy(&vm.parked);
+	pthread_mutex_destroy(&vm.lock);
+	return 0;
+}
+
+static void need_watch(void)
+{
+	if (mem)
+		return;
+	print_message("skipped: no userfaultfd\n");
+	skip();
+}
+
+/* The guest begins an instruction whose operand is missing, and is paused. */
+static void park_in_the_middle(bool write, unsigned int parts)
+{
+	unsigned int i;
+	struct err err;
+
+	kvm.write = write;
+	kvm.parts = parts;
+	atomic_store(&kvm.start, 1);
+	vm_resume(&vm);
+	for (i = 0; atomic_load(&kvm.start); i++) {
+		assert_true(i < 100000);
+		usleep(100);
+	}
+	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
+	assert_true(vm.vcpu[0].ram_pending);
+}
+
+static void operand_comes(void)
+{
+	uint8_t page[PAGE_BYTES];
+
+	memset(page, 'M', sizeof(page));
+	assert_int_equal(memory_fill(mem, GFN(OPERAND / PAGE_BYTES), 1, page), 1);
+}
+
+static void assert_operand(const char *text)
+{
+	char now[8];
+
+	assert_int_equal(gup_read(mem, GPA(OPERAND), now, sizeof(now), 0, NULL), 0);
+	assert_memory_equal(now, text, sizeof(now));
+}
+
+/* Nothing of it is left to be done once the guest goes on, and nothing has been done. */
+static void assert_settled(void)
+{
+	unsigned int entered = atomic_load(&kvm.entered), i;
+	struct err err;
+
+	assert_true(vcpu_is_parked(&vm.vcpu[0]));
+	assert_int_equal(kvm.finished, 1);
+	assert_false(kvm.under_way);
+	assert_int_equal(vcpu_settle(&vm.vcpu[0], false, &err), 0);
+	vm_resume(&vm);
+	for (i = 0; atomic_load(&kvm.entered) == entered; i++) {
+		assert_true(i < 100000);
+		usleep(100);
+	}
+	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
+	assert_int_equal(kvm.finished, 1);
+}
+
+static void a_write_is_dropped(void **state)
+{
+	struct err err;
+
+	(void)state;
+	need_watch();
+	park_in_the_middle(true, 2);
+	operand_comes();
+	assert_int_equal(vm_settle(&vm, true, &err), 0);
+	assert_settled();
+	assert_operand("MMMMMMMM");
+}
+
+/* Also when the page never comes. */
+static void a_read_is_dropped(void **state)
+{
+	struct err err;
+
+	(void)state;
+	need_watch();
+	park_in_the_middle(false, 1);
+	assert_int_equal(vm_settle(&vm, true, &err), 0);
+	assert_memory_equal(kvm.read, "\0\0\0\0", 4);
+	assert_settled();
+}
+
+static void a_write_is_finished_once_its_page_is_there(void **state)
+{
+	struct err err;
+
+	(void)state;
+	need_watch();
+	park_in_the_middle(true, 2);
+	assert_int_equal(vcpu_settle(&vm.vcpu[0], false, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "page at 0x1000"));
+	assert_int_equal(kvm.finished, 0);
+	assert_true(vcpu_is_parked(&vm.vcpu[0]));
+	operand_comes();
+	assert_int_equal(vcpu_settle(&vm.vcpu[0], false, &err), 1);
+	assert_settled();
+	assert_operand("WWWWWWWW");
+}
+
+static void a_read_is_finished_once_its_page_is_there(void **state)
+{
+	struct err err;
+
+	(void)state;
+	need_watch();
+	park_in_the_middle(false, 1);
+	assert_int_equal(vm_settle(&vm, false, &err), -EBUSY);
+	operand_comes();
+	assert_int_equal(vm_settle(&vm, false, &err), 0);
+	assert_memory_equal(kvm.read, "MMMM", 4);
+	assert_settled();
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(a_write_is_dropped),
+		TEST(a_read_is_dropped),
+		TEST(a_write_is_finished_once_its_page_is_there),
+		TEST(a_read_is_finished_once_its_page_is_there),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
