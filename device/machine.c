@@ -392,18 +392,34 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 	return 0;
 }
 
-static int may_run(struct machine *m, struct err *err)
+/* The state that memory puts the machine into instead of letting it run, and why; RUNNING: it may. */
+static enum run_state memory_allows(struct machine *m, struct err *err)
 {
 	struct memory_stats stats;
 
+	if (m->deaf && memory_is_late(m->mem)) {
+		err_set(err, -EBUSY, "missing pages cannot be asked for any more; the machine can go on when all of its "
+				     "memory has come, which query-postern-faults shows");
+		return RUN_STATE_INTERNAL_ERROR;
+	}
+	/* Whoever touches such a page waits for good, and nobody is told a second time. */
+	memory_stats(m->mem, &stats);
+	if (stats.lost) {
+		err_set(err, -EBUSY, "%" PRIu64 " pages of guest memory are lost", stats.lost);
+		return RUN_STATE_IO_ERROR;
+	}
+	return RUN_STATE_RUNNING;
+}
+
+static int may_run(struct machine *m, struct err *err)
+{
 	if (m->reset_waits)
 		return err_set(err, -EBUSY, "the machine's reset waits for %s",
 			       m->boot_wanted ? "the kernel on its disk" :
 			       memory_is_late(m->mem) ? "the pages that are still missing" :
 							"requests that its disks have not finished");
-	if (m->deaf && memory_is_late(m->mem))
-		return err_set(err, -EBUSY, "missing pages cannot be asked for any more; the machine can go on when all of its "
-					    "memory has come, which query-postern-faults shows");
+	if (memory_allows(m, err) != RUN_STATE_RUNNING)
+		return -EBUSY;
 	switch (m->state) {
 	case RUN_STATE_FINISH_MIGRATE:
 		return err_set(err, -EBUSY, "the guest is being switched over to another host");
@@ -415,11 +431,6 @@ static int may_run(struct machine *m, struct err *err)
 		if (m->deaf)
 			return 0;
 		return err_set(err, -EBUSY, "the machine has had an internal error: reset it first");
-	case RUN_STATE_IO_ERROR:
-		memory_stats(m->mem, &stats);
-		if (stats.lost)
-			return err_set(err, -EBUSY, "%" PRIu64 " pages of guest memory are lost", stats.lost);
-		return 0;
 	default:
 		return 0;
 	}
@@ -449,6 +460,7 @@ int machine_cont(struct machine *m, struct err *err)
 
 int machine_leave_migrate(struct machine *m, bool resume, struct err *err)
 {
+	enum run_state state;
 	int r;
 
 	if (m->state != RUN_STATE_FINISH_MIGRATE && m->state != RUN_STATE_INMIGRATE &&
@@ -469,6 +481,12 @@ int machine_leave_migrate(struct machine *m, bool resume, struct err *err)
 		machine_do_asked(m);
 		reset_retry(m);
 		return 0;
+	}
+	state = memory_allows(m, err);
+	if (state != RUN_STATE_RUNNING) {
+		machine_set_state(m, state);
+		log_error("the guest cannot go on: %s", err ? err->text : run_state_name(state));
+		return -EBUSY;
 	}
 	run(m);
 	return 0;

@@ -108,11 +108,14 @@ static inline bool machine_is_running(const struct machine *machine)
 int machine_pause(struct machine *machine, enum run_state state, struct err *err);
 /*
  * cont. 0 when it runs already, or, in INMIGRATE, when it will (see machine_set_autostart). -EBUSY with the
- * reason where it may not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, IO_ERROR while a page
- * is still lost, a reset that waits for pages or disks, a disk that another machine has.
+ * reason where it may not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, while a page
+ * is lost (in whatever state), a reset that waits for pages or disks, a disk that another machine has.
  */
 int machine_cont(struct machine *machine, struct err *err);
-/* Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. */
+/*
+ * Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. Errors, after which it has
+ * left as well: a disk that another machine has (PAUSED); a page is lost (IO_ERROR) or cannot be asked for (INTERNAL_ERROR).
+ */
 int machine_leave_migrate(struct machine *machine, bool run, struct err *err);
 /* stop / cont while INMIGRATE only remember whether the guest is to run once it has arrived. */
 void machine_set_autostart(struct machine *machine, bool run);

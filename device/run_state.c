@@ -11,7 +11,7 @@
  *   DEBUG            breakpoint, watchpoint, step                 cont (gdb's too), stop, reset, migrate
  *   FINISH_MIGRATE   source: switchover begins                    POSTMIGRATE, or back when it failed
  *   POSTMIGRATE      source: the guest runs elsewhere, or may     only back by the migration, or quit
- *   IO_ERROR         a page turned out lost                       cont once it is there, reset, migrate
+ *   IO_ERROR         a page turned out lost, or was on arrival    cont once it is there, reset, migrate
  *   INTERNAL_ERROR   KVM gave up                                  reset
  *                    page faults cannot be read                   cont once all memory is there, reset
  *   GUEST_PANICKED   the guest said so                            cont, reset
@@ -31,15 +31,17 @@ static const unsigned int next[] = {
 	[RUN_STATE_PRELAUNCH] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_FINISH_MIGRATE) |
 				BIT(RUN_STATE_DEBUG) | BIT(RUN_STATE_INTERNAL_ERROR) | END,
 	[RUN_STATE_INMIGRATE] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PAUSED) |
-				BIT(RUN_STATE_INTERNAL_ERROR) | END,
+				BIT(RUN_STATE_IO_ERROR) | BIT(RUN_STATE_INTERNAL_ERROR) | END,
 	[RUN_STATE_RUNNING] = STOPS | BIT(RUN_STATE_FINISH_MIGRATE) | END,
 	[RUN_STATE_PAUSED] = STOPS | BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PRELAUNCH) |
 			     BIT(RUN_STATE_FINISH_MIGRATE) | END,
 	[RUN_STATE_DEBUG] = STOPS | BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PRELAUNCH) |
 			    BIT(RUN_STATE_FINISH_MIGRATE) | END,
 	[RUN_STATE_FINISH_MIGRATE] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PAUSED) |
-				     BIT(RUN_STATE_POSTMIGRATE) | END,
-	[RUN_STATE_POSTMIGRATE] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PAUSED) | END,
+				     BIT(RUN_STATE_POSTMIGRATE) | BIT(RUN_STATE_IO_ERROR) |
+				     BIT(RUN_STATE_INTERNAL_ERROR) | END,
+	[RUN_STATE_POSTMIGRATE] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PAUSED) | BIT(RUN_STATE_IO_ERROR) |
+				  BIT(RUN_STATE_INTERNAL_ERROR) | END,
 	[RUN_STATE_IO_ERROR] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PRELAUNCH) |
 			       BIT(RUN_STATE_INTERNAL_ERROR) | BIT(RUN_STATE_FINISH_MIGRATE) | END,
 	[RUN_STATE_INTERNAL_ERROR] = BIT(RUN_STATE_RUNNING) | BIT(RUN_STATE_PRELAUNCH) | END,

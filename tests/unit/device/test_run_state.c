@@ -24,12 +24,12 @@ static void the_table_is_as_documented(void **state)
 	static const char *const may[STATES] = {
 		/*                    PIRpdfMiegS */
 		[RUN_STATE_PRELAUNCH] =		"1.1.11..1.1",
-		[RUN_STATE_INMIGRATE] =		".111....1.1",
+		[RUN_STATE_INMIGRATE] =		".111...11.1",
 		[RUN_STATE_RUNNING] =		"..1111.1111",
 		[RUN_STATE_PAUSED] =		"1.1111.1111",
 		[RUN_STATE_DEBUG] =		"1.1111.1111",
-		[RUN_STATE_FINISH_MIGRATE] =	"..11.11...1",
-		[RUN_STATE_POSTMIGRATE] =	"..11..1...1",
+		[RUN_STATE_FINISH_MIGRATE] =	"..11.1111.1",
+		[RUN_STATE_POSTMIGRATE] =	"..11..111.1",
 		[RUN_STATE_IO_ERROR] =		"1.1..1.11.1",
 		[RUN_STATE_INTERNAL_ERROR] =	"1.1.....1.1",
 		[RUN_STATE_GUEST_PANICKED] =	"1.1..1..111",

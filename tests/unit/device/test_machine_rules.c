@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * When a machine may run, and what becomes of a reset that waits: machine.c with real memory, and without VM, board and architecture.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "device/machine_internal.h"
+#include "device/virtio/balloon.h"
+#include "fixture.h"
+#include "kvm/probe.h"
+
+#define MEMORY_BYTES ((uint64_t)2 << 20)
+
+/* ---- what the machine is made of ---- */
+
+struct vm {
+	bool running;
+	unsigned int loads;	/* of a kernel */
+};
+
+struct board {
+	bool busy;
+};
+
+static struct vm fake_vm;
+static struct board fake_board;
+
+int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops, void *arg, struct err *err)
+{
+	(void)mem, (void)cpus, (void)ops, (void)arg, (void)err;
+	fake_vm = (struct vm){ .running = false };
+	*out = &fake_vm;
+	return 0;
+}
+
+int vm_end_vcpus(struct vm *vm)
+{
+	(void)vm;
+	return 0;
+}
+
+void vm_free(struct vm *vm)
+{
+	(void)vm;
+}
+
+struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index)
+{
+	(void)vm, (void)index;
+	return NULL;
+}
+
+int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
+{
+	(void)timeout_ms, (void)err;
+	vm->running = false;
+	return 0;
+}
+
+void vm_ask_pause(struct vm *vm)
+{
+	(void)vm;
+}
+
+void vm_resume(struct vm *vm)
+{
+	vm->running = true;
+}
+
+int vm_settle(struct vm *vm, bool drop, struct err *err)
+{
+	(void)drop, (void)err;
+	assert_false(vm->running);
+	return 0;
+}
+
+int probe_way_out(enum way_out *way, int64_t *took_us, struct err *err)
+{
+	(void)took_us, (void)err;
+	*way = WAY_OUT_KERNEL;
+	return 0;
+}
+
+int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err)
+{
+	(void)err;
+	ranges[0] = (struct memory_range){ GPA(0), bytes };
+	*n = 1;
+	return 0;
+}
+
+int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config, struct memory *mem, struct err *err)
+{
+	(void)boot, (void)config, (void)mem, (void)err;
+	fake_vm.loads++;
+	return 0;
+}
+
+int arch_vcpu_boot(struct vcpu *vcpu, const struct arch_boot *boot, struct err *err)
+{
+	(void)vcpu, (void)boot, (void)err;
+	return 0;
+}
+
+int arch_vm_reset(struct vm *vm, struct err *err)
+{
+	(void)err;
+	assert_false(vm->running);
+	return 0;
+}
+
+int arch_clock_stop(struct vm *vm, uint64_t *clock, struct err *err)
+{
+	(void)vm, (void)err;
+	*clock = 0;
+	return 0;
+}
+
+int arch_clock_start(struct vm *vm, uint64_t clock, struct err *err)
+{
+	(void)vm, (void)clock, (void)err;
+	return 0;
+}
+
+int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
+{
+	(void)vm, (void)out, (void)err;
+	return 0;
+}
+
+int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err)
+{
+	(void)vm, (void)data, (void)len, (void)err;
+	return 0;
+}
+
+int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
+{
+	(void)vcpu, (void)out, (void)err;
+	return 0;
+}
+
+int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct err *err)
+{
+	(void)vcpu, (void)data, (void)len, (void)err;
+	return 0;
+}
+
+int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
+{
+	(void)vcpu, (void)fn, (void)arg, (void)err;
+	return 0;
+}
+
+int board_new(struct board **out, const struct board_config *config, struct err *err)
+{
+	(void)config, (void)err;
+	fake_board = (struct board){ .busy = false };
+	*out = &fake_board;
+	return 0;
+}
+
+void board_free(struct board *board)
+{
+	(void)board;
+}
+
+const struct device *board_devices(const struct board *board, unsigned int *n)
+{
+	(void)board;
+	*n = 0;
+	return NULL;
+}
+
+void board_press_power_button(struct board *board)
+{
+	(void)board;
+}
+
+struct vdev *board_balloon(const struct board *board)
+{
+	(void)board;
+	return NULL;
+}
+
+void board_start(struct board *board)
+{
+	(void)board;
+}
+
+void board_stop(struct board *board)
+{
+	(void)board;
+}
+
+void board_memory_complete(struct board *board)
+{
+	(void)board;
+}
+
+int board_drain(struct board *board, int64_t deadline_ns, struct err *err)
+{
+	(void)board, (void)deadline_ns, (void)err;
+	return 0;
+}
+
+bool board_is_busy(struct board *board)
+{
+	return board->busy;
+}
+
+int board_claim(struct board *board, struct err *err)
+{
+	(void)board, (void)err;
+	return 0;
+}
+
+void board_release(struct board *board)
+{
+	(void)board;
+}
+
+bool board_disk(struct board *board, unsigned int i, struct disk_info *info)
+{
+	(void)board, (void)i, (void)info;
+	return false;
+}
+
+void balloon_set_target(struct vdev *dev, uint32_t pages)
+{
+	(void)dev, (void)pages;
+}
+
+uint32_t balloon_actual(struct vdev *dev)
+{
+	(void)dev;
+	return 0;
+}
+
+/* ---- a machine ---- */
+
+struct world {
+	struct loop *loop;
+	struct machine *machine;
+	struct machine_listener listener;
+	unsigned int lost, resets, resets_by_guest, finds, shutdowns;
+};
+
+static void on_lost(void *arg, gfn_t gfn)
+{
+	(void)gfn;
+	((struct world *)arg)->lost++;
+}
+
+static void on_reset(void *arg, bool by_guest)
+{
+	struct world *w = arg;
+
+	w->resets++;
+	w->resets_by_guest += by_guest;
+}
+
+static void on_shutdown(void *arg, bool by_guest, const char *reason)
+{
+	(void)by_guest, (void)reason;
+	((struct world *)arg)->shutdowns++;
+}
+
+static int boot_find(void *arg, struct machine *machine, struct err *err)
+{
+	(void)machine, (void)err;
+	((struct world *)arg)->finds++;
+	return 0;
+}
+
+static struct world *world_new(bool incoming, bool finds)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct machine_config config = {
+		.cpus = 1, .memory_bytes = MEMORY_BYTES, .kernel = "kernel", .incoming = incoming,
+		.boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial = { .kind = CHARDEV_NULL },
+	};
+	struct err err = { 0 };
+	int r;
+
+	assert_int_equal(loop_new(&w->loop, &err), 0);
+	r = machine_new(&w->machine, w->loop, &config, &err);
+	if (r == -EPERM || r == -ENOSYS) {
+		loop_free(w->loop);
+		free(w);
+		print_message("skipped: %s\n", err.text);
+		skip();
+	}
+	assert_int_equal(r, 0);
+	w->listener = (struct machine_listener){ .page_lost = on_lost, .reset = on_reset, .shutdown = on_shutdown, .arg = w };
+	machine_listen(w->machine, &w->listener);
+	return w;
+}
+
+static void world_free(struct world *w)
+{
+	assert_int_equal(machine_free(w->machine), 0);
+	loop_free(w->loop);
+	free(w);
+}
+
+static void turn(struct world *w)
+{
+	unsigned int i;
+
+	for (i = 0; i < 4; i++)
+		uv_run(loop_uv(w->loop), UV_RUN_NOWAIT);
+}
+
+static void lose(struct world *w)
+{
+	assert_int_equal(memory_lose(machine_memory(w->machine), GFN(7)), 0);
+	turn(w);
+	assert_int_equal(w->lost, 1);
+}
+
+static void find(struct world *w)
+{
+	assert_int_equal(memory_fill(machine_memory(w->machine), GFN(7), 1, NULL), 1);
+}
+
+/* ---- lost pages ---- */
+
+static void assert_may_not_run(struct world *w)
+{
+	enum run_state before = machine_state(w->machine);
+	struct err err;
+
+	assert_int_equal(machine_cont(w->machine, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "lost"));
+	assert_int_equal(machine_state(w->machine), before);
+	assert_false(fake_vm.running);
+}
+
+/* Whoever stopped it: it is not to go on before the page is there. */
+static void a_machine_without_one_of_its_pages_is_not_continued(void **state)
+{
+	static const enum run_state states[] = { RUN_STATE_PAUSED, RUN_STATE_DEBUG, RUN_STATE_GUEST_PANICKED, RUN_STATE_RUNNING };
+	struct err err;
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+		struct world *w = world_new(true, false);
+
+		assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
+		assert_true(fake_vm.running);
+		if (states[i] != RUN_STATE_RUNNING)
+			assert_int_equal(machine_pause(w->machine, states[i], &err), 0);
+		lose(w);
+		assert_int_equal(machine_state(w->machine), states[i] == RUN_STATE_RUNNING ? RUN_STATE_IO_ERROR : states[i]);
+		assert_may_not_run(w);
+		find(w);
+		assert_int_equal(machine_cont(w->machine, &err), 0);
+		assert_true(fake_vm.running);
+		world_free(w);
+	}
+}
+
+static void a_machine_that_arrives_without_one_of_its_pages_does_not_run(void **state)
+{
+	struct world *w = world_new(true, false);
+	struct err err;
+
+	(void)state;
+	lose(w);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_INMIGRATE);
+	/* It only says what it wants. */
+	assert_int_equal(machine_cont(w->machine, &err), 0);
+	assert_int_equal(machine_leave_migrate(w->machine, true, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "1 pages of guest memory are lost"));
+	assert_int_equal(machine_state(w->machine), RUN_STATE_IO_ERROR);
+	assert_may_not_run(w);
+	find(w);
+	assert_int_equal(machine_cont(w->machine, &err), 0);
+	assert_true(fake_vm.running);
+	world_free(w);
+}
+
+/* One that is not to run anyway is paused, as it was told. */
+static void a_machine_that_is_not_to_run_arrives_paused(void **state)
+{
+	struct world *w = world_new(true, false);
+	struct err err;
+
+	(void)state;
+	lose(w);
+	assert_int_equal(machine_leave_migrate(w->machine, false, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_PAUSED);
+	assert_may_not_run(w);
+	world_free(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_machine_without_one_of_its_pages_is_not_continued),
+		cmocka_unit_test(a_machine_that_arrives_without_one_of_its_pages_does_not_run),
+		cmocka_unit_test(a_machine_that_is_not_to_run_arrives_paused),
+	};
+
+	log_set_level(LOG_ERROR);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
