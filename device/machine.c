@@ -54,6 +54,11 @@ enum run_state machine_state(const struct machine *m)
 	return m->state;
 }
 
+bool machine_is_to_run(const struct machine *m)
+{
+	return machine_is_running(m) || (m->reset_waits && m->reset_resumes);
+}
+
 void machine_set_autostart(struct machine *m, bool run)
 {
 	m->autostart = run;
@@ -350,8 +355,11 @@ static int park(struct machine *m, struct err *err)
 	return 0;
 }
 
+static void reset_retry(struct machine *m);
+
 int machine_pause(struct machine *m, enum run_state state, struct err *err)
 {
+	bool switched;
 	int r;
 
 	if (m->state == RUN_STATE_INMIGRATE && state == RUN_STATE_PAUSED) {
@@ -359,7 +367,7 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 		return 0;
 	}
 	/* Nor is it to run once a reset that waits is done. */
-	if (state == RUN_STATE_PAUSED && m->state == RUN_STATE_PAUSED)
+	if (state == RUN_STATE_PAUSED && (m->state == RUN_STATE_PAUSED || m->state == RUN_STATE_FINISH_MIGRATE))
 		m->reset_resumes = false;
 	/* A stop during switchover stands: the migration notices, and ends. */
 	if (state == RUN_STATE_PAUSED && m->state != RUN_STATE_RUNNING && m->state != RUN_STATE_DEBUG &&
@@ -385,10 +393,14 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 			return r;
 		}
 	}
+	switched = m->state == RUN_STATE_FINISH_MIGRATE;
 	machine_set_state(m, state);
 	/* Nobody else runs the guest before this is decided, and nobody here afterwards. */
 	if (state == RUN_STATE_POSTMIGRATE)
 		board_release(m->board);
+	/* What a reset waits for may have come while the migration had the guest. */
+	else if (switched)
+		reset_retry(m);
 	return 0;
 }
 
@@ -435,8 +447,6 @@ static int may_run(struct machine *m, struct err *err)
 		return 0;
 	}
 }
-
-static void reset_retry(struct machine *m);
 
 int machine_cont(struct machine *m, struct err *err)
 {
@@ -568,14 +578,13 @@ void machine_boot_found(struct machine *m, const struct machine_boot *boot, cons
 	bool resume = m->reset_resumes;
 	int r;
 
-	m->boot_wanted = m->reset_waits = m->reset_resumes = false;
+	m->boot_wanted = false;
+	/* A migration has the guest meanwhile: the reset travels, or begins anew when it stays here after all. */
+	if (m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE)
+		return;
+	m->reset_waits = m->reset_resumes = false;
 	if (m->state == RUN_STATE_SHUTDOWN)
 		return;
-	/* A migration has the guest meanwhile: its wish travels, or comes true when it stays here after all. */
-	if (m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE) {
-		atomic_fetch_or(&m->asked, ASKED_RESET);
-		return;
-	}
 	if (failed)
 		err = *failed;
 	r = failed ? err.code : boot_copy(&m->config, boot->kernel, boot->initrd, boot->cmdline, &err);
@@ -653,8 +662,8 @@ void machine_do_asked(struct machine *m)
 	asked = atomic_exchange(&m->asked, 0);
 	if (asked & ASKED_SHUTDOWN)
 		machine_shutdown(m, true, "guest-shutdown");
-	else if (asked & ASKED_RESET && machine_reset(m, true, &err) < 0)
-		log_error("the guest's reset: %s", err.text);
+	else if (asked & ASKED_RESET && machine_reset(m, !(asked & ASKED_BY_HOST), &err) < 0)
+		log_error("%s reset: %s", asked & ASKED_BY_HOST ? "the" : "the guest's", err.text);
 }
 
 int machine_powerdown(struct machine *m, struct err *err)

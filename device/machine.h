@@ -98,6 +98,8 @@ static inline bool machine_is_running(const struct machine *machine)
 {
 	return machine_state(machine) == RUN_STATE_RUNNING;
 }
+/* It runs, or will once a reset that waits is done. */
+bool machine_is_to_run(const struct machine *machine);
 
 /*
  * Parks all vCPUs and goes to `state` (also from one paused state to another). When it was running: the

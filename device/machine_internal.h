@@ -22,6 +22,7 @@
 enum {
 	ASKED_RESET = 1 << 0,
 	ASKED_SHUTDOWN = 1 << 1,
+	ASKED_BY_HOST = 1 << 2,		/* the reset; with a guest that has arrived */
 };
 
 /*

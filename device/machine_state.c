@@ -136,6 +136,7 @@ int machine_save(struct machine *m, struct buf *out, struct err *err)
 		r = save_devices(m, s, err);
 	asked = atomic_load(&m->asked);
 	s->msg.reset_asked = asked & ASKED_RESET || m->reset_waits;
+	s->msg.reset_by_host = s->msg.reset_asked && (asked & ASKED_RESET ? asked & ASKED_BY_HOST : !m->reset_by_guest);
 	s->msg.shutdown_asked = asked & ASKED_SHUTDOWN;
 	if (!r) {
 		to = buf_reserve(out, postern__device__machine_state__get_packed_size(&s->msg));
@@ -259,6 +260,7 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 		r = apply(m, msg, err);
 	if (!r)
 		atomic_store(&m->asked, (msg->reset_asked ? ASKED_RESET : 0) |
+					(msg->reset_asked && msg->reset_by_host ? ASKED_BY_HOST : 0) |
 					(msg->shutdown_asked ? ASKED_SHUTDOWN : 0));
 	postern__device__machine_state__free_unpacked(msg, NULL);
 	return r;

@@ -135,7 +135,7 @@ int switchover_send(struct migration *m, struct err *err)
 	struct buf buf = { 0 };
 	int r;
 
-	m->was_running = machine_is_running(m->machine);
+	m->was_running = machine_is_to_run(m->machine);
 	m->paused_ns = clock_now_ns();
 	r = machine_pause(m->machine, RUN_STATE_FINISH_MIGRATE, err);
 	if (r < 0)

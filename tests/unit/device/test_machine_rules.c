@@ -401,12 +401,119 @@ static void a_machine_that_is_not_to_run_arrives_paused(void **state)
 	world_free(w);
 }
 
+/* ---- resets that wait ---- */
+
+static const struct machine_boot boot = { .kernel = "kernel" };
+
+static struct world *world_in_reset(bool by_guest)
+{
+	struct world *w = world_new(false, true);
+	struct err err;
+
+	assert_int_equal(machine_cont(w->machine, &err), 0);
+	assert_int_equal(machine_reset(w->machine, by_guest, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_PAUSED);
+	assert_int_equal(w->finds, 1);
+	assert_true(machine_is_to_run(w->machine));
+	return w;
+}
+
+/* The migration fails: it is reset here, and runs. The kernel is found before, or afterwards. */
+static void a_reset_survives_a_migration_that_fails(void **state)
+{
+	unsigned int early, by_guest;
+	struct err err;
+
+	(void)state;
+	for (early = 0; early < 2; early++) {
+		for (by_guest = 0; by_guest < 2; by_guest++) {
+			struct world *w = world_in_reset(by_guest);
+
+			assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+			if (early)
+				machine_boot_found(w->machine, &boot, NULL);
+			assert_int_equal(w->resets, 0);
+			assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
+			assert_false(fake_vm.running);
+			assert_int_equal(w->finds, 1 + early);
+			machine_boot_found(w->machine, &boot, NULL);
+			assert_int_equal(w->resets, 1);
+			assert_int_equal(w->resets_by_guest, by_guest);
+			assert_int_equal(machine_state(w->machine), RUN_STATE_RUNNING);
+			world_free(w);
+		}
+	}
+}
+
+/* It takes place on the other side, by whom it was asked for, once all memory is there; and then the guest runs. */
+static void a_reset_travels(void **state)
+{
+	unsigned int early, by_guest, gfn;
+	struct err err;
+
+	(void)state;
+	for (early = 0; early < 2; early++) {
+		for (by_guest = 0; by_guest < 2; by_guest++) {
+			struct world *w = world_in_reset(by_guest);
+			struct buf buf = { 0 };
+
+			assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+			if (early)
+				machine_boot_found(w->machine, &boot, NULL);
+			assert_int_equal(machine_save(w->machine, &buf, &err), 0);
+			world_free(w);
+			w = world_new(true, true);
+			assert_int_equal(machine_load(w->machine, buf.data, buf.len, &err), 0);
+			buf_fini(&buf);
+			assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
+			assert_int_equal(machine_state(w->machine), RUN_STATE_PAUSED);
+			for (gfn = 0; gfn < MEMORY_BYTES / PAGE_BYTES; gfn++)
+				assert_int_equal(memory_fill(machine_memory(w->machine), GFN(gfn), 1, NULL), 1);
+			turn(w);
+			assert_int_equal(w->finds, 1);
+			machine_boot_found(w->machine, &boot, NULL);
+			assert_int_equal(w->resets, 1);
+			assert_int_equal(w->resets_by_guest, by_guest);
+			assert_int_equal(machine_state(w->machine), RUN_STATE_RUNNING);
+			world_free(w);
+		}
+	}
+}
+
+/* Whoever stops the machine in between has the last word, and the reset is done all the same. */
+static void a_stop_during_switchover_stands(void **state)
+{
+	unsigned int early;
+	struct err err;
+
+	(void)state;
+	for (early = 0; early < 2; early++) {
+		struct world *w = world_in_reset(false);
+
+		assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+		if (early)
+			machine_boot_found(w->machine, &boot, NULL);
+		assert_int_equal(machine_pause(w->machine, RUN_STATE_PAUSED, &err), 0);
+		assert_false(machine_is_to_run(w->machine));
+		assert_int_equal(w->finds, 1 + early);
+		machine_boot_found(w->machine, &boot, NULL);
+		assert_int_equal(w->resets, 1);
+		assert_int_equal(machine_state(w->machine), RUN_STATE_PRELAUNCH);
+		assert_false(fake_vm.running);
+		assert_int_equal(machine_cont(w->machine, &err), 0);
+		world_free(w);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_machine_without_one_of_its_pages_is_not_continued),
 		cmocka_unit_test(a_machine_that_arrives_without_one_of_its_pages_does_not_run),
 		cmocka_unit_test(a_machine_that_is_not_to_run_arrives_paused),
+		cmocka_unit_test(a_reset_survives_a_migration_that_fails),
+		cmocka_unit_test(a_reset_travels),
+		cmocka_unit_test(a_stop_during_switchover_stands),
 	};
 
 	log_set_level(LOG_ERROR);

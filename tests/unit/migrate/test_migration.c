@@ -82,6 +82,21 @@ static void test_a_paused_guest_arrives_paused(void **state)
 	world_free(&w);
 }
 
+/* It is paused for a reset that waits, and would run after that. */
+static void test_a_guest_that_is_to_run_arrives_running(void **state)
+{
+	struct world w;
+
+	(void)state;
+	NEEDS(&w);
+	w.from.machine.state = RUN_STATE_PAUSED;
+	w.from.machine.to_run = true;
+	world_migrate(&w, false);
+	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED);
+	assert_int_equal(w.to.machine.state, RUN_STATE_RUNNING);
+	world_free(&w);
+}
+
 /* ---- the table of moments ---- */
 
 struct moment {
@@ -767,6 +782,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_all_goes_well),
 		cmocka_unit_test(test_a_paused_guest_arrives_paused),
+		cmocka_unit_test(test_a_guest_that_is_to_run_arrives_running),
 		cmocka_unit_test(test_every_moment_of_a_cut),
 		cmocka_unit_test(test_a_resume_may_be_cut_anywhere),
 		cmocka_unit_test(test_run_may_be_cut_again_and_again),

@@ -70,6 +70,11 @@ bool machine_autostart(const struct machine *machine)
 	return machine->autostart;
 }
 
+bool machine_is_to_run(const struct machine *machine)
+{
+	return machine_is_running(machine) || machine->to_run;
+}
+
 void machine_listen(struct machine *machine, struct machine_listener *listener)
 {
 	listener->next = machine->listeners;

@@ -55,6 +55,7 @@ struct machine {
 	struct memory *mem;
 	enum run_state state;
 	bool autostart;
+	bool to_run;		/* once a reset is done */
 	bool ran;		/* was RUNNING at any time since it was made */
 	int save_error, load_error;
 	unsigned int early_pages;
