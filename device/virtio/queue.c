@@ -362,8 +362,11 @@ int vqueue_take(struct vqueue *q, struct vchain **out)
 	r = ring_of(q)->next(q, &id, &slots);
 	if (r <= 0)
 		return r;
-	/* As many as the ring has: a driver that makes the same one available again and again is not let take our memory. */
-	if (q->taken >= q->size)
+	/*
+	 * As many as the ring has: a driver that makes the same one available again and again is not let take our memory, nor has the
+	 * place of what is used gone round the ring more than once when all of it is given back.
+	 */
+	if (q->taken_slots + slots > q->size)
 		return ring_wrong(q, "more chains than the %u entries hold", q->size);
 	r = chain_new(q, out);
 	if (r < 0)
@@ -372,6 +375,7 @@ int vqueue_take(struct vqueue *q, struct vchain **out)
 	(*out)->slots = slots;
 	ring_of(q)->advance(q, slots);
 	q->taken++;
+	q->taken_slots += slots;
 	return 1;
 }
 
@@ -379,8 +383,9 @@ static void chain_free(struct vqueue *q, struct vchain *chain)
 {
 	if (!q->addresses)
 		spans_put(q, chain->span, chain->n_out + chain->n_in);
-	free(chain);
 	q->taken--;
+	q->taken_slots -= chain->slots;
+	free(chain);
 }
 
 void vqueue_drop(struct vqueue *q, struct vchain *chain)

@@ -39,7 +39,7 @@
 struct vchain {
 	struct vchain *next;
 	uint16_t id;			/* split: the head's index; packed: the buffer id */
-	uint16_t slots;			/* packed: how many of the ring it takes */
+	uint16_t slots;			/* of the ring that it takes; split: 1 */
 	uint16_t batch;			/* given back with those behind it, so many in all: the driver sees all or none */
 	uint32_t written;
 	unsigned int n_out, n_in;
@@ -77,6 +77,7 @@ struct vqueue {
 	uint16_t avail, used;
 	bool avail_wrap, used_wrap;	/* packed */
 	unsigned int taken;		/* chains that the device has */
+	unsigned int taken_slots;	/* ... and what they take of the ring */
 	struct vchain *done, **done_last;	/* given back, but the ring's page is missing */
 	struct vqueue_wait take_wait, give_wait;
 	struct vqueue_piece piece[VQUEUE_SIZE_MAX];

@@ -480,6 +480,35 @@ static void a_hostile_packed_ring_is_refused(void **state)
 	assert_wrong(b, "not in RAM");
 }
 
+/* The same for chains of several descriptors, whose head the driver makes available again each time the ring has been gone round. */
+static void more_descriptors_than_entries_are_refused(void **state)
+{
+	struct box *b = box_new(PACKED, false);
+	struct vchain *chain[2];
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < SIZE; i++)
+		driver_packed(&b->d, b->d.desc, i, DATA, 8, i, packed_flags(true) | (i + 2 < SIZE ? VRING_DESC_F_NEXT : 0));
+	/* All but one; and the last one. */
+	assert_int_equal(vqueue_take(&b->q, &chain[0]), 1);
+	assert_int_equal(chain[0]->slots, SIZE - 1);
+	assert_int_equal(vqueue_take(&b->q, &chain[1]), 1);
+	driver_packed(&b->d, b->d.desc, 0, DATA, 8, 0, packed_flags(false) | VRING_DESC_F_NEXT);
+	assert_int_equal(vqueue_take(&b->q, &(struct vchain *){ NULL }), -EPROTO);
+	assert_non_null(strstr(b->q.why, "more chains"));
+	assert_int_equal(vqueue_give_all(&b->q, chain, 2), 1);
+	assert_int_equal(b->q.used, 0);
+	assert_false(b->q.used_wrap);
+	/* What has been given back makes room. */
+	assert_int_equal(vqueue_take(&b->q, &chain[0]), 0);
+	driver_packed(&b->d, b->d.desc, 0, DATA, 8, 0, packed_flags(false));
+	assert_int_equal(vqueue_take(&b->q, &chain[0]), 1);
+	vqueue_untake(&b->q, chain[0]);
+	assert_int_equal(b->q.taken, 0);
+	box_free(b);
+}
+
 /* The same chain made available more often than it can be. */
 static void more_chains_than_entries_are_refused(void **state)
 {
@@ -539,6 +568,7 @@ int main(void)
 		cmocka_unit_test(a_lost_page_is_no_hang),
 		cmocka_unit_test(a_hostile_split_ring_is_refused),
 		cmocka_unit_test(a_hostile_packed_ring_is_refused),
+		cmocka_unit_test(more_descriptors_than_entries_are_refused),
 		cmocka_unit_test(more_chains_than_entries_are_refused),
 		cmocka_unit_test(settings_are_checked),
 	};
