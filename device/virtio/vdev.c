@@ -256,6 +256,8 @@ void vdev_start(struct vdev *dev)
 	 * KVM may bring an event to an interrupt controller some time after it was written (irqfd), and so after the controller's state
 	 * was taken. One interrupt too many does no harm, one too few is a hang.
 	 */
+	if (dev->arrived && dev->status & VIRTIO_CONFIG_S_DRIVER_OK && !dev->resetting)
+		interrupt_config(dev);
 	for (i = 0; dev->arrived && i < dev->queues; i++)
 		if (vdev_may_run(dev, &dev->queue[i]))
 			interrupt_queue(dev, &dev->queue[i]);

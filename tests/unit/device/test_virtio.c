@@ -552,7 +552,14 @@ static void state_travels(uint64_t with)
 	assert_int_equal(vdev_claim(to, &err), 0);
 	assert_int_equal(vdev_claim(to, &err), 0);
 	assert_int_equal(vdev_claim(from, &err), -EBUSY);
+	/* What the source told may have been on its way to the guest: it is told once more, of the configuration too. */
+	there.msi = (struct fake_msi){ .open = there.msi.open };
 	vdev_start(to);
+	assert_int_equal(there.msi.fired_of[2], 1);
+	assert_int_equal(there.msi.fired_of[2 + 1], 1);
+	vdev_stop(to);
+	vdev_start(to);
+	assert_int_equal(there.msi.fired, 2);
 	/* Its ring goes on where it was, interrupts come where they were asked for. */
 	assert_int_equal(request(&there, VIRTIO_BLK_T_IN, 64, DATA, 4096, true), VIRTIO_BLK_S_OK);
 	assert_int_equal(*(uint32_t *)(void *)(r->ram + DATA), 64 * 512);
