@@ -45,6 +45,8 @@ struct blk {
 	uint64_t turn_bytes;	/* handed over in this turn */
 	uint32_t starved;	/* queues that wait for the disk to have room */
 	int64_t failure_told_ns;
+	struct own_flush *flush;	/* under way, for a drain */
+	int flush_result;		/* of the last one */
 };
 
 struct request {
@@ -231,21 +233,19 @@ static void on_queue(void *arg, struct vqueue *q)
 
 /* ---- drain ---- */
 
-/* A flush of our own. */
+/* A flush of our own. Its memory is the disk's until it is done, which it may not be when the disk is closed. */
 struct own_flush {
 	struct disk_job job;
-	bool done, left;	/* left: nobody waits for it any more */
-	int result;
+	struct blk *blk;
 };
 
 static void on_own_flush(struct disk_job *job, int result)
 {
 	struct own_flush *flush = (struct own_flush *)(void *)job;
 
-	flush->done = true;
-	flush->result = result;
-	if (flush->left)
-		free(flush);
+	flush->blk->flush = NULL;
+	flush->blk->flush_result = result;
+	free(flush);
 }
 
 static int away(const struct blk *blk, struct err *err)
@@ -254,27 +254,37 @@ static int away(const struct blk *blk, struct err *err)
 		       disk_jobs(blk->disk));
 }
 
+/* The flush that is under way. */
+static int flush_wait(struct blk *blk, int64_t deadline_ns, struct err *err)
+{
+	while (blk->flush && !disk_away(blk->disk) && clock_now_ns() < deadline_ns)
+		disk_wait(blk->disk, deadline_ns);
+	if (blk->flush && disk_away(blk->disk))
+		return away(blk, err);
+	if (blk->flush)
+		return err_set(err, -ETIMEDOUT, "disk %s: what was written does not reach it in time", blk->given.path);
+	if (blk->flush_result < 0)
+		return err_errno(err, blk->flush_result, "disk %s: flush", blk->given.path);
+	return 0;
+}
+
 static int drain_flush(struct blk *blk, int64_t deadline_ns, struct err *err)
 {
-	struct own_flush *flush = calloc(1, sizeof(*flush));
-	int r = 0;
+	int r;
 
-	if (!flush)
+	/* One that an earlier drain gave up, if it is still under way: no second one beside it. It need not have what was written since. */
+	blk->flush_result = 0;
+	r = flush_wait(blk, deadline_ns, err);
+	if (r < 0)
+		return r;
+	blk->flush = calloc(1, sizeof(*blk->flush));
+	if (!blk->flush)
 		return err_set(err, -ENOMEM, "no memory for a flush");
-	flush->job.op = DISK_FLUSH;
-	flush->job.done = on_own_flush;
-	disk_add(blk->disk, &flush->job);
-	while (!flush->done && !disk_away(blk->disk) && clock_now_ns() < deadline_ns)
-		disk_wait(blk->disk, deadline_ns);
-	flush->left = !flush->done;
-	if (flush->left && disk_away(blk->disk))
-		return away(blk, err);
-	if (flush->left)
-		return err_set(err, -ETIMEDOUT, "disk %s: what was written does not reach it in time", blk->given.path);
-	if (flush->result < 0)
-		r = err_errno(err, flush->result, "disk %s: flush", blk->given.path);
-	free(flush);
-	return r;
+	blk->flush->blk = blk;
+	blk->flush->job.op = DISK_FLUSH;
+	blk->flush->job.done = on_own_flush;
+	disk_add(blk->disk, &blk->flush->job);
+	return flush_wait(blk, deadline_ns, err);
 }
 
 static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)

@@ -12,7 +12,9 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include "device/virtio/disk_news.h"
 #include "disks.h"
+#include "small.h"
 
 #define BYTES "4194304"
 
@@ -318,6 +320,7 @@ enum wrong {
 	WRONG_IF_ASKED,		/* structured replies without their data, to who has agreed on such */
 	WRONG_ANYHOW,		/* ... to anybody */
 	WRONG_SLOW,		/* right, after a while */
+	WRONG_STUCK,		/* right, but a flush is not done before there is a file, whose length then counts them */
 };
 
 struct nbd_request {
@@ -350,10 +353,11 @@ static void say_reply(int fd, uint32_t option, uint32_t type, const void *data, 
 	say_bytes(fd, data, len);
 }
 
-/* Of 1 MiB, with neither flush nor trim. Returns whether structured replies are agreed on. */
-static bool wrong_handshake(int fd)
+/* Of 1 MiB, without trim. Returns whether structured replies are agreed on. */
+static bool wrong_handshake(int fd, bool flush)
 {
-	static const uint8_t hello[] = "NBDMAGICIHAVEOPT\0\x03", info[] = "\0\0" "\0\0\0\0\0\x10\0\0" "\0\x01";
+	static const uint8_t hello[] = "NBDMAGICIHAVEOPT\0\x03";
+	uint8_t info[] = "\0\0" "\0\0\0\0\0\x10\0\0" "\0\x01";
 	struct {
 		uint64_t magic;
 		uint32_t option, len;
@@ -362,6 +366,7 @@ static bool wrong_handshake(int fd)
 	uint8_t data[4096];
 	uint32_t option;
 
+	info[11] |= flush ? 4 : 0;
 	say_bytes(fd, hello, 18);
 	take_bytes(fd, data, 4);
 	do {
@@ -376,10 +381,11 @@ static bool wrong_handshake(int fd)
 	return structured;
 }
 
-static void wrong_serve(int listener, enum wrong wrong)
+static void wrong_serve(int listener, enum wrong wrong, const char *go)
 {
 	int fd = accept(listener, NULL, NULL);
-	bool structured = wrong_handshake(fd);
+	bool structured = wrong_handshake(fd, wrong == WRONG_STUCK);
+	off_t flushes = 0;
 	struct nbd_request request;
 	static uint8_t data[65536];
 
@@ -400,6 +406,10 @@ static void wrong_serve(int listener, enum wrong wrong)
 		if (be16toh(request.type) == 2)
 			_exit(0);
 		nothing.cookie = simple.cookie = request.cookie;
+		while (be16toh(request.type) == 3 && access(go, F_OK) < 0)
+			usleep(1000);
+		if (be16toh(request.type) == 3 && truncate(go, ++flushes) < 0)
+			_exit(1);
 		if (wrong == WRONG_SLOW)
 			usleep(200000);
 		if (wrong == WRONG_ANYHOW || (wrong == WRONG_IF_ASKED && structured)) {
@@ -407,11 +417,11 @@ static void wrong_serve(int listener, enum wrong wrong)
 			continue;
 		}
 		say_bytes(fd, &simple, sizeof(simple));
-		say_bytes(fd, data, be32toh(request.len));
+		say_bytes(fd, data, be16toh(request.type) == 0 ? be32toh(request.len) : 0);
 	}
 }
 
-static void wrong_start(struct server *s, struct disks *d, enum wrong wrong)
+static void wrong_begin(struct server *s, enum wrong wrong)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -423,8 +433,13 @@ static void wrong_start(struct server *s, struct disks *d, enum wrong wrong)
 	s->pid = fork();
 	assert_true(s->pid >= 0);
 	if (!s->pid)
-		wrong_serve(fd, wrong);
+		wrong_serve(fd, wrong, s->image);
 	close(fd);
+}
+
+static void wrong_start(struct server *s, struct disks *d, enum wrong wrong)
+{
+	wrong_begin(s, wrong);
 	disks_open(d, s->uri, false);
 	assert_int_equal(disk_bytes(d->disk), 1 << 20);
 }
@@ -482,6 +497,40 @@ static void who_waits_sleeps(void **state)
 	assert_int_equal(slow.result | flush.result, 0);
 	assert_in_range(waits, 1, 10);
 	disks_close(&d);
+	server_kill(&s);
+	server_free(&s);
+}
+
+/* Drains that give up leave one flush behind, not one each; and the one that ends well has flushed what came after it. */
+static void a_flush_that_hangs_is_one(void **state)
+{
+	struct disk_info info;
+	struct server s;
+	struct stat st;
+	struct small *small;
+	struct err err;
+	unsigned int i;
+	int64_t moment;
+
+	(void)state;
+	wrong_begin(&s, WRONG_STUCK);
+	unlink(s.image);
+	small = small_new(&blk_kind, s.uri, false);
+	vdev_stop(small->dev);
+	for (i = 0; i < DISK_JOBS_MAX + 10; i++) {
+		moment = clock_now_ns() + NS_PER_MS / 10;
+		assert_int_equal(vdev_drain(small->dev, moment, &err), -ETIMEDOUT);
+		assert_non_null(strstr(err.text, "does not reach it in time"));
+		assert_true(vdev_disk_info(small->dev, &info));
+		assert_int_equal(info.jobs, 1);
+	}
+	close(open(s.image, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	assert_int_equal(vdev_drain(small->dev, clock_now_ns() + 20 * NS_PER_SEC, &err), 0);
+	assert_true(vdev_disk_info(small->dev, &info));
+	assert_int_equal(info.jobs, 0);
+	assert_int_equal(stat(s.image, &st), 0);
+	assert_int_equal(st.st_size, 2);
+	small_free(small);
 	server_kill(&s);
 	server_free(&s);
 }
@@ -613,6 +662,7 @@ int main(void)
 		cmocka_unit_test(a_server_that_talks_nonsense_is_refused),
 		cmocka_unit_test(an_answer_without_data_is_none),
 		cmocka_unit_test(who_waits_sleeps),
+		cmocka_unit_test(a_flush_that_hangs_is_one),
 		cmocka_unit_test(a_qcow2_image_is_a_disk),
 		cmocka_unit_test(a_missing_program_is_named),
 	};
