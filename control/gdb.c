@@ -48,6 +48,16 @@ void gdb_client_close(struct gdb_client *client)
 	uv_close(&client->stream.handle, on_closed);
 }
 
+/*
+ * After D, the machine is no longer this session's: what still comes is not carried out, since nobody would take it back. gdb goes when it
+ * has the reply; it is let go when it has acknowledged it. Earlier, where it still writes, would be an error to it.
+ */
+static void detached_close(struct gdb_client *client)
+{
+	if (client->detached && (client->no_ack || client->acked) && !uv_stream_get_write_queue_size(&client->stream.stream))
+		gdb_client_close(client);
+}
+
 /* ---- output ---- */
 
 static void on_written(uv_write_t *write, int status)
@@ -57,6 +67,8 @@ static void on_written(uv_write_t *write, int status)
 	free(write->data);
 	if (status < 0)
 		gdb_client_close(client);
+	else if (client->gdb)
+		detached_close(client);
 }
 
 static void output(struct gdb_client *client, const void *bytes, size_t len)
@@ -114,8 +126,22 @@ static void take_packet(struct gdb_client *client)
 		gdb_command(client, (const char *)client->in.data, client->in.len);
 }
 
+static void detached_take(struct gdb_client *client, enum gdb_packet_event event)
+{
+	if (event == GDB_GOT_NAK) {
+		output(client, client->last.data, client->last.len);
+	} else if (event == GDB_GOT_ACK) {
+		client->acked = true;
+		detached_close(client);
+	}
+}
+
 static void take_event(struct gdb_client *client, enum gdb_packet_event event)
 {
+	if (client->detached) {
+		detached_take(client, event);
+		return;
+	}
 	switch (event) {
 	case GDB_GOT_NOTHING:
 	case GDB_GOT_ACK:
@@ -264,6 +290,8 @@ static void on_client(struct server *server, void *arg)
 	struct gdb_client *client;
 	int r;
 
+	if (gdb->client && gdb->client->detached)
+		gdb_client_close(gdb->client);
 	if (gdb->client) {
 		refuse(gdb, server);
 		return;

@@ -41,7 +41,8 @@ struct gdb_client {
 	struct buf last;		/* the last frame sent, for a '-' */
 	struct gdb_job *job;		/* a memory access under way: its reply comes later */
 	bool no_ack, swbreak, hwbreak;
-	bool detached;			/* said D: the machine is no longer this session's */
+	bool detached;			/* said D: the machine is no longer this session's, and nothing is carried out */
+	bool acked;			/* ... and has the reply */
 	bool running;			/* gdb waits for a stop reply */
 	bool partial;			/* some vCPUs run, or have run, while the machine is not RUNNING */
 	bool leave_running;		/* what to leave behind at detach */

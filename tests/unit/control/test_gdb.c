@@ -224,6 +224,66 @@ static void test_second_client(void **state)
 	ASK("qC", "QC1");
 }
 
+static void assert_closed(struct setup *s)
+{
+	char text[16];
+
+	fake_pump(s->machine, s->fd, NULL, NULL);
+	assert_int_equal(read(s->fd, text, sizeof(text)), 0);
+	close(s->fd);
+}
+
+/* Nothing is done for who has detached: nobody would take it back. */
+static void test_detach(void **state)
+{
+	struct setup *s = *state;
+	struct buf out = { 0 };
+
+	ASK("Z0,400020,1", "OK");
+	assert_int_equal(gdb_packet_frame(&out, "D", 1), 0);
+	assert_int_equal(gdb_packet_frame(&out, "Z0,400010,1", 11), 0);
+	assert_int_equal(gdb_packet_frame(&out, "M400030,1:77", 12), 0);
+	assert_int_equal(buf_append(&out, "\x03", 1), 0);
+	assert_int_equal(write(s->fd, out.data, out.len), out.len);
+	buf_fini(&out);
+	assert_int_equal(receive(s), GDB_GOT_ACK);
+	assert_string_equal(reply(s), "OK");
+	assert_true(machine_is_running(s->machine));
+	/* It may ask for the reply again, and goes when it has it. */
+	assert_int_equal(write(s->fd, "-", 1), 1);
+	assert_string_equal(reply(s), "OK");
+	assert_int_equal(write(s->fd, "$qC#b4+", 7), 7);
+	assert_closed(s);
+	assert_int_equal(s->mem->ram[16], 16);
+	assert_int_equal(s->mem->ram[32], 32);
+	assert_int_equal(s->mem->ram[48], 48);
+	assert_false(s->machine->vm.vcpu[0].debug.sw_breakpoints);
+	/* Without acknowledgements, at once. */
+	connect_client(s);
+	ASK("QStartNoAckMode", "OK");
+	assert_int_equal(write(s->fd, "+$D#44", 6), 6);
+	assert_string_equal(reply(s), "OK");
+	assert_closed(s);
+	connect_client(s);
+	ASK("qC", "QC1");
+}
+
+/* Who stays makes room for the next. */
+static void test_detached_and_still_there(void **state)
+{
+	struct setup *s = *state;
+	int old = s->fd;
+
+	ASK("D", "OK");
+	connect_client(s);
+	ASK("qC", "QC1");
+	assert_int_equal(s->machine->state, RUN_STATE_DEBUG);
+	close(s->fd);
+	s->fd = old;
+	assert_closed(s);
+	connect_client(s);
+}
+
 static void test_registers(void **state)
 {
 	struct setup *s = *state;
@@ -622,7 +682,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 #define LONG(name) cmocka_unit_test_setup_teardown(name, set_up_long, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(test_attach), TEST(test_disconnect), TEST(test_second_client), TEST(test_registers),
+		TEST(test_attach), TEST(test_disconnect), TEST(test_second_client), TEST(test_detach),
+		TEST(test_detached_and_still_there), TEST(test_registers),
 		TEST(test_memory), TEST(test_missing_page), LONG(test_page_comes), LONG(test_end_while_waiting),
 		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_breakpoint),
 		TEST(test_watchpoint), TEST(test_step), TEST(test_stopped_by_others), TEST(test_late_stop),
