@@ -5,6 +5,7 @@
 // and the instruction goes when the last of them does.
 #include "control/gdb_break.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -177,18 +178,51 @@ void gdb_breaks_mask(const struct gdb_breaks *breaks, gva_t gva, uint8_t *data, 
 	}
 }
 
-void gdb_breaks_written(struct gdb_breaks *breaks, struct memory *mem, gva_t gva, size_t len)
+/* Its bytes in memory, which it holds itself or an alias does. */
+static uint8_t *planted_bytes(struct gdb_breaks *breaks, const struct gdb_soft *soft)
 {
-	struct gdb_soft *soft;
+	struct gdb_soft *other;
+
+	for (other = breaks->soft; other < breaks->soft + breaks->nsoft; other++)
+		if (other->planted && other->gpa.v == soft->gpa.v && other->span.hva)
+			return other->span.hva;
+	assert(false);
+	return NULL;
+}
+
+/* [gva, gva + len) has been written, and with it some of what `soft` covers: that is what its aliases cover, too. */
+static void soft_written(struct gdb_breaks *breaks, const struct gdb_soft *soft, gva_t gva, size_t len)
+{
+	uint8_t *bytes = planted_bytes(breaks, soft), old[GDB_SOFT_BYTES];
+	struct gdb_soft *other;
+	const uint8_t *insn;
+	size_t size, i;
+
+	insn = arch_breakpoint(&size);
+	/* What was not written there is the instruction still. */
+	for (i = 0; i < size; i++)
+		old[i] = soft->gva.v + i - gva.v < len || bytes[i] != insn[i] ? bytes[i] : soft->old[i];
+	memcpy(bytes, insn, size);
+	for (other = breaks->soft; other < breaks->soft + breaks->nsoft; other++)
+		if (other->planted && other->gpa.v == soft->gpa.v)
+			memcpy(other->old, old, size);
+}
+
+void gdb_breaks_written(struct gdb_breaks *breaks, gva_t gva, size_t len)
+{
+	const struct gdb_soft *soft, *before;
 	size_t size;
 
 	arch_breakpoint(&size);
 	for (soft = breaks->soft; soft < breaks->soft + breaks->nsoft; soft++) {
 		if (!soft->planted || !meets(gva.v, len, soft->gva.v, size))
 			continue;
-		soft->planted = false;
-		soft_release(mem, soft, find_alias(breaks, soft));
-		plant(breaks, mem, soft);
+		/* Both addresses of one place may have been written: once is enough, and afterwards the instruction is there. */
+		for (before = breaks->soft; before < soft; before++)
+			if (before->planted && before->gpa.v == soft->gpa.v && meets(gva.v, len, before->gva.v, size))
+				break;
+		if (before == soft)
+			soft_written(breaks, soft, gva, len);
 	}
 }
 

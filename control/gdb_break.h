@@ -48,8 +48,11 @@ void gdb_breaks_clear(struct gdb_breaks *breaks, struct memory *mem);
 
 /* Shows what breakpoints cover, in `len` bytes that were read at gva. */
 void gdb_breaks_mask(const struct gdb_breaks *breaks, gva_t gva, uint8_t *data, size_t len);
-/* The debugger has written [gva, gva + len): breakpoints that were overwritten cover the new bytes, and are written again. */
-void gdb_breaks_written(struct gdb_breaks *breaks, struct memory *mem, gva_t gva, size_t len);
+/*
+ * The debugger has written [gva, gva + len): breakpoints that were overwritten, by this address or another of
+ * theirs, cover the new bytes, and are written again.
+ */
+void gdb_breaks_written(struct gdb_breaks *breaks, gva_t gva, size_t len);
 
 /* -ENOSPC: ARCH_WATCH_MAX are set. Setting one that is set is fine. */
 int gdb_breaks_watch(struct gdb_breaks *breaks, const struct arch_watch *watch);

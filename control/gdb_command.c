@@ -272,7 +272,7 @@ static void on_write_done(void *arg, struct gdb_job *job)
 {
 	struct gdb_client *client = finish_job(arg, job);
 
-	gdb_breaks_written(&client->gdb->breaks, client->gdb->mem, job->gva, job->done);
+	gdb_breaks_written(&client->gdb->breaks, job->gva, job->done);
 	reply_result(client, job->result);
 	gdb_client_job_done(client);
 }

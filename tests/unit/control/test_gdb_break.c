@@ -179,10 +179,68 @@ static void test_written(void **state)
 
 	assert_int_equal(set(s, 16), 0);
 	memset(s->mem->ram + 15, 0x77, 3);
-	gdb_breaks_written(&s->breaks, s->mem, GVA(FAKE_GVA + 15), 3);
+	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 15), 3);
 	ASSERT_RAM(s, 16, 0xcc, 0xdd);
 	assert_int_equal(unset(s, 16), 0);
 	ASSERT_RAM(s, 16, 0x77, 0x77);
+}
+
+/* By one of its addresses: what it covers is the same for the other, and it is there again for both. */
+static void test_alias_written(void **state)
+{
+	struct setup *s = *state;
+	gva_t other = GVA(0x7000000);
+	unsigned int by_other;
+	uint8_t data[2];
+
+	for (by_other = 0; by_other < 2; by_other++) {
+		assert_int_equal(set(s, 16), 0);
+		assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, other, GPA(FAKE_GPA + 16)), 0);
+		memset(s->mem->ram + 16, 0x70 + (int)by_other, 2);
+		gdb_breaks_written(&s->breaks, by_other ? other : GVA(FAKE_GVA + 16), 2);
+		ASSERT_RAM(s, 16, 0xcc, 0xdd);
+		assert_int_equal(s->mem->held, 1);
+		memcpy(data, s->mem->ram + 16, 2);
+		gdb_breaks_mask(&s->breaks, by_other ? GVA(FAKE_GVA + 16) : other, data, 2);
+		assert_int_equal(data[0], 0x70 + by_other);
+		/* Whichever goes last puts back what was written. */
+		assert_int_equal(unset(s, 16), 0);
+		ASSERT_RAM(s, 16, 0xcc, 0xdd);
+		assert_int_equal(gdb_breaks_remove(&s->breaks, s->mem, other), 0);
+		ASSERT_RAM(s, 16, 0x70 + by_other, 0x70 + by_other);
+	}
+}
+
+/* The page is mapped twice in a row, and a write goes over the end of the first. */
+static void test_both_aliases_written(void **state)
+{
+	struct setup *s = *state;
+	gva_t other = GVA(FAKE_GVA + 16 + PAGE_BYTES);
+
+	assert_int_equal(set(s, 16), 0);
+	assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, other, GPA(FAKE_GPA + 16)), 0);
+	memset(s->mem->ram + 16, 0x77, 2);
+	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 16), PAGE_BYTES + 2);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+	assert_int_equal(gdb_breaks_remove(&s->breaks, s->mem, other), 0);
+	assert_int_equal(unset(s, 16), 0);
+	ASSERT_RAM(s, 16, 0x77, 0x77);
+}
+
+/* A part of the instruction: what covers the rest is not the breakpoint. */
+static void test_half_written(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	s->mem->ram[17] = 0x77;
+	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 17), 1);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+	s->mem->ram[16] = 0x66;
+	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 13), 4);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+	assert_int_equal(unset(s, 16), 0);
+	ASSERT_RAM(s, 16, 0x66, 0x77);
 }
 
 static void test_full(void **state)
@@ -227,7 +285,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_set_and_remove), TEST(test_missing_page), TEST(test_overwritten_by_guest),
 		TEST(test_alias), TEST(test_moved), TEST(test_lift_and_plant), TEST(test_mask),
-		TEST(test_written), TEST(test_full), TEST(test_watch),
+		TEST(test_written), TEST(test_alias_written), TEST(test_both_aliases_written),
+		TEST(test_half_written), TEST(test_full), TEST(test_watch),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
