@@ -151,6 +151,9 @@ static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char wh
 
 	if (!is_stopped(state))
 		return err_set(err, -EBUSY, "the machine may not run now, it is %s", run_state_name(state));
+	r = machine_may_run(gdb->machine, err);
+	if (r < 0)
+		return r;
 	if (state != RUN_STATE_DEBUG) {
 		r = machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
 		if (r < 0)

@@ -405,7 +405,7 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 }
 
 /* The state that memory puts the machine into instead of letting it run, and why; RUNNING: it may. */
-static enum run_state memory_allows(struct machine *m, struct err *err)
+static enum run_state memory_allows(const struct machine *m, struct err *err)
 {
 	struct memory_stats stats;
 
@@ -423,7 +423,7 @@ static enum run_state memory_allows(struct machine *m, struct err *err)
 	return RUN_STATE_RUNNING;
 }
 
-static int may_run(struct machine *m, struct err *err)
+int machine_may_run(const struct machine *m, struct err *err)
 {
 	if (m->reset_waits)
 		return err_set(err, -EBUSY, "the machine's reset waits for %s",
@@ -459,7 +459,7 @@ int machine_cont(struct machine *m, struct err *err)
 		m->autostart = true;
 		return 0;
 	}
-	r = may_run(m, err);
+	r = machine_may_run(m, err);
 	if (!r)
 		r = board_claim(m->board, err);
 	if (r < 0)
@@ -520,7 +520,7 @@ static const char *reset_obstacle(struct machine *m)
 	return board_is_busy(m->board) ? "until its disks have finished what they were asked for" : NULL;
 }
 
-/* All vCPUs are parked, all pages are there, nothing is in hand. */
+/* All pages are there, nothing is in hand. */
 static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *err)
 {
 	const struct device *device;
@@ -528,6 +528,10 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *
 	int r;
 
 	m->reset_waits = false;
+	/* It may have waited, and a debugger have let a vCPU run meanwhile: KVM would let this thread wait for that one. */
+	r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
+	if (r < 0)
+		return reset_failed(m, err);
 	device = board_devices(m->board, &n);
 	for (i = 0; i < n; i++)
 		device[i].ops->reset(device[i].dev);

@@ -114,6 +114,8 @@ int machine_pause(struct machine *machine, enum run_state state, struct err *err
  * is lost (in whatever state), a reset that waits for pages or disks, a disk that another machine has.
  */
 int machine_cont(struct machine *machine, struct err *err);
+/* May vCPUs run, some of them or all? 0, or -EBUSY with the reason, as above, but for the disk. INMIGRATE has nothing to run. */
+int machine_may_run(const struct machine *machine, struct err *err);
 /*
  * Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. Errors, after which it has
  * left as well: a disk that another machine has (PAUSED); a page is lost (IO_ERROR) or cannot be asked for (INTERNAL_ERROR).

@@ -174,10 +174,19 @@ int machine_pause(struct machine *machine, enum run_state state, struct err *err
 	return 0;
 }
 
+int machine_may_run(const struct machine *machine, struct err *err)
+{
+	if (machine->reset_waits)
+		return err_set(err, -EBUSY, "a reset waits");
+	return machine->state == RUN_STATE_POSTMIGRATE ? err_set(err, -EBUSY, "the guest runs elsewhere") : 0;
+}
+
 int machine_cont(struct machine *machine, struct err *err)
 {
-	if (machine->state == RUN_STATE_POSTMIGRATE)
-		return err_set(err, -EBUSY, "the guest runs elsewhere");
+	int r = machine_may_run(machine, err);
+
+	if (r < 0)
+		return r;
 	fake_set_state(machine, RUN_STATE_RUNNING);
 	return 0;
 }

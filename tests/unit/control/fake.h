@@ -61,6 +61,7 @@ struct machine {
 	struct machine_listener *listeners;
 	enum run_state state;
 	bool autostart, ended;
+	bool reset_waits;
 	unsigned int resets, powerdowns;
 	bool balloon;
 	uint64_t balloon_bytes;

@@ -544,6 +544,27 @@ static void test_step(void **state)
 	ASK("c400000", "E16");
 }
 
+/* Its kernel is about to be loaded: what has stopped stays stopped, one vCPU as well as all. */
+static void test_no_step_while_a_reset_waits(void **state)
+{
+	static const char *const packets[] = { "vCont;s:2;c", "s", "vCont;c:1", "c" };
+	struct setup *s = *state;
+	size_t i;
+
+	ASK("?", "T05thread:1;");
+	fake_set_state(s->machine, RUN_STATE_PAUSED);
+	s->machine->reset_waits = true;
+	for (i = 0; i < sizeof(packets) / sizeof(packets[0]); i++) {
+		assert_int_equal(ask(s, packets[i])[0], 'O');
+		assert_string_equal(reply(s), "T02thread:1;");
+		assert_true(s->machine->vm.vcpu[0].parked && s->machine->vm.vcpu[1].parked);
+		assert_int_equal(s->machine->state, RUN_STATE_PAUSED);
+	}
+	s->machine->reset_waits = false;
+	send_packet(s, "vCont;s:2;c", 11);
+	fake_pump(s->machine, -1, runs_alone, s->machine);
+}
+
 /* Others stop the machine too. */
 static void test_stopped_by_others(void **state)
 {
@@ -686,7 +707,7 @@ int main(void)
 		TEST(test_detached_and_still_there), TEST(test_registers),
 		TEST(test_memory), TEST(test_missing_page), LONG(test_page_comes), LONG(test_end_while_waiting),
 		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_breakpoint),
-		TEST(test_watchpoint), TEST(test_step), TEST(test_stopped_by_others), TEST(test_late_stop),
+		TEST(test_watchpoint), TEST(test_step), TEST(test_no_step_while_a_reset_waits), TEST(test_stopped_by_others), TEST(test_late_stop),
 		TEST(test_inmigrate), TEST(test_monitor), TEST(test_framing), TEST(test_kill),
 	};
 

@@ -23,6 +23,7 @@ struct world {
 	struct machine_listener listener;
 	unsigned int resets, resets_by_guest, shutdowns, powerdowns, states, completes, lost;
 	uint64_t lost_gfn;
+	bool parked;		/* at the last reset */
 	char reason[32];
 };
 
@@ -40,6 +41,7 @@ static void on_reset(void *arg, bool by_guest)
 
 	w->resets++;
 	w->resets_by_guest += by_guest;
+	w->parked = vcpu_is_parked(vm_vcpu(machine_vm(w->machine), 0)) && vcpu_is_parked(vm_vcpu(machine_vm(w->machine), 1));
 }
 
 static void on_shutdown(void *arg, bool by_guest, const char *reason)
@@ -69,12 +71,12 @@ static void on_complete(void *arg)
 	((struct world *)arg)->completes++;
 }
 
-static struct world *world_new(bool incoming, bool no_reboot)
+static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(void *, struct machine *, struct err *))
 {
 	struct machine_config config = {
 		.cpus = CPUS, .memory_bytes = MEMORY_BYTES, .kernel = getenv("POSTERN_BARE"),
 		.way_out = WAY_OUT_AUTO, .incoming = incoming, .no_reboot = no_reboot,
-		.serial = { .kind = CHARDEV_NULL },
+		.serial = { .kind = CHARDEV_NULL }, .boot_find = boot_find,
 	};
 	struct world *w = calloc(1, sizeof(*w));
 	struct err err = { 0 };
@@ -88,6 +90,11 @@ static struct world *world_new(bool incoming, bool no_reboot)
 	};
 	machine_listen(w->machine, &w->listener);
 	return w;
+}
+
+static struct world *world_new(bool incoming, bool no_reboot)
+{
+	return world_make(incoming, no_reboot, NULL);
 }
 
 static void world_free(struct world *w)
@@ -213,6 +220,38 @@ static void a_guest_s_reset_starts_it_anew(void **state)
 	assert_int_equal(machine_reset(w->machine, false, &err), 0);
 	assert_int_equal(w->resets, 2);
 	assert_int_equal(machine_state(w->machine), RUN_STATE_PRELAUNCH);
+	world_free(w);
+}
+
+static int find_later(void *arg, struct machine *machine, struct err *err)
+{
+	(void)arg, (void)machine, (void)err;
+	return 0;
+}
+
+/* Whoever lets a vCPU run while a reset waits finds it parked when the reset is done: KVM would let the main thread wait for it. */
+static void a_reset_that_has_waited_parks_the_guest(void **state)
+{
+	const struct machine_boot boot = { .kernel = getenv("POSTERN_BARE") };
+	struct world *w = world_make(false, false, find_later);
+	struct machine *m = w->machine;
+	uint64_t before;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(machine_cont(m, &err), 0);
+	run_until(w, exits(w) > 0);
+	assert_int_equal(machine_reset(m, false, &err), 0);
+	assert_int_equal(w->resets, 0);
+	assert_int_equal(machine_may_run(m, &err), -EBUSY);
+	before = exits(w);
+	vcpu_resume(vm_vcpu(machine_vm(m), 0));
+	run_until(w, exits(w) > before);
+	machine_boot_found(m, &boot, NULL);
+	assert_int_equal(w->resets, 1);
+	assert_true(w->parked);
+	assert_true(machine_is_running(m));
+	assert_int_equal(machine_may_run(m, &err), 0);
 	world_free(w);
 }
 
@@ -541,6 +580,7 @@ int main(void)
 		cmocka_unit_test(the_first_end_counts),
 		cmocka_unit_test(the_power_button_is_pressed),
 		cmocka_unit_test(a_guest_s_reset_starts_it_anew),
+		cmocka_unit_test(a_reset_that_has_waited_parks_the_guest),
 		cmocka_unit_test(without_reboot_a_reset_ends),
 		cmocka_unit_test(power_off_ends),
 		cmocka_unit_test(a_wish_travels),
