@@ -57,6 +57,7 @@ struct listener {
 	uv_timer_t *tick;
 	struct guest *guests;	/* newest first */
 	unsigned int nguests;
+	bool rests, rest_told;	/* nobody is let in until the next tick */
 };
 
 /* ---- guests ---- */
@@ -291,10 +292,17 @@ static void listener_on_connection(uv_poll_t *poll, int status, int events)
 	(void)status;
 	(void)events;
 	if (fd < 0) {
-		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+		if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+			return;
+		if (!listener->rest_told)
 			log_warn("migration: accept: %s", strerror(errno));
+		listener->rest_told = true;
+		/* For want of a descriptor, mostly: whoever knocks still does. Not heard until the next tick, rather than all the time. */
+		uv_poll_stop(poll);
+		listener->rests = true;
 		return;
 	}
+	listener->rest_told = false;
 	if (listener->nguests >= GUESTS_MAX)
 		listener_evict(listener);
 	if (guest_new(listener, fd, &err) < 0) {
@@ -310,6 +318,9 @@ static void listener_on_tick(uv_timer_t *timer)
 	int64_t now = clock_now_ns();
 	struct err err;
 
+	if (listener->rests)
+		uv_poll_start(listener->poll, UV_READABLE, listener_on_connection);
+	listener->rests = false;
 	for (guest = listener->guests; guest; guest = next) {
 		next = guest->next;
 		/* Who is no longer busy may have taken others along: the rest has time until the next tick. */

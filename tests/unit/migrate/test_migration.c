@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -641,6 +642,39 @@ static void test_a_crowd_of_strangers_does_not_keep_a_source_out(void **state)
 	world_free(&w);
 }
 
+/* There is no descriptor for the source's connections: they wait, and the loop does not run in circles. */
+static void test_a_source_waits_for_a_descriptor(void **state)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct rlimit old, none;
+	unsigned int turns;
+	struct world w;
+	struct err err;
+	int64_t end;
+	int fd;
+
+	(void)state;
+	NEEDS(&w);
+	memcpy(addr.sun_path, w.direct_uri + 5, strlen(w.direct_uri + 5) + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = old;
+	none.rlim_cur = (rlim_t)dup(fd);
+	close((int)none.rlim_cur);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	end = clock_now_ns() + 250 * NS_PER_MS;
+	for (turns = 0; clock_now_ns() < end; turns++)
+		uv_run(loop_uv(w.loop), UV_RUN_ONCE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_in_range(turns, 1, 100);
+	close(fd);
+	/* Not by the relay: its thread polls more than it now may. */
+	assert_int_equal(migration_outgoing(w.from.migration, w.direct_uri, false, &err), 0);
+	until_completed(&w);
+	world_free(&w);
+}
+
 /* While one source is let in, another waits for a moment and is then told; its guest runs on, and the first arrives. */
 static void test_a_second_source_is_told_that_the_destination_is_busy(void **state)
 {
@@ -799,6 +833,7 @@ int main(void)
 		cmocka_unit_test(test_stop_during_switchover_stands),
 		cmocka_unit_test(test_strangers_do_not_disturb),
 		cmocka_unit_test(test_a_crowd_of_strangers_does_not_keep_a_source_out),
+		cmocka_unit_test(test_a_source_waits_for_a_descriptor),
 		cmocka_unit_test(test_a_second_source_is_told_that_the_destination_is_busy),
 		cmocka_unit_test(test_nobody_there),
 		cmocka_unit_test(test_a_reclaimed_guest_cannot_be_resumed_elsewhere),
