@@ -5,7 +5,6 @@
  * to lose: five descriptors, no privileges, little memory and time, and no system calls but those that
  * reading, writing and memory take. It goes when its parent goes. Nobody but disk_boot.c starts it.
  */
-#include <dirent.h>
 #include <grp.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -17,6 +16,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/descriptors.h"
 #include "cli/disk_child.h"
 #include "cli/options.h"
 
@@ -52,28 +52,6 @@ static void limit(int resource, uint64_t value)
 	const struct rlimit both = { .rlim_cur = value, .rlim_max = value };
 
 	setrlimit(resource, &both);
-}
-
-/* The machine's process has others that an exec does not close: those that its user has handed to it, for one. */
-static int descriptors_drop(struct err *err)
-{
-	struct dirent *entry;
-	DIR *all;
-	int fd;
-
-	if (!close_range(DISK_CHILD_FDS, ~0U, 0))
-		return 0;
-	/* Linux before 5.9 */
-	all = opendir("/proc/self/fd");
-	if (!all)
-		return err_errno(err, -errno, "the reader of disks cannot close what it does not need: /proc/self/fd");
-	while ((entry = readdir(all))) {
-		fd = atoi(entry->d_name);
-		if (fd >= DISK_CHILD_FDS && fd != dirfd(all))
-			close(fd);
-	}
-	closedir(all);
-	return 0;
 }
 
 /* RLIMIT_AS does not count what is written to memory files; they need not be larger than the guest that they are for. */
@@ -147,7 +125,8 @@ int cmd_disk_child(int argc, char **argv)
 
 	if (argc != 2 || options_parse_bytes(&memory_bytes, argv[1]) < 0)
 		return CLI_USAGE;
-	r = descriptors_drop(&err);
+	/* The machine's process has others, and what its user has handed to it. */
+	r = descriptors_close(DISK_CHILD_FDS, &err);
 	size = r ? 0 : lseek(DISK_CHILD_DISK, 0, SEEK_END);
 	if (!r)
 		r = size < 0 ? err_errno(&err, -errno, "its size") : privileges_drop(memory_bytes, &err);

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "cli/cli.h"
+#include "cli/descriptors.h"
 #include "cli/disk_boot.h"
 #include "cli/options.h"
 #include "control/gdb.h"
@@ -350,6 +351,9 @@ int cmd_run(int argc, char **argv)
 	r = options_parse(&run.options, argc, argv, &err);
 	log_set_level(run.options.log_level);
 	log_set_format(run.options.log_format);
+	/* What was handed to us, a network or a migration, is for no program that we start. */
+	if (!r)
+		r = descriptors_withhold(STDERR_FILENO + 1, &err);
 	if (!r)
 		r = log_open(&run, &err);
 	if (r < 0) {

@@ -2,6 +2,7 @@
 # Copyright The postern authors
 """Disks as a machine has them: whose they are, and what happens when one is away. The guest does not use them: tests/lab has that."""
 
+import os
 import signal
 
 import pytest
@@ -40,6 +41,24 @@ def test_query_block_has_the_shape_that_clients_know(tmp_path):
         assert first['inserted']['file'] == disk and not first['inserted']['ro'] and first['inserted']['drv'] == 'raw'
         assert first['inserted']['image']['virtual-size'] == 2 * MIB
         assert second['inserted']['ro'] and second['x-postern'] == {'driver': 'file', 'away': False, 'requests': 0}
+
+
+def test_programs_that_it_starts_get_nothing_that_was_handed_to_it(tmp_path):
+    """qemu-nbd reads what a guest has written: the machine's network is not for it."""
+    end, other = os.pipe()
+    try:
+        with Postern(memory='64M', options=['--disk', '%s,format=qcow2' % qcow2(tmp_path / 'disk', 1)], pass_fds=[other]) as vm:
+            tied = os.stat('/proc/self/fd/%d' % other)
+            assert os.path.samestat(os.stat('/proc/%d/fd/%d' % (vm.pid, other)), tied)
+            with open('/proc/%d/task/%d/children' % (vm.pid, vm.pid), encoding='ascii') as f:
+                children = f.read().split()
+            assert children
+            for child in children:
+                for fd in os.listdir('/proc/%s/fd' % child):
+                    assert not os.path.samestat(os.stat('/proc/%s/fd/%s' % (child, fd)), tied), (child, fd)
+    finally:
+        os.close(end)
+        os.close(other)
 
 
 def test_two_machines_do_not_write_one_disk(tmp_path):
