@@ -5,7 +5,7 @@
 //
 // Messages are carried out in the order in which they come, each whole before the next, so exec-oob needs no queue of
 // its own: nothing on the main thread waits. Output is queued by libuv; the queue is bounded, and a client that does
-// not read is dropped rather than allowed to hold memory or anybody else up.
+// not read is dropped rather than allowed to hold memory or anybody else up. One that closes its sending side hears all answers.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +21,7 @@ struct qmp_client {
 	union server_stream stream;
 	struct json_stream input;
 	bool negotiated, oob;
+	bool ended;		/* it has said all, and still hears what it asked for */
 	char bytes[INPUT_BYTES];
 };
 
@@ -73,7 +74,7 @@ static void on_written(uv_write_t *write, int status)
 
 	free(output->text);
 	free(output);
-	if (status < 0)
+	if (status < 0 || (client->ended && !qmp_client_queued(client)))
 		qmp_client_close(client);
 }
 
@@ -123,7 +124,7 @@ err_close:
 
 void qmp_client_event(struct qmp_client *client, const json_t *message)
 {
-	if (client->negotiated)
+	if (client->negotiated && !client->ended)
 		qmp_client_send(client, message);
 }
 
@@ -255,6 +256,11 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct qmp_client *client = stream->data;
 
+	if (n == UV_EOF && qmp_client_queued(client)) {
+		client->ended = true;
+		qmp_client_deafen(client);
+		return;
+	}
 	if (n < 0)
 		qmp_client_close(client);
 	else

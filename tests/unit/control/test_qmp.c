@@ -611,6 +611,31 @@ static void test_socket(void **state)
 	assert_int_equal(qmp_listen(s->qmp, "tcp:127.0.0.1:0", &err), 0);
 }
 
+/* More answers than the socket holds, for a client that has closed its sending side: it hears each, and then the end. */
+static void test_a_client_that_has_said_all_hears_all(void **state)
+{
+	static const char command[] = "{\"execute\":\"query-commands\"}\n";
+	char all[400 * (sizeof(command) - 1) + 1], byte;
+	struct setup *s = *state;
+	unsigned int i;
+	json_t *reply;
+
+	for (i = 0; i < 400; i++)
+		memcpy(all + i * (sizeof(command) - 1), command, sizeof(command));
+	send_text(s, all);
+	assert_int_equal(shutdown(s->fd, SHUT_WR), 0);
+	/* All of it is taken before anything is read. */
+	for (i = 0; i < 200; i++)
+		uv_run(loop_uv(s->machine->loop), UV_RUN_NOWAIT);
+	for (i = 0; i < 400; i++) {
+		reply = receive(s);
+		assert_true(json_is_array(json_object_get(reply, "return")));
+		json_decref(reply);
+	}
+	fake_pump(s->machine, s->fd, NULL, NULL);
+	assert_int_equal(read(s->fd, &byte, 1), 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up_negotiated, tear_down)
@@ -620,6 +645,7 @@ int main(void)
 		TEST(test_balloon),
 		TEST(test_quit), TEST(test_migration), TEST(test_parameters), TEST(test_capabilities), TEST(test_human_monitor),
 		TEST(test_faults), TEST(test_reclaim), TEST(test_command_list), TEST(test_slow_client),
+		TEST(test_a_client_that_has_said_all_hears_all),
 		TEST(test_socket),
 	};
 
