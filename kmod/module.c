@@ -6,11 +6,12 @@
  * runs, and the access is retried at the next KVM_RUN.
  *
  * fault.c knows when a thread is in a guest page fault, steal.c (arm64) when KVM writes stolen time, record.c remembers it, wait.c ends
- * the waits, stats.c counts, trial.c tries beforehand, kernel.h holds what kernels differ in. Nothing is patched: four probes at most, by the kernel's own interface.
+ * the waits, stats.c counts, trial.c tries beforehand, kernel.h holds what kernels differ in. Nothing is patched: three probes, by
+ * the kernel's own interface.
  *
- * Order. Loading: records, then faults and stolen time, then waits, so that a wait is cut only where its fault's end is watched. Unloading: the reverse,
- * and between waits and faults a pause until each fault that was cut has been answered; else the error that it travels as would
- * reach user space. Threads that sleep in a fault for a page may do so during all of this: they have the kernel's code under them,
+ * Order. Loading: records, then faults and stolen time, then waits, so that a wait is cut only where its fault's end is watched.
+ * Unloading: the reverse, and between waits and faults a pause until each fault that was cut has been answered; else the error that
+ * it travels as would reach user space. Threads that sleep in a fault for a page may do so during all of this: they have the kernel's code under them,
  * and hooks of its own, not ours.
  */
 #include <linux/delay.h>
