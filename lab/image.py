@@ -72,6 +72,7 @@ DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
 DEPMOD = ("/usr/sbin/depmod", "/sbin/depmod", "depmod")
 UNUSED_DAYS = 7
+CACHED = ("root-", "image-", "debian-", "build-", "emulator-", "headers-", "sysroot-")
 
 
 class LabError(Exception):
@@ -186,6 +187,11 @@ class Apt:
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
                               text=True).stdout
         return [line.split()[-1] for line in text.splitlines() if "Depends:" in line]
+
+    def names(self, prefix):
+        """All packages whose names begin so."""
+        return subprocess.run(["apt-cache"] + self.options + ["pkgnames", prefix], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, check=False, text=True).stdout.split()
 
     def unpack(self, packages, target):
         """Downloads packages, without what they depend on, and unpacks them into a directory."""
@@ -483,10 +489,10 @@ def _cached_build(place, build):
 
 
 def cache_prune():
-    """Removes images that no clone has used for long. A lab that runs keeps its files open."""
+    """Removes what no clone has used for long. A lab that runs keeps its files open."""
     limit = time.time() - UNUSED_DAYS * 86400
     for path in cache_dir().iterdir():
-        if path.is_dir() and path.name.startswith(("root-", "image-", "debian-", "build-")) and \
+        if path.is_dir() and path.name.startswith(CACHED) and \
                 path.stat().st_mtime < limit:
             say("removing %s, not used for %d days" % (path.name, UNUSED_DAYS))
             shutil.rmtree(path, ignore_errors=True)

@@ -31,14 +31,27 @@ def packages_of(apt, release):
     return [first] + wanted
 
 
+def tools_of(apt, kbuild):
+    """The package of the build's programs that this release has for a kernel of a newer one: that of the same sources, or, since the
+    releases do not move together, of the version next to it in the series."""
+    def version(name):
+        return tuple(map(int, re.search(r"-(\d+(?:\.\d+)*)", name)[1].split(".")))
+    wanted = version(kbuild)
+    own = [name for name in apt.names("linux-kbuild-") if re.search(r"\+deb\d+$", name) and version(name)[:2] == wanted[:2]]
+    if not own:
+        raise LabError("%s has no linux-kbuild of the series of %s" % (image.ROOT_SUITE, kbuild))
+    return min(own, key=lambda name: abs(version(name)[2] - wanted[2]))
+
+
 def tools_unpack(kbuild, suite, target, work, log):
     """The build's own programs run on this machine, whose C library a newer release's may not find new enough: then those that
-    were built of the same sources for this release are taken."""
-    own = re.sub(r"\+deb\d+", "+deb12", kbuild)
-    if suite == image.ROOT_SUITE or own == kbuild:
+    were built for this release are taken."""
+    if suite == image.ROOT_SUITE or not re.search(r"\+deb\d+$", kbuild):
         Apt(suite, work / "tools", log, image.NATIVE).unpack([kbuild], target)
         return
-    Apt(image.ROOT_SUITE, work / "tools", log, image.NATIVE).unpack([own], target)
+    apt = Apt(image.ROOT_SUITE, work / "tools", log, image.NATIVE)
+    own = tools_of(apt, kbuild)
+    apt.unpack([own], target)
     os.rename(target / "usr/lib" / own, target / "usr/lib" / kbuild)
 
 
