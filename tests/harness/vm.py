@@ -350,9 +350,9 @@ class Qemu(Machine):
     """QEMU with the bare guest (one vCPU, multiboot) or options of the caller's: for comparisons."""
 
     def __init__(self, name='qemu', memory_mib=256, incoming=None, gdb=None, netns=None, options=(),
-                 kernel='bare', binary='qemu-system-x86_64'):
+                 kernel='bare', binary='qemu-system-x86_64', board='microvm,acpi=off', cpu='Nehalem'):
         super().__init__(name, netns)
-        words = [binary, '-M', 'microvm,acpi=off', '-accel', 'kvm', '-cpu', 'Nehalem', '-m', str(memory_mib),
+        words = [binary, '-M', board, '-accel', 'kvm', '-cpu', cpu, '-m', str(memory_mib),
                  '-nodefaults', '-display', 'none', '-name', self.name,
                  '-chardev', 'socket,id=serial,path=%s,server=on,wait=off' % self.path('serial'),
                  '-serial', 'chardev:serial', '-qmp', 'unix:%s,server=on,wait=off' % self.path('qmp')]

@@ -207,9 +207,9 @@ class DebianQemuPair(QemuPair):
     faults, so that the vCPU itself waits."""
 
     machine_options = {'memory_mib': 192, 'kernel': debian.guest_file('vmlinuz'), 'binary': machine.QEMU,
-                       'options': ['-M', 'virt,gic-version=3' if machine.ARM64 else 'pc', '-cpu', 'host'] + debian.words(
-                           'memcheck.mb=48 memcheck.workers=1 memcheck.random=1 no-kvmapf watchdog_thresh=60'
-                           + (' console=ttyAMA0' if machine.ARM64 else ''))}
+                       'board': 'virt,gic-version=3' if machine.ARM64 else 'pc', 'cpu': 'host',
+                       'options': debian.words('memcheck.mb=48 memcheck.workers=1 memcheck.random=1 no-kvmapf watchdog_thresh=60'
+                                               + (' console=ttyAMA0' if machine.ARM64 else ''))}
 
     def greet(self):
         self.guest = debian.Console(self.source)
