@@ -5,7 +5,7 @@
 Debian 12's own, 7.2, may translate code while another of its processors writes it, and then goes on with what was there before for
 ever: kernels patch themselves, and a guest's kernel is loaded over the one before. QEMU 8.1 and later hold a page while they
 translate it. Nothing is installed: the packages lie under a hash of their recipe, and their own loader and libraries run them. Where they
-cannot be had, this machine's emulator serves.
+cannot be had, the release's own serves, or this machine's.
 """
 
 import os
@@ -15,16 +15,27 @@ import image
 from image import LabError, cached, debian_sources, digest, program, say
 
 SUITE = "trixie"
+NEWER = SUITE + "-backports"        # a year or more ahead
 OVERRIDE = "POSTERN_LAB_EMULATOR"   # another program for all of it, such as this machine's qemu-system-x86_64
 
 
-def _build(package):
+def _sources(suite):
+    """sources.list: of the release, and of its backports if they are meant."""
+    text = debian_sources(SUITE, image.NATIVE)
+    if suite == NEWER:
+        release = next(line for line in text.splitlines() if " %s main" % SUITE in line)
+        text += release.replace(" %s main" % SUITE, " %s main" % NEWER) + "\n"
+    return text
+
+
+def _build(suite, package):
     def build(target, _work, log):
         sources = target / "sources.list"
-        sources.write_text(debian_sources(SUITE, image.NATIVE), "ascii")
+        sources.write_text(_sources(suite), "ascii")
         tar, root = target / "root.tar", target / "root"
         image.run(["mmdebstrap", "--variant=extract", "--architectures=" + image.NATIVE,
-                   "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--include=" + package, SUITE, tar, sources], log)
+                   "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", '--aptopt=APT::Default-Release "%s"' % suite,
+                   "--include=" + package, SUITE, tar, sources], log)
         root.mkdir()
         image.run(["tar", "-C", root, "--no-same-owner", "--exclude=./dev/*", "-xf", tar, "./usr"], log)
         tar.unlink()
@@ -46,10 +57,11 @@ def emulator_get(arch):
     package = arch.qemu_package
     if os.environ.get(OVERRIDE):
         return [program(os.environ[OVERRIDE])]
-    try:
-        place = cached("emulator-" + digest(SUITE, package, image.NATIVE), _build(package))
-        return _argv(place / "root", package)
-    except (LabError, StopIteration, subprocess.SubprocessError) as error:
-        say("%s's %s cannot be had from this machine's mirrors; its own will do, which may run stale code: %s" %
-            (SUITE, package, error))
-        return [program(arch.qemu[0])]
+    for suite in (NEWER, SUITE):
+        try:
+            place = cached("emulator-" + digest(suite, package, image.NATIVE), _build(suite, package))
+            return _argv(place / "root", package)
+        except (LabError, StopIteration, subprocess.SubprocessError) as error:
+            say("%s's %s cannot be had from this machine's mirrors: %s" % (suite, package, error))
+    say("this machine's own emulator will do, which may run stale code")
+    return [program(arch.qemu[0])]
