@@ -390,6 +390,13 @@ int vcpu_settle(struct vcpu *vcpu, bool drop, struct err *err)
 	return r < 0 ? r : pending;
 }
 
+int vcpu_settle_to_write(struct vcpu *vcpu, struct err *err)
+{
+	int r = vcpu_settle(vcpu, false, err);
+
+	return r > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : r;
+}
+
 /* ---- set-up and end ---- */
 
 static void vcpu_nudge(void *arg)

@@ -37,6 +37,11 @@ void vcpu_resume(struct vcpu *vcpu);
  * of the state. Otherwise -EBUSY when the page is still missing: the instruction waits on.
  */
 int vcpu_settle(struct vcpu *vcpu, bool drop, struct err *err);
+/*
+ * The same for who is about to write registers that it has read: what is half done would be finished on the new ones. 0: they may be
+ * written; -EAGAIN: an instruction has been finished just now, so what was read is older; or vcpu_settle's error.
+ */
+int vcpu_settle_to_write(struct vcpu *vcpu, struct err *err);
 
 /* ioctl on the vCPU's descriptor; returns its result, or a negative errno with err saying `what` failed on which vCPU. */
 int vcpu_ioctl(struct vcpu *vcpu, unsigned long request, void *arg, const char *what,

@@ -5,7 +5,6 @@
  * with what a kernel developer wants to see. One table drives the offsets and both directions; the order of its rows is
  * that of the "g" packet. System registers can be read only.
  */
-#include <errno.h>
 #include <string.h>
 
 #include "arch/arch.h"
@@ -143,24 +142,13 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 	return 0;
 }
 
-/*
- * An instruction that waits for a page is finished first, where that can be: what is half done would be finished on the new
- * registers. Who writes has then read older ones.
- */
-static int settled(struct vcpu *vcpu, struct err *err)
-{
-	int r = vcpu_settle(vcpu, false, err);
-
-	return r > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : r;
-}
-
 /* Only what has changed is written: gdb writes all registers back to change one. */
 int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 {
 	uint8_t value[REG_BYTES_MAX];
 	unsigned int i;
 	uint64_t id;
-	int r = settled(vcpu, err);
+	int r = vcpu_settle_to_write(vcpu, err);
 
 	for (i = 0; i < REGS && !r; regs += table[i].bytes, i++) {
 		if (table[i].kind == READ_ONLY)

@@ -277,17 +277,6 @@ static int gs_base_write(struct vcpu *vcpu, uint64_t value, struct err *err)
 	return result;
 }
 
-/*
- * An instruction that waits for a page is finished first, where that can be: what is half done would be finished on the new
- * registers. Who writes has then read older ones.
- */
-static int settled(struct vcpu *vcpu, struct err *err)
-{
-	int result = vcpu_settle(vcpu, false, err);
-
-	return result > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : result;
-}
-
 /* Only what has changed is written: gdb writes all registers back to change one. */
 int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 {
@@ -297,7 +286,7 @@ int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 
 	if (!area)
 		return -ENOMEM;
-	result = settled(vcpu, err);
+	result = vcpu_settle_to_write(vcpu, err);
 	if (!result)
 		result = cpu_get(vcpu, &now, area, err);
 	if (result)

@@ -266,6 +266,21 @@ static void a_read_is_finished_once_its_page_is_there(void **state)
 	assert_settled();
 }
 
+static void registers_are_to_be_read_again_after_an_instruction(void **state)
+{
+	struct err err;
+
+	(void)state;
+	need_watch();
+	park_in_the_middle(true, 1);
+	assert_int_equal(vcpu_settle_to_write(&vm.vcpu[0], &err), -EBUSY);
+	operand_comes();
+	assert_int_equal(vcpu_settle_to_write(&vm.vcpu[0], &err), -EAGAIN);
+	assert_non_null(strstr(err.text, "read the registers again"));
+	assert_int_equal(vcpu_settle_to_write(&vm.vcpu[0], &err), 0);
+	assert_settled();
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -274,6 +289,7 @@ int main(void)
 		TEST(a_read_is_dropped),
 		TEST(a_write_is_finished_once_its_page_is_there),
 		TEST(a_read_is_finished_once_its_page_is_there),
+		TEST(registers_are_to_be_read_again_after_an_instruction),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
