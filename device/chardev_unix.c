@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/accept.h"
 #include "base/log.h"
 
 /* Removes a socket that nobody listens at any more. */
@@ -48,8 +49,7 @@ static void on_knock(struct chardev_stream *listener, int events)
 	r = fd < 0 ? -errno : 0;
 	if (!r)
 		r = chardev_stream_new(&c->in, c, fd, NULL, NULL);
-	/* Whoever knocks still does: not heard for a moment, rather than all the time. */
-	if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM) {
+	if (accept_should_rest(r)) {
 		if (!c->knock_told)
 			log_warn("console socket %s: no client can be let in: %s; it waits", c->config.path, strerror(-r));
 		c->knock_told = true;

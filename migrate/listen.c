@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/accept.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "migrate/message.h"
@@ -292,12 +293,11 @@ static void listener_on_connection(uv_poll_t *poll, int status, int events)
 	(void)status;
 	(void)events;
 	if (fd < 0) {
-		if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+		if (!accept_should_rest(-errno))
 			return;
 		if (!listener->rest_told)
 			log_warn("migration: accept: %s", strerror(errno));
 		listener->rest_told = true;
-		/* For want of a descriptor, mostly: whoever knocks still does. Not heard until the next tick, rather than all the time. */
 		uv_poll_stop(poll);
 		listener->rests = true;
 		return;

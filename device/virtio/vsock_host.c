@@ -16,11 +16,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/accept.h"
 #include "base/log.h"
 
 #define CID_MIN 3	/* below are the hypervisor's, the loopback's and the host's (5.10.4) */
 #define BACKLOG 16
-/* How long nobody is let in when the system has no descriptor or no memory for another one. */
+/* How long nobody is let in when nobody can be; see accept_should_rest. */
 #define REST_MS 100
 /* Of "_<port>". */
 #define PORT_CHARS 11
@@ -180,8 +181,7 @@ static void on_knock(uv_poll_t *poll, int status, int events)
 
 	(void)status;
 	(void)events;
-	/* Whoever knocks still does: not heard for a moment, rather than all the time. */
-	if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM) {
+	if (accept_should_rest(r)) {
 		if (!host->rest_told)
 			log_warn("%s: no client can be let in: %s; it waits", host->path, strerror(-r));
 		host->rest_told = true;
