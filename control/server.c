@@ -3,6 +3,8 @@
 //
 // See server.h. The socket is made and bound here rather than by libuv: the mode of a unix socket is set before it
 // has a name (Linux takes it from the socket's own inode), so that there is no moment at which others may connect.
+// It is also listened at here: where there is no descriptor for a client, libuv lets it in and drops it, and where there is no memory
+// it asks again and again without coming back to the loop.
 #include "control/server.h"
 
 #include <errno.h>
@@ -16,13 +18,22 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/accept.h"
 #include "base/log.h"
 
 #define SERVER_BACKLOG 16
+/* How long nobody is let in when nobody can be; see accept_should_rest. */
+#define SERVER_REST_MS 100
 #define SPEC_MAX 512
 
 struct server {
-	union server_stream listener;
+	uv_poll_t poll;
+	uv_timer_t rest;
+	unsigned int handles;	/* of these two, those that the loop has */
+	bool rest_told;
+	int fd;
+	int client;		/* who has been let in, until server_accept takes it; or -1 */
+	const char *what;
 	bool is_unix;
 	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 	server_on_client on_client;
@@ -158,22 +169,46 @@ static int bind_spec(struct server *server, const char *what, const char *spec, 
 	return err_set(err, -EINVAL, "%s socket '%s': unix:PATH or tcp:HOST:PORT is needed", what, spec);
 }
 
-static void on_connection(uv_stream_t *stream, int status)
-{
-	struct server *server = stream->data;
+static void on_knock(uv_poll_t *poll, int status, int events);
 
-	if (status == 0)
-		server->on_client(server, server->arg);
+static void on_rested(uv_timer_t *timer)
+{
+	struct server *server = timer->data;
+
+	uv_poll_start(&server->poll, UV_READABLE, on_knock);
 }
 
-static int stream_init(union server_stream *stream, uv_loop_t *loop, bool is_unix)
+static void on_knock(uv_poll_t *poll, int status, int events)
 {
-	return is_unix ? uv_pipe_init(loop, &stream->pipe, 0) : uv_tcp_init(loop, &stream->tcp);
+	struct server *server = poll->data;
+	int r;
+
+	(void)status;
+	(void)events;
+	server->client = accept4(server->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	r = server->client < 0 ? -errno : 0;
+	if (accept_should_rest(r)) {
+		if (!server->rest_told)
+			log_warn("%s: no client can be let in: %s; it waits", server->what, strerror(-r));
+		server->rest_told = true;
+		uv_poll_stop(poll);
+		uv_timer_start(&server->rest, on_rested, SERVER_REST_MS, 0);
+	}
+	if (r < 0)
+		return;
+	server->rest_told = false;
+	server->on_client(server, server->arg);
+	if (server->client >= 0)
+		close(server->client);
+	server->client = -1;
 }
 
 static void on_closed(uv_handle_t *handle)
 {
-	free(handle->data);
+	struct server *server = handle->data;
+
+	if (!--server->handles)
+		free(server);
 }
 
 static void log_address(int fd, bool is_unix, const char *what, const char *path)
@@ -203,26 +238,23 @@ int server_new(struct server **out, uv_loop_t *loop, const char *what, const cha
 		free(server);
 		return fd;
 	}
-	server->on_client = on_client;
-	server->arg = arg;
-	r = stream_init(&server->listener, loop, server->is_unix);
+	r = listen(fd, SERVER_BACKLOG) < 0 ? -errno : uv_poll_init(loop, &server->poll, fd);
 	if (r < 0) {
 		close(fd);
 		if (server->is_unix)
 			unlink(server->path);
 		free(server);
-		return err_errno(err, r, "%s socket", what);
-	}
-	server->listener.handle.data = server;
-	r = server->is_unix ? uv_pipe_open(&server->listener.pipe, fd) : uv_tcp_open(&server->listener.tcp, fd);
-	if (r < 0)
-		close(fd);
-	else
-		r = uv_listen(&server->listener.stream, SERVER_BACKLOG, on_connection);
-	if (r < 0) {
-		server_free(server);
 		return err_errno(err, r, "%s socket '%s'", what, spec);
 	}
+	uv_timer_init(loop, &server->rest);
+	server->poll.data = server->rest.data = server;
+	server->handles = 2;
+	server->fd = fd;
+	server->client = -1;
+	server->what = what;
+	server->on_client = on_client;
+	server->arg = arg;
+	uv_poll_start(&server->poll, UV_READABLE, on_knock);
 	log_address(fd, server->is_unix, what, server->path);
 	*out = server;
 	return 0;
@@ -230,13 +262,18 @@ int server_new(struct server **out, uv_loop_t *loop, const char *what, const cha
 
 int server_accept(struct server *server, union server_stream *stream)
 {
-	int r = stream_init(stream, server->listener.handle.loop, server->is_unix);
+	uv_loop_t *loop = server->poll.loop;
+	int r = server->is_unix ? uv_pipe_init(loop, &stream->pipe, 0) : uv_tcp_init(loop, &stream->tcp);
 
 	if (r == 0)
-		r = uv_accept(&server->listener.stream, &stream->stream);
-	if (r == 0 && !server->is_unix)
+		r = server->is_unix ? uv_pipe_open(&stream->pipe, server->client) : uv_tcp_open(&stream->tcp, server->client);
+	if (r < 0)
+		return r;
+	/* It is the stream's. */
+	server->client = -1;
+	if (!server->is_unix)
 		uv_tcp_nodelay(&stream->tcp, 1);
-	return r;
+	return 0;
 }
 
 void server_free(struct server *server)
@@ -245,5 +282,7 @@ void server_free(struct server *server)
 		return;
 	if (server->is_unix)
 		unlink(server->path);
-	uv_close(&server->listener.handle, on_closed);
+	uv_close((uv_handle_t *)&server->poll, on_closed);
+	uv_close((uv_handle_t *)&server->rest, on_closed);
+	close(server->fd);
 }

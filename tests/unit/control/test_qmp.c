@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -636,6 +637,33 @@ static void test_a_client_that_has_said_all_hears_all(void **state)
 	assert_int_equal(read(s->fd, &byte, 1), 0);
 }
 
+/* There is no descriptor for another client: it waits, and the loop does not run in circles. */
+static void test_a_client_waits_for_a_descriptor(void **state)
+{
+	struct setup *s = *state;
+	struct rlimit old, none;
+	unsigned int turns;
+	json_t *greeting;
+	int first = s->fd;
+	int64_t end;
+
+	connect_client(s);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = old;
+	none.rlim_cur = (rlim_t)dup(s->fd);
+	close((int)none.rlim_cur);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	end = clock_now_ns() + 250 * NS_PER_MS;
+	for (turns = 0; clock_now_ns() < end; turns++)
+		uv_run(loop_uv(s->machine->loop), UV_RUN_ONCE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_in_range(turns, 1, 20);
+	greeting = receive(s);
+	assert_non_null(json_object_get(greeting, "QMP"));
+	json_decref(greeting);
+	close(first);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up_negotiated, tear_down)
@@ -645,7 +673,7 @@ int main(void)
 		TEST(test_balloon),
 		TEST(test_quit), TEST(test_migration), TEST(test_parameters), TEST(test_capabilities), TEST(test_human_monitor),
 		TEST(test_faults), TEST(test_reclaim), TEST(test_command_list), TEST(test_slow_client),
-		TEST(test_a_client_that_has_said_all_hears_all),
+		TEST(test_a_client_that_has_said_all_hears_all), TEST(test_a_client_waits_for_a_descriptor),
 		TEST(test_socket),
 	};
 
