@@ -5,7 +5,7 @@
  *
  * machine_new puts the parts together in the one order that works: the userfaultfd is opened before the VM,
  * so that the end of the process, however it comes, closes it first (see memory.h). machine_free is its
- * mirror. The run state changes only in machine_set_state; run_state.c has the table.
+ * mirror. The run state changes only in machine_set_state; run_state.c has the table. A reset is machine_reset.c's.
  */
 #include "device/machine_internal.h"
 
@@ -89,17 +89,6 @@ void machine_unlisten(struct machine *m, struct machine_listener *listener)
 		*at = listener->next;
 }
 
-/* Each listener that has `callback`; one may remove itself. */
-#define TELL(m, callback, ...)                                                                 \
-	do {                                                                                   \
-		struct machine_listener *l_, *next_;                                           \
-		for (l_ = (m)->listeners; l_; l_ = next_) {                                    \
-			next_ = l_->next;                                                      \
-			if (l_->callback)                                                      \
-				l_->callback(l_->arg, ##__VA_ARGS__);                          \
-		}                                                                              \
-	} while (0)
-
 void machine_set_state(struct machine *m, enum run_state state)
 {
 	enum run_state old = m->state;
@@ -110,7 +99,7 @@ void machine_set_state(struct machine *m, enum run_state state)
 		log_warn("run state goes from %s to %s", run_state_name(old), run_state_name(state));
 	m->state = state;
 	log_info("run state: %s", run_state_name(state));
-	TELL(m, state, old, state);
+	MACHINE_TELL(m, state, old, state);
 }
 
 /* ---- life ---- */
@@ -121,7 +110,7 @@ static int copy(const char **to, const char *from, struct err *err)
 	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the configuration");
 }
 
-static int boot_copy(struct machine_config *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err)
+int machine_boot_copy(struct machine_config *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err)
 {
 	int r;
 
@@ -145,7 +134,7 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 	to->kernel = to->initrd = to->cmdline = to->name = NULL;
 	for (i = 0; i < config->virtio.n; i++)
 		to->virtio.choice[i].text = NULL;
-	r = boot_copy(to, config->kernel, config->initrd, config->cmdline, err);
+	r = machine_boot_copy(to, config->kernel, config->initrd, config->cmdline, err);
 	if (!r)
 		r = copy(&to->name, config->name, err);
 	for (i = 0; i < config->virtio.n && !r; i++)
@@ -186,7 +175,7 @@ static int memory_make(struct machine *m, struct err *err)
 	return 0;
 }
 
-static int boot_load(struct machine *m, struct err *err)
+int machine_boot_load(struct machine *m, struct err *err)
 {
 	struct arch_boot_config config = {
 		.kernel = m->config.kernel, .initrd = m->config.initrd,
@@ -205,7 +194,7 @@ static void on_disk(void *arg, const struct disk_news *news)
 {
 	struct machine *m = arg;
 
-	TELL(m, disk, news);
+	MACHINE_TELL(m, disk, news);
 }
 
 bool machine_disk(struct machine *m, unsigned int i, struct disk_info *info)
@@ -230,7 +219,7 @@ static void balloon_changed(void *arg, uint32_t pages)
 {
 	struct machine *m = arg;
 
-	TELL(m, balloon, balloon_left(m, pages));
+	MACHINE_TELL(m, balloon, balloon_left(m, pages));
 }
 
 static int vm_make(struct machine *m, struct err *err)
@@ -270,7 +259,7 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	if (!r)
 		r = vm_make(m, err);
 	if (!r && !config->incoming)
-		r = boot_load(m, err);
+		r = machine_boot_load(m, err);
 	if (r < 0) {
 		machine_free(m);
 		return r;
@@ -326,7 +315,7 @@ static void unpark(struct machine *m)
 	vm_resume(m->vm);
 }
 
-static void run(struct machine *m)
+void machine_run(struct machine *m)
 {
 	machine_clock_back(m);
 	m->clock_stopped = false;
@@ -341,8 +330,7 @@ int machine_drain(struct machine *m, struct err *err)
 	return r < 0 ? r : board_drain(m->board, clock_now_ns() + MACHINE_DRAIN_MS * NS_PER_MS, err);
 }
 
-/* Parks all vCPUs of a running machine. On a timeout it goes on as it was, rather than half of it. */
-static int park(struct machine *m, struct err *err)
+int machine_park(struct machine *m, struct err *err)
 {
 	int r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
 
@@ -354,8 +342,6 @@ static int park(struct machine *m, struct err *err)
 	board_stop(m->board);
 	return 0;
 }
-
-static void reset_retry(struct machine *m);
 
 int machine_pause(struct machine *m, enum run_state state, struct err *err)
 {
@@ -378,7 +364,7 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 			       run_state_name(m->state), run_state_name(state));
 	/* In DEBUG a vCPU may be stepping, or not have parked yet: its state is about to be read. */
 	if (m->state == RUN_STATE_RUNNING)
-		r = park(m, err);
+		r = machine_park(m, err);
 	else
 		r = state == RUN_STATE_FINISH_MIGRATE ? vm_pause(m->vm, MACHINE_PAUSE_MS, err) : 0;
 	if (r < 0)
@@ -400,7 +386,7 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 		board_release(m->board);
 	/* What a reset waits for may have come while the migration had the guest. */
 	else if (switched)
-		reset_retry(m);
+		machine_reset_retry(m);
 	return 0;
 }
 
@@ -464,7 +450,7 @@ int machine_cont(struct machine *m, struct err *err)
 		r = board_claim(m->board, err);
 	if (r < 0)
 		return r;
-	run(m);
+	machine_run(m);
 	return 0;
 }
 
@@ -489,7 +475,7 @@ int machine_leave_migrate(struct machine *m, bool resume, struct err *err)
 		/* A reset or power-off that was under way when the guest was paused. */
 		m->reset_resumes |= resume;
 		machine_do_asked(m);
-		reset_retry(m);
+		machine_reset_retry(m);
 		return 0;
 	}
 	state = memory_allows(m, err);
@@ -498,161 +484,11 @@ int machine_leave_migrate(struct machine *m, bool resume, struct err *err)
 		log_error("the guest cannot go on: %s", err ? err->text : run_state_name(state));
 		return -EBUSY;
 	}
-	run(m);
+	machine_run(m);
 	return 0;
 }
 
-/* ---- reset, power, end ---- */
-
-static int reset_failed(struct machine *m, struct err *err)
-{
-	log_error("reset: %s", err->text);
-	machine_set_state(m, RUN_STATE_INTERNAL_ERROR);
-	return err->code;
-}
-
-/* What keeps a reset from being done now, or NULL. */
-static const char *reset_obstacle(struct machine *m)
-{
-	if (m->config.incoming && memory_is_late(m->mem))
-		return "until all of its memory has come";
-	/* They may still be writing to where the kernel will be. */
-	return board_is_busy(m->board) ? "until its disks have finished what they were asked for" : NULL;
-}
-
-/* All pages are there, nothing is in hand. */
-static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *err)
-{
-	const struct device *device;
-	unsigned int i, n;
-	int r;
-
-	m->reset_waits = false;
-	/* It may have waited, and a debugger have let a vCPU run meanwhile: KVM would let this thread wait for that one. */
-	r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
-	if (r < 0)
-		return reset_failed(m, err);
-	device = board_devices(m->board, &n);
-	for (i = 0; i < n; i++)
-		device[i].ops->reset(device[i].dev);
-	r = vm_settle(m->vm, true, err);
-	if (!r)
-		r = arch_vm_reset(m->vm, err);
-	if (!r)
-		r = boot_load(m, err);
-	if (r < 0)
-		return reset_failed(m, err);
-	/* What it asked for before is void now. */
-	atomic_store(&m->asked, 0);
-	TELL(m, reset, by_guest);
-	if (resume) {
-		run(m);
-	} else {
-		/* As QEMU: what was stopped has, after a reset, not been started. */
-		machine_set_state(m, RUN_STATE_PRELAUNCH);
-	}
-	return 0;
-}
-
-/* As reset_now, but for a machine whose kernel has to be found first: paused until then. */
-static int reset_begin(struct machine *m, bool by_guest, bool resume, struct err *err)
-{
-	int r;
-
-	if (!m->config.boot_find)
-		return reset_now(m, by_guest, resume, err);
-	m->reset_by_guest = by_guest;
-	m->reset_resumes = resume;
-	m->reset_waits = true;
-	if (m->state == RUN_STATE_RUNNING)
-		machine_set_state(m, RUN_STATE_PAUSED);
-	if (m->boot_wanted)
-		return 0;
-	r = m->config.boot_find(m->config.boot_arg, m, err);
-	m->boot_wanted = !r;
-	if (!r)
-		return 0;
-	m->reset_waits = m->reset_resumes = false;
-	return reset_failed(m, err);
-}
-
-void machine_boot_found(struct machine *m, const struct machine_boot *boot, const struct err *failed)
-{
-	struct err err = { 0 };
-	bool resume = m->reset_resumes;
-	int r;
-
-	m->boot_wanted = false;
-	/* A migration has the guest meanwhile: the reset travels, or begins anew when it stays here after all. */
-	if (m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE)
-		return;
-	m->reset_waits = m->reset_resumes = false;
-	if (m->state == RUN_STATE_SHUTDOWN)
-		return;
-	if (failed)
-		err = *failed;
-	r = failed ? err.code : boot_copy(&m->config, boot->kernel, boot->initrd, boot->cmdline, &err);
-	if (r < 0)
-		reset_failed(m, &err);
-	else
-		reset_now(m, m->reset_by_guest, resume, &err);
-}
-
-/* What a reset has waited for may be over. */
-static void reset_retry(struct machine *m)
-{
-	bool resume = m->reset_resumes;
-	struct err err;
-
-	if (!m->reset_waits || m->boot_wanted || m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE ||
-	    m->state == RUN_STATE_INMIGRATE || reset_obstacle(m))
-		return;
-	m->reset_resumes = false;
-	/* What fails is logged and shows in the run state. */
-	reset_begin(m, m->reset_by_guest, resume, &err);
-}
-
-int machine_reset(struct machine *m, bool by_guest, struct err *err)
-{
-	struct err local = { 0 };
-	bool resume = m->state == RUN_STATE_RUNNING || m->reset_resumes;
-	const char *obstacle;
-	int r;
-
-	if (!err)
-		err = &local;
-	if (m->state == RUN_STATE_INMIGRATE || m->state == RUN_STATE_FINISH_MIGRATE ||
-	    m->state == RUN_STATE_POSTMIGRATE || m->state == RUN_STATE_SHUTDOWN)
-		return err_set(err, -EBUSY, "a machine in state %s cannot be reset",
-			       run_state_name(m->state));
-	if (by_guest && m->config.no_reboot) {
-		machine_shutdown(m, true, "guest-reset");
-		return 0;
-	}
-	/* A debugger's step lets a vCPU run in other states. */
-	r = m->state == RUN_STATE_RUNNING ? park(m, err) : vm_pause(m->vm, MACHINE_PAUSE_MS, err);
-	if (r < 0)
-		return r;
-	m->reset_resumes = false;
-	if (!m->config.kernel && !m->config.boot_find) {
-		err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
-		if (by_guest)
-			return reset_failed(m, err);
-		if (resume)
-			run(m);
-		return -EINVAL;
-	}
-	obstacle = reset_obstacle(m);
-	if (!obstacle)
-		return reset_begin(m, by_guest, resume, err);
-	log_warn("the machine's reset waits %s", obstacle);
-	m->reset_waits = true;
-	m->reset_by_guest = by_guest;
-	m->reset_resumes = resume;
-	if (m->state == RUN_STATE_RUNNING)
-		machine_set_state(m, RUN_STATE_PAUSED);
-	return 0;
-}
+/* ---- power, end ---- */
 
 void machine_do_asked(struct machine *m)
 {
@@ -681,7 +517,7 @@ int machine_powerdown(struct machine *m, struct err *err)
 			       run_state_name(m->state));
 	default:
 		board_press_power_button(m->board);
-		TELL(m, powerdown);
+		MACHINE_TELL(m, powerdown);
 		return 0;
 	}
 }
@@ -726,7 +562,7 @@ void machine_shutdown(struct machine *m, bool by_guest, const char *reason)
 	m->shut = true;
 	log_info("shutting down: %s", reason);
 	vm_ask_pause(m->vm);
-	TELL(m, shutdown, by_guest, reason);
+	MACHINE_TELL(m, shutdown, by_guest, reason);
 	machine_set_state(m, RUN_STATE_SHUTDOWN);
 	loop_stop(m->loop);
 }
@@ -754,7 +590,7 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 			log_error("%s", err.text);
 		board_stop(m->board);
 		machine_set_state(m, RUN_STATE_DEBUG);
-		TELL(m, debug, vcpu);
+		MACHINE_TELL(m, debug, vcpu);
 	}
 }
 
@@ -788,18 +624,18 @@ void machine_lost_event(struct machine *m, gfn_t gfn)
 	log_error("the page at guest physical address 0x%" PRIx64 " is lost", gfn_to_gpa(gfn).v);
 	if (m->state == RUN_STATE_RUNNING)
 		stop_for(m, RUN_STATE_IO_ERROR);
-	TELL(m, page_lost, gfn);
+	MACHINE_TELL(m, page_lost, gfn);
 }
 
 void machine_complete_event(struct machine *m)
 {
 	log_info("all of the guest's memory has come");
 	board_memory_complete(m->board);
-	TELL(m, memory_complete);
-	reset_retry(m);
+	MACHINE_TELL(m, memory_complete);
+	machine_reset_retry(m);
 }
 
 void machine_settled_event(struct machine *m)
 {
-	reset_retry(m);
+	machine_reset_retry(m);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What machine.c, machine_event.c and machine_state.c share.
+ * What machine.c, machine_event.c, machine_reset.c and machine_state.c share.
  */
 #ifndef POSTERN_DEVICE_MACHINE_INTERNAL_H
 #define POSTERN_DEVICE_MACHINE_INTERNAL_H
@@ -61,14 +61,37 @@ struct machine {
 
 extern const struct vm_exit_ops machine_exit_ops;
 
+/* Each listener that has `callback`; one may remove itself. */
+#define MACHINE_TELL(m, callback, ...)                                                         \
+	do {                                                                                   \
+		struct machine_listener *l_, *next_;                                           \
+		for (l_ = (m)->listeners; l_; l_ = next_) {                                    \
+			next_ = l_->next;                                                      \
+			if (l_->callback)                                                      \
+				l_->callback(l_->arg, ##__VA_ARGS__);                          \
+		}                                                                              \
+	} while (0)
+
 /* machine.c */
 /* Finishes what vCPUs and devices have taken from the guest; see vm_settle and board_drain. All vCPUs are parked. */
 int machine_drain(struct machine *machine, struct err *err);
 /* Sets the guest's clock to where it stopped, if it did. */
 void machine_clock_back(struct machine *machine);
 void machine_set_state(struct machine *machine, enum run_state state);
+/* Parks all vCPUs of a running machine. 0 or vm_pause's error: on a timeout it goes on as it was, rather than half of it. */
+int machine_park(struct machine *machine, struct err *err);
+/* Lets the guest run, whatever the machine's state. */
+void machine_run(struct machine *machine);
+/* Replaces what is booted by copies of the three, each of which may be NULL. 0 or -ENOMEM: what was there is gone then, too. */
+int machine_boot_copy(struct machine_config *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err);
+/* Loads the kernel into memory, and points all vCPUs at it. */
+int machine_boot_load(struct machine *machine, struct err *err);
 /* Carries out what the guest has asked for, unless a migration has the guest. */
 void machine_do_asked(struct machine *machine);
+
+/* machine_reset.c */
+/* What a reset has waited for may be over: if so, it is done now. */
+void machine_reset_retry(struct machine *machine);
 
 /* machine_event.c: entries for other threads */
 struct machine_mail *machine_mail_new(struct machine *machine);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * When a machine may run, and what becomes of a reset that waits: machine.c with real memory, and without VM, board and architecture.
+ * When a machine may run, and what becomes of a reset that waits: machine.c and machine_reset.c with real memory, and
+ * without VM, board and architecture.
  */
 #include <errno.h>
 #include <stdio.h>

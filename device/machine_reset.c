@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * machine_reset.c - a machine's reset, and what it waits for.
+ *
+ * A reset puts every part back to where it was after machine_new, and loads the kernel anew. It waits, with the machine paused, until all
+ * memory has come, disks have finished what they were asked for and, with boot_find, the kernel on a disk has been found; reset_resumes
+ * says whether the machine then runs. A migration that has the guest meanwhile takes the reset along.
+ */
+#include "device/machine_internal.h"
+
+#include <errno.h>
+
+#include "base/log.h"
+#include "device/run_state.h"
+
+static int reset_failed(struct machine *m, struct err *err)
+{
+	log_error("reset: %s", err->text);
+	machine_set_state(m, RUN_STATE_INTERNAL_ERROR);
+	return err->code;
+}
+
+/* What keeps a reset from being done now, or NULL. */
+static const char *reset_obstacle(struct machine *m)
+{
+	if (m->config.incoming && memory_is_late(m->mem))
+		return "until all of its memory has come";
+	/* They may still be writing to where the kernel will be. */
+	return board_is_busy(m->board) ? "until its disks have finished what they were asked for" : NULL;
+}
+
+/* All pages are there, nothing is in hand. */
+static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *err)
+{
+	const struct device *device;
+	unsigned int i, n;
+	int r;
+
+	m->reset_waits = false;
+	/* It may have waited, and a debugger have let a vCPU run meanwhile: KVM would let this thread wait for that one. */
+	r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
+	if (r < 0)
+		return reset_failed(m, err);
+	device = board_devices(m->board, &n);
+	for (i = 0; i < n; i++)
+		device[i].ops->reset(device[i].dev);
+	r = vm_settle(m->vm, true, err);
+	if (!r)
+		r = arch_vm_reset(m->vm, err);
+	if (!r)
+		r = machine_boot_load(m, err);
+	if (r < 0)
+		return reset_failed(m, err);
+	/* What it asked for before is void now. */
+	atomic_store(&m->asked, 0);
+	MACHINE_TELL(m, reset, by_guest);
+	if (resume) {
+		machine_run(m);
+	} else {
+		/* As QEMU: what was stopped has, after a reset, not been started. */
+		machine_set_state(m, RUN_STATE_PRELAUNCH);
+	}
+	return 0;
+}
+
+/* As reset_now, but for a machine whose kernel has to be found first: paused until then. */
+static int reset_begin(struct machine *m, bool by_guest, bool resume, struct err *err)
+{
+	int r;
+
+	if (!m->config.boot_find)
+		return reset_now(m, by_guest, resume, err);
+	m->reset_by_guest = by_guest;
+	m->reset_resumes = resume;
+	m->reset_waits = true;
+	if (m->state == RUN_STATE_RUNNING)
+		machine_set_state(m, RUN_STATE_PAUSED);
+	if (m->boot_wanted)
+		return 0;
+	r = m->config.boot_find(m->config.boot_arg, m, err);
+	m->boot_wanted = !r;
+	if (!r)
+		return 0;
+	m->reset_waits = m->reset_resumes = false;
+	return reset_failed(m, err);
+}
+
+void machine_boot_found(struct machine *m, const struct machine_boot *boot, const struct err *failed)
+{
+	struct err err = { 0 };
+	bool resume = m->reset_resumes;
+	int r;
+
+	m->boot_wanted = false;
+	/* A migration has the guest meanwhile: the reset travels, or begins anew when it stays here after all. */
+	if (m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE)
+		return;
+	m->reset_waits = m->reset_resumes = false;
+	if (m->state == RUN_STATE_SHUTDOWN)
+		return;
+	if (failed)
+		err = *failed;
+	r = failed ? err.code : machine_boot_copy(&m->config, boot->kernel, boot->initrd, boot->cmdline, &err);
+	if (r < 0)
+		reset_failed(m, &err);
+	else
+		reset_now(m, m->reset_by_guest, resume, &err);
+}
+
+void machine_reset_retry(struct machine *m)
+{
+	bool resume = m->reset_resumes;
+	struct err err;
+
+	if (!m->reset_waits || m->boot_wanted || m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE ||
+	    m->state == RUN_STATE_INMIGRATE || reset_obstacle(m))
+		return;
+	m->reset_resumes = false;
+	/* What fails is logged and shows in the run state. */
+	reset_begin(m, m->reset_by_guest, resume, &err);
+}
+
+int machine_reset(struct machine *m, bool by_guest, struct err *err)
+{
+	struct err local = { 0 };
+	bool resume = m->state == RUN_STATE_RUNNING || m->reset_resumes;
+	const char *obstacle;
+	int r;
+
+	if (!err)
+		err = &local;
+	if (m->state == RUN_STATE_INMIGRATE || m->state == RUN_STATE_FINISH_MIGRATE ||
+	    m->state == RUN_STATE_POSTMIGRATE || m->state == RUN_STATE_SHUTDOWN)
+		return err_set(err, -EBUSY, "a machine in state %s cannot be reset",
+			       run_state_name(m->state));
+	if (by_guest && m->config.no_reboot) {
+		machine_shutdown(m, true, "guest-reset");
+		return 0;
+	}
+	/* A debugger's step lets a vCPU run in other states. */
+	r = m->state == RUN_STATE_RUNNING ? machine_park(m, err) : vm_pause(m->vm, MACHINE_PAUSE_MS, err);
+	if (r < 0)
+		return r;
+	m->reset_resumes = false;
+	if (!m->config.kernel && !m->config.boot_find) {
+		err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
+		if (by_guest)
+			return reset_failed(m, err);
+		if (resume)
+			machine_run(m);
+		return -EINVAL;
+	}
+	obstacle = reset_obstacle(m);
+	if (!obstacle)
+		return reset_begin(m, by_guest, resume, err);
+	log_warn("the machine's reset waits %s", obstacle);
+	m->reset_waits = true;
+	m->reset_by_guest = by_guest;
+	m->reset_resumes = resume;
+	if (m->state == RUN_STATE_RUNNING)
+		machine_set_state(m, RUN_STATE_PAUSED);
+	return 0;
+}
