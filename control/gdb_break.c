@@ -5,7 +5,6 @@
 // and the instruction goes when the last of them does.
 #include "control/gdb_break.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -159,7 +158,7 @@ static bool meets(uint64_t a, size_t a_len, uint64_t b, size_t b_len)
 	return a - b < b_len || b - a < a_len;
 }
 
-void gdb_breaks_mask(const struct gdb_breaks *breaks, gva_t gva, uint8_t *data, size_t len)
+void gdb_breaks_mask(const struct gdb_breaks *breaks, gpa_t gpa, uint8_t *data, size_t len)
 {
 	const struct gdb_soft *soft;
 	const uint8_t *insn;
@@ -168,62 +167,59 @@ void gdb_breaks_mask(const struct gdb_breaks *breaks, gva_t gva, uint8_t *data, 
 
 	insn = arch_breakpoint(&size);
 	for (soft = breaks->soft; soft < breaks->soft + breaks->nsoft; soft++) {
-		if (!soft->planted || !meets(gva.v, len, soft->gva.v, size))
+		/* One of those at a place is enough: the others cover the same, and it may look like the instruction. */
+		if (!soft->span.hva || !meets(gpa.v, len, soft->gpa.v, size))
 			continue;
 		for (i = 0; i < size; i++) {
-			at = soft->gva.v + i - gva.v;
+			at = soft->gpa.v + i - gpa.v;
 			if (at < len && data[at] == insn[i])
 				data[at] = soft->old[i];
 		}
 	}
 }
 
-/* Its bytes in memory, which it holds itself or an alias does. */
-static uint8_t *planted_bytes(struct gdb_breaks *breaks, const struct gdb_soft *soft)
+static bool is_in(const struct gdb_piece *piece, unsigned int n, uint64_t gpa)
 {
-	struct gdb_soft *other;
+	unsigned int i;
 
-	for (other = breaks->soft; other < breaks->soft + breaks->nsoft; other++)
-		if (other->planted && other->gpa.v == soft->gpa.v && other->span.hva)
-			return other->span.hva;
-	assert(false);
-	return NULL;
+	for (i = 0; i < n; i++)
+		if (gpa - piece[i].gpa.v < piece[i].len)
+			return true;
+	return false;
 }
 
-/* [gva, gva + len) has been written, and with it some of what `soft` covers: that is what its aliases cover, too. */
-static void soft_written(struct gdb_breaks *breaks, const struct gdb_soft *soft, gva_t gva, size_t len)
+/* `soft` holds its place: what has been written there is what all of its addresses cover. */
+static void soft_written(struct gdb_breaks *breaks, const struct gdb_soft *soft, const struct gdb_piece *piece, unsigned int n)
 {
-	uint8_t *bytes = planted_bytes(breaks, soft), old[GDB_SOFT_BYTES];
+	uint8_t *bytes = soft->span.hva, old[GDB_SOFT_BYTES];
 	struct gdb_soft *other;
 	const uint8_t *insn;
+	bool any = false;
 	size_t size, i;
 
 	insn = arch_breakpoint(&size);
-	/* What was not written there is the instruction still. */
-	for (i = 0; i < size; i++)
-		old[i] = soft->gva.v + i - gva.v < len || bytes[i] != insn[i] ? bytes[i] : soft->old[i];
+	for (i = 0; i < size; i++) {
+		bool written = is_in(piece, n, soft->gpa.v + i);
+
+		any |= written;
+		/* What was not written there is the instruction still. */
+		old[i] = written || bytes[i] != insn[i] ? bytes[i] : soft->old[i];
+	}
+	if (!any)
+		return;
 	memcpy(bytes, insn, size);
 	for (other = breaks->soft; other < breaks->soft + breaks->nsoft; other++)
 		if (other->planted && other->gpa.v == soft->gpa.v)
 			memcpy(other->old, old, size);
 }
 
-void gdb_breaks_written(struct gdb_breaks *breaks, gva_t gva, size_t len)
+void gdb_breaks_written(struct gdb_breaks *breaks, const struct gdb_piece *piece, unsigned int n)
 {
-	const struct gdb_soft *soft, *before;
-	size_t size;
+	const struct gdb_soft *soft;
 
-	arch_breakpoint(&size);
-	for (soft = breaks->soft; soft < breaks->soft + breaks->nsoft; soft++) {
-		if (!soft->planted || !meets(gva.v, len, soft->gva.v, size))
-			continue;
-		/* Both addresses of one place may have been written: once is enough, and afterwards the instruction is there. */
-		for (before = breaks->soft; before < soft; before++)
-			if (before->planted && before->gpa.v == soft->gpa.v && meets(gva.v, len, before->gva.v, size))
-				break;
-		if (before == soft)
-			soft_written(breaks, soft, gva, len);
-	}
+	for (soft = breaks->soft; soft < breaks->soft + breaks->nsoft; soft++)
+		if (soft->span.hva)
+			soft_written(breaks, soft, piece, n);
 }
 
 static struct arch_watch *find_watch(struct gdb_breaks *breaks, const struct arch_watch *watch)

@@ -10,6 +10,7 @@
 
 #include "arch/arch.h"
 #include "base/types.h"
+#include "control/gdb_memory.h"
 #include "memory/gup.h"
 
 #define GDB_SOFT_MAX 256u
@@ -46,13 +47,13 @@ void gdb_breaks_plant(struct gdb_breaks *breaks, struct memory *mem);
 /* Takes all out, watchpoints too. */
 void gdb_breaks_clear(struct gdb_breaks *breaks, struct memory *mem);
 
-/* Shows what breakpoints cover, in `len` bytes that were read at gva. */
-void gdb_breaks_mask(const struct gdb_breaks *breaks, gva_t gva, uint8_t *data, size_t len);
+/* Shows what breakpoints cover, in `len` bytes that were read at gpa, by whatever virtual address. */
+void gdb_breaks_mask(const struct gdb_breaks *breaks, gpa_t gpa, uint8_t *data, size_t len);
 /*
- * The debugger has written [gva, gva + len): breakpoints that were overwritten, by this address or another of
- * theirs, cover the new bytes, and are written again.
+ * The debugger has written these n pieces, by whatever virtual address: breakpoints that were overwritten cover the new
+ * bytes, and are written again.
  */
-void gdb_breaks_written(struct gdb_breaks *breaks, gva_t gva, size_t len);
+void gdb_breaks_written(struct gdb_breaks *breaks, const struct gdb_piece *piece, unsigned int n);
 
 /* -ENOSPC: ARCH_WATCH_MAX are set. Setting one that is set is fine. */
 int gdb_breaks_watch(struct gdb_breaks *breaks, const struct arch_watch *watch);

@@ -234,10 +234,13 @@ static struct gdb_client *finish_job(void *arg, const struct gdb_job *job)
 static void on_read_done(void *arg, struct gdb_job *job)
 {
 	struct gdb_client *client = finish_job(arg, job);
+	uint8_t *data = job->data;
+	unsigned int i;
 
+	for (i = 0; i < job->pieces; data += job->piece[i++].len)
+		gdb_breaks_mask(&client->gdb->breaks, job->piece[i].gpa, data, job->piece[i].len);
 	/* What came before a missing page may be returned alone. */
 	if (job->done) {
-		gdb_breaks_mask(&client->gdb->breaks, job->gva, job->data, job->done);
 		reply_hex(client, job->data, job->done);
 	} else {
 		reply_error(client, job->result);
@@ -272,7 +275,7 @@ static void on_write_done(void *arg, struct gdb_job *job)
 {
 	struct gdb_client *client = finish_job(arg, job);
 
-	gdb_breaks_written(&client->gdb->breaks, job->gva, job->done);
+	gdb_breaks_written(&client->gdb->breaks, job->piece, job->pieces);
 	reply_result(client, job->result);
 	gdb_client_job_done(client);
 }
@@ -338,12 +341,12 @@ static void on_break_read(void *arg, struct gdb_job *job)
 	struct gdb *gdb = client->gdb;
 	int r = job->result;
 
-	if (r == 0 && gpa_offset(job->first) + job->len > PAGE_BYTES)
+	if (r == 0 && gpa_offset(job->piece[0].gpa) + job->len > PAGE_BYTES)
 		r = -EINVAL;
 	if (r == 0 && guest_is_away(gdb))
 		r = -EBUSY;
 	if (r == 0)
-		r = gdb_breaks_set(&gdb->breaks, gdb->mem, job->gva, job->first);
+		r = gdb_breaks_set(&gdb->breaks, gdb->mem, job->gva, job->piece[0].gpa);
 	reply_result(client, r);
 	gdb_client_job_done(client);
 }

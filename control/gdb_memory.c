@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "base/thread.h"
+#include "control/gdb_packet.h"
 #include "memory/gup.h"
 #include "memory/way_out.h"
 
@@ -24,6 +25,9 @@ struct gdb_worker {
 	struct gdb_job *current;
 	bool end;
 };
+
+/* Mappings are of whole pages, so these are enough. */
+_Static_assert(GDB_PACKET_MAX / PAGE_BYTES + 1 <= GDB_PIECES_MAX, "pieces of the longest access");
 
 struct gdb_job *gdb_job_new(size_t len)
 {
@@ -46,8 +50,6 @@ static int64_t job_piece(struct gdb_worker *worker, struct gdb_job *job, const s
 	r = arch_translate(worker->mem, &job->mmu, gva, GUP_INTERRUPTIBLE, opts, &gpa, &left);
 	if (r < 0)
 		return r;
-	if (!job->done)
-		job->first = gpa;
 	job->stage = GDB_JOB_ACCESS;
 	job->failed = gpa;
 	if (n > left)
@@ -58,7 +60,10 @@ static int64_t job_piece(struct gdb_worker *worker, struct gdb_job *job, const s
 		r = gup_write(worker->mem, gpa, job->data + job->done, n, GUP_INTERRUPTIBLE | GUP_WRITE, opts);
 	else
 		r = gup_read(worker->mem, gpa, job->data + job->done, n, GUP_INTERRUPTIBLE, opts);
-	return r < 0 ? r : (int64_t)n;
+	if (r < 0)
+		return r;
+	job->piece[job->pieces++] = (struct gdb_piece){ gpa, n };
+	return (int64_t)n;
 }
 
 static void job_do(struct gdb_worker *worker, struct gdb_job *job)
@@ -67,7 +72,7 @@ static void job_do(struct gdb_worker *worker, struct gdb_job *job)
 	int64_t n;
 
 	while (job->done < job->len) {
-		n = job_piece(worker, job, &opts);
+		n = job->pieces == GDB_PIECES_MAX ? -E2BIG : job_piece(worker, job, &opts);
 		if (n <= 0) {
 			job->result = n < 0 ? (int)n : -EFAULT;
 			return;

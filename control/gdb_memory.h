@@ -11,7 +11,15 @@
 #include "arch/arch.h"
 #include "base/loop.h"
 
+#define GDB_PIECES_MAX 8u
+
 struct gdb_worker;
+
+/* What of an access lies within one page of the guest's memory. */
+struct gdb_piece {
+	gpa_t gpa;
+	size_t len;
+};
 
 enum gdb_job_stage {
 	GDB_JOB_TRANSLATE,	/* walking the guest's page tables */
@@ -31,7 +39,8 @@ struct gdb_job {
 	int result;		/* 0 or negative errno: gup's, arch_translate's */
 	size_t done;		/* bytes that were read or written, also when result is an error */
 	enum gdb_job_stage stage;	/* where an error arose */
-	gpa_t first;		/* where gva is, if done > 0 */
+	struct gdb_piece piece[GDB_PIECES_MAX];	/* of the `done` bytes, in their order */
+	unsigned int pieces;
 	gpa_t failed;		/* the page, for an error at GDB_JOB_ACCESS */
 
 	/* the worker's own */
@@ -45,7 +54,7 @@ int gdb_worker_new(struct gdb_worker **out, struct memory *mem, struct loop *loo
 /* Interrupts what goes on and joins the thread; all jobs are cancelled. Never waits for a page. NULL is allowed. */
 void gdb_worker_free(struct gdb_worker *worker);
 
-/* A job with room for len bytes of data, or NULL: no memory. */
+/* A job with room for len bytes of data, at most GDB_PACKET_MAX, or NULL: no memory. */
 struct gdb_job *gdb_job_new(size_t len);
 /* The worker owns the job from here, and frees it after `complete`. */
 void gdb_job_start(struct gdb_worker *worker, struct gdb_job *job);

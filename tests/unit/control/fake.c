@@ -521,6 +521,8 @@ int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva, un
 	r = fake_wait(mem, &mem->table_missing, NULL, flags, opts);
 	if (r < 0)
 		return r;
+	if (gva.v >= FAKE_ALIAS)
+		gva.v -= FAKE_ALIAS - FAKE_GVA;
 	/* One page more is mapped than there is memory. */
 	if (gva.v < FAKE_GVA || gva.v >= FAKE_GVA + (FAKE_PAGES + 1) * PAGE_BYTES)
 		return -EFAULT;

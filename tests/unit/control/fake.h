@@ -2,7 +2,7 @@
  * Copyright The postern authors
  *
  * A machine of one file for the tests of control/: what they call of device/, kvm/, memory/, arch/ and migrate/, without
- * KVM. Guest memory is FAKE_PAGES pages from FAKE_GPA on, mapped at FAKE_GVA; pages can be made missing.
+ * KVM. Guest memory is FAKE_PAGES pages from FAKE_GPA on, mapped at FAKE_GVA and at FAKE_ALIAS; pages can be made missing.
  */
 #ifndef POSTERN_TESTS_CONTROL_FAKE_H
 #define POSTERN_TESTS_CONTROL_FAKE_H
@@ -18,6 +18,7 @@
 #define FAKE_PAGES 16u
 #define FAKE_GPA UINT64_C(0x10000)
 #define FAKE_GVA UINT64_C(0x400000)
+#define FAKE_ALIAS UINT64_C(0x800000)
 #define FAKE_CPUS 2u
 #define FAKE_REGS_BYTES 24u	/* r0, r1 and pc */
 

@@ -488,6 +488,29 @@ static void test_breakpoint(void **state)
 	ASK("Z0,400fff,1", "E16");
 }
 
+/* By an address that no breakpoint was set at, but the place is that of one. */
+static void test_breakpoint_and_another_address(void **state)
+{
+	struct setup *s = *state;
+
+	ASK("Z0,400020,1", "OK");
+	ASK("m800020,2", "2021");
+	ASK("M80001f,2:9899", "OK");
+	assert_int_equal(s->mem->ram[31], 0x98);
+	assert_int_equal(s->mem->ram[32], 0xcc);
+	ASK("m400020,2", "9921");
+	/* Over the end of a page. */
+	ASK("Z0,401000,1", "OK");
+	ASK("m800fff,3", "ff0001");
+	ASK("M800fff,2:7778", "OK");
+	assert_int_equal(s->mem->ram[PAGE_BYTES], 0xcc);
+	ASK("m400fff,3", "777801");
+	ASK("z0,401000,1", "OK");
+	ASK("z0,400020,1", "OK");
+	assert_int_equal(s->mem->ram[32], 0x99);
+	assert_int_equal(s->mem->ram[PAGE_BYTES], 0x78);
+}
+
 static void test_watchpoint(void **state)
 {
 	struct setup *s = *state;
@@ -706,7 +729,7 @@ int main(void)
 		TEST(test_attach), TEST(test_disconnect), TEST(test_second_client), TEST(test_detach),
 		TEST(test_detached_and_still_there), TEST(test_registers),
 		TEST(test_memory), TEST(test_missing_page), LONG(test_page_comes), LONG(test_end_while_waiting),
-		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_breakpoint),
+		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_breakpoint), TEST(test_breakpoint_and_another_address),
 		TEST(test_watchpoint), TEST(test_step), TEST(test_no_step_while_a_reset_waits), TEST(test_stopped_by_others), TEST(test_late_stop),
 		TEST(test_inmigrate), TEST(test_monitor), TEST(test_framing), TEST(test_kill),
 	};

@@ -57,6 +57,11 @@ static int unset(struct setup *s, uint64_t at)
 	return gdb_breaks_remove(&s->breaks, s->mem, GVA(FAKE_GVA + at));
 }
 
+static void written(struct setup *s, uint64_t at, size_t len)
+{
+	gdb_breaks_written(&s->breaks, &(struct gdb_piece){ GPA(FAKE_GPA + at), len }, 1);
+}
+
 #define ASSERT_RAM(s, at, a, b) \
 	do { \
 		assert_int_equal((s)->mem->ram[at], a); \
@@ -158,18 +163,18 @@ static void test_mask(void **state)
 
 	assert_int_equal(set(s, 16), 0);
 	memcpy(data, s->mem->ram + 15, 4);
-	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 15), data, 4);
+	gdb_breaks_mask(&s->breaks, GPA(FAKE_GPA + 15), data, 4);
 	assert_memory_equal(data, s->mem->ram + 15 + 256, 4);
 	/* Half of it, at either end. */
 	memcpy(data, s->mem->ram + 13, 4);
-	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 13), data, 4);
+	gdb_breaks_mask(&s->breaks, GPA(FAKE_GPA + 13), data, 4);
 	assert_memory_equal(data, s->mem->ram + 13 + 256, 4);
 	memcpy(data, s->mem->ram + 17, 4);
-	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 17), data, 4);
+	gdb_breaks_mask(&s->breaks, GPA(FAKE_GPA + 17), data, 4);
 	assert_memory_equal(data, s->mem->ram + 17 + 256, 4);
 	/* Elsewhere nothing. */
 	memset(data, 0xcc, 4);
-	gdb_breaks_mask(&s->breaks, GVA(FAKE_GVA + 18), data, 4);
+	gdb_breaks_mask(&s->breaks, GPA(FAKE_GPA + 18), data, 4);
 	assert_int_equal(data[0], 0xcc);
 }
 
@@ -179,52 +184,73 @@ static void test_written(void **state)
 
 	assert_int_equal(set(s, 16), 0);
 	memset(s->mem->ram + 15, 0x77, 3);
-	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 15), 3);
+	written(s, 15, 3);
 	ASSERT_RAM(s, 16, 0xcc, 0xdd);
 	assert_int_equal(unset(s, 16), 0);
 	ASSERT_RAM(s, 16, 0x77, 0x77);
 }
 
-/* By one of its addresses: what it covers is the same for the other, and it is there again for both. */
+/* By one of its addresses, or another one: what it covers is the same for all, and it is there again. */
 static void test_alias_written(void **state)
 {
 	struct setup *s = *state;
 	gva_t other = GVA(0x7000000);
-	unsigned int by_other;
+	unsigned int other_last;
 	uint8_t data[2];
 
-	for (by_other = 0; by_other < 2; by_other++) {
+	for (other_last = 0; other_last < 2; other_last++) {
 		assert_int_equal(set(s, 16), 0);
 		assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, other, GPA(FAKE_GPA + 16)), 0);
-		memset(s->mem->ram + 16, 0x70 + (int)by_other, 2);
-		gdb_breaks_written(&s->breaks, by_other ? other : GVA(FAKE_GVA + 16), 2);
+		memset(s->mem->ram + 16, 0x70 + (int)other_last, 2);
+		written(s, 16, 2);
 		ASSERT_RAM(s, 16, 0xcc, 0xdd);
 		assert_int_equal(s->mem->held, 1);
 		memcpy(data, s->mem->ram + 16, 2);
-		gdb_breaks_mask(&s->breaks, by_other ? GVA(FAKE_GVA + 16) : other, data, 2);
-		assert_int_equal(data[0], 0x70 + by_other);
+		gdb_breaks_mask(&s->breaks, GPA(FAKE_GPA + 16), data, 2);
+		assert_int_equal(data[0], 0x70 + other_last);
 		/* Whichever goes last puts back what was written. */
-		assert_int_equal(unset(s, 16), 0);
+		assert_int_equal(other_last ? unset(s, 16) : gdb_breaks_remove(&s->breaks, s->mem, other), 0);
 		ASSERT_RAM(s, 16, 0xcc, 0xdd);
-		assert_int_equal(gdb_breaks_remove(&s->breaks, s->mem, other), 0);
-		ASSERT_RAM(s, 16, 0x70 + by_other, 0x70 + by_other);
+		assert_int_equal(other_last ? gdb_breaks_remove(&s->breaks, s->mem, other) : unset(s, 16), 0);
+		ASSERT_RAM(s, 16, 0x70 + other_last, 0x70 + other_last);
 	}
 }
 
 /* The page is mapped twice in a row, and a write goes over the end of the first. */
-static void test_both_aliases_written(void **state)
+static void test_written_twice(void **state)
 {
+	const struct gdb_piece piece[] = { { GPA(FAKE_GPA + 16), PAGE_BYTES - 16 }, { GPA(FAKE_GPA), 18 } };
 	struct setup *s = *state;
-	gva_t other = GVA(FAKE_GVA + 16 + PAGE_BYTES);
 
 	assert_int_equal(set(s, 16), 0);
-	assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, other, GPA(FAKE_GPA + 16)), 0);
 	memset(s->mem->ram + 16, 0x77, 2);
-	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 16), PAGE_BYTES + 2);
+	gdb_breaks_written(&s->breaks, piece, 2);
 	ASSERT_RAM(s, 16, 0xcc, 0xdd);
-	assert_int_equal(gdb_breaks_remove(&s->breaks, s->mem, other), 0);
 	assert_int_equal(unset(s, 16), 0);
 	ASSERT_RAM(s, 16, 0x77, 0x77);
+}
+
+/* What is written may look like the instruction. */
+static void test_instruction_written(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	written(s, 16, 2);
+	assert_int_equal(unset(s, 16), 0);
+	ASSERT_RAM(s, 16, 0xcc, 0xdd);
+}
+
+/* What the guest has overwritten is its own, whatever is written elsewhere. */
+static void test_written_elsewhere(void **state)
+{
+	struct setup *s = *state;
+
+	assert_int_equal(set(s, 16), 0);
+	s->mem->ram[16] = 0x90;
+	written(s, 0, 16);
+	written(s, 18, 4);
+	ASSERT_RAM(s, 16, 0x90, 0xdd);
 }
 
 /* A part of the instruction: what covers the rest is not the breakpoint. */
@@ -234,10 +260,10 @@ static void test_half_written(void **state)
 
 	assert_int_equal(set(s, 16), 0);
 	s->mem->ram[17] = 0x77;
-	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 17), 1);
+	written(s, 17, 1);
 	ASSERT_RAM(s, 16, 0xcc, 0xdd);
 	s->mem->ram[16] = 0x66;
-	gdb_breaks_written(&s->breaks, GVA(FAKE_GVA + 13), 4);
+	written(s, 13, 4);
 	ASSERT_RAM(s, 16, 0xcc, 0xdd);
 	assert_int_equal(unset(s, 16), 0);
 	ASSERT_RAM(s, 16, 0x66, 0x77);
@@ -285,8 +311,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_set_and_remove), TEST(test_missing_page), TEST(test_overwritten_by_guest),
 		TEST(test_alias), TEST(test_moved), TEST(test_lift_and_plant), TEST(test_mask),
-		TEST(test_written), TEST(test_alias_written), TEST(test_both_aliases_written),
-		TEST(test_half_written), TEST(test_full), TEST(test_watch),
+		TEST(test_written), TEST(test_alias_written), TEST(test_written_twice), TEST(test_instruction_written),
+		TEST(test_written_elsewhere), TEST(test_half_written), TEST(test_full), TEST(test_watch),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
