@@ -3,6 +3,10 @@
 /*
  * A thread for each direction of each connection, so that none waits for another. A control connection is handed on frame by
  * frame, and looked at.
+ *
+ * Whoever ends a link says why on the control connection and then closes all three. The other side is to learn it in that order, as it
+ * would without a relay, however late one of the threads is: the end of another connection is handed on after that of the control
+ * connection, and what one side sends to another that has gone is thrown away rather than refused.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -22,9 +26,11 @@ struct half {
 	int from, to;
 	enum wire_channel channel;
 	bool from_source;
+	bool over;	/* its end has been handed on */
 };
 
 struct connection {
+	struct preface preface;
 	int fd[2];	/* source, destination */
 	struct half half[2];
 };
@@ -34,7 +40,7 @@ struct relay {
 	char connect_path[108];
 	pthread_t thread;
 	pthread_mutex_t lock;	/* guards all below */
-	pthread_cond_t let_go;
+	pthread_cond_t let_go;	/* hold, stop or a half's over has changed */
 	struct connection connection[CONNECTIONS_MAX];
 	unsigned int n;
 	enum cut_at at, swallow;
@@ -196,6 +202,36 @@ static int hand_on_frame(struct half *half)
 	return r;
 }
 
+/* The same direction of the link's control connection, or NULL. With the lock held. */
+static struct half *control_of(struct half *half)
+{
+	struct relay *relay = half->relay;
+	struct connection *c, *own = relay->connection;
+
+	while (half != &own->half[0] && half != &own->half[1])
+		own++;
+	for (c = relay->connection; c < relay->connection + relay->n; c++)
+		if (c->preface.channel == WIRE_CONTROL && c->preface.epoch == own->preface.epoch &&
+		    !memcmp(c->preface.session, own->preface.session, SESSION_BYTES))
+			return &c->half[!half->from_source];
+	return NULL;
+}
+
+static void hand_on_end(struct half *half)
+{
+	struct relay *relay = half->relay;
+	struct half *control;
+
+	pthread_mutex_lock(&relay->lock);
+	control = control_of(half);
+	while (control && control != half && !control->over && !relay->stop)
+		pthread_cond_wait(&relay->let_go, &relay->lock);
+	shutdown(half->to, SHUT_WR);
+	half->over = true;
+	pthread_cond_broadcast(&relay->let_go);
+	pthread_mutex_unlock(&relay->lock);
+}
+
 static void *half_main(void *arg)
 {
 	struct half *half = arg;
@@ -211,8 +247,9 @@ static void *half_main(void *arg)
 			r = got > 0 ? hand_on(half, data, (size_t)got, CUT_NEVER) : -EPIPE;
 		}
 	}
-	shutdown(half->to, SHUT_WR);
-	shutdown(half->from, SHUT_RD);
+	hand_on_end(half);
+	while (recv(half->from, data, sizeof(data), 0) > 0)
+		;
 	return NULL;
 }
 
@@ -247,6 +284,7 @@ static void accept_one(struct relay *relay, int fd)
 		abort();
 	relay->preface = preface;
 	c = &relay->connection[relay->n++];
+	c->preface = preface;
 	c->fd[0] = fd;
 	c->fd[1] = to;
 	for (i = 0; i < 2; i++) {
