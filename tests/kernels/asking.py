@@ -30,6 +30,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 MEMORY_MIB = 64
 TRICKLE = 1 << 18       # bytes a second while pages are to be missing
 FAR_MS = 1000           # a page takes twice that to come: time for the link to be cut first
+SETTLED = 20            # pages that the guest has asked for when it is well under way, and has what KVM itself needs of it
 TESTS = ('stop', 'second-client', 'sigint', 'gdb')
 
 Answer = collections.namedtuple('Answer', 'answered ms')
@@ -50,6 +51,17 @@ def _where(machine, thread):
 def stranded_threads(machine):
     """Numbers of its threads that wait for a page of userfaultfd's now."""
     return {thread.tid for thread in machine.threads() if 'handle_userfault' in _where(machine, thread)}
+
+
+def whereabouts(machine):
+    """Where each of its threads is in the kernel, for people."""
+    def of(thread):
+        try:
+            with open('/proc/%d/task/%d/stack' % (machine.pid, thread.tid), encoding='ascii') as file:
+                return thread.name + ': ' + ' < '.join(line.split()[-1].split('+')[0] for line in file.read().splitlines()[:12])
+        except OSError as error:
+            return '%s: %s' % (thread.name, error)
+    return '; '.join(map(of, machine.threads()))
 
 
 def wait_stranded(machine, seconds_long=0.3):
@@ -170,9 +182,13 @@ class QemuPair:
         self.source.command('migrate-start-postcopy')
         self.destination.q.wait_event('RESUME', timeout=30)
         if not first:
-            self.source.wait_migration('postcopy-active')
+            wait_for(lambda: self._asked() >= SETTLED, 30, lambda: 'pages asked for: %d' % self._asked())
         self.link.down()
         wait_stranded(self.destination)
+
+    def _asked(self):
+        """How many pages the destination has asked for."""
+        return self.source.command('query-migrate').get('ram', {}).get('postcopy-requests', 0)
 
     def another_client(self):
         """As PosternPair's."""
@@ -204,10 +220,11 @@ class QemuPair:
 
 class DebianQemuPair(QemuPair):
     """The same with the lab's stock Debian guest, whose memcheck keeps rewriting and verifying its memory; without asynchronous page
-    faults, so that the vCPU itself waits."""
+    faults, so that the vCPU itself waits; and, on x86, without stolen time, which the module does not help (kmod/README.md)."""
 
     machine_options = {'memory_mib': 192, 'kernel': debian.guest_file('vmlinuz'), 'binary': machine.QEMU,
-                       'board': 'virt,gic-version=3' if machine.ARM64 else 'pc', 'cpu': 'host',
+                       'board': 'virt,gic-version=3' if machine.ARM64 else 'pc',
+                       'cpu': 'host' if machine.ARM64 else 'host,kvm-steal-time=off',
                        'options': debian.words('memcheck.mb=48 memcheck.workers=1 memcheck.random=1 no-kvmapf watchdog_thresh=60'
                                                + (' console=ttyAMA0' if machine.ARM64 else ''))}
 

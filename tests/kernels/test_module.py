@@ -55,7 +55,7 @@ def test_all_is_answered_and_recovered_and_memory_is_right(loaded, guest):
     with guest() as pair:
         pair.strand()
         for test in ('gdb', 'stop'):
-            assert asking.ask(test, pair, 5).answered, test
+            assert asking.ask(test, pair, 5).answered, '%s: %s' % (test, asking.whereabouts(pair.destination))
             pair.destination.command('cont')
             asking.wait_stranded(pair.destination)
         output, _ = run_gdb(('info threads',), ('-p', str(pair.destination.pid)), timeout=20)
