@@ -162,7 +162,9 @@ class QemuPair:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        for one in (self.source, self.destination) if kind else ():
+            print('---- %s (exit code %s)\n%s----' % (one.name, one.process.poll(), one.log()[-4000:]), file=sys.stderr)
         self.stack.close()
 
     def _address(self):
