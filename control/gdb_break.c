@@ -35,6 +35,16 @@ struct gdb_soft *gdb_breaks_find(struct gdb_breaks *breaks, gva_t gva)
 	return NULL;
 }
 
+const struct gdb_soft *gdb_breaks_find_at(const struct gdb_breaks *breaks, gpa_t gpa)
+{
+	unsigned int i;
+
+	for (i = 0; i < breaks->nsoft; i++)
+		if (breaks->soft[i].planted && breaks->soft[i].gpa.v == gpa.v)
+			return &breaks->soft[i];
+	return NULL;
+}
+
 /* Another entry whose instruction is in memory at the same place. */
 static struct gdb_soft *find_alias(struct gdb_breaks *breaks, const struct gdb_soft *soft)
 {
@@ -167,7 +177,7 @@ void gdb_breaks_mask(const struct gdb_breaks *breaks, gpa_t gpa, uint8_t *data, 
 
 	insn = arch_breakpoint(&size);
 	for (soft = breaks->soft; soft < breaks->soft + breaks->nsoft; soft++) {
-		/* One of those at a place is enough: the others cover the same, and it may look like the instruction. */
+		/* One of those at a place is enough: the others cover the same. */
 		if (!soft->span.hva || !meets(gpa.v, len, soft->gpa.v, size))
 			continue;
 		for (i = 0; i < size; i++) {

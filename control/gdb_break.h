@@ -33,6 +33,8 @@ struct gdb_breaks {
 };
 
 struct gdb_soft *gdb_breaks_find(struct gdb_breaks *breaks, gva_t gva);
+/* One that is in memory at this place, by whatever address it was set. NULL: none. */
+const struct gdb_soft *gdb_breaks_find_at(const struct gdb_breaks *breaks, gpa_t gpa);
 /*
  * Adds a breakpoint and writes it. Setting one that is set is fine. -ENOSPC: GDB_SOFT_MAX are set; or gup's error
  * (-EAGAIN: the page is not there).

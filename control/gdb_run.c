@@ -282,6 +282,27 @@ void gdb_run_on_state(void *arg, enum run_state old, enum run_state now)
 		stopped(client, signal, "");
 }
 
+/* What a breakpoint instruction at pc is, of which gdb knows nothing at that address. */
+static void tell_breakpoint(struct gdb_client *client, struct vcpu *vcpu, uint64_t pc)
+{
+	struct gdb *gdb = client->gdb;
+	const struct gdb_soft *soft = NULL;
+	struct gup_opts opts = { 0 };
+	struct arch_mmu mmu;
+	uint64_t left;
+	char text[160];
+	gpa_t gpa;
+
+	if (!arch_mmu_get(vcpu, &mmu, NULL) && !arch_translate(gdb->mem, &mmu, GVA(pc), GUP_NOWAIT, &opts, &gpa, &left))
+		soft = gdb_breaks_find_at(&gdb->breaks, gpa);
+	if (soft)
+		snprintf(text, sizeof(text), "vCPU %u: the breakpoint at 0x%" PRIx64 ", met at 0x%" PRIx64 ", which is the same place: delete it to go on",
+			 vcpu_index(vcpu), soft->gva.v, pc);
+	else
+		snprintf(text, sizeof(text), "vCPU %u: a breakpoint instruction of the guest's own at 0x%" PRIx64, vcpu_index(vcpu), pc);
+	console(client, text);
+}
+
 /* Writes the stop reason of the vCPU into `reason`. */
 static void find_reason(struct gdb_client *client, struct vcpu *vcpu, char *reason, size_t bytes)
 {
@@ -292,7 +313,6 @@ static void find_reason(struct gdb_client *client, struct vcpu *vcpu, char *reas
 	struct gdb *gdb = client->gdb;
 	struct arch_debug *debug = &gdb->debug[vcpu_index(vcpu)];
 	unsigned int index;
-	char text[80];
 	uint64_t pc;
 
 	reason[0] = '\0';
@@ -310,9 +330,7 @@ static void find_reason(struct gdb_client *client, struct vcpu *vcpu, char *reas
 		if (client->swbreak)
 			snprintf(reason, bytes, "swbreak:;");
 	} else if (!debug->step) {
-		snprintf(text, sizeof(text), "vCPU %u: a breakpoint instruction of the guest's own at 0x%" PRIx64,
-			 vcpu_index(vcpu), pc);
-		console(client, text);
+		tell_breakpoint(client, vcpu, pc);
 	}
 }
 

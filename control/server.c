@@ -34,6 +34,7 @@ struct server {
 	int fd;
 	int client;		/* who has been let in, until server_accept takes it; or -1 */
 	const char *what;
+	char spec[SPEC_MAX];	/* for messages */
 	bool is_unix;
 	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 	server_on_client on_client;
@@ -189,7 +190,7 @@ static void on_knock(uv_poll_t *poll, int status, int events)
 	r = server->client < 0 ? -errno : 0;
 	if (accept_should_rest(r)) {
 		if (!server->rest_told)
-			log_warn("%s: no client can be let in: %s; it waits", server->what, strerror(-r));
+			log_warn("%s socket %s: no client can be let in: %s; it waits", server->what, server->spec, strerror(-r));
 		server->rest_told = true;
 		uv_poll_stop(poll);
 		uv_timer_start(&server->rest, on_rested, SERVER_REST_MS, 0);
@@ -252,6 +253,7 @@ int server_new(struct server **out, uv_loop_t *loop, const char *what, const cha
 	server->fd = fd;
 	server->client = -1;
 	server->what = what;
+	snprintf(server->spec, sizeof(server->spec), "%s", spec);
 	server->on_client = on_client;
 	server->arg = arg;
 	uv_poll_start(&server->poll, UV_READABLE, on_knock);

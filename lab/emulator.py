@@ -9,13 +9,16 @@ cannot be had, the release's own serves, or this machine's.
 """
 
 import os
+import pathlib
 import subprocess
+import time
 
 import image
 from image import LabError, cached, debian_sources, digest, program, say
 
 SUITE = "trixie"
 NEWER = SUITE + "-backports"        # a year or more ahead
+ASK_AGAIN_S = 3600                  # the mirrors for what they did not have
 OVERRIDE = "POSTERN_LAB_EMULATOR"   # another program for all of it, such as this machine's qemu-system-x86_64
 
 
@@ -30,11 +33,12 @@ def _sources(suite):
 
 def _build(suite, package):
     def build(target, _work, log):
+        preferred = ['--aptopt=APT::Default-Release "%s"' % NEWER] if suite == NEWER else []
         sources = target / "sources.list"
         sources.write_text(_sources(suite), "ascii")
         tar, root = target / "root.tar", target / "root"
         image.run(["mmdebstrap", "--variant=extract", "--architectures=" + image.NATIVE,
-                   "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", '--aptopt=APT::Default-Release "%s"' % suite,
+                   "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", *preferred,
                    "--include=" + package, SUITE, tar, sources], log)
         root.mkdir()
         image.run(["tar", "-C", root, "--no-same-owner", "--exclude=./dev/*", "-xf", tar, "./usr"], log)
@@ -58,10 +62,14 @@ def emulator_get(arch):
     if os.environ.get(OVERRIDE):
         return [program(os.environ[OVERRIDE])]
     for suite in (NEWER, SUITE):
+        name = "emulator-" + digest(pathlib.Path(__file__), suite, package, image.NATIVE)
+        missing = image.cache_dir() / (name + ".missing")
+        if missing.exists() and time.time() - missing.stat().st_mtime < ASK_AGAIN_S:
+            continue
         try:
-            place = cached("emulator-" + digest(suite, package, image.NATIVE), _build(suite, package))
-            return _argv(place / "root", package)
+            return _argv(cached(name, _build(suite, package)) / "root", package)
         except (LabError, StopIteration, subprocess.SubprocessError) as error:
             say("%s's %s cannot be had from this machine's mirrors: %s" % (suite, package, error))
+            missing.touch()
     say("this machine's own emulator will do, which may run stale code")
     return [program(arch.qemu[0])]

@@ -72,7 +72,7 @@ DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
 MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
 DEPMOD = ("/usr/sbin/depmod", "/sbin/depmod", "depmod")
 UNUSED_DAYS = 7
-CACHED = ("root-", "image-", "debian-", "build-", "emulator-", "headers-", "sysroot-")
+PRUNED = ("root-", "image-", "debian-", "build-", "emulator-", "headers-")    # builds elsewhere point into sysroot-*
 
 
 class LabError(Exception):
@@ -465,11 +465,12 @@ def locked(path):
 def cached(name, build):
     """The cache's directory of that name; `build(target, work, log)` fills it when it is not there."""
     place = cache_dir() / name
+    with contextlib.suppress(FileNotFoundError):    # or it is removed just now, since nobody has used it for long
+        os.utime(place)
     if not place.is_dir():
         with locked(cache_dir() / (name + ".lock")):
             if not place.is_dir():
                 _cached_build(place, build)
-    os.utime(place)
     return place
 
 
@@ -489,10 +490,10 @@ def _cached_build(place, build):
 
 
 def cache_prune():
-    """Removes what no clone has used for long. A lab that runs keeps its files open."""
+    """Removes what no clone has used for long. A lab that runs keeps its image open; its emulator has all that it needs by then."""
     limit = time.time() - UNUSED_DAYS * 86400
     for path in cache_dir().iterdir():
-        if path.is_dir() and path.name.startswith(CACHED) and \
+        if path.is_dir() and path.name.startswith(PRUNED) and \
                 path.stat().st_mtime < limit:
             say("removing %s, not used for %d days" % (path.name, UNUSED_DAYS))
             shutil.rmtree(path, ignore_errors=True)

@@ -35,12 +35,12 @@ def tools_of(apt, kbuild):
     """The package of the build's programs that this release has for a kernel of a newer one: that of the same sources, or, since the
     releases do not move together, of the version next to it in the series."""
     def version(name):
-        return tuple(map(int, re.search(r"-(\d+(?:\.\d+)*)", name)[1].split(".")))
+        return tuple(map(int, (re.search(r"-(\d+(?:\.\d+)*)", name)[1] + ".0.0").split(".")[:3]))
     wanted = version(kbuild)
     own = [name for name in apt.names("linux-kbuild-") if re.search(r"\+deb\d+$", name) and version(name)[:2] == wanted[:2]]
     if not own:
         raise LabError("%s has no linux-kbuild of the series of %s" % (image.ROOT_SUITE, kbuild))
-    return min(own, key=lambda name: abs(version(name)[2] - wanted[2]))
+    return min(own, key=lambda name: (abs(version(name)[2] - wanted[2]), name))
 
 
 def tools_unpack(kbuild, suite, target, work, log):

@@ -2,7 +2,7 @@
 # Copyright The postern authors
 """A QMP client, strict about time: every wait has a deadline.
 
-    qmp = Qmp('/tmp/x/qmp.sock')
+    qmp = Qmp('/run/vm/qmp.sock')
     qmp.command('migrate-set-parameters', max_postcopy_bandwidth=1 << 20)
     ms, _ = qmp.timed('stop')
     qmp.wait_event('STOP')

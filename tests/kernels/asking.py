@@ -55,13 +55,7 @@ def stranded_threads(machine):
 
 def whereabouts(machine):
     """Where each of its threads is in the kernel, for people."""
-    def of(thread):
-        try:
-            with open('/proc/%d/task/%d/stack' % (machine.pid, thread.tid), encoding='ascii') as file:
-                return thread.name + ': ' + ' < '.join(line.split()[-1].split('+')[0] for line in file.read().splitlines()[:12])
-        except OSError as error:
-            return '%s: %s' % (thread.name, error)
-    return '; '.join(map(of, machine.threads()))
+    return '; '.join('%s: %s' % (thread.name, ' < '.join(_where(machine, thread).split('\n')[:12])) for thread in machine.threads())
 
 
 def wait_stranded(machine, seconds_long=0.3):

@@ -511,6 +511,28 @@ static void test_breakpoint_and_another_address(void **state)
 	assert_int_equal(s->mem->ram[PAGE_BYTES], 0x78);
 }
 
+static void test_breakpoint_met_at_another_address(void **state)
+{
+	struct setup *s = *state;
+	const char *hex;
+	char text[256];
+	size_t n = 0;
+
+	ask(s, "qSupported:swbreak+;hwbreak+");
+	ASK("Z0,400020,1", "OK");
+	send_packet(s, "c", 1);
+	fake_pump(s->machine, -1, is_running, s->machine);
+	s->machine->vm.vcpu[1].regs[2] = 0x800020;
+	fake_debug_event(s->machine, 1);
+	hex = reply(s);
+	assert_int_equal(*hex, 'O');
+	while (sscanf(hex + 1 + 2 * n, "%2hhx", (unsigned char *)&text[n]) == 1 && n < sizeof(text) - 1)
+		n++;
+	text[n] = '\0';
+	assert_non_null(strstr(text, "the breakpoint at 0x400020, met at 0x800020"));
+	assert_string_equal(reply(s), "T05thread:2;");
+}
+
 static void test_watchpoint(void **state)
 {
 	struct setup *s = *state;
@@ -730,6 +752,7 @@ int main(void)
 		TEST(test_detached_and_still_there), TEST(test_registers),
 		TEST(test_memory), TEST(test_missing_page), LONG(test_page_comes), LONG(test_end_while_waiting),
 		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_breakpoint), TEST(test_breakpoint_and_another_address),
+		TEST(test_breakpoint_met_at_another_address),
 		TEST(test_watchpoint), TEST(test_step), TEST(test_no_step_while_a_reset_waits), TEST(test_stopped_by_others), TEST(test_late_stop),
 		TEST(test_inmigrate), TEST(test_monitor), TEST(test_framing), TEST(test_kill),
 	};
