@@ -313,7 +313,8 @@ static void *mend_write(void *arg)
 	return NULL;
 }
 
-static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
+/* How many huge pages were mended under the hands of three writers, and whether any could be. */
+static unsigned int mend_under_writers(bool *can)
 {
 	struct memory *mem = memory_for_test(2 * MEND_HUGES, 0, true, NULL);
 	struct mend_writer writer[3];
@@ -321,8 +322,8 @@ static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
 	_Alignas(4096) uint8_t page[4096] = { 0 };
 	unsigned int i, h, mended = 0;
 
-	(void)unused;
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
+	*can = memory_can_mend(mem);
 	atomic_store(&mend_stop, false);
 	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
 	for (i = 0; i < MEND_PAGES; i += 7)
@@ -344,11 +345,23 @@ static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
 		pthread_join(writer[i].thread, NULL);
 		assert_int_equal(writer[i].wrong, 0);
 	}
-	/* One that is held at the wrong moment stays in pieces. */
-	assert_true(!memory_can_mend(mem) || mended);
 	assert_false(memory_is_late(mem));
 	memory_stage_free(stage);
 	memory_free(mem);
+	return mended;
+}
+
+/* One that is held at the wrong moment stays in pieces: on a busy machine all of a round may be. */
+static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
+{
+	unsigned int rounds = 0, mended;
+	bool can;
+
+	(void)unused;
+	do
+		mended = mend_under_writers(&can);
+	while (can && !mended && ++rounds < 20);
+	assert_true(mended || !can);
 }
 
 /* ---- what must not be mended ---- */
