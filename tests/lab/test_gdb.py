@@ -15,6 +15,7 @@ from harness.vm import ROOT
 from harness.waiting import seconds, wait_for
 
 KERNEL_TEXT = (0xffffffff81000000, 0xffffffffc0000000)
+TRIES = 10  # where the guest is when it is stopped is a matter of luck
 
 
 @pytest.fixture(scope='module')
@@ -32,8 +33,8 @@ def symbols(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def vm():
-    """A guest of two vCPUs that idles, and says each tenth of a second that it lives."""
-    script = 'while :; do read up rest < /proc/uptime; echo up $up; sleep 0.1; done'
+    """A guest of two vCPUs that idles, and says twice a second that it lives."""
+    script = 'while :; do read up rest < /proc/uptime; echo up $up; sleep 0.5; done'
     with debian(cpus=2, memory='192M', gdb=True, parameters='guest.run="%s"' % script) as machine:
         with Console(machine) as machine.console:
             machine.console.wait_ready(BOOT_SECONDS)
@@ -66,15 +67,15 @@ def mark(name):
 
 
 def test_both_vcpus_have_a_place_and_callers(gdb):
-    """Each is found somewhere between its first function and where it idles; twice is enough luck for anybody."""
-    for _ in range(3):
+    """Each is found somewhere between its first function and where it idles, or is looked at again."""
+    for _ in range(TRIES):
         out = sections(gdb(mark('threads'), 'info threads', mark('one'), 'thread apply 1 bt', mark('two'), 'thread apply 2 bt',
                            'detach'))
         assert re.search(r'^\* 1 +Thread 1 .*vCPU 0', out['threads'], re.M | re.I), out
         assert re.search(r'^  2 +Thread 2 .*vCPU 1', out['threads'], re.M | re.I), out
         idle = [re.findall(r'^#\d+ +(?:0x[0-9a-f]+ in )?([\w.]+) \(\)', out[name], re.M) for name in ('one', 'two')]
         assert idle[0] and idle[1], 'no name of a place'
-        if all('do_idle' in frames for frames in idle):
+        if all(frames[-1] == 'secondary_startup_64_no_verify' for frames in idle):
             break
     # Up to the first function that there is, and no further.
     assert idle[0][-1] == 'secondary_startup_64_no_verify' and 'start_kernel' in idle[0], idle
@@ -156,6 +157,11 @@ def test_breakpoints_and_watchpoints_come_and_go_without_a_trace(vm, gdb):
 
 
 def test_steps_go_instruction_by_instruction(gdb):
-    out = sections(gdb(mark('steps'), *['printf "%#lx\\n", $pc', 'stepi'] * 12, 'detach'))['steps']
-    places = [int(x, 16) for x in re.findall(r'^(0x[0-9a-f]+)$', out, re.M)]
-    assert len(places) == 12 and len(set(places)) > 6, out
+    """Unless a small loop is what the guest is at: then once more."""
+    for _ in range(TRIES):
+        out = sections(gdb(mark('steps'), *['printf "%#lx\\n", $pc', 'stepi'] * 12, 'detach'))['steps']
+        places = [int(x, 16) for x in re.findall(r'^(0x[0-9a-f]+)$', out, re.M)]
+        assert len(places) == 12, out
+        if len(set(places)) > 6:
+            break
+    assert len(set(places)) > 6, out
