@@ -42,7 +42,7 @@ const char ctl_help[] =
 	"  -j, --json            replies as they are, for programs\n"
 	"      --timeout SECONDS  how long to wait for an answer, 1 to 3600 (10)\n"
 	"      --names           list: names alone, and nobody is asked\n"
-	"      --bandwidth BYTES  migrate: a second of bulk pages, 0: no limit; suffixes K, M, G\n"
+	"      --bandwidth BYTES  migrate: a second of bulk pages, 0: no limit; suffixes K, M, G, T\n"
 	"      --resume          migrate: go on with one whose link was lost\n"
 	"      --detach          migrate, incoming, recover: do not wait for the end\n"
 	"  -h, --help            print this\n"

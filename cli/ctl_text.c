@@ -148,7 +148,7 @@ void ctl_text_migration(FILE *out, const json_t *migrate)
 	const json_t *ram = json_object_get(migrate, "ram"), *own = json_object_get(migrate, "postern");
 	const char *status = ctl_string(migrate, "status", "none");
 	bool flows = !strcmp(status, "postcopy-active") || !strcmp(status, "active");
-	uint64_t rate = ctl_uint(own, "bytes-per-second");
+	uint64_t rate = ctl_uint(own, "bytes-per-second"), recoveries = ctl_uint(own, "recoveries");
 
 	ctl_put(out, status);
 	if (!strcmp(status, "none"))
@@ -159,8 +159,10 @@ void ctl_text_migration(FILE *out, const json_t *migrate)
 		put_progress(out, ram, rate, flows);
 	if (!strcmp(status, "completed"))
 		fprintf(out, ", %.1f s", (double)ctl_uint(migrate, "total-time") / 1e3);
-	if (ctl_uint(own, "recoveries"))
-		fprintf(out, ", recovered %" PRIu64 " times", ctl_uint(own, "recoveries"));
+	if (recoveries == 1)
+		fputs(", recovered once", out);
+	else if (recoveries)
+		fprintf(out, ", recovered %" PRIu64 " times", recoveries);
 }
 
 /* ---- faults ---- */

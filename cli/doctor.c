@@ -273,11 +273,13 @@ int cmd_doctor(int argc, char **argv)
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
+	static char name[] = "postern doctor";
 	struct doctor d = { 0 };
 	bool json = false, kvm, late;
 	unsigned int i;
 	int c;
 
+	argv[0] = name;
 	while ((c = getopt_long(argc, argv, "jh", options, NULL)) != -1) {
 		if (c == 'h') {
 			puts("usage: postern doctor [--json]\n\n"
@@ -288,6 +290,10 @@ int cmd_doctor(int argc, char **argv)
 		if (c != 'j')
 			return 2;
 		json = true;
+	}
+	if (optind < argc) {
+		fputs("postern doctor: only --json is allowed\n", stderr);
+		return 2;
 	}
 	check_host(&d);
 	kvm = check_kvm(&d);

@@ -13,7 +13,7 @@
 
 #include "control/rundir.h"
 
-#define MEMORY_MIN ((uint64_t)2 << 20)
+#define MEMORY_MIN ((uint64_t)16 << 20)
 #define MEMORY_MAX ((uint64_t)16 << 30)
 
 const char options_help[] =
@@ -27,14 +27,14 @@ const char options_help[] =
 	"      --cmdline TEXT        the kernel's command line; from a disk: instead of console=ttyS0 root=... rw\n"
 	"      --append TEXT         more of it\n"
 	"  -c, --cpus N              vCPUs, 1 to 16 (1)\n"
-	"  -m, --memory SIZE         RAM, a multiple of 2M, up to 16G (512M)\n"
+	"  -m, --memory SIZE         RAM, 16M to 16G, a multiple of 2M (512M)\n"
 	"      --name NAME           what postern ctl knows it by: QMP and (with --gdb auto) gdb in a directory of its own\n"
 	"      --serial CHARDEV      null, stdio, pty[:LINK], file:PATH, unix:PATH (stdio)\n"
 	"      --disk FILE|URI[,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS]\n"
 	"                            a virtio disk in a file or block device, or at nbd://HOST[:PORT][/EXPORT],\n"
 	"                            nbd+unix:///[EXPORT]?socket=PATH; up to 8 (raw; reconnect: for ever)\n"
-	"      --net tap=NAME|passt[=SOCKET]|fd=N[,mac=XX:XX:XX:XX:XX:XX][,forward=tcp:HOSTPORT:GUESTPORT]\n"
-	"                            a virtio network device; up to 8\n"
+	"      --net tap=NAME|passt[=SOCKET]|fd=N[,mac=XX:XX:XX:XX:XX:XX][,forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT]]\n"
+	"                            a virtio network device; up to 8; forward: passt's, repeatable\n"
 	"      --rng                 a virtio entropy device\n"
 	"      --console CHARDEV     a virtio console, /dev/hvc0: as --serial, which is then null when this one takes stdio\n"
 	"      --balloon             a virtio balloon, which QMP's balloon command sets, and reports of free pages\n"
@@ -51,7 +51,7 @@ const char options_help[] =
 	"      --incoming URI        wait for a migration at tcp:HOST:PORT, unix:PATH or fd:N; \"defer\": QMP tells where\n"
 	"      --way-out WAY         how a vCPU leaves its wait for a page: auto, kernel or eject (auto)\n"
 	"      --link-timeout MS     a peer not heard of for so long is gone, 100 to 600000 (5000)\n"
-	"      --bandwidth BYTES     a second of bulk pages, 0: no limit (0); suffixes K, M, G\n"
+	"      --bandwidth BYTES     a second of bulk pages, 0: no limit (0); suffixes K, M, G, T\n"
 	"\n"
 	"process\n"
 	"      --log-level LEVEL     error, warn, info or debug (warn)\n"
@@ -194,7 +194,7 @@ static int parse_memory(struct options *o, const char *text, struct err *err)
 	if (options_parse_bytes(&bytes, text) < 0 || bytes < MEMORY_MIN || bytes > MEMORY_MAX ||
 	    bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
-			       "--memory %s: a size from 2M to 16G, in steps of 2M, is allowed (such as 512M or 2G)", text);
+			       "--memory %s: a size from 16M to 16G, in steps of 2M, is allowed (such as 512M or 2G)", text);
 	o->machine.memory_bytes = bytes;
 	return 0;
 }
@@ -213,9 +213,9 @@ static int parse_way_out(struct options *o, const char *text, struct err *err)
 
 static int parse_log_level(struct options *o, const char *text, struct err *err)
 {
-	static const char *const words[] = { "error", "warn", "info", "debug" };
-	static const enum log_level levels[] = { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
-	int i = parse_word("log-level", text, words, 4, "error, warn, info and debug", err);
+	static const char *const words[] = { "error", "warn", "info", "debug", "warning" };
+	static const enum log_level levels[] = { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_WARN };
+	int i = parse_word("log-level", text, words, 5, "error, warn, info and debug", err);
 
 	if (i < 0)
 		return i;

@@ -182,10 +182,12 @@ int cmd_top(int argc, char **argv)
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
+	static char name[] = "postern top";
 	struct err err = { 0 };
 	bool json = false;
 	int c;
 
+	argv[0] = name;
 	while ((c = getopt_long(argc, argv, "jh", options, NULL)) != -1) {
 		if (c == 'h') {
 			puts("usage: postern top [--json]\n\n"

@@ -80,7 +80,7 @@ static int load_initrd(struct memory *mem, const char *path, uint64_t at, uint64
 		return 0;
 	r = ram_file_open(&file, path, err);
 	if (r < 0)
-		return r;
+		return err_prefix(err, "initrd");
 	*end = at + file.len;
 	r = check_room(mem, *end, path, err);
 	if (!r)

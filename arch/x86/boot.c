@@ -159,7 +159,7 @@ static int write_initrd(struct loading *l, struct err *err)
 		return 0;
 	result = ram_file_open(&file, l->config->initrd, err);
 	if (result)
-		return result;
+		return err_prefix(err, "initrd");
 	if (end > l->initrd_max + 1)
 		end = l->initrd_max + 1;
 	need = ((l->kernel_end + INITRD_ALIGN - 1) & ~(INITRD_ALIGN - 1)) +

@@ -206,7 +206,7 @@ def test_a_migration_with_a_cut_by_ctl_alone(pair):
     said = pair.ctl(*pair.src, 'migrate', again, '--resume', '--bandwidth', '0')
     assert said.code == 0 and said.out.startswith('migrated: 128.0 MiB in '), said
     wait_for(lambda: migration_of(pair, pair.dst) == 'completed', 20)
-    assert 'recovered 1 times' in pair.ctl(*pair.dst, 'status').out
+    assert 'recovered once' in pair.ctl(*pair.dst, 'status').out
     assert 'postmigrate' in pair.ctl(*pair.src, 'status').out
     assert_sound(pair.arrived())
 

@@ -71,11 +71,11 @@ static void test_the_command_line_goes_over_the_file(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"cpus\": 3, \"memory\": 4194304, \"qmp\": \"unix:a\"}", &err, "--kernel", "l",
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"cpus\": 3, \"memory\": 33554432, \"qmp\": \"unix:a\"}", &err, "--kernel", "l",
 			       "-c", "5", "--qmp", "unix:x", "--qmp", "unix:y"), 0);
 	assert_string_equal(o.machine.kernel, "l");
 	assert_int_equal(o.machine.cpus, 5);
-	assert_int_equal(o.machine.memory_bytes, 4 << 20);
+	assert_int_equal(o.machine.memory_bytes, 32 << 20);
 	assert_int_equal(o.nqmp, 2);
 	assert_string_equal(o.qmp[0], "unix:x");
 	assert_string_equal(o.qmp[1], "unix:y");
