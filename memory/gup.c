@@ -258,18 +258,20 @@ static void gup_sleep(struct memory *mem, unsigned int region, uint64_t offset, 
 	memory_map_lock(mem);
 }
 
-void memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self)
+bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self)
 {
 	unsigned int region;
+	bool usable = false;
 	uint64_t offset;
 
 	memory_map_lock(mem);
 	while (!gup_interrupted(mem, self) && memory_find(mem, gfn, 1, &region, &offset) &&
-	       !state_usable(state_load(&mem->state[region][offset]))) {
+	       !(usable = state_usable(state_load(&mem->state[region][offset])))) {
 		memory_ask(mem, region, offset, 1);
 		gup_sleep(mem, region, offset, 0, self, false, NULL);
 	}
 	memory_map_unlock(mem);
+	return usable;
 }
 
 /* ---- gup ---- */

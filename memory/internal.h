@@ -216,8 +216,8 @@ bool memory_eject(struct memory_thread *thread, gfn_t gfn);
  * brought them out. Called by the fault thread; returns after how many milliseconds it is to be called again, -1: not before the next fault.
  */
 int memory_eject_overdue(struct memory *mem);
-/* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. */
-void memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
+/* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. Is it usable? */
+bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
 
 /* Can a huge page take the place of small ones (stage.c)? memory_count_mend: it did, or it did not. */
 bool memory_can_mend(const struct memory *mem);

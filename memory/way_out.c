@@ -461,6 +461,7 @@ bool memory_thread_left(struct memory_thread *thread, int result)
 void memory_thread_sit_out(struct memory_thread *thread)
 {
 	struct memory *mem = thread->mem;
+	bool came;
 	gfn_t gfn;
 
 	if (!atomic_load(&thread->wait.active))
@@ -469,9 +470,11 @@ void memory_thread_sit_out(struct memory_thread *thread)
 	thread->sitting = true;
 	gfn = thread->wait.gfn;
 	pthread_mutex_unlock(&mem->wait_lock);
-	memory_wait_page(mem, gfn, thread);
+	came = memory_wait_page(mem, gfn, thread);
 	pthread_mutex_lock(&mem->wait_lock);
 	thread->sitting = false;
-	atomic_store(&thread->wait.active, false);
+	/* Seen by itself, before whoever filled the page could tell it: that would have counted the wait. */
+	if (atomic_exchange(&thread->wait.active, false) && came)
+		hist_add(&mem->latency, clock_now_ns() - thread->wait.since_ns);
 	pthread_mutex_unlock(&mem->wait_lock);
 }

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "arch/arch.h"
 #include "arch/x86/x86.h"
@@ -69,6 +70,17 @@ static int watch_set(const struct arch_debug *debug, struct kvm_guest_debug *req
 	return 0;
 }
 
+/*
+ * Interrupts wait meanwhile, where KVM can have them wait (Linux 5.15). Else a slow machine may never leave their handlers, and one that
+ * comes has the flag by which the step is made in what it returns to: the guest would meet it when the debugger has gone.
+ */
+static uint32_t step_control(struct vcpu *vcpu)
+{
+	int can = ioctl(vm_fd(vcpu_vm(vcpu)), KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
+
+	return KVM_GUESTDBG_SINGLESTEP | (can > 0 ? (uint32_t)can & KVM_GUESTDBG_BLOCKIRQ : 0);
+}
+
 int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err *err)
 {
 	struct kvm_guest_debug request;
@@ -79,7 +91,7 @@ int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err
 	if (result)
 		return result;
 	if (debug->step)
-		request.control |= KVM_GUESTDBG_SINGLESTEP;
+		request.control |= step_control(vcpu);
 	if (debug->sw_breakpoints)
 		request.control |= KVM_GUESTDBG_USE_SW_BP;
 	if (debug->nwatch)
