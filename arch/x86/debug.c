@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "arch/arch.h"
 #include "arch/x86/x86.h"
@@ -76,9 +75,8 @@ static int watch_set(const struct arch_debug *debug, struct kvm_guest_debug *req
  */
 static uint32_t step_control(struct vcpu *vcpu)
 {
-	int can = ioctl(vm_fd(vcpu_vm(vcpu)), KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
-
-	return KVM_GUESTDBG_SINGLESTEP | (can > 0 ? (uint32_t)can & KVM_GUESTDBG_BLOCKIRQ : 0);
+	return KVM_GUESTDBG_SINGLESTEP |
+	       ((uint32_t)x86_capability(vcpu_vm(vcpu), KVM_CAP_SET_GUEST_DEBUG2) & KVM_GUESTDBG_BLOCKIRQ);
 }
 
 int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err *err)

@@ -8,12 +8,12 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
 #include "line.h"
+#include "tests/unit/crowd.h"
 
 /* What the chardev's writes to a socket fail with, or 0. The test's own are spared. */
 static int write_error;
@@ -159,25 +159,13 @@ static void a_system_without_memory_is_waited_for(void **state)
 static void a_client_waits_for_a_descriptor(void **state)
 {
 	struct line *l = *state;
-	struct rlimit old, none;
-	unsigned int turns;
 	struct err err;
-	int64_t end;
 	int fd;
 
 	assert_int_equal(open_as(l, "unix:", &err), 0);
 	uv_run(loop_uv(l->loop), UV_RUN_NOWAIT);
 	fd = dial(l);
-	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
-	none = old;
-	none.rlim_cur = (rlim_t)dup(fd);
-	close((int)none.rlim_cur);
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
-	end = clock_now_ns() + 250 * NS_PER_MS;
-	for (turns = 0; clock_now_ns() < end; turns++)
-		uv_run(loop_uv(l->loop), UV_RUN_ONCE);
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
-	assert_in_range(turns, 1, 20);
+	assert_in_range(turns_without_descriptor(loop_uv(l->loop), fd), 1, 20);
 	say(l, "welcome");
 	expect(l, fd, "welcome");
 	close(fd);
