@@ -31,9 +31,11 @@ int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err);
 
 /* ---- boot ---- */
 
+struct ram_file;
+
 struct arch_boot_config {
-	const char *kernel;	/* x86: bzImage, ELF vmlinux, or the bare guest's ELF; arm64: Image */
-	const char *initrd;	/* may be NULL */
+	const struct ram_file *kernel;	/* x86: bzImage, ELF vmlinux, or the bare guest's ELF; arm64: Image */
+	const struct ram_file *initrd;	/* may be NULL */
 	const char *cmdline;	/* may be NULL */
 	unsigned int cpus;
 };
@@ -47,7 +49,8 @@ struct arch_boot {
 
 /*
  * Loads kernel, initrd, boot parameters and firmware tables into RAM (all of which must be PRESENT). Errors name the
- * file and what is wrong with it: not a kernel, truncated, needs more memory (how much), does not fit.
+ * file and what is wrong with it: not a kernel, truncated, shortened meanwhile (RAM then holds a part of it), needs more
+ * memory (how much), does not fit.
  */
 int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config, struct memory *mem,
 		   struct err *err);

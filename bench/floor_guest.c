@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
+#include "arch/ram.h"
 #include "floors.h"
 #include "memory/way_out.h"
 
@@ -118,17 +119,22 @@ static const struct vm_exit_ops ops = { on_pio, on_mmio, on_event };
 
 static void guest_start(struct floor_guest *guest, const char *kernel, uint64_t bytes)
 {
-	struct arch_boot_config config = { .kernel = kernel, .cpus = 1 };
+	struct arch_boot_config config = { .cpus = 1 };
 	struct memory_range ranges[MEMORY_REGIONS_MAX];
+	struct ram_file file;
 	struct arch_boot boot;
 	struct err err;
 	unsigned int n;
 
 	if (arch_memory_layout(bytes, ranges, &n, &err) < 0 || memory_new(&guest->mem, ranges, n, &err) < 0 ||
 	    vm_new(&guest->vm, guest->mem, 1, &ops, guest, &err) < 0 ||
-	    arch_boot_load(&boot, &config, guest->mem, &err) < 0 ||
+	    ram_file_open(&file, kernel, &err) < 0)
+		floor_die_err(&err);
+	config.kernel = &file;
+	if (arch_boot_load(&boot, &config, guest->mem, &err) < 0 ||
 	    arch_vcpu_boot(vm_vcpu(guest->vm, 0), &boot, &err) < 0)
 		floor_die_err(&err);
+	ram_file_close(&file);
 	/* Missing pages come from our own handler, whatever the kernel's way out. */
 	memory_set_way_out(guest->mem, WAY_OUT_KERNEL);
 	vm_resume(guest->vm);

@@ -24,6 +24,7 @@ void disk_boot_init(struct disk_boot *boot)
 
 	for (i = 0; i < DISK_BOOT_FILES; i++)
 		boot->fds[i] = -1;
+	boot_files_init(&boot->found);
 }
 
 void disk_boot_drop(struct disk_boot *boot)
@@ -35,9 +36,9 @@ void disk_boot_drop(struct disk_boot *boot)
 			close(boot->fds[i]);
 		boot->fds[i] = -1;
 	}
-	free(boot->line);
+	boot_files_fini(&boot->found);
 	free(boot->path);
-	boot->line = boot->path = NULL;
+	boot->path = NULL;
 }
 
 /* What --disk's value names. */
@@ -110,14 +111,26 @@ static int line_make(struct disk_boot *boot, const char *uuid, struct err *err)
 	int r;
 
 	if (boot->cmdline)
-		r = asprintf(&boot->line, "%s%s%s", boot->cmdline, blank, append);
+		r = asprintf(&boot->found.cmdline, "%s%s%s", boot->cmdline, blank, append);
 	else if (*uuid)
-		r = asprintf(&boot->line, "console=ttyS0 root=PARTUUID=%s %s%s%s", uuid, mode, blank, append);
+		r = asprintf(&boot->found.cmdline, "console=ttyS0 root=PARTUUID=%s %s%s%s", uuid, mode, blank, append);
 	else
-		r = asprintf(&boot->line, "console=ttyS0 root=/dev/vda %s%s%s", mode, blank, append);
+		r = asprintf(&boot->found.cmdline, "console=ttyS0 root=/dev/vda %s%s%s", mode, blank, append);
 	if (r < 0)
-		boot->line = NULL;
+		boot->found.cmdline = NULL;
 	return r < 0 ? err_set(err, -ENOMEM, "no memory for a command line") : 0;
+}
+
+/* The memory file becomes what the machine loads. */
+static int file_found(struct disk_boot *boot, unsigned int i, const char *name, struct boot_file *file, struct err *err)
+{
+	if (asprintf(&file->path, "%s: %s", boot->path, name) < 0) {
+		file->path = NULL;
+		return err_set(err, -ENOMEM, "no memory for a name");
+	}
+	file->fd = boot->fds[i];
+	boot->fds[i] = -1;
+	return 0;
 }
 
 static int report_take(struct disk_boot *boot, struct err *err)
@@ -143,14 +156,9 @@ static int report_take(struct disk_boot *boot, struct err *err)
 	r = line_make(boot, report.uuid, err);
 	if (r < 0)
 		return r;
-	snprintf(boot->kernel_path, sizeof(boot->kernel_path), "/proc/self/fd/%d", boot->fds[1]);
-	snprintf(boot->initrd_path, sizeof(boot->initrd_path), "/proc/self/fd/%d", boot->fds[2]);
-	boot->result = (struct disk_boot_result){
-		.kernel = boot->kernel_path,
-		.initrd = initrd.st_size ? boot->initrd_path : NULL,
-		.cmdline = boot->line,
-	};
-	return 0;
+	boot->found.kind = BOOT_FILES;
+	r = file_found(boot, 1, report.files.kernel, &boot->found.kernel, err);
+	return r < 0 || !initrd.st_size ? r : file_found(boot, 2, report.files.initrd, &boot->found.initrd, err);
 }
 
 /* ---- the child ---- */
@@ -202,7 +210,7 @@ static void on_child_end(uv_process_t *process, int64_t status, int sig)
 		report_take(boot, &err);
 	if (err.code)
 		disk_boot_drop(boot);
-	boot->done(boot->arg, err.code ? NULL : &boot->result, err.code ? &err : NULL);
+	boot->done(boot->arg, err.code ? NULL : &boot->found, err.code ? &err : NULL);
 }
 
 static int spawn(struct disk_boot *boot, int disk, struct err *err)

@@ -16,17 +16,12 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "cli/disk_child.h"
+#include "device/boot_files.h"
 
 #define DISK_BOOT_FILES 3
 
-/* What a kernel is started with; strings that last until the next fetch or drop. */
-struct disk_boot_result {
-	const char *kernel, *initrd;	/* paths; initrd may be NULL */
-	const char *cmdline;
-};
-
-/* err: NULL when it went well. */
-typedef void (*disk_boot_done)(void *arg, const struct disk_boot_result *result, const struct err *err);
+/* found: BOOT_FILES, which lasts until the next fetch or drop. err: NULL when it went well. */
+typedef void (*disk_boot_done)(void *arg, const struct boot_files *found, const struct err *err);
 
 struct disk_boot {
 	struct loop *loop;
@@ -37,15 +32,14 @@ struct disk_boot {
 	disk_boot_done done;
 	void *arg;
 	/* Its own. */
-	char *path, *line;
+	char *path;
 	bool readonly, busy, late;
 	bool wanted;			/* a fetch waits for the last one's handles to be closed */
 	int fds[DISK_BOOT_FILES];	/* report, kernel, initial RAM disk */
 	uv_process_t process;
 	uv_timer_t timer;
 	unsigned int open_handles;
-	struct disk_boot_result result;
-	char kernel_path[32], initrd_path[32];
+	struct boot_files found;
 };
 
 /* The fields above the line are the caller's. */

@@ -35,9 +35,8 @@ struct run {
 	struct gdb *gdb;
 	struct rundir rundir;
 	struct disk_boot disk_boot;
-	struct machine_config found;	/* options.machine, with what the disk has */
 	struct err *boot_err;		/* set when the disk was looked at and has nothing */
-	bool boot_found;
+	bool boot_found;	/* the disk was looked at and has one */
 	uv_async_t end;		/* wakes the loop from the signal handler */
 	bool end_open;
 	bool pid_written;
@@ -206,29 +205,21 @@ static int control_open(struct run *run, struct err *err)
 
 /* ---- a kernel from a disk ---- */
 
-static void first_found(void *arg, const struct disk_boot_result *result, const struct err *err)
+static void first_found(void *arg, const struct boot_files *found, const struct err *err)
 {
 	struct run *run = arg;
 
-	run->boot_found = result;
+	run->boot_found = found;
 	if (err)
 		*run->boot_err = *err;
-	if (result) {
-		run->found.kernel = result->kernel;
-		run->found.initrd = result->initrd;
-		run->found.cmdline = result->cmdline;
-	}
 	loop_stop(run->loop);
 }
 
-static void again_found(void *arg, const struct disk_boot_result *result, const struct err *err)
+static void again_found(void *arg, const struct boot_files *found, const struct err *err)
 {
 	struct run *run = arg;
-	struct machine_boot boot = { 0 };
 
-	if (result)
-		boot = (struct machine_boot){ result->kernel, result->initrd, result->cmdline };
-	machine_boot_found(run->machine, &boot, err);
+	machine_boot_found(run->machine, found, err);
 	disk_boot_drop(&run->disk_boot);
 }
 
@@ -236,7 +227,8 @@ static int find_again(void *arg, struct machine *machine, struct err *err)
 {
 	struct run *run = arg;
 
-	(void)machine;
+	run->disk_boot.cmdline = machine_boot(machine)->cmdline;
+	run->disk_boot.append = machine_boot(machine)->append;
 	return disk_boot_fetch(&run->disk_boot, again_found, run, err);
 }
 
@@ -258,22 +250,24 @@ static int first_find(struct run *run, struct err *err)
 static int make_machine(struct run *run, struct err *err)
 {
 	const struct options *o = &run->options;
+	struct machine_config config = o->machine;
 	int r = 0;
 
-	run->found = o->machine;
 	if (o->boot_disk) {
 		run->disk_boot.loop = run->loop;
 		run->disk_boot.disk = o->boot_disk;
 		run->disk_boot.cmdline = o->machine.cmdline;
 		run->disk_boot.append = o->append;
 		run->disk_boot.memory_bytes = o->machine.memory_bytes;
-		run->found.boot_find = find_again;
-		run->found.boot_arg = run;
+		config.append = o->append;
+		config.boot_find = find_again;
+		config.boot_arg = run;
 		if (!o->incoming)
 			r = first_find(run, err);
+		config.found = &run->disk_boot.found;
 	}
 	if (!r)
-		r = machine_new(&run->machine, run->loop, &run->found, err);
+		r = machine_new(&run->machine, run->loop, &config, err);
 	if (r < 0 && run->boot_found)
 		err_prefix(err, "from %s", o->boot_disk);
 	disk_boot_drop(&run->disk_boot);

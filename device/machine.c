@@ -110,20 +110,6 @@ static int copy(const char **to, const char *from, struct err *err)
 	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the configuration");
 }
 
-int machine_boot_copy(struct machine_config *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err)
-{
-	int r;
-
-	free((char *)to->kernel);
-	free((char *)to->initrd);
-	free((char *)to->cmdline);
-	to->kernel = to->initrd = to->cmdline = NULL;
-	r = copy(&to->kernel, kernel, err);
-	if (!r)
-		r = copy(&to->initrd, initrd, err);
-	return r ? r : copy(&to->cmdline, cmdline, err);
-}
-
 static int config_copy(struct machine *m, const struct machine_config *config, struct err *err)
 {
 	struct machine_config *to = &m->config;
@@ -131,16 +117,15 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 	int r;
 
 	*to = *config;
-	to->kernel = to->initrd = to->cmdline = to->name = NULL;
+	to->kernel = to->initrd = to->cmdline = to->append = to->name = NULL;
+	to->found = NULL;
 	for (i = 0; i < config->virtio.n; i++)
 		to->virtio.choice[i].text = NULL;
-	r = machine_boot_copy(to, config->kernel, config->initrd, config->cmdline, err);
+	r = machine_boot_configure(m, config, err);
 	if (!r)
 		r = copy(&to->name, config->name, err);
 	for (i = 0; i < config->virtio.n && !r; i++)
 		r = copy(&to->virtio.choice[i].text, config->virtio.choice[i].text, err);
-	if (!r && !config->kernel && !config->incoming)
-		r = err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration can do without");
 	return r;
 }
 
@@ -173,21 +158,6 @@ static int memory_make(struct machine *m, struct err *err)
 	if (way != WAY_OUT_AUTO)
 		memory_set_way_out(m->mem, way);
 	return 0;
-}
-
-int machine_boot_load(struct machine *m, struct err *err)
-{
-	struct arch_boot_config config = {
-		.kernel = m->config.kernel, .initrd = m->config.initrd,
-		.cmdline = m->config.cmdline, .cpus = m->config.cpus,
-	};
-	unsigned int i;
-	int r;
-
-	r = arch_boot_load(&m->boot, &config, m->mem, err);
-	for (i = 0; i < m->config.cpus && r == 0; i++)
-		r = arch_vcpu_boot(vm_vcpu(m->vm, i), &m->boot, err);
-	return r;
 }
 
 static void on_disk(void *arg, const struct disk_news *news)
@@ -250,6 +220,7 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 		return err_set(err, -ENOMEM, "no memory for the machine");
 	}
 	m->loop = loop;
+	boot_files_init(&m->boot_files);
 	m->state = config->incoming ? RUN_STATE_INMIGRATE : RUN_STATE_PRELAUNCH;
 	bus_init(&m->pio, "port");
 	bus_init(&m->mmio, "MMIO");
@@ -259,7 +230,7 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	if (!r)
 		r = vm_make(m, err);
 	if (!r && !config->incoming)
-		r = machine_boot_load(m, err);
+		r = machine_boot_first(m, config->found, err);
 	if (r < 0) {
 		machine_free(m);
 		return r;
@@ -287,9 +258,7 @@ int machine_free(struct machine *m)
 	if (m->mem)
 		memory_free(m->mem);
 	machine_mail_close(m->mail);
-	free((char *)m->config.kernel);
-	free((char *)m->config.initrd);
-	free((char *)m->config.cmdline);
+	boot_files_fini(&m->boot_files);
 	free((char *)m->config.name);
 	for (i = 0; i < m->config.virtio.n; i++)
 		free((char *)m->config.virtio.choice[i].text);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What machine.c, machine_event.c, machine_reset.c and machine_state.c share.
+ * What the machine*.c files share.
  */
 #ifndef POSTERN_DEVICE_MACHINE_INTERNAL_H
 #define POSTERN_DEVICE_MACHINE_INTERNAL_H
@@ -10,6 +10,7 @@
 
 #include "arch/arch.h"
 #include "device/board.h"
+#include "device/boot_files.h"
 #include "device/bus.h"
 #include "device/machine.h"
 
@@ -41,6 +42,7 @@ struct machine {
 	struct vm *vm;
 	struct bus pio, mmio;
 	struct board *board;
+	struct boot_files boot_files;	/* what a reset takes */
 	struct arch_boot boot;
 	struct machine_mail *mail;
 	/* Main thread's. */
@@ -82,12 +84,18 @@ void machine_set_state(struct machine *machine, enum run_state state);
 int machine_park(struct machine *machine, struct err *err);
 /* Lets the guest run, whatever the machine's state. */
 void machine_run(struct machine *machine);
-/* Replaces what is booted by copies of the three, each of which may be NULL. 0 or -ENOMEM: what was there is gone then, too. */
-int machine_boot_copy(struct machine_config *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err);
-/* Loads the kernel into memory, and points all vCPUs at it. */
-int machine_boot_load(struct machine *machine, struct err *err);
 /* Carries out what the guest has asked for, unless a migration has the guest. */
 void machine_do_asked(struct machine *machine);
+
+/* machine_boot.c */
+/* boot_files of what the options say. -EINVAL: nothing, of a machine that starts here. */
+int machine_boot_configure(struct machine *machine, const struct machine_config *config, struct err *err);
+/* Is what a reset takes there, as far as can be told without looking for it? 0, or why not: -EINVAL: there is nothing to load. */
+int machine_boot_check(const struct machine *machine, struct err *err);
+/* Loads the kernel into memory, and points all vCPUs at it. */
+int machine_boot_load(struct machine *machine, const struct boot_opened *opened, struct err *err);
+/* The same at the start; found: on a disk, or NULL. */
+int machine_boot_first(struct machine *machine, const struct boot_files *found, struct err *err);
 
 /* machine_reset.c */
 /* What a reset has waited for may be over: if so, it is done now. */

@@ -30,11 +30,26 @@ static const char *reset_obstacle(struct machine *m)
 	return board_is_busy(m->board) ? "until its disks have finished what they were asked for" : NULL;
 }
 
-/* All pages are there, nothing is in hand. */
-static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *err)
+/* All vCPUs are parked. */
+static int parts_reset(struct machine *m, const struct boot_opened *opened, struct err *err)
 {
 	const struct device *device;
 	unsigned int i, n;
+	int r;
+
+	device = board_devices(m->board, &n);
+	for (i = 0; i < n; i++)
+		device[i].ops->reset(device[i].dev);
+	r = vm_settle(m->vm, true, err);
+	if (!r)
+		r = arch_vm_reset(m->vm, err);
+	return r < 0 ? r : machine_boot_load(m, opened, err);
+}
+
+/* All pages are there, nothing is in hand. found: what lies on the disk, or NULL. */
+static int reset_now(struct machine *m, bool by_guest, bool resume, const struct boot_files *found, struct err *err)
+{
+	struct boot_opened opened;
 	int r;
 
 	m->reset_waits = false;
@@ -42,14 +57,11 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, struct err *
 	r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
 	if (r < 0)
 		return reset_failed(m, err);
-	device = board_devices(m->board, &n);
-	for (i = 0; i < n; i++)
-		device[i].ops->reset(device[i].dev);
-	r = vm_settle(m->vm, true, err);
-	if (!r)
-		r = arch_vm_reset(m->vm, err);
-	if (!r)
-		r = machine_boot_load(m, err);
+	r = boot_files_open(found ? found : &m->boot_files, &opened, err);
+	if (!r) {
+		r = parts_reset(m, &opened, err);
+		boot_opened_close(&opened);
+	}
 	if (r < 0)
 		return reset_failed(m, err);
 	/* What it asked for before is void now. */
@@ -69,8 +81,8 @@ static int reset_begin(struct machine *m, bool by_guest, bool resume, struct err
 {
 	int r;
 
-	if (!m->config.boot_find)
-		return reset_now(m, by_guest, resume, err);
+	if (m->boot_files.kind != BOOT_DISK)
+		return reset_now(m, by_guest, resume, NULL, err);
 	m->reset_by_guest = by_guest;
 	m->reset_resumes = resume;
 	m->reset_waits = true;
@@ -86,11 +98,10 @@ static int reset_begin(struct machine *m, bool by_guest, bool resume, struct err
 	return reset_failed(m, err);
 }
 
-void machine_boot_found(struct machine *m, const struct machine_boot *boot, const struct err *failed)
+void machine_boot_found(struct machine *m, const struct boot_files *found, const struct err *failed)
 {
 	struct err err = { 0 };
 	bool resume = m->reset_resumes;
-	int r;
 
 	m->boot_wanted = false;
 	/* A migration has the guest meanwhile: the reset travels, or begins anew when it stays here after all. */
@@ -99,13 +110,12 @@ void machine_boot_found(struct machine *m, const struct machine_boot *boot, cons
 	m->reset_waits = m->reset_resumes = false;
 	if (m->state == RUN_STATE_SHUTDOWN)
 		return;
-	if (failed)
+	if (failed) {
 		err = *failed;
-	r = failed ? err.code : machine_boot_copy(&m->config, boot->kernel, boot->initrd, boot->cmdline, &err);
-	if (r < 0)
 		reset_failed(m, &err);
-	else
-		reset_now(m, m->reset_by_guest, resume, &err);
+	} else {
+		reset_now(m, m->reset_by_guest, resume, found, &err);
+	}
 }
 
 void machine_reset_retry(struct machine *m)
@@ -143,13 +153,14 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 	if (r < 0)
 		return r;
 	m->reset_resumes = false;
-	if (!m->config.kernel && !m->config.boot_find) {
-		err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
+	r = machine_boot_check(m, err);
+	if (r < 0) {
 		if (by_guest)
 			return reset_failed(m, err);
+		/* What the guest is doing is worth more than a reset that cannot be. */
 		if (resume)
 			machine_run(m);
-		return -EINVAL;
+		return r;
 	}
 	obstacle = reset_obstacle(m);
 	if (!obstacle)

@@ -44,48 +44,42 @@ static int check_room(const struct memory *mem, uint64_t end, const char *what, 
 }
 
 /* *end: of what the kernel needs. */
-static int load_kernel(struct arch_boot *boot, struct memory *mem, const char *path, uint64_t *end, struct err *err)
+static int load_kernel(struct arch_boot *boot, struct memory *mem, const struct ram_file *file, uint64_t *end, struct err *err)
 {
-	struct ram_file file;
+	size_t len = file->len < IMAGE_HEAD_BYTES ? (size_t)file->len : IMAGE_HEAD_BYTES;
+	uint8_t head[IMAGE_HEAD_BYTES];
 	struct image image;
 	int r;
 
 	*end = 0;
-	r = ram_file_open(&file, path, err);
-	if (r < 0) {
-		err_prefix(err, "kernel");
-		return r;
-	}
-	r = image_parse(&image, file.data, file.len, err);
+	r = ram_file_read(file, 0, head, len, err);
+	if (!r)
+		r = image_parse(&image, head, len, file->len, err);
 	if (!r) {
 		boot->entry = BOARD_RAM_BASE + image.offset;
 		*end = boot->entry + image.bytes;
 		r = check_room(mem, *end, "it", err);
 	}
 	if (!r)
-		r = ram_write(mem, boot->entry, file.data, file.len, "kernel", err);
-	ram_file_close(&file);
+		r = ram_load(mem, boot->entry, file, 0, file->len, "kernel", err);
 	if (r < 0)
-		err_prefix(err, "kernel %s", path);
+		err_prefix(err, "kernel %s", file->path);
 	return r;
 }
 
-static int load_initrd(struct memory *mem, const char *path, uint64_t at, uint64_t *end, struct err *err)
+static int load_initrd(struct memory *mem, const struct ram_file *file, uint64_t at, uint64_t *end, struct err *err)
 {
-	struct ram_file file;
 	int r;
 
 	*end = at;
-	if (!path)
+	if (!file)
 		return 0;
-	r = ram_file_open(&file, path, err);
-	if (r < 0)
-		return err_prefix(err, "initrd");
-	*end = at + file.len;
-	r = check_room(mem, *end, path, err);
+	*end = at + file->len;
+	r = check_room(mem, *end, "it", err);
 	if (!r)
-		r = ram_write(mem, at, file.data, file.len, path, err);
-	ram_file_close(&file);
+		r = ram_load(mem, at, file, 0, file->len, "initial RAM disk", err);
+	if (r < 0)
+		err_prefix(err, "initrd %s", file->path);
 	return r;
 }
 

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define HEADER_BYTES 64u
 #define MAGIC 0x644d5241u	/* "ARM\x64" */
 #define FLAG_BIG_ENDIAN 1u
 #define IMAGE_MAX (1ull << 30)
@@ -27,7 +26,7 @@ static uint32_t get32(const uint8_t *from)
 	return le32toh(value);
 }
 
-int image_parse(struct image *image, const uint8_t *data, size_t len, struct err *err)
+int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t file_len, struct err *err)
 {
 	uint64_t flags;
 
@@ -35,7 +34,7 @@ int image_parse(struct image *image, const uint8_t *data, size_t len, struct err
 		return err_set(err, -EINVAL, "compressed by gzip: unpack it first");
 	if (len >= 8 && !memcmp(data, "MZ", 2) && !memcmp(data + 4, "zimg", 4))
 		return err_set(err, -EINVAL, "a compressed EFI image: the Image inside of it is needed");
-	if (len < HEADER_BYTES || get32(data + 56) != MAGIC)
+	if (len < IMAGE_HEAD_BYTES || get32(data + 56) != MAGIC)
 		return err_set(err, -EINVAL, "not an arm64 kernel (Image)");
 	image->offset = get64(data + 8);
 	image->bytes = get64(data + 16);
@@ -50,7 +49,7 @@ int image_parse(struct image *image, const uint8_t *data, size_t len, struct err
 	if (image->bytes > IMAGE_MAX)
 		return err_set(err, -EINVAL, "an Image that needs 0x%llx bytes", (unsigned long long)image->bytes);
 	/* A file may be cut short of its zeros, or be longer by a signature. */
-	if (image->bytes < len)
-		image->bytes = len;
+	if (image->bytes < file_len)
+		image->bytes = file_len;
 	return 0;
 }

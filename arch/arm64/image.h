@@ -15,7 +15,9 @@ struct image {
 	uint64_t bytes;		/* from there on, what the kernel needs: no less than the file */
 };
 
-/* Hostile input. -EINVAL says what it is instead: not an Image, compressed, big endian, too old. */
-int image_parse(struct image *image, const uint8_t *data, size_t len, struct err *err);
+#define IMAGE_HEAD_BYTES 64u
+
+/* Hostile input: the first len bytes, IMAGE_HEAD_BYTES where the file has as many, of file_len. -EINVAL says what it is instead: not an Image, compressed, big endian, too old. */
+int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t file_len, struct err *err);
 
 #endif

@@ -151,35 +151,33 @@ static int write_cmdline(struct loading *l, struct err *err)
 /* As high as it may lie, so that it is clear of the kernel. */
 static int write_initrd(struct loading *l, struct err *err)
 {
-	struct ram_file file;
+	const struct ram_file *file = l->config->initrd;
 	uint64_t end = ram_low_end(l->mem), at, need;
 	int result;
 
-	if (!l->config->initrd)
+	if (!file)
 		return 0;
-	result = ram_file_open(&file, l->config->initrd, err);
-	if (result)
-		return err_prefix(err, "initrd");
 	if (end > l->initrd_max + 1)
 		end = l->initrd_max + 1;
 	need = ((l->kernel_end + INITRD_ALIGN - 1) & ~(INITRD_ALIGN - 1)) +
-	       ((file.len + INITRD_ALIGN - 1) & ~(INITRD_ALIGN - 1));
+	       ((file->len + INITRD_ALIGN - 1) & ~(INITRD_ALIGN - 1));
 	if (need > end) {
 		if (need > l->initrd_max + 1)
-			err_set(err, -ENOSPC, "%zu bytes do not fit between the kernel's end at 0x%llx and the "
-				"highest address that it takes, 0x%llx", file.len,
+			err_set(err, -ENOSPC, "%llu bytes do not fit between the kernel's end at 0x%llx and the "
+				"highest address that it takes, 0x%llx", (unsigned long long)file->len,
 				(unsigned long long)l->kernel_end, (unsigned long long)l->initrd_max);
 		else
 			ram_too_small(ram_low_end(l->mem), need, err);
-		result = err_prefix(err, "%s", file.path);
+		result = err_prefix(err, "%s", file->path);
 		result = result ? result : -ENOSPC;
 	} else {
-		at = (end - file.len) & ~(INITRD_ALIGN - 1);
+		at = (end - file->len) & ~(INITRD_ALIGN - 1);
 		l->params.hdr.ramdisk_image = (uint32_t)at;
-		l->params.hdr.ramdisk_size = (uint32_t)file.len;
-		result = ram_write(l->mem, at, file.data, file.len, file.path, err);
+		l->params.hdr.ramdisk_size = (uint32_t)file->len;
+		result = ram_load(l->mem, at, file, 0, file->len, "initial RAM disk", err);
+		if (result)
+			err_prefix(err, "initrd %s", file->path);
 	}
-	ram_file_close(&file);
 	return result;
 }
 
@@ -203,17 +201,17 @@ static int write_params(struct loading *l, struct err *err)
 	return result;
 }
 
-static int load_bzimage(struct loading *l, const struct ram_file *file, struct err *err)
+static int load_bzimage(struct loading *l, const struct ram_file *file, const uint8_t *head, size_t head_len, struct err *err)
 {
 	struct bzimage image;
 	uint64_t load, need;
-	int result = bzimage_parse(&image, file->data, file->len, err);
+	int result = bzimage_parse(&image, head, head_len, file->len, err);
 
 	if (result)
 		return result;
 	if (bzimage_place(&image, ram_low_end(l->mem), &load, &need))
 		return ram_too_small(ram_low_end(l->mem), need, err);
-	memcpy((uint8_t *)&l->params + BZIMAGE_HEADER, file->data + BZIMAGE_HEADER, image.header_bytes);
+	memcpy((uint8_t *)&l->params + BZIMAGE_HEADER, head + BZIMAGE_HEADER, image.header_bytes);
 	l->params.hdr.code32_start = (uint32_t)load;
 	l->params.hdr.ramdisk_image = 0;
 	l->params.hdr.ramdisk_size = 0;
@@ -222,7 +220,7 @@ static int load_bzimage(struct loading *l, const struct ram_file *file, struct e
 	l->initrd_max = image.initrd_max;
 	l->cmdline_max = image.cmdline_max;
 	l->boot->entry = load + BZIMAGE_ENTRY_64;
-	return ram_write(l->mem, load, file->data + image.payload, image.payload_bytes, "kernel", err);
+	return ram_load(l->mem, load, file, image.payload, image.payload_bytes, "kernel", err);
 }
 
 static int load_segments(struct loading *l, const struct elf *elf, const struct ram_file *file, struct err *err)
@@ -235,7 +233,7 @@ static int load_segments(struct loading *l, const struct elf *elf, const struct 
 	for (i = 0; i < elf->segments && !result; i++) {
 		const struct elf_segment *seg = &elf->segment[i];
 
-		result = ram_write(l->mem, seg->gpa, file->data + seg->offset, seg->file_bytes, "segment", err);
+		result = ram_load(l->mem, seg->gpa, file, seg->offset, seg->file_bytes, "segment", err);
 		if (!result)
 			result = ram_zero(l->mem, seg->gpa + seg->file_bytes, seg->mem_bytes - seg->file_bytes,
 					  "segment", err);
@@ -286,7 +284,7 @@ static int load_bare(struct loading *l, const struct elf *elf, const struct ram_
 static int load_elf(struct loading *l, const struct ram_file *file, struct err *err)
 {
 	struct elf elf;
-	int result = elf_parse(&elf, file->data, file->len, err);
+	int result = elf_parse(&elf, file, err);
 
 	if (result)
 		return result;
@@ -297,7 +295,9 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 		   struct err *err)
 {
 	struct loading l = { .mem = mem, .config = config, .boot = boot };
-	struct ram_file file;
+	const struct ram_file *file = config->kernel;
+	size_t len = file->len < BZIMAGE_HEAD_MAX ? (size_t)file->len : BZIMAGE_HEAD_MAX;
+	uint8_t head[BZIMAGE_HEAD_MAX];
 	int result;
 
 	*boot = (struct arch_boot){
@@ -305,18 +305,17 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 		.ram_low = ram_low_end(mem),
 		.ram_high = ram_high_bytes(mem),
 	};
-	result = ram_file_open(&file, config->kernel, err);
+	result = ram_file_read(file, 0, head, len, err);
 	if (result)
-		return err_prefix(err, "kernel"), result;
-	if (bzimage_is(file.data, file.len))
-		result = load_bzimage(&l, &file, err);
-	else if (elf_is(file.data, file.len))
-		result = load_elf(&l, &file, err);
+		return err_prefix(err, "kernel %s", file->path), result;
+	if (bzimage_is(head, len))
+		result = load_bzimage(&l, file, head, len, err);
+	else if (elf_is(head, len))
+		result = load_elf(&l, file, err);
 	else
 		result = err_set(err, -EINVAL, "neither a bzImage nor a 64-bit ELF file");
-	ram_file_close(&file);
 	if (result)
-		return err_prefix(err, "kernel %s", config->kernel), result;
+		return err_prefix(err, "kernel %s", file->path), result;
 	return boot->bare ? 0 : write_params(&l, err);
 }
 

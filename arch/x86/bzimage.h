@@ -14,6 +14,8 @@
 #define BZIMAGE_HEADER 0x1f1u
 /* Room for it in struct boot_params, up to edd_mbr_sig_buffer. */
 #define BZIMAGE_HEADER_MAX 0x9fu
+/* So many of a file's first bytes hold all of the header. */
+#define BZIMAGE_HEAD_MAX (BZIMAGE_HEADER + BZIMAGE_HEADER_MAX)
 /* The 64-bit entry, from the load address. */
 #define BZIMAGE_ENTRY_64 0x200u
 
@@ -34,11 +36,11 @@ struct bzimage {
 bool bzimage_is(const uint8_t *data, size_t len);
 
 /*
- * Checks the header. -EINVAL and what is wrong: truncated, too old, no 64-bit entry, sizes that cannot be. After
+ * Checks the header; data: the first len bytes of file_len, BZIMAGE_HEAD_MAX where the file has as many. -EINVAL and what is wrong: truncated, too old, no 64-bit entry, sizes that cannot be. After
  * success [payload, payload + payload_bytes) lies in the file, init_bytes >= payload_bytes, and no sum of two of the
  * sizes and addresses overflows.
  */
-int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, struct err *err);
+int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64_t file_len, struct err *err);
 
 /*
  * The load address in RAM that ends at ram_end: the preferred one, else, when relocatable, the lowest suitable from 1 MiB on.

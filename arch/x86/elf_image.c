@@ -2,7 +2,7 @@
 // Copyright The postern authors
 /*
  * ELF, as far as loading needs it (System V ABI, chapters 4 and 5): program headers of kinds LOAD and NOTE. Structures are
- * copied out before they are looked at: nothing in a file is aligned.
+ * read before they are looked at, each once: the file is somebody else's.
  */
 #include "arch/x86/elf_image.h"
 
@@ -13,6 +13,7 @@
 
 #define HEADERS_MAX 64u
 #define ADDRESS_MAX (1ull << 46)
+#define NOTES_MAX (1u << 20)
 #define NOTE_NAME "postern"
 #define NOTE_TYPE 1u
 #define NOTE_VERSION 1u
@@ -23,18 +24,22 @@ bool elf_is(const uint8_t *data, size_t len)
 	return len >= SELFMAG && !memcmp(data, ELFMAG, SELFMAG);
 }
 
-static bool in_file(uint64_t offset, uint64_t bytes, size_t len)
+static bool in_file(uint64_t offset, uint64_t bytes, uint64_t len)
 {
 	return offset <= len && bytes <= len - offset;
 }
 
-static int read_header(Elf64_Ehdr *header, const uint8_t *data, size_t len, struct err *err)
+static int read_header(Elf64_Ehdr *header, const struct ram_file *file, struct err *err)
 {
-	if (!elf_is(data, len))
+	size_t len = file->len < sizeof(*header) ? (size_t)file->len : sizeof(*header);
+	int r = ram_file_read(file, 0, header, len, err);
+
+	if (r < 0)
+		return r;
+	if (!elf_is((const uint8_t *)header, len))
 		return err_set(err, -EINVAL, "not an ELF file");
 	if (len < sizeof(*header))
 		return err_set(err, -EINVAL, "truncated: it ends within the ELF header");
-	memcpy(header, data, sizeof(*header));
 	if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB ||
 	    header->e_machine != EM_X86_64)
 		return err_set(err, -EINVAL, "not a 64-bit x86 ELF file");
@@ -43,12 +48,12 @@ static int read_header(Elf64_Ehdr *header, const uint8_t *data, size_t len, stru
 	if (header->e_phentsize != sizeof(Elf64_Phdr) || !header->e_phnum || header->e_phnum > HEADERS_MAX)
 		return err_set(err, -EINVAL, "ELF: %u program headers of %u bytes cannot be", header->e_phnum,
 			       header->e_phentsize);
-	if (!in_file(header->e_phoff, header->e_phnum * sizeof(Elf64_Phdr), len))
+	if (!in_file(header->e_phoff, header->e_phnum * sizeof(Elf64_Phdr), file->len))
 		return err_set(err, -EINVAL, "truncated: the program headers lie outside the file");
 	return 0;
 }
 
-static int read_load(struct elf *elf, const Elf64_Phdr *program, unsigned int index, size_t len,
+static int read_load(struct elf *elf, const Elf64_Phdr *program, unsigned int index, uint64_t len,
 		     struct err *err)
 {
 	if (!program->p_memsz)
@@ -163,28 +168,46 @@ static int check(struct elf *elf, struct err *err)
 	return 0;
 }
 
-int elf_parse(struct elf *elf, const uint8_t *data, size_t len, struct err *err)
+/* A segment of notes, which nothing says how to read piece by piece. */
+static int read_note_segment(struct elf *elf, const Elf64_Phdr *program, unsigned int index, const struct ram_file *file,
+			     struct err *err)
+{
+	uint8_t *notes;
+	int r;
+
+	if (!in_file(program->p_offset, program->p_filesz, file->len))
+		return err_set(err, -EINVAL, "truncated: segment %u lies outside the file", index);
+	if (program->p_filesz > NOTES_MAX)
+		return err_set(err, -EINVAL, "ELF: %llu bytes of notes cannot be", (unsigned long long)program->p_filesz);
+	notes = malloc(program->p_filesz + 1);
+	if (!notes)
+		return err_set(err, -ENOMEM, "no memory for an ELF file's notes");
+	r = ram_file_read(file, program->p_offset, notes, program->p_filesz, err);
+	if (!r)
+		r = read_notes(elf, notes, program->p_filesz, err);
+	free(notes);
+	return r;
+}
+
+int elf_parse(struct elf *elf, const struct ram_file *file, struct err *err)
 {
 	Elf64_Ehdr header;
 	unsigned int i;
 	int result;
 
 	memset(elf, 0, sizeof(*elf));
-	result = read_header(&header, data, len, err);
+	result = read_header(&header, file, err);
 	if (result)
 		return result;
 	elf->entry = header.e_entry;
 	for (i = 0; i < header.e_phnum; i++) {
 		Elf64_Phdr program;
 
-		memcpy(&program, data + header.e_phoff + i * sizeof(program), sizeof(program));
-		if (program.p_type == PT_LOAD) {
-			result = read_load(elf, &program, i, len, err);
-		} else if (program.p_type == PT_NOTE) {
-			if (!in_file(program.p_offset, program.p_filesz, len))
-				return err_set(err, -EINVAL, "truncated: segment %u lies outside the file", i);
-			result = read_notes(elf, data + program.p_offset, program.p_filesz, err);
-		}
+		result = ram_file_read(file, header.e_phoff + i * sizeof(program), &program, sizeof(program), err);
+		if (!result && program.p_type == PT_LOAD)
+			result = read_load(elf, &program, i, file->len, err);
+		else if (!result && program.p_type == PT_NOTE)
+			result = read_note_segment(elf, &program, i, file, err);
 		if (result)
 			return result;
 	}

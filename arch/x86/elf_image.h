@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * 64-bit ELF executables: an uncompressed Linux kernel, or the bare guest, known by its note. Pure functions over the
- * file's bytes.
+ * 64-bit ELF executables: an uncompressed Linux kernel, or the bare guest, known by its note.
  */
 #ifndef POSTERN_ARCH_X86_ELF_IMAGE_H
 #define POSTERN_ARCH_X86_ELF_IMAGE_H
 
+#include "arch/ram.h"
 #include "base/err.h"
 #include "base/types.h"
 
@@ -36,10 +36,10 @@ struct elf {
 bool elf_is(const uint8_t *data, size_t len);
 
 /*
- * Checks and reads. -EINVAL and what is wrong. After success each segment's bytes lie in the file, its addresses do not
+ * Checks and reads. -EINVAL and what is wrong; ram_file_read's errors. After success each segment's bytes lie in the file, its addresses do not
  * wrap, and the entry lies in a segment.
  */
-int elf_parse(struct elf *elf, const uint8_t *data, size_t len, struct err *err);
+int elf_parse(struct elf *elf, const struct ram_file *file, struct err *err);
 
 /* The address after the last segment. */
 uint64_t elf_end(const struct elf *elf);

@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct image image;
 	struct err err;
 
-	if (!image_parse(&image, data, size, &err) &&
+	if (!image_parse(&image, data, size, size, &err) &&
 	    (image.bytes < size || image.bytes > UINT64_C(1) << 31 || image.offset >= HUGE_BYTES))
 		__builtin_trap();
 	return 0;

@@ -14,7 +14,7 @@ static void check_bzimage(const uint8_t *data, size_t size)
 	struct bzimage image;
 	struct err err;
 
-	if (bzimage_parse(&image, data, size, &err))
+	if (bzimage_parse(&image, data, size, size, &err))
 		return;
 	if (image.payload > size || image.payload_bytes > size - image.payload ||
 	    image.init_bytes < image.payload_bytes)
@@ -30,11 +30,13 @@ static void check_bzimage(const uint8_t *data, size_t size)
 
 static void check_elf(const uint8_t *data, size_t size)
 {
+	struct ram_file file;
 	struct elf elf;
 	struct err err;
 	unsigned int i;
 
-	if (elf_parse(&elf, data, size, &err))
+	ram_file_of_bytes(&file, "fuzz", data, size);
+	if (elf_parse(&elf, &file, &err))
 		return;
 	for (i = 0; i < elf.segments; i++) {
 		const struct elf_segment *s = &elf.segment[i];

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
+#include "arch/ram.h"
 #include "arch/x86/acpi.h"
 #include "arch/x86/board.h"
 
@@ -19,6 +20,7 @@ static const char *bare_path;
 static struct memory *mem;
 static uint8_t *ram;
 static struct arch_boot boot;
+static void (*meanwhile)(void);	/* between the opening of the files and their loading */
 
 static void write_file(const char *path, const void *data, size_t len)
 {
@@ -52,10 +54,21 @@ static void ram_new(uint64_t bytes)
 
 static int load(const char *path, const char *disk, const char *cmdline, unsigned int cpus, struct err *err)
 {
-	const struct arch_boot_config config = { path, disk, cmdline, cpus };
+	struct ram_file kernel_file, disk_file = { .fd = -1 };
+	const struct arch_boot_config config = { &kernel_file, disk ? &disk_file : NULL, cmdline, cpus };
+	int r;
 
 	*err = (struct err){ 0 };
-	return arch_boot_load(&boot, &config, mem, err);
+	r = ram_file_open(&kernel_file, path, err);
+	if (!r && disk)
+		r = ram_file_open(&disk_file, disk, err);
+	if (!r && meanwhile)
+		meanwhile();
+	if (!r)
+		r = arch_boot_load(&boot, &config, mem, err);
+	ram_file_close(&kernel_file);
+	ram_file_close(&disk_file);
+	return r;
 }
 
 static int setup(void **state)
@@ -228,6 +241,42 @@ static void test_initrd_too_large(void **state)
 	assert_err(load(kernel, initrd, NULL, 1, &err), -EINVAL, err, "empty");
 }
 
+static void shorten_kernel(void)
+{
+	assert_int_equal(truncate(kernel, 5000), 0);
+}
+
+static void shorten_initrd(void)
+{
+	assert_int_equal(truncate(initrd, 5000), 0);
+}
+
+/* Files are others': whoever installs a kernel may cut the old one short while a reset reads it. */
+static void test_files_shortened_while_they_are_read(void **state)
+{
+	static char disk[300000];
+	struct err err;
+
+	(void)state;
+	ram_new(64 << 20);
+	put_bzimage();
+	meanwhile = shorten_kernel;
+	err.code = load(kernel, NULL, "", 1, &err);
+	meanwhile = NULL;
+	assert_err(err.code, -EIO, err, "ended at byte 5000 of 9216");
+	assert_non_null(strstr(err.text, kernel));
+	assert_non_null(strstr(err.text, "put it back"));
+	put_bzimage();
+	write_file(initrd, disk, sizeof(disk));
+	meanwhile = shorten_initrd;
+	err.code = load(kernel, initrd, "", 1, &err);
+	meanwhile = NULL;
+	assert_err(err.code, -EIO, err, "ended at byte 5000 of 300000");
+	assert_non_null(strstr(err.text, initrd));
+	write_file(initrd, disk, sizeof(disk));
+	assert_int_equal(load(kernel, initrd, "", 1, &err), 0);
+}
+
 static void test_bad_files(void **state)
 {
 	struct err err;
@@ -333,6 +382,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_high_memory),
 		cmocka_unit_test(test_small_memory),
 		cmocka_unit_test(test_initrd_too_large),
+		cmocka_unit_test(test_files_shortened_while_they_are_read),
 		cmocka_unit_test(test_bad_files),
 		cmocka_unit_test(test_vmlinux),
 		cmocka_unit_test(test_bare),

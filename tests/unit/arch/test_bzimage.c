@@ -20,7 +20,7 @@ static void test_good(void **state)
 	uint64_t load, need;
 
 	(void)state;
-	assert_int_equal(bzimage_parse(&image, file, sizeof(file), &err), 0);
+	assert_int_equal(bzimage_parse(&image, file, sizeof(file), sizeof(file), &err), 0);
 	assert_int_equal(image.version, 0x20f);
 	assert_int_equal(image.payload, 1024);
 	assert_int_equal(image.payload_bytes, 8192);
@@ -75,7 +75,7 @@ static void test_bad(void **state)
 
 		fresh(state);
 		memcpy(file + bad[i].at, &bad[i].value, bad[i].bytes);
-		assert_err(bzimage_parse(&image, file, sizeof(file), &err), -EINVAL, err, bad[i].part);
+		assert_err(bzimage_parse(&image, file, sizeof(file), sizeof(file), &err), -EINVAL, err, bad[i].part);
 	}
 }
 
@@ -91,7 +91,7 @@ static void test_truncated(void **state)
 
 		assert_non_null(copy);
 		memcpy(copy, file, len);
-		assert_int_equal(bzimage_parse(&image, copy, len, NULL), -EINVAL);
+		assert_int_equal(bzimage_parse(&image, copy, len, len, NULL), -EINVAL);
 		free(copy);
 	}
 }

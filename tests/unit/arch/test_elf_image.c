@@ -10,6 +10,14 @@ static uint8_t file[TEST_ELF_BYTES];
 #define NOTE(at) (TEST_ELF_NOTE + (at))
 #define DESC(at) (TEST_ELF_NOTE + 20 + (at))
 
+static int parse(struct elf *elf, const uint8_t *data, size_t len, struct err *err)
+{
+	struct ram_file bytes;
+
+	ram_file_of_bytes(&bytes, "elf", data, len);
+	return elf_parse(elf, &bytes, err);
+}
+
 static void test_good(void **state)
 {
 	struct elf elf;
@@ -17,7 +25,7 @@ static void test_good(void **state)
 
 	(void)state;
 	test_elf(file, 0);
-	assert_int_equal(elf_parse(&elf, file, sizeof(file), &err), 0);
+	assert_int_equal(parse(&elf, file, sizeof(file), &err), 0);
 	assert_false(elf.bare);
 	assert_int_equal(elf.segments, 2);
 	assert_int_equal(elf.segment[0].gpa, 0x100000);
@@ -27,7 +35,7 @@ static void test_good(void **state)
 	assert_int_equal(elf_end(&elf), 0x200008);
 
 	test_elf(file, 1);
-	assert_int_equal(elf_parse(&elf, file, sizeof(file), &err), 0);
+	assert_int_equal(parse(&elf, file, sizeof(file), &err), 0);
 	assert_true(elf.bare);
 	assert_int_equal(elf.note.max_cpus, 4);
 	assert_int_equal(elf.note.cr3, 0x101000);
@@ -46,7 +54,7 @@ static void test_sorts(void **state)
 	memcpy(swap, file + PHDR(0, 0), sizeof(swap));
 	memcpy(file + PHDR(0, 0), file + PHDR(1, 0), sizeof(swap));
 	memcpy(file + PHDR(1, 0), swap, sizeof(swap));
-	assert_int_equal(elf_parse(&elf, file, sizeof(file), NULL), 0);
+	assert_int_equal(parse(&elf, file, sizeof(file), NULL), 0);
 	assert_int_equal(elf.segment[0].gpa, 0x100000);
 	assert_int_equal(elf.segment[1].gpa, 0x200000);
 }
@@ -97,7 +105,7 @@ static void test_bad(void **state)
 
 		test_elf(file, 1);
 		memcpy(file + bad[i].at, &bad[i].value, bad[i].bytes);
-		assert_err(elf_parse(&elf, file, sizeof(file), &err), -EINVAL, err, bad[i].part);
+		assert_err(parse(&elf, file, sizeof(file), &err), -EINVAL, err, bad[i].part);
 	}
 }
 
@@ -110,7 +118,7 @@ static void test_nothing_to_load(void **state)
 	test_elf(file, 0);
 	put32(file, PHDR(0, 0), 0);
 	put32(file, PHDR(1, 0), 0);
-	assert_err(elf_parse(&elf, file, sizeof(file), &err), -EINVAL, err, "nothing to load");
+	assert_err(parse(&elf, file, sizeof(file), &err), -EINVAL, err, "nothing to load");
 }
 
 /* As for bzImages: nothing behind the end is read, whatever the length. */
@@ -126,7 +134,7 @@ static void test_truncated(void **state)
 
 		assert_non_null(copy);
 		memcpy(copy, file, len);
-		assert_int_equal(elf_parse(&elf, copy, len, NULL), -EINVAL);
+		assert_int_equal(parse(&elf, copy, len, NULL), -EINVAL);
 		free(copy);
 	}
 }

@@ -84,28 +84,24 @@ static void make(struct test *t, const char *options)
 	shell("PATH=$PATH:/usr/sbin:/sbin; mke2fs -q -F -t ext4 %s -d %s/root %s 16M > /dev/null 2>&1", options, t->dir, t->image);
 }
 
-static size_t size_of(const char *path)
+static size_t size_of(const struct boot_file *file)
 {
 	struct stat st;
 
-	return path && !stat(path, &st) ? (size_t)st.st_size : 0;
+	return file->path && !fstat(file->fd, &st) ? (size_t)st.st_size : 0;
 }
 
-static void on_done(void *arg, const struct disk_boot_result *result, const struct err *err)
+static void on_done(void *arg, const struct boot_files *found, const struct err *err)
 {
 	struct test *t = arg;
-	FILE *f;
 
 	t->done = true;
 	t->err = err ? *err : (struct err){ 0 };
-	if (result) {
-		t->kernel_bytes = size_of(result->kernel);
-		t->initrd_bytes = size_of(result->initrd);
-		snprintf(t->cmdline, sizeof(t->cmdline), "%s", result->cmdline);
-		f = fopen(result->kernel, "r");
-		assert_non_null(f);
-		assert_int_equal(fread(t->first, 1, 4, f), 4);
-		fclose(f);
+	if (found) {
+		t->kernel_bytes = size_of(&found->kernel);
+		t->initrd_bytes = size_of(&found->initrd);
+		snprintf(t->cmdline, sizeof(t->cmdline), "%s", found->cmdline);
+		assert_int_equal(pread(found->kernel.fd, t->first, 4, 0), 4);
 	}
 	if (t->more) {
 		t->more--;

@@ -73,8 +73,9 @@ static void on_complete(void *arg)
 
 static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(void *, struct machine *, struct err *))
 {
+	const struct boot_files found = { .kind = BOOT_FILES, .kernel = { getenv("POSTERN_BARE"), -1 }, .initrd.fd = -1 };
 	struct machine_config config = {
-		.cpus = CPUS, .memory_bytes = MEMORY_BYTES, .kernel = getenv("POSTERN_BARE"),
+		.cpus = CPUS, .memory_bytes = MEMORY_BYTES, .kernel = boot_find ? NULL : getenv("POSTERN_BARE"), .found = &found,
 		.way_out = WAY_OUT_AUTO, .incoming = incoming, .no_reboot = no_reboot,
 		.serial = { .kind = CHARDEV_NULL }, .boot_find = boot_find,
 	};
@@ -232,13 +233,15 @@ static int find_later(void *arg, struct machine *machine, struct err *err)
 /* Whoever lets a vCPU run while a reset waits finds it parked when the reset is done: KVM would let the main thread wait for it. */
 static void a_reset_that_has_waited_parks_the_guest(void **state)
 {
-	const struct machine_boot boot = { .kernel = getenv("POSTERN_BARE") };
+	struct boot_files boot;
 	struct world *w = world_make(false, false, find_later);
 	struct machine *m = w->machine;
 	uint64_t before;
 	struct err err;
 
 	(void)state;
+	boot_files_init(&boot);
+	assert_int_equal(boot_files_set_paths(&boot, getenv("POSTERN_BARE"), NULL, NULL, &err), 0);
 	assert_int_equal(machine_cont(m, &err), 0);
 	run_until(w, exits(w) > 0);
 	assert_int_equal(machine_reset(m, false, &err), 0);
@@ -252,6 +255,7 @@ static void a_reset_that_has_waited_parks_the_guest(void **state)
 	assert_true(w->parked);
 	assert_true(machine_is_running(m));
 	assert_int_equal(machine_may_run(m, &err), 0);
+	boot_files_fini(&boot);
 	world_free(w);
 }
 

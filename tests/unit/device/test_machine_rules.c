@@ -279,12 +279,18 @@ static int boot_find(void *arg, struct machine *machine, struct err *err)
 	return 0;
 }
 
+/* Nobody looks into them here. */
+#define SOME_FILE "/proc/self/exe"
+static const struct boot_files on_disk = {
+	.kind = BOOT_FILES, .kernel = { .path = (char *)(uintptr_t)SOME_FILE, .fd = -1 }, .initrd = { .fd = -1 },
+};
+
 static struct world *world_new(bool incoming, bool finds)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	struct machine_config config = {
-		.cpus = 1, .memory_bytes = MEMORY_BYTES, .kernel = "kernel", .incoming = incoming,
-		.boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial = { .kind = CHARDEV_NULL },
+		.cpus = 1, .memory_bytes = MEMORY_BYTES, .kernel = finds ? NULL : SOME_FILE, .incoming = incoming,
+		.found = &on_disk, .boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial = { .kind = CHARDEV_NULL },
 	};
 	struct err err = { 0 };
 	int r;
@@ -404,8 +410,6 @@ static void a_machine_that_is_not_to_run_arrives_paused(void **state)
 
 /* ---- resets that wait ---- */
 
-static const struct machine_boot boot = { .kernel = "kernel" };
-
 static struct world *world_in_reset(bool by_guest)
 {
 	struct world *w = world_new(false, true);
@@ -432,12 +436,12 @@ static void a_reset_survives_a_migration_that_fails(void **state)
 
 			assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
 			if (early)
-				machine_boot_found(w->machine, &boot, NULL);
+				machine_boot_found(w->machine, &on_disk, NULL);
 			assert_int_equal(w->resets, 0);
 			assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
 			assert_false(fake_vm.running);
 			assert_int_equal(w->finds, 1 + early);
-			machine_boot_found(w->machine, &boot, NULL);
+			machine_boot_found(w->machine, &on_disk, NULL);
 			assert_int_equal(w->resets, 1);
 			assert_int_equal(w->resets_by_guest, by_guest);
 			assert_int_equal(machine_state(w->machine), RUN_STATE_RUNNING);
@@ -460,7 +464,7 @@ static void a_reset_travels(void **state)
 
 			assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
 			if (early)
-				machine_boot_found(w->machine, &boot, NULL);
+				machine_boot_found(w->machine, &on_disk, NULL);
 			assert_int_equal(machine_save(w->machine, &buf, &err), 0);
 			world_free(w);
 			w = world_new(true, true);
@@ -472,7 +476,7 @@ static void a_reset_travels(void **state)
 				assert_int_equal(memory_fill(machine_memory(w->machine), GFN(gfn), 1, NULL), 1);
 			turn(w);
 			assert_int_equal(w->finds, 1);
-			machine_boot_found(w->machine, &boot, NULL);
+			machine_boot_found(w->machine, &on_disk, NULL);
 			assert_int_equal(w->resets, 1);
 			assert_int_equal(w->resets_by_guest, by_guest);
 			assert_int_equal(machine_state(w->machine), RUN_STATE_RUNNING);
@@ -493,11 +497,11 @@ static void a_stop_during_switchover_stands(void **state)
 
 		assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
 		if (early)
-			machine_boot_found(w->machine, &boot, NULL);
+			machine_boot_found(w->machine, &on_disk, NULL);
 		assert_int_equal(machine_pause(w->machine, RUN_STATE_PAUSED, &err), 0);
 		assert_false(machine_is_to_run(w->machine));
 		assert_int_equal(w->finds, 1 + early);
-		machine_boot_found(w->machine, &boot, NULL);
+		machine_boot_found(w->machine, &on_disk, NULL);
 		assert_int_equal(w->resets, 1);
 		assert_int_equal(machine_state(w->machine), RUN_STATE_PRELAUNCH);
 		assert_false(fake_vm.running);

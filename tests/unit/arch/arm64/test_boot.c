@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
+#include "arch/ram.h"
 #include "arch/arm64/board.h"
 #include "arch/arm64/device_tree.h"
 
@@ -70,9 +71,32 @@ static uint64_t prop64(const void *fdt, const char *path, const char *name, unsi
 	return fdt64_to_cpu(value);
 }
 
+/* What the tests give instead of files' names. */
+struct given {
+	const char *kernel, *initrd, *cmdline;
+	unsigned int cpus;
+};
+
+static int load(struct arch_boot *boot, const struct given *given, struct memory *to, struct err *err)
+{
+	struct ram_file kernel_file, initrd_file = { .fd = -1 };
+	const struct arch_boot_config config = {
+		.kernel = &kernel_file, .initrd = given->initrd ? &initrd_file : NULL, .cmdline = given->cmdline, .cpus = given->cpus,
+	};
+	int r = ram_file_open(&kernel_file, given->kernel, err);
+
+	if (!r && given->initrd)
+		r = ram_file_open(&initrd_file, given->initrd, err);
+	if (!r)
+		r = arch_boot_load(boot, &config, to, err);
+	ram_file_close(&kernel_file);
+	ram_file_close(&initrd_file);
+	return r;
+}
+
 static void test_layout(void **state)
 {
-	const struct arch_boot_config config = {
+	const struct given config = {
 		.kernel = kernel, .initrd = initrd, .cmdline = "console=ttyS0 \"a b\"", .cpus = 3,
 	};
 	struct arch_boot boot;
@@ -81,7 +105,7 @@ static void test_layout(void **state)
 	uint64_t start;
 
 	(void)state;
-	assert_int_equal(arch_boot_load(&boot, &config, mem, &err), 0);
+	assert_int_equal(load(&boot, &config, mem, &err), 0);
 	assert_int_equal(boot.entry, BOARD_RAM_BASE);
 	assert_int_equal(ram[100], 0xa5);
 	assert_true(boot.params >= BOARD_RAM_BASE + KERNEL_NEEDS);
@@ -103,13 +127,13 @@ static void test_layout(void **state)
 
 static void test_nothing_given(void **state)
 {
-	const struct arch_boot_config config = { .kernel = kernel, .cpus = 1 };
+	const struct given config = { .kernel = kernel, .cpus = 1 };
 	struct arch_boot boot;
 	struct err err = { 0 };
 	const uint8_t *fdt;
 
 	(void)state;
-	assert_int_equal(arch_boot_load(&boot, &config, mem, &err), 0);
+	assert_int_equal(load(&boot, &config, mem, &err), 0);
 	fdt = ram + (boot.params - BOARD_RAM_BASE);
 	assert_string_equal(fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), "bootargs", NULL), "");
 	assert_null(fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), "linux,initrd-start", NULL));
@@ -117,37 +141,37 @@ static void test_nothing_given(void **state)
 
 static void test_errors(void **state)
 {
-	struct arch_boot_config config = { .kernel = "/nowhere", .cpus = 1 };
+	struct given config = { .kernel = "/nowhere", .cpus = 1 };
 	char *line = malloc(70000);
 	struct arch_boot boot;
 	struct err err = { 0 };
 
 	(void)state;
-	assert_err(arch_boot_load(&boot, &config, mem, &err), -ENOENT, err, "kernel: /nowhere");
+	assert_err(load(&boot, &config, mem, &err), -ENOENT, err, "/nowhere");
 	config.kernel = initrd;
-	assert_err(arch_boot_load(&boot, &config, mem, &err), -EINVAL, err, "not an arm64 kernel");
+	assert_err(load(&boot, &config, mem, &err), -EINVAL, err, "not an arm64 kernel");
 	config.kernel = kernel;
 	config.initrd = "/nowhere";
-	assert_err(arch_boot_load(&boot, &config, mem, &err), -ENOENT, err, "/nowhere");
+	assert_err(load(&boot, &config, mem, &err), -ENOENT, err, "/nowhere");
 	config.initrd = NULL;
 	memset(line, 'x', 69999);
 	line[69999] = 0;
 	config.cmdline = line;
-	assert_err(arch_boot_load(&boot, &config, mem, &err), -ENOSPC, err, "command line");
+	assert_err(load(&boot, &config, mem, &err), -ENOSPC, err, "command line");
 	free(line);
 }
 
 static void test_too_little_memory(void **state)
 {
 	const struct memory_range range = { .base = GPA(BOARD_RAM_BASE), .len_bytes = 4 << 20 };
-	const struct arch_boot_config config = { .kernel = kernel, .cpus = 1 };
+	const struct given config = { .kernel = kernel, .cpus = 1 };
 	struct arch_boot boot;
 	struct memory *small;
 	struct err err = { 0 };
 
 	(void)state;
 	assert_int_equal(memory_new(&small, &range, 1, NULL), 0);
-	assert_err(arch_boot_load(&boot, &config, small, &err), -ENOSPC, err, "at least 6 MiB");
+	assert_err(load(&boot, &config, small, &err), -ENOSPC, err, "at least 6 MiB");
 	memory_shut(small);
 	memory_free(small);
 }

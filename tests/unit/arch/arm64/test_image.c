@@ -26,11 +26,11 @@ static void test_good(void **state)
 	struct image image;
 
 	(void)state;
-	assert_int_equal(image_parse(&image, file, sizeof(file), &err), 0);
+	assert_int_equal(image_parse(&image, file, sizeof(file), sizeof(file), &err), 0);
 	assert_int_equal(image.offset, 0);
 	assert_int_equal(image.bytes, 0x200000);
 	put64(file, 8, 0x80000);
-	assert_int_equal(image_parse(&image, file, sizeof(file), &err), 0);
+	assert_int_equal(image_parse(&image, file, sizeof(file), sizeof(file), &err), 0);
 	assert_int_equal(image.offset, 0x80000);
 }
 
@@ -41,7 +41,7 @@ static void test_longer_than_it_says(void **state)
 
 	(void)state;
 	put64(file, 16, 64);
-	assert_int_equal(image_parse(&image, file, sizeof(file), &err), 0);
+	assert_int_equal(image_parse(&image, file, sizeof(file), sizeof(file), &err), 0);
 	assert_int_equal(image.bytes, sizeof(file));
 }
 
@@ -72,7 +72,7 @@ static void test_bad(void **state)
 		fresh(state);
 		put64(file, bad[i].at, bad[i].value);
 		memset(&err, 0, sizeof(err));
-		assert_err(image_parse(&image, file, sizeof(file), &err), -EINVAL, err, bad[i].part);
+		assert_err(image_parse(&image, file, sizeof(file), sizeof(file), &err), -EINVAL, err, bad[i].part);
 	}
 }
 
@@ -85,7 +85,7 @@ static void test_short(void **state)
 	(void)state;
 	for (len = 0; len < 64; len++) {
 		memset(&err, 0, sizeof(err));
-		assert_err(image_parse(&image, file, len, &err), -EINVAL, err, "not an arm64 kernel");
+		assert_err(image_parse(&image, file, len, len, &err), -EINVAL, err, "not an arm64 kernel");
 	}
 }
 

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * machine_boot.c - what a machine starts with, and its way into memory.
+ */
+#include "device/machine_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int copy(char **to, const char *from, struct err *err)
+{
+	*to = from ? strdup(from) : NULL;
+	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the command line");
+}
+
+int machine_boot_configure(struct machine *m, const struct machine_config *config, struct err *err)
+{
+	struct boot_files *boot = &m->boot_files;
+	int r;
+
+	if (config->kernel)
+		return boot_files_set_paths(boot, config->kernel, config->initrd, config->cmdline, err);
+	if (config->boot_find)
+		boot->kind = BOOT_DISK;
+	else if (!config->incoming)
+		return err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration can do without");
+	r = copy(&boot->cmdline, config->cmdline, err);
+	return r ? r : copy(&boot->append, config->append, err);
+}
+
+const struct boot_files *machine_boot(const struct machine *m)
+{
+	return &m->boot_files;
+}
+
+int machine_boot_check(const struct machine *m, struct err *err)
+{
+	struct boot_opened opened;
+	int r;
+
+	if (m->boot_files.kind == BOOT_NOTHING)
+		return err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
+	if (m->boot_files.kind == BOOT_DISK)
+		return 0;
+	r = boot_files_open(&m->boot_files, &opened, err);
+	if (!r)
+		boot_opened_close(&opened);
+	return r;
+}
+
+int machine_boot_load(struct machine *m, const struct boot_opened *opened, struct err *err)
+{
+	const struct arch_boot_config config = {
+		.kernel = &opened->kernel,
+		.initrd = opened->has_initrd ? &opened->initrd : NULL,
+		.cmdline = opened->cmdline,
+		.cpus = m->config.cpus,
+	};
+	unsigned int i;
+	int r;
+
+	r = arch_boot_load(&m->boot, &config, m->mem, err);
+	for (i = 0; i < m->config.cpus && r == 0; i++)
+		r = arch_vcpu_boot(vm_vcpu(m->vm, i), &m->boot, err);
+	return r;
+}
+
+int machine_boot_first(struct machine *m, const struct boot_files *found, struct err *err)
+{
+	struct boot_opened opened;
+	int r = boot_files_open(found ? found : &m->boot_files, &opened, err);
+
+	if (r < 0)
+		return r;
+	r = machine_boot_load(m, &opened, err);
+	boot_opened_close(&opened);
+	return r;
+}
