@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #define LOOP_PATIENCE_MS 100
@@ -21,28 +22,44 @@ struct loop {
 	pthread_mutex_t lock;	/* guards first, last */
 	struct loop_job *first;
 	struct loop_job **last;
+	struct loop_job *taken;	/* the main thread's: they run before first */
 };
 
-static void loop_run_jobs(struct loop *loop)
+static void loop_take_jobs(struct loop *loop)
 {
-	struct loop_job *job, *next;
-
 	pthread_mutex_lock(&loop->lock);
-	job = loop->first;
+	loop->taken = loop->first;
 	loop->first = NULL;
 	loop->last = &loop->first;
 	pthread_mutex_unlock(&loop->lock);
-
-	for (; job; job = next) {
-		next = job->next;
-		job->fn(job->arg);
-		free(job);
-	}
 }
 
+/* One that is posted meanwhile is for the next turn. False: the turn is over and some are left. */
+static bool loop_run_jobs(struct loop *loop, int64_t until_ns)
+{
+	struct loop_job *job;
+
+	if (!loop->taken)
+		loop_take_jobs(loop);
+	while ((job = loop->taken)) {
+		loop->taken = job->next;
+		job->fn(job->arg);
+		free(job);
+		if (loop->taken && clock_now_ns() >= until_ns)
+			return false;
+	}
+	return true;
+}
+
+/* Those that were posted before this wake are either taken, or first, or will have one of their own. */
 static void loop_on_wake(uv_async_t *wake)
 {
-	loop_run_jobs(wake->data);
+	struct loop *loop = wake->data;
+	bool had = loop->taken;
+
+	/* What waited from the turn before may have kept others from being taken. */
+	if (!loop_run_jobs(loop, loop_turn_end()) || had)
+		uv_async_send(wake);
 }
 
 int loop_new(struct loop **out, struct err *err)
@@ -122,15 +139,22 @@ static bool loop_drain(struct loop *loop)
 	return !alive;
 }
 
+/* Those left of an earlier turn, and those that were posted before now. */
+static void loop_run_all_jobs(struct loop *loop)
+{
+	loop_run_jobs(loop, INT64_MAX);
+	loop_run_jobs(loop, INT64_MAX);
+}
+
 bool loop_free(struct loop *loop)
 {
 	if (!loop)
 		return true;
-	loop_run_jobs(loop);
+	loop_run_all_jobs(loop);
 	uv_close((uv_handle_t *)&loop->wake, NULL);
 	if (!loop_drain(loop))
 		return false;
-	loop_run_jobs(loop);
+	loop_run_all_jobs(loop);
 	if (uv_loop_close(&loop->uv) == UV_EBUSY)
 		log_warn("event loop closed with handles open");
 	pthread_mutex_destroy(&loop->lock);

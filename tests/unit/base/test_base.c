@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/hist.h"
 #include "base/log.h"
@@ -153,6 +154,56 @@ static void test_loop_runs_each_post_once_on_the_main_thread(void **unused)
 	assert_int_equal(posts.seen, POSTS + 1);
 }
 
+#define SLOW_POSTS 100
+
+/* A job that takes its time, and knows its place. */
+struct slow_job {
+	struct loop *loop;
+	int *seen;
+	int place;
+	bool again;	/* posts another when it runs */
+};
+
+static void on_slow_post(void *arg)
+{
+	struct slow_job *job = arg;
+	int64_t until = clock_now_ns() + LOOP_TURN_NS / 4;
+
+	assert_int_equal((*job->seen)++, job->place);
+	while (clock_now_ns() < until)
+		;
+	if (!job->again)
+		return;
+	job->again = false;
+	job->place = SLOW_POSTS;
+	loop_post(job->loop, on_slow_post, job);
+}
+
+/* However many jobs there are, the rest of the loop has its turn between them; their order stays. */
+static void test_loop_does_not_run_all_posts_in_one_turn(void **unused)
+{
+	struct slow_job job[SLOW_POSTS];
+	int seen = 0, before, turns, i;
+	struct loop *loop;
+
+	(void)unused;
+	assert_int_equal(loop_new(&loop, NULL), 0);
+	for (i = 0; i < SLOW_POSTS; i++) {
+		job[i] = (struct slow_job){ .loop = loop, .seen = &seen, .place = i, .again = !i };
+		loop_post(loop, on_slow_post, &job[i]);
+	}
+	for (turns = 0; seen < SLOW_POSTS / 2; turns++) {
+		before = seen;
+		uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+		assert_in_range(seen - before, 0, 5);
+		assert_true(turns < 10000);
+	}
+	assert_true(turns >= SLOW_POSTS / 10);
+	/* The rest, and the one that was posted meanwhile, when the loop ends. */
+	loop_free(loop);
+	assert_int_equal(seen, SLOW_POSTS + 1);
+}
+
 static void test_zero_page_is_told_from_one_with_a_last_bit(void **state)
 {
 	uint8_t *page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
@@ -179,6 +230,7 @@ int main(void)
 		cmocka_unit_test(test_hist_quantiles),
 		cmocka_unit_test(test_log_lines_go_to_the_handler),
 		cmocka_unit_test(test_loop_runs_each_post_once_on_the_main_thread),
+		cmocka_unit_test(test_loop_does_not_run_all_posts_in_one_turn),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
