@@ -5,6 +5,9 @@
  * close callback, so that the delivering function can still look at it.
  *
  * The input buffer grows with what has really come, not with what a header promises.
+ *
+ * A peer may send frames faster than they are carried out: frames of one turn of the loop (base/loop.h) are delivered, the rest of the
+ * input is looked at in the next, and nothing is read until then.
  */
 #include "migrate/channel.h"
 
@@ -17,11 +20,12 @@
 #include "migrate/socket.h"
 
 #define READ_BYTES ((size_t)256 << 10)
-#define READS_PER_EVENT 16
 #define QUEUE_MAX ((size_t)256 << 20)
 
 struct channel {
 	uv_poll_t poll;
+	uv_idle_t more;		/* active: the input has frames that are to be delivered in the next turn */
+	unsigned int handles;	/* of these two, those that the loop has */
 	int fd;
 	const struct channel_ops *ops;
 	void *arg;
@@ -30,6 +34,7 @@ struct channel {
 	struct buf in;
 	struct buf out;		/* bytes from out_done on wait for the socket */
 	size_t out_done;
+	uint64_t taken;		/* bytes that the socket has taken */
 	struct err failed;	/* of a send, to be reported from the loop */
 };
 
@@ -38,29 +43,35 @@ static void channel_fail(struct channel *channel, const struct err *err)
 	if (channel->closed)
 		return;
 	uv_poll_stop(&channel->poll);
+	uv_idle_stop(&channel->more);
 	channel->ops->lost(channel->arg, err);
 }
 
 /* ---- receiving ---- */
 
-/* Delivers the whole frames of the input. Returns 0, or -EBADMSG; closed may be set by the callbacks. */
-static int channel_deliver(struct channel *channel, struct err *err)
+/*
+ * Delivers the whole frames of the input. 1: the turn is over and there may be more, 0: all delivered, or -EBADMSG; closed may be set
+ * by the callbacks.
+ */
+static int channel_deliver(struct channel *channel, int64_t until_ns, struct err *err)
 {
 	size_t at = 0;
+	int r = 0;
 
-	while (!channel->closed && channel->in.len - at >= FRAME_BYTES) {
+	while (!channel->closed && !r && channel->in.len - at >= FRAME_BYTES) {
 		struct frame frame;
-		int r = frame_decode(&frame, channel->in.data + at, err);
 
+		r = frame_decode(&frame, channel->in.data + at, err);
 		if (r < 0)
 			return r;
 		if (channel->in.len - at - FRAME_BYTES < frame.payload_bytes)
 			break;
 		channel->ops->frame(channel->arg, &frame, channel->in.data + at + FRAME_BYTES);
 		at += FRAME_BYTES + frame.payload_bytes;
+		r = clock_now_ns() >= until_ns;
 	}
 	buf_consume(&channel->in, at);
-	return 0;
+	return r;
 }
 
 /* One read. 1: there may be more, 0: nothing there, or why the connection is no more. */
@@ -84,29 +95,46 @@ static int channel_receive(struct channel *channel, struct err *err)
 	return 1;
 }
 
-static void channel_read(struct channel *channel, unsigned int reads)
+static void channel_on_more(uv_idle_t *more);
+
+static void channel_read(struct channel *channel)
 {
+	int64_t until = loop_turn_end();
 	struct err err = { 0 };
-	int r = 1;
+	int r;
 
 	if (channel->delivering)
 		return;
 	channel->delivering = true;
-	while (r > 0 && reads--) {
+	/* What is left of the turn before comes first. */
+	r = channel_deliver(channel, until, &err);
+	while (!r && !channel->closed) {
 		r = channel_receive(channel, &err);
-		if (r > 0 && channel_deliver(channel, &err) < 0)
-			r = err.code;
-		if (channel->closed)
+		if (r <= 0)
+			break;
+		r = channel_deliver(channel, until, &err);
+		if (!r && clock_now_ns() >= until)
 			break;
 	}
 	channel->delivering = false;
-	if (r < 0 && !channel->closed)
+	if (channel->closed)
+		return;
+	if (r > 0)
+		uv_idle_start(&channel->more, channel_on_more);
+	else
+		uv_idle_stop(&channel->more);
+	if (r < 0)
 		channel_fail(channel, channel->failed.code ? &channel->failed : &err);
+}
+
+static void channel_on_more(uv_idle_t *more)
+{
+	channel_read(more->data);
 }
 
 void channel_drain(struct channel *channel)
 {
-	channel_read(channel, READS_PER_EVENT);
+	channel_read(channel);
 }
 
 /* ---- sending ---- */
@@ -136,6 +164,7 @@ static void channel_flush(struct channel *channel)
 			break;
 		}
 		channel->out_done += (size_t)sent;
+		channel->taken += (size_t)sent;
 	}
 	/* Only now and then: moving the rest costs. */
 	if (channel->out_done == channel->out.len || channel->out_done > channel->out.len / 2) {
@@ -152,8 +181,8 @@ static void channel_on_event(uv_poll_t *poll, int status, int events)
 	/* An error, or a hang-up: what came before it is still there to be read, and reading finds out why. */
 	if (status < 0)
 		events = UV_READABLE;
-	if (events & UV_READABLE)
-		channel_read(channel, READS_PER_EVENT);
+	if (events & UV_READABLE && !uv_is_active((uv_handle_t *)&channel->more))
+		channel_read(channel);
 	if (channel->closed)
 		return;
 	if (channel->failed.code)
@@ -228,6 +257,11 @@ size_t channel_queued(const struct channel *channel)
 	return channel->out.len - channel->out_done;
 }
 
+uint64_t channel_taken(const struct channel *channel)
+{
+	return channel->taken;
+}
+
 /* ---- life ---- */
 
 int channel_new(struct channel **out, struct loop *loop, int fd, const struct channel_ops *ops, void *arg,
@@ -245,7 +279,9 @@ int channel_new(struct channel **out, struct loop *loop, int fd, const struct ch
 		free(channel);
 		return err_errno(err, r, "control connection");
 	}
-	channel->poll.data = channel;
+	uv_idle_init(loop_uv(loop), &channel->more);
+	channel->poll.data = channel->more.data = channel;
+	channel->handles = 2;
 	channel->fd = fd;
 	channel->ops = ops;
 	channel->arg = arg;
@@ -258,6 +294,8 @@ static void channel_on_closed(uv_handle_t *handle)
 {
 	struct channel *channel = handle->data;
 
+	if (--channel->handles)
+		return;
 	buf_fini(&channel->in);
 	buf_fini(&channel->out);
 	free(channel);
@@ -270,4 +308,5 @@ void channel_close(struct channel *channel)
 	channel->closed = true;
 	uv_poll_stop(&channel->poll);
 	uv_close((uv_handle_t *)&channel->poll, channel_on_closed);
+	uv_close((uv_handle_t *)&channel->more, channel_on_closed);
 }

@@ -34,8 +34,10 @@ void channel_send_pages(struct channel *channel, gfn_t first, uint32_t n, const 
 void channel_send_zero(struct channel *channel, gfn_t first, uint32_t n);
 /* Bytes that wait for the socket. */
 size_t channel_queued(const struct channel *channel);
+/* Bytes that the socket has taken, of all that were sent. */
+uint64_t channel_taken(const struct channel *channel);
 
-/* Reads and delivers what has come already. The channel may be closed when this returns. */
+/* Reads and delivers what has come already, at most a turn's worth. The channel may be closed when this returns. */
 void channel_drain(struct channel *channel);
 
 #endif

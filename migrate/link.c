@@ -37,6 +37,7 @@ struct link {
 	_Atomic int64_t heard_ns;
 	const struct link_ops *ops;
 	void *arg;
+	uint64_t said;		/* where, in the bytes sent on control, the last message ends that is to be answered */
 	bool cut;
 	bool lost;		/* told the owner */
 };
@@ -65,6 +66,23 @@ static void link_on_abort(struct link *link, const Postern__Wire__Abort *abort_m
 
 	err_set(&err, -ECONNABORTED, "the peer ended it: %s",
 		message_peer_text(text, abort_message->reason));
+	link_lost(link, &err);
+}
+
+/*
+ * Source and destination take turns: each message that is neither heartbeat nor Abort answers the last one that was sent, and cannot be
+ * more than a guess while part of that has not left.
+ */
+static void link_deliver(struct link *link, wire_message *message)
+{
+	struct err err;
+
+	if (channel_taken(link->channel) >= link->said) {
+		link->ops->message(link->arg, message);
+		return;
+	}
+	err_set(&err, -EBADMSG, "control connection: a %s message that came before what it answers was sent",
+		message_name(message->body_case));
 	link_lost(link, &err);
 }
 
@@ -101,7 +119,7 @@ static void link_on_message(struct link *link, const struct frame *frame, const 
 		log_debug("migration: skipped a message that this version does not know");
 		break;
 	default:
-		link->ops->message(link->arg, message);
+		link_deliver(link, message);
 	}
 	message_free(message);
 }
@@ -156,6 +174,8 @@ void link_send(struct link *link, wire_body body, const void *content)
 		link_fail(link, &err);
 	} else {
 		channel_send_message(link->channel, buf.data, buf.len);
+		if (body != WIRE(PING) && body != WIRE(PONG))
+			link->said = channel_taken(link->channel) + channel_queued(link->channel);
 	}
 	buf_fini(&buf);
 }
