@@ -89,6 +89,7 @@ static void say_complete(struct migration *m)
 	Postern__Wire__Complete complete = POSTERN__WIRE__COMPLETE__INIT;
 
 	complete.pages = memory_pages(machine_memory(m->machine));
+	m->told_complete = true;
 	link_send(m->link, WIRE(COMPLETE), &complete);
 }
 
@@ -231,6 +232,7 @@ static int on_resume(struct migration *m, const Postern__Wire__Resume *resume, s
 		      m->in == IN_RUNNING ? POSTERN__WIRE__PHASE__PHASE_RUNNING :
 		      POSTERN__WIRE__PHASE__PHASE_COMPLETE;
 	m->resume = RESUME_ANSWERED;
+	m->told_complete = m->in == IN_COMPLETE;
 	link_send(m->link, WIRE(RESUME_REPLY), &reply);
 	if (m->in != IN_COMPLETE)
 		recover_send_missing(m);
@@ -265,7 +267,7 @@ static bool is_due(const struct migration *m, wire_body body)
 	case WIRE(RESUME_ACK):
 		return m->resume == RESUME_ANSWERED && m->in != IN_PREPARED;
 	case WIRE(COMPLETE_ACK):
-		return m->in == IN_COMPLETE && m->resume != RESUME_ASKED;
+		return m->in == IN_COMPLETE && m->told_complete;
 	default:
 		return false;
 	}
@@ -387,6 +389,7 @@ static void on_linked(void *arg, const int fd[WIRE_CHANNELS], const struct prefa
 		incoming_lost(m, &err);
 	}
 	m->epoch = preface->epoch;
+	m->told_complete = false;
 	if (first) {
 		memcpy(m->session, preface->session, SESSION_BYTES);
 		m->in = IN_HELLO;

@@ -97,6 +97,7 @@ struct migration {
 	struct peer *peer;
 	bool run_flag;		/* of State */
 	bool pages_placed;	/* a page of this session was placed */
+	bool told_complete;	/* the source, on this link */
 
 	/* times, CLOCK_MONOTONIC; 0: not yet */
 	int64_t started_ns, hello_ns, paused_ns, ran_ns, ended_ns;

@@ -119,7 +119,36 @@ static void done(struct migration *m)
 	migration_set_status(m, MIGRATION_COMPLETED);
 }
 
+/*
+ * The destination says that it has every page. That ends what this side can do for the guest, so it is believed only where it can be true:
+ * a page that was never sent is nowhere but here.
+ */
+static int check_complete(const struct migration *m, struct err *err)
+{
+	struct sender_stats sent;
+
+	sender_stats(m->sender, &sent);
+	if (!sent.never_sent)
+		return 0;
+	return err_set(err, -EBADMSG, "the destination says that it has every page, but %" PRIu64 " of %" PRIu64
+		       " were never sent", sent.never_sent, sent.pages);
+}
+
 /* ---- messages ---- */
+
+static int on_complete(struct migration *m, const Postern__Wire__Complete *complete, struct err *err)
+{
+	uint64_t pages = memory_pages(machine_memory(m->machine));
+	int r;
+
+	if (complete->pages != pages)
+		return err_set(err, -EBADMSG, "the destination says that it has all of %" PRIu64 " pages, this guest has %" PRIu64,
+			       complete->pages, pages);
+	r = check_complete(m, err);
+	if (!r)
+		done(m);
+	return r;
+}
 
 static int on_hello_reply(struct migration *m, const Postern__Wire__HelloReply *reply, struct err *err)
 {
@@ -180,14 +209,17 @@ static void on_run_reply(struct migration *m, const Postern__Wire__RunReply *rep
 static int on_resume_reply(struct migration *m, const Postern__Wire__ResumeReply *reply, struct err *err)
 {
 	char text[PEER_TEXT_BYTES];
+	int r;
 
 	if (reply->error && *reply->error)
 		return err_set(err, -ECONNREFUSED, "the destination refuses: %s",
 			       message_peer_text(text, reply->error));
 	switch (reply->phase) {
 	case POSTERN__WIRE__PHASE__PHASE_COMPLETE:
-		done(m);
-		return 0;
+		r = check_complete(m, err);
+		if (!r)
+			done(m);
+		return r;
 	case POSTERN__WIRE__PHASE__PHASE_PREPARED:
 		/* It ran once: what we know is more than what this destination says. */
 		if (m->out != OUT_DECIDED)
@@ -266,7 +298,7 @@ static void on_message(void *arg, wire_message *message)
 	else if (message->body_case == WIRE(RUN_REPLY))
 		on_run_reply(m, message->run_reply);
 	else if (message->body_case == WIRE(COMPLETE))
-		done(m);
+		r = on_complete(m, message->complete, &err);
 	else if (message->body_case == WIRE(RESUME_REPLY))
 		r = on_resume_reply(m, message->resume_reply, &err);
 	else if (message->body_case == WIRE(MISSING))

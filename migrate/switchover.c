@@ -81,7 +81,7 @@ static int early_send_run(struct migration *m, gfn_t first, uint32_t n, struct e
 		return err_errno(err, r, "reading %u pages from 0x%" PRIx64, n, first.v);
 	link_send_pages(m->link, first, n, span.hva);
 	gup_put(mem, &span);
-	return sender_mark(m->sender, first, n, true);
+	return sender_mark_given(m->sender, first, n);
 }
 
 /* How many of the n sorted page numbers make one run of one region; *pages gets the run's length. */

@@ -16,6 +16,10 @@
  * that is not here is an error, and never a wait.
  *
  * A mark is an atomic bit. Bulk and urgent may both take a page; the mark only decides who counts it and what the bulk skips.
+ *
+ * A second bit is never taken back: the page's data has been handed to a connection, on this link or an earlier one. A destination cannot
+ * have a page without it, whatever it says. Both bits are set before the page is sent: afterwards, the destination could be
+ * faster with its word that it has everything.
  */
 #include "source/sender.h"
 
@@ -41,7 +45,8 @@
 struct sender_region {
 	gfn_t first;
 	uint64_t pages;
-	_Atomic uint64_t *sent;		/* a bit a page */
+	_Atomic uint64_t *sent;		/* a bit a page: not to be sent on this link */
+	_Atomic uint64_t *given;	/* a bit a page: its data was sent once */
 };
 
 struct sender {
@@ -61,7 +66,7 @@ struct sender {
 	bool answered;			/* a request, on this link */
 
 	uint64_t pages;
-	_Atomic uint64_t unsent;
+	_Atomic uint64_t unsent, ungiven;
 	_Atomic uint64_t bytes, pages_normal, pages_zero, pages_urgent, pages_lost;
 	unsigned int nregions;
 	struct sender_region region[MEMORY_REGIONS_MAX];
@@ -93,10 +98,24 @@ static struct sender_region *region_of(struct sender *sender, gfn_t gfn)
 	return NULL;
 }
 
-static bool is_sent(const struct sender_region *region, uint64_t page)
+static bool bit_is_set(const _Atomic uint64_t *bits, uint64_t page)
 {
 	/* The marks order nothing: page contents do not change, and either thread may send any page. */
-	return atomic_load_explicit(&region->sent[page / 64], memory_order_relaxed) >> (page % 64) & 1;
+	return atomic_load_explicit(&bits[page / 64], memory_order_relaxed) >> (page % 64) & 1;
+}
+
+static bool is_sent(const struct sender_region *region, uint64_t page)
+{
+	return bit_is_set(region->sent, page);
+}
+
+/* The page's data goes out. */
+static void mark_given(struct sender *sender, struct sender_region *region, uint64_t page)
+{
+	uint64_t bit = UINT64_C(1) << (page % 64);
+
+	if (!(atomic_fetch_or_explicit(&region->given[page / 64], bit, memory_order_relaxed) & bit))
+		atomic_fetch_sub_explicit(&sender->ungiven, 1, memory_order_relaxed);
 }
 
 /* Returns whether it was not marked before. */
@@ -118,21 +137,46 @@ static void mark_unsent(struct sender *sender, struct sender_region *region, uin
 		atomic_fetch_add_explicit(&sender->unsent, 1, memory_order_relaxed);
 }
 
-int sender_mark(struct sender *sender, gfn_t first, uint64_t n, bool sent)
+/* The region that has all n pages from `first` on, and where in it they begin; NULL: none. */
+static struct sender_region *region_with(struct sender *sender, gfn_t first, uint64_t n, uint64_t *page)
 {
 	struct sender_region *region = region_of(sender, first);
+
+	if (!region)
+		return NULL;
+	*page = first.v - region->first.v;
+	return n <= region->pages - *page ? region : NULL;
+}
+
+int sender_mark_given(struct sender *sender, gfn_t first, uint64_t n)
+{
 	uint64_t page, end;
+	struct sender_region *region = region_with(sender, first, n, &page);
 
 	if (!region)
 		return -EFAULT;
-	page = first.v - region->first.v;
-	if (n > region->pages - page)
-		return -EFAULT;
 	for (end = page + n; page < end; page++) {
-		if (sent)
+		mark_sent(sender, region, page);
+		mark_given(sender, region, page);
+	}
+	return 0;
+}
+
+int sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, bool missing, struct err *err)
+{
+	uint64_t page, end;
+	struct sender_region *region = region_with(sender, first, n, &page);
+
+	if (!region)
+		return err_set(err, -EFAULT, "%" PRIu64 " pages from 0x%" PRIx64 ", which are not this guest's RAM", n, first.v);
+	for (end = page + n; page < end; page++) {
+		if (missing)
+			mark_unsent(sender, region, page);
+		else if (bit_is_set(region->given, page))
 			mark_sent(sender, region, page);
 		else
-			mark_unsent(sender, region, page);
+			return err_set(err, -EBADMSG, "the destination says that it has page 0x%" PRIx64 ", which was never sent",
+				       region->first.v + page);
 	}
 	return 0;
 }
@@ -300,14 +344,13 @@ static void bulk_wait_first(struct sender *sender)
 	pthread_mutex_unlock(&sender->lock);
 }
 
-/* Marks pages from `page` on, up to n, stopping at one that the urgent thread was faster with; how many. */
+/* Marks pages from `page` on, up to n, whose data goes out, stopping at one that the urgent thread was faster with; how many. */
 static uint32_t bulk_claim(struct sender *sender, struct sender_region *region, uint64_t page, uint32_t n)
 {
 	uint32_t i;
 
-	for (i = 0; i < n; i++)
-		if (!mark_sent(sender, region, page + i))
-			break;
+	for (i = 0; i < n && mark_sent(sender, region, page + i); i++)
+		mark_given(sender, region, page + i);
 	return i;
 }
 
@@ -324,7 +367,7 @@ static int bulk_step(struct sender *sender, struct bucket *bucket, struct sender
 	r = pages_get(sender, gfn, unsent_run(region, page, ZERO_RUN_PAGES), &span, err);
 	*done = 1;
 	if (r == -EIO)
-		return bulk_claim(sender, region, page, 1) ? lost_send(sender, sender->pair.bulk, gfn, err) : 0;
+		return mark_sent(sender, region, page) ? lost_send(sender, sender->pair.bulk, gfn, err) : 0;
 	if (r < 0)
 		return r;
 	n = run_alike(&span, &zero);
@@ -419,28 +462,41 @@ static void *bulk_main(void *arg)
 
 /* ---- urgent ---- */
 
+/* Sends what the span begins with; *done gets the pages dealt with. */
+static int urgent_send(struct sender *sender, struct sender_region *region, const struct gup_span *span, uint32_t *done,
+		       struct err *err)
+{
+	uint64_t page = span->first.v - region->first.v;
+	uint32_t i;
+	bool zero;
+
+	*done = run_alike(span, &zero);
+	for (i = 0; i < *done; i++) {
+		mark_sent(sender, region, page + i);
+		mark_given(sender, region, page + i);
+	}
+	count(&sender->pages_urgent, *done);
+	return run_send(sender, sender->pair.urgent, span, *done, zero, err);
+}
+
 static int urgent_answer(struct sender *sender, struct sender_region *region, gfn_t first, uint32_t count_left,
 			 struct err *err)
 {
 	while (count_left) {
 		struct gup_span span;
-		uint32_t n = 1, i;
-		bool zero;
+		uint32_t n = 1;
 		int r;
 
 		r = pages_get(sender, first, count_left < RUN_PAGES ? count_left : RUN_PAGES, &span, err);
 		if (r == -EIO) {
+			mark_sent(sender, region, first.v - region->first.v);
 			r = lost_send(sender, sender->pair.urgent, first, err);
 		} else if (!r) {
-			n = run_alike(&span, &zero);
-			r = run_send(sender, sender->pair.urgent, &span, n, zero, err);
+			r = urgent_send(sender, region, &span, &n, err);
 			gup_put(sender->mem, &span);
-			count(&sender->pages_urgent, n);
 		}
 		if (r < 0)
 			return r;
-		for (i = 0; i < n; i++)
-			mark_sent(sender, region, first.v - region->first.v + i);
 		first.v += n;
 		count_left -= n;
 	}
@@ -531,14 +587,15 @@ int sender_new(struct sender **out, struct memory *mem, struct err *err)
 		region->first = regions[i].first;
 		region->pages = regions[i].pages;
 		region->sent = calloc(region->pages / 64 + 1, sizeof(*region->sent));
+		region->given = calloc(region->pages / 64 + 1, sizeof(*region->given));
 		sender->nregions++;
-		if (!region->sent) {
+		if (!region->sent || !region->given) {
 			sender_free(sender);
 			return err_set(err, -ENOMEM, "no memory for the migration");
 		}
 		sender->pages += region->pages;
 	}
-	sender->unsent = sender->pages;
+	sender->unsent = sender->ungiven = sender->pages;
 	*out = sender;
 	return 0;
 }
@@ -580,15 +637,24 @@ void sender_stop(struct sender *sender)
 	sender->started = false;
 }
 
-void sender_free(struct sender *sender)
+/* Without marks there is nothing left to send. */
+static void drop_marks(struct sender *sender)
 {
 	unsigned int i;
 
+	for (i = 0; i < sender->nregions; i++) {
+		free(sender->region[i].sent);
+		free(sender->region[i].given);
+	}
+	sender->nregions = 0;
+}
+
+void sender_free(struct sender *sender)
+{
 	if (!sender)
 		return;
 	sender_stop(sender);
-	for (i = 0; i < sender->nregions; i++)
-		free(sender->region[i].sent);
+	drop_marks(sender);
 	pthread_cond_destroy(&sender->changed);
 	pthread_mutex_destroy(&sender->lock);
 	pthread_mutex_destroy(&sender->hint_lock);
@@ -597,14 +663,8 @@ void sender_free(struct sender *sender)
 
 void sender_forget(struct sender *sender)
 {
-	unsigned int i;
-
 	sender_stop(sender);
-	for (i = 0; i < sender->nregions; i++) {
-		free(sender->region[i].sent);
-		sender->region[i].sent = NULL;
-	}
-	sender->nregions = 0;
+	drop_marks(sender);
 }
 
 void sender_limit(struct sender *sender, uint64_t bytes_per_second)
@@ -620,6 +680,7 @@ void sender_stats(const struct sender *sender, struct sender_stats *stats)
 	*stats = (struct sender_stats){
 		.pages = sender->pages,
 		.unsent = atomic_load_explicit(&sender->unsent, memory_order_relaxed),
+		.never_sent = atomic_load_explicit(&sender->ungiven, memory_order_relaxed),
 		.bytes = atomic_load_explicit(&sender->bytes, memory_order_relaxed),
 		.pages_normal = atomic_load_explicit(&sender->pages_normal, memory_order_relaxed),
 		.pages_zero = atomic_load_explicit(&sender->pages_zero, memory_order_relaxed),

@@ -4,7 +4,7 @@
  * The source's side of postcopy: sends all of a paused guest's memory, what is asked for first.
  *
  * It lives as long as the migration and is started anew with each link. What was sent is kept a bit a page; after a lost
- * link the bits are set from what the destination says it has.
+ * link the bits are set from what the destination says it has, as far as that can be.
  */
 #ifndef POSTERN_SOURCE_SENDER_H
 #define POSTERN_SOURCE_SENDER_H
@@ -16,7 +16,8 @@ struct sender;
 /* Counters over all links. */
 struct sender_stats {
 	uint64_t pages;			/* of the guest */
-	uint64_t unsent;		/* not sent yet, as far as known */
+	uint64_t unsent;		/* still to be sent, as far as known */
+	uint64_t never_sent;		/* whose data was not sent on any link: no destination can have them */
 	uint64_t bytes;			/* sent on both connections */
 	uint64_t pages_normal, pages_zero;
 	uint64_t pages_urgent;		/* of these, those sent because they were asked for */
@@ -34,8 +35,13 @@ void sender_forget(struct sender *sender);
 /* Stops as well. */
 void sender_free(struct sender *sender);
 
-/* Only while stopped: the n pages from `first` have been sent, or have not. Pages that are not RAM: -EFAULT. */
-int sender_mark(struct sender *sender, gfn_t first, uint64_t n, bool sent);
+/* Only while stopped: the n pages from `first` have been sent by other means. Pages that are not RAM of one region: -EFAULT. */
+int sender_mark_given(struct sender *sender, gfn_t first, uint64_t n);
+/*
+ * Only while stopped: the destination says that it has the n pages from `first`, or that it misses them. Its word counts no further than it
+ * can be true: -EBADMSG: it cannot have a page that was never sent; what came before that page is marked. -EFAULT: not RAM.
+ */
+int sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, bool missing, struct err *err);
 
 /* Any thread. Limit of the bulk, bytes a second, 0: none. Takes effect at once. */
 void sender_limit(struct sender *sender, uint64_t bytes_per_second);

@@ -27,6 +27,7 @@ struct half {
 	enum wire_channel channel;
 	bool from_source;
 	bool over;	/* its end has been handed on */
+	pthread_mutex_t sending;	/* a frame at a time */
 };
 
 struct connection {
@@ -45,6 +46,10 @@ struct relay {
 	unsigned int n;
 	enum cut_at at, swallow;
 	bool deliver, has_cut, hold, stop;
+	bool passed[AT_PAGES + 1];
+	enum cut_at replace;
+	uint8_t *other;		/* a whole frame, in place of that */
+	size_t other_len;
 	struct preface preface;
 	bool damage, damage_from_source;
 	enum wire_channel damage_channel;
@@ -132,6 +137,53 @@ struct preface relay_preface(struct relay *relay)
 	return preface;
 }
 
+/* A frame around the payload, to be freed. */
+static uint8_t *message_frame(const void *payload, size_t len)
+{
+	uint8_t *frame = malloc(FRAME_BYTES + len);
+
+	assert_non_null(frame);
+	assert_int_equal(frame_encode_message(frame, payload, len), 0);
+	memcpy(frame + FRAME_BYTES, payload, len);
+	return frame;
+}
+
+void relay_replace(struct relay *relay, enum cut_at at, const void *payload, size_t len)
+{
+	pthread_mutex_lock(&relay->lock);
+	free(relay->other);
+	relay->other = message_frame(payload, len);
+	relay->other_len = FRAME_BYTES + len;
+	relay->replace = at;
+	pthread_mutex_unlock(&relay->lock);
+}
+
+static int half_send(struct half *half, const uint8_t *data, size_t len)
+{
+	int r;
+
+	pthread_mutex_lock(&half->sending);
+	r = send_all(half->to, data, len);
+	pthread_mutex_unlock(&half->sending);
+	return r;
+}
+
+void relay_say(struct relay *relay, bool to_source, const void *payload, size_t len)
+{
+	uint8_t *frame = message_frame(payload, len);
+	struct half *half = NULL;
+	unsigned int i;
+
+	pthread_mutex_lock(&relay->lock);
+	for (i = 0; i < relay->n; i++)
+		if (relay->connection[i].preface.channel == WIRE_CONTROL)
+			half = &relay->connection[i].half[to_source];
+	pthread_mutex_unlock(&relay->lock);
+	assert_non_null(half);
+	half_send(half, frame, FRAME_BYTES + len);
+	free(frame);
+}
+
 void relay_damage(struct relay *relay, enum wire_channel channel, bool from_source)
 {
 	pthread_mutex_lock(&relay->lock);
@@ -171,7 +223,38 @@ static int hand_on(struct half *half, uint8_t *data, size_t len, enum cut_at is)
 	pthread_mutex_unlock(&relay->lock);
 	if (swallow)
 		return 0;
-	return cut || r ? -EPIPE : send_all(half->to, data, len);
+	if (cut || r || half_send(half, data, len))
+		return -EPIPE;
+	pthread_mutex_lock(&relay->lock);
+	if (is <= AT_PAGES)
+		relay->passed[is] = true;
+	pthread_mutex_unlock(&relay->lock);
+	return 0;
+}
+
+bool relay_has_passed(struct relay *relay, enum cut_at at)
+{
+	bool passed;
+
+	pthread_mutex_lock(&relay->lock);
+	passed = relay->passed[at];
+	pthread_mutex_unlock(&relay->lock);
+	return passed;
+}
+
+/* The frame that goes on in place of this one, to be freed; NULL: this one. */
+static uint8_t *take_other(struct relay *relay, enum cut_at is, size_t *len)
+{
+	uint8_t *other = NULL;
+
+	pthread_mutex_lock(&relay->lock);
+	if (relay->other && is == relay->replace) {
+		other = relay->other;
+		*len = relay->other_len;
+		relay->other = NULL;
+	}
+	pthread_mutex_unlock(&relay->lock);
+	return other;
 }
 
 static enum cut_at frame_is(const struct frame *frame, const uint8_t *payload)
@@ -187,8 +270,10 @@ static enum cut_at frame_is(const struct frame *frame, const uint8_t *payload)
 
 static int hand_on_frame(struct half *half)
 {
-	uint8_t head[FRAME_BYTES], *all;
+	uint8_t head[FRAME_BYTES], *all, *other;
 	struct frame frame;
+	enum cut_at is;
+	size_t len;
 	int r;
 
 	if (receive_all(half->from, head, sizeof(head)) || frame_decode(&frame, head, NULL))
@@ -196,8 +281,13 @@ static int hand_on_frame(struct half *half)
 	all = malloc(FRAME_BYTES + frame.payload_bytes);
 	memcpy(all, head, FRAME_BYTES);
 	r = frame.payload_bytes ? receive_all(half->from, all + FRAME_BYTES, frame.payload_bytes) : 0;
-	if (!r)
-		r = hand_on(half, all, FRAME_BYTES + frame.payload_bytes, frame_is(&frame, all + FRAME_BYTES));
+	if (!r) {
+		is = frame_is(&frame, all + FRAME_BYTES);
+		len = FRAME_BYTES + frame.payload_bytes;
+		other = take_other(half->relay, is, &len);
+		r = hand_on(half, other ? other : all, len, is);
+		free(other);
+	}
 	free(all);
 	return r;
 }
@@ -290,6 +380,7 @@ static void accept_one(struct relay *relay, int fd)
 	for (i = 0; i < 2; i++) {
 		c->half[i] = (struct half){ .relay = relay, .from = c->fd[i], .to = c->fd[!i],
 					    .channel = preface.channel, .from_source = !i };
+		pthread_mutex_init(&c->half[i].sending, NULL);
 		pthread_create(&c->half[i].thread, NULL, half_main, &c->half[i]);
 	}
 	pthread_mutex_unlock(&relay->lock);
@@ -340,5 +431,6 @@ void relay_free(struct relay *relay)
 		close(relay->connection[i].fd[1]);
 	}
 	close(relay->fd);
+	free(relay->other);
 	free(relay);
 }

@@ -37,6 +37,12 @@ void relay_cut_at(struct relay *relay, enum cut_at at, bool deliver);
 void relay_swallow(struct relay *relay, enum cut_at at);
 bool relay_has_cut(struct relay *relay);
 void relay_cut_now(struct relay *relay);
+/* Has such a message been handed on, on any link? */
+bool relay_has_passed(struct relay *relay, enum cut_at at);
+/* Hands the next such message on with another payload, which is copied. */
+void relay_replace(struct relay *relay, enum cut_at at, const void *payload, size_t len);
+/* Puts a message of the relay's own into the last link's control connection, between two frames. */
+void relay_say(struct relay *relay, bool to_source, const void *payload, size_t len);
 /* Holds everything back, in both directions, until it is let go. */
 void relay_hold(struct relay *relay, bool hold);
 /* The last preface that went through. */

@@ -335,7 +335,7 @@ static void remark(struct fixture *f)
 			gfn_t gfn = GFN(regions[i].first.v + p);
 			bool here = memory_page_state(f->to, gfn) == PAGE_PRESENT;
 
-			assert_int_equal(sender_mark(f->sender, gfn, 1, here), 0);
+			assert_int_equal(sender_mark_told(f->sender, gfn, 1, !here, NULL), 0);
 		}
 }
 
