@@ -14,7 +14,9 @@ import subprocess
 import time
 
 import image
-from image import LabError, cached, debian_sources, digest, program, say
+from cache import LabError, cache_dir, cached, digest, say
+from image import debian_sources
+from needs import program
 
 SUITE = "trixie"
 NEWER = SUITE + "-backports"        # a year or more ahead
@@ -63,7 +65,7 @@ def emulator_get(arch):
         return [program(os.environ[OVERRIDE])]
     for suite in (NEWER, SUITE):
         name = "emulator-" + digest(pathlib.Path(__file__), suite, package, image.NATIVE)
-        missing = image.cache_dir() / (name + ".missing")
+        missing = cache_dir() / (name + ".missing")
         if missing.exists() and time.time() - missing.stat().st_mtime < ASK_AGAIN_S:
             continue
         try:

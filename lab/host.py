@@ -20,14 +20,14 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 import pathlib
 
+from cache import LabError, cache_dir, say
 from emulator import emulator_get
-from image import ARCHES, LabError, cache_dir, say
+from image import ARCHES
 
 BOOT_SECONDS = 180
 PR_SET_PDEATHSIG = 1

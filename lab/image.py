@@ -12,13 +12,8 @@ from the files beside this one. Two steps, each cached under a hash of all that 
         guest/                  vmlinuz, vmlinux, initrd: a copy of the lab's /guest
         release                 the kernel's release, such as 6.1.0-1-cloud-amd64
         arch                    Debian's name of the architecture
-
-A directory is built under a lock and under another name, then renamed: it is there whole or not.
 """
 
-import contextlib
-import fcntl
-import hashlib
 import lzma
 import os
 import pathlib
@@ -26,10 +21,11 @@ import shutil
 import stat
 import struct
 import subprocess
-import sys
 import tempfile
-import time
 import typing
+
+from cache import LabError, cache_dir, cache_prune, cached, digest, say
+from needs import DEPMOD, MKE2FS, program, require_packages
 
 HERE = pathlib.Path(__file__).resolve().parent
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -69,50 +65,9 @@ ARCHES = {arch.name: arch for arch in (
 NATIVE = next((arch.name for arch in ARCHES.values() if arch.machine == os.uname().machine), "amd64")
 DEFAULT_ARCH = "amd64"
 DRIVERS = ("virtio_pci", "virtio_blk")  # what the root disk needs
-MKE2FS = ("/usr/sbin/mke2fs", "/sbin/mke2fs")
-DEPMOD = ("/usr/sbin/depmod", "/sbin/depmod", "depmod")
-UNUSED_DAYS = 7
-PRUNED = ("root-", "image-", "debian-", "build-", "emulator-", "headers-")    # builds elsewhere point into sysroot-*
-
-
-class LabError(Exception):
-    """Something about the lab itself failed; the text says what."""
-
 
 class KernelMissing(LabError):
     """The kernel asked for cannot be had from this machine's mirrors."""
-
-
-def say(text):
-    print("lab: " + text, file=sys.stderr, flush=True)
-
-
-def cache_dir():
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = pathlib.Path(base) / "postern" / "lab"
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return path
-
-
-def program(*candidates):
-    for name in candidates:
-        path = shutil.which(name)
-        if path:
-            return path
-    raise LabError("%s is missing on this machine; the packages needed are in lab/packages" %
-                   os.path.basename(candidates[0]))
-
-
-def require_packages(arch):
-    """Says everything that is missing at once, and by its package's name."""
-    needs = {arch.qemu_package: (arch.qemu[0],), "mmdebstrap": ("mmdebstrap",),
-             "e2fsprogs": MKE2FS, "apt": ("apt-get",), "dpkg": ("dpkg-deb",),
-             "tar": ("tar",), "kmod": DEPMOD, arch.cc_package: (arch.cc,)}
-    missing = [package for package, names in needs.items()
-               if not any(shutil.which(name) for name in names)]
-    if missing:
-        raise LabError("this machine lacks: %s (apt-get install %s)" %
-                       (", ".join(missing), " ".join(missing)))
 
 
 def run(argv, log, **options):
@@ -213,10 +168,12 @@ def kernel_unpack(series, arch, work, log):
         if not names:
             raise LabError("%s of %s is not of the %s series" % (arch.kernel, SUITES[series], series))
         apt.unpack(names[:1], target)
+        image = next((target / "boot").glob("vmlinuz-*"), None)
+        if not image:
+            raise LabError("%s has no boot/vmlinuz" % names[0])
     except LabError as error:
         raise KernelMissing("Debian's %s kernel for %s cannot be had from this machine's mirrors: %s" %
                             (series, arch.name, error)) from error
-    image = next((target / "boot").glob("vmlinuz-*"))
     return target, image.name[len("vmlinuz-"):]
 
 
@@ -442,61 +399,6 @@ def debian_get():
     """The image's path; built when needed."""
     name = "debian-" + digest(DEBIAN_RECIPE, DEBIAN_SIZE, DEBIAN_PACKAGES)
     return cached(name, debian_build) / "debian.raw"
-
-
-# ---- the cache
-
-def digest(*parts):
-    """Of strings and of the recipe files' contents."""
-    total = hashlib.sha256()
-    for part in parts:
-        data = part.read_bytes() if isinstance(part, pathlib.Path) else part.encode()
-        total.update(b"%d:" % len(data) + data)
-    return total.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def locked(path):
-    with open(path, "a", encoding="ascii") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def cached(name, build):
-    """The cache's directory of that name; `build(target, work, log)` fills it when it is not there."""
-    place = cache_dir() / name
-    with contextlib.suppress(FileNotFoundError):    # or it is removed just now, since nobody has used it for long
-        os.utime(place)
-    if not place.is_dir():
-        with locked(cache_dir() / (name + ".lock")):
-            if not place.is_dir():
-                _cached_build(place, build)
-    return place
-
-
-def _cached_build(place, build):
-    start = time.monotonic()
-    say("building %s, once ..." % place.name)
-    work = pathlib.Path(tempfile.mkdtemp(prefix="build-", dir=cache_dir()))
-    try:
-        target = work / "target"
-        target.mkdir()
-        build(target, work, work / "log")
-        os.rename(target, place)
-    finally:
-        # a user's build leaves directories of other (mapped) users nowhere, so this removes all
-        shutil.rmtree(work, ignore_errors=True)
-    say("built %s in %.0f s" % (place.name, time.monotonic() - start))
-
-
-def cache_prune():
-    """Removes what no clone has used for long. A lab that runs keeps its image open; its emulator has all that it needs by then."""
-    limit = time.time() - UNUSED_DAYS * 86400
-    for path in cache_dir().iterdir():
-        if path.is_dir() and path.name.startswith(PRUNED) and \
-                path.stat().st_mtime < limit:
-            say("removing %s, not used for %d days" % (path.name, UNUSED_DAYS))
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def root_packages(extra):

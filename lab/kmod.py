@@ -15,7 +15,8 @@ import subprocess
 import sys
 
 import image
-from image import Apt, KernelMissing, LabError, say
+from cache import LabError, cached, say
+from image import Apt, KernelMissing
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 EXIT_SKIP = 77
@@ -27,7 +28,7 @@ def packages_of(apt, release):
     first = "linux-headers-" + release
     wanted = [name for name in apt.depends(first) if re.match(r"linux-(headers|kbuild)-", name)]
     if not wanted:
-        raise LabError("there is no %s" % first)
+        raise LabError("this machine's mirrors have no %s (any more): `lab/build --fresh` makes an image with the kernel of today" % first)
     return [first] + wanted
 
 
@@ -72,7 +73,7 @@ def headers_build(target, release, suite, arch, work, log):
 def headers_get(series, arch):
     """The directory to give to make as KDIR, for the kernel of the lab's image of a series."""
     release = (image.image_get(series, arch=arch) / "release").read_text("ascii").strip()
-    place = image.cached("headers-" + release,
+    place = cached("headers-" + release,
                          lambda target, work, log: headers_build(target, release, image.SUITES[series], arch, work, log))
     return place / "usr/src" / ("linux-headers-" + release)
 
@@ -85,6 +86,12 @@ def compiler_options(arch):
     # no type information: it would need the kernel itself, and pahole
     cross = [] if arch == image.NATIVE else ["ARCH=" + arch, "CROSS_COMPILE=" + cc[:-len("gcc")]]
     return cross + ["CC=" + cc, "CONFIG_DEBUG_INFO_BTF_MODULES="] + ([] if done.returncode == 0 else ["CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="])
+
+
+def warnings_of(text):
+    """Lines of a build that warn of the module; with other programs than the kernel's own it is as good."""
+    return [line for line in text.splitlines() if "warning:" in line and
+            not re.search(r"the compiler differs|pahole version differs", line)]
 
 
 def module_build(series, arch, build):
@@ -100,8 +107,7 @@ def module_build(series, arch, build):
     log = where / "log"
     log.unlink(missing_ok=True)
     image.run(["make", "-C", headers, "M=%s" % where, "W=1", *compiler_options(arch), "modules"], log, env=dict(os.environ, LC_ALL="C"))
-    warnings = [line for line in log.read_text("utf-8", "replace").splitlines()
-                if "warning:" in line and "the compiler differs" not in line]
+    warnings = warnings_of(log.read_text("utf-8", "replace"))
     if warnings:
         raise LabError("warnings:\n    " + "\n    ".join(warnings))
     return where / "postern_intr.ko"

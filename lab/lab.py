@@ -21,8 +21,9 @@ import time
 
 import host
 import image
+from cache import LabError, cache_dir, say
 from host import BootError, CommandTimeout, Lab
-from image import KernelMissing, LabError, say
+from image import KernelMissing
 
 EXIT_SKIP = 77
 EXIT_TIMEOUT = 124
@@ -52,7 +53,7 @@ def lab_name(options):
 
 
 def warm_path(name):
-    return image.cache_dir() / "warm" / name
+    return cache_dir() / "warm" / name
 
 
 class WarmLock:
