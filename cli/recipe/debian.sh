@@ -33,7 +33,8 @@ sources() {
 		while IFS='|' read -r origin uri name component; do
 			[ "$origin" = Debian ] && [ "$component" = main ] || continue
 			case ${name%%-*} in *[!a-z]*) continue ;; esac
-			case $name in
+			case $IMAGE_SUITE:$name in
+			sid:*-* | unstable:*-*) continue ;;	# updates come to it directly; testing has archives for them
 			*-updates) name=$IMAGE_SUITE-updates ;;
 			*-security) name=$IMAGE_SUITE-security ;;
 			*-*) continue ;;

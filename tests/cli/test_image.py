@@ -41,15 +41,15 @@ class World:
         path.write_text(f'#!/bin/sh\nset -eu\n{text}\n')
         path.chmod(0o755)
 
-    def start(self, name, *options):
+    def start(self, name, *options, mirror=('--mirror', 'http://localhost')):
         """Begins to make an image of that name."""
-        return subprocess.Popen([program(), 'image', 'debian', '--mirror', 'http://localhost', *options, '--', name],
+        return subprocess.Popen([program(), 'image', 'debian', *mirror, *options, '--', name],
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                 cwd=self.out, env=self.env)
 
-    def make(self, name, *options):
+    def make(self, name, *options, **more):
         """The exit status, and all that was said."""
-        process = self.start(name, *options)
+        process = self.start(name, *options, **more)
         said, _ = process.communicate(timeout=seconds(30))
         return process.returncode, said
 
@@ -81,6 +81,30 @@ def test_a_size_of_half_a_block_is_refused(world, size, next_one):
     status, said = world.make('a.raw', '--size', size)
     assert status == 2 and '4K' in said and next_one in said
     assert world.left() == []
+
+
+# What apt-get indextargets says on a Debian 12 with backports and another's archive.
+ARCHIVES = '''cat <<END
+Debian|http://a/debian/|bookworm|main
+Debian|http://a/debian/|bookworm|contrib
+Debian|http://a/debian/|bookworm-updates|main
+Debian|http://a/debian/|bookworm-backports|main
+Debian|http://b/debian-security/|bookworm-security|main
+Other|http://c/|bookworm|main
+END'''
+
+
+@pytest.mark.parametrize('suite, pockets', [('bookworm', True), ('trixie', True), ('stable', True), ('testing', True), ('sid', False),
+                                            ('unstable', False)])
+def test_an_image_of_a_release_takes_the_archives_that_it_has(world, suite, pockets):
+    """unstable has neither -updates nor -security."""
+    world.put('apt-get', ARCHIVES)
+    world.put('mmdebstrap', FAKES['mmdebstrap'] + '\ncp "$(dirname "$target")/sources.list" "$WORLD/sources.said"')
+    status, said = world.make('a.raw', '--suite', suite, mirror=())
+    assert status == 0, said
+    archives = [tuple(line.split()[-3:-1]) for line in world.said('sources')]
+    assert archives == [('http://a/debian/', suite)] + [('http://a/debian/', suite + '-updates'),
+                                                        ('http://b/debian-security/', suite + '-security')] * pockets
 
 
 @pytest.mark.parametrize('make', ['echo mine > "$IMAGE_OUT"', 'mkdir "$IMAGE_OUT"', 'ln -s nowhere "$IMAGE_OUT"'])
