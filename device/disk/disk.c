@@ -47,7 +47,7 @@ void disk_add(struct disk *disk, struct disk_job *job)
 	assert(disk->jobs < DISK_JOBS_MAX);
 	job->next = NULL;
 	job->moved = 0;
-	job->direct = job->by_hand = job->sent = false;
+	job->direct = job->by_hand = job->syncing = job->sent = false;
 	job->parts = 0;
 	job->error = 0;
 	disk->jobs++;

@@ -41,11 +41,13 @@ struct disk_job {
 	struct iovec *iov;		/* READ, WRITE: of `len` bytes together; used up */
 	unsigned int iovs;
 	bool unmap;			/* ZERO: the space may be given up */
+	/* WRITE, DISCARD, ZERO: done only once it outlasts a loss of power, without a FLUSH */
+	bool stable;
 	/* result: 0 or a negative errno; -ECANCELED: the disk is closed. Never from within disk_add or disk_submit. */
 	void (*done)(struct disk_job *job, int result);
 	/* not the caller's */
 	struct disk_job *next;
-	bool direct, by_hand;
+	bool direct, by_hand, syncing;
 	bool sent;			/* all of it */
 	unsigned int parts;		/* of it that are under way */
 	int error;

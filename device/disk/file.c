@@ -7,6 +7,9 @@
  * in memory and on the disk, so that the data is in the host's memory once; one without for the rest. The kernel keeps the two
  * coherent.
  *
+ * What is to be stable when it is done: a write has RWF_DSYNC, whatever goes by fallocate an
+ * fdatasync behind it.
+ *
  * What the kernel does not take at once stays queued, here or in the ring, and is offered again: at the next submission, the next
  * completion, or, when nothing is under way, the loop's next turn.
  */
@@ -21,6 +24,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -77,12 +81,13 @@ static void prepare(struct file *file, struct io_uring_sqe *sqe, struct disk_job
 {
 	uint64_t at = job->offset + job->moved, left = job->len - job->moved;
 
-	switch (job->op) {
+	switch (job->syncing ? DISK_FLUSH : job->op) {
 	case DISK_READ:
 		io_uring_prep_readv(sqe, job->direct ? file->direct_fd : file->fd, job->iov, job->iovs, at);
 		break;
 	case DISK_WRITE:
 		io_uring_prep_writev(sqe, job->direct ? file->direct_fd : file->fd, job->iov, job->iovs, at);
+		sqe->rw_flags = job->stable ? RWF_DSYNC : 0;
 		break;
 	case DISK_FLUSH:
 		io_uring_prep_fsync(sqe, file->fd, IORING_FSYNC_DATASYNC);
@@ -181,11 +186,8 @@ static int job_moved(struct disk_job *job, int n)
 	return job->moved < job->len;
 }
 
-/* What a completion means: 1 go on with it, 0 done, or a negative errno. */
-static int job_result(struct file *file, struct disk_job *job, int r)
+static int op_result(struct file *file, struct disk_job *job, int r)
 {
-	if (r == -EINTR || r == -EAGAIN)
-		return 1;
 	/* A file system that takes O_DIRECT when it opens, and refuses it afterwards. The descriptor stays: others may be using it. */
 	if (r == -EINVAL && job->direct) {
 		if (file->direct_works)
@@ -202,6 +204,23 @@ static int job_result(struct file *file, struct disk_job *job, int r)
 	if (r < 0 || job->op == DISK_FLUSH || job->op == DISK_DISCARD || (job->op == DISK_ZERO && !job->by_hand))
 		return r < 0 ? r : 0;
 	return job_moved(job, r);
+}
+
+/*
+ * What a completion means: 1 go on with it, 0 done, or a negative errno. What is done again here
+ * cannot meet an earlier attempt of itself: that one has completed.
+ */
+static int job_result(struct file *file, struct disk_job *job, int r)
+{
+	if (r == -EINTR || r == -EAGAIN)
+		return 1;
+	if (job->syncing)
+		return r < 0 ? r : 0;
+	r = op_result(file, job, r);
+	if (r || !job->stable || job->op == DISK_WRITE)
+		return r;
+	job->syncing = true;
+	return 1;
 }
 
 static void reap(struct file *file)

@@ -165,11 +165,12 @@ static int part_send(struct nbd *nbd, struct nbd_part *part)
 	const nbd_completion_callback done = { .callback = on_complete, .user_data = part };
 	struct disk_job *job = part->job;
 	uint64_t at = job->offset + part->at;
+	uint32_t fua = job->stable && nbd_can_fua(nbd->h) > 0 ? LIBNBD_CMD_FLAG_FUA : 0;
 	uint8_t *place;
 	int64_t r;
 
 	part->len = job->len - part->at;
-	switch (job->op) {
+	switch (job->syncing ? DISK_FLUSH : job->op) {
 	case DISK_READ:
 	case DISK_WRITE:
 		place = data_place(part);
@@ -178,7 +179,7 @@ static int part_send(struct nbd *nbd, struct nbd_part *part)
 			return 1;
 		}
 		r = job->op == DISK_READ ? nbd_aio_pread(nbd->h, place, part->len, at, done, 0) :
-					   nbd_aio_pwrite(nbd->h, place, part->len, at, done, 0);
+					   nbd_aio_pwrite(nbd->h, place, part->len, at, done, fua);
 		break;
 	case DISK_FLUSH:
 		if (nbd_can_flush(nbd->h) <= 0)
@@ -189,16 +190,17 @@ static int part_send(struct nbd *nbd, struct nbd_part *part)
 		/* A hint. */
 		if (nbd_can_trim(nbd->h) <= 0)
 			return 1;
-		r = nbd_aio_trim(nbd->h, part->len, at, done, 0);
+		r = nbd_aio_trim(nbd->h, part->len, at, done, fua);
 		break;
 	default:
 		if (nbd_can_zero(nbd->h) > 0) {
-			r = nbd_aio_zero(nbd->h, part->len, at, done, job->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
+			r = nbd_aio_zero(nbd->h, part->len, at, done,
+					 fua | (job->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE));
 			break;
 		}
 		if (part->len > ZEROS_BYTES)
 			part->len = ZEROS_BYTES;
-		r = nbd_aio_pwrite(nbd->h, zeros, part->len, at, done, 0);
+		r = nbd_aio_pwrite(nbd->h, zeros, part->len, at, done, fua);
 	}
 	return r < 0 ? -1 : 0;
 }
@@ -289,10 +291,24 @@ static void jobs_end(struct nbd *nbd, bool all, int result)
 	nbd->last = at;
 	while ((job = ended)) {
 		ended = job->next;
-		if (!job->error && !all && job->op != DISK_READ)
+		if (!job->error && !all && job->op != DISK_READ && !job->stable)
 			nbd->unflushed = job->op != DISK_FLUSH;
 		disk_done(&nbd->disk, job, all ? result : job->error);
 	}
+}
+
+/*
+ * Of one that is to be stable, when the server has done it: a flush behind it where the server has
+ * no FUA. One that has neither says that it keeps what it acknowledges.
+ */
+static void job_sync(struct nbd *nbd, struct disk_job *job)
+{
+	if (!job->stable || job->syncing || !job_ended(job) || job->error ||
+	    nbd_can_fua(nbd->h) > 0 || nbd_can_flush(nbd->h) <= 0)
+		return;
+	job->syncing = true;
+	job->sent = false;
+	job->moved = 0;
 }
 
 /* What has been answered. False: by a server that is about to go. */
@@ -315,6 +331,7 @@ static bool collect(struct nbd *nbd)
 		else if (part->buffer && part->job->op == DISK_READ)
 			copy(part, true);
 		part->job->parts--;
+		job_sync(nbd, part->job);
 		part_free(part);
 	}
 	jobs_end(nbd, false, 0);
@@ -346,7 +363,7 @@ static void connection_close(struct nbd *nbd)
 		job->moved = 0;
 		job->parts = 0;
 		job->error = 0;
-		job->sent = false;
+		job->sent = job->syncing = false;
 	}
 }
 

@@ -130,17 +130,23 @@ static uint8_t start(struct blk *blk, struct vqueue *q, struct vchain *chain, en
 		     bool unmap)
 {
 	bool in = op == DISK_READ, data = in || op == DISK_WRITE;
+	bool changes = op != DISK_READ && op != DISK_FLUSH;
 	struct request *request;
 
 	if (op != DISK_FLUSH && (!len || !in_disk(blk, sector, len)))
 		return VIRTIO_BLK_S_IOERR;
-	if (op != DISK_READ && op != DISK_FLUSH && blk->given.readonly)
+	if (changes && blk->given.readonly)
 		return VIRTIO_BLK_S_IOERR;
 	request = malloc(sizeof(*request) + (chain->n_in + chain->n_out) * sizeof(request->iov[0]));
 	if (!request)
 		return VIRTIO_BLK_S_IOERR;
 	*request = (struct request){
-		.job = { .op = op, .offset = sector * DISK_SECTOR_BYTES, .len = len, .unmap = unmap, .done = on_done },
+		.job = {
+			.op = op, .offset = sector * DISK_SECTOR_BYTES, .len = len, .unmap = unmap,
+			/* Who cannot flush is promised stable writes (5.2.6.2). */
+			.stable = changes && !vdev_has(&blk->dev, VIRTIO_BLK_F_FLUSH),
+			.done = on_done,
+		},
 		.blk = blk, .q = q, .chain = chain, .written = in ? (uint32_t)chain->in_bytes : 1,
 	};
 	request->job.iov = request->iov;
@@ -367,7 +373,8 @@ static int blk_load(void *arg, const uint8_t *data, size_t len, bool apply, stru
 static uint64_t config_fill(struct blk *blk, unsigned int queues)
 {
 	struct virtio_blk_config *c = &blk->config;
-	uint64_t features = BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH);
+	uint64_t features = BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) |
+			    BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH);
 
 	c->capacity = disk_bytes(blk->disk) / DISK_SECTOR_BYTES;
 	c->size_max = SEG_BYTES;
