@@ -32,6 +32,11 @@ uint64_t disk_bytes(const struct disk *disk)
 	return disk->bytes;
 }
 
+const struct disk_limits *disk_limits(const struct disk *disk)
+{
+	return &disk->limits;
+}
+
 unsigned int disk_jobs(const struct disk *disk)
 {
 	return disk->jobs;

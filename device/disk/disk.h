@@ -33,6 +33,16 @@
 
 struct disk;
 
+/*
+ * What its storage likes: powers of two, in bytes. What does not fit is done all the same,
+ * if slower.
+ */
+struct disk_limits {
+	uint32_t physical;		/* writes of less are read, changed and written back */
+	uint32_t discard;		/* a discard gives up whole ones alone */
+	uint32_t optimal;		/* a multiple of physical, or 0: it does not say */
+};
+
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_ZERO };
 
 struct disk_job {
@@ -70,6 +80,7 @@ int disk_open(struct disk **out, const struct disk_config *config, const struct 
 void disk_close(struct disk *disk);
 /* A multiple of DISK_SECTOR_BYTES. */
 uint64_t disk_bytes(const struct disk *disk);
+const struct disk_limits *disk_limits(const struct disk *disk);
 
 /* Jobs that are not done yet; at most DISK_JOBS_MAX may be. */
 unsigned int disk_jobs(const struct disk *disk);
@@ -103,6 +114,7 @@ struct disk {
 	const struct disk_ops *ops;
 	struct disk_env env;
 	uint64_t bytes;
+	struct disk_limits limits;
 	bool readonly;
 	unsigned int jobs;
 	char away[160];			/* empty: it is there */

@@ -8,7 +8,9 @@
  * coherent.
  *
  * What is to be stable when it is done: a write has RWF_DSYNC, whatever goes by fallocate an
- * fdatasync behind it.
+ * fdatasync behind it. fallocate of a block device takes whole sectors of it alone, which may be
+ * larger than the guest's: the edges of a range to be zeroed are written, those of a discard, which
+ * is a hint, left as they are.
  *
  * What the kernel does not take at once stays queued, here or in the ring, and is offered again: at the next submission, the next
  * completion, or, when nothing is under way, the loop's next turn.
@@ -19,11 +21,13 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -34,6 +38,8 @@
 
 #define CLOSE_PATIENCE_NS NS_PER_SEC
 #define ZEROS_BYTES 65536
+/* Of what a block device says of itself. */
+#define LIMIT_MAX (UINT32_C(32) << 20)
 /* What goes through the host's cache is copied in the submitting thread, which is the main one: larger jobs go to the kernel's own. */
 #define COPY_BYTES (128 << 10)
 
@@ -51,6 +57,8 @@ struct file {
 	struct io_uring ring;
 	int fd, direct_fd;		/* direct_fd -1: none */
 	bool direct_works;
+	uint32_t direct_align;		/* in memory and on the disk, bytes */
+	uint32_t sector;		/* what fallocate takes: bytes, a power of two */
 	int event_fd;
 	bool claimed;
 	struct disk_job *queue, **queue_last;	/* the ring had no room for them */
@@ -69,39 +77,76 @@ static bool is_direct(const struct file *file, const struct disk_job *job)
 {
 	unsigned int i;
 
-	if (!file->direct_works || (job->offset + job->moved) % DISK_DIRECT_BYTES)
+	if (!file->direct_works || (job->offset + job->moved) % file->direct_align)
 		return false;
 	for (i = 0; i < job->iovs; i++)
-		if ((uintptr_t)job->iov[i].iov_base % DISK_DIRECT_BYTES || job->iov[i].iov_len % DISK_DIRECT_BYTES)
+		if ((uintptr_t)job->iov[i].iov_base % file->direct_align ||
+		    job->iov[i].iov_len % file->direct_align)
 			return false;
 	return true;
+}
+
+/* What is next of a range to be zeroed: so many bytes; *by_hand: by writing them. */
+static uint64_t zero_step(const struct file *file, const struct disk_job *job, bool *by_hand)
+{
+	uint64_t at = job->offset + job->moved, left = job->len - job->moved;
+	uint64_t most = file->sector - at % file->sector;
+
+	*by_hand = job->by_hand || most < file->sector || left < file->sector;
+	if (!*by_hand)
+		return left - left % file->sector;
+	if (job->by_hand)
+		most = ZEROS_BYTES;
+	return left < most ? left : most;
+}
+
+static void prepare_zero(struct file *file, struct io_uring_sqe *sqe, struct disk_job *job)
+{
+	uint64_t at = job->offset + job->moved;
+	int mode = job->unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+	bool by_hand;
+	uint64_t n = zero_step(file, job, &by_hand);
+
+	if (by_hand)
+		io_uring_prep_write(sqe, file->fd, zeros, (unsigned int)n, at);
+	else
+		io_uring_prep_fallocate(sqe, file->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n);
+}
+
+/* The whole sectors of the range; there may be none. */
+static void prepare_discard(struct file *file, struct io_uring_sqe *sqe, struct disk_job *job)
+{
+	uint64_t mask = file->sector - 1;
+	uint64_t from = (job->offset + mask) & ~mask, end = (job->offset + job->len) & ~mask;
+
+	if (from < end)
+		io_uring_prep_fallocate(sqe, file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					(off_t)from, (off_t)(end - from));
+	else
+		io_uring_prep_nop(sqe);
 }
 
 static void prepare(struct file *file, struct io_uring_sqe *sqe, struct disk_job *job)
 {
 	uint64_t at = job->offset + job->moved, left = job->len - job->moved;
+	int fd = job->direct ? file->direct_fd : file->fd;
 
 	switch (job->syncing ? DISK_FLUSH : job->op) {
 	case DISK_READ:
-		io_uring_prep_readv(sqe, job->direct ? file->direct_fd : file->fd, job->iov, job->iovs, at);
+		io_uring_prep_readv(sqe, fd, job->iov, job->iovs, at);
 		break;
 	case DISK_WRITE:
-		io_uring_prep_writev(sqe, job->direct ? file->direct_fd : file->fd, job->iov, job->iovs, at);
+		io_uring_prep_writev(sqe, fd, job->iov, job->iovs, at);
 		sqe->rw_flags = job->stable ? RWF_DSYNC : 0;
 		break;
 	case DISK_FLUSH:
 		io_uring_prep_fsync(sqe, file->fd, IORING_FSYNC_DATASYNC);
 		break;
 	case DISK_DISCARD:
-		io_uring_prep_fallocate(sqe, file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)left);
+		prepare_discard(file, sqe, job);
 		break;
 	case DISK_ZERO:
-		if (job->by_hand)
-			io_uring_prep_write(sqe, file->fd, zeros, left < ZEROS_BYTES ? (unsigned int)left : ZEROS_BYTES, at);
-		else
-			io_uring_prep_fallocate(sqe, file->fd,
-						(job->unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE,
-						(off_t)at, (off_t)left);
+		prepare_zero(file, sqe, job);
 		break;
 	}
 	if (!job->direct && left > COPY_BYTES)
@@ -186,6 +231,29 @@ static int job_moved(struct disk_job *job, int n)
 	return job->moved < job->len;
 }
 
+/* Of a storage that cannot do it, or not there: no failure of the guest's request. */
+static bool is_no_way(int r)
+{
+	return r == -EOPNOTSUPP || r == -EINVAL;
+}
+
+static int zero_result(struct file *file, struct disk_job *job, int r)
+{
+	bool by_hand;
+	uint64_t n = zero_step(file, job, &by_hand);
+
+	if (by_hand)
+		return r < 0 ? r : job_moved(job, r);
+	if (is_no_way(r)) {
+		job->by_hand = true;
+		return 1;
+	}
+	if (r < 0)
+		return r;
+	job->moved += n;
+	return job->moved < job->len;
+}
+
 static int op_result(struct file *file, struct disk_job *job, int r)
 {
 	/* A file system that takes O_DIRECT when it opens, and refuses it afterwards. The descriptor stays: others may be using it. */
@@ -195,13 +263,11 @@ static int op_result(struct file *file, struct disk_job *job, int r)
 		file->direct_works = false;
 		return 1;
 	}
-	if (r == -EOPNOTSUPP && job->op == DISK_DISCARD)
+	if (job->op == DISK_ZERO)
+		return zero_result(file, job, r);
+	if (is_no_way(r) && job->op == DISK_DISCARD)
 		return 0;	/* a hint */
-	if (r == -EOPNOTSUPP && job->op == DISK_ZERO && !job->by_hand) {
-		job->by_hand = true;
-		return 1;
-	}
-	if (r < 0 || job->op == DISK_FLUSH || job->op == DISK_DISCARD || (job->op == DISK_ZERO && !job->by_hand))
+	if (r < 0 || job->op == DISK_FLUSH || job->op == DISK_DISCARD)
 		return r < 0 ? r : 0;
 	return job_moved(job, r);
 }
@@ -325,6 +391,60 @@ static int size_find(struct file *file, struct err *err)
 	return 0;
 }
 
+static uint32_t power_of_two(uint64_t value, uint32_t otherwise)
+{
+	bool good = value >= DISK_SECTOR_BYTES && value <= LIMIT_MAX && !(value & (value - 1));
+
+	return good ? (uint32_t)value : otherwise;
+}
+
+/* A number of the block device's queue; a partition's is its disk's. 0: none. */
+static uint64_t queue_read(dev_t dev, const char *name)
+{
+	static const char *const dirs[] = { "queue", "../queue" };
+	unsigned long long value = 0;
+	char path[96];
+	unsigned int i;
+	FILE *from;
+
+	for (i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(dev), minor(dev), dirs[i], name);
+		from = fopen(path, "re");
+		if (!from)
+			continue;
+		if (fscanf(from, "%llu", &value) != 1)
+			value = 0;
+		fclose(from);
+		break;
+	}
+	return value;
+}
+
+/* What it likes. For a file that is its file system's matter, and pages. */
+static void limits_find(struct file *file)
+{
+	struct disk_limits *limits = &file->disk.limits;
+	unsigned int physical = 0, optimal = 0;
+	int sector = 0;
+	struct stat st;
+
+	*limits = (struct disk_limits){ .physical = DISK_DIRECT_BYTES, .discard = DISK_DIRECT_BYTES };
+	file->sector = DISK_SECTOR_BYTES;
+	file->direct_align = DISK_DIRECT_BYTES;
+	if (fstat(file->fd, &st) < 0 || !S_ISBLK(st.st_mode))
+		return;
+	ioctl(file->fd, BLKSSZGET, &sector);
+	ioctl(file->fd, BLKPBSZGET, &physical);
+	ioctl(file->fd, BLKIOOPT, &optimal);
+	file->sector = power_of_two((uint64_t)sector, DISK_SECTOR_BYTES);
+	if (file->sector > file->direct_align)
+		file->direct_align = file->sector;
+	limits->physical = power_of_two(physical, file->sector);
+	limits->discard = power_of_two(queue_read(st.st_rdev, "discard_granularity"), limits->physical);
+	if (optimal <= LIMIT_MAX && optimal % limits->physical == 0)
+		limits->optimal = optimal;
+}
+
 /* See config.h. */
 static int format_check(struct file *file, enum disk_format format, struct err *err)
 {
@@ -351,6 +471,7 @@ static int files_open(struct file *file, enum disk_format format, struct err *er
 	fcntl(file->fd, F_SETFL, flags & ~O_NONBLOCK);
 	if (file->direct_works)
 		fcntl(file->direct_fd, F_SETFL, (flags | O_DIRECT) & ~O_NONBLOCK);
+	limits_find(file);
 	r = size_find(file, err);
 	return r < 0 ? r : format_check(file, format, err);
 }

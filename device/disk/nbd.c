@@ -790,7 +790,10 @@ int nbd_open_at(struct disk **out, const struct disk_config *config, const struc
 		origin->free(origin->arg);
 		return err_set(err, -ENOMEM, "no memory for a disk");
 	}
-	nbd->disk = (struct disk){ .ops = &nbd_ops, .env = *env, .readonly = config->readonly, .bytes = origin->bytes };
+	nbd->disk = (struct disk){
+		.ops = &nbd_ops, .env = *env, .readonly = config->readonly, .bytes = origin->bytes,
+		.limits = { .physical = DISK_DIRECT_BYTES, .discard = DISK_DIRECT_BYTES },
+	};
 	nbd->origin = *origin;
 	nbd->last = &nbd->first;
 	nbd->pause_ms = PAUSE_MIN_MS;

@@ -370,16 +370,33 @@ static int blk_load(void *arg, const uint8_t *data, size_t len, bool apply, stru
 
 /* ---- life ---- */
 
+/*
+ * Sectors stay 512 bytes, so that a disk's partitions are where they were wherever it lies; what
+ * its storage likes better is told beside it, as a host disk of that kind ("512e") tells it.
+ */
+static void topology_fill(struct blk *blk)
+{
+	const struct disk_limits *limits = disk_limits(blk->disk);
+	struct virtio_blk_config *c = &blk->config;
+	uint32_t sectors = limits->physical / DISK_SECTOR_BYTES;
+
+	c->blk_size = DISK_SECTOR_BYTES;
+	c->physical_block_exp = (uint8_t)__builtin_ctz(sectors);
+	c->min_io_size = (uint16_t)(sectors < UINT16_MAX ? sectors : 0);
+	c->opt_io_size = limits->optimal / DISK_SECTOR_BYTES;
+}
+
 static uint64_t config_fill(struct blk *blk, unsigned int queues)
 {
 	struct virtio_blk_config *c = &blk->config;
 	uint64_t features = BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) |
-			    BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH);
+			    BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) |
+			    BIT(VIRTIO_BLK_F_FLUSH);
 
+	topology_fill(blk);
 	c->capacity = disk_bytes(blk->disk) / DISK_SECTOR_BYTES;
 	c->size_max = SEG_BYTES;
 	c->seg_max = SEG_MAX;
-	c->blk_size = DISK_SECTOR_BYTES;
 	c->num_queues = (uint16_t)queues;
 	if (queues > 1)
 		features |= BIT(VIRTIO_BLK_F_MQ);
@@ -387,7 +404,7 @@ static uint64_t config_fill(struct blk *blk, unsigned int queues)
 		return features | BIT(VIRTIO_BLK_F_RO);
 	c->max_discard_sectors = c->max_write_zeroes_sectors = RANGE_SECTORS_MAX;
 	c->max_discard_seg = c->max_write_zeroes_seg = 1;
-	c->discard_sector_alignment = DISK_DIRECT_BYTES / DISK_SECTOR_BYTES;
+	c->discard_sector_alignment = disk_limits(blk->disk)->discard / DISK_SECTOR_BYTES;
 	c->write_zeroes_may_unmap = 1;
 	return features | BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES);
 }

@@ -163,6 +163,14 @@ static bool padding_is_zero(struct rig *rig)
 	return !rig->config.unused && is_all(rig->config.unused1, sizeof(rig->config.unused1), 0);
 }
 
+static bool topology_is_whole(struct rig *rig)
+{
+	const struct virtio_blk_config *c = &rig->config;
+
+	return rig->offered & BIT(VIRTIO_BLK_F_TOPOLOGY) && 512u << c->physical_block_exp == 4096 && !c->alignment_offset &&
+	       c->min_io_size == 8 && !c->opt_io_size;
+}
+
 static bool limits_of_ranges_are_told(struct rig *rig)
 {
 	const struct virtio_blk_config *c = &rig->config;
@@ -296,11 +304,11 @@ static bool writes_are_stable_without_flush(struct rig *rig)
 
 static bool zeroes_are_stable_without_flush(struct rig *rig)
 {
-	static const int how[] = { 0, -EOPNOTSUPP };
+	static const int how[] = { 0, -EOPNOTSUPP, -EINVAL };
 	unsigned int i;
 
 	small_start(rig->small, 0);
-	for (i = 0; i < 2; i++) {
+	for (i = 0; i < 3; i++) {
 		tape.fallocate_error = how[i];
 		if (write_byte(rig, 0, DATA, 8192, 0x11) != VIRTIO_BLK_S_OK ||
 		    ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 0, 15, 1) != VIRTIO_BLK_S_OK || !is_stable(rig, 0, 15 * 512, 0))
@@ -341,6 +349,7 @@ static const struct promise {
 	const char *options;
 } promises[] = {
 	{ "5.2.5", "capacity counts sectors of 512 bytes, whatever else the disk likes", capacity_is_in_sectors, "" },
+	{ "5.2.5", "topology is told with VIRTIO_BLK_F_TOPOLOGY, in logical blocks", topology_is_whole, "" },
 	{ "5.2.5", "limits of requests are told", limits_of_requests_are_told, "" },
 	{ "5.2.5", "limits of discard and zeroes are told, in sectors", limits_of_ranges_are_told, "" },
 	{ "5.2.5", "VIRTIO_BLK_F_RO is offered for what is not written to", readonly_is_told, ",readonly" },

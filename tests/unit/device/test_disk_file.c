@@ -4,9 +4,12 @@
  * A disk in a file: what it does, who may have it, what is refused.
  */
 #include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include "disks.h"
+#include "tape.h"
 
 #define BYTES (4 << 20)
 
@@ -117,6 +120,101 @@ static void what_is_no_disk_says_why(void **state)
 	assert_true(loop_free(d.loop));
 }
 
+/* A range at any sector's edge is discarded and zeroed: the rest is as it was, the zeroed one zeros. */
+static void ranges_exercise(struct disks *d)
+{
+	static uint8_t out[32768], in[32768], zeros[32768];
+	unsigned int from, n;
+	int r;
+
+	memset(out, 0x5a, sizeof(out));
+	for (from = 1; from < 24; from += 3) {
+		for (n = 1; n < 40; n += 5) {
+			assert_int_equal(job_run(d, DISK_WRITE, 0, out, sizeof(out), 1), 0);
+			r = job_run(d, DISK_DISCARD, from * 512, NULL, n * 512, 0);
+			assert_int_equal(r, 0);
+			assert_int_equal(job_run(d, DISK_READ, 0, in, sizeof(in), 1), 0);
+			assert_memory_equal(in, out, from * 512);
+			assert_memory_equal(in + (from + n) * 512, out, sizeof(in) - (from + n) * 512);
+			r = job_run(d, DISK_ZERO, from * 512, NULL, n * 512, 0);
+			assert_int_equal(r, 0);
+			assert_int_equal(job_run(d, DISK_READ, 0, in, sizeof(in), 1), 0);
+			assert_memory_equal(in, out, from * 512);
+			assert_memory_equal(in + from * 512, zeros, n * 512);
+			assert_memory_equal(in + (from + n) * 512, out, sizeof(in) - (from + n) * 512);
+		}
+	}
+}
+
+/* Whatever fallocate makes of it: a discard is a hint, and zeros are written where nothing else makes them. */
+static void a_range_that_cannot_be_given_up_is_no_failure(void **state)
+{
+	static const int how[] = { 0, -EINVAL, -EOPNOTSUPP };
+	struct media *media;
+	struct disks d;
+	char path[64];
+	unsigned int i;
+	int fd = file_new(path, "/tmp");
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		media = media_new(BYTES, 1);
+		tape_start(media);
+		tape.fallocate_error = how[i];
+		disks_open(&d, path, false);
+		ranges_exercise(&d);
+		assert_true(tape.fallocates > 0);
+		disks_close(&d);
+		tape_start(NULL);
+		media_free(media);
+	}
+	close(fd);
+	unlink(path);
+}
+
+/* A loop device of such sectors, or -1: not to be had here. */
+static int loop_new_of(int file, unsigned int sector, char *path, size_t room)
+{
+	struct loop_config config = { .fd = (uint32_t)file, .block_size = sector, .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), n, fd;
+
+	n = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
+	if (control >= 0)
+		close(control);
+	if (n < 0)
+		return -1;
+	snprintf(path, room, "/dev/loop%d", n);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || !ioctl(fd, LOOP_CONFIGURE, &config))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static void a_block_device_has_larger_sectors_than_the_guest(void **state)
+{
+	char path[64], loop[32];
+	int fd = file_new(path, "/var/tmp"), device = loop_new_of(fd, 4096, loop, sizeof(loop));
+	struct disks d;
+
+	(void)state;
+	unlink(path);
+	if (device < 0) {
+		close(fd);
+		print_message("skipped: no loop device of 4096-byte sectors: not root, or none free\n");
+		skip();
+	}
+	disks_open(&d, loop, false);
+	assert_int_equal(disk_bytes(d.disk), BYTES);
+	assert_int_equal(disk_limits(d.disk)->physical, 4096);
+	assert_true(disk_limits(d.disk)->discard >= 4096);
+	disk_exercise(&d);
+	ranges_exercise(&d);
+	disks_close(&d);
+	close(device);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -124,6 +222,8 @@ int main(void)
 		cmocka_unit_test(one_machine_writes),
 		cmocka_unit_test(what_looks_like_qcow2_is_not_taken_for_raw),
 		cmocka_unit_test(what_is_no_disk_says_why),
+		cmocka_unit_test(a_range_that_cannot_be_given_up_is_no_failure),
+		cmocka_unit_test(a_block_device_has_larger_sectors_than_the_guest),
 	};
 
 	log_set_level(LOG_ERROR);
