@@ -12,14 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/dial.h"
 #include "control/json_stream.h"
-#include "control/lookup.h"
 
-#define RETRY_MS 10	/* a unix server's queue is full: connect cannot wait, so it is tried again */
 #define ADDRESS_SHOWN 200
 
 struct event {
@@ -59,11 +57,11 @@ static int ms_left(int64_t deadline)
 	return left <= 0 ? 0 : (int)((left + NS_PER_MS - 1) / NS_PER_MS);
 }
 
-/* Until the socket is ready for `events` (0: until the deadline). */
+/* Until the socket is ready for `events`. */
 static int wait_ready(struct qmp_remote *remote, short events, int64_t deadline, struct err *err)
 {
 	struct pollfd fds[] = {
-		{ .fd = events ? remote->fd : -1, .events = events },
+		{ .fd = remote->fd, .events = events },
 		{ .fd = remote->interrupt_fd, .events = POLLIN },
 	};
 	int n;
@@ -83,86 +81,34 @@ static int wait_ready(struct qmp_remote *remote, short events, int64_t deadline,
 
 /* ---- connecting ---- */
 
-static int connect_to(struct qmp_remote *remote, const struct sockaddr *addr, socklen_t len, int64_t deadline,
-		      struct err *err)
+/* "unix:PATH", "tcp:HOST:PORT", or a path. */
+static int address_of(struct address *to, const char *address, struct err *err)
 {
-	struct err wait;
-	int error = 0, r;
-	socklen_t size = sizeof(error);
-	int64_t again;
+	char text[sizeof("unix:") + ADDRESS_PATH_BYTES];
 
-	remote->fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (remote->fd < 0)
-		return err_errno(err, -errno, "%s", remote->address);
-	while (connect(remote->fd, addr, len) < 0 && errno != EINPROGRESS) {
-		if (errno != EAGAIN || !ms_left(deadline))
-			return err_errno(err, -errno, "%s", remote->address);
-		again = deadline_in(RETRY_MS);
-		r = wait_ready(remote, 0, again < deadline ? again : deadline, &wait);
-		if (r != -ETIMEDOUT)
-			return err_set(err, r, "%s", wait.text);
-	}
-	r = wait_ready(remote, POLLOUT, deadline, err);
+	if (!strncmp(address, "tcp:", 4) || !strncmp(address, "unix:", 5))
+		return address_parse(to, address, err);
+	/* What does not fit is too long all the same. */
+	snprintf(text, sizeof(text), "unix:%s", address);
+	return address_parse(to, text, err);
+}
+
+static int connect_address(struct qmp_remote *remote, const char *address, int timeout_ms, struct err *err)
+{
+	struct address to;
+	struct dial *dial;
+	int r = address_of(&to, address, err);
+
+	if (!r)
+		r = dial_new(&dial, &to, NULL, timeout_ms, err);
 	if (r < 0)
 		return r;
-	if (getsockopt(remote->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
-		error = errno;
-	return error ? err_errno(err, -error, "%s", remote->address) : 0;
-}
-
-static int connect_unix(struct qmp_remote *remote, const char *path, int64_t deadline, struct err *err)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-
-	if (!*path || strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, -EINVAL, "%s: a socket's path has 1 to %zu bytes", remote->address,
-			       sizeof(addr.sun_path) - 1);
-	strcpy(addr.sun_path, path);
-	return connect_to(remote, (const struct sockaddr *)&addr, sizeof(addr), deadline, err);
-}
-
-/* text: HOST:PORT, is written to. */
-static int connect_tcp(struct qmp_remote *remote, char *text, int64_t deadline, struct err *err)
-{
-	struct addrinfo *found, *ai;
-	char *colon = strrchr(text, ':'), *host = text;
-	int r;
-
-	if (!colon || !colon[1])
-		return err_set(err, -EINVAL, "%s: tcp:HOST:PORT is needed", remote->address);
-	*colon = '\0';
-	if (*host == '[' && colon[-1] == ']') {
-		colon[-1] = '\0';
-		host++;
-	}
-	r = lookup(&found, *host ? host : "127.0.0.1", colon + 1, deadline, remote->interrupt_fd, err);
+	r = dial_wait(dial, remote->interrupt_fd, err);
+	dial_free(dial);
 	if (r < 0)
 		return r;
-	r = -EHOSTUNREACH;
-	for (ai = found; ai && r < 0 && r != -EINTR; ai = ai->ai_next) {
-		if (remote->fd >= 0)
-			close(remote->fd);
-		r = connect_to(remote, ai->ai_addr, ai->ai_addrlen, deadline, err);
-	}
-	freeaddrinfo(found);
-	return r;
-}
-
-static int connect_address(struct qmp_remote *remote, const char *address, int64_t deadline, struct err *err)
-{
-	char *text;
-	int r;
-
-	if (!strncmp(address, "unix:", 5))
-		return connect_unix(remote, address + 5, deadline, err);
-	if (strncmp(address, "tcp:", 4) != 0)
-		return connect_unix(remote, address, deadline, err);
-	text = strdup(address + 4);
-	if (!text)
-		return err_set(err, -ENOMEM, "no memory");
-	r = connect_tcp(remote, text, deadline, err);
-	free(text);
-	return r;
+	remote->fd = r;
+	return 0;
 }
 
 /* ---- messages ---- */
@@ -387,7 +333,7 @@ int qmp_remote_open(struct qmp_remote **out, const char *address, int timeout_ms
 	remote->fd = remote->interrupt_fd = -1;
 	remote->timeout_ms = timeout_ms;
 	snprintf(remote->address, sizeof(remote->address), "%s", address);
-	r = connect_address(remote, address, deadline, err);
+	r = connect_address(remote, address, timeout_ms, err);
 	if (!r)
 		r = negotiate(remote, deadline, err);
 	if (r < 0) {

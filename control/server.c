@@ -1,42 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See server.h. The socket is made and bound here rather than by libuv: the mode of a unix socket is set before it
-// has a name (Linux takes it from the socket's own inode), so that there is no moment at which others may connect.
-// It is also listened at here: where there is no descriptor for a client, libuv lets it in and drops it, and where there is no memory
-// it asks again and again without coming back to the loop.
+// See server.h. It is listened at here rather than by libuv: where there is no descriptor for a client, libuv lets it in and drops it, and
+// where there is no memory it asks again and again without coming back to the loop.
 #include "control/server.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/accept.h"
+#include "base/clock.h"
+#include "base/listening.h"
 #include "base/log.h"
 
 #define SERVER_BACKLOG 16
 /* How long nobody is let in when nobody can be; see accept_should_rest. */
 #define SERVER_REST_MS 100
 #define SPEC_MAX 512
+/* For a name's look-up. */
+#define PATIENCE_NS (10 * NS_PER_SEC)
 
 struct server {
 	uv_poll_t poll;
 	uv_timer_t rest;
 	unsigned int handles;	/* of these two, those that the loop has */
 	bool rest_told;
-	int fd;
+	struct listening listening;
 	int client;		/* who has been let in, until server_accept takes it; or -1 */
 	const char *what;
 	char spec[SPEC_MAX];	/* for messages */
 	bool is_unix;
-	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 	server_on_client on_client;
 	void *arg;
 };
@@ -62,96 +58,10 @@ static int strip_options(char *text, const char *what, struct err *err)
 	return 0;
 }
 
-/* Removes a socket that nobody listens on any more. */
-static int remove_stale(const struct sockaddr_un *addr, const char *what, struct err *err)
+/* Opens server->listening. */
+static int listen_at(struct server *server, const char *what, const char *spec, struct err *err)
 {
-	struct stat st;
-	int fd, r;
-
-	if (lstat(addr->sun_path, &st) < 0)
-		return errno == ENOENT ? 0 : err_errno(err, -errno, "%s socket %s", what, addr->sun_path);
-	if (!S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST, "%s socket %s: a file of that name exists and is no socket", what,
-			       addr->sun_path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return err_errno(err, -errno, "%s socket %s", what, addr->sun_path);
-	r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
-	close(fd);
-	if (r != -ECONNREFUSED)
-		return err_set(err, -EADDRINUSE, "%s socket %s: another process listens there", what,
-			       addr->sun_path);
-	if (unlink(addr->sun_path) < 0 && errno != ENOENT)
-		return err_errno(err, -errno, "%s socket %s: stale, but not to be removed", what, addr->sun_path);
-	return 0;
-}
-
-/* Returns a bound descriptor. */
-static int bind_unix(struct server *server, const char *what, const char *path, struct err *err)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, r;
-
-	if (!*path || strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, -EINVAL, "%s socket: a path of 1 to %zu bytes is needed", what,
-			       sizeof(addr.sun_path) - 1);
-	strcpy(addr.sun_path, path);
-	r = remove_stale(&addr, what, err);
-	if (r < 0)
-		return r;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return err_errno(err, -errno, "%s socket %s", what, path);
-	if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		r = err_errno(err, -errno, "%s socket %s", what, path);
-		close(fd);
-		return r;
-	}
-	strcpy(server->path, path);
-	return fd;
-}
-
-static int bind_address(const struct addrinfo *ai)
-{
-	int one = 1, r, fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
-		r = -errno;
-		close(fd);
-		return r;
-	}
-	return fd;
-}
-
-/* text: HOST:PORT, is written to. Returns a bound descriptor. */
-static int bind_tcp(const char *what, char *text, struct err *err)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *found, *ai;
-	char *colon = strrchr(text, ':'), *host = text;
-	int r;
-
-	if (!colon || !colon[1])
-		return err_set(err, -EINVAL, "%s socket: tcp:HOST:PORT is needed", what);
-	*colon = '\0';
-	if (*host == '[' && colon[-1] == ']') {
-		colon[-1] = '\0';
-		host++;
-	}
-	r = getaddrinfo(*host ? host : "127.0.0.1", colon + 1, &hints, &found);
-	if (r)
-		return err_set(err, -EINVAL, "%s socket tcp:%s:%s: %s", what, host, colon + 1, gai_strerror(r));
-	r = -EADDRNOTAVAIL;
-	for (ai = found; ai && r < 0; ai = ai->ai_next)
-		r = bind_address(ai);
-	freeaddrinfo(found);
-	return r < 0 ? err_errno(err, r, "%s socket tcp:%s:%s", what, host, colon + 1) : r;
-}
-
-static int bind_spec(struct server *server, const char *what, const char *spec, struct err *err)
-{
+	struct address address;
 	char text[SPEC_MAX];
 	int r;
 
@@ -161,13 +71,13 @@ static int bind_spec(struct server *server, const char *what, const char *spec, 
 	r = strip_options(text, what, err);
 	if (r < 0)
 		return r;
-	if (!strncmp(text, "unix:", 5)) {
-		server->is_unix = true;
-		return bind_unix(server, what, text + 5, err);
-	}
-	if (!strncmp(text, "tcp:", 4))
-		return bind_tcp(what, text + 4, err);
-	return err_set(err, -EINVAL, "%s socket '%s': unix:PATH or tcp:HOST:PORT is needed", what, spec);
+	r = address_parse(&address, text, err);
+	if (!r)
+		r = listening_open(&server->listening, &address, PATIENCE_NS, SERVER_BACKLOG, err);
+	if (r < 0)
+		return err_prefix(err, "%s socket", what);
+	server->is_unix = address.kind == ADDRESS_UNIX;
+	return 0;
 }
 
 static void on_knock(uv_poll_t *poll, int status, int events);
@@ -186,8 +96,8 @@ static void on_knock(uv_poll_t *poll, int status, int events)
 
 	(void)status;
 	(void)events;
-	server->client = accept4(server->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	r = server->client < 0 ? -errno : 0;
+	server->client = listening_accept(&server->listening);
+	r = server->client < 0 ? server->client : 0;
 	if (accept_should_rest(r)) {
 		if (!server->rest_told)
 			log_warn("%s socket %s: no client can be let in: %s; it waits", server->what, server->spec, strerror(-r));
@@ -212,52 +122,46 @@ static void on_closed(uv_handle_t *handle)
 		free(server);
 }
 
-static void log_address(int fd, bool is_unix, const char *what, const char *path)
+static void log_addresses(const struct server *server)
 {
-	struct sockaddr_storage addr;
-	socklen_t len = sizeof(addr);
-	char host[NI_MAXHOST], port[NI_MAXSERV];
+	char text[SOCKADDR_TEXT_BYTES];
+	unsigned int i;
 
-	if (is_unix)
-		log_info("%s: listens on unix:%s", what, path);
-	else if (!getsockname(fd, (struct sockaddr *)&addr, &len) &&
-		 !getnameinfo((struct sockaddr *)&addr, len, host, sizeof(host), port, sizeof(port),
-			      NI_NUMERICHOST | NI_NUMERICSERV))
-		log_info("%s: listens on tcp:%s:%s", what, host, port);
+	for (i = 0; i < server->listening.n; i++) {
+		listening_print(&server->listening, i, text);
+		log_info("%s: listens at %s", server->what, text);
+	}
 }
 
 int server_new(struct server **out, uv_loop_t *loop, const char *what, const char *spec,
 	       server_on_client on_client, void *arg, struct err *err)
 {
 	struct server *server = calloc(1, sizeof(*server));
-	int fd, r;
+	int r;
 
 	if (!server)
 		return err_set(err, -ENOMEM, "%s socket: no memory", what);
-	fd = bind_spec(server, what, spec, err);
-	if (fd < 0) {
-		free(server);
-		return fd;
-	}
-	r = listen(fd, SERVER_BACKLOG) < 0 ? -errno : uv_poll_init(loop, &server->poll, fd);
+	r = listen_at(server, what, spec, err);
 	if (r < 0) {
-		close(fd);
-		if (server->is_unix)
-			unlink(server->path);
+		free(server);
+		return r;
+	}
+	r = uv_poll_init(loop, &server->poll, server->listening.fd);
+	if (r < 0) {
+		listening_close(&server->listening);
 		free(server);
 		return err_errno(err, r, "%s socket '%s'", what, spec);
 	}
 	uv_timer_init(loop, &server->rest);
 	server->poll.data = server->rest.data = server;
 	server->handles = 2;
-	server->fd = fd;
 	server->client = -1;
 	server->what = what;
 	snprintf(server->spec, sizeof(server->spec), "%s", spec);
 	server->on_client = on_client;
 	server->arg = arg;
 	uv_poll_start(&server->poll, UV_READABLE, on_knock);
-	log_address(fd, server->is_unix, what, server->path);
+	log_addresses(server);
 	*out = server;
 	return 0;
 }
@@ -282,9 +186,7 @@ void server_free(struct server *server)
 {
 	if (!server)
 		return;
-	if (server->is_unix)
-		unlink(server->path);
 	uv_close((uv_handle_t *)&server->poll, on_closed);
 	uv_close((uv_handle_t *)&server->rest, on_closed);
-	close(server->fd);
+	listening_close(&server->listening);
 }

@@ -24,10 +24,9 @@ struct server;
 typedef void (*server_on_client)(struct server *server, void *arg);
 
 /*
- * spec: "unix:PATH", "tcp:HOST:PORT", "tcp::PORT", with QEMU's ",server=on,wait=off" accepted; [HOST] in brackets for
- * IPv6; an empty HOST is the loopback. A unix socket gets mode 0600; one that a dead process left behind is replaced;
- * one that answers, or a file of another kind, is an error. `what` ("QMP", "gdb") is for messages and stays valid.
- * While the system has no descriptor for another client, or no memory for its socket, clients wait.
+ * spec: an address (base/address.h), with QEMU's ",server=on,wait=off" accepted; base/listening.h says at what it listens. `what` ("QMP",
+ * "gdb") is for messages and stays valid. A name is looked up here, for some seconds at most: before the loop runs. While the system has no
+ * descriptor for another client, or no memory for its socket, clients wait.
  */
 int server_new(struct server **out, uv_loop_t *loop, const char *what, const char *spec,
 	       server_on_client on_client, void *arg, struct err *err);

@@ -20,7 +20,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "control/lookup.h"
+#include "base/lookup.h"
 #include "control/qmp_remote.h"
 
 #define HELLO "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n"
@@ -333,7 +333,8 @@ static void let_go(void)
 
 static void test_a_name_server_that_is_silent_costs_the_timeout(void **state)
 {
-	struct addrinfo *found;
+	const struct address slow = { .host = "slow", .port = "1" };
+	struct addresses found;
 	struct qmp_remote *remote;
 	int fd = eventfd(1, EFD_CLOEXEC), before = resolver_asked;
 	int64_t began = clock_now_ns();
@@ -344,10 +345,10 @@ static void test_a_name_server_that_is_silent_costs_the_timeout(void **state)
 	assert_non_null(strstr(err.text, "slow"));
 	assert_true(clock_now_ns() - began >= SHORT_MS * NS_PER_MS);
 	assert_true(clock_now_ns() - began < 20 * NS_PER_SEC);
-	assert_int_equal(lookup(&found, "slow", "1", INT64_MAX, fd, &err), -EINTR);
+	assert_int_equal(lookup_wait(&found, &slow, INT64_MAX, fd, &err), -EINTR);
 	let_go();
 	/* Now it has an answer, an error of its own. */
-	assert_int_equal(lookup(&found, "slow", "1", INT64_MAX, -1, &err), -EHOSTUNREACH);
+	assert_int_equal(lookup_wait(&found, &slow, INT64_MAX, -1, &err), -EHOSTUNREACH);
 	/* One that was given up may not have begun before; it begins, and ends, all the same. */
 	while (resolver_asked < before + 3 && clock_now_ns() - began < 20 * NS_PER_SEC)
 		poll(NULL, 0, 1);
