@@ -19,6 +19,7 @@ struct loop_job {
 struct loop {
 	uv_loop_t uv;
 	uv_async_t wake;
+	bool running;
 	pthread_mutex_t lock;	/* guards first, last */
 	struct loop_job *first;
 	struct loop_job **last;
@@ -94,7 +95,14 @@ uv_loop_t *loop_uv(struct loop *loop)
 
 void loop_run(struct loop *loop)
 {
+	loop->running = true;
 	uv_run(&loop->uv, UV_RUN_DEFAULT);
+	loop->running = false;
+}
+
+bool loop_is_running(const struct loop *loop)
+{
+	return loop->running;
 }
 
 void loop_stop(struct loop *loop)

@@ -38,6 +38,8 @@ uv_loop_t *loop_uv(struct loop *loop);
 /* Runs until loop_stop. */
 void loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
+/* Main thread: is this within loop_run, where nothing may wait? */
+bool loop_is_running(const struct loop *loop);
 
 /*
  * Any thread: fn(arg) runs on the main thread, in the order of posting, each post exactly once (also

@@ -1,36 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * One address after the other is tried for the first connection; the other two go where the first succeeded. A timer starts it
+ * All addresses of the name are tried for the first connection (base/dial.h); the other two go where the first succeeded. A timer starts it
  * all, so that callbacks come from the loop only, and then bounds it.
- *
- * A name look-up cannot be taken back from libuv: its request is an object of its own, that outlives the connector.
  */
 #include "migrate/connect.h"
 
 #include <errno.h>
-#include <net/if.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/dial.h"
 #include "migrate/socket.h"
-
-#define ADDRS_MAX 16
-
-struct address {
-	struct sockaddr_storage addr;
-	socklen_t len;
-};
-
-struct lookup {
-	uv_getaddrinfo_t req;
-	struct connector *connector;	/* NULL: nobody is interested any more */
-};
 
 struct connector {
 	struct loop *loop;
@@ -39,13 +22,14 @@ struct connector {
 	struct uri uri;
 	struct preface preface;
 	unsigned int timeout_ms;
+	int64_t end_ns;
 	uv_timer_t *timer;
-	struct lookup *lookup;
-	struct address address[ADDRS_MAX];
-	unsigned int naddresses, at;
+	struct dial *dial;	/* of fd[nfd], while connecting */
+	uv_poll_t *poll;	/* of dial */
+	struct sockaddr_storage at;	/* where the first got to */
+	socklen_t at_len;
 	int fd[WIRE_CHANNELS];
 	unsigned int nfd;	/* connected */
-	uv_poll_t *poll;	/* of fd[nfd], while connecting */
 };
 
 static void connector_next(struct connector *connector);
@@ -60,27 +44,15 @@ static void on_handle_closed(uv_handle_t *handle)
 	free(handle);
 }
 
-static void poll_close(struct connector *connector)
+static void dial_end(struct connector *connector)
 {
-	if (!connector->poll)
-		return;
-	uv_poll_stop(connector->poll);
-	uv_close((uv_handle_t *)connector->poll, on_handle_closed);
+	if (connector->poll) {
+		uv_poll_stop(connector->poll);
+		uv_close((uv_handle_t *)connector->poll, on_handle_closed);
+	}
 	connector->poll = NULL;
-}
-
-static void name_address(const struct connector *connector, char *out, size_t size)
-{
-	char host[INET6_ADDRSTRLEN + IF_NAMESIZE], port[8];
-	const struct address *address = &connector->address[connector->at];
-
-	if (connector->uri.kind == URI_UNIX)
-		snprintf(out, size, "unix:%s", connector->uri.path);
-	else if (!getnameinfo((const struct sockaddr *)&address->addr, address->len, host, sizeof(host), port,
-			      sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV))
-		snprintf(out, size, "%s port %s", host, port);
-	else
-		snprintf(out, size, "tcp:%s:%s", connector->uri.host, connector->uri.port);
+	dial_free(connector->dial);
+	connector->dial = NULL;
 }
 
 /* ---- connected ---- */
@@ -120,7 +92,10 @@ static void connector_done(struct connector *connector)
 /* fd[nfd] is connected. */
 static void connector_one_done(struct connector *connector)
 {
-	poll_close(connector);
+	dial_end(connector);
+	connector->at_len = sizeof(connector->at);
+	if (!connector->nfd && getpeername(connector->fd[0], (struct sockaddr *)&connector->at, &connector->at_len) < 0)
+		connector->at_len = 0;	/* gone already: the next finds out */
 	connector->nfd++;
 	if (connector->nfd == WIRE_CHANNELS)
 		connector_done(connector);
@@ -128,131 +103,78 @@ static void connector_one_done(struct connector *connector)
 		connector_next(connector);
 }
 
-/* fd[nfd] was refused, or never was. Another address only while none is connected. */
-static void connector_one_failed(struct connector *connector, int code)
+static void connector_one_failed(struct connector *connector, struct err *err)
 {
-	char name[320];
-	struct err err;
-
-	poll_close(connector);
-	if (connector->fd[connector->nfd] >= 0)
-		close(connector->fd[connector->nfd]);
-	if (!connector->nfd && connector->at + 1 < connector->naddresses) {
-		connector->at++;
-		connector_next(connector);
-		return;
-	}
-	name_address(connector, name, sizeof(name));
-	err_errno(&err, code, "%s connection to %s", wire_channel_name((enum wire_channel)connector->nfd), name);
-	connector_fail(connector, &err);
+	dial_end(connector);
+	err_prefix(err, "%s connection", wire_channel_name((enum wire_channel)connector->nfd));
+	connector_fail(connector, err);
 }
 
-static void on_writable(uv_poll_t *poll, int status, int events)
+static void on_dial(uv_poll_t *poll, int status, int events)
 {
 	struct connector *connector = poll->data;
-	int r = socket_error(connector->fd[connector->nfd]);
+	struct err err;
+	int r = dial_step(connector->dial, &err);
 
+	(void)status;
 	(void)events;
-	if (!r && status < 0)
-		r = -ECONNREFUSED;
-	if (r < 0)
-		connector_one_failed(connector, r);
+	if (r == -EINPROGRESS)
+		return;
+	if (r < 0) {
+		connector_one_failed(connector, &err);
+		return;
+	}
+	connector->fd[connector->nfd] = r;
+	connector_one_done(connector);
+}
+
+static int dial_begin(struct connector *connector, struct err *err)
+{
+	int left_ms = (int)((connector->end_ns - clock_now_ns()) / NS_PER_MS);
+	int r;
+
+	if (left_ms < 0)
+		left_ms = 0;
+	/* A unix socket's peer has the name that we know. */
+	if (connector->nfd && connector->uri.kind == URI_TCP)
+		r = dial_new_at(&connector->dial, &connector->at, connector->at_len, left_ms, err);
 	else
-		connector_one_done(connector);
+		r = dial_new(&connector->dial, &connector->uri.address, NULL, left_ms, err);
+	if (r < 0)
+		return r;
+	connector->poll = calloc(1, sizeof(*connector->poll));
+	r = connector->poll ? uv_poll_init(loop_uv(connector->loop), connector->poll, dial_fd(connector->dial)) : -ENOMEM;
+	if (r < 0) {
+		free(connector->poll);
+		connector->poll = NULL;
+		return err_errno(err, r, "event loop");
+	}
+	connector->poll->data = connector;
+	uv_poll_start(connector->poll, UV_READABLE, on_dial);
+	return 0;
 }
 
 /* Begins to connect fd[nfd]. */
 static void connector_next(struct connector *connector)
 {
-	const struct address *address = &connector->address[connector->at];
-	int fd = socket(address->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r;
+	struct err err;
 
-	connector->fd[connector->nfd] = fd;
-	if (fd < 0) {
-		connector_one_failed(connector, -errno);
-		return;
-	}
-	if (!connect(fd, (const struct sockaddr *)&address->addr, address->len)) {
-		connector_one_done(connector);
-		return;
-	}
-	if (errno != EINPROGRESS) {
-		connector_one_failed(connector, -errno);
-		return;
-	}
-	connector->poll = calloc(1, sizeof(*connector->poll));
-	r = connector->poll ? uv_poll_init(loop_uv(connector->loop), connector->poll, fd) : -ENOMEM;
-	if (r < 0) {
-		free(connector->poll);
-		connector->poll = NULL;
-		connector_one_failed(connector, r);
-		return;
-	}
-	connector->poll->data = connector;
-	uv_poll_start(connector->poll, UV_WRITABLE, on_writable);
+	if (dial_begin(connector, &err) < 0)
+		connector_one_failed(connector, &err);
 }
 
 /* ---- start ---- */
-
-static void on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo *list)
-{
-	struct lookup *lookup = req->data;
-	struct connector *connector = lookup->connector;
-	struct addrinfo *ai;
-	struct err err;
-
-	if (connector) {
-		connector->lookup = NULL;
-		for (ai = list; ai && status >= 0 && connector->naddresses < ADDRS_MAX; ai = ai->ai_next) {
-			struct address *address = &connector->address[connector->naddresses];
-
-			if (ai->ai_addrlen > sizeof(address->addr))
-				continue;
-			memcpy(&address->addr, ai->ai_addr, ai->ai_addrlen);
-			address->len = ai->ai_addrlen;
-			connector->naddresses++;
-		}
-	}
-	uv_freeaddrinfo(list);
-	free(lookup);
-	if (!connector)
-		return;
-	if (connector->naddresses) {
-		connector_next(connector);
-		return;
-	}
-	err_set(&err, -EHOSTUNREACH, "looking up '%s': %s", connector->uri.host,
-		status < 0 ? uv_strerror(status) : "no address");
-	connector_fail(connector, &err);
-}
-
-static int connector_resolve(struct connector *connector, struct err *err)
-{
-	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,
-				  .ai_flags = AI_NUMERICSERV };
-	struct lookup *lookup = calloc(1, sizeof(*lookup));
-	const char *host = *connector->uri.host ? connector->uri.host : "localhost";
-	int r;
-
-	if (!lookup)
-		return err_set(err, -ENOMEM, "no memory to look up '%s'", host);
-	lookup->connector = connector;
-	lookup->req.data = lookup;
-	r = uv_getaddrinfo(loop_uv(connector->loop), &lookup->req, on_resolved, host, connector->uri.port,
-			   &hints);
-	if (r < 0) {
-		free(lookup);
-		return err_errno(err, r, "looking up '%s'", host);
-	}
-	connector->lookup = lookup;
-	return 0;
-}
 
 static void on_timeout(uv_timer_t *timer)
 {
 	struct connector *connector = timer->data;
 	struct err err;
 
+	if (connector->dial) {
+		dial_time_out(connector->dial, &err);
+		connector_one_failed(connector, &err);
+		return;
+	}
 	err_set(&err, -ETIMEDOUT, "no connection within %u ms", connector->timeout_ms);
 	connector_fail(connector, &err);
 }
@@ -260,35 +182,21 @@ static void on_timeout(uv_timer_t *timer)
 static void on_start(uv_timer_t *timer)
 {
 	struct connector *connector = timer->data;
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	struct err err;
 
+	connector->end_ns = clock_now_ns() + connector->timeout_ms * NS_PER_MS;
 	uv_timer_start(timer, on_timeout, connector->timeout_ms, 0);
-	switch (connector->uri.kind) {
-	case URI_FD:
+	if (connector->uri.kind == URI_FD)
 		connector_done(connector);
-		return;
-	case URI_UNIX:
-		memcpy(addr.sun_path, connector->uri.path, strlen(connector->uri.path) + 1);
-		memcpy(&connector->address[0].addr, &addr, sizeof(addr));
-		connector->address[0].len = sizeof(addr);
-		connector->naddresses = 1;
+	else
 		connector_next(connector);
-		return;
-	default:
-		if (connector_resolve(connector, &err) < 0)
-			connector_fail(connector, &err);
-	}
 }
 
 static int check_uri(const struct uri *uri, struct err *err)
 {
 	int i, r;
 
-	if (uri->kind == URI_TCP && !strcmp(uri->port, "0"))
-		return err_set(err, -EINVAL, "port 0 cannot be connected to");
 	if (uri->kind != URI_FD)
-		return 0;
+		return dial_check(&uri->address, err);
 	if (uri->nfd != WIRE_CHANNELS)
 		return err_set(err, -EINVAL, "to migrate to descriptors takes three: fd:CONTROL,URGENT,BULK");
 	for (i = 0; i < WIRE_CHANNELS; i++) {
@@ -336,14 +244,9 @@ void connector_free(struct connector *connector)
 
 	if (!connector)
 		return;
-	if (connector->lookup)
-		connector->lookup->connector = NULL;
 	uv_timer_stop(connector->timer);
 	uv_close((uv_handle_t *)connector->timer, on_handle_closed);
-	if (connector->poll) {
-		poll_close(connector);
-		close(connector->fd[connector->nfd]);
-	}
+	dial_end(connector);
 	for (i = 0; i < connector->nfd; i++)
 		close(connector->fd[i]);
 	free(connector);

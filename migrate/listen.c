@@ -9,22 +9,23 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/accept.h"
 #include "base/clock.h"
+#include "base/listening.h"
 #include "base/log.h"
 #include "migrate/message.h"
 #include "migrate/socket.h"
 
+#define BACKLOG 16
 #define GUESTS_MAX 12
 #define TICK_MS 50
 #define BUSY_MS 1000
+/* For a name's look-up. */
+#define PATIENCE_NS (10 * NS_PER_SEC)
 
 enum guest_state {
 	GUEST_READING,
@@ -52,8 +53,7 @@ struct listener {
 	void *arg;
 	struct uri uri;
 	unsigned int timeout_ms;
-	int fd;			/* listening, or -1: the three connections came with the URI */
-	struct stat file;	/* of a UNIX socket that we made */
+	struct listening listening;	/* fd -1: the three connections came with the URI */
 	uv_poll_t *poll;
 	uv_timer_t *tick;
 	struct guest *guests;	/* newest first */
@@ -95,7 +95,7 @@ static void guest_drop(struct guest *guest, const struct err *why)
 
 	log_warn("migration: dropped a connection: %s", why->text);
 	guest_remove(guest, false);
-	if (listener->fd < 0)
+	if (listener->listening.fd < 0)
 		listener->ops->failed(listener->arg, why);
 }
 
@@ -121,7 +121,7 @@ static void guest_tell(struct guest *guest, const struct err *why)
 
 static void guest_refuse(struct guest *guest, const struct err *why)
 {
-	if (guest->preface.channel != WIRE_CONTROL || guest->listener->fd < 0) {
+	if (guest->preface.channel != WIRE_CONTROL || guest->listener->listening.fd < 0) {
 		guest_drop(guest, why);
 		return;
 	}
@@ -288,15 +288,15 @@ static void listener_on_connection(uv_poll_t *poll, int status, int events)
 {
 	struct listener *listener = poll->data;
 	struct err err;
-	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = listening_accept(&listener->listening);
 
 	(void)status;
 	(void)events;
 	if (fd < 0) {
-		if (!accept_should_rest(-errno))
+		if (!accept_should_rest(fd))
 			return;
 		if (!listener->rest_told)
-			log_warn("migration: accept: %s", strerror(errno));
+			log_warn("migration: accept: %s", strerror(-fd));
 		listener->rest_told = true;
 		uv_poll_stop(poll);
 		listener->rests = true;
@@ -347,13 +347,9 @@ static int listener_open(struct listener *listener, struct err *err)
 	unsigned int i;
 	int r;
 
-	listener->fd = -1;
-	if (uri->kind != URI_FD) {
-		listener->fd = socket_listen(uri, err);
-		if (listener->fd >= 0 && uri->kind == URI_UNIX && lstat(uri->path, &listener->file) < 0)
-			listener->file.st_ino = 0;
-		return listener->fd < 0 ? listener->fd : 0;
-	}
+	/* Once the loop runs nobody may wait for a name server. */
+	if (uri->kind != URI_FD)
+		return listening_open(&listener->listening, &uri->address, loop_is_running(listener->loop) ? 0 : PATIENCE_NS, BACKLOG, err);
 	for (i = 0; i < uri->nfd; i++) {
 		r = socket_check(uri->fd[i], uri->nfd == 1, err);
 		if (!r && (r = socket_set_blocking(uri->fd[i], false)) < 0)
@@ -362,7 +358,7 @@ static int listener_open(struct listener *listener, struct err *err)
 			return r;
 	}
 	if (uri->nfd == 1)
-		listener->fd = uri->fd[0];
+		listening_adopt(&listener->listening, uri->fd[0]);
 	return 0;
 }
 
@@ -385,14 +381,13 @@ static int listener_seat(struct listener *listener, struct err *err)
 
 static void listener_announce(const struct listener *listener)
 {
-	struct sockaddr_storage addr;
-	socklen_t len = sizeof(addr);
-	char name[INET6_ADDRSTRLEN] = "?", port[8] = "?";
+	char text[SOCKADDR_TEXT_BYTES];
+	unsigned int i;
 
-	if (listener->uri.kind == URI_TCP && !getsockname(listener->fd, (struct sockaddr *)&addr, &len) &&
-	    !getnameinfo((struct sockaddr *)&addr, len, name, sizeof(name), port, sizeof(port),
-			 NI_NUMERICHOST | NI_NUMERICSERV))
-		log_info("migration: listening at %s port %s", name, port);
+	for (i = 0; listener->uri.kind == URI_TCP && i < listener->listening.n; i++) {
+		listening_print(&listener->listening, i, text);
+		log_info("migration: listening at %s", text);
+	}
 }
 
 int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, unsigned int timeout_ms,
@@ -407,6 +402,7 @@ int listener_new(struct listener **out, struct loop *loop, const struct uri *uri
 		goto err_listener;
 	}
 	listener->loop = loop;
+	listener->listening.fd = -1;
 	listener->uri = *uri;
 	listener->timeout_ms = timeout_ms;
 	listener->ops = ops;
@@ -414,8 +410,8 @@ int listener_new(struct listener **out, struct loop *loop, const struct uri *uri
 	r = listener_open(listener, err);
 	if (r < 0)
 		goto err_listener;
-	if (listener->fd >= 0) {
-		r = uv_poll_init(loop_uv(loop), listener->poll, listener->fd);
+	if (listener->listening.fd >= 0) {
+		r = uv_poll_init(loop_uv(loop), listener->poll, listener->listening.fd);
 		if (r < 0) {
 			err_errno(err, r, "listening");
 			goto err_fd;
@@ -436,7 +432,7 @@ int listener_new(struct listener **out, struct loop *loop, const struct uri *uri
 
 err_fd:
 	if (uri->kind != URI_FD)
-		close(listener->fd);
+		listening_close(&listener->listening);
 err_listener:
 	if (listener) {
 		free(listener->poll);
@@ -453,24 +449,18 @@ static void listener_on_handle_closed(uv_handle_t *handle)
 
 void listener_free(struct listener *listener)
 {
-	struct stat now;
-
 	if (!listener)
 		return;
 	while (listener->guests)
 		guest_remove(listener->guests, false);
 	uv_timer_stop(listener->tick);
 	uv_close((uv_handle_t *)listener->tick, listener_on_handle_closed);
-	if (listener->fd >= 0) {
+	if (listener->listening.fd >= 0) {
 		uv_poll_stop(listener->poll);
 		uv_close((uv_handle_t *)listener->poll, listener_on_handle_closed);
-		close(listener->fd);
 	} else {
 		free(listener->poll);
 	}
-	/* Only the file that is ours: somebody may listen at the path anew. */
-	if (listener->uri.kind == URI_UNIX && !lstat(listener->uri.path, &now) &&
-	    now.st_ino == listener->file.st_ino && now.st_dev == listener->file.st_dev)
-		unlink(listener->uri.path);
+	listening_close(&listener->listening);
 	free(listener);
 }

@@ -15,11 +15,7 @@
 /* TCP_NODELAY where it applies; a large send buffer for the bulk. Best effort. */
 void socket_tune(int fd, enum wire_channel channel);
 int socket_set_blocking(int fd, bool blocking);
-/* The pending error of a socket as a negative errno, 0: none. */
-int socket_error(int fd);
 /* Is it a stream socket that listens (listening), or is connected? -EINVAL says what it is instead. */
 int socket_check(int fd, bool listening, struct err *err);
-/* A listening, nonblocking socket for a TCP or UNIX uri, or a negative errno. A stale UNIX socket file is replaced. */
-int socket_listen(const struct uri *uri, struct err *err);
 
 #endif

@@ -23,55 +23,6 @@ static int parse_number(const char *text, int max, const char **end)
 	return (int)value;
 }
 
-static int parse_tcp(struct uri *uri, const char *text, const char *rest, struct err *err)
-{
-	const char *host = rest, *host_end, *port, *end;
-	size_t len;
-	int number;
-
-	if (*rest == '[') {
-		host = rest + 1;
-		host_end = strchr(host, ']');
-		if (!host_end || host_end[1] != ':')
-			return err_set(err, -EINVAL, "'%s': expected tcp:[IPV6]:PORT", text);
-		port = host_end + 2;
-	} else {
-		host_end = strchr(host, ':');
-		if (!host_end)
-			return err_set(err, -EINVAL, "'%s': expected tcp:HOST:PORT", text);
-		port = host_end + 1;
-		if (strchr(port, ':'))
-			return err_set(err, -EINVAL, "'%s': an IPv6 address goes in brackets, tcp:[IPV6]:PORT",
-				       text);
-	}
-	number = parse_number(port, 65535, &end);
-	if (number < 0 || *end)
-		return err_set(err, -EINVAL, "'%s': the port must be a number from 0 to 65535", text);
-	len = (size_t)(host_end - host);
-	if (len >= sizeof(uri->host))
-		return err_set(err, -EINVAL, "'%.40s...': the host name is longer than %zu bytes", text,
-			       sizeof(uri->host) - 1);
-	uri->kind = URI_TCP;
-	memcpy(uri->host, host, len);
-	uri->host[len] = 0;
-	snprintf(uri->port, sizeof(uri->port), "%hu", (unsigned short)number);
-	return 0;
-}
-
-static int parse_unix(struct uri *uri, const char *text, const char *rest, struct err *err)
-{
-	size_t len = strlen(rest);
-
-	if (!len)
-		return err_set(err, -EINVAL, "'%s': expected unix:PATH", text);
-	if (len >= sizeof(uri->path))
-		return err_set(err, -EINVAL, "'%.40s...': a socket's path has at most %zu bytes", text,
-			       sizeof(uri->path) - 1);
-	uri->kind = URI_UNIX;
-	memcpy(uri->path, rest, len + 1);
-	return 0;
-}
-
 static int parse_fd(struct uri *uri, const char *text, const char *rest, struct err *err)
 {
 	unsigned int i, n;
@@ -98,11 +49,10 @@ static int parse_fd(struct uri *uri, const char *text, const char *rest, struct 
 int uri_parse(struct uri *uri, const char *text, struct err *err)
 {
 	*uri = (struct uri){ .fd = { -1, -1, -1 } };
-	if (!strncmp(text, "tcp:", 4))
-		return parse_tcp(uri, text, text + 4, err);
-	if (!strncmp(text, "unix:", 5))
-		return parse_unix(uri, text, text + 5, err);
 	if (!strncmp(text, "fd:", 3))
 		return parse_fd(uri, text, text + 3, err);
-	return err_set(err, -EINVAL, "'%.80s': expected tcp:HOST:PORT, unix:PATH or fd:N", text);
+	if (strncmp(text, "tcp:", 4) != 0 && strncmp(text, "unix:", 5) != 0)
+		return err_set(err, -EINVAL, "'%.80s': expected tcp:HOST:PORT, unix:PATH or fd:N", text);
+	uri->kind = *text == 't' ? URI_TCP : URI_UNIX;
+	return address_parse(&uri->address, text, err);
 }

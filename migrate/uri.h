@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+#include "base/address.h"
 #include "base/err.h"
 #include "source/frame.h"
 
@@ -19,14 +20,12 @@ enum uri_kind {
 
 struct uri {
 	enum uri_kind kind;
-	char host[256];			/* TCP; "" is any address to listen at, this host to connect to */
-	char port[6];			/* TCP; decimal, 0 to 65535 */
-	char path[108];			/* UNIX; fits sun_path with its end */
+	struct address address;		/* TCP and UNIX */
 	int fd[WIRE_CHANNELS];		/* FD */
 	unsigned int nfd;		/* FD: 1 or WIRE_CHANNELS */
 };
 
-/* "tcp:HOST:PORT", "tcp:[IPV6]:PORT", "unix:PATH", "fd:N", "fd:C,U,B". -EINVAL says what is expected where. */
+/* An address (base/address.h), "fd:N" or "fd:C,U,B". -EINVAL says what is expected where. */
 int uri_parse(struct uri *uri, const char *text, struct err *err);
 
 #endif
