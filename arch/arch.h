@@ -2,7 +2,7 @@
  * Copyright The postern authors
  *
  * The contract of an architecture: every hook that the rest of postern needs. No other folder has an #ifdef on the
- * architecture. vCPU functions are called while the vCPU is parked; all on the main thread unless said otherwise.
+ * architecture. What asks about a vCPU takes one that is held parked (kvm/parked.h). All on the main thread unless said otherwise.
  */
 #ifndef POSTERN_ARCH_ARCH_H
 #define POSTERN_ARCH_ARCH_H
@@ -10,7 +10,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/types.h"
-#include "kvm/vcpu.h"
+#include "kvm/parked.h"
 #include "kvm/vm.h"
 #include "memory/gup.h"
 
@@ -27,7 +27,7 @@ int arch_vm_create(struct vm *vm, struct err *err);
 struct kvm_irq_routing_entry;
 unsigned int arch_irq_routes(struct kvm_irq_routing_entry *routes);
 /* After KVM_CREATE_VCPU: CPUID and the like. */
-int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err);
+int arch_vcpu_create(struct vcpu_parked *vcpu, unsigned int cpus, struct err *err);
 
 /* ---- boot ---- */
 
@@ -55,7 +55,7 @@ struct arch_boot {
 int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config, struct memory *mem,
 		   struct err *err);
 /* Puts a vCPU, and with vCPU 0 the VM-wide state, to where the guest starts (also after a reset). */
-int arch_vcpu_boot(struct vcpu *vcpu, const struct arch_boot *boot, struct err *err);
+int arch_vcpu_boot(struct vcpu_parked *vcpu, const struct arch_boot *boot, struct err *err);
 /* Puts the in-kernel interrupt controllers and timers to their power-on state. */
 int arch_vm_reset(struct vm *vm, struct err *err);
 
@@ -91,9 +91,9 @@ int arch_clock_start(struct vm *vm, uint64_t clock, struct err *err);
 
 int arch_vm_save(struct vm *vm, struct buf *out, struct err *err);
 int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err);
-int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err);
+int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err);
 /* Hostile input: every count and size checked; an MSR this host's KVM does not have is an error that names it. */
-int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct err *err);
+int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, struct err *err);
 
 /*
  * Calls fn for each page that must be there before the vCPU first runs on a destination: those that KVM itself writes
@@ -101,7 +101,7 @@ int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct er
  * space, descriptor tables, the current instruction and stack), since an access to a missing page by a kernel copy can
  * be neither interrupted nor ejected cleanly. Pages may repeat. Stops and returns fn's result when that is not 0.
  */
-int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg,
+int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg,
 			  struct err *err);
 
 /* ---- debugger ---- */
@@ -110,7 +110,7 @@ int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), vo
 struct arch_mmu {
 	uint64_t root, mode, other;
 };
-int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err);
+int arch_mmu_get(struct vcpu_parked *vcpu, struct arch_mmu *mmu, struct err *err);
 /*
  * Our own page-table walk. Any thread, takes the map lock itself. Returns 0 and *gpa, and in *left the bytes to the
  * end of the mapping's page; -EFAULT: not mapped; or gup's error when a page-table page is missing.
@@ -121,11 +121,11 @@ int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva, un
 /* gdb's view: the target description, and the registers in its order ("g" packet: raw bytes, little endian). */
 const char *arch_gdb_xml(void);
 size_t arch_gdb_regs_bytes(void);
-int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err);
-int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err);
+int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err);
+int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct err *err);
 /* One register of the description by its number: where it lies in the "g" packet; false: no such register. */
 bool arch_gdb_reg(unsigned int number, size_t *offset, size_t *bytes);
-int arch_gdb_pc(struct vcpu *vcpu, uint64_t *pc, struct err *err);
+int arch_gdb_pc(struct vcpu_parked *vcpu, uint64_t *pc, struct err *err);
 
 enum arch_watch_kind { ARCH_WATCH_EXEC, ARCH_WATCH_WRITE, ARCH_WATCH_READ, ARCH_WATCH_ACCESS };
 struct arch_watch {
@@ -141,9 +141,9 @@ struct arch_debug {
 	struct arch_watch watch[ARCH_WATCH_MAX];
 };
 /* KVM_SET_GUEST_DEBUG. -EINVAL: a watchpoint that the hardware cannot do (length, alignment, kind). */
-int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err *err);
+int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, struct err *err);
 /* Why a VM_EVENT_DEBUG came: true when a watchpoint of `debug` did, which one in *index. */
-bool arch_debug_hit(struct vcpu *vcpu, const struct arch_debug *debug, unsigned int *index);
+bool arch_debug_hit(struct vcpu_parked *vcpu, const struct arch_debug *debug, unsigned int *index);
 /* The breakpoint instruction; *len its length (at most 8). */
 const uint8_t *arch_breakpoint(size_t *len);
 

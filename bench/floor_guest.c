@@ -132,7 +132,7 @@ static void guest_start(struct floor_guest *guest, const char *kernel, uint64_t 
 		floor_die_err(&err);
 	config.kernel = &file;
 	if (arch_boot_load(&boot, &config, guest->mem, &err) < 0 ||
-	    arch_vcpu_boot(vm_vcpu(guest->vm, 0), &boot, &err) < 0)
+	    vm_boot(guest->vm, &boot, &err) < 0)
 		floor_die_err(&err);
 	ram_file_close(&file);
 	/* Missing pages come from our own handler, whatever the kernel's way out. */

@@ -51,7 +51,6 @@ static struct vm *start(enum way_out way, unsigned int cpus)
 	struct memory *mem;
 	struct vm *vm;
 	struct err err;
-	unsigned int i;
 
 	if (memory_new(&mem, &range, 1, &err) < 0 || memory_watch(mem, NULL, &err) < 0 ||
 	    vm_new(&vm, mem, cpus, &ops, NULL, &err) < 0)
@@ -61,9 +60,8 @@ static struct vm *start(enum way_out way, unsigned int cpus)
 	if (arch_probe_load(&boot, mem, gfn_to_gpa(GFN(last)), &err) < 0)
 		floor_die_err(&err);
 	memory_set_way_out(mem, way);
-	for (i = 0; i < cpus; i++)
-		if (arch_vcpu_boot(vm_vcpu(vm, i), &boot, &err) < 0)
-			floor_die_err(&err);
+	if (vm_boot(vm, &boot, &err) < 0)
+		floor_die_err(&err);
 	return vm;
 }
 

@@ -2,7 +2,7 @@
 // Copyright The postern authors
 //
 // Packets and their replies (GDB manual, E.2 Packets and E.4 General Query Packets). A vCPU is thread index + 1.
-// Nothing here asks KVM about a vCPU that is not parked: KVM would let the main thread wait for it.
+// What is asked of a vCPU that runs is an error (EBUSY, "E10"): QMP may have let it run a moment ago.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -44,12 +44,10 @@ static void reply_hex(struct gdb_client *client, const void *data, size_t len)
 	buf_fini(&out);
 }
 
-/* The vCPU that g, m and so on mean, or NULL while it runs. */
-static struct vcpu *parked_vcpu(struct gdb_client *client)
+/* The vCPU that g, m and so on mean, to be released, or NULL while it runs. */
+static struct vcpu_parked *hold(struct gdb_client *client)
 {
-	struct vcpu *vcpu = vm_vcpu(client->gdb->vm, client->thread);
-
-	return vcpu && vcpu_is_parked(vcpu) ? vcpu : NULL;
+	return vcpu_hold(vm_vcpu(client->gdb->vm, client->thread), NULL);
 }
 
 /* A thread-id: hex, or -1. False: malformed. */
@@ -75,40 +73,51 @@ static bool thread_exists(const struct gdb *gdb, int thread)
 
 /* ---- registers ---- */
 
-/* Reads all registers of the current vCPU into memory to be freed; NULL: the error was replied. */
-static uint8_t *read_regs(struct gdb_client *client, struct vcpu **vcpu)
+/* Reads all registers of the current vCPU, which is held then, until put_regs; NULL: the error was replied. */
+static uint8_t *get_regs(struct gdb_client *client, struct vcpu_parked **vcpu)
 {
-	uint8_t *regs = calloc(1, arch_gdb_regs_bytes());
+	uint8_t *regs;
 	int r = -ENOMEM;
 
-	*vcpu = parked_vcpu(client);
-	if (!*vcpu)
-		r = -EBUSY;
-	else if (regs)
+	*vcpu = hold(client);
+	if (!*vcpu) {
+		reply_error(client, -EBUSY);
+		return NULL;
+	}
+	regs = calloc(1, arch_gdb_regs_bytes());
+	if (regs)
 		r = arch_gdb_read_regs(*vcpu, regs, NULL);
 	if (r == 0)
 		return regs;
+	vcpu_release(*vcpu);
 	reply_error(client, r);
 	free(regs);
 	return NULL;
 }
 
+static void put_regs(struct vcpu_parked *vcpu, uint8_t *regs)
+{
+	vcpu_release(vcpu);
+	free(regs);
+}
+
 static void cmd_read_regs(struct gdb_client *client, const char *args, size_t len)
 {
-	struct vcpu *vcpu;
-	uint8_t *regs = read_regs(client, &vcpu);
+	struct vcpu_parked *vcpu;
+	uint8_t *regs = get_regs(client, &vcpu);
 
 	(void)args;
 	(void)len;
-	if (regs)
-		reply_hex(client, regs, arch_gdb_regs_bytes());
-	free(regs);
+	if (!regs)
+		return;
+	reply_hex(client, regs, arch_gdb_regs_bytes());
+	put_regs(vcpu, regs);
 }
 
 static void cmd_write_regs(struct gdb_client *client, const char *args, size_t len)
 {
-	struct vcpu *vcpu;
-	uint8_t *regs = read_regs(client, &vcpu);
+	struct vcpu_parked *vcpu;
+	uint8_t *regs = get_regs(client, &vcpu);
 
 	if (!regs)
 		return;
@@ -117,13 +126,13 @@ static void cmd_write_regs(struct gdb_client *client, const char *args, size_t l
 		reply_error(client, -EINVAL);
 	else
 		reply_result(client, arch_gdb_write_regs(vcpu, regs, NULL));
-	free(regs);
+	put_regs(vcpu, regs);
 }
 
 static void cmd_read_reg(struct gdb_client *client, const char *args, size_t len)
 {
 	size_t offset, bytes;
-	struct vcpu *vcpu;
+	struct vcpu_parked *vcpu;
 	uint64_t number;
 	uint8_t *regs;
 
@@ -133,16 +142,17 @@ static void cmd_read_reg(struct gdb_client *client, const char *args, size_t len
 		reply_error(client, -EINVAL);
 		return;
 	}
-	regs = read_regs(client, &vcpu);
-	if (regs)
-		reply_hex(client, regs + offset, bytes);
-	free(regs);
+	regs = get_regs(client, &vcpu);
+	if (!regs)
+		return;
+	reply_hex(client, regs + offset, bytes);
+	put_regs(vcpu, regs);
 }
 
 static void cmd_write_reg(struct gdb_client *client, const char *args, size_t len)
 {
 	size_t offset, bytes;
-	struct vcpu *vcpu;
+	struct vcpu_parked *vcpu;
 	uint64_t number;
 	uint8_t *regs;
 
@@ -152,14 +162,14 @@ static void cmd_write_reg(struct gdb_client *client, const char *args, size_t le
 		reply_error(client, -EINVAL);
 		return;
 	}
-	regs = read_regs(client, &vcpu);
+	regs = get_regs(client, &vcpu);
 	if (!regs)
 		return;
 	if (!gdb_hex_decode(args, regs + offset, bytes))
 		reply_error(client, -EINVAL);
 	else
 		reply_result(client, arch_gdb_write_regs(vcpu, regs, NULL));
-	free(regs);
+	put_regs(vcpu, regs);
 }
 
 /* ---- memory ---- */
@@ -206,9 +216,11 @@ static void explain(struct gdb *gdb, const struct gdb_job *job)
 static void start_job(struct gdb_client *client, struct gdb_job *job,
 		      void (*complete)(void *arg, struct gdb_job *job))
 {
-	struct vcpu *vcpu = parked_vcpu(client);
+	struct vcpu_parked *vcpu = hold(client);
 	int r = vcpu ? arch_mmu_get(vcpu, &job->mmu, NULL) : -EBUSY;
 
+	if (vcpu)
+		vcpu_release(vcpu);
 	if (r < 0) {
 		free(job);
 		reply_error(client, r);
@@ -366,35 +378,17 @@ static void set_soft(struct gdb_client *client, uint64_t gva)
 	start_job(client, job, on_break_read);
 }
 
-/* Tells every vCPU of the watchpoints; a list that the hardware cannot do is refused at the first. */
-static int apply_watches(struct gdb *gdb)
-{
-	struct arch_debug debug = { .nwatch = gdb->breaks.nwatch, .sw_breakpoints = gdb->breaks.nsoft > 0 };
-	unsigned int i;
-	int r;
-
-	memcpy(debug.watch, gdb->breaks.watch, sizeof(debug.watch));
-	for (i = 0; i < vm_vcpus(gdb->vm); i++) {
-		if (!vcpu_is_parked(vm_vcpu(gdb->vm, i)))
-			return -EBUSY;
-		r = arch_debug_set(vm_vcpu(gdb->vm, i), &debug, NULL);
-		if (r < 0)
-			return r;
-		gdb->debug[i] = debug;
-	}
-	return 0;
-}
-
 static int change_watch(struct gdb *gdb, const struct arch_watch *watch, bool set)
 {
 	int r = set ? gdb_breaks_watch(&gdb->breaks, watch) : gdb_breaks_unwatch(&gdb->breaks, watch);
 
 	if (r < 0)
 		return r;
-	r = apply_watches(gdb);
+	/* A list that the hardware cannot do is refused at the first vCPU. */
+	r = gdb_run_set_debug(gdb, NULL, NULL);
 	if (r < 0 && set) {
 		gdb_breaks_unwatch(&gdb->breaks, watch);
-		apply_watches(gdb);
+		gdb_run_set_debug(gdb, NULL, NULL);
 	}
 	return r;
 }
@@ -420,7 +414,8 @@ static void change_break(struct gdb_client *client, const char *args, bool set)
 		gdb_reply(client, "%s", "");
 		return;
 	}
-	if (!parked_vcpu(client)) {
+	/* Before anything is changed: they are for all vCPUs. */
+	if (!gdb_all_parked(gdb)) {
 		reply_error(client, -EBUSY);
 		return;
 	}

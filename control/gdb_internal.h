@@ -44,7 +44,6 @@ struct gdb_client {
 	bool detached;			/* said D: the machine is no longer this session's, and nothing is carried out */
 	bool acked;			/* ... and has the reply */
 	bool running;			/* gdb waits for a stop reply */
-	bool partial;			/* some vCPUs run, or have run, while the machine is not RUNNING */
 	bool leave_running;		/* what to leave behind at detach */
 	unsigned int thread;		/* vCPU that g, m and so on mean */
 	int cont_thread;		/* Hc: vCPU, or -1 for all */
@@ -95,7 +94,14 @@ void gdb_run_detach(struct gdb_client *client);
 void gdb_run_interrupt(struct gdb_client *client);
 /* action: for each vCPU 'c', 's' or 0 (stays parked). Replies, now or when the machine stops. */
 void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX]);
-/* The stop reply that '?' asks for. */
+/*
+ * Breakpoints, watchpoints and steps (action: of which vCPUs, or NULL) as they are to be for the next run. -EBUSY: not all vCPUs are
+ * parked; -EINVAL: nothing that the hardware can do.
+ */
+int gdb_run_set_debug(struct gdb *gdb, const char action[VM_VCPUS_MAX], struct err *err);
+/* Is every vCPU parked, and stays so until this thread lets one run? */
+bool gdb_all_parked(const struct gdb *gdb);
+/* The stop reply that '?' asks for, once all has stopped. */
 void gdb_run_report(struct gdb_client *client);
 /* Listeners of the machine. */
 void gdb_run_on_state(void *arg, enum run_state old, enum run_state now);

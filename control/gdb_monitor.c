@@ -130,18 +130,19 @@ static void mon_faults(struct gdb *gdb, unsigned int cpu, const char *args, stru
 /* Translates by the current vCPU's page tables, and tells of the page. */
 static void tell_page(struct gdb *gdb, unsigned int cpu, gva_t gva, struct text *text)
 {
-	struct vcpu *vcpu = vm_vcpu(gdb->vm, cpu);
+	struct vcpu_parked *vcpu = vcpu_hold(vm_vcpu(gdb->vm, cpu), NULL);
 	struct gup_opts opts = { 0 };
 	struct arch_mmu mmu;
 	uint64_t left;
 	gpa_t gpa;
 	int r;
 
-	if (!vcpu_is_parked(vcpu)) {
+	if (!vcpu) {
 		add(text, "vCPU %u runs\n", cpu);
 		return;
 	}
 	r = arch_mmu_get(vcpu, &mmu, NULL);
+	vcpu_release(vcpu);
 	if (r == 0)
 		r = arch_translate(gdb->mem, &mmu, gva, GUP_NOWAIT, &opts, &gpa, &left);
 	if (r == -EAGAIN)

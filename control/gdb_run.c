@@ -33,16 +33,10 @@ static void console(struct gdb_client *client, const char *text)
 static void stopped(struct gdb_client *client, enum gdb_signal signal, const char *reason)
 {
 	client->running = false;
-	client->partial = false;
 	gdb_reply(client, "T%02x%sthread:%x;", signal, reason, client->thread + 1);
 }
 
-void gdb_run_report(struct gdb_client *client)
-{
-	gdb_reply(client, "T%02xthread:%x;", GDB_SIGTRAP, client->thread + 1);
-}
-
-static bool all_parked(const struct gdb *gdb)
+bool gdb_all_parked(const struct gdb *gdb)
 {
 	unsigned int i;
 
@@ -55,33 +49,73 @@ static bool all_parked(const struct gdb *gdb)
 /* Parks whatever runs, also vCPUs that step while the machine does not run. */
 static int park(struct gdb *gdb, struct err *err)
 {
-	if (!all_parked(gdb))
+	if (!gdb_all_parked(gdb))
 		gdb_note_waits(gdb);
 	if (machine_is_running(gdb->machine))
 		return machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
-	return all_parked(gdb) ? 0 : vm_pause(gdb->vm, PARK_TIMEOUT_MS, err);
+	return gdb_all_parked(gdb) ? 0 : vm_pause(gdb->vm, PARK_TIMEOUT_MS, err);
 }
 
-/* Breakpoints, watchpoints and steps as they are to be for the next run; all vCPUs parked. */
-static int set_debug(struct gdb *gdb, const char action[VM_VCPUS_MAX], struct err *err)
+/*
+ * Parks all, for a stop reply. False: not all have come out of the guest. gdb is not told that they have: it reads why, and waits on, so
+ * that it can interrupt again.
+ */
+static bool park_to_tell(struct gdb_client *client)
 {
-	unsigned int i;
-	int r;
+	struct err err = { 0 };
 
-	for (i = 0; i < vm_vcpus(gdb->vm); i++) {
-		struct arch_debug *debug = &gdb->debug[i];
+	if (park(client->gdb, &err) == 0)
+		return client->gdb != NULL;
+	client->running = true;
+	console(client, err.text);
+	return false;
+}
 
-		*debug = (struct arch_debug){
-			.step = action && action[i] == 's',
-			.sw_breakpoints = gdb->breaks.nsoft > 0,
-			.nwatch = gdb->breaks.nwatch,
-		};
-		memcpy(debug->watch, gdb->breaks.watch, sizeof(debug->watch));
-		r = arch_debug_set(vm_vcpu(gdb->vm, i), debug, err);
-		if (r < 0)
-			return r;
+static void stop_and_tell(struct gdb_client *client, enum gdb_signal signal)
+{
+	if (park_to_tell(client))
+		stopped(client, signal, "");
+}
+
+/* gdb asks when it attaches. It knows of no text before the first stop reply. */
+void gdb_run_report(struct gdb_client *client)
+{
+	struct err err = { 0 };
+
+	if (park(client->gdb, &err) == 0) {
+		gdb_reply(client, "T%02xthread:%x;", GDB_SIGTRAP, client->thread + 1);
+		return;
 	}
-	return 0;
+	client->running = true;
+	log_warn("gdb: %s", err.text);
+}
+
+struct debugging {
+	struct gdb *gdb;
+	const char *action;
+};
+
+static int set_debug_of(struct vcpu_parked *vcpu, void *arg, struct err *err)
+{
+	const struct debugging *debugging = arg;
+	struct gdb *gdb = debugging->gdb;
+	unsigned int i = parked_index(vcpu);
+	struct arch_debug *debug = &gdb->debug[i];
+
+	*debug = (struct arch_debug){
+		.step = debugging->action && debugging->action[i] == 's',
+		.sw_breakpoints = gdb->breaks.nsoft > 0,
+		.nwatch = gdb->breaks.nwatch,
+	};
+	memcpy(debug->watch, gdb->breaks.watch, sizeof(debug->watch));
+	return arch_debug_set(vcpu, debug, err);
+}
+
+int gdb_run_set_debug(struct gdb *gdb, const char action[VM_VCPUS_MAX], struct err *err)
+{
+	struct debugging debugging = { gdb, action };
+
+	return vm_each(gdb->vm, set_debug_of, &debugging, err);
 }
 
 /* ---- attach and detach ---- */
@@ -133,8 +167,9 @@ void gdb_run_detach(struct gdb_client *client)
 	client->running = false;
 	r = park(gdb, &err);
 	gdb_breaks_clear(&gdb->breaks, gdb->mem);
-	if (r == 0 && all_parked(gdb))
-		r = set_debug(gdb, NULL, &err);
+	/* If not now, then when a vCPU stops for a debugger that is gone: undo_debug. */
+	if (r == 0)
+		r = gdb_run_set_debug(gdb, NULL, &err);
 	if (r < 0)
 		log_warn("gdb: detach: %s", err.text);
 	leave(client);
@@ -159,7 +194,6 @@ static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char wh
 		if (r < 0)
 			return r;
 	}
-	gdb->client->partial = true;
 	for (i = 0; i < vm_vcpus(gdb->vm); i++)
 		if (action[i] == which)
 			vcpu_resume(vm_vcpu(gdb->vm, i));
@@ -182,9 +216,9 @@ static int resume(struct gdb_client *client, const char action[VM_VCPUS_MAX], st
 	}
 	if (machine_is_running(gdb->machine))
 		return 0;
-	if (!all_parked(gdb))
+	if (!gdb_all_parked(gdb))
 		return err_set(err, -EBUSY, "a vCPU has not parked yet");
-	r = set_debug(gdb, action, err);
+	r = gdb_run_set_debug(gdb, action, err);
 	if (r < 0)
 		return r;
 	memset(gdb->waited, 0, sizeof(gdb->waited));
@@ -204,7 +238,7 @@ void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX])
 	if (resume(client, action, &err) < 0) {
 		console(client, err.text);
 		if (client->gdb)
-			stopped(client, GDB_SIGINT, "");
+			stop_and_tell(client, GDB_SIGINT);
 		return;
 	}
 	client->leave_running = true;
@@ -212,17 +246,13 @@ void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX])
 
 void gdb_run_interrupt(struct gdb_client *client)
 {
-	struct gdb *gdb = client->gdb;
-	struct err err = { 0 };
+	struct machine *machine = client->gdb->machine;
 
 	if (!client->running)
 		return;
-	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE)
-		machine_set_autostart(gdb->machine, false);
-	else if (park(gdb, &err) < 0)
-		console(client, err.text);
-	if (client->gdb)
-		stopped(client, GDB_SIGINT, "");
+	if (machine_state(machine) == RUN_STATE_INMIGRATE)
+		machine_set_autostart(machine, false);
+	stop_and_tell(client, GDB_SIGINT);
 }
 
 /* ---- what the machine tells ---- */
@@ -257,18 +287,11 @@ void gdb_run_on_state(void *arg, enum run_state old, enum run_state now)
 	struct gdb *gdb = arg;
 	struct gdb_client *client = gdb->client;
 	unsigned int signal = signal_of(now);
-	struct err err = { 0 };
 
 	if (now == RUN_STATE_DEBUG && old != now)
 		gdb->debug_from_running = old == RUN_STATE_RUNNING;
 	if (!client || client->detached)
 		return;
-	/* Whoever changes the state takes a machine that does not run to be parked. */
-	if (client->partial && now != RUN_STATE_RUNNING && now != RUN_STATE_DEBUG) {
-		client->partial = false;
-		if (vm_pause(gdb->vm, PARK_TIMEOUT_MS, &err) < 0)
-			log_error("gdb: %s", err.text);
-	}
 	/* Guest memory that travels has no breakpoints in it. */
 	if (now == RUN_STATE_FINISH_MIGRATE || now == RUN_STATE_POSTMIGRATE)
 		gdb_breaks_lift(&gdb->breaks, gdb->mem);
@@ -278,12 +301,13 @@ void gdb_run_on_state(void *arg, enum run_state old, enum run_state now)
 		client->leave_running = true;
 	else if (now == RUN_STATE_PAUSED)
 		client->leave_running = false;
+	/* One that runs alone, by a step, may still have to be parked. */
 	if (client->running && signal)
-		stopped(client, signal, "");
+		stop_and_tell(client, signal);
 }
 
 /* What a breakpoint instruction at pc is, of which gdb knows nothing at that address. */
-static void tell_breakpoint(struct gdb_client *client, struct vcpu *vcpu, uint64_t pc)
+static void tell_breakpoint(struct gdb_client *client, struct vcpu_parked *vcpu, uint64_t pc)
 {
 	struct gdb *gdb = client->gdb;
 	const struct gdb_soft *soft = NULL;
@@ -297,21 +321,21 @@ static void tell_breakpoint(struct gdb_client *client, struct vcpu *vcpu, uint64
 		soft = gdb_breaks_find_at(&gdb->breaks, gpa);
 	if (soft)
 		snprintf(text, sizeof(text), "vCPU %u: the breakpoint at 0x%" PRIx64 ", met at 0x%" PRIx64 ", which is the same place: delete it to go on",
-			 vcpu_index(vcpu), soft->gva.v, pc);
+			 parked_index(vcpu), soft->gva.v, pc);
 	else
-		snprintf(text, sizeof(text), "vCPU %u: a breakpoint instruction of the guest's own at 0x%" PRIx64, vcpu_index(vcpu), pc);
+		snprintf(text, sizeof(text), "vCPU %u: a breakpoint instruction of the guest's own at 0x%" PRIx64, parked_index(vcpu), pc);
 	console(client, text);
 }
 
 /* Writes the stop reason of the vCPU into `reason`. */
-static void find_reason(struct gdb_client *client, struct vcpu *vcpu, char *reason, size_t bytes)
+static void find_reason(struct gdb_client *client, struct vcpu_parked *vcpu, char *reason, size_t bytes)
 {
 	static const char *const names[] = { [ARCH_WATCH_EXEC] = "hwbreak",
 					     [ARCH_WATCH_WRITE] = "watch",
 					     [ARCH_WATCH_READ] = "rwatch",
 					     [ARCH_WATCH_ACCESS] = "awatch" };
 	struct gdb *gdb = client->gdb;
-	struct arch_debug *debug = &gdb->debug[vcpu_index(vcpu)];
+	struct arch_debug *debug = &gdb->debug[parked_index(vcpu)];
 	unsigned int index;
 	uint64_t pc;
 
@@ -340,6 +364,9 @@ static void undo_debug(struct gdb *gdb)
 	struct err err = { 0 };
 	int r;
 
+	/* The detach may not have come so far; the guest's own breakpoints would stop it again and again. */
+	if (gdb_run_set_debug(gdb, NULL, &err) < 0)
+		log_warn("gdb: %s", err.text);
 	if (gdb->debug_from_running)
 		r = machine_cont(gdb->machine, &err);
 	else
@@ -352,8 +379,8 @@ void gdb_run_on_debug(void *arg, struct vcpu *vcpu)
 {
 	struct gdb *gdb = arg;
 	struct gdb_client *client = gdb->client;
-	struct err err = { 0 };
-	char reason[64];
+	struct vcpu_parked *parked;
+	char reason[64] = "";
 
 	if (!client || client->detached) {
 		undo_debug(gdb);
@@ -362,10 +389,14 @@ void gdb_run_on_debug(void *arg, struct vcpu *vcpu)
 	/* Of several vCPUs that stop at once one is told; the others meet their breakpoint again when they go on. */
 	if (!client->running)
 		return;
-	if (park(gdb, &err) < 0)
-		log_warn("gdb: %s", err.text);
 	client->thread = vcpu_index(vcpu);
-	find_reason(client, vcpu, reason, sizeof(reason));
+	if (!park_to_tell(client))
+		return;
+	parked = vcpu_hold(vcpu, NULL);
+	if (parked) {
+		find_reason(client, parked, reason, sizeof(reason));
+		vcpu_release(parked);
+	}
 	if (client->gdb)
 		stopped(client, GDB_SIGTRAP, reason);
 }

@@ -331,11 +331,8 @@ int machine_pause(struct machine *m, enum run_state state, struct err *err)
 	if (state == RUN_STATE_RUNNING || !run_state_may_follow(m->state, state))
 		return err_set(err, -EBUSY, "the machine is in state %s and cannot go to %s",
 			       run_state_name(m->state), run_state_name(state));
-	/* In DEBUG a vCPU may be stepping, or not have parked yet: its state is about to be read. */
-	if (m->state == RUN_STATE_RUNNING)
-		r = machine_park(m, err);
-	else
-		r = state == RUN_STATE_FINISH_MIGRATE ? vm_pause(m->vm, MACHINE_PAUSE_MS, err) : 0;
+	/* In DEBUG a vCPU may be stepping, or not have parked yet. */
+	r = m->state == RUN_STATE_RUNNING ? machine_park(m, err) : vm_pause(m->vm, MACHINE_PAUSE_MS, err);
 	if (r < 0)
 		return r;
 	/* Before any page is sent: a disk may still be writing into it. */
@@ -555,8 +552,14 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 
 	if (m->state == RUN_STATE_DEBUG || m->state == RUN_STATE_RUNNING || m->state == RUN_STATE_PAUSED) {
 		/* In DEBUG too: a step lets a single vCPU run. */
-		if (vm_pause(m->vm, MACHINE_PAUSE_MS, &err) < 0)
+		if (vm_pause(m->vm, MACHINE_PAUSE_MS, &err) < 0) {
 			log_error("%s", err.text);
+			if (m->state == RUN_STATE_RUNNING) {
+				/* All go on, rather than all but one; this one meets its breakpoint again. */
+				vm_resume(m->vm);
+				return;
+			}
+		}
 		board_stop(m->board);
 		machine_set_state(m, RUN_STATE_DEBUG);
 		MACHINE_TELL(m, debug, vcpu);

@@ -58,13 +58,9 @@ int machine_boot_load(struct machine *m, const struct boot_opened *opened, struc
 		.cmdline = opened->cmdline,
 		.cpus = m->config.cpus,
 	};
-	unsigned int i;
-	int r;
+	int r = arch_boot_load(&m->boot, &config, m->mem, err);
 
-	r = arch_boot_load(&m->boot, &config, m->mem, err);
-	for (i = 0; i < m->config.cpus && r == 0; i++)
-		r = arch_vcpu_boot(vm_vcpu(m->vm, i), &m->boot, err);
-	return r;
+	return r ? r : vm_boot(m->vm, &m->boot, err);
 }
 
 int machine_boot_first(struct machine *m, const struct boot_files *found, struct err *err)

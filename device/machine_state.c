@@ -68,21 +68,30 @@ static void save_shape(struct machine *m, struct saved *s)
 	s->msg.ranges = s->range_at;
 }
 
+static int save_cpu(struct vcpu_parked *vcpu, void *arg, struct err *err)
+{
+	unsigned int i = parked_index(vcpu);
+	struct saved *s = arg;
+	int r;
+
+	r = arch_vcpu_save(vcpu, &s->vcpu_buf[i], err);
+	if (r < 0)
+		return err_prefix(err, "state of vCPU %u", i);
+	s->vcpu[i] = bytes_of(&s->vcpu_buf[i]);
+	return 0;
+}
+
 static int save_cpus(struct machine *m, struct saved *s, struct err *err)
 {
-	unsigned int i;
 	int r;
 
 	r = arch_vm_save(m->vm, &s->vm_buf, err);
 	if (r < 0)
 		return err_prefix(err, "state of the VM");
 	s->msg.vm = bytes_of(&s->vm_buf);
-	for (i = 0; i < m->config.cpus; i++) {
-		r = arch_vcpu_save(vm_vcpu(m->vm, i), &s->vcpu_buf[i], err);
-		if (r < 0)
-			return err_prefix(err, "state of vCPU %u", i);
-		s->vcpu[i] = bytes_of(&s->vcpu_buf[i]);
-	}
+	r = vm_each(m->vm, save_cpu, s, err);
+	if (r < 0)
+		return r;
 	s->msg.n_vcpus = m->config.cpus;
 	s->msg.vcpus = s->vcpu;
 	return 0;
@@ -217,6 +226,16 @@ static int check_devices(struct machine *m, const MachineState *msg, struct err 
 	return 0;
 }
 
+static int apply_cpu(struct vcpu_parked *vcpu, void *arg, struct err *err)
+{
+	unsigned int i = parked_index(vcpu);
+	const MachineState *msg = arg;
+	int r;
+
+	r = arch_vcpu_load(vcpu, msg->vcpus[i].data, msg->vcpus[i].len, err);
+	return r < 0 ? err_prefix(err, "state of vCPU %u", i) : 0;
+}
+
 static int apply(struct machine *m, const MachineState *msg, struct err *err)
 {
 	const struct device *device;
@@ -226,11 +245,9 @@ static int apply(struct machine *m, const MachineState *msg, struct err *err)
 	r = arch_vm_load(m->vm, msg->vm.data, msg->vm.len, err);
 	if (r < 0)
 		return err_prefix(err, "state of the VM");
-	for (i = 0; i < m->config.cpus; i++) {
-		r = arch_vcpu_load(vm_vcpu(m->vm, i), msg->vcpus[i].data, msg->vcpus[i].len, err);
-		if (r < 0)
-			return err_prefix(err, "state of vCPU %u", i);
-	}
+	r = vm_each(m->vm, apply_cpu, (void *)msg, err);
+	if (r < 0)
+		return r;
 	device = board_devices(m->board, &n);
 	for (i = 0; i < n; i++) {
 		const DeviceState *state = state_of(msg, device[i].ops->name);
@@ -286,16 +303,19 @@ static int gfn_compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+static int early_pages(struct vcpu_parked *vcpu, void *pages, struct err *err)
+{
+	return arch_vcpu_early_pages(vcpu, pages_add, pages, err);
+}
+
 int machine_early_pages(struct machine *m, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
 {
 	struct pages pages = { 0 };
-	unsigned int cpu;
 	gfn_t *gfn;
 	size_t i, n;
-	int r = 0;
+	int r;
 
-	for (cpu = 0; cpu < m->config.cpus && r == 0; cpu++)
-		r = arch_vcpu_early_pages(vm_vcpu(m->vm, cpu), pages_add, &pages, err);
+	r = vm_each(m->vm, early_pages, &pages, err);
 	gfn = (gfn_t *)(void *)pages.buf.data;
 	n = pages.buf.len / sizeof(*gfn);
 	if (n)

@@ -10,22 +10,32 @@
 #include <stdatomic.h>
 
 #include "kvm/irq.h"
+#include "kvm/parked.h"
 #include "kvm/vcpu.h"
+#include "memory/gup.h"
 #include "memory/way_out.h"
+
+/* What vcpu_hold gives out: see parked.h. */
+struct vcpu_parked {
+	struct vcpu *vcpu;
+};
 
 struct vcpu {
 	struct vm *vm;
+	struct vcpu_parked held;
 	unsigned int index;
 	int fd;
 	struct kvm_run *run;
 	size_t run_bytes;
 	struct memory_thread *waits;
 	pthread_t thread;
-	bool started;
+	bool started;			/* its thread may be sent signals; guarded by vm->lock */
 	_Atomic pid_t tid;
 	_Atomic bool want_pause;	/* written under vm->lock; read by the thread at each turn without it */
 	_Atomic bool want_end;		/* likewise */
-	bool parked;			/* guarded by vm->lock */
+	/* Guarded by vm->lock. */
+	bool parked;			/* set by its thread, cleared by who lets it run, before the thread wakes */
+	unsigned int holds;		/* of parked.h; while there are any, it stays parked */
 	/* Only its own thread's, or of who has it parked. */
 	bool ram_pending;		/* run->mmio is an access to RAM that waits for its page */
 	bool io_pending;		/* KVM wants to be entered again to finish an instruction */
@@ -58,6 +68,12 @@ struct vm {
 	pthread_mutex_t msi_lock;	/* guards msi, and the order of changes of KVM's routes */
 };
 
+/* vcpu_resume, with vm->lock held. */
+void vcpu_let_run(struct vcpu *vcpu);
+/* Wakes a parked vCPU's thread, whoever holds it; vm->lock held. */
+void vcpu_unpark(struct vcpu *vcpu);
+/* Does an access to RAM that run->mmio asks for; 0 or gup's error. */
+int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts);
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *err);
 /* Starts the thread, parked. */
 int vcpu_start(struct vcpu *vcpu, struct err *err);

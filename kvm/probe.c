@@ -162,7 +162,7 @@ int probe_way_out(enum way_out *way, int64_t *us, struct err *err)
 	if (!r)
 		r = probe_load(probe.mem, &boot, err);
 	if (!r)
-		r = arch_vcpu_boot(vm_vcpu(probe.vm, 0), &boot, err);
+		r = vm_boot(probe.vm, &boot, err);
 	if (!r) {
 		vm_resume(probe.vm);
 		r = probe_until_waiting(probe.mem, err);
@@ -201,7 +201,7 @@ int probe_kernel_mode(bool *can, char *why, size_t size, struct err *err)
 	if (!r)
 		r = arch_probe_load_kernel_mode(&boot, probe.mem, err);
 	if (!r)
-		r = arch_vcpu_boot(vm_vcpu(probe.vm, 0), &boot, err);
+		r = vm_boot(probe.vm, &boot, err);
 	if (!r) {
 		vm_resume(probe.vm);
 		while (!atomic_load(&probe.seen.ok) && !atomic_load(&probe.seen.event) &&

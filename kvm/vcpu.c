@@ -21,9 +21,6 @@
 #include "kvm/internal.h"
 #include "memory/gup.h"
 
-/* For KVM to finish an instruction whose data is there. */
-#define VCPU_FLUSH_MS 2000
-
 /* A signal handler gets no context: this thread's kvm_run, for it alone. */
 static _Thread_local struct kvm_run *vcpu_this_run;
 
@@ -39,19 +36,9 @@ unsigned int vcpu_index(const struct vcpu *vcpu)
 	return vcpu->index;
 }
 
-int vcpu_fd(const struct vcpu *vcpu)
-{
-	return vcpu->fd;
-}
-
 struct vm *vcpu_vm(const struct vcpu *vcpu)
 {
 	return vcpu->vm;
-}
-
-struct kvm_run *vcpu_run(const struct vcpu *vcpu)
-{
-	return vcpu->run;
 }
 
 pid_t vcpu_tid(const struct vcpu *vcpu)
@@ -78,16 +65,6 @@ void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *stats)
 	};
 }
 
-int vcpu_ioctl(struct vcpu *vcpu, unsigned long request, void *arg, const char *what,
-	       struct err *err)
-{
-	int r = ioctl(vcpu->fd, request, arg);
-
-	if (r < 0)
-		return err_errno(err, -errno, "vCPU %u: %s", vcpu->index, what);
-	return r;
-}
-
 /* ---- exits ---- */
 
 static void vcpu_event(struct vcpu *vcpu, const struct vm_event *event)
@@ -111,7 +88,7 @@ static void vcpu_pio(struct vcpu *vcpu)
 	vcpu->io_pending = true;
 }
 
-static int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts)
+int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts)
 {
 	struct kvm_run *run = vcpu->run;
 	gpa_t gpa = GPA(run->mmio.phys_addr);
@@ -292,26 +269,35 @@ static void vcpu_finish_io(struct vcpu *vcpu)
 	}
 }
 
-static void vcpu_park(struct vcpu *vcpu)
+/* With vm->lock held, until whoever may has cleared parked: nothing that is asked for meanwhile counts. */
+static void vcpu_stay_parked(struct vcpu *vcpu)
 {
 	struct vm *vm = vcpu->vm;
 
-	vcpu_finish_io(vcpu);
-	pthread_mutex_lock(&vm->lock);
-	vcpu->parked = true;
 	PROBE_PARK((int)vcpu->index);
 	pthread_cond_broadcast(&vm->parked);
-	while (atomic_load(&vcpu->want_pause) && !atomic_load(&vcpu->want_end) && !vcpu->io_pending)
+	while (vcpu->parked)
 		pthread_cond_wait(&vm->resumed, &vm->lock);
-	vcpu->parked = false;
 	/*
 	 * Under the lock: a pause asked for from now on sets want_pause first and kicks after, so neither its
 	 * immediate_exit nor its kick is wiped out here.
 	 */
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	memory_thread_clear(vcpu->waits);
-	pthread_mutex_unlock(&vm->lock);
 	PROBE_RESUME((int)vcpu->index);
+}
+
+static void vcpu_park(struct vcpu *vcpu)
+{
+	struct vm *vm = vcpu->vm;
+
+	vcpu_finish_io(vcpu);
+	pthread_mutex_lock(&vm->lock);
+	/* It may have been resumed, or ended, since it looked. */
+	vcpu->parked = atomic_load(&vcpu->want_pause) && !atomic_load(&vcpu->want_end);
+	if (vcpu->parked)
+		vcpu_stay_parked(vcpu);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 static void *vcpu_main(void *arg)
@@ -329,6 +315,9 @@ static void *vcpu_main(void *arg)
 	sigaddset(&set, SIGUSR1);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 
+	pthread_mutex_lock(&vcpu->vm->lock);
+	vcpu_stay_parked(vcpu);
+	pthread_mutex_unlock(&vcpu->vm->lock);
 	while (!atomic_load(&vcpu->want_end)) {
 		if (atomic_load(&vcpu->want_pause))
 			vcpu_park(vcpu);
@@ -338,72 +327,47 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
+/* Under the lock: a thread that may be joined gets no signal. */
+static void vcpu_signal(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->vm->lock);
+	if (vcpu->started)
+		pthread_kill(vcpu->thread, SIGUSR1);
+	pthread_mutex_unlock(&vcpu->vm->lock);
+}
+
 void vcpu_kick(struct vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 	if (memory_thread_kick(vcpu->waits) == KICK_SIGNAL)
-		pthread_kill(vcpu->thread, SIGUSR1);
+		vcpu_signal(vcpu);
+}
+
+void vcpu_unpark(struct vcpu *vcpu)
+{
+	vcpu->parked = false;
+	pthread_cond_broadcast(&vcpu->vm->resumed);
+}
+
+void vcpu_let_run(struct vcpu *vcpu)
+{
+	atomic_store(&vcpu->want_pause, false);
+	if (!vcpu->holds)
+		vcpu_unpark(vcpu);
 }
 
 void vcpu_resume(struct vcpu *vcpu)
 {
 	pthread_mutex_lock(&vcpu->vm->lock);
-	atomic_store(&vcpu->want_pause, false);
-	pthread_cond_broadcast(&vcpu->vm->resumed);
+	vcpu_let_run(vcpu);
 	pthread_mutex_unlock(&vcpu->vm->lock);
-}
-
-/* For the thread, which is parked, to let KVM finish an instruction. */
-static int vcpu_flush(struct vcpu *vcpu, bool drop, struct err *err)
-{
-	int r;
-
-	pthread_mutex_lock(&vcpu->vm->lock);
-	vcpu->ram_pending = false;
-	vcpu->io_pending = true;
-	vcpu->dropping = drop;
-	vcpu->parked = false;
-	pthread_cond_broadcast(&vcpu->vm->resumed);
-	pthread_mutex_unlock(&vcpu->vm->lock);
-	r = vm_pause(vcpu->vm, VCPU_FLUSH_MS, err);
-	if (!r)
-		vcpu->dropping = false;
-	return r;
-}
-
-int vcpu_settle(struct vcpu *vcpu, bool drop, struct err *err)
-{
-	bool pending = vcpu->ram_pending;
-	int r = 0;
-
-	/* One instruction may have several. */
-	while (vcpu->ram_pending && !r) {
-		if (drop)
-			memset(vcpu->run->mmio.data, 0, sizeof(vcpu->run->mmio.data));
-		else
-			r = vcpu_ram(vcpu, GUP_NOWAIT, NULL);
-		if (r < 0)
-			return err_set(err, -EBUSY, "an instruction of vCPU %u waits for the page at 0x%" PRIx64, vcpu->index,
-				       (uint64_t)vcpu->run->mmio.phys_addr & ~(PAGE_BYTES - 1));
-		r = vcpu_flush(vcpu, drop, err);
-	}
-	return r < 0 ? r : pending;
-}
-
-int vcpu_settle_to_write(struct vcpu *vcpu, struct err *err)
-{
-	int r = vcpu_settle(vcpu, false, err);
-
-	return r > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : r;
 }
 
 /* ---- set-up and end ---- */
 
 static void vcpu_nudge(void *arg)
 {
-	struct vcpu *vcpu = arg;
-
-	pthread_kill(vcpu->thread, SIGUSR1);
+	vcpu_signal(arg);
 }
 
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *err)
@@ -411,7 +375,9 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *
 	char name[16];
 	int bytes;
 
-	*vcpu = (struct vcpu){ .vm = vm, .index = index, .fd = -1 };
+	/* Parked: there is no thread yet that could run it. */
+	*vcpu = (struct vcpu){ .vm = vm, .index = index, .fd = -1, .parked = true };
+	vcpu->held.vcpu = vcpu;
 	atomic_store(&vcpu->want_pause, true);
 	snprintf(name, sizeof(name), "vcpu%u", index);
 	vcpu->waits = memory_thread_new(vm->mem, name, (int)index);
@@ -441,11 +407,11 @@ int vcpu_start(struct vcpu *vcpu, struct err *err)
 	/* No SA_RESTART: KVM_RUN is to come back. */
 	if (sigaction(SIGUSR1, &action, NULL) < 0)
 		return err_errno(err, -errno, "SIGUSR1's handler");
+	pthread_mutex_lock(&vcpu->vm->lock);
 	r = thread_start(&vcpu->thread, vcpu_main, vcpu);
-	if (r < 0)
-		return err_errno(err, r, "vCPU %u: thread", vcpu->index);
-	vcpu->started = true;
-	return 0;
+	vcpu->started = !r;
+	pthread_mutex_unlock(&vcpu->vm->lock);
+	return r < 0 ? err_errno(err, r, "vCPU %u: thread", vcpu->index) : 0;
 }
 
 void vcpu_fini(struct vcpu *vcpu)

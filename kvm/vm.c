@@ -60,6 +60,21 @@ int vm_irq_line(struct vm *vm, unsigned int gsi, bool level)
 
 /* ---- pause and resume ---- */
 
+/* Kicks those that are not parked. */
+static void vm_kick(struct vm *vm)
+{
+	unsigned int i;
+	bool kick;
+
+	for (i = 0; i < vm->vcpus; i++) {
+		pthread_mutex_lock(&vm->lock);
+		kick = vm->vcpu[i].started && !vm->vcpu[i].parked;
+		pthread_mutex_unlock(&vm->lock);
+		if (kick)
+			vcpu_kick(&vm->vcpu[i]);
+	}
+}
+
 void vm_ask_pause(struct vm *vm)
 {
 	unsigned int i;
@@ -68,9 +83,7 @@ void vm_ask_pause(struct vm *vm)
 	for (i = 0; i < vm->vcpus; i++)
 		atomic_store(&vm->vcpu[i].want_pause, true);
 	pthread_mutex_unlock(&vm->lock);
-	for (i = 0; i < vm->vcpus; i++)
-		if (vm->vcpu[i].started)
-			vcpu_kick(&vm->vcpu[i]);
+	vm_kick(vm);
 }
 
 /* The first vCPU whose thread is not parked, or NULL; vm->lock held. */
@@ -89,7 +102,6 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 	int64_t deadline = clock_now_ns() + timeout_ms * NS_PER_MS;
 	struct timespec until;
 	struct vcpu *vcpu;
-	unsigned int i;
 	int64_t now;
 
 	vm_ask_pause(vm);
@@ -102,9 +114,7 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 		if (pthread_cond_timedwait(&vm->parked, &vm->lock, &until) != ETIMEDOUT)
 			continue;
 		pthread_mutex_unlock(&vm->lock);
-		for (i = 0; i < vm->vcpus; i++)
-			if (vm->vcpu[i].started && !vcpu_is_parked(&vm->vcpu[i]))
-				vcpu_kick(&vm->vcpu[i]);
+		vm_kick(vm);
 		pthread_mutex_lock(&vm->lock);
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -117,14 +127,42 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 			       " (does this kernel have interruptible guest faults? --way-out=eject needs none)" : "");
 }
 
-int vm_settle(struct vm *vm, bool drop, struct err *err)
+int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err), void *arg, struct err *err)
 {
+	struct vcpu_parked *parked;
 	unsigned int i;
 	int r = 0;
 
-	for (i = 0; i < vm->vcpus && r >= 0; i++)
-		r = vcpu_settle(&vm->vcpu[i], drop, err);
+	for (i = 0; i < vm->vcpus && !r; i++) {
+		parked = vcpu_hold(&vm->vcpu[i], err);
+		if (!parked)
+			return -EBUSY;
+		r = fn(parked, arg, err);
+		vcpu_release(parked);
+	}
+	return r;
+}
+
+static int boot_one(struct vcpu_parked *parked, void *boot, struct err *err)
+{
+	return arch_vcpu_boot(parked, boot, err);
+}
+
+int vm_boot(struct vm *vm, const struct arch_boot *boot, struct err *err)
+{
+	return vm_each(vm, boot_one, (void *)boot, err);
+}
+
+static int settle(struct vcpu_parked *parked, void *drop, struct err *err)
+{
+	int r = parked_settle(parked, *(bool *)drop, err);
+
 	return r < 0 ? r : 0;
+}
+
+int vm_settle(struct vm *vm, bool drop, struct err *err)
+{
+	return vm_each(vm, settle, &drop, err);
 }
 
 void vm_resume(struct vm *vm)
@@ -133,8 +171,7 @@ void vm_resume(struct vm *vm)
 
 	pthread_mutex_lock(&vm->lock);
 	for (i = 0; i < vm->vcpus; i++)
-		atomic_store(&vm->vcpu[i].want_pause, false);
-	pthread_cond_broadcast(&vm->resumed);
+		vcpu_let_run(&vm->vcpu[i]);
 	pthread_mutex_unlock(&vm->lock);
 }
 
@@ -178,6 +215,11 @@ static int vm_add_slots(struct vm *vm, struct err *err)
 	return 0;
 }
 
+static int create(struct vcpu_parked *parked, void *cpus, struct err *err)
+{
+	return arch_vcpu_create(parked, *(unsigned int *)cpus, err);
+}
+
 static int vm_add_vcpus(struct vm *vm, unsigned int cpus, struct err *err)
 {
 	unsigned int i;
@@ -188,10 +230,10 @@ static int vm_add_vcpus(struct vm *vm, unsigned int cpus, struct err *err)
 		r = vcpu_init(&vm->vcpu[i], vm, i, err);
 		if (r < 0)
 			return r;
-		r = arch_vcpu_create(&vm->vcpu[i], cpus, err);
-		if (r < 0)
-			return r;
 	}
+	r = vm_each(vm, create, &cpus, err);
+	if (r < 0)
+		return r;
 	for (i = 0; i < cpus; i++) {
 		r = vcpu_start(&vm->vcpu[i], err);
 		if (r < 0)
@@ -258,6 +300,7 @@ err_vm:
 
 int vm_end_vcpus(struct vm *vm)
 {
+	bool ending[VM_VCPUS_MAX];
 	unsigned int i;
 	int r;
 
@@ -265,16 +308,17 @@ int vm_end_vcpus(struct vm *vm)
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&vm->lock);
-	for (i = 0; i < vm->vcpus; i++)
-		atomic_store(&vm->vcpu[i].want_end, true);
-	pthread_cond_broadcast(&vm->resumed);
-	pthread_mutex_unlock(&vm->lock);
 	for (i = 0; i < vm->vcpus; i++) {
-		if (!vm->vcpu[i].started)
-			continue;
-		pthread_join(vm->vcpu[i].thread, NULL);
+		ending[i] = vm->vcpu[i].started;
+		/* From here on nobody signals it: whoever joins a thread has to know that. */
 		vm->vcpu[i].started = false;
+		atomic_store(&vm->vcpu[i].want_end, true);
+		vcpu_unpark(&vm->vcpu[i]);
 	}
+	pthread_mutex_unlock(&vm->lock);
+	for (i = 0; i < vm->vcpus; i++)
+		if (ending[i])
+			pthread_join(vm->vcpu[i].thread, NULL);
 	return 0;
 }
 

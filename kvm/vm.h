@@ -16,12 +16,13 @@
 
 struct vm;
 struct vcpu;
+struct vcpu_parked;
 
 enum vm_event_kind {
 	VM_EVENT_RESET,		/* the guest asked for a reset, or triple-faulted */
 	VM_EVENT_SHUTDOWN,	/* the guest asked to be powered off */
 	VM_EVENT_CRASH,		/* the guest reported a panic */
-	VM_EVENT_DEBUG,		/* breakpoint, watchpoint or single step: vcpu_run(vcpu)->debug has the rest */
+	VM_EVENT_DEBUG,		/* breakpoint, watchpoint or single step: arch_debug_hit has the rest */
 	VM_EVENT_ERROR,		/* KVM cannot go on: `text` says why */
 };
 
@@ -68,12 +69,19 @@ struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index);
 
 /*
  * Brings every vCPU out of the guest, or out of its wait for a page, and parks it. When it returns 0 no vCPU runs,
- * pending I/O instructions are completed, and vCPU state may be read and written by the caller. Typically some
+ * pending I/O instructions are completed, and vCPU state may be read and written (kvm/parked.h). Typically some
  * 100 us; waits at most timeout_ms (the loop's "nothing hangs": a bound, not a wait for a page), kicking again each
  * millisecond; -ETIMEDOUT names the vCPU and what it does: it parks as soon as it comes out.
  */
 int vm_pause(struct vm *vm, int timeout_ms, struct err *err);
-/* vcpu_settle of each; 0 or its error. */
+/*
+ * Calls fn with each vCPU, held parked, in their order; stops at a result that is not 0, and returns it. -EBUSY: one runs.
+ */
+int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err), void *arg, struct err *err);
+/* arch_vcpu_boot of each. */
+struct arch_boot;
+int vm_boot(struct vm *vm, const struct arch_boot *boot, struct err *err);
+/* parked_settle of each; 0 or its error. */
 int vm_settle(struct vm *vm, bool drop, struct err *err);
 /* Lets all vCPUs run. */
 void vm_resume(struct vm *vm);

@@ -11,7 +11,7 @@
 
 #include "base/err.h"
 #include "base/types.h"
-#include "kvm/vcpu.h"
+#include "kvm/parked.h"
 #include "kvm/vm.h"
 
 /* KVM's number of a field of struct kvm_regs: general registers of 8 bytes. */
@@ -44,12 +44,12 @@ static inline struct arm64_vm *arm64_vm(const struct vm *vm)
 }
 
 /* One register. 0 or a negative errno with err (may be NULL) naming it. */
-int reg_get(struct vcpu *vcpu, uint64_t id, void *value, struct err *err);
-int reg_set(struct vcpu *vcpu, uint64_t id, const void *value, struct err *err);
-int reg_get64(struct vcpu *vcpu, uint64_t id, uint64_t *value, struct err *err);
-int reg_set64(struct vcpu *vcpu, uint64_t id, uint64_t value, struct err *err);
+int reg_get(struct vcpu_parked *vcpu, uint64_t id, void *value, struct err *err);
+int reg_set(struct vcpu_parked *vcpu, uint64_t id, const void *value, struct err *err);
+int reg_get64(struct vcpu_parked *vcpu, uint64_t id, uint64_t *value, struct err *err);
+int reg_set64(struct vcpu_parked *vcpu, uint64_t id, uint64_t value, struct err *err);
 
 /* Power-on state: KVM_ARM_VCPU_INIT. Only vCPU 0 runs; the others wait for PSCI's CPU_ON. */
-int arm64_vcpu_reset(struct vcpu *vcpu, struct err *err);
+int arm64_vcpu_reset(struct vcpu_parked *vcpu, struct err *err);
 
 #endif

@@ -118,16 +118,16 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 	return r < 0 ? r : load_fdt(mem, boot->params, &fdt, err);
 }
 
-int arch_vcpu_boot(struct vcpu *vcpu, const struct arch_boot *boot, struct err *err)
+int arch_vcpu_boot(struct vcpu_parked *vcpu, const struct arch_boot *boot, struct err *err)
 {
 	int r = 0;
 
-	if (vcpu_index(vcpu) == 0)
-		r = arch_vm_reset(vcpu_vm(vcpu), err);
+	if (parked_index(vcpu) == 0)
+		r = arch_vm_reset(parked_vm(vcpu), err);
 	if (!r)
 		r = arm64_vcpu_reset(vcpu, err);
 	/* Linux starts the others itself, by PSCI. */
-	if (r < 0 || vcpu_index(vcpu))
+	if (r < 0 || parked_index(vcpu))
 		return r;
 	r = reg_set64(vcpu, CORE_REG(regs.pstate), PSTATE_EL1H | PSTATE_DAIF, err);
 	if (!r)

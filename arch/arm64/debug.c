@@ -58,9 +58,9 @@ static int watch_set(const struct arch_watch *watch, struct kvm_guest_debug_arch
 }
 
 /* The CPU's number of them; each kind is at least two. */
-static int check_numbers(struct vcpu *vcpu, unsigned int breakpoints, unsigned int watchpoints, struct err *err)
+static int check_numbers(struct vcpu_parked *vcpu, unsigned int breakpoints, unsigned int watchpoints, struct err *err)
 {
-	int fd = vm_kvm_fd(vcpu_vm(vcpu));
+	int fd = vm_kvm_fd(parked_vm(vcpu));
 	int bps = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_DEBUG_HW_BPS);
 	int wps = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_DEBUG_HW_WPS);
 
@@ -70,7 +70,7 @@ static int check_numbers(struct vcpu *vcpu, unsigned int breakpoints, unsigned i
 	return 0;
 }
 
-int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err *err)
+int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, struct err *err)
 {
 	unsigned int i, breakpoints = 0, watchpoints = 0;
 	struct kvm_guest_debug request;
@@ -93,7 +93,7 @@ int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err
 		request.control |= KVM_GUESTDBG_USE_HW;
 	if (request.control)
 		request.control |= KVM_GUESTDBG_ENABLE;
-	r = vcpu_ioctl(vcpu, KVM_SET_GUEST_DEBUG, &request, "set guest debugging", err);
+	r = parked_ioctl(vcpu, KVM_SET_GUEST_DEBUG, &request, "set guest debugging", err);
 	return r < 0 ? r : 0;
 }
 
@@ -105,9 +105,9 @@ static bool watch_is_hit(const struct arch_watch *watch, uint32_t class, uint64_
 	return class == CLASS_WATCHPOINT && watch->gva.v >> 3 == address >> 3;
 }
 
-bool arch_debug_hit(struct vcpu *vcpu, const struct arch_debug *debug, unsigned int *index)
+bool arch_debug_hit(struct vcpu_parked *vcpu, const struct arch_debug *debug, unsigned int *index)
 {
-	const struct kvm_debug_exit_arch *hit = &vcpu_run(vcpu)->debug.arch;
+	const struct kvm_debug_exit_arch *hit = &parked_run(vcpu)->debug.arch;
 	uint64_t pc = 0;
 	unsigned int i;
 

@@ -108,7 +108,7 @@ static uint64_t stack_id(uint64_t pstate)
 }
 
 /* The register's bytes as KVM has them: 16, the first reg->bytes of which are the packet's. */
-static int value_get(struct vcpu *vcpu, const struct reg *reg, uint64_t *id, uint8_t *value, struct err *err)
+static int value_get(struct vcpu_parked *vcpu, const struct reg *reg, uint64_t *id, uint8_t *value, struct err *err)
 {
 	uint64_t pstate;
 	int r;
@@ -124,7 +124,7 @@ static int value_get(struct vcpu *vcpu, const struct reg *reg, uint64_t *id, uin
 	return reg_get(vcpu, *id, value, err);
 }
 
-int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
+int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 {
 	uint8_t value[REG_BYTES_MAX];
 	unsigned int i;
@@ -132,7 +132,7 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 	int r;
 
 	/* Where its page has come, the end of an instruction rather than its middle. */
-	vcpu_settle(vcpu, false, NULL);
+	parked_settle(vcpu, false, NULL);
 	for (i = 0; i < REGS; regs += table[i].bytes, i++) {
 		r = value_get(vcpu, &table[i], &id, value, err);
 		if (r < 0)
@@ -143,12 +143,12 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 }
 
 /* Only what has changed is written: gdb writes all registers back to change one. */
-int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
+int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct err *err)
 {
 	uint8_t value[REG_BYTES_MAX];
 	unsigned int i;
 	uint64_t id;
-	int r = vcpu_settle_to_write(vcpu, err);
+	int r = parked_settle_to_write(vcpu, err);
 
 	for (i = 0; i < REGS && !r; regs += table[i].bytes, i++) {
 		if (table[i].kind == READ_ONLY)
@@ -166,7 +166,7 @@ int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 	return r < 0 ? r : 0;
 }
 
-int arch_gdb_pc(struct vcpu *vcpu, uint64_t *pc, struct err *err)
+int arch_gdb_pc(struct vcpu_parked *vcpu, uint64_t *pc, struct err *err)
 {
 	return reg_get64(vcpu, CORE_REG(regs.pc), pc, err);
 }

@@ -28,7 +28,7 @@
 #define PTE_TABLE 2ull		/* at levels 0 to 2; at level 3: a page */
 #define PTE_ADDRESS 0x0000ffffffffffffull
 
-int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err)
+int arch_mmu_get(struct vcpu_parked *vcpu, struct arch_mmu *mmu, struct err *err)
 {
 	uint64_t sctlr;
 	int r;

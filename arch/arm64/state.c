@@ -75,7 +75,7 @@ static size_t register_bytes(uint64_t id)
 }
 
 /* The numbers of this vCPU's registers; to be freed. NULL: err is set. */
-static struct kvm_reg_list *registers_list(struct vcpu *vcpu, struct err *err)
+static struct kvm_reg_list *registers_list(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct kvm_reg_list *list = calloc(1, sizeof(*list) + REGISTERS_MAX * sizeof(list->reg[0]));
 	int r;
@@ -85,7 +85,7 @@ static struct kvm_reg_list *registers_list(struct vcpu *vcpu, struct err *err)
 		return NULL;
 	}
 	list->n = REGISTERS_MAX;
-	r = vcpu_ioctl(vcpu, KVM_GET_REG_LIST, list, "list registers", err);
+	r = parked_ioctl(vcpu, KVM_GET_REG_LIST, list, "list registers", err);
 	if (r < 0) {
 		free(list);
 		return NULL;
@@ -130,7 +130,7 @@ static int work_init(struct work *work, size_t registers, struct err *err)
 	return err_set(err, -ENOMEM, "no memory for vCPU state");
 }
 
-static int save_registers(struct vcpu *vcpu, struct work *work, const struct kvm_reg_list *list, struct err *err)
+static int save_registers(struct vcpu_parked *vcpu, struct work *work, const struct kvm_reg_list *list, struct err *err)
 {
 	uint64_t i, n = 0;
 
@@ -154,22 +154,22 @@ static int save_registers(struct vcpu *vcpu, struct work *work, const struct kvm
 	return 0;
 }
 
-static int save_rest(struct vcpu *vcpu, struct work *work, struct err *err)
+static int save_rest(struct vcpu_parked *vcpu, struct work *work, struct err *err)
 {
 	struct kvm_vcpu_events events;
 	struct kvm_mp_state mp;
 	int r;
 
 	memset(&events, 0, sizeof(events));
-	r = vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &mp, "get MP state", err);
+	r = parked_ioctl(vcpu, KVM_GET_MP_STATE, &mp, "get MP state", err);
 	if (r >= 0)
-		r = vcpu_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &events, "get events", err);
+		r = parked_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &events, "get events", err);
 	if (r >= 0)
-		r = gic_private_save(arm64_vm(vcpu_vm(vcpu))->gic, vcpu_index(vcpu), work->gic, err);
+		r = gic_private_save(arm64_vm(parked_vm(vcpu))->gic, parked_index(vcpu), work->gic, err);
 	if (r < 0)
 		return r;
 	work->state.version = STATE_VERSION;
-	work->state.index = vcpu_index(vcpu);
+	work->state.index = parked_index(vcpu);
 	work->state.mp_state = mp.mp_state;
 	work->state.serror_pending = events.exception.serror_pending;
 	work->state.serror_has_syndrome = events.exception.serror_has_esr;
@@ -179,7 +179,7 @@ static int save_rest(struct vcpu *vcpu, struct work *work, struct err *err)
 	return 0;
 }
 
-int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
+int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err)
 {
 	struct kvm_reg_list *list = registers_list(vcpu, err);
 	struct work work;
@@ -210,7 +210,7 @@ static bool register_listed(const struct kvm_reg_list *list, uint64_t id)
 	return false;
 }
 
-static int load_register(struct vcpu *vcpu, const struct kvm_reg_list *list, const Arm64__Register *reg, struct err *err)
+static int load_register(struct vcpu_parked *vcpu, const struct kvm_reg_list *list, const Arm64__Register *reg, struct err *err)
 {
 	uint8_t now[REGISTER_BYTES_MAX];
 	size_t bytes = register_bytes(reg->id);
@@ -229,7 +229,7 @@ static int load_register(struct vcpu *vcpu, const struct kvm_reg_list *list, con
 	return r;
 }
 
-static int load_registers(struct vcpu *vcpu, const Arm64__VcpuState *state, struct err *err)
+static int load_registers(struct vcpu_parked *vcpu, const Arm64__VcpuState *state, struct err *err)
 {
 	struct kvm_reg_list *list = registers_list(vcpu, err);
 	size_t i;
@@ -243,7 +243,7 @@ static int load_registers(struct vcpu *vcpu, const Arm64__VcpuState *state, stru
 	return r;
 }
 
-static int load_rest(struct vcpu *vcpu, const Arm64__VcpuState *state, struct err *err)
+static int load_rest(struct vcpu_parked *vcpu, const Arm64__VcpuState *state, struct err *err)
 {
 	struct kvm_mp_state mp = { .mp_state = state->mp_state };
 	struct kvm_vcpu_events events;
@@ -253,20 +253,20 @@ static int load_rest(struct vcpu *vcpu, const Arm64__VcpuState *state, struct er
 	events.exception.serror_pending = state->serror_pending ? 1 : 0;
 	events.exception.serror_has_esr = state->serror_has_syndrome ? 1 : 0;
 	events.exception.serror_esr = state->serror_syndrome;
-	r = gic_private_load(arm64_vm(vcpu_vm(vcpu))->gic, vcpu_index(vcpu), state->gic, err);
+	r = gic_private_load(arm64_vm(parked_vm(vcpu))->gic, parked_index(vcpu), state->gic, err);
 	if (!r)
-		r = vcpu_ioctl(vcpu, KVM_SET_VCPU_EVENTS, &events, "set events", err);
+		r = parked_ioctl(vcpu, KVM_SET_VCPU_EVENTS, &events, "set events", err);
 	if (r >= 0)
-		r = vcpu_ioctl(vcpu, KVM_SET_MP_STATE, &mp, "set MP state", err);
+		r = parked_ioctl(vcpu, KVM_SET_MP_STATE, &mp, "set MP state", err);
 	return r < 0 ? r : 0;
 }
 
-static int state_check(const struct vcpu *vcpu, const Arm64__VcpuState *state, struct err *err)
+static int state_check(const struct vcpu_parked *vcpu, const Arm64__VcpuState *state, struct err *err)
 {
 	if (state->version != STATE_VERSION)
 		return err_set(err, -EPROTO, "vCPU state: version %u, this postern knows %u", state->version,
 			       STATE_VERSION);
-	if (state->index != vcpu_index(vcpu))
+	if (state->index != parked_index(vcpu))
 		return err_set(err, -EPROTO, "vCPU state: of vCPU %u", state->index);
 	if (state->n_registers > REGISTERS_MAX)
 		return err_set(err, -EPROTO, "vCPU state: %zu registers", state->n_registers);
@@ -278,7 +278,7 @@ static int state_check(const struct vcpu *vcpu, const Arm64__VcpuState *state, s
 	return 0;
 }
 
-int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct err *err)
+int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, struct err *err)
 {
 	ProtobufCMessage *message = arch_message_unpack(&arm64__vcpu_state__descriptor, data, len, "vCPU state", err);
 	const Arm64__VcpuState *state = (const Arm64__VcpuState *)message;
@@ -295,7 +295,7 @@ int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct er
 	return r;
 }
 
-int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
+int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
 {
 	(void)vcpu, (void)fn, (void)arg, (void)err;
 	return 0;

@@ -90,14 +90,14 @@ static int gic_remember(struct arm64_vm *own, unsigned int cpus, struct err *err
 	return r;
 }
 
-int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err)
+int arch_vcpu_create(struct vcpu_parked *vcpu, unsigned int cpus, struct err *err)
 {
-	struct arm64_vm *own = arm64_vm(vcpu_vm(vcpu));
+	struct arm64_vm *own = arm64_vm(parked_vm(vcpu));
 	int r;
 
 	r = arm64_vcpu_reset(vcpu, err);
 	/* The controller takes no vCPU once it has been initialised. */
-	if (r < 0 || vcpu_index(vcpu) + 1 < cpus)
+	if (r < 0 || parked_index(vcpu) + 1 < cpus)
 		return r;
 	r = gic_init(own->gic, err);
 	return r < 0 ? r : gic_remember(own, cpus, err);
@@ -117,10 +117,24 @@ int arch_vm_reset(struct vm *vm, struct err *err)
 
 int arch_clock_stop(struct vm *vm, uint64_t *clock, struct err *err)
 {
-	return reg_get64(vm_vcpu(vm, 0), KVM_REG_ARM_TIMER_CNT, clock, err);
+	struct vcpu_parked *vcpu = vcpu_hold(vm_vcpu(vm, 0), err);
+	int r;
+
+	if (!vcpu)
+		return -EBUSY;
+	r = reg_get64(vcpu, KVM_REG_ARM_TIMER_CNT, clock, err);
+	vcpu_release(vcpu);
+	return r;
 }
 
 int arch_clock_start(struct vm *vm, uint64_t clock, struct err *err)
 {
-	return reg_set64(vm_vcpu(vm, 0), KVM_REG_ARM_TIMER_CNT, clock, err);
+	struct vcpu_parked *vcpu = vcpu_hold(vm_vcpu(vm, 0), err);
+	int r;
+
+	if (!vcpu)
+		return -EBUSY;
+	r = reg_set64(vcpu, KVM_REG_ARM_TIMER_CNT, clock, err);
+	vcpu_release(vcpu);
+	return r;
 }

@@ -334,9 +334,9 @@ static struct kvm_segment segment(uint16_t selector, bool code, uint8_t dpl)
 	};
 }
 
-static int start(struct vcpu *vcpu, const struct arch_boot *boot, struct err *err)
+static int start(struct vcpu_parked *vcpu, const struct arch_boot *boot, struct err *err)
 {
-	uint64_t i = vcpu_index(vcpu);
+	uint64_t i = parked_index(vcpu);
 	struct kvm_regs regs = { .rip = boot->entry, .rflags = 2, .rsp = boot->stack };
 	struct kvm_sregs2 sregs;
 	int result = x86_sregs_get(vcpu, &sregs, err);
@@ -371,24 +371,24 @@ static int start(struct vcpu *vcpu, const struct arch_boot *boot, struct err *er
 	sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.ds;
 	result = x86_sregs_set(vcpu, &sregs, err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_SET_REGS, &regs, "set registers", err);
+		result = parked_ioctl(vcpu, KVM_SET_REGS, &regs, "set registers", err);
 	return result < 0 ? result : 0;
 }
 
-int arch_vcpu_boot(struct vcpu *vcpu, const struct arch_boot *boot, struct err *err)
+int arch_vcpu_boot(struct vcpu_parked *vcpu, const struct arch_boot *boot, struct err *err)
 {
 	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
 	int result = 0;
 
-	if (vcpu_index(vcpu) == 0)
-		result = arch_vm_reset(vcpu_vm(vcpu), err);
+	if (parked_index(vcpu) == 0)
+		result = arch_vm_reset(parked_vm(vcpu), err);
 	if (!result)
 		result = x86_vcpu_reset(vcpu, err);
 	/* Linux starts the others itself, by INIT and SIPI. */
-	if (result || (vcpu_index(vcpu) && !boot->bare))
+	if (result || (parked_index(vcpu) && !boot->bare))
 		return result;
 	result = start(vcpu, boot, err);
 	if (!result && boot->bare)
-		result = vcpu_ioctl(vcpu, KVM_SET_MP_STATE, &runnable, "set MP state", err);
+		result = parked_ioctl(vcpu, KVM_SET_MP_STATE, &runnable, "set MP state", err);
 	return result < 0 ? result : 0;
 }

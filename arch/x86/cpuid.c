@@ -188,13 +188,13 @@ int cpuid_supported(const struct vm *vm, struct cpuid_table *table, struct err *
 	return 0;
 }
 
-int cpuid_get(struct vcpu *vcpu, struct cpuid_table *table, struct err *err)
+int cpuid_get(struct vcpu_parked *vcpu, struct cpuid_table *table, struct err *err)
 {
 	int result;
 
 	memset(table, 0, sizeof(*table));
 	table->nent = CPUID_ENTRIES_MAX;
-	result = vcpu_ioctl(vcpu, KVM_GET_CPUID2, table, "get CPUID", err);
+	result = parked_ioctl(vcpu, KVM_GET_CPUID2, table, "get CPUID", err);
 	return result < 0 ? result : 0;
 }
 
@@ -229,7 +229,7 @@ static bool same(const struct cpuid_table *a, const struct cpuid_table *b)
 	return true;
 }
 
-int cpuid_set(struct vcpu *vcpu, const struct cpuid_table *table, struct err *err)
+int cpuid_set(struct vcpu_parked *vcpu, const struct cpuid_table *table, struct err *err)
 {
 	struct cpuid_table *work = malloc(sizeof(*work));
 	int result;
@@ -239,7 +239,7 @@ int cpuid_set(struct vcpu *vcpu, const struct cpuid_table *table, struct err *er
 	result = cpuid_get(vcpu, work, NULL);
 	if (result || !same(work, table)) {
 		*work = *table;
-		result = vcpu_ioctl(vcpu, KVM_SET_CPUID2, work, "set CPUID", err);
+		result = parked_ioctl(vcpu, KVM_SET_CPUID2, work, "set CPUID", err);
 		result = result < 0 ? result : 1;
 	}
 	free(work);
@@ -330,20 +330,20 @@ int cpuid_check(const struct cpuid_table *guest, struct cpuid_table *host, struc
 }
 
 /* As many banks for machine checks as other VMMs give; without it a guest sees 32. */
-static void mce_setup(struct vcpu *vcpu)
+static void mce_setup(struct vcpu_parked *vcpu)
 {
 	uint64_t banks = 10, cap = 0;
 
-	if (ioctl(vm_kvm_fd(vcpu_vm(vcpu)), KVM_X86_GET_MCE_CAP_SUPPORTED, &cap) < 0)
+	if (ioctl(vm_kvm_fd(parked_vm(vcpu)), KVM_X86_GET_MCE_CAP_SUPPORTED, &cap) < 0)
 		return;
 	/* MCG_CTL_P and MCG_SER_P, where KVM has them. A failure leaves KVM's default, which works too. */
 	cap = (cap & (1ull << 8 | 1ull << 24)) | banks;
-	vcpu_ioctl(vcpu, KVM_X86_SETUP_MCE, &cap, "set up machine checks", NULL);
+	parked_ioctl(vcpu, KVM_X86_SETUP_MCE, &cap, "set up machine checks", NULL);
 }
 
-int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err)
+int arch_vcpu_create(struct vcpu_parked *vcpu, unsigned int cpus, struct err *err)
 {
-	struct vm *vm = vcpu_vm(vcpu);
+	struct vm *vm = parked_vm(vcpu);
 	struct cpuid_table *table = malloc(sizeof(*table));
 	int result;
 
@@ -351,7 +351,7 @@ int arch_vcpu_create(struct vcpu *vcpu, unsigned int cpus, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for CPUID");
 	result = cpuid_supported(vm, table, err);
 	if (!result)
-		result = cpuid_shape(table, vcpu_index(vcpu), cpus,
+		result = cpuid_shape(table, parked_index(vcpu), cpus,
 				     x86_capability(vm, KVM_CAP_TSC_DEADLINE_TIMER) != 0, err);
 	if (!result)
 		result = cpuid_set(vcpu, table, err);

@@ -9,7 +9,7 @@
 #include <linux/kvm.h>
 
 #include "base/err.h"
-#include "kvm/vcpu.h"
+#include "kvm/parked.h"
 
 #define CPUID_ENTRIES_MAX 256u
 
@@ -32,9 +32,9 @@ int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_
 /* What this host's KVM supports. */
 int cpuid_supported(const struct vm *vm, struct cpuid_table *table, struct err *err);
 /* What the vCPU has now. */
-int cpuid_get(struct vcpu *vcpu, struct cpuid_table *table, struct err *err);
+int cpuid_get(struct vcpu_parked *vcpu, struct cpuid_table *table, struct err *err);
 /* Gives the vCPU the table, unless it has it already: a vCPU that ran must not be given another. 1: it got it, 0: it had it. */
-int cpuid_set(struct vcpu *vcpu, const struct cpuid_table *table, struct err *err);
+int cpuid_set(struct vcpu_parked *vcpu, const struct cpuid_table *table, struct err *err);
 /*
  * Adds the features that `vcpu` has and `host` lacks: some KVMs cannot hide from a guest what the CPU has, and do not
  * list it as supported.

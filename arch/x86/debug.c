@@ -73,13 +73,13 @@ static int watch_set(const struct arch_debug *debug, struct kvm_guest_debug *req
  * Interrupts wait meanwhile, where KVM can have them wait (Linux 5.15). Else a slow machine may never leave their handlers, and one that
  * comes has the flag by which the step is made in what it returns to: the guest would meet it when the debugger has gone.
  */
-static uint32_t step_control(struct vcpu *vcpu)
+static uint32_t step_control(struct vcpu_parked *vcpu)
 {
 	return KVM_GUESTDBG_SINGLESTEP |
-	       ((uint32_t)x86_capability(vcpu_vm(vcpu), KVM_CAP_SET_GUEST_DEBUG2) & KVM_GUESTDBG_BLOCKIRQ);
+	       ((uint32_t)x86_capability(parked_vm(vcpu), KVM_CAP_SET_GUEST_DEBUG2) & KVM_GUESTDBG_BLOCKIRQ);
 }
 
-int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err *err)
+int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, struct err *err)
 {
 	struct kvm_guest_debug request;
 	int result;
@@ -96,17 +96,17 @@ int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err
 		request.control |= KVM_GUESTDBG_USE_HW_BP;
 	if (request.control)
 		request.control |= KVM_GUESTDBG_ENABLE;
-	result = vcpu_ioctl(vcpu, KVM_SET_GUEST_DEBUG, &request, "set guest debugging", err);
+	result = parked_ioctl(vcpu, KVM_SET_GUEST_DEBUG, &request, "set guest debugging", err);
 	return result < 0 ? result : 0;
 }
 
-bool arch_debug_hit(struct vcpu *vcpu, const struct arch_debug *debug, unsigned int *index)
+bool arch_debug_hit(struct vcpu_parked *vcpu, const struct arch_debug *debug, unsigned int *index)
 {
-	uint64_t dr6 = vcpu_run(vcpu)->debug.arch.dr6;
+	uint64_t dr6 = parked_run(vcpu)->debug.arch.dr6;
 	unsigned int i;
 
 	/* An int3 leaves DR6 as it was. */
-	if (vcpu_run(vcpu)->debug.arch.exception != 1)
+	if (parked_run(vcpu)->debug.arch.exception != 1)
 		return false;
 	for (i = 0; i < debug->nwatch && i < ARCH_WATCH_MAX; i++) {
 		if (dr6 & 1ull << i) {

@@ -58,7 +58,7 @@ static int virtual(struct early *early, uint64_t gva, uint64_t len)
 	return result;
 }
 
-static int paravirtual(struct vcpu *vcpu, struct early *early)
+static int paravirtual(struct vcpu_parked *vcpu, struct early *early)
 {
 	const struct msr_area *area;
 	uint64_t value;
@@ -88,7 +88,7 @@ static int nested_svm(struct early *early, uint64_t vmcb, const struct kvm_neste
 	return result ? result : physical(early, maps.iopm + 2 * PAGE_BYTES, PAGE_BYTES);
 }
 
-static int nested(struct vcpu *vcpu, struct early *early, struct err *err)
+static int nested(struct vcpu_parked *vcpu, struct early *early, struct err *err)
 {
 	struct kvm_nested_state *state;
 	int result = nested_get(vcpu, &state, err);
@@ -158,10 +158,10 @@ static int tables(struct early *early, struct err *err)
 	return result;
 }
 
-int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg,
+int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg,
 			  struct err *err)
 {
-	struct early early = { .mem = vm_memory(vcpu_vm(vcpu)), .fn = fn, .arg = arg };
+	struct early early = { .mem = vm_memory(parked_vm(vcpu)), .fn = fn, .arg = arg };
 	struct kvm_sregs2 sregs;
 	struct kvm_regs regs;
 	uint64_t code_base;
@@ -169,7 +169,7 @@ int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), vo
 
 	result = x86_sregs_get(vcpu, &sregs, err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_GET_REGS, &regs, "get registers", err);
+		result = parked_ioctl(vcpu, KVM_GET_REGS, &regs, "get registers", err);
 	if (result < 0)
 		return result;
 	early.mmu = (struct arch_mmu){

@@ -207,12 +207,12 @@ _Static_assert(offsetof(struct gdb_fpu, xmm) == 160 && sizeof(struct gdb_fpu) ==
  * `area` has xsave_bytes(). The FPU is read through it and not by KVM_GET_FPU, which shows stale numbers for what is in its
  * initial state.
  */
-static int cpu_get(struct vcpu *vcpu, struct gdb_cpu *cpu, uint8_t *area, struct err *err)
+static int cpu_get(struct vcpu_parked *vcpu, struct gdb_cpu *cpu, uint8_t *area, struct err *err)
 {
 	int result;
 
 	memset(cpu, 0, sizeof(*cpu));
-	result = vcpu_ioctl(vcpu, KVM_GET_REGS, &cpu->regs, "get registers", err);
+	result = parked_ioctl(vcpu, KVM_GET_REGS, &cpu->regs, "get registers", err);
 	if (result >= 0)
 		result = x86_sregs_get(vcpu, &cpu->sregs, err);
 	if (result >= 0)
@@ -225,16 +225,16 @@ static int cpu_get(struct vcpu *vcpu, struct gdb_cpu *cpu, uint8_t *area, struct
 	return 0;
 }
 
-static uint8_t *area_new(struct vcpu *vcpu, struct err *err)
+static uint8_t *area_new(struct vcpu_parked *vcpu, struct err *err)
 {
-	uint8_t *area = calloc(1, xsave_bytes(vcpu_vm(vcpu)));
+	uint8_t *area = calloc(1, xsave_bytes(parked_vm(vcpu)));
 
 	if (!area)
 		err_set(err, -ENOMEM, "no memory for FPU state");
 	return area;
 }
 
-int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
+int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 {
 	uint8_t *area = area_new(vcpu, err);
 	struct gdb_cpu cpu;
@@ -243,7 +243,7 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 	if (!area)
 		return -ENOMEM;
 	/* Where its page has come, the end of an instruction rather than its middle. */
-	vcpu_settle(vcpu, false, NULL);
+	parked_settle(vcpu, false, NULL);
 	result = cpu_get(vcpu, &cpu, area, err);
 	free(area);
 	if (!result)
@@ -251,7 +251,7 @@ int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
 	return result;
 }
 
-static int fpu_write(struct vcpu *vcpu, const struct gdb_fpu *fpu, uint8_t *area, struct err *err)
+static int fpu_write(struct vcpu_parked *vcpu, const struct gdb_fpu *fpu, uint8_t *area, struct err *err)
 {
 	uint64_t components;
 
@@ -262,7 +262,7 @@ static int fpu_write(struct vcpu *vcpu, const struct gdb_fpu *fpu, uint8_t *area
 	return xsave_set(vcpu, area, err);
 }
 
-static int gs_base_write(struct vcpu *vcpu, uint64_t value, struct err *err)
+static int gs_base_write(struct vcpu_parked *vcpu, uint64_t value, struct err *err)
 {
 	struct msr_table *one = calloc(1, sizeof(*one));
 	int result;
@@ -278,7 +278,7 @@ static int gs_base_write(struct vcpu *vcpu, uint64_t value, struct err *err)
 }
 
 /* Only what has changed is written: gdb writes all registers back to change one. */
-int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
+int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct err *err)
 {
 	uint8_t *area = area_new(vcpu, err);
 	struct gdb_cpu now, cpu;
@@ -286,7 +286,7 @@ int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 
 	if (!area)
 		return -ENOMEM;
-	result = vcpu_settle_to_write(vcpu, err);
+	result = parked_settle_to_write(vcpu, err);
 	if (!result)
 		result = cpu_get(vcpu, &now, area, err);
 	if (result)
@@ -294,7 +294,7 @@ int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
 	cpu = now;
 	gdb_unpack(&cpu, regs);
 	if (memcmp(&cpu.regs, &now.regs, sizeof(cpu.regs)))
-		result = vcpu_ioctl(vcpu, KVM_SET_REGS, &cpu.regs, "set registers", err);
+		result = parked_ioctl(vcpu, KVM_SET_REGS, &cpu.regs, "set registers", err);
 	if (result >= 0 && memcmp(&cpu.fpu, &now.fpu, sizeof(cpu.fpu)))
 		result = fpu_write(vcpu, &cpu.fpu, area, err);
 	if (result >= 0 && memcmp(&cpu.sregs, &now.sregs, sizeof(cpu.sregs)))
@@ -306,10 +306,10 @@ out:
 	return result < 0 ? result : 0;
 }
 
-int arch_gdb_pc(struct vcpu *vcpu, uint64_t *pc, struct err *err)
+int arch_gdb_pc(struct vcpu_parked *vcpu, uint64_t *pc, struct err *err)
 {
 	struct kvm_regs regs;
-	int result = vcpu_ioctl(vcpu, KVM_GET_REGS, &regs, "get registers", err);
+	int result = parked_ioctl(vcpu, KVM_GET_REGS, &regs, "get registers", err);
 
 	if (result < 0)
 		return result;

@@ -79,7 +79,7 @@ gpa_t mmu_target(unsigned int mode, unsigned int level, uint64_t entry)
 	return GPA(entry & PTE_ADDR & ~(bytes - 1));
 }
 
-int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err)
+int arch_mmu_get(struct vcpu_parked *vcpu, struct arch_mmu *mmu, struct err *err)
 {
 	struct kvm_sregs2 sregs;
 	int result = x86_sregs_get(vcpu, &sregs, err);

@@ -134,8 +134,8 @@ int msr_list(const struct vm *vm, struct msr_table *table, struct err *err)
  * KVM stops at the first MSR that it refuses and says how many went well. Goes on behind each such; `failed` decides
  * what one means: 0 goes on, else the walk ends with it.
  */
-static int walk(struct vcpu *vcpu, struct msr_table *table, unsigned long request,
-		int (*failed)(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct err *err),
+static int walk(struct vcpu_parked *vcpu, struct msr_table *table, unsigned long request,
+		int (*failed)(struct vcpu_parked *vcpu, struct kvm_msr_entry *entry, struct err *err),
 		struct err *err)
 {
 	const char *what = request == KVM_GET_MSRS ? "get MSRs" : "set MSRs";
@@ -149,7 +149,7 @@ static int walk(struct vcpu *vcpu, struct msr_table *table, unsigned long reques
 		part->pad = 0;
 		part->nmsrs = table->nmsrs - done;
 		memcpy(part->entries, &table->entries[done], part->nmsrs * sizeof(part->entries[0]));
-		result = vcpu_ioctl(vcpu, request, part, what, err);
+		result = parked_ioctl(vcpu, request, part, what, err);
 		if (result < 0)
 			break;
 		memcpy(&table->entries[done], part->entries, (size_t)result * sizeof(part->entries[0]));
@@ -169,7 +169,7 @@ static int walk(struct vcpu *vcpu, struct msr_table *table, unsigned long reques
 /* Marks what could not be read: no MSR has this number on the wire. */
 #define ABSENT UINT32_MAX
 
-static int read_failed(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct err *err)
+static int read_failed(struct vcpu_parked *vcpu, struct kvm_msr_entry *entry, struct err *err)
 {
 	(void)vcpu;
 	(void)err;
@@ -177,9 +177,9 @@ static int read_failed(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct er
 	return 0;
 }
 
-static bool is_refused(const struct vcpu *vcpu, uint32_t index)
+static bool is_refused(const struct vcpu_parked *vcpu, uint32_t index)
 {
-	const struct x86_host *host = x86_host(vcpu_vm(vcpu));
+	const struct x86_host *host = x86_host(parked_vm(vcpu));
 	uint32_t i;
 
 	for (i = 0; host->refused_known && i < host->refused.nmsrs; i++)
@@ -189,18 +189,18 @@ static bool is_refused(const struct vcpu *vcpu, uint32_t index)
 }
 
 /* The wall clock is vCPU 0's. */
-static bool is_others(const struct vcpu *vcpu, uint32_t index)
+static bool is_others(const struct vcpu_parked *vcpu, uint32_t index)
 {
-	return index == MSR_PV_WALL_CLOCK && vcpu_index(vcpu) > 0;
+	return index == MSR_PV_WALL_CLOCK && parked_index(vcpu) > 0;
 }
 
-static bool is_absent(const struct vcpu *vcpu, uint32_t index)
+static bool is_absent(const struct vcpu_parked *vcpu, uint32_t index)
 {
 	(void)vcpu;
 	return index == ABSENT;
 }
 
-static void leave_out(const struct vcpu *vcpu, struct msr_table *table, bool (*out)(const struct vcpu *vcpu, uint32_t index))
+static void leave_out(const struct vcpu_parked *vcpu, struct msr_table *table, bool (*out)(const struct vcpu_parked *vcpu, uint32_t index))
 {
 	uint32_t from, to = 0;
 
@@ -210,9 +210,9 @@ static void leave_out(const struct vcpu *vcpu, struct msr_table *table, bool (*o
 	table->nmsrs = to;
 }
 
-int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err)
+int msr_read(struct vcpu_parked *vcpu, struct msr_table *table, struct err *err)
 {
-	int result = msr_list(vcpu_vm(vcpu), table, err);
+	int result = msr_list(parked_vm(vcpu), table, err);
 
 	if (result)
 		return result;
@@ -224,9 +224,9 @@ int msr_read(struct vcpu *vcpu, struct msr_table *table, struct err *err)
 	return result;
 }
 
-int msr_learn(struct vcpu *vcpu, struct err *err)
+int msr_learn(struct vcpu_parked *vcpu, struct err *err)
 {
-	struct x86_host *host = x86_host(vcpu_vm(vcpu));
+	struct x86_host *host = x86_host(parked_vm(vcpu));
 	struct msr_table *got;
 	uint32_t i, k = 0;
 	int result;
@@ -236,7 +236,7 @@ int msr_learn(struct vcpu *vcpu, struct err *err)
 	got = malloc(sizeof(*got));
 	if (!got)
 		return err_set(err, -ENOMEM, "no memory for MSRs");
-	result = msr_list(vcpu_vm(vcpu), &host->refused, err);
+	result = msr_list(parked_vm(vcpu), &host->refused, err);
 	*got = host->refused;
 	if (!result)
 		result = walk(vcpu, got, KVM_GET_MSRS, read_failed, err);
@@ -254,13 +254,13 @@ void msr_forget(const struct vm *vm)
 	x86_host(vm)->refused_known = false;
 }
 
-int msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *value)
+int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value)
 {
 	struct {		/* a kvm_msrs of one entry */
 		uint32_t nmsrs, pad;
 		struct kvm_msr_entry entry;
 	} one = { .nmsrs = 1, .entry.index = index };
-	int result = vcpu_ioctl(vcpu, KVM_GET_MSRS, &one, "get MSR", NULL);
+	int result = parked_ioctl(vcpu, KVM_GET_MSRS, &one, "get MSR", NULL);
 
 	if (result < 0)
 		return result;
@@ -274,23 +274,23 @@ static bool is_read_only(uint32_t index)
 	return index == 0x34 || index == 0x8b || index == MSR_MCG_CAP || index == 0x198;
 }
 
-static int write_failed(struct vcpu *vcpu, struct kvm_msr_entry *entry, struct err *err)
+static int write_failed(struct vcpu_parked *vcpu, struct kvm_msr_entry *entry, struct err *err)
 {
 	uint64_t now;
 
 	if (is_read_only(entry->index) || (!msr_get(vcpu, entry->index, &now) && now == entry->data))
 		return 0;
 	return err_set(err, -EINVAL, "vCPU %u: this host's KVM refuses MSR 0x%x the value 0x%llx",
-		       vcpu_index(vcpu), entry->index, (unsigned long long)entry->data);
+		       parked_index(vcpu), entry->index, (unsigned long long)entry->data);
 }
 
 /*
  * KVM touches these areas by kernel copies, here or in KVM_RUN: a missing page would hold the thread up for good. They are to come
  * before the state (early.c); a source that did not send them is refused.
  */
-static int check_area(struct vcpu *vcpu, const struct kvm_msr_entry *entry, struct err *err)
+static int check_area(struct vcpu_parked *vcpu, const struct kvm_msr_entry *entry, struct err *err)
 {
-	const struct memory *mem = vm_memory(vcpu_vm(vcpu));
+	const struct memory *mem = vm_memory(parked_vm(vcpu));
 	const struct msr_area *area;
 	unsigned int k;
 	gpa_t at, end;
@@ -303,14 +303,14 @@ static int check_area(struct vcpu *vcpu, const struct kvm_msr_entry *entry, stru
 			end = GPA(at.v + k * (area->len_bytes - 1));
 			if (memory_is_ram(mem, end, 1) && memory_page_state(mem, gpa_to_gfn(end)) != PAGE_PRESENT)
 				return err_set(err, -EBADMSG, "vCPU %u: MSR 0x%x names page 0x%llx, which has not come",
-					       vcpu_index(vcpu), entry->index,
+					       parked_index(vcpu), entry->index,
 					       (unsigned long long)(end.v & ~(PAGE_BYTES - 1)));
 		}
 	}
 	return 0;
 }
 
-int msr_write(struct vcpu *vcpu, const struct msr_table *table, enum msr_phase phase, struct err *err)
+int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_phase phase, struct err *err)
 {
 	struct msr_table *part = calloc(1, sizeof(*part));
 	uint32_t i;
@@ -381,7 +381,7 @@ static bool reset_value(uint32_t index, uint64_t *value)
 	return false;
 }
 
-int msr_reset(struct vcpu *vcpu, struct err *err)
+int msr_reset(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct msr_table *table = malloc(sizeof(*table));
 	uint32_t from, to = 0;

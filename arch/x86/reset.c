@@ -32,7 +32,7 @@ static struct kvm_segment segment(uint8_t type, uint64_t base, uint16_t selector
 	};
 }
 
-static int sregs_reset(struct vcpu *vcpu, struct err *err)
+static int sregs_reset(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct kvm_sregs2 s;
 	int result;
@@ -45,7 +45,7 @@ static int sregs_reset(struct vcpu *vcpu, struct err *err)
 	s.tr.s = 0;
 	s.gdt.limit = s.idt.limit = 0xffff;
 	s.cr0 = 0x60000010;
-	s.apic_base = BOARD_LAPIC_BASE | APIC_BASE_ENABLE | (vcpu_index(vcpu) ? 0 : APIC_BASE_BSP);
+	s.apic_base = BOARD_LAPIC_BASE | APIC_BASE_ENABLE | (parked_index(vcpu) ? 0 : APIC_BASE_BSP);
 	result = x86_sregs_set(vcpu, &s, err);
 	return result < 0 ? result : 0;
 }
@@ -55,34 +55,34 @@ static void lapic_set(struct kvm_lapic_state *lapic, unsigned int offset, uint32
 	memcpy(&lapic->regs[offset], &value, sizeof(value));
 }
 
-static int lapic_reset(struct vcpu *vcpu, struct err *err)
+static int lapic_reset(struct vcpu_parked *vcpu, struct err *err)
 {
 	static const uint16_t lvt[] = { 0x2f0, 0x320, 0x330, 0x340, 0x350, 0x360, 0x370 };
 	struct kvm_lapic_state now, lapic;
 	unsigned int i;
 	int result;
 
-	result = vcpu_ioctl(vcpu, KVM_GET_LAPIC, &now, "get local APIC", err);
+	result = parked_ioctl(vcpu, KVM_GET_LAPIC, &now, "get local APIC", err);
 	if (result < 0)
 		return result;
 	memset(&lapic, 0, sizeof(lapic));
-	lapic_set(&lapic, 0x20, vcpu_index(vcpu) << 24);
+	lapic_set(&lapic, 0x20, parked_index(vcpu) << 24);
 	memcpy(&lapic.regs[0x30], &now.regs[0x30], 4);		/* version */
 	lapic_set(&lapic, 0xe0, 0xffffffff);			/* DFR */
 	lapic_set(&lapic, 0xf0, 0xff);				/* spurious vector, disabled */
 	for (i = 0; i < sizeof(lvt) / sizeof(lvt[0]); i++)
 		lapic_set(&lapic, lvt[i], 1u << 16);		/* masked */
 	/* Virtual wire: as firmware leaves it, the 8259s reach the first CPU through LINT0. */
-	if (vcpu_index(vcpu) == 0)
+	if (parked_index(vcpu) == 0)
 		lapic_set(&lapic, 0x350, 0x700);
-	result = vcpu_ioctl(vcpu, KVM_SET_LAPIC, &lapic, "set local APIC", err);
+	result = parked_ioctl(vcpu, KVM_SET_LAPIC, &lapic, "set local APIC", err);
 	return result < 0 ? result : 0;
 }
 
-static int fpu_reset(struct vcpu *vcpu, struct err *err)
+static int fpu_reset(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = 1 } } };
-	uint8_t *area = calloc(1, xsave_bytes(vcpu_vm(vcpu)));
+	uint8_t *area = calloc(1, xsave_bytes(parked_vm(vcpu)));
 	uint64_t components = 3;	/* XSTATE_BV: x87 and SSE, below; all others in their initial state */
 	uint16_t fcw = 0x37f;
 	uint32_t mxcsr = 0x1f80;
@@ -95,15 +95,15 @@ static int fpu_reset(struct vcpu *vcpu, struct err *err)
 	memcpy(area + 512, &components, sizeof(components));
 	result = xsave_set(vcpu, area, err);
 	free(area);
-	if (!result && x86_capability(vcpu_vm(vcpu), KVM_CAP_XCRS))
-		result = vcpu_ioctl(vcpu, KVM_SET_XCRS, &xcrs, "set XCR0", err);
+	if (!result && x86_capability(parked_vm(vcpu), KVM_CAP_XCRS))
+		result = parked_ioctl(vcpu, KVM_SET_XCRS, &xcrs, "set XCR0", err);
 	return result < 0 ? result : 0;
 }
 
-static int events_reset(struct vcpu *vcpu, struct err *err)
+static int events_reset(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct kvm_vcpu_events events;
-	struct vm *vm = vcpu_vm(vcpu);
+	struct vm *vm = parked_vm(vcpu);
 	int result;
 
 	memset(&events, 0, sizeof(events));
@@ -113,14 +113,14 @@ static int events_reset(struct vcpu *vcpu, struct err *err)
 		events.flags |= KVM_VCPUEVENT_VALID_SMM;
 	if (x86_capability(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT))
 		events.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-	result = vcpu_ioctl(vcpu, KVM_SET_VCPU_EVENTS, &events, "set events", err);
+	result = parked_ioctl(vcpu, KVM_SET_VCPU_EVENTS, &events, "set events", err);
 	return result < 0 ? result : 0;
 }
 
-int x86_vcpu_reset(struct vcpu *vcpu, struct err *err)
+int x86_vcpu_reset(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct kvm_mp_state mp = {
-		.mp_state = vcpu_index(vcpu) ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE,
+		.mp_state = parked_index(vcpu) ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE,
 	};
 	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
 	struct kvm_regs regs = { .rip = 0xfff0, .rflags = 2 };
@@ -134,15 +134,15 @@ int x86_vcpu_reset(struct vcpu *vcpu, struct err *err)
 	if (!result)
 		result = lapic_reset(vcpu, err);
 	if (!result)
-		result = vcpu_ioctl(vcpu, KVM_SET_REGS, &regs, "set registers", err);
+		result = parked_ioctl(vcpu, KVM_SET_REGS, &regs, "set registers", err);
 	if (result >= 0)
 		result = fpu_reset(vcpu, err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "set debug registers", err);
+		result = parked_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "set debug registers", err);
 	if (result >= 0)
 		result = events_reset(vcpu, err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_SET_MP_STATE, &mp, "set MP state", err);
+		result = parked_ioctl(vcpu, KVM_SET_MP_STATE, &mp, "set MP state", err);
 	return result < 0 ? result : 0;
 }
 

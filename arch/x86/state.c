@@ -19,17 +19,17 @@ size_t xsave_bytes(const struct vm *vm)
 	return bytes > (int)sizeof(struct kvm_xsave) ? (size_t)bytes : sizeof(struct kvm_xsave);
 }
 
-int xsave_get(struct vcpu *vcpu, uint8_t *area, struct err *err)
+int xsave_get(struct vcpu_parked *vcpu, uint8_t *area, struct err *err)
 {
-	bool large = xsave_bytes(vcpu_vm(vcpu)) > sizeof(struct kvm_xsave);
-	int result = vcpu_ioctl(vcpu, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, area, "get FPU state", err);
+	bool large = xsave_bytes(parked_vm(vcpu)) > sizeof(struct kvm_xsave);
+	int result = parked_ioctl(vcpu, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, area, "get FPU state", err);
 
 	return result < 0 ? result : 0;
 }
 
-int xsave_set(struct vcpu *vcpu, const uint8_t *area, struct err *err)
+int xsave_set(struct vcpu_parked *vcpu, const uint8_t *area, struct err *err)
 {
-	int result = vcpu_ioctl(vcpu, KVM_SET_XSAVE, (void *)(uintptr_t)area, "set FPU state", err);
+	int result = parked_ioctl(vcpu, KVM_SET_XSAVE, (void *)(uintptr_t)area, "set FPU state", err);
 
 	return result < 0 ? result : 0;
 }
@@ -42,12 +42,12 @@ static bool nested_is_active(const struct kvm_nested_state *state)
 }
 
 /* Does the vCPU have the extensions? */
-static int nested_is_possible(struct vcpu *vcpu, struct err *err)
+static int nested_is_possible(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct cpuid_table *table;
 	int result;
 
-	if (!x86_capability(vcpu_vm(vcpu), KVM_CAP_NESTED_STATE))
+	if (!x86_capability(parked_vm(vcpu), KVM_CAP_NESTED_STATE))
 		return 0;
 	table = malloc(sizeof(*table));
 	if (!table)
@@ -59,9 +59,9 @@ static int nested_is_possible(struct vcpu *vcpu, struct err *err)
 	return result;
 }
 
-int nested_get(struct vcpu *vcpu, struct kvm_nested_state **state, struct err *err)
+int nested_get(struct vcpu_parked *vcpu, struct kvm_nested_state **state, struct err *err)
 {
-	size_t bytes = (size_t)x86_capability(vcpu_vm(vcpu), KVM_CAP_NESTED_STATE);
+	size_t bytes = (size_t)x86_capability(parked_vm(vcpu), KVM_CAP_NESTED_STATE);
 	struct kvm_nested_state *work;
 	int result;
 
@@ -75,7 +75,7 @@ int nested_get(struct vcpu *vcpu, struct kvm_nested_state **state, struct err *e
 	if (!work)
 		return err_set(err, -ENOMEM, "no memory for a nested guest's state");
 	work->size = (uint32_t)bytes;
-	result = vcpu_ioctl(vcpu, KVM_GET_NESTED_STATE, work, "get nested guest's state", err);
+	result = parked_ioctl(vcpu, KVM_GET_NESTED_STATE, work, "get nested guest's state", err);
 	if (result < 0 || work->size < sizeof(*work) || work->size > bytes || !nested_is_active(work))
 		free(work);
 	else
@@ -83,7 +83,7 @@ int nested_get(struct vcpu *vcpu, struct kvm_nested_state **state, struct err *e
 	return result < 0 ? result : 0;
 }
 
-int nested_set(struct vcpu *vcpu, struct kvm_nested_state *state, struct err *err)
+int nested_set(struct vcpu_parked *vcpu, struct kvm_nested_state *state, struct err *err)
 {
 	struct kvm_nested_state *now = NULL;
 	struct kvm_nested_state none;
@@ -105,9 +105,9 @@ int nested_set(struct vcpu *vcpu, struct kvm_nested_state *state, struct err *er
 		}
 		free(now);
 		state = &none;
-	} else if (!x86_capability(vcpu_vm(vcpu), KVM_CAP_NESTED_STATE)) {
+	} else if (!x86_capability(parked_vm(vcpu), KVM_CAP_NESTED_STATE)) {
 		return err_set(err, -ENOTSUP, "the guest runs a guest of its own; this host's KVM cannot do that");
 	}
-	result = vcpu_ioctl(vcpu, KVM_SET_NESTED_STATE, state, "set nested guest's state", err);
+	result = parked_ioctl(vcpu, KVM_SET_NESTED_STATE, state, "set nested guest's state", err);
 	return result < 0 ? result : 0;
 }

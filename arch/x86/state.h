@@ -9,19 +9,19 @@
 #include "arch/message.h"
 #include "base/buf.h"
 #include "base/err.h"
-#include "kvm/vcpu.h"
+#include "kvm/parked.h"
 
 #define STATE_VERSION 1u
 
 /* A nested guest's state: *data is NULL while there is none; else to be freed. */
-int nested_get(struct vcpu *vcpu, struct kvm_nested_state **state, struct err *err);
+int nested_get(struct vcpu_parked *vcpu, struct kvm_nested_state **state, struct err *err);
 /* state NULL: none. Sets the guest's hypervisor state back to off. */
-int nested_set(struct vcpu *vcpu, struct kvm_nested_state *state, struct err *err);
+int nested_set(struct vcpu_parked *vcpu, struct kvm_nested_state *state, struct err *err);
 
 /* Bytes of this host's XSAVE area for the VM. */
 size_t xsave_bytes(const struct vm *vm);
 /* `area` has xsave_bytes(). */
-int xsave_get(struct vcpu *vcpu, uint8_t *area, struct err *err);
-int xsave_set(struct vcpu *vcpu, const uint8_t *area, struct err *err);
+int xsave_get(struct vcpu_parked *vcpu, uint8_t *area, struct err *err);
+int xsave_set(struct vcpu_parked *vcpu, const uint8_t *area, struct err *err);
 
 #endif

@@ -61,12 +61,12 @@ struct work {
 	uint8_t *xsave;
 };
 
-static struct work *work_new(struct vcpu *vcpu, struct err *err)
+static struct work *work_new(struct vcpu_parked *vcpu, struct err *err)
 {
 	struct work *work = calloc(1, sizeof(*work));
 
 	if (work)
-		work->xsave = calloc(1, xsave_bytes(vcpu_vm(vcpu)));
+		work->xsave = calloc(1, xsave_bytes(parked_vm(vcpu)));
 	if (!work || !work->xsave) {
 		err_set(err, -ENOMEM, "no memory for vCPU state");
 		free(work);
@@ -82,7 +82,7 @@ static void work_free(struct work *work)
 	free(work);
 }
 
-static int save_registers(struct vcpu *vcpu, struct work *work, struct err *err)
+static int save_registers(struct vcpu_parked *vcpu, struct work *work, struct err *err)
 {
 	struct kvm_mp_state mp;
 	struct kvm_vcpu_events events;
@@ -92,17 +92,17 @@ static int save_registers(struct vcpu *vcpu, struct work *work, struct err *err)
 	int result;
 
 	memset(&events, 0, sizeof(events));
-	result = vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &mp, "get MP state", err);
+	result = parked_ioctl(vcpu, KVM_GET_MP_STATE, &mp, "get MP state", err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &events, "get events", err);
+		result = parked_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &events, "get events", err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_GET_REGS, &regs, "get registers", err);
+		result = parked_ioctl(vcpu, KVM_GET_REGS, &regs, "get registers", err);
 	if (result >= 0)
 		result = x86_sregs_get(vcpu, &sregs, err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "get debug registers", err);
+		result = parked_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "get debug registers", err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_GET_LAPIC, &work->lapic, "get local APIC", err);
+		result = parked_ioctl(vcpu, KVM_GET_LAPIC, &work->lapic, "get local APIC", err);
 	if (result < 0)
 		return result;
 	work->state.mp_state = mp.mp_state;
@@ -124,9 +124,9 @@ static int save_registers(struct vcpu *vcpu, struct work *work, struct err *err)
 	return 0;
 }
 
-static int save_fpu(struct vcpu *vcpu, struct work *work, struct err *err)
+static int save_fpu(struct vcpu_parked *vcpu, struct work *work, struct err *err)
 {
-	struct vm *vm = vcpu_vm(vcpu);
+	struct vm *vm = parked_vm(vcpu);
 	struct kvm_xcrs xcrs;
 	uint32_t i;
 	int result;
@@ -138,7 +138,7 @@ static int save_fpu(struct vcpu *vcpu, struct work *work, struct err *err)
 	work->state.xsave.len = xsave_bytes(vm);
 	if (!x86_capability(vm, KVM_CAP_XCRS))
 		return 0;
-	result = vcpu_ioctl(vcpu, KVM_GET_XCRS, &xcrs, "get XCR0", err);
+	result = parked_ioctl(vcpu, KVM_GET_XCRS, &xcrs, "get XCR0", err);
 	if (result < 0)
 		return result;
 	for (i = 0; i < xcrs.nr_xcrs && i < KVM_MAX_XCRS; i++) {
@@ -152,7 +152,7 @@ static int save_fpu(struct vcpu *vcpu, struct work *work, struct err *err)
 	return 0;
 }
 
-static int save_tables(struct vcpu *vcpu, struct work *work, struct err *err)
+static int save_tables(struct vcpu_parked *vcpu, struct work *work, struct err *err)
 {
 	uint32_t i;
 	int result;
@@ -179,7 +179,7 @@ static int save_tables(struct vcpu *vcpu, struct work *work, struct err *err)
 	return 0;
 }
 
-static int save_nested(struct vcpu *vcpu, struct work *work, struct err *err)
+static int save_nested(struct vcpu_parked *vcpu, struct work *work, struct err *err)
 {
 	X86__NestedState *message = &work->nested;
 	struct kvm_nested_state *raw;
@@ -206,7 +206,7 @@ static int save_nested(struct vcpu *vcpu, struct work *work, struct err *err)
 	return 0;
 }
 
-int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
+int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err)
 {
 	struct work *work = work_new(vcpu, err);
 	int result;
@@ -215,7 +215,7 @@ int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
 		return -ENOMEM;
 	x86__vcpu_state__init(&work->state);
 	work->state.version = STATE_VERSION;
-	work->state.index = vcpu_index(vcpu);
+	work->state.index = parked_index(vcpu);
 	result = save_registers(vcpu, work, err);
 	if (!result)
 		result = save_fpu(vcpu, work, err);
@@ -224,7 +224,7 @@ int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
 	if (!result)
 		result = save_nested(vcpu, work, err);
 	if (!result) {
-		int khz = vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL, "get TSC frequency", NULL);
+		int khz = parked_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL, "get TSC frequency", NULL);
 
 		work->state.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 		result = arch_message_pack(&work->state.base, out, err);
@@ -233,9 +233,9 @@ int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
 	return result;
 }
 
-static int state_check(struct vcpu *vcpu, const X86__VcpuState *state, struct err *err)
+static int state_check(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct err *err)
 {
-	unsigned int index = vcpu_index(vcpu);
+	unsigned int index = parked_index(vcpu);
 
 	if (state->version != STATE_VERSION)
 		return err_set(err, -EPROTO, "vCPU %u: state version %u, this postern knows %u", index,
@@ -250,7 +250,7 @@ static int state_check(struct vcpu *vcpu, const X86__VcpuState *state, struct er
 	return 0;
 }
 
-static int load_cpuid(struct vcpu *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_cpuid(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
 {
 	struct cpuid_table *tables = calloc(2, sizeof(*tables)), *host = tables, *now = tables + 1;
 	int result;
@@ -259,7 +259,7 @@ static int load_cpuid(struct vcpu *vcpu, const X86__VcpuState *state, struct wor
 		return err_set(err, -ENOMEM, "no memory for CPUID");
 	result = cpuid_from_message(&work->cpuid_table, state->cpuid, state->n_cpuid, err);
 	if (!result)
-		result = cpuid_supported(vcpu_vm(vcpu), host, err);
+		result = cpuid_supported(parked_vm(vcpu), host, err);
 	if (!result)
 		result = cpuid_get(vcpu, now, err);
 	if (!result) {
@@ -271,12 +271,12 @@ static int load_cpuid(struct vcpu *vcpu, const X86__VcpuState *state, struct wor
 	free(tables);
 	if (result <= 0)
 		return result;
-	msr_forget(vcpu_vm(vcpu));
+	msr_forget(parked_vm(vcpu));
 	return 0;
 }
 
 /* Fills work->msr_table; an MSR that is no vCPU state on this host is refused. */
-static int load_msr_table(struct vcpu *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_msr_table(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
 {
 	struct msr_table *known = malloc(sizeof(*known));
 	size_t i;
@@ -285,7 +285,7 @@ static int load_msr_table(struct vcpu *vcpu, const X86__VcpuState *state, struct
 
 	if (!known)
 		return err_set(err, -ENOMEM, "no memory for MSRs");
-	result = msr_list(vcpu_vm(vcpu), known, err);
+	result = msr_list(parked_vm(vcpu), known, err);
 	for (i = 0; !result && i < state->n_msrs; i++) {
 		uint32_t index = state->msrs[i]->index;
 
@@ -293,7 +293,7 @@ static int load_msr_table(struct vcpu *vcpu, const X86__VcpuState *state, struct
 			;
 		if (k == known->nmsrs)
 			result = err_set(err, -ENOTSUP, "vCPU %u: this host's KVM has no MSR 0x%x",
-					 vcpu_index(vcpu), index);
+					 parked_index(vcpu), index);
 		work->msr_table.entries[i] = (struct kvm_msr_entry){
 			.index = index,
 			.data = state->msrs[i]->value,
@@ -304,7 +304,7 @@ static int load_msr_table(struct vcpu *vcpu, const X86__VcpuState *state, struct
 	return result;
 }
 
-static int load_nested(struct vcpu *vcpu, const X86__NestedState *message, struct err *err)
+static int load_nested(struct vcpu_parked *vcpu, const X86__NestedState *message, struct err *err)
 {
 	struct kvm_nested_state *raw;
 	int result;
@@ -317,7 +317,7 @@ static int load_nested(struct vcpu *vcpu, const X86__NestedState *message, struc
 	if (message->flags > UINT16_MAX || message->format > UINT16_MAX ||
 	    message->vmx_smm_flags > UINT16_MAX) {
 		free(raw);
-		return err_set(err, -EPROTO, "vCPU %u: bad state of a nested guest", vcpu_index(vcpu));
+		return err_set(err, -EPROTO, "vCPU %u: bad state of a nested guest", parked_index(vcpu));
 	}
 	raw->size = (uint32_t)(sizeof(*raw) + message->data.len);
 	raw->flags = (uint16_t)message->flags;
@@ -338,9 +338,9 @@ static int load_nested(struct vcpu *vcpu, const X86__NestedState *message, struc
 	return result;
 }
 
-static int load_tsc_khz(struct vcpu *vcpu, uint32_t khz, struct err *err)
+static int load_tsc_khz(struct vcpu_parked *vcpu, uint32_t khz, struct err *err)
 {
-	int now = vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL, "get TSC frequency", NULL);
+	int now = parked_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL, "get TSC frequency", NULL);
 	uint64_t off;
 
 	(void)err;
@@ -349,24 +349,24 @@ static int load_tsc_khz(struct vcpu *vcpu, uint32_t khz, struct err *err)
 	off = khz > (uint32_t)now ? khz - (uint32_t)now : (uint32_t)now - khz;
 	if (off * 1000000 <= (uint64_t)khz * TSC_TOLERANCE_PPM)
 		return 0;
-	if (vcpu_ioctl(vcpu, KVM_SET_TSC_KHZ, (void *)(uintptr_t)khz, "set TSC frequency", NULL) < 0)
+	if (parked_ioctl(vcpu, KVM_SET_TSC_KHZ, (void *)(uintptr_t)khz, "set TSC frequency", NULL) < 0)
 		log_warn("vCPU %u: the guest's TSC runs at %u kHz, this host's at %d and cannot be scaled: "
 			 "guests that do not use the paravirtual clock will see time run at another pace",
-			 vcpu_index(vcpu), khz, now);
+			 parked_index(vcpu), khz, now);
 	return 0;
 }
 
-static int load_fpu(struct vcpu *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_fpu(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
 {
 	struct kvm_xcrs xcrs;
-	size_t i, room = xsave_bytes(vcpu_vm(vcpu));
+	size_t i, room = xsave_bytes(parked_vm(vcpu));
 	int result;
 
 	/* A longer area is fine as long as nothing is in what this host has no room for. */
 	for (i = room; i < state->xsave.len; i++)
 		if (state->xsave.data[i])
 			return err_set(err, -ENOTSUP, "vCPU %u: FPU state of %zu bytes, this host's KVM has %zu",
-				       vcpu_index(vcpu), state->xsave.len, room);
+				       parked_index(vcpu), state->xsave.len, room);
 	memcpy(work->xsave, state->xsave.data, room < state->xsave.len ? room : state->xsave.len);
 	result = xsave_set(vcpu, work->xsave, err);
 	if (result || !state->n_xcrs)
@@ -377,11 +377,11 @@ static int load_fpu(struct vcpu *vcpu, const X86__VcpuState *state, struct work 
 		xcrs.xcrs[i].xcr = state->xcrs[i]->index;
 		xcrs.xcrs[i].value = state->xcrs[i]->value;
 	}
-	result = vcpu_ioctl(vcpu, KVM_SET_XCRS, &xcrs, "set XCR0", err);
+	result = parked_ioctl(vcpu, KVM_SET_XCRS, &xcrs, "set XCR0", err);
 	return result < 0 ? result : 0;
 }
 
-static int load_core(struct vcpu *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_core(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
 {
 	struct kvm_sregs2 sregs;
 	struct kvm_regs regs;
@@ -404,15 +404,15 @@ static int load_core(struct vcpu *vcpu, const X86__VcpuState *state, struct work
 	if (result)
 		return result;
 	regs_from_message(&regs, state->regs);
-	result = vcpu_ioctl(vcpu, KVM_SET_REGS, &regs, "set registers", err);
+	result = parked_ioctl(vcpu, KVM_SET_REGS, &regs, "set registers", err);
 	return result < 0 ? result : load_fpu(vcpu, state, work, err);
 }
 
-static int load_events(struct vcpu *vcpu, const X86__VcpuState *state, struct err *err)
+static int load_events(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct err *err)
 {
 	struct kvm_mp_state mp = { .mp_state = state->mp_state };
 	struct kvm_vcpu_events events;
-	struct vm *vm = vcpu_vm(vcpu);
+	struct vm *vm = parked_vm(vcpu);
 	uint32_t flags = 0;
 	int result;
 
@@ -424,13 +424,13 @@ static int load_events(struct vcpu *vcpu, const X86__VcpuState *state, struct er
 		flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 	result = events_from_message(&events, state->events, flags, err);
 	if (!result)
-		result = vcpu_ioctl(vcpu, KVM_SET_VCPU_EVENTS, &events, "set events", err);
+		result = parked_ioctl(vcpu, KVM_SET_VCPU_EVENTS, &events, "set events", err);
 	if (result >= 0)
-		result = vcpu_ioctl(vcpu, KVM_SET_MP_STATE, &mp, "set MP state", err);
+		result = parked_ioctl(vcpu, KVM_SET_MP_STATE, &mp, "set MP state", err);
 	return result < 0 ? result : 0;
 }
 
-static int load_state(struct vcpu *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_state(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
 {
 	struct kvm_debugregs debug;
 	int result;
@@ -443,7 +443,7 @@ static int load_state(struct vcpu *vcpu, const X86__VcpuState *state, struct wor
 	if (result)
 		return result;
 	memcpy(work->lapic.regs, state->lapic.data, sizeof(work->lapic.regs));
-	result = vcpu_ioctl(vcpu, KVM_SET_LAPIC, &work->lapic, "set local APIC", err);
+	result = parked_ioctl(vcpu, KVM_SET_LAPIC, &work->lapic, "set local APIC", err);
 	if (result >= 0)
 		result = msr_write(vcpu, &work->msr_table, MSR_PHASE_TIMER, err);
 	if (result < 0)
@@ -452,11 +452,11 @@ static int load_state(struct vcpu *vcpu, const X86__VcpuState *state, struct wor
 	memcpy(debug.db, state->debug->db, sizeof(debug.db));
 	debug.dr6 = state->debug->dr6;
 	debug.dr7 = state->debug->dr7;
-	result = vcpu_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "set debug registers", err);
+	result = parked_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "set debug registers", err);
 	return result < 0 ? result : load_events(vcpu, state, err);
 }
 
-int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct err *err)
+int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, struct err *err)
 {
 	ProtobufCMessage *message;
 	struct work *work;
@@ -473,7 +473,7 @@ int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct er
 	result = load_state(vcpu, (const X86__VcpuState *)message, work, err);
 	/* Takes effect at the next KVM_RUN; fails without a clock page: nothing to tell then. */
 	if (!result)
-		vcpu_ioctl(vcpu, KVM_KVMCLOCK_CTRL, NULL, "tell of the pause", NULL);
+		parked_ioctl(vcpu, KVM_KVMCLOCK_CTRL, NULL, "tell of the pause", NULL);
 	work_free(work);
 	protobuf_c_message_free_unpacked(message, NULL);
 	return result;

@@ -93,10 +93,18 @@ static int pit_get(struct vm *vm, X86__PitChannel *channels, uint32_t *flags, st
 	return 0;
 }
 
+/* Fails where the guest has no clock page: nothing to tell then. */
+static int tell_of_pause(struct vcpu_parked *vcpu, void *unused, struct err *err)
+{
+	(void)unused;
+	(void)err;
+	parked_ioctl(vcpu, KVM_KVMCLOCK_CTRL, NULL, "tell of the pause", NULL);
+	return 0;
+}
+
 int arch_clock_stop(struct vm *vm, uint64_t *clock_ns, struct err *err)
 {
 	struct kvm_clock_data clock;
-	unsigned int i;
 	int result;
 
 	memset(&clock, 0, sizeof(clock));
@@ -104,10 +112,7 @@ int arch_clock_stop(struct vm *vm, uint64_t *clock_ns, struct err *err)
 	if (result < 0)
 		return result;
 	*clock_ns = clock.clock;
-	/* Fails where the guest has no clock page: nothing to tell then. */
-	for (i = 0; i < vm_vcpus(vm); i++)
-		vcpu_ioctl(vm_vcpu(vm, i), KVM_KVMCLOCK_CTRL, NULL, "tell of the pause", NULL);
-	return 0;
+	return vm_each(vm, tell_of_pause, NULL, err);
 }
 
 int arch_clock_start(struct vm *vm, uint64_t clock_ns, struct err *err)

@@ -11,7 +11,7 @@
 
 #include "base/err.h"
 #include "base/types.h"
-#include "kvm/vcpu.h"
+#include "kvm/parked.h"
 #include "kvm/vm.h"
 
 #define CR0_PE (1ull << 0)
@@ -54,15 +54,15 @@ int x86_vm_ioctl(const struct vm *vm, unsigned long request, void *arg, const ch
 		 struct err *err);
 
 /* KVM_GET_SREGS2, or the older KVM_GET_SREGS in the same form, then without pdptrs (flags 0). */
-int x86_sregs_get(struct vcpu *vcpu, struct kvm_sregs2 *sregs, struct err *err);
+int x86_sregs_get(struct vcpu_parked *vcpu, struct kvm_sregs2 *sregs, struct err *err);
 
 /*
  * KVM_SET_SREGS2 or KVM_SET_SREGS. With PAE paging KVM reads the four PDPTEs from guest memory by a kernel copy unless
  * they are given: then the page of CR3 must be PRESENT, else -EAGAIN.
  */
-int x86_sregs_set(struct vcpu *vcpu, const struct kvm_sregs2 *sregs, struct err *err);
+int x86_sregs_set(struct vcpu_parked *vcpu, const struct kvm_sregs2 *sregs, struct err *err);
 
 /* Puts the vCPU to its power-on state: all that KVM lets us set, see reset.c. */
-int x86_vcpu_reset(struct vcpu *vcpu, struct err *err);
+int x86_vcpu_reset(struct vcpu_parked *vcpu, struct err *err);
 
 #endif

@@ -31,6 +31,7 @@ struct guest {
 	struct memory *mem;
 	uint8_t *ram;
 	struct vm *vm;
+	struct vcpu_parked *held[CPUS];	/* until it runs */
 	pthread_mutex_t lock;		/* guards count and strange */
 	pthread_cond_t changed;
 	uint32_t count[CPUS];		/* last number that came */
@@ -99,8 +100,32 @@ static struct guest *guest_new(void)
 	return guest;
 }
 
+/* A vCPU of the guest, which is parked. */
+static struct vcpu_parked *held(struct guest *guest, unsigned int cpu)
+{
+	struct err err = { 0 };
+
+	if (!guest->held[cpu])
+		guest->held[cpu] = vcpu_hold(vm_vcpu(guest->vm, cpu), &err);
+	if (!guest->held[cpu])
+		fail_msg("%s", err.text);
+	return guest->held[cpu];
+}
+
+static void let_go(struct guest *guest)
+{
+	unsigned int i;
+
+	for (i = 0; i < CPUS; i++) {
+		if (guest->held[i])
+			vcpu_release(guest->held[i]);
+		guest->held[i] = NULL;
+	}
+}
+
 static void guest_free(struct guest *guest)
 {
+	let_go(guest);
 	vm_end_vcpus(guest->vm);
 	memory_shut(guest->mem);
 	vm_free(guest->vm);
@@ -135,7 +160,7 @@ static void guest_boot(struct guest *guest)
 		put64(guest->ram, TABLES + 0x2000 + i * 8, i * HUGE_BYTES | 0xe7);
 	memset(guest->count, 0, sizeof(guest->count));
 	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_boot(vm_vcpu(guest->vm, i), &boot, &err))
+		if (arch_vcpu_boot(held(guest, i), &boot, &err))
 			fail_msg("%s", err.text);
 }
 
@@ -148,6 +173,7 @@ static void guest_run(struct guest *guest, uint32_t count)
 
 	clock_gettime(CLOCK_REALTIME, &limit);
 	limit.tv_sec += 20;
+	let_go(guest);
 	vm_resume(guest->vm);
 	pthread_mutex_lock(&guest->lock);
 	while (!result && !guest->strange[0] && (guest->count[0] < count || guest->count[1] < count))
@@ -176,18 +202,18 @@ struct picture {
 
 static struct picture *picture_new(struct guest *guest, unsigned int cpu)
 {
-	struct vcpu *vcpu = vm_vcpu(guest->vm, cpu);
+	struct vcpu_parked *vcpu = held(guest, cpu);
 	struct picture *p = calloc(1, sizeof(*p));
 	uint32_t i;
 
 	assert_non_null(p);
-	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_REGS, &p->regs, "regs", NULL), 0);
+	assert_int_equal(parked_ioctl(vcpu, KVM_GET_REGS, &p->regs, "regs", NULL), 0);
 	assert_int_equal(x86_sregs_get(vcpu, &p->sregs, NULL), 0);
-	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_DEBUGREGS, &p->debug, "debugregs", NULL), 0);
-	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_LAPIC, &p->lapic, "lapic", NULL), 0);
-	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &p->mp, "mp", NULL), 0);
-	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &p->events, "events", NULL), 0);
-	assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_XCRS, &p->xcrs, "xcrs", NULL), 0);
+	assert_int_equal(parked_ioctl(vcpu, KVM_GET_DEBUGREGS, &p->debug, "debugregs", NULL), 0);
+	assert_int_equal(parked_ioctl(vcpu, KVM_GET_LAPIC, &p->lapic, "lapic", NULL), 0);
+	assert_int_equal(parked_ioctl(vcpu, KVM_GET_MP_STATE, &p->mp, "mp", NULL), 0);
+	assert_int_equal(parked_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &p->events, "events", NULL), 0);
+	assert_int_equal(parked_ioctl(vcpu, KVM_GET_XCRS, &p->xcrs, "xcrs", NULL), 0);
 	assert_true(xsave_bytes(guest->vm) <= sizeof(p->xsave));
 	assert_int_equal(xsave_get(vcpu, p->xsave, NULL), 0);
 	assert_int_equal(msr_read(vcpu, &p->msrs, NULL), 0);
@@ -221,7 +247,7 @@ static void picture_compare(struct picture *a, struct picture *b)
 	free(b);
 }
 
-static void set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
+static void set_msr(struct vcpu_parked *vcpu, uint32_t index, uint64_t value)
 {
 	struct msr_table *one = calloc(1, sizeof(*one));
 	struct err err = { 0 };
@@ -242,7 +268,7 @@ static void disturb(struct guest *guest)
 	unsigned int i;
 
 	for (i = 0; i < CPUS; i++) {
-		struct vcpu *vcpu = vm_vcpu(guest->vm, i);
+		struct vcpu_parked *vcpu = held(guest, i);
 		struct kvm_debugregs debug;
 		struct kvm_lapic_state lapic;
 		uint8_t area[16384];
@@ -252,13 +278,13 @@ static void disturb(struct guest *guest)
 		memset(area + 160 + 3 * 16, 0x5a, 16);			/* XMM3 */
 		area[512] |= 3;						/* XSTATE_BV */
 		assert_int_equal(xsave_set(vcpu, area, NULL), 0);
-		assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "debugregs", NULL), 0);
+		assert_int_equal(parked_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "debugregs", NULL), 0);
 		debug.db[2] = 0x1234;
-		assert_int_equal(vcpu_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "debugregs", NULL), 0);
-		assert_int_equal(vcpu_ioctl(vcpu, KVM_GET_LAPIC, &lapic, "lapic", NULL), 0);
+		assert_int_equal(parked_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "debugregs", NULL), 0);
+		assert_int_equal(parked_ioctl(vcpu, KVM_GET_LAPIC, &lapic, "lapic", NULL), 0);
 		put32((uint8_t *)lapic.regs, 0xf0, 0x1ff);		/* enabled */
 		put32((uint8_t *)lapic.regs, 0x320, 0x100ef);		/* timer */
-		assert_int_equal(vcpu_ioctl(vcpu, KVM_SET_LAPIC, &lapic, "lapic", NULL), 0);
+		assert_int_equal(parked_ioctl(vcpu, KVM_SET_LAPIC, &lapic, "lapic", NULL), 0);
 		set_msr(vcpu, 0xc0000082, 0xffffffff81000000 + i);	/* LSTAR */
 		set_msr(vcpu, MSR_KERNEL_GS_BASE, 0xffff888000000000 + i);
 		set_msr(vcpu, 0x277, 0x0407050600070106);		/* PAT, as Linux sets it */
@@ -292,7 +318,7 @@ static void save(struct guest *guest, struct saved *saved)
 	if (arch_vm_save(guest->vm, &saved->vm, &err))
 		fail_msg("%s", err.text);
 	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_save(vm_vcpu(guest->vm, i), &saved->vcpu[i], &err))
+		if (arch_vcpu_save(held(guest, i), &saved->vcpu[i], &err))
 			fail_msg("%s", err.text);
 }
 
@@ -304,7 +330,7 @@ static void load(struct guest *guest, const struct saved *saved)
 	if (arch_vm_load(guest->vm, saved->vm.data, saved->vm.len, &err))
 		fail_msg("%s", err.text);
 	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_load(vm_vcpu(guest->vm, i), saved->vcpu[i].data, saved->vcpu[i].len, &err))
+		if (arch_vcpu_load(held(guest, i), saved->vcpu[i].data, saved->vcpu[i].len, &err))
 			fail_msg("%s", err.text);
 }
 
@@ -408,7 +434,7 @@ static void test_hostile_state(void **state)
 			len = (seed >> 8) % len;
 		else
 			copy[(seed >> 8) % len] ^= (uint8_t)(1u << (i % 8));
-		result = i % 8 ? arch_vcpu_load(vm_vcpu(a->vm, 0), copy, len, &err) :
+		result = i % 8 ? arch_vcpu_load(held(a, 0), copy, len, &err) :
 				 arch_vm_load(a->vm, copy, len, &err);
 		if (result) {
 			assert_true(result < 0);
@@ -431,7 +457,7 @@ static void test_wrong_state(void **state)
 	struct guest *a;
 	struct saved saved;
 	struct err err = { 0 };
-	struct vcpu *vcpu;
+	struct vcpu_parked *vcpu;
 
 	(void)state;
 	if (skipped())
@@ -439,7 +465,7 @@ static void test_wrong_state(void **state)
 	a = guest_new();
 	guest_boot(a);
 	save(a, &saved);
-	vcpu = vm_vcpu(a->vm, 0);
+	vcpu = held(a, 0);
 	assert_err(arch_vcpu_load(vcpu, saved.vcpu[1].data, saved.vcpu[1].len, &err), -EPROTO, err,
 		   "vCPU 0: got the state of vCPU 1");
 	assert_err(arch_vcpu_load(vcpu, NULL, 0, &err), -EPROTO, err, "version 0");
@@ -488,12 +514,12 @@ static void test_early_pages(void **state)
 	guest_boot(a);
 	disturb(a);
 	guest_run(a, 10);
-	assert_int_equal(arch_vcpu_early_pages(vm_vcpu(a->vm, 0), mark, seen, &err), 0);
+	assert_int_equal(arch_vcpu_early_pages(held(a, 0), mark, seen, &err), 0);
 	for (i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
 		if (!seen[wanted[i] / PAGE_BYTES])
 			fail_msg("page 0x%llx is missing", (unsigned long long)wanted[i]);
 	assert_false(seen[0x800]);
-	assert_int_equal(arch_vcpu_early_pages(vm_vcpu(a->vm, 0), stop, NULL, &err), -ECANCELED);
+	assert_int_equal(arch_vcpu_early_pages(held(a, 0), stop, NULL, &err), -ECANCELED);
 	guest_free(a);
 }
 
@@ -501,7 +527,7 @@ static void test_debugger(void **state)
 {
 	uint8_t regs[1024];
 	struct guest *a;
-	struct vcpu *vcpu;
+	struct vcpu_parked *vcpu;
 	struct arch_mmu mmu;
 	struct arch_debug debug = { .nwatch = 1, .watch = { { ARCH_WATCH_WRITE, GVA(0x1001), 4 } } };
 	struct err err = { 0 };
@@ -514,7 +540,7 @@ static void test_debugger(void **state)
 	a = guest_new();
 	guest_boot(a);
 	guest_run(a, 10);
-	vcpu = vm_vcpu(a->vm, 1);
+	vcpu = held(a, 1);
 	assert_int_equal(arch_gdb_read_regs(vcpu, regs, &err), 0);
 	assert_int_equal(arch_gdb_pc(vcpu, &pc, &err), 0);
 	assert_int_equal(get64(regs, 128), pc);

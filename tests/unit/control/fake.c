@@ -94,13 +94,15 @@ void fake_set_state(struct machine *machine, enum run_state state)
 			l->state(l->arg, old, state);
 	}
 	for (i = 0; i < FAKE_CPUS; i++)
-		machine->vm.vcpu[i].parked = state != RUN_STATE_RUNNING;
+		if (state == RUN_STATE_RUNNING || !machine->vm.stuck)
+			machine->vm.vcpu[i].parked = state != RUN_STATE_RUNNING;
 }
 
 void fake_debug_event(struct machine *machine, unsigned int cpu)
 {
 	struct machine_listener *l;
 
+	machine->vm.vcpu[cpu].parked = true;
 	vm_pause(&machine->vm, 0, NULL);
 	fake_set_state(machine, RUN_STATE_DEBUG);
 	for (l = machine->listeners; l; l = l->next)
@@ -169,9 +171,11 @@ enum run_state machine_state(const struct machine *machine)
 
 int machine_pause(struct machine *machine, enum run_state state, struct err *err)
 {
-	(void)err;
-	fake_set_state(machine, state);
-	return 0;
+	int r = vm_pause(&machine->vm, 0, err);
+
+	if (!r)
+		fake_set_state(machine, state);
+	return r;
 }
 
 int machine_may_run(const struct machine *machine, struct err *err)
@@ -290,7 +294,9 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 	unsigned int i;
 
 	(void)timeout_ms;
-	(void)err;
+	for (i = 0; i < FAKE_CPUS; i++)
+		if (vm->stuck && !vm->vcpu[i].parked)
+			return err_set(err, -ETIMEDOUT, "vCPU %u is stuck", i);
 	for (i = 0; i < FAKE_CPUS; i++)
 		vm->vcpu[i].parked = true;
 	return 0;
@@ -313,7 +319,46 @@ bool vcpu_is_parked(const struct vcpu *vcpu)
 
 void vcpu_resume(struct vcpu *vcpu)
 {
+	assert_false(vcpu->holds);
 	vcpu->parked = false;
+}
+
+struct vcpu_parked *vcpu_hold(struct vcpu *vcpu, struct err *err)
+{
+	if (!vcpu->parked) {
+		err_set(err, -EBUSY, "vCPU %u runs", vcpu->index);
+		return NULL;
+	}
+	vcpu->holds++;
+	vcpu->held.vcpu = vcpu;
+	return &vcpu->held;
+}
+
+void vcpu_release(struct vcpu_parked *parked)
+{
+	assert_true(parked->vcpu->holds);
+	parked->vcpu->holds--;
+}
+
+unsigned int parked_index(const struct vcpu_parked *parked)
+{
+	return parked->vcpu->index;
+}
+
+int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err), void *arg, struct err *err)
+{
+	struct vcpu_parked *parked;
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < FAKE_CPUS && !r; i++) {
+		parked = vcpu_hold(&vm->vcpu[i], err);
+		if (!parked)
+			return -EBUSY;
+		r = fn(parked, arg, err);
+		vcpu_release(parked);
+	}
+	return r;
 }
 
 /* ---- memory/ ---- */
@@ -504,10 +549,16 @@ void memory_map_unlock(struct memory *mem)
 
 /* ---- arch/ ---- */
 
-int arch_mmu_get(struct vcpu *vcpu, struct arch_mmu *mmu, struct err *err)
+static void assert_held(const struct vcpu_parked *vcpu)
+{
+	assert_true(vcpu->vcpu->parked);
+	assert_true(vcpu->vcpu->holds);
+}
+
+int arch_mmu_get(struct vcpu_parked *vcpu, struct arch_mmu *mmu, struct err *err)
 {
 	(void)err;
-	assert_true(vcpu->parked);
+	assert_held(vcpu);
 	*mmu = (struct arch_mmu){ 0 };
 	return 0;
 }
@@ -541,19 +592,19 @@ size_t arch_gdb_regs_bytes(void)
 	return FAKE_REGS_BYTES;
 }
 
-int arch_gdb_read_regs(struct vcpu *vcpu, uint8_t *regs, struct err *err)
+int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 {
 	(void)err;
-	assert_true(vcpu->parked);
-	memcpy(regs, vcpu->regs, FAKE_REGS_BYTES);
+	assert_held(vcpu);
+	memcpy(regs, vcpu->vcpu->regs, FAKE_REGS_BYTES);
 	return 0;
 }
 
-int arch_gdb_write_regs(struct vcpu *vcpu, const uint8_t *regs, struct err *err)
+int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct err *err)
 {
 	(void)err;
-	assert_true(vcpu->parked);
-	memcpy(vcpu->regs, regs, FAKE_REGS_BYTES);
+	assert_held(vcpu);
+	memcpy(vcpu->vcpu->regs, regs, FAKE_REGS_BYTES);
 	return 0;
 }
 
@@ -564,30 +615,30 @@ bool arch_gdb_reg(unsigned int number, size_t *offset, size_t *bytes)
 	return number < 3;
 }
 
-int arch_gdb_pc(struct vcpu *vcpu, uint64_t *pc, struct err *err)
+int arch_gdb_pc(struct vcpu_parked *vcpu, uint64_t *pc, struct err *err)
 {
 	(void)err;
-	*pc = vcpu->regs[2];
+	*pc = vcpu->vcpu->regs[2];
 	return 0;
 }
 
-int arch_debug_set(struct vcpu *vcpu, const struct arch_debug *debug, struct err *err)
+int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, struct err *err)
 {
 	unsigned int i;
 
-	assert_true(vcpu->parked);
+	assert_held(vcpu);
 	for (i = 0; i < debug->nwatch; i++)
 		if (debug->watch[i].kind == ARCH_WATCH_READ)
 			return err_set(err, -EINVAL, "no such watchpoint");
-	vcpu->debug = *debug;
+	vcpu->vcpu->debug = *debug;
 	return 0;
 }
 
-bool arch_debug_hit(struct vcpu *vcpu, const struct arch_debug *debug, unsigned int *index)
+bool arch_debug_hit(struct vcpu_parked *vcpu, const struct arch_debug *debug, unsigned int *index)
 {
 	(void)debug;
-	*index = (unsigned int)vcpu->hit;
-	return vcpu->hit >= 0;
+	*index = (unsigned int)vcpu->vcpu->hit;
+	return vcpu->vcpu->hit >= 0;
 }
 
 const uint8_t *arch_breakpoint(size_t *len)

@@ -41,8 +41,14 @@ struct memory {
 	unsigned int held;	/* spans that were got and not put */
 };
 
+struct vcpu_parked {
+	struct vcpu *vcpu;
+};
+
 struct vcpu {
 	struct vm *vm;
+	struct vcpu_parked held;
+	unsigned int holds;
 	unsigned int index;
 	bool parked;
 	uint64_t regs[3];
@@ -52,6 +58,7 @@ struct vcpu {
 
 struct vm {
 	struct vcpu vcpu[FAKE_CPUS];
+	bool stuck;			/* no vCPU that runs comes out */
 };
 
 struct machine {

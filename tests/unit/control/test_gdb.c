@@ -443,6 +443,13 @@ static void test_leave_while_waiting(void **state)
 	ASK("m401000,2", "0001");
 }
 
+static bool first_runs(void *arg)
+{
+	struct machine *machine = arg;
+
+	return !machine->vm.vcpu[0].parked;
+}
+
 static void test_continue_and_interrupt(void **state)
 {
 	struct setup *s = *state;
@@ -460,6 +467,82 @@ static void test_continue_and_interrupt(void **state)
 	/* When it does not run there is nothing to interrupt. */
 	assert_int_equal(write(s->fd, "\x03", 1), 1);
 	ASK("qC", "QC1");
+}
+
+/* A line on gdb's console, of the last packet. */
+static void assert_console(const struct setup *s, const char *wanted)
+{
+	char text[128] = "";
+
+	assert_int_equal(s->in.data[0], 'O');
+	assert_true(s->in.len / 2 < sizeof(text));
+	assert_true(gdb_hex_decode((const char *)s->in.data + 1, (uint8_t *)text, s->in.len / 2));
+	assert_non_null(strstr(text, wanted));
+}
+
+/* gdb is not told that the machine has stopped as long as a vCPU runs, and can interrupt again. */
+static void test_a_vcpu_that_does_not_come_out(void **state)
+{
+	struct setup *s = *state;
+	unsigned int i;
+
+	send_packet(s, "vCont;c", 7);
+	fake_pump(s->machine, -1, is_running, s->machine);
+	s->machine->vm.stuck = true;
+	for (i = 0; i < 2; i++) {
+		assert_int_equal(write(s->fd, "\x03", 1), 1);
+		reply(s);
+		assert_console(s, "vCPU 0 is stuck");
+		ASK("g", "E10");
+	}
+	/* Nor when the other one meets a breakpoint. */
+	fake_debug_event(s->machine, 1);
+	reply(s);
+	assert_console(s, "vCPU 0 is stuck");
+	ASK("qC", "QC2");
+	s->machine->vm.stuck = false;
+	assert_int_equal(write(s->fd, "\x03", 1), 1);
+	assert_string_equal(reply(s), "T02thread:2;");
+	assert_int_equal(strlen(ask(s, "g")), 2 * FAKE_REGS_BYTES);
+}
+
+/* The same of one that runs alone, and of who stops the machine meanwhile. */
+static void test_a_vcpu_alone_that_does_not_come_out(void **state)
+{
+	struct setup *s = *state;
+
+	send_packet(s, "vCont;c:1", 9);
+	fake_pump(s->machine, -1, first_runs, s->machine);
+	s->machine->vm.stuck = true;
+	assert_int_equal(write(s->fd, "\x03", 1), 1);
+	reply(s);
+	assert_console(s, "vCPU 0 is stuck");
+	fake_set_state(s->machine, RUN_STATE_PAUSED);
+	reply(s);
+	assert_console(s, "vCPU 0 is stuck");
+	/* A continue that cannot be is no stop either. */
+	send_packet(s, "vCont;c:2", 9);
+	reply(s);
+	assert_console(s, "has not parked");
+	reply(s);
+	assert_console(s, "vCPU 0 is stuck");
+	s->machine->vm.stuck = false;
+	assert_int_equal(write(s->fd, "\x03", 1), 1);
+	assert_string_equal(reply(s), "T02thread:1;");
+}
+
+/* Whoever attaches to what has not stopped is answered once it has. */
+static void test_attach_to_a_vcpu_that_does_not_come_out(void **state)
+{
+	struct setup *s = *state;
+
+	ASK("?", "T05thread:1;");
+	fake_set_state(s->machine, RUN_STATE_RUNNING);
+	s->machine->vm.stuck = true;
+	send_packet(s, "?", 1);
+	s->machine->vm.stuck = false;
+	assert_int_equal(write(s->fd, "\x03", 1), 1);
+	assert_string_equal(reply(s), "T02thread:1;");
 }
 
 static void test_breakpoint(void **state)
@@ -751,7 +834,9 @@ int main(void)
 		TEST(test_attach), TEST(test_disconnect), TEST(test_second_client), TEST(test_detach),
 		TEST(test_detached_and_still_there), TEST(test_registers),
 		TEST(test_memory), TEST(test_missing_page), LONG(test_page_comes), LONG(test_end_while_waiting),
-		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_breakpoint), TEST(test_breakpoint_and_another_address),
+		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_a_vcpu_that_does_not_come_out),
+		TEST(test_a_vcpu_alone_that_does_not_come_out), TEST(test_attach_to_a_vcpu_that_does_not_come_out),
+		TEST(test_breakpoint), TEST(test_breakpoint_and_another_address),
 		TEST(test_breakpoint_met_at_another_address),
 		TEST(test_watchpoint), TEST(test_step), TEST(test_no_step_while_a_reset_waits), TEST(test_stopped_by_others), TEST(test_late_stop),
 		TEST(test_inmigrate), TEST(test_monitor), TEST(test_framing), TEST(test_kill),

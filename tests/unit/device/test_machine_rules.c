@@ -50,10 +50,24 @@ void vm_free(struct vm *vm)
 	(void)vm;
 }
 
-struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index)
+int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err), void *arg, struct err *err)
 {
-	(void)vm, (void)index;
-	return NULL;
+	(void)fn, (void)arg, (void)err;
+	assert_false(vm->running);
+	return 0;
+}
+
+int vm_boot(struct vm *vm, const struct arch_boot *boot, struct err *err)
+{
+	(void)boot, (void)err;
+	assert_false(vm->running);
+	return 0;
+}
+
+unsigned int parked_index(const struct vcpu_parked *parked)
+{
+	(void)parked;
+	return 0;
 }
 
 int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
@@ -102,12 +116,6 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 	return 0;
 }
 
-int arch_vcpu_boot(struct vcpu *vcpu, const struct arch_boot *boot, struct err *err)
-{
-	(void)vcpu, (void)boot, (void)err;
-	return 0;
-}
-
 int arch_vm_reset(struct vm *vm, struct err *err)
 {
 	(void)err;
@@ -140,19 +148,19 @@ int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err
 	return 0;
 }
 
-int arch_vcpu_save(struct vcpu *vcpu, struct buf *out, struct err *err)
+int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err)
 {
 	(void)vcpu, (void)out, (void)err;
 	return 0;
 }
 
-int arch_vcpu_load(struct vcpu *vcpu, const uint8_t *data, size_t len, struct err *err)
+int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, struct err *err)
 {
 	(void)vcpu, (void)data, (void)len, (void)err;
 	return 0;
 }
 
-int arch_vcpu_early_pages(struct vcpu *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
+int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
 {
 	(void)vcpu, (void)fn, (void)arg, (void)err;
 	return 0;

@@ -163,9 +163,8 @@ static void guest_load(struct guest *g)
 	assert_int_equal(gup_write(g->mem, GPA(PML4), &pml4, 8, 0, NULL), 0);
 	assert_int_equal(gup_write(g->mem, GPA(0x3000), &pdpt, 8, 0, NULL), 0);
 	assert_int_equal(gup_write(g->mem, GPA(0x4000), pd, sizeof(pd), 0, NULL), 0);
-	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_boot(vm_vcpu(g->vm, i), &boot, &err) < 0)
-			fail_msg("%s", err.text);
+	if (vm_boot(g->vm, &boot, &err) < 0)
+		fail_msg("%s", err.text);
 }
 
 static void guest_start(struct guest *g, enum way_out way, bool never)

@@ -2,7 +2,7 @@
 // Copyright The postern authors
 /*
  * A vCPU's thread over a KVM_RUN of the test's: an emulated instruction whose operand is missing, and what becomes of it when the vCPU's
- * state is set, or taken, before it is done. Needs no /dev/kvm.
+ * state is set, or taken, before it is done; and who may ask about a vCPU when. Needs no /dev/kvm.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -123,7 +123,7 @@ static int setup(void **state)
 	vm.mem = mem;
 	vm.ops = &ops;
 	vm.vcpus = 1;
-	*vcpu = (struct vcpu){ .vm = &vm, .want_pause = true, .run_bytes = PAGE_BYTES };
+	*vcpu = (struct vcpu){ .vm = &vm, .held.vcpu = vcpu, .want_pause = true, .parked = true, .run_bytes = PAGE_BYTES };
 	vcpu->fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	vcpu->run = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_true(vcpu->run != MAP_FAILED);
@@ -146,6 +146,18 @@ static int teardown(void **state)
 	pthread_cond_destroy(&vm.parked);
 	pthread_mutex_destroy(&vm.lock);
 	return 0;
+}
+
+static int settle(bool write, struct err *err)
+{
+	struct vcpu_parked *parked = vcpu_hold(&vm.vcpu[0], err);
+	int r = -EBUSY;
+
+	if (!parked)
+		return r;
+	r = write ? parked_settle_to_write(parked, err) : parked_settle(parked, false, err);
+	vcpu_release(parked);
+	return r;
 }
 
 static void need_watch(void)
@@ -199,7 +211,7 @@ static void assert_settled(void)
 	assert_true(vcpu_is_parked(&vm.vcpu[0]));
 	assert_int_equal(kvm.finished, 1);
 	assert_false(kvm.under_way);
-	assert_int_equal(vcpu_settle(&vm.vcpu[0], false, &err), 0);
+	assert_int_equal(settle(false, &err), 0);
 	vm_resume(&vm);
 	for (i = 0; atomic_load(&kvm.entered) == entered; i++) {
 		assert_true(i < 100000);
@@ -242,12 +254,12 @@ static void a_write_is_finished_once_its_page_is_there(void **state)
 	(void)state;
 	need_watch();
 	park_in_the_middle(true, 2);
-	assert_int_equal(vcpu_settle(&vm.vcpu[0], false, &err), -EBUSY);
+	assert_int_equal(settle(false, &err), -EBUSY);
 	assert_non_null(strstr(err.text, "page at 0x1000"));
 	assert_int_equal(kvm.finished, 0);
 	assert_true(vcpu_is_parked(&vm.vcpu[0]));
 	operand_comes();
-	assert_int_equal(vcpu_settle(&vm.vcpu[0], false, &err), 1);
+	assert_int_equal(settle(false, &err), 1);
 	assert_settled();
 	assert_operand("WWWWWWWW");
 }
@@ -273,12 +285,80 @@ static void registers_are_to_be_read_again_after_an_instruction(void **state)
 	(void)state;
 	need_watch();
 	park_in_the_middle(true, 1);
-	assert_int_equal(vcpu_settle_to_write(&vm.vcpu[0], &err), -EBUSY);
+	assert_int_equal(settle(true, &err), -EBUSY);
 	operand_comes();
-	assert_int_equal(vcpu_settle_to_write(&vm.vcpu[0], &err), -EAGAIN);
+	assert_int_equal(settle(true, &err), -EAGAIN);
 	assert_non_null(strstr(err.text, "read the registers again"));
-	assert_int_equal(vcpu_settle_to_write(&vm.vcpu[0], &err), 0);
+	assert_int_equal(settle(true, &err), 0);
 	assert_settled();
+}
+
+static void wait_for_entry(unsigned int entered)
+{
+	unsigned int i;
+
+	for (i = 0; atomic_load(&kvm.entered) == entered; i++) {
+		assert_true(i < 100000);
+		usleep(100);
+	}
+}
+
+/*
+ * A resume is the end of being parked, and not the moment at which the thread wakes up: who asked KVM in between would wait for the guest.
+ */
+static void a_vcpu_that_was_resumed_cannot_be_held(void **state)
+{
+	unsigned int i, entered;
+	struct err err;
+
+	(void)state;
+	need_watch();
+	for (i = 0; i < 1000; i++) {
+		entered = atomic_load(&kvm.entered);
+		vcpu_resume(&vm.vcpu[0]);
+		assert_false(vcpu_is_parked(&vm.vcpu[0]));
+		assert_null(vcpu_hold(&vm.vcpu[0], &err));
+		assert_int_equal(err.code, -EBUSY);
+		assert_non_null(strstr(err.text, "vCPU 0 runs"));
+		if (i % 2)
+			wait_for_entry(entered);
+		assert_int_equal(vm_pause(&vm, 10000, &err), 0);
+	}
+}
+
+static void a_vcpu_that_is_held_does_not_run(void **state)
+{
+	struct vcpu_parked *first, *second;
+	unsigned int entered;
+	struct err err;
+
+	(void)state;
+	need_watch();
+	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
+	first = vcpu_hold(&vm.vcpu[0], &err);
+	second = vcpu_hold(&vm.vcpu[0], &err);
+	assert_non_null(first);
+	assert_non_null(second);
+	entered = atomic_load(&kvm.entered);
+	vm_resume(&vm);
+	vcpu_release(first);
+	assert_true(vcpu_is_parked(&vm.vcpu[0]));
+	usleep(10000);
+	assert_int_equal(atomic_load(&kvm.entered), entered);
+	vcpu_release(second);
+	assert_false(vcpu_is_parked(&vm.vcpu[0]));
+	wait_for_entry(entered);
+	/* A handle that was kept too long: KVM is not asked. */
+	assert_int_equal(parked_ioctl(first, KVM_GET_REGS, NULL, "get registers", &err), -EBUSY);
+	assert_non_null(strstr(err.text, "vCPU 0: get registers: it runs"));
+	assert_int_equal(parked_settle(first, false, &err), -EBUSY);
+	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
+	/* A pause that comes before the release takes the resume back. */
+	first = vcpu_hold(&vm.vcpu[0], &err);
+	vm_resume(&vm);
+	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
+	vcpu_release(first);
+	assert_true(vcpu_is_parked(&vm.vcpu[0]));
 }
 
 int main(void)
@@ -290,6 +370,8 @@ int main(void)
 		TEST(a_write_is_finished_once_its_page_is_there),
 		TEST(a_read_is_finished_once_its_page_is_there),
 		TEST(registers_are_to_be_read_again_after_an_instruction),
+		TEST(a_vcpu_that_was_resumed_cannot_be_held),
+		TEST(a_vcpu_that_is_held_does_not_run),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

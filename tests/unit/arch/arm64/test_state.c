@@ -26,6 +26,7 @@ struct guest {
 	struct memory *mem;
 	uint8_t *ram;
 	struct vm *vm;
+	struct vcpu_parked *held[CPUS];	/* until it runs */
 	pthread_mutex_t lock;		/* guards the rest */
 	pthread_cond_t changed;
 	uint32_t count;			/* last number that came */
@@ -91,8 +92,32 @@ static struct guest *guest_new(void)
 	return guest;
 }
 
+/* A vCPU of the guest, which is parked. */
+static struct vcpu_parked *held(struct guest *guest, unsigned int cpu)
+{
+	struct err err = { 0 };
+
+	if (!guest->held[cpu])
+		guest->held[cpu] = vcpu_hold(vm_vcpu(guest->vm, cpu), &err);
+	if (!guest->held[cpu])
+		fail_msg("%s", err.text);
+	return guest->held[cpu];
+}
+
+static void let_go(struct guest *guest)
+{
+	unsigned int i;
+
+	for (i = 0; i < CPUS; i++) {
+		if (guest->held[i])
+			vcpu_release(guest->held[i]);
+		guest->held[i] = NULL;
+	}
+}
+
 static void guest_free(struct guest *guest)
 {
+	let_go(guest);
 	vm_end_vcpus(guest->vm);
 	memory_shut(guest->mem);
 	vm_free(guest->vm);
@@ -117,7 +142,7 @@ static void guest_boot(struct guest *guest)
 	memcpy(guest->ram + CODE, code, sizeof(code));
 	guest->count = 0;
 	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_boot(vm_vcpu(guest->vm, i), &boot, &err))
+		if (arch_vcpu_boot(held(guest, i), &boot, &err))
 			fail_msg("%s", err.text);
 }
 
@@ -133,6 +158,7 @@ static void guest_run(struct guest *guest, uint32_t more)
 	pthread_mutex_lock(&guest->lock);
 	want = guest->count + more;
 	pthread_mutex_unlock(&guest->lock);
+	let_go(guest);
 	vm_resume(guest->vm);
 	pthread_mutex_lock(&guest->lock);
 	while (guest->count < want && !guest->strange[0])
@@ -156,7 +182,7 @@ static void save(struct guest *guest, struct saved *saved)
 	if (arch_vm_save(guest->vm, &saved->vm, &err))
 		fail_msg("%s", err.text);
 	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_save(vm_vcpu(guest->vm, i), &saved->vcpu[i], &err))
+		if (arch_vcpu_save(held(guest, i), &saved->vcpu[i], &err))
 			fail_msg("%s", err.text);
 }
 
@@ -168,7 +194,7 @@ static void load(struct guest *guest, const struct saved *saved)
 	if (arch_vm_load(guest->vm, saved->vm.data, saved->vm.len, &err))
 		fail_msg("%s", err.text);
 	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_load(vm_vcpu(guest->vm, i), saved->vcpu[i].data, saved->vcpu[i].len, &err))
+		if (arch_vcpu_load(held(guest, i), saved->vcpu[i].data, saved->vcpu[i].len, &err))
 			fail_msg("%s", err.text);
 }
 
@@ -211,8 +237,8 @@ static void test_goes_on_in_another_vm(void **state)
 	to->count = from->count;
 	load(to, &saved);
 	assert_true(arch_gdb_regs_bytes() <= sizeof(before));
-	assert_int_equal(arch_gdb_read_regs(vm_vcpu(from->vm, 0), before, &err), 0);
-	assert_int_equal(arch_gdb_read_regs(vm_vcpu(to->vm, 0), after, &err), 0);
+	assert_int_equal(arch_gdb_read_regs(held(from, 0), before, &err), 0);
+	assert_int_equal(arch_gdb_read_regs(held(to, 0), after, &err), 0);
 	assert_memory_equal(before, after, arch_gdb_regs_bytes());
 	/* What was loaded is what would be saved. */
 	save(to, &again);
@@ -242,7 +268,7 @@ static void test_the_counter_stands_still_meanwhile(void **state)
 	usleep(20000);		/* not a wait: the time that must not be seen */
 	start = clock_now_ns();
 	assert_int_equal(arch_clock_start(guest->vm, counter, &err), 0);
-	assert_int_equal(reg_get64(vm_vcpu(guest->vm, 1), KVM_REG_ARM_TIMER_CNT, &shown, &err), 0);
+	assert_int_equal(reg_get64(held(guest, 1), KVM_REG_ARM_TIMER_CNT, &shown, &err), 0);
 	took = clock_now_ns() - start;
 	assert_true(shown >= counter);
 	assert_true((shown - counter) <= (uint64_t)(took + NS_PER_MS) * frequency / NS_PER_SEC);
@@ -264,7 +290,7 @@ static void test_a_reset_starts_anew(void **state)
 	guest_run(guest, 50);
 	guest_boot(guest);
 	save(guest, &again);
-	assert_int_equal(reg_get64(vm_vcpu(guest->vm, 0), CORE_REG(regs.regs[2]), &value, &err), 0);
+	assert_int_equal(reg_get64(held(guest, 0), CORE_REG(regs.regs[2]), &value, &err), 0);
 	assert_int_equal(value, 0);
 	assert_int_equal(again.vcpu[1].len, fresh.vcpu[1].len);
 	assert_memory_equal(again.vcpu[1].data, fresh.vcpu[1].data, fresh.vcpu[1].len);
@@ -289,12 +315,12 @@ static void test_hostile_state(void **state)
 	guest_boot(guest);
 	guest_run(guest, 10);
 	save(guest, &saved);
-	assert_err(arch_vcpu_load(vm_vcpu(guest->vm, 1), saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO, err,
+	assert_err(arch_vcpu_load(held(guest, 1), saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO, err,
 		   "of vCPU 0");
-	assert_int_equal(arch_vcpu_load(vm_vcpu(guest->vm, 0), saved.vm.data, saved.vm.len, &err), -EPROTO);
+	assert_int_equal(arch_vcpu_load(held(guest, 0), saved.vm.data, saved.vm.len, &err), -EPROTO);
 	assert_int_equal(arch_vm_load(guest->vm, saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO);
 	assert_int_equal(arch_vm_load(guest->vm, NULL, 0, &err), -EPROTO);
-	assert_int_equal(arch_vcpu_load(vm_vcpu(guest->vm, 0), NULL, 0, &err), -EPROTO);
+	assert_int_equal(arch_vcpu_load(held(guest, 0), NULL, 0, &err), -EPROTO);
 	copy = malloc(saved.vcpu[0].len);
 	assert_non_null(copy);
 	srandom(1);
@@ -303,11 +329,11 @@ static void test_hostile_state(void **state)
 
 		memcpy(copy, saved.vcpu[0].data, saved.vcpu[0].len);
 		copy[at] ^= (uint8_t)(1 << random() % 8);
-		arch_vcpu_load(vm_vcpu(guest->vm, 0), copy, saved.vcpu[0].len, &err);
+		arch_vcpu_load(held(guest, 0), copy, saved.vcpu[0].len, &err);
 		memcpy(copy, saved.vm.data, saved.vm.len);
 		copy[at % saved.vm.len] ^= (uint8_t)(1 << random() % 8);
 		arch_vm_load(guest->vm, copy, saved.vm.len, &err);
-		assert_true(arch_vcpu_load(vm_vcpu(guest->vm, 0), saved.vcpu[0].data, at, &err) < 0);
+		assert_true(arch_vcpu_load(held(guest, 0), saved.vcpu[0].data, at, &err) < 0);
 	}
 	free(copy);
 	load(guest, &saved);
