@@ -6,6 +6,7 @@
     gdb.ask('?'); gdb.ask('g'); gdb.read(0x100000, 64)
 """
 
+import contextlib
 import select
 import subprocess
 import time
@@ -51,10 +52,10 @@ class GdbRemote:
             raise GdbError('the stub closed the connection')
         self._buf += data
 
-    def send(self, payload):
-        """Sends one packet, payload a text without characters that need an escape."""
+    def send(self, payload, behind=b''):
+        """Sends one packet, payload a text without characters that need an escape; behind: bytes for the same segment."""
         data = payload.encode('latin-1')
-        self.sock.sendall(b'$' + data + b'#%02x' % (sum(data) & 255))
+        self.sock.sendall(b'$' + data + b'#%02x' % (sum(data) & 255) + behind)
 
     def receive(self, timeout=None):
         """The next packet's payload, acknowledged."""
@@ -67,7 +68,8 @@ class GdbRemote:
                 self._buf = self._buf[stop + 3:]
                 if sum(payload) & 255 != check:
                     raise GdbError('wrong checksum of %r' % payload)
-                self.sock.sendall(b'+')
+                with contextlib.suppress(ConnectionError):      # it need not wait for that, having been left
+                    self.sock.sendall(b'+')
                 return _expand(payload).decode('latin-1')
             self._more(end)
 
