@@ -83,9 +83,16 @@ static void on_powerdown(void *arg)
 	qmp_event(arg, "POWERDOWN", NULL);
 }
 
-static void on_page_lost(void *arg, gfn_t gfn)
+static void on_pages_lost(void *arg, const struct lost_pages *lost)
 {
-	qmp_event(arg, "POSTERN_PAGE_LOST", json_pack("{s:o}", "gpa", qmp_uint(gfn_to_gpa(gfn).v)));
+	json_t *ranges = json_array();
+	unsigned int i;
+
+	for (i = 0; i < lost->ranges; i++)
+		json_array_append_new(ranges, json_pack("{s:o,s:o}", "gpa", qmp_uint(gfn_to_gpa(lost->range[i].first).v), "pages",
+							qmp_uint(lost->range[i].pages)));
+	qmp_event(arg, "POSTERN_PAGE_LOST", json_pack("{s:o,s:o,s:o}", "gpa", qmp_uint(gfn_to_gpa(lost->lowest).v), "pages",
+						      qmp_uint(lost->pages), "ranges", ranges));
 }
 
 /* The names of QEMU's BlockErrorAction and IoOperationType. */
@@ -138,7 +145,7 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 		.reset = on_reset,
 		.shutdown = on_shutdown,
 		.powerdown = on_powerdown,
-		.page_lost = on_page_lost,
+		.pages_lost = on_pages_lost,
 		.disk = on_disk,
 		.balloon = on_balloon,
 		.arg = qmp,

@@ -20,6 +20,9 @@
 #include "device/virtio/balloon.h"
 #include "kvm/probe.h"
 
+/* How long news of lost pages wait after the last. */
+#define LOST_REST_MS 100
+
 /* Threads of ours that touch missing pages themselves. */
 #ifdef POSTERN_TOUCH_CHECK
 #define STRAY MEMORY_STRAY_ABORT
@@ -215,11 +218,18 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	struct machine *m = calloc(1, sizeof(*m));
 	int r;
 
-	if (!m || !(m->mail = machine_mail_new(m))) {
+	if (!m || !(m->mail = machine_mail_new(m)) || !(m->lost_rest = calloc(1, sizeof(*m->lost_rest)))) {
+		if (m)
+			machine_mail_close(m->mail);
 		free(m);
 		return err_set(err, -ENOMEM, "no memory for the machine");
 	}
 	m->loop = loop;
+	lost_gather_init(&m->lost);
+	uv_timer_init(loop_uv(loop), m->lost_rest);
+	m->lost_rest->data = m;
+	/* It keeps no loop alive by itself. */
+	uv_unref((uv_handle_t *)m->lost_rest);
 	boot_files_init(&m->boot_files);
 	m->state = config->incoming ? RUN_STATE_INMIGRATE : RUN_STATE_PRELAUNCH;
 	bus_init(&m->pio, "port");
@@ -237,6 +247,11 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	}
 	*out = m;
 	return 0;
+}
+
+static void on_lost_rest_closed(uv_handle_t *handle)
+{
+	free(handle);
 }
 
 int machine_free(struct machine *m)
@@ -258,6 +273,8 @@ int machine_free(struct machine *m)
 	if (m->mem)
 		memory_free(m->mem);
 	machine_mail_close(m->mail);
+	uv_close((uv_handle_t *)m->lost_rest, on_lost_rest_closed);
+	lost_gather_fini(&m->lost);
 	boot_files_fini(&m->boot_files);
 	free((char *)m->config.name);
 	for (i = 0; i < m->config.virtio.n; i++)
@@ -591,12 +608,37 @@ void machine_deaf_event(struct machine *m, const char *text)
 		stop_for(m, RUN_STATE_INTERNAL_ERROR);
 }
 
-void machine_lost_event(struct machine *m, gfn_t gfn)
+static void on_lost_rest(uv_timer_t *timer)
 {
-	log_error("the page at guest physical address 0x%" PRIx64 " is lost", gfn_to_gpa(gfn).v);
+	struct machine *m = timer->data;
+
+	if (!m->shut)
+		machine_lost_event(m);
+}
+
+static void lost_log(const struct lost_pages *lost)
+{
+	uint64_t lowest = gfn_to_gpa(lost->lowest).v;
+
+	if (lost->pages == 1)
+		log_error("the page at guest physical address 0x%" PRIx64 " is lost", lowest);
+	else if (lost->range[0].pages == lost->pages)
+		log_error("%" PRIu64 " pages from guest physical address 0x%" PRIx64 " on are lost", lost->pages, lowest);
+	else
+		log_error("%" PRIu64 " pages are lost, here and there from guest physical address 0x%" PRIx64 " on", lost->pages, lowest);
+}
+
+void machine_lost_event(struct machine *m)
+{
+	struct lost_pages lost;
+
+	if (!lost_gather_take(&m->lost, &lost))
+		return;
+	uv_timer_start(m->lost_rest, on_lost_rest, LOST_REST_MS, 0);
+	lost_log(&lost);
 	if (m->state == RUN_STATE_RUNNING)
 		stop_for(m, RUN_STATE_IO_ERROR);
-	MACHINE_TELL(m, page_lost, gfn);
+	MACHINE_TELL(m, pages_lost, &lost);
 }
 
 void machine_complete_event(struct machine *m)

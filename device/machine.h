@@ -13,6 +13,7 @@
 #include "device/board.h"
 #include "device/boot_files.h"
 #include "device/chardev.h"
+#include "device/lost_pages.h"
 #include "device/virtio/disk_news.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
@@ -64,7 +65,8 @@ struct machine_listener {
 	void (*shutdown)(void *arg, bool by_guest, const char *reason);	/* QEMU's ShutdownCause */
 	void (*powerdown)(void *arg);
 	void (*debug)(void *arg, struct vcpu *vcpu);		/* machine is in RUN_STATE_DEBUG, all parked */
-	void (*page_lost)(void *arg, gfn_t gfn);
+	/* Of pages that the source does not have: at once of the first, and every 100 ms of those that have come since. */
+	void (*pages_lost)(void *arg, const struct lost_pages *pages);
 	void (*memory_complete)(void *arg);			/* every page is PRESENT */
 	void (*disk)(void *arg, const struct disk_news *news);
 	void (*balloon)(void *arg, uint64_t memory_bytes);	/* what the guest has now, without what it has given up */

@@ -20,7 +20,6 @@ struct post {
 	struct machine_mail *mail;
 	enum post_kind kind;
 	struct vcpu *vcpu;
-	gfn_t gfn;
 	char text[160];
 };
 
@@ -70,7 +69,7 @@ static void deliver(void *arg)
 			machine_error_event(m, post->text);
 			break;
 		case POST_LOST:
-			machine_lost_event(m, post->gfn);
+			machine_lost_event(m);
 			break;
 		case POST_COMPLETE:
 			machine_complete_event(m);
@@ -122,7 +121,10 @@ void machine_ask_shutdown(void *machine)
 
 void machine_on_lost(void *machine, gfn_t gfn)
 {
-	post_send(machine, &(struct post){ .kind = POST_LOST, .gfn = gfn });
+	struct machine *m = machine;
+
+	if (lost_gather_add(&m->lost, gfn))
+		post_send(m, &(struct post){ .kind = POST_LOST });
 }
 
 void machine_on_complete(void *machine)

@@ -45,7 +45,9 @@ struct machine {
 	struct boot_files boot_files;	/* what a reset takes */
 	struct arch_boot boot;
 	struct machine_mail *mail;
+	struct lost_gather lost;
 	/* Main thread's. */
+	uv_timer_t *lost_rest;		/* active: the next news of lost pages is not due yet */
 	struct machine_listener *listeners;
 	enum run_state state;
 	bool clock_stopped;		/* the guest's clock stands at clock */
@@ -115,7 +117,7 @@ void machine_on_settled(void *machine);
 void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 void machine_crash_event(struct machine *machine, const char *text);
 void machine_error_event(struct machine *machine, const char *text);
-void machine_lost_event(struct machine *machine, gfn_t gfn);
+void machine_lost_event(struct machine *machine);
 void machine_complete_event(struct machine *machine);
 void machine_deaf_event(struct machine *machine, const char *text);
 void machine_settled_event(struct machine *machine);

@@ -22,7 +22,7 @@ struct world {
 	struct machine *machine;
 	struct machine_listener listener;
 	unsigned int resets, resets_by_guest, shutdowns, powerdowns, states, completes, lost;
-	uint64_t lost_gfn;
+	uint64_t lost_gfn, lost_pages;
 	bool parked;		/* at the last reset */
 	char reason[32];
 };
@@ -58,12 +58,13 @@ static void on_powerdown(void *arg)
 	((struct world *)arg)->powerdowns++;
 }
 
-static void on_lost(void *arg, gfn_t gfn)
+static void on_lost(void *arg, const struct lost_pages *lost)
 {
 	struct world *w = arg;
 
 	w->lost++;
-	w->lost_gfn = gfn.v;
+	w->lost_pages += lost->pages;
+	w->lost_gfn = lost->lowest.v;
 }
 
 static void on_complete(void *arg)
@@ -87,7 +88,7 @@ static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(
 		fail_msg("%s", err.text);
 	w->listener = (struct machine_listener){
 		.state = on_state, .reset = on_reset, .shutdown = on_shutdown, .powerdown = on_powerdown,
-		.page_lost = on_lost, .memory_complete = on_complete, .arg = w,
+		.pages_lost = on_lost, .memory_complete = on_complete, .arg = w,
 	};
 	machine_listen(w->machine, &w->listener);
 	return w;
@@ -408,6 +409,32 @@ static void a_lost_page_stops_the_guest(void **state)
 	world_free(w);
 }
 
+/* However many a source loses, the loop has one thing to do, and whoever listens hears of it once a while: nothing grows with them. */
+static void lost_pages_are_told_of_together(void **state)
+{
+	struct world *from = world_new(false, false), *w = world_new(true, false);
+	const uint64_t pages = MEMORY_BYTES / PAGE_BYTES / 2;
+	struct memory *mem = machine_memory(w->machine);
+	uint64_t gfn;
+
+	(void)state;
+	arrive(from, w);
+	for (gfn = pages; gfn < 2 * pages; gfn++)
+		assert_int_equal(memory_lose(mem, GFN(gfn)), 0);
+	run_until(w, w->lost_pages == pages);
+	assert_int_equal(w->lost, 1);
+	assert_int_equal(w->lost_gfn, pages);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_IO_ERROR);
+	/* What comes later is told of later, without another of the guest's pages having to be lost. */
+	for (gfn = 1000; gfn < 1100; gfn++)
+		assert_int_equal(memory_lose(mem, GFN(gfn)), 0);
+	run_until(w, w->lost_pages == pages + 100);
+	assert_int_equal(w->lost, 2);
+	assert_int_equal(w->lost_gfn, 1000);
+	world_free(from);
+	world_free(w);
+}
+
 /* The kernel does not tell any more who waits for which page: the guest waits, paused, until all has come without being asked for. */
 static void a_guest_whose_faults_cannot_be_read_is_stopped(void **state)
 {
@@ -590,6 +617,7 @@ int main(void)
 		cmocka_unit_test(a_wish_travels),
 		cmocka_unit_test(a_reset_waits_for_late_memory),
 		cmocka_unit_test(a_lost_page_stops_the_guest),
+		cmocka_unit_test(lost_pages_are_told_of_together),
 		cmocka_unit_test(a_guest_whose_faults_cannot_be_read_is_stopped),
 		cmocka_unit_test(early_pages_come_once_each),
 		cmocka_unit_test(state_of_another_shape_is_refused),

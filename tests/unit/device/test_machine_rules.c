@@ -260,9 +260,9 @@ struct world {
 	unsigned int lost, resets, resets_by_guest, finds, shutdowns;
 };
 
-static void on_lost(void *arg, gfn_t gfn)
+static void on_lost(void *arg, const struct lost_pages *lost)
 {
-	(void)gfn;
+	(void)lost;
 	((struct world *)arg)->lost++;
 }
 
@@ -312,7 +312,7 @@ static struct world *world_new(bool incoming, bool finds)
 		skip();
 	}
 	assert_int_equal(r, 0);
-	w->listener = (struct machine_listener){ .page_lost = on_lost, .reset = on_reset, .shutdown = on_shutdown, .arg = w };
+	w->listener = (struct machine_listener){ .pages_lost = on_lost, .reset = on_reset, .shutdown = on_shutdown, .arg = w };
 	machine_listen(w->machine, &w->listener);
 	return w;
 }
