@@ -4,12 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log_text.h"
 
 #define MESSAGE_BYTES 1024
@@ -74,19 +76,13 @@ static size_t make_text(char *line, const char *when, const char *level, char *m
 	return (size_t)snprintf(line, LINE_BYTES, "%s%s: %s\n", log_file < 0 ? "postern: " : when, level, message);
 }
 
-void log_line_from(const char *file, enum log_level level, const char *fmt, ...)
+static void write_line(const char *file, enum log_level level, char *message)
 {
 	static const char *const names[] = { "error", "warning", "info", "debug" };
-	char message[MESSAGE_BYTES], line[LINE_BYTES], when[LOG_TIME_BYTES + 1];
+	char line[LINE_BYTES], when[LOG_TIME_BYTES + 1];
 	struct timespec now;
 	size_t used;
-	va_list ap;
 
-	if (level > log_level)
-		return;
-	va_start(ap, fmt);
-	vsnprintf(message, sizeof(message), fmt, ap);
-	va_end(ap);
 	if (log_handler) {
 		log_handler(level, message);
 		return;
@@ -102,4 +98,38 @@ void log_line_from(const char *file, enum log_level level, const char *fmt, ...)
 	/* Nobody is left to tell when the log itself fails. */
 	if (write(log_file < 0 ? STDERR_FILENO : log_file, line, used) < 0)
 		return;
+}
+
+static void write_left_out(const struct log_left_out *left_out)
+{
+	char message[MESSAGE_BYTES];
+
+	snprintf(message, sizeof(message), "%" PRIu64 " more lines like this were left out: %s", left_out->lines, left_out->last);
+	write_line(left_out->file, left_out->level, message);
+}
+
+void log_tell_left_out(void)
+{
+	struct log_left_out left_out;
+
+	while (log_limit_next(&left_out))
+		write_left_out(&left_out);
+}
+
+void log_line_from(struct log_site *site, const char *file, enum log_level level, const char *fmt, ...)
+{
+	struct log_left_out left_out;
+	char message[MESSAGE_BYTES];
+	va_list ap;
+
+	if (level > log_level)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof(message), fmt, ap);
+	va_end(ap);
+	if (!log_limit_take(site, file, level, message, clock_now_ns(), &left_out))
+		return;
+	if (left_out.lines)
+		write_left_out(&left_out);
+	write_line(file, level, message);
 }

@@ -14,6 +14,7 @@
 #define POSTERN_BASE_LOG_H
 
 #include "base/err.h"
+#include "base/log_limit.h"
 #include "base/log_target.h"
 
 enum log_format {
@@ -32,10 +33,20 @@ int log_open_file(const char *path, struct err *err);
 /* Closes it: standard error again. */
 void log_close_file(void);
 
-/* Any thread. `file` is __FILE__. A line is written with one write(2), so lines of several threads never mix. */
-void log_line_from(const char *file, enum log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/*
+ * Any thread. `file` is __FILE__. A line is written with one write(2), so lines of several threads never mix. Each place in the source has a
+ * limit (log_limit.h): beyond it lines are left out, and a later one says how many.
+ */
+void log_line_from(struct log_site *site, const char *file, enum log_level level, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+/* Any thread: tells of lines that were left out and not told of yet. The loop calls it now and then, and at its end. */
+void log_tell_left_out(void);
 
-#define log_line(level, ...) log_line_from(__FILE__, level, __VA_ARGS__)
+#define log_line(level, ...)                                                                                            \
+	do {                                                                                                            \
+		static struct log_site log_site_;                                                                       \
+		log_line_from(&log_site_, __FILE__, level, __VA_ARGS__);                                                \
+	} while (0)
 #define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) log_line(LOG_WARN, __VA_ARGS__)
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)

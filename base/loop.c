@@ -3,12 +3,15 @@
 #include "base/loop.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 
 #define LOOP_PATIENCE_MS 100
+/* How long lines that the log has left out are gathered before they are told of. */
+#define LOOP_LOG_MS 5000
 
 struct loop_job {
 	struct loop_job *next;
@@ -20,6 +23,8 @@ struct loop {
 	uv_loop_t uv;
 	uv_async_t wake;
 	bool running;
+	uv_timer_t log;
+	_Atomic bool log_wanted;	/* the log has begun to leave lines out */
 	pthread_mutex_t lock;	/* guards first, last */
 	struct loop_job *first;
 	struct loop_job **last;
@@ -52,12 +57,29 @@ static bool loop_run_jobs(struct loop *loop, int64_t until_ns)
 	return true;
 }
 
+static void loop_on_log(uv_timer_t *timer)
+{
+	(void)timer;
+	log_tell_left_out();
+}
+
+/* Any thread. */
+static void loop_want_log(void *arg)
+{
+	struct loop *loop = arg;
+
+	atomic_store(&loop->log_wanted, true);
+	uv_async_send(&loop->wake);
+}
+
 /* Those that were posted before this wake are either taken, or first, or will have one of their own. */
 static void loop_on_wake(uv_async_t *wake)
 {
 	struct loop *loop = wake->data;
 	bool had = loop->taken;
 
+	if (atomic_exchange(&loop->log_wanted, false) && !uv_is_active((uv_handle_t *)&loop->log))
+		uv_timer_start(&loop->log, loop_on_log, LOOP_LOG_MS, 0);
 	/* What waited from the turn before may have kept others from being taken. */
 	if (!loop_run_jobs(loop, loop_turn_end()) || had)
 		uv_async_send(wake);
@@ -84,6 +106,10 @@ int loop_new(struct loop **out, struct err *err)
 		return err_errno(err, r, "event loop");
 	}
 	loop->wake.data = loop;
+	uv_timer_init(&loop->uv, &loop->log);
+	/* It keeps no loop alive by itself. */
+	uv_unref((uv_handle_t *)&loop->log);
+	log_limit_set_notify(loop_want_log, loop);
 	*out = loop;
 	return 0;
 }
@@ -159,12 +185,15 @@ bool loop_free(struct loop *loop)
 	if (!loop)
 		return true;
 	loop_run_all_jobs(loop);
+	log_limit_set_notify(NULL, NULL);
 	uv_close((uv_handle_t *)&loop->wake, NULL);
+	uv_close((uv_handle_t *)&loop->log, NULL);
 	if (!loop_drain(loop))
 		return false;
 	loop_run_all_jobs(loop);
 	if (uv_loop_close(&loop->uv) == UV_EBUSY)
 		log_warn("event loop closed with handles open");
+	log_tell_left_out();
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
 	return true;

@@ -154,6 +154,35 @@ static void test_loop_runs_each_post_once_on_the_main_thread(void **unused)
 	assert_int_equal(posts.seen, POSTS + 1);
 }
 
+static unsigned int lines_shown;
+static unsigned long long lines_told;
+
+static void count_lines(enum log_level level, const char *line)
+{
+	(void)level;
+	if (sscanf(line, "%llu more lines like this were left out: ", &lines_told) != 1)
+		lines_shown++;
+}
+
+/* Lines that the log leaves out are told of though nobody logs any more. */
+static void test_loop_tells_what_the_log_has_left_out(void **unused)
+{
+	struct loop *loop;
+	int i;
+
+	(void)unused;
+	assert_int_equal(loop_new(&loop, NULL), 0);
+	log_set_handler(count_lines);
+	for (i = 0; i < 1000; i++)
+		log_warn("again");
+	assert_true(lines_shown < 1000);
+	while (!lines_told)
+		uv_run(loop_uv(loop), UV_RUN_ONCE);
+	assert_int_equal(lines_shown + lines_told, 1000);
+	log_set_handler(NULL);
+	loop_free(loop);
+}
+
 #define SLOW_POSTS 100
 
 /* A job that takes its time, and knows its place. */
@@ -231,6 +260,7 @@ int main(void)
 		cmocka_unit_test(test_log_lines_go_to_the_handler),
 		cmocka_unit_test(test_loop_runs_each_post_once_on_the_main_thread),
 		cmocka_unit_test(test_loop_does_not_run_all_posts_in_one_turn),
+		cmocka_unit_test(test_loop_tells_what_the_log_has_left_out),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

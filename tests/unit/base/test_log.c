@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/log_text.h"
 
@@ -106,6 +107,7 @@ static void assert_file(const char *path, const char *before, const char *after)
 static void test_lines_in_a_file(void **unused)
 {
 	char dir[] = "/tmp/postern-log-XXXXXX", path[64];
+	static struct log_site site;
 	struct stat st;
 
 	(void)unused;
@@ -121,7 +123,7 @@ static void test_lines_in_a_file(void **unused)
 
 	log_set_format(LOG_JSON);
 	assert_int_equal(log_open_file(path, NULL), 0);
-	log_line_from("../device/virtio/disk.c", LOG_ERROR, "disk %s: gone", "\"a\nb\"");
+	log_line_from(&site, "../device/virtio/disk.c", LOG_ERROR, "disk %s: gone", "\"a\nb\"");
 	log_close_file();
 	log_set_format(LOG_TEXT);
 	assert_file(path, "{\"time\":\"",
@@ -174,6 +176,82 @@ static void test_places_that_cannot_be_written(void **unused)
 	rmdir(dir);
 }
 
+static unsigned int shown;
+static unsigned long long told;
+static char latest[256];
+
+static void count_lines(enum log_level level, const char *line)
+{
+	unsigned long long n;
+
+	(void)level;
+	if (sscanf(line, "%llu more lines like this were left out: ", &n) == 1)
+		told += n;
+	else
+		shown++;
+	snprintf(latest, sizeof(latest), "%s", line);
+}
+
+#define LINES 100000
+
+/* What a peer or a guest can have said without end does not fill the log, and nothing is left out in silence. */
+static void test_a_place_that_logs_without_end_is_cut_short_and_counted(void **unused)
+{
+	int64_t start = clock_now_ns();
+	int i;
+
+	(void)unused;
+	shown = 0;
+	told = 0;
+	log_set_handler(count_lines);
+	for (i = 1; i <= LINES; i++)
+		log_warn("peer %d is wrong", i);
+	/* Those that the bucket had, and those that it got meanwhile. */
+	assert_in_range(shown, 1, 100 + (clock_now_ns() - start) / NS_PER_SEC + 1);
+	log_tell_left_out();
+	assert_int_equal(shown + told, LINES);
+	assert_string_equal(strstr(latest, "were left out"), "were left out: peer 100000 is wrong");
+	/* Told once. */
+	latest[0] = '\0';
+	log_tell_left_out();
+	assert_string_equal(latest, "");
+	/* Another place is not held to it. */
+	log_warn("a guest arrives");
+	assert_string_equal(latest, "a guest arrives");
+	log_set_handler(NULL);
+}
+
+#define SECOND NS_PER_SEC
+
+static void test_a_place_gets_its_lines_back(void **unused)
+{
+	struct log_left_out left_out;
+	/* It is listed for good. */
+	static struct log_site site;
+	int64_t now = 7 * SECOND;
+	unsigned int i;
+
+	(void)unused;
+	for (i = 0; i < LOG_BURST; i++)
+		assert_true(log_limit_take(&site, "a.c", LOG_INFO, "x", now, &left_out));
+	assert_false(log_limit_take(&site, "a.c", LOG_WARN, "y", now, &left_out));
+	assert_false(log_limit_take(&site, "a.c", LOG_WARN, "z", now + SECOND - 1, &left_out));
+	/* One a second, which says what was left out before it. */
+	assert_true(log_limit_take(&site, "a.c", LOG_INFO, "x", now + SECOND, &left_out));
+	assert_int_equal(left_out.lines, 2);
+	assert_int_equal(left_out.level, LOG_WARN);
+	assert_string_equal(left_out.last, "z");
+	assert_false(log_limit_take(&site, "a.c", LOG_INFO, "last", now + SECOND, &left_out));
+	/* After a quiet while, all of them, and not more. */
+	now += 1000 * SECOND;
+	for (i = 0; i < LOG_BURST; i++)
+		assert_true(log_limit_take(&site, "a.c", LOG_INFO, "x", now, &left_out));
+	assert_false(log_limit_take(&site, "a.c", LOG_INFO, "x", now, &left_out));
+	assert_true(log_limit_next(&left_out));
+	assert_int_equal(left_out.lines, 1);
+	assert_false(log_limit_next(&left_out));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -184,6 +262,8 @@ int main(void)
 		cmocka_unit_test(test_lines_in_a_file),
 		cmocka_unit_test(test_the_longest_line_is_whole),
 		cmocka_unit_test(test_places_that_cannot_be_written),
+		cmocka_unit_test(test_a_place_that_logs_without_end_is_cut_short_and_counted),
+		cmocka_unit_test(test_a_place_gets_its_lines_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
