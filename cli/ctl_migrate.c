@@ -129,6 +129,24 @@ static void print_end(enum ctl_command command, const json_t *migrate)
 	putchar('\n');
 }
 
+/* The machine reads the file, and is somewhere else. */
+static int add_trust(const struct ctl_options *o, json_t *args, struct err *err)
+{
+	char *path = o->secret_file ? realpath(o->secret_file, NULL) : NULL;
+	int r = 0;
+
+	if (o->insecure)
+		json_object_set_new(args, "x-postern-insecure", json_true());
+	if (!o->secret_file)
+		return 0;
+	if (!path)
+		return err_set(err, -EINVAL, "--secret-file %s: %s", o->secret_file, strerror(errno));
+	if (json_object_set_new(args, "x-postern-secret-file", json_string(path)) < 0)
+		r = err_set(err, -EINVAL, "--secret-file: the path is not UTF-8");
+	free(path);
+	return r;
+}
+
 static int start(struct ctl *ctl, struct err *err)
 {
 	const struct ctl_options *o = &ctl->options;
@@ -145,6 +163,11 @@ static int start(struct ctl *ctl, struct err *err)
 		return err_set(err, -EINVAL, "the URI is not UTF-8");
 	if (o->resume)
 		json_object_set_new(args, "resume", json_true());
+	r = add_trust(o, args, err);
+	if (r < 0) {
+		json_decref(args);
+		return r;
+	}
 	return qmp_remote_call(ctl->remote, ctl_command_qmp(o->command), args, NULL, err);
 }
 

@@ -44,6 +44,8 @@ const char ctl_help[] =
 	"      --names           list: names alone, and nobody is asked\n"
 	"      --bandwidth BYTES  migrate: a second of bulk pages, 0: no limit; suffixes K, M, G, T\n"
 	"      --resume          migrate: go on with one whose link was lost\n"
+	"      --secret-file FILE  migrate, incoming, recover: what the other side has to have, too, instead of postern run's\n"
+	"      --insecure        migrate, incoming, recover: over TCP, trust everybody who can reach the port\n"
 	"      --detach          migrate, incoming, recover: do not wait for the end\n"
 	"  -h, --help            print this\n"
 	"\n"
@@ -75,7 +77,7 @@ static const struct command {
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
-enum { OPT_QMP = 256, OPT_TIMEOUT, OPT_NAMES, OPT_BANDWIDTH, OPT_RESUME, OPT_DETACH };
+enum { OPT_QMP = 256, OPT_TIMEOUT, OPT_NAMES, OPT_BANDWIDTH, OPT_RESUME, OPT_DETACH, OPT_SECRET_FILE, OPT_INSECURE };
 
 static const struct option long_options[] = {
 	{ "name", required_argument, NULL, 'n' },
@@ -86,6 +88,8 @@ static const struct option long_options[] = {
 	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
 	{ "resume", no_argument, NULL, OPT_RESUME },
 	{ "detach", no_argument, NULL, OPT_DETACH },
+	{ "secret-file", required_argument, NULL, OPT_SECRET_FILE },
+	{ "insecure", no_argument, NULL, OPT_INSECURE },
 	{ "help", no_argument, NULL, 'h' },
 	{ 0 },
 };
@@ -144,6 +148,12 @@ static int take(struct ctl_options *o, int option, const char *value, struct err
 	case OPT_DETACH:
 		o->detach = true;
 		break;
+	case OPT_SECRET_FILE:
+		o->secret_file = value;
+		break;
+	case OPT_INSECURE:
+		o->insecure = true;
+		break;
 	case 'h':
 		o->help = true;
 		break;
@@ -182,8 +192,12 @@ static int check(const struct ctl_options *o, struct err *err)
 		return err_set(err, -EINVAL, "--names: only list takes it");
 	if (o->command != CTL_MIGRATE && (o->limit || o->resume))
 		return err_set(err, -EINVAL, "--bandwidth and --resume: only migrate takes them");
-	if (o->detach && o->command != CTL_MIGRATE && o->command != CTL_INCOMING && o->command != CTL_RECOVER)
-		return err_set(err, -EINVAL, "--detach: only migrate, incoming and recover take it");
+	if (o->command == CTL_MIGRATE || o->command == CTL_INCOMING || o->command == CTL_RECOVER)
+		return o->secret_file && o->insecure ?
+			err_set(err, -EINVAL, "--secret-file and --insecure: only one of them is allowed") : 0;
+	if (o->detach || o->secret_file || o->insecure)
+		return err_set(err, -EINVAL, "%s: only migrate, incoming and recover take it",
+			       o->detach ? "--detach" : o->secret_file ? "--secret-file" : "--insecure");
 	return 0;
 }
 

@@ -25,6 +25,8 @@ struct ctl_options {
 	bool names;			/* list: nothing but names */
 	bool resume;			/* migrate */
 	bool detach;			/* migrate, incoming, recover */
+	const char *secret_file;	/* migrate, incoming, recover; NULL: as the machine was started */
+	bool insecure;			/* the same three */
 	bool limit;			/* migrate: bandwidth was given */
 	uint64_t bandwidth;		/* bytes a second */
 	bool help;

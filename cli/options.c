@@ -49,6 +49,8 @@ const char options_help[] =
 	"\n"
 	"late memory\n"
 	"      --incoming URI        wait for a migration at tcp:HOST:PORT, unix:PATH or fd:N; \"defer\": QMP tells where\n"
+	"      --secret-file FILE    migrations, in and out: the other side has to prove that it has this file's content, too\n"
+	"      --insecure            migrations over TCP without a secret: trust everybody who can reach the port\n"
 	"      --way-out WAY         how a vCPU leaves its wait for a page: auto, kernel or eject (auto)\n"
 	"      --link-timeout MS     a peer not heard of for so long is gone, 100 to 600000 (5000)\n"
 	"      --bandwidth BYTES     a second of bulk pages, 0: no limit (0); suffixes K, M, G, T\n"
@@ -67,7 +69,7 @@ enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
 	OPT_LOG_LEVEL, OPT_LOG_FORMAT, OPT_LOG_FILE, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG, OPT_CONSOLE,
-	OPT_BALLOON, OPT_VSOCK, OPT_APPEND,
+	OPT_BALLOON, OPT_VSOCK, OPT_APPEND, OPT_SECRET_FILE, OPT_INSECURE,
 };
 
 static const struct option long_options[] = {
@@ -83,6 +85,8 @@ static const struct option long_options[] = {
 	{ "gdb", required_argument, NULL, OPT_GDB },
 	{ "gdb-page-timeout", required_argument, NULL, OPT_GDB_PAGE_TIMEOUT },
 	{ "incoming", required_argument, NULL, OPT_INCOMING },
+	{ "secret-file", required_argument, NULL, OPT_SECRET_FILE },
+	{ "insecure", no_argument, NULL, OPT_INSECURE },
 	{ "way-out", required_argument, NULL, OPT_WAY_OUT },
 	{ "disk", required_argument, NULL, OPT_DISK },
 	{ "net", required_argument, NULL, OPT_NET },
@@ -123,6 +127,8 @@ static const struct config_key config_keys[] = {
 	{ "gdb", CONFIG_TEXT, OPT_GDB },
 	{ "gdb-page-timeout", CONFIG_NUMBER, OPT_GDB_PAGE_TIMEOUT },
 	{ "incoming", CONFIG_TEXT, OPT_INCOMING },
+	{ "secret-file", CONFIG_TEXT, OPT_SECRET_FILE },
+	{ "insecure", CONFIG_FLAG, OPT_INSECURE },
 	{ "way-out", CONFIG_TEXT, OPT_WAY_OUT },
 	{ "no-reboot", CONFIG_FLAG, OPT_NO_REBOOT },
 	{ "paused", CONFIG_FLAG, 'S' },
@@ -278,6 +284,12 @@ static void take_plain(struct options *o, int option, const char *value)
 		o->incoming = value;
 		o->machine.incoming = true;
 		break;
+	case OPT_SECRET_FILE:
+		o->secret_file = value;
+		break;
+	case OPT_INSECURE:
+		o->insecure = true;
+		break;
 	case OPT_NO_REBOOT:
 		o->machine.no_reboot = true;
 		break;
@@ -389,6 +401,8 @@ static int check(const struct options *o, struct err *err)
 					     "none of '.' and '-'", RUNDIR_NAME_MAX);
 	if (o->console_stdio && o->machine.serial.kind == CHARDEV_STDIO)
 		return err_set(err, -EINVAL, "--console stdio and --serial stdio: only one of them can have standard input and output");
+	if (o->secret_file && o->insecure)
+		return err_set(err, -EINVAL, "--secret-file and --insecure: only one of them is allowed");
 	if (o->gdb && !strcmp(o->gdb, "auto") && !o->machine.name)
 		return err_set(err, -EINVAL, "--gdb auto: needs --name");
 	return 0;

@@ -27,6 +27,8 @@ struct options {
 	const char *gdb;		/* NULL: none; "auto": where the name says */
 	unsigned int gdb_page_timeout_ms;
 	const char *incoming;		/* NULL: none; "defer": QMP says later */
+	const char *secret_file;	/* NULL: none */
+	bool insecure;
 	bool paused;
 	unsigned int link_timeout_ms;
 	uint64_t bandwidth;		/* bytes a second, 0: no limit */

@@ -17,7 +17,7 @@ _postern_files() {
 _postern_run() {
 	local word=$1 before=$2
 	case $before in
-	--kernel | --initrd | --disk | --config | --pid-file | --log-file)
+	--kernel | --initrd | --disk | --config | --pid-file | --log-file | --secret-file)
 		_postern_files "$word" ;;
 	--way-out)
 		_postern_words "auto kernel eject" "$word" ;;
@@ -34,7 +34,7 @@ _postern_run() {
 		;;
 	*)
 		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --net --rng --console --balloon --vsock --no-reboot --paused
-			--qmp --gdb --gdb-page-timeout --incoming --way-out --link-timeout --bandwidth --log-level --log-format --log-file --config
+			--qmp --gdb --gdb-page-timeout --incoming --secret-file --insecure --way-out --link-timeout --bandwidth --log-level --log-format --log-file --config
 			--pid-file --help" "$word" ;;
 	esac
 }
@@ -44,13 +44,13 @@ _postern_ctl() {
 	case $before in
 	--name | -n)
 		_postern_words "$("${COMP_WORDS[0]}" ctl list --names 2>/dev/null)" "$word" ;;
-	--qmp)
+	--qmp | --secret-file)
 		_postern_files "$word" ;;
 	--timeout | --bandwidth | migrate | incoming | recover | qmp)
 		;;
 	*)
 		if [[ $word == -* ]]; then
-			_postern_words "--name --qmp --json --timeout --names --bandwidth --resume --detach --help" "$word"
+			_postern_words "--name --qmp --json --timeout --names --bandwidth --resume --secret-file --insecure --detach --help" "$word"
 		else
 			_postern_words "list status stop cont reset powerdown quit migrate incoming recover pause-migration cancel
 				migrate-cancel faults events qmp" "$word"

@@ -146,6 +146,22 @@ static int value_failed(struct run *run, const char *option, const char *value, 
 	return err_prefix(err, "--%s %s", option, value);
 }
 
+/* Read now, so that who starts it learns what is wrong with the file. */
+static int trust_open(struct run *run, struct err *err)
+{
+	const struct options *o = &run->options;
+	struct migration_trust trust;
+	int r = migration_trust_read(&trust, o->secret_file, o->insecure, err);
+
+	if (r < 0) {
+		run->misused = r == -EINVAL || r == -EPERM;
+		return err_prefix(err, "--secret-file");
+	}
+	migration_trust(run->migration, &trust);
+	explicit_bzero(&trust, sizeof(trust));
+	return 0;
+}
+
 static int migration_open(struct run *run, struct err *err)
 {
 	const struct options *o = &run->options;
@@ -161,8 +177,11 @@ static int migration_open(struct run *run, struct err *err)
 	r = migration_params_set(run->migration, &params, err);
 	if (r < 0)
 		return r;
+	r = trust_open(run, err);
+	if (r < 0)
+		return r;
 	if (o->incoming && strcmp(o->incoming, "defer"))
-		r = migration_incoming(run->migration, o->incoming, err);
+		r = migration_incoming(run->migration, o->incoming, NULL, err);
 	return r < 0 ? value_failed(run, "incoming", o->incoming, err) : 0;
 }
 

@@ -39,18 +39,47 @@ static const struct capability capabilities[] = {
 };
 #define NCAPABILITIES (sizeof(capabilities) / sizeof(capabilities[0]))
 
+/* Each with the command's own trust, or NULL where it brings none. */
+typedef int (*trusting_fn)(struct qmp_call *call, const struct migration_trust *trust, struct err *err);
+
+static int with_trust(struct qmp_call *call, trusting_fn fn, struct err *err)
+{
+	const char *secret_file = qmp_arg_string(call, "x-postern-secret-file");
+	bool insecure = qmp_arg_bool(call, "x-postern-insecure");
+	struct migration_trust trust;
+	int r;
+
+	if (!secret_file && !insecure)
+		return fn(call, NULL, err);
+	r = migration_trust_read(&trust, secret_file, insecure, err);
+	if (!r)
+		r = fn(call, &trust, err);
+	explicit_bzero(&trust, sizeof(trust));
+	return r;
+}
+
+static int migrate(struct qmp_call *call, const struct migration_trust *trust, struct err *err)
+{
+	return migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"), qmp_arg_bool(call, "resume"), trust, err);
+}
+
 static int cmd_migrate(struct qmp_call *call, struct err *err)
 {
 	if (qmp_arg_bool(call, "blk") || qmp_arg_bool(call, "inc"))
 		return err_set(err, -ENOTSUP, "migration of disks (blk, inc) is not supported");
-	return migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"), qmp_arg_bool(call, "resume"), err);
+	return with_trust(call, migrate, err);
+}
+
+static int incoming(struct qmp_call *call, const struct migration_trust *trust, struct err *err)
+{
+	return migration_incoming(call->qmp->migration, qmp_arg_string(call, "uri"), trust, err);
 }
 
 static int cmd_incoming(struct qmp_call *call, struct err *err)
 {
 	if (machine_state(call->qmp->machine) != RUN_STATE_INMIGRATE)
 		return err_set(err, -EINVAL, "'-incoming' was not specified on the command line");
-	return migration_incoming(call->qmp->migration, qmp_arg_string(call, "uri"), err);
+	return with_trust(call, incoming, err);
 }
 
 static int cmd_pause(struct qmp_call *call, struct err *err)
@@ -58,9 +87,14 @@ static int cmd_pause(struct qmp_call *call, struct err *err)
 	return migration_pause(call->qmp->migration, err);
 }
 
+static int recover(struct qmp_call *call, const struct migration_trust *trust, struct err *err)
+{
+	return migration_recover(call->qmp->migration, qmp_arg_string(call, "uri"), trust, err);
+}
+
 static int cmd_recover(struct qmp_call *call, struct err *err)
 {
-	return migration_recover(call->qmp->migration, qmp_arg_string(call, "uri"), err);
+	return with_trust(call, recover, err);
 }
 
 static int cmd_cancel(struct qmp_call *call, struct err *err)
@@ -246,10 +280,21 @@ static int cmd_query_capabilities(struct qmp_call *call, struct err *err)
 }
 
 static const struct qmp_arg migrate_args[] = {
-	{ "uri", QMP_STRING, false },	{ "blk", QMP_BOOL, true },    { "inc", QMP_BOOL, true },
-	{ "detach", QMP_BOOL, true },	{ "resume", QMP_BOOL, true }, { 0 },
+	{ "uri", QMP_STRING, false },
+	{ "blk", QMP_BOOL, true },
+	{ "inc", QMP_BOOL, true },
+	{ "detach", QMP_BOOL, true },
+	{ "resume", QMP_BOOL, true },
+	{ "x-postern-secret-file", QMP_STRING, true },
+	{ "x-postern-insecure", QMP_BOOL, true },
+	{ 0 },
 };
-static const struct qmp_arg uri_args[] = { { "uri", QMP_STRING, false }, { 0 } };
+static const struct qmp_arg listen_args[] = {
+	{ "uri", QMP_STRING, false },
+	{ "x-postern-secret-file", QMP_STRING, true },
+	{ "x-postern-insecure", QMP_BOOL, true },
+	{ 0 },
+};
 static const struct qmp_arg parameters_args[] = {
 	{ "max-bandwidth", QMP_UINT, true },
 	{ "downtime-limit", QMP_UINT, true },
@@ -261,9 +306,9 @@ static const struct qmp_arg capabilities_args[] = { { "capabilities", QMP_ARRAY,
 
 const struct qmp_command qmp_migrate_commands[] = {
 	{ "migrate", cmd_migrate, migrate_args, false },
-	{ "migrate-incoming", cmd_incoming, uri_args, false },
+	{ "migrate-incoming", cmd_incoming, listen_args, false },
 	{ "migrate-pause", cmd_pause, NULL, true },
-	{ "migrate-recover", cmd_recover, uri_args, true },
+	{ "migrate-recover", cmd_recover, listen_args, true },
 	{ "migrate_cancel", cmd_cancel, NULL, false },
 	{ "migrate-start-postcopy", cmd_start_postcopy, NULL, false },
 	{ "query-migrate", cmd_query, NULL, false },

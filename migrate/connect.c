@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/dial.h"
+#include "migrate/greeting.h"
 #include "migrate/socket.h"
 
 struct connector {
@@ -21,6 +22,7 @@ struct connector {
 	void *arg;
 	struct uri uri;
 	struct preface preface;
+	struct secret secret;
 	unsigned int timeout_ms;
 	int64_t end_ns;
 	uv_timer_t *timer;
@@ -30,6 +32,7 @@ struct connector {
 	socklen_t at_len;
 	int fd[WIRE_CHANNELS];
 	unsigned int nfd;	/* connected */
+	struct greeting *greeting;	/* once all are connected */
 };
 
 static void connector_next(struct connector *connector);
@@ -57,36 +60,35 @@ static void dial_end(struct connector *connector)
 
 /* ---- connected ---- */
 
-static int send_prefaces(struct connector *connector, struct err *err)
+static void on_let_in(void *arg)
 {
-	uint8_t bytes[PREFACE_BYTES];
-	int i;
-
-	for (i = 0; i < WIRE_CHANNELS; i++) {
-		connector->preface.version = WIRE_MAJOR;
-		connector->preface.channel = (enum wire_channel)i;
-		preface_encode(&connector->preface, bytes);
-		/* A new connection has room for 64 bytes. */
-		if (send(connector->fd[i], bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL) !=
-		    (ssize_t)sizeof(bytes))
-			return err_errno(err, errno ? -errno : -EIO, "%s connection: sending the preface",
-					 wire_channel_name((enum wire_channel)i));
-	}
-	return 0;
-}
-
-static void connector_done(struct connector *connector)
-{
+	struct connector *connector = arg;
 	int fd[WIRE_CHANNELS];
-	struct err err;
 
-	if (send_prefaces(connector, &err) < 0) {
-		connector_fail(connector, &err);
-		return;
-	}
+	greeting_free(connector->greeting);
+	connector->greeting = NULL;
 	memcpy(fd, connector->fd, sizeof(fd));
 	connector->nfd = 0;	/* no longer ours to close */
 	connector->ops->connected(connector->arg, fd);
+}
+
+static void on_not_let_in(void *arg, const struct err *err)
+{
+	connector_fail(arg, err);
+}
+
+static const struct greeting_ops greeting_ops = {
+	.done = on_let_in,
+	.failed = on_not_let_in,
+};
+
+static void connector_done(struct connector *connector)
+{
+	struct err err;
+
+	if (greeting_new(&connector->greeting, connector->loop, connector->fd, &connector->preface, &connector->secret,
+			 &greeting_ops, connector, &err) < 0)
+		connector_fail(connector, &err);
 }
 
 /* fd[nfd] is connected. */
@@ -175,7 +177,8 @@ static void on_timeout(uv_timer_t *timer)
 		connector_one_failed(connector, &err);
 		return;
 	}
-	err_set(&err, -ETIMEDOUT, "no connection within %u ms", connector->timeout_ms);
+	greeting_why(connector->greeting, &err);
+	err_prefix(&err, "within %u ms", connector->timeout_ms);
 	connector_fail(connector, &err);
 }
 
@@ -207,9 +210,9 @@ static int check_uri(const struct uri *uri, struct err *err)
 	return 0;
 }
 
-int connector_new(struct connector **out, struct loop *loop, const struct uri *uri,
-		  const struct preface *preface, unsigned int timeout_ms, const struct connector_ops *ops,
-		  void *arg, struct err *err)
+int connector_new(struct connector **out, struct loop *loop, const struct uri *uri, const struct preface *preface,
+		  const struct secret *secret, unsigned int timeout_ms, const struct connector_ops *ops, void *arg,
+		  struct err *err)
 {
 	struct connector *connector;
 	int r = check_uri(uri, err);
@@ -224,6 +227,7 @@ int connector_new(struct connector **out, struct loop *loop, const struct uri *u
 	connector->loop = loop;
 	connector->uri = *uri;
 	connector->preface = *preface;
+	connector->secret = *secret;
 	connector->timeout_ms = timeout_ms;
 	connector->ops = ops;
 	connector->arg = arg;
@@ -247,7 +251,9 @@ void connector_free(struct connector *connector)
 	uv_timer_stop(connector->timer);
 	uv_close((uv_handle_t *)connector->timer, on_handle_closed);
 	dial_end(connector);
+	greeting_free(connector->greeting);
 	for (i = 0; i < connector->nfd; i++)
 		close(connector->fd[i]);
+	secret_wipe(&connector->secret);
 	free(connector);
 }

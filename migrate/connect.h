@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The source's way to a link: resolves, connects three times and sends the prefaces, without ever waiting. Main thread.
+ * The source's way to a link: resolves, connects three times and goes through the handshake,
+ * without ever waiting. Main thread.
  */
 #ifndef POSTERN_MIGRATE_CONNECT_H
 #define POSTERN_MIGRATE_CONNECT_H
 
 #include "base/loop.h"
+#include "migrate/handshake.h"
 #include "migrate/uri.h"
 
 struct connector;
@@ -17,10 +19,14 @@ struct connector_ops {
 	void (*failed)(void *arg, const struct err *err);
 };
 
-/* preface: session and epoch. Three connected descriptors that the URI names are taken over on success. */
-int connector_new(struct connector **out, struct loop *loop, const struct uri *uri,
-		  const struct preface *preface, unsigned int timeout_ms, const struct connector_ops *ops,
-		  void *arg, struct err *err);
+/*
+ * preface: session and epoch. secret, where it is given, is proven, and the destination's proof
+ * of it asked for. Three connected descriptors that the URI names are taken over on success.
+ * timeout_ms is for all of it.
+ */
+int connector_new(struct connector **out, struct loop *loop, const struct uri *uri, const struct preface *preface,
+		  const struct secret *secret, unsigned int timeout_ms, const struct connector_ops *ops, void *arg,
+		  struct err *err);
 /* At any time; no callback comes after it. */
 void connector_free(struct connector *connector);
 

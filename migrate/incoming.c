@@ -434,8 +434,8 @@ int incoming_listen(struct migration *m, const struct uri *uri, const char *text
 	/* The same address cannot be bound twice, and need not be. */
 	if (m->listener_socket && uri->kind != URI_FD && !strcmp(text, m->listen_uri))
 		return 0;
-	r = listener_new(&listener, m->loop, uri, connect_timeout_ms(m->params.link_timeout_ms), &listener_ops, m,
-			 err);
+	r = listener_new(&listener, m->loop, uri, &m->trust.secret, handshake_timeout_ms(m->params.link_timeout_ms),
+			 &listener_ops, m, err);
 	if (r < 0)
 		return r;
 	listener_free(m->listener_socket);

@@ -7,6 +7,7 @@
  *   outgoing.c    the source's conversation        incoming.c   the destination's
  *   switchover.c  who may run, and when: pause, state, decision, run; on both sides
  *   recover.c     what is missing, as messages
+ *   trust.c       whether a URI may be used with what is known of the peer
  */
 #ifndef POSTERN_MIGRATE_INTERNAL_H
 #define POSTERN_MIGRATE_INTERNAL_H
@@ -21,10 +22,19 @@
 #define MIGRATION_LISTENERS_MAX 8
 /* To connect, and to name oneself, takes longer than to be silent: a first SYN is repeated after a second. */
 #define CONNECT_TIMEOUT_MIN_MS 5000u
+/* Who has connected and not proven anything is not kept for longer, however patient a link is. */
+#define HANDSHAKE_TIMEOUT_MAX_MS 30000u
 
 static inline unsigned int connect_timeout_ms(unsigned int link_timeout_ms)
 {
 	return link_timeout_ms > CONNECT_TIMEOUT_MIN_MS ? link_timeout_ms : CONNECT_TIMEOUT_MIN_MS;
+}
+
+static inline unsigned int handshake_timeout_ms(unsigned int link_timeout_ms)
+{
+	unsigned int ms = connect_timeout_ms(link_timeout_ms);
+
+	return ms < HANDSHAKE_TIMEOUT_MAX_MS ? ms : HANDSHAKE_TIMEOUT_MAX_MS;
 }
 
 /* The source. Who enters: see outgoing.c and switchover.c. */
@@ -65,6 +75,8 @@ struct migration {
 	struct machine_listener machine_listener;
 	struct loop *loop;
 	struct migration_params params;
+	struct migration_trust started_with;	/* migration_trust */
+	struct migration_trust trust;		/* of this migration; a listener looks at its secret */
 	struct migration_listener listener[MIGRATION_LISTENERS_MAX];
 	unsigned int nlisteners;
 
@@ -117,8 +129,9 @@ void migration_fill_shape(struct migration *m, Postern__Wire__Shape *shape);	/* 
 void migration_drop_shape(Postern__Wire__Shape *shape);
 
 /* outgoing.c */
-int outgoing_start(struct migration *m, const struct uri *uri, struct err *err);
-int outgoing_resume(struct migration *m, const struct uri *uri, struct err *err);
+/* trust becomes the migration's. */
+int outgoing_start(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err);
+int outgoing_resume(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err);
 /* Ends a migration that is paused after its decision. The caller knows that the guest is here for good. */
 void outgoing_forget(struct migration *m);
 /* The link is lost or given up; what follows depends on the phase. */
@@ -140,6 +153,9 @@ void switchover_run(struct migration *m);
 /* switchover.c: the destination */
 int switchover_load(struct migration *m, const Postern__Wire__State *state, struct err *err);
 void switchover_enter(struct migration *m);
+
+/* trust.c: -EINVAL where strangers could come in, or the guest could go to them, and says what to do. */
+int trust_check(const struct migration_trust *trust, const struct uri *uri, bool listening, struct err *err);
 
 /* recover.c */
 void recover_send_missing(struct migration *m);

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A connection is a guest: it is READING until its preface has come, then BUSY while the owner has another link that may be
- * about to end, then WAITING for its two siblings, or REFUSED: it has been told why (on the control connection) and is only kept until the peer has read that and gone, since closing a socket with
- * unread input would take the reason back.
+ * A connection is a guest. It is READING until its preface has come; then, where there is a
+ * secret, CHALLENGED until its proof has come; then BUSY while the owner has another link that
+ * may be about to end; then let in, and WAITING for its two siblings. Or it is REFUSED: it has
+ * been told why and is only kept until the peer has read that and gone, since closing a socket
+ * with unread input would take the reason back.
+ *
+ * Only who has proven the secret is told anything of what goes on here, can cut a link, or
+ * takes a place that is not given to another. When there are too many, one of those goes who
+ * have not proven it: of the address from which most of them come, so that a crowd from
+ * elsewhere does not keep a source out, the oldest, so that from the same address a source has
+ * as long as it takes to let so many others in.
  */
 #include "migrate/listen.h"
 
@@ -11,6 +19,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/accept.h"
@@ -20,8 +29,8 @@
 #include "migrate/message.h"
 #include "migrate/socket.h"
 
-#define BACKLOG 16
-#define GUESTS_MAX 12
+/* A crowd of strangers is not to keep a source from being heard. */
+#define BACKLOG 128
 #define TICK_MS 50
 #define BUSY_MS 1000
 /* For a name's look-up. */
@@ -29,6 +38,7 @@
 
 enum guest_state {
 	GUEST_READING,
+	GUEST_CHALLENGED,
 	GUEST_BUSY,
 	GUEST_WAITING,
 	GUEST_REFUSED,
@@ -40,9 +50,12 @@ struct guest {
 	struct guest *next;
 	int fd;
 	enum guest_state state;
-	uint8_t bytes[PREFACE_BYTES];
+	uint8_t bytes[PREFACE_BYTES];	/* of the preface, or the proof */
 	size_t got;
 	struct preface preface;
+	struct challenge challenge;
+	bool proven;
+	struct in6_addr from;		/* whose connection: the network of an IPv6 address; all zero where there are none */
 	int64_t deadline_ns;
 	int64_t busy_ns;	/* BUSY: up to when */
 };
@@ -52,6 +65,7 @@ struct listener {
 	const struct listener_ops *ops;
 	void *arg;
 	struct uri uri;
+	const struct secret *secret;
 	unsigned int timeout_ms;
 	struct listening listening;	/* fd -1: the three connections came with the URI */
 	uv_poll_t *poll;
@@ -88,7 +102,10 @@ static int guest_remove(struct guest *guest, bool keep_fd)
 
 static void guest_on_event(uv_poll_t *poll, int status, int events);
 
-/* Drops a connection. Where nobody else can come the owner must know. The listener may be freed by that. */
+/*
+ * Drops a connection. Where nobody else can come the owner must know. The listener may be freed
+ * by that.
+ */
 static void guest_drop(struct guest *guest, const struct err *why)
 {
 	struct listener *listener = guest->listener;
@@ -121,7 +138,7 @@ static void guest_tell(struct guest *guest, const struct err *why)
 
 static void guest_refuse(struct guest *guest, const struct err *why)
 {
-	if (guest->preface.channel != WIRE_CONTROL || guest->listener->listening.fd < 0) {
+	if (guest->listener->listening.fd < 0) {
 		guest_drop(guest, why);
 		return;
 	}
@@ -137,7 +154,10 @@ static bool is_sibling(const struct guest *a, const struct guest *b)
 	       !memcmp(a->preface.session, b->preface.session, SESSION_BYTES);
 }
 
-/* Are all three of this one's session and epoch here? Then they are the owner's. The listener may be freed by that. */
+/*
+ * Are all three of this one's session and epoch here? Then they are the owner's. The listener
+ * may be freed by that.
+ */
 static void guest_join(struct guest *guest)
 {
 	struct listener *listener = guest->listener;
@@ -159,6 +179,27 @@ static void guest_join(struct guest *guest)
 	listener->ops->linked(listener->arg, fd, &preface);
 }
 
+static int guest_send(struct guest *guest, const uint8_t bytes[HANDSHAKE_BYTES], struct err *err)
+{
+	/* A new connection takes so much at once. */
+	ssize_t sent = send(guest->fd, bytes, HANDSHAKE_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	return sent == HANDSHAKE_BYTES ? 0 : err_errno(err, sent < 0 ? -errno : -EIO, "%s connection: handshake",
+						       wire_channel_name(guest->preface.channel));
+}
+
+/* The challenge, or where the peer has answered it our own proof. */
+static int guest_let_in(struct guest *guest, struct err *err)
+{
+	uint8_t bytes[HANDSHAKE_BYTES];
+
+	if (guest->proven)
+		proof_encode(guest->listener->secret, PROOF_OF_DESTINATION, &guest->preface, &guest->challenge, bytes);
+	else
+		challenge_encode(&guest->challenge, bytes);
+	return guest_send(guest, bytes, err);
+}
+
 /* Asks the owner about a BUSY guest. False: it still is. True: the listener may be freed. */
 static bool guest_judge(struct guest *guest)
 {
@@ -170,6 +211,8 @@ static bool guest_judge(struct guest *guest)
 		return false;
 	if (r < 0) {
 		guest_refuse(guest, &err);
+	} else if (guest_let_in(guest, &err) < 0) {
+		guest_drop(guest, &err);
 	} else {
 		guest->state = GUEST_WAITING;
 		guest_join(guest);
@@ -177,40 +220,104 @@ static bool guest_judge(struct guest *guest)
 	return true;
 }
 
+/* It has said all that it has to say. */
+static void guest_be_judged(struct guest *guest)
+{
+	guest->state = GUEST_BUSY;
+	guest->busy_ns = clock_now_ns() + BUSY_MS * NS_PER_MS;
+	/* What the peer sends from now on is for the link; only its going away matters here. */
+	uv_poll_start(&guest->poll, UV_DISCONNECT, guest_on_event);
+	guest_judge(guest);
+}
+
+static int guest_check_kind(const struct guest *guest, struct err *err)
+{
+	enum proof_kind ours = guest->listener->secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
+
+	if (guest->preface.kind == ours)
+		return 0;
+	return err_set(err, -EACCES, ours == PROOF_NONE ?
+		       "the source has a secret and this destination has none: both need the same --secret-file" :
+		       "this destination takes a guest only from who has its secret: both need the same --secret-file");
+}
+
 static void guest_on_preface(struct guest *guest)
 {
+	uint8_t bytes[HANDSHAKE_BYTES];
 	struct err err;
 
 	if (preface_decode(&guest->preface, guest->bytes, &err) < 0) {
-		/* To one that speaks another version of this protocol a word can be said; to others not. */
+		/*
+		 * To one that speaks another version of this protocol a word can be said; to
+		 * others not.
+		 */
 		if (err.code == -EPROTONOSUPPORT)
 			guest_refuse(guest, &err);
 		else
 			guest_drop(guest, &err);
 		return;
 	}
-	guest->state = GUEST_BUSY;
-	guest->busy_ns = clock_now_ns() + BUSY_MS * NS_PER_MS;
-	/* What the peer sends after the preface is for the link; only its going away matters here. */
-	uv_poll_start(&guest->poll, UV_DISCONNECT, guest_on_event);
-	guest_judge(guest);
+	if (guest_check_kind(guest, &err) < 0) {
+		guest_refuse(guest, &err);
+		return;
+	}
+	guest->challenge = (struct challenge){ .version = WIRE_MAJOR, .kind = guest->preface.kind };
+	if (getrandom(guest->challenge.nonce, NONCE_BYTES, GRND_NONBLOCK) != NONCE_BYTES) {
+		err_errno(&err, -errno, "a challenge's nonce");
+		guest_drop(guest, &err);
+		return;
+	}
+	guest->got = 0;
+	if (guest->preface.kind == PROOF_NONE) {
+		guest_be_judged(guest);
+		return;
+	}
+	guest->state = GUEST_CHALLENGED;
+	challenge_encode(&guest->challenge, bytes);
+	if (guest_send(guest, bytes, &err) < 0)
+		guest_drop(guest, &err);
+}
+
+static void guest_on_proof(struct guest *guest)
+{
+	const struct listener *listener = guest->listener;
+	struct err err;
+
+	/* The secret may have been exchanged meanwhile. */
+	if (!listener->secret->given)
+		err_set(&err, -EACCES, "the secret was taken back");
+	else if (!proof_check(listener->secret, PROOF_OF_SOURCE, &guest->preface, &guest->challenge, guest->bytes, &err))
+		guest->proven = true;
+	if (guest->proven)
+		guest_be_judged(guest);
+	else if (err.code == -EACCES)
+		guest_refuse(guest, &err);
+	else
+		guest_drop(guest, &err);
+}
+
+/* How many bytes of a preface or proof there are in all; 0: nothing is waited for. */
+static size_t guest_wants(const struct guest *guest)
+{
+	return guest->state == GUEST_READING ? PREFACE_BYTES : guest->state == GUEST_CHALLENGED ? HANDSHAKE_BYTES : 0;
 }
 
 /* Reads what is there. 1: go on, 0: nothing more now, or a negative errno. */
 static int guest_read(struct guest *guest, struct err *err)
 {
 	uint8_t waste[4096];
-	bool reading = guest->state == GUEST_READING;
-	ssize_t got = recv(guest->fd, reading ? guest->bytes + guest->got : waste,
-			   reading ? PREFACE_BYTES - guest->got : sizeof(waste), MSG_DONTWAIT);
+	size_t wanted = guest_wants(guest);
+	ssize_t got = recv(guest->fd, wanted ? guest->bytes + guest->got : waste,
+			   wanted ? wanted - guest->got : sizeof(waste), MSG_DONTWAIT);
 
 	if (got < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
 		return 0;
 	if (got < 0)
 		return err_errno(err, -errno, "receive");
 	if (!got)
-		return err_set(err, -EPIPE, "closed by the peer after %zu bytes of its preface", guest->got);
-	if (reading)
+		return err_set(err, -EPIPE, "closed by the peer after %zu bytes of its %s", guest->got,
+			       guest->state == GUEST_CHALLENGED ? "proof" : "preface");
+	if (wanted)
 		guest->got += (size_t)got;
 	return 1;
 }
@@ -236,6 +343,28 @@ static void guest_on_event(uv_poll_t *poll, int status, int events)
 		guest_drop(guest, &err);
 	else if (guest->state == GUEST_READING && guest->got == PREFACE_BYTES)
 		guest_on_preface(guest);
+	else if (guest->state == GUEST_CHALLENGED && guest->got == HANDSHAKE_BYTES)
+		guest_on_proof(guest);
+}
+
+/*
+ * Whose connection is it? Of an IPv6 address only the network: one host has as many of them as
+ * it likes.
+ */
+static void guest_note_address(struct guest *guest)
+{
+	struct sockaddr_in6 addr = { 0 };
+	socklen_t len = sizeof(addr);
+
+	if (getpeername(guest->fd, (struct sockaddr *)&addr, &len) < 0)
+		return;
+	if (addr.sin6_family == AF_INET) {
+		memcpy(&guest->from, &((struct sockaddr_in *)(void *)&addr)->sin_addr, sizeof(struct in_addr));
+	} else if (addr.sin6_family == AF_INET6) {
+		guest->from = addr.sin6_addr;
+		if (!IN6_IS_ADDR_V4MAPPED(&guest->from))
+			memset(guest->from.s6_addr + 8, 0, 8);
+	}
 }
 
 /* Takes over fd on success. */
@@ -254,6 +383,7 @@ static int guest_new(struct listener *listener, int fd, struct err *err)
 	guest->poll.data = guest;
 	guest->listener = listener;
 	guest->fd = fd;
+	guest_note_address(guest);
 	guest->deadline_ns = clock_now_ns() + (int64_t)listener->timeout_ms * NS_PER_MS;
 	guest->next = listener->guests;
 	listener->guests = guest;
@@ -264,24 +394,36 @@ static int guest_new(struct listener *listener, int fd, struct err *err)
 
 /* ---- the listener ---- */
 
-/* The oldest that has not said who it is goes first, then the oldest that has been refused: a source says it at once. */
+static unsigned int count_unproven(const struct listener *listener, const struct in6_addr *from)
+{
+	const struct guest *guest;
+	unsigned int n = 0;
+
+	for (guest = listener->guests; guest; guest = guest->next)
+		n += !guest->proven && !memcmp(&guest->from, from, sizeof(*from));
+	return n;
+}
+
+/*
+ * Of those who have not proven the secret: of the address that has most of them, the oldest that
+ * has not been let in, or the oldest.
+ */
 static void listener_evict(struct listener *listener)
 {
-	static const enum guest_state order[] = { GUEST_READING, GUEST_REFUSED };
-	struct guest *guest, *oldest = NULL;
+	struct guest *guest, *victim = NULL;
+	unsigned int n, most = 0;
 	struct err err;
-	size_t i;
 
 	/* The newest is first on the list. */
-	for (i = 0; i < sizeof(order) / sizeof(*order) && !oldest; i++)
-		for (guest = listener->guests; guest; guest = guest->next)
-			if (guest->state == order[i])
-				oldest = guest;
-	for (guest = listener->guests; guest && !oldest; guest = guest->next)
-		if (!guest->next)
-			oldest = guest;
-	err_set(&err, -ENOBUFS, "more than %d connections that are no migration yet", GUESTS_MAX);
-	guest_drop(oldest, &err);
+	for (guest = listener->guests; guest; guest = guest->next) {
+		n = guest->proven ? 0 : count_unproven(listener, &guest->from);
+		if (!victim || n > most ||
+		    (n == most && (guest->state != GUEST_WAITING || victim->state == GUEST_WAITING)))
+			victim = guest;
+		most = n > most ? n : most;
+	}
+	err_set(&err, -ENOBUFS, "more than %d connections that are no migration yet", LISTENER_GUESTS_MAX);
+	guest_drop(victim, &err);
 }
 
 static void listener_on_connection(uv_poll_t *poll, int status, int events)
@@ -303,7 +445,7 @@ static void listener_on_connection(uv_poll_t *poll, int status, int events)
 		return;
 	}
 	listener->rest_told = false;
-	if (listener->nguests >= GUESTS_MAX)
+	if (listener->nguests >= LISTENER_GUESTS_MAX)
 		listener_evict(listener);
 	if (guest_new(listener, fd, &err) < 0) {
 		log_warn("migration: dropped a connection: %s", err.text);
@@ -323,7 +465,10 @@ static void listener_on_tick(uv_timer_t *timer)
 	listener->rests = false;
 	for (guest = listener->guests; guest; guest = next) {
 		next = guest->next;
-		/* Who is no longer busy may have taken others along: the rest has time until the next tick. */
+		/*
+		 * Who is no longer busy may have taken others along: the rest has time until the
+		 * next tick.
+		 */
 		if (guest->state == GUEST_BUSY && guest_judge(guest))
 			return;
 		if (guest->deadline_ns > now)
@@ -332,11 +477,14 @@ static void listener_on_tick(uv_timer_t *timer)
 			guest_remove(guest, false);
 			continue;
 		}
-		err_set(&err, -ETIMEDOUT, guest->state == GUEST_READING ?
-			"no preface within %u ms" : "the other two connections did not come within %u ms",
-			listener->timeout_ms);
+		err_set(&err, -ETIMEDOUT, guest->state == GUEST_READING ? "no preface within %u ms" :
+			guest->state == GUEST_CHALLENGED ? "no proof of the secret within %u ms" :
+			"the other two connections did not come within %u ms", listener->timeout_ms);
 		guest_drop(guest, &err);
-		/* With three given connections the first failure is the end, and the listener may be gone. */
+		/*
+		 * With three given connections the first failure is the end, and the listener
+		 * may be gone.
+		 */
 		return;
 	}
 }
@@ -390,8 +538,8 @@ static void listener_announce(const struct listener *listener)
 	}
 }
 
-int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, unsigned int timeout_ms,
-		 const struct listener_ops *ops, void *arg, struct err *err)
+int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, const struct secret *secret,
+		 unsigned int timeout_ms, const struct listener_ops *ops, void *arg, struct err *err)
 {
 	struct listener *listener = calloc(1, sizeof(*listener));
 	int r = -ENOMEM;
@@ -404,6 +552,7 @@ int listener_new(struct listener **out, struct loop *loop, const struct uri *uri
 	listener->loop = loop;
 	listener->listening.fd = -1;
 	listener->uri = *uri;
+	listener->secret = secret;
 	listener->timeout_ms = timeout_ms;
 	listener->ops = ops;
 	listener->arg = arg;

@@ -1,35 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The destination's listener: accepts connections, reads their prefaces and puts the three of one session and epoch
- * together. Main thread only. Anybody may connect: what comes is bounded in number and time, and dropped with a log line.
+ * The destination's listener: accepts connections, sees each through its handshake and puts the
+ * three of one session and epoch together. Main thread only. Anybody may connect: what comes is
+ * bounded in number and time, and dropped with a log line.
  */
 #ifndef POSTERN_MIGRATE_LISTEN_H
 #define POSTERN_MIGRATE_LISTEN_H
 
 #include "base/loop.h"
+#include "migrate/handshake.h"
 #include "migrate/uri.h"
 
 struct listener;
 
+/* Connections that are not part of a link yet. */
+#define LISTENER_GUESTS_MAX 48
+
 struct listener_ops {
 	/*
-	 * May a connection with this (well-formed) preface come in now? 0, or a negative errno and the reason for the peer.
+	 * May a connection with this (well-formed) preface come in now, which has proven the
+	 * secret where there is one? 0, or a negative errno and the reason for the peer.
 	 * -EAGAIN: perhaps in a moment; it is asked again for a second.
 	 */
 	int (*judge)(void *arg, const struct preface *preface, struct err *why);
-	/* Three connections that were let in; the descriptors are the callee's. The listener goes on; it may be freed. */
+	/*
+	 * Three connections that were let in; the descriptors are the callee's. The listener
+	 * goes on; it may be freed.
+	 */
 	void (*linked)(void *arg, const int fd[WIRE_CHANNELS], const struct preface *preface);
-	/* Only with three connected descriptors given: they are of no use, and no others can come. */
+	/*
+	 * Only with three connected descriptors given: they are of no use, and no others can
+	 * come.
+	 */
 	void (*failed)(void *arg, const struct err *err);
 };
 
 /*
- * Descriptors named by a URI are taken over on success. A connection has timeout_ms to send its preface, and to be joined by
- * the two others.
+ * Descriptors named by a URI are taken over on success. A connection has timeout_ms for its
+ * handshake, and to be joined by the two others. secret, where it is given, is what each has to
+ * prove; it is looked at when one comes, and outlives the listener.
  */
-int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, unsigned int timeout_ms,
-		 const struct listener_ops *ops, void *arg, struct err *err);
+int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, const struct secret *secret,
+		 unsigned int timeout_ms, const struct listener_ops *ops, void *arg, struct err *err);
 void listener_free(struct listener *listener);
 
 #endif

@@ -261,6 +261,8 @@ void migration_free(struct migration *m)
 	peer_free(m->peer);
 	uv_timer_stop(m->sample);
 	uv_close((uv_handle_t *)m->sample, on_sample_closed);
+	explicit_bzero(&m->started_with, sizeof(m->started_with));
+	explicit_bzero(&m->trust, sizeof(m->trust));
 	free(m);
 }
 
@@ -274,13 +276,29 @@ void migration_listen(struct migration *m, const struct migration_listener *list
 
 /* ---- commands ---- */
 
+void migration_trust(struct migration *m, const struct migration_trust *trust)
+{
+	m->started_with = *trust;
+}
+
 static bool is_active_source(const struct migration *m)
 {
 	return !m->incoming && m->out != OUT_IDLE && m->out != OUT_DONE;
 }
 
-int migration_incoming(struct migration *m, const char *text, struct err *err)
+/* Where a command names a peer, and with what trust: its own, or else the given one. */
+static int parse_peer(const char *text, bool listening, const struct migration_trust *trust,
+		      const struct migration_trust *other, struct uri *uri, struct migration_trust *out, struct err *err)
 {
+	int r = uri_parse(uri, text, err);
+
+	*out = trust ? *trust : *other;
+	return r < 0 ? r : trust_check(out, uri, listening, err);
+}
+
+int migration_incoming(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
+{
+	struct migration_trust its;
 	struct uri uri;
 	int r;
 
@@ -289,13 +307,14 @@ int migration_incoming(struct migration *m, const char *text, struct err *err)
 	if (m->in != IN_IDLE || is_active_source(m))
 		return err_set(err, -EBUSY, "there is a migration already (%s)",
 			       migration_status_name(m->status));
-	r = uri_parse(&uri, text, err);
+	r = parse_peer(text, true, trust, &m->started_with, &uri, &its, err);
 	if (!r && !m->peer)
 		r = peer_new(&m->peer, machine_memory(m->machine), err);
 	if (!r)
 		r = incoming_listen(m, &uri, text, err);
 	if (r < 0)
 		return r;
+	m->trust = its;
 	m->incoming = true;
 	m->in = IN_LISTEN;
 	migration_set_status(m, MIGRATION_SETUP);
@@ -312,37 +331,52 @@ static void leave_incoming(struct migration *m)
 	m->in = IN_DONE;
 }
 
-int migration_outgoing(struct migration *m, const char *text, bool resume, struct err *err)
+static int resume(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
 {
+	struct migration_trust its;
 	struct uri uri;
-	int r = uri_parse(&uri, text, err);
+	int r;
 
+	if (m->incoming)
+		return err_set(err, -EINVAL, "a migration is resumed at its source; here it is migrate-recover");
+	if (m->status != MIGRATION_POSTCOPY_PAUSED)
+		return err_set(err, -EINVAL, "only a postcopy that is paused can be resumed, this is %s",
+			       migration_status_name(m->status));
+	if (is_reclaimed(m))
+		return err_set(err, -EPERM, "the guest was reclaimed and runs here: resuming the migration would let it run "
+				       "twice");
+	r = parse_peer(text, false, trust, &m->trust, &uri, &its, err);
+	if (!r)
+		r = outgoing_resume(m, &uri, &its, err);
+	return r;
+}
+
+int migration_outgoing(struct migration *m, const char *text, bool is_resume, const struct migration_trust *trust,
+		       struct err *err)
+{
+	struct migration_trust its;
+	struct uri uri;
+	int r;
+
+	if (is_resume)
+		return resume(m, text, trust, err);
+	r = parse_peer(text, false, trust, &m->started_with, &uri, &its, err);
 	if (r < 0)
 		return r;
-	if (resume) {
-		if (m->incoming)
-			return err_set(err, -EINVAL, "a migration is resumed at its source; here it is migrate-recover");
-		if (m->status != MIGRATION_POSTCOPY_PAUSED)
-			return err_set(err, -EINVAL, "only a postcopy that is paused can be resumed, this is %s",
-				       migration_status_name(m->status));
-		if (is_reclaimed(m))
-			return err_set(err, -EPERM, "the guest was reclaimed and runs here: resuming the migration would let it run "
-					       "twice");
-		return outgoing_resume(m, &uri, err);
-	}
 	if (is_reclaimed(m))
 		outgoing_forget(m);
 	if (is_active_source(m) || m->link)
 		return err_set(err, -EBUSY, "there is a migration already (%s)",
 			       migration_status_name(m->status));
-	r = outgoing_start(m, &uri, err);
+	r = outgoing_start(m, &uri, &its, err);
 	if (!r)
 		leave_incoming(m);
 	return r;
 }
 
-int migration_recover(struct migration *m, const char *text, struct err *err)
+int migration_recover(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
 {
+	struct migration_trust its;
 	struct uri uri;
 	int r;
 
@@ -351,8 +385,12 @@ int migration_recover(struct migration *m, const char *text, struct err *err)
 	if (m->link || (m->in != IN_PREPARED && m->in != IN_RUNNING && m->in != IN_COMPLETE))
 		return err_set(err, -EINVAL, "only a postcopy that is paused can be recovered, this is %s",
 			       migration_status_name(m->status));
-	r = uri_parse(&uri, text, err);
-	return r < 0 ? r : incoming_listen(m, &uri, text, err);
+	r = parse_peer(text, true, trust, &m->trust, &uri, &its, err);
+	if (!r)
+		r = incoming_listen(m, &uri, text, err);
+	if (!r)
+		m->trust = its;
+	return r;
 }
 
 int migration_reclaim(struct migration *m, struct err *err)

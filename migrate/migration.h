@@ -14,6 +14,7 @@
 
 #include "base/err.h"
 #include "device/machine.h"
+#include "migrate/secret.h"
 
 struct migration;
 
@@ -39,6 +40,17 @@ struct migration_params {
 	uint64_t max_bandwidth;			/* kept for precopy */
 };
 
+/*
+ * How a peer is known. With a secret both sides prove it to each other, over whatever they are connected by (docs/wire.md). Without one, who
+ * can reach a unix socket or has been handed a descriptor is trusted, and over TCP nobody is, unless `insecure` says that everybody is.
+ */
+struct migration_trust {
+	struct secret secret;
+	bool insecure;
+};
+/* Either may be left out (NULL, false). -EINVAL: both; or what secret_load says. The caller wipes the secret. */
+int migration_trust_read(struct migration_trust *trust, const char *secret_file, bool insecure, struct err *err);
+
 struct migration_info {
 	enum migration_status status;
 	bool incoming;
@@ -60,17 +72,22 @@ int migration_new(struct migration **out, struct machine *machine, struct err *e
 /* Ends connections and threads at once; never waits for the peer. Before machine_free. */
 void migration_free(struct migration *migration);
 void migration_listen(struct migration *migration, const struct migration_listener *listener);
+/* What holds where a command brings none of its own: as the machine was started. */
+void migration_trust(struct migration *migration, const struct migration_trust *trust);
 
 /*
  * URIs: "tcp:HOST:PORT" (HOST may be empty, [IPv6] in brackets), "unix:PATH", "fd:N" (destination: a listening
  * socket) and "fd:C,U,B" (three connected sockets: control, urgent, bulk). Only syntax and listening/resolving errors
- * are returned; what happens later is status and event.
+ * are returned; what happens later is status and event. -EINVAL: TCP without trust, too.
+ *
+ * trust: for this migration, also when it is recovered; NULL: as migration_trust said.
  */
-int migration_incoming(struct migration *migration, const char *uri, struct err *err);
-/* migrate. resume: go on with a paused postcopy. */
-int migration_outgoing(struct migration *migration, const char *uri, bool resume, struct err *err);
-/* migrate-recover on the destination: listen anew at uri. */
-int migration_recover(struct migration *migration, const char *uri, struct err *err);
+int migration_incoming(struct migration *migration, const char *uri, const struct migration_trust *trust, struct err *err);
+/* migrate. resume: go on with a paused postcopy; trust, if not NULL, takes the place of what it began with. */
+int migration_outgoing(struct migration *migration, const char *uri, bool resume, const struct migration_trust *trust,
+		       struct err *err);
+/* migrate-recover on the destination: listen anew at uri; trust as for a resume. */
+int migration_recover(struct migration *migration, const char *uri, const struct migration_trust *trust, struct err *err);
 /* migrate-pause, on either side: cut our own link in postcopy. Out-of-band capable. */
 int migration_pause(struct migration *migration, struct err *err);
 /* migrate_cancel: before switchover the guest goes on here; after it: an error that says so. */

@@ -387,13 +387,17 @@ static const struct connector_ops connector_ops = {
 	.failed = on_connect_failed,
 };
 
-static int connect_to(struct migration *m, const struct uri *uri, struct err *err)
+static int connect_to(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err)
 {
 	struct preface preface = { .epoch = m->epoch };
+	int r;
 
 	memcpy(preface.session, m->session, SESSION_BYTES);
-	return connector_new(&m->connector, m->loop, uri, &preface, connect_timeout_ms(m->params.link_timeout_ms),
-			     &connector_ops, m, err);
+	r = connector_new(&m->connector, m->loop, uri, &preface, &trust->secret,
+			  connect_timeout_ms(m->params.link_timeout_ms), &connector_ops, m, err);
+	if (!r)
+		m->trust = *trust;
+	return r;
 }
 
 /* May this machine be migrated away now? */
@@ -422,7 +426,7 @@ static int check_machine(struct migration *m, struct err *err)
 	}
 }
 
-int outgoing_start(struct migration *m, const struct uri *uri, struct err *err)
+int outgoing_start(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err)
 {
 	uint8_t old[SESSION_BYTES];
 	uint32_t old_epoch = m->epoch;
@@ -434,7 +438,7 @@ int outgoing_start(struct migration *m, const struct uri *uri, struct err *err)
 	if (getrandom(m->session, SESSION_BYTES, 0) != SESSION_BYTES)
 		return err_errno(err, -errno, "a new session's number");
 	m->epoch = 0;
-	r = connect_to(m, uri, err);
+	r = connect_to(m, uri, trust, err);
 	if (r < 0) {
 		/* Whoever waits to resume the last session still can. */
 		memcpy(m->session, old, SESSION_BYTES);
@@ -452,14 +456,14 @@ int outgoing_start(struct migration *m, const struct uri *uri, struct err *err)
 	return 0;
 }
 
-int outgoing_resume(struct migration *m, const struct uri *uri, struct err *err)
+int outgoing_resume(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err)
 {
 	int r;
 
 	if (m->epoch == UINT32_MAX)
 		return err_set(err, -EOVERFLOW, "resumed too often");
 	m->epoch++;
-	r = connect_to(m, uri, err);
+	r = connect_to(m, uri, trust, err);
 	if (r < 0)
 		return r;
 	m->resume = RESUME_CONNECT;

@@ -4,13 +4,11 @@
  * Every field is written and read by itself at a fixed offset, so that neither the compiler's layout nor the host's
  * byte order gets onto the wire.
  *
- *   preface: 0 magic 8, 8 version 2, 10 channel 2, 12 epoch 4, 16 session 16, 32 zero 24, 56 sum 8
  *   frame:   0 magic 4, 4 type 2, 6 flags 2, 8 payload bytes 4, 12 count 4, 16 gfn 8, 24 payload sum 8, 32 sum 8
  */
 #include "source/frame.h"
 
 #include <assert.h>
-#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -21,50 +19,9 @@
 #include <xxhash.h>
 #endif
 
-static const uint8_t preface_magic[8] = { 'P', 'O', 'S', 'T', 'E', 'R', 'N', 0 };
+#include "base/bytes.h"
+
 #define FRAME_MAGIC 0x46545350u	/* "PSTF" */
-
-static void put16(uint8_t *to, uint16_t v)
-{
-	v = htole16(v);
-	memcpy(to, &v, sizeof(v));
-}
-
-static void put32(uint8_t *to, uint32_t v)
-{
-	v = htole32(v);
-	memcpy(to, &v, sizeof(v));
-}
-
-static void put64(uint8_t *to, uint64_t v)
-{
-	v = htole64(v);
-	memcpy(to, &v, sizeof(v));
-}
-
-static uint16_t get16(const uint8_t *from)
-{
-	uint16_t v;
-
-	memcpy(&v, from, sizeof(v));
-	return le16toh(v);
-}
-
-static uint32_t get32(const uint8_t *from)
-{
-	uint32_t v;
-
-	memcpy(&v, from, sizeof(v));
-	return le32toh(v);
-}
-
-static uint64_t get64(const uint8_t *from)
-{
-	uint64_t v;
-
-	memcpy(&v, from, sizeof(v));
-	return le64toh(v);
-}
 
 static uint64_t sum(const void *data, size_t len)
 {
@@ -83,41 +40,6 @@ const char *frame_type_name(enum frame_type type)
 	static const char *const names[] = { "?", "MESSAGE", "PAGES", "ZERO", "REQUEST", "LOST" };
 
 	return (unsigned int)type < sizeof(names) / sizeof(*names) ? names[type] : "?";
-}
-
-void preface_encode(const struct preface *preface, uint8_t out[PREFACE_BYTES])
-{
-	memset(out, 0, PREFACE_BYTES);
-	memcpy(out, preface_magic, sizeof(preface_magic));
-	put16(out + 8, preface->version);
-	put16(out + 10, (uint16_t)preface->channel);
-	put32(out + 12, preface->epoch);
-	memcpy(out + 16, preface->session, SESSION_BYTES);
-	put64(out + 56, sum(out, 56));
-}
-
-int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], struct err *err)
-{
-	static const uint8_t zeros[24];
-	uint16_t channel = get16(in + 10);
-
-	*preface = (struct preface){ .version = get16(in + 8), .channel = WIRE_CONTROL,
-				     .epoch = get32(in + 12) };
-	memcpy(preface->session, in + 16, SESSION_BYTES);
-	if (memcmp(in, preface_magic, sizeof(preface_magic)))
-		return err_set(err, -EBADMSG, "this is no postern migration (no preface at the connection's start)");
-	if (preface->version != WIRE_MAJOR)
-		return err_set(err, -EPROTONOSUPPORT,
-			       "the peer speaks version %u of the migration protocol, this postern (%s) version %u",
-			       preface->version, POSTERN_VERSION, WIRE_MAJOR);
-	if (get64(in + 56) != sum(in, 56))
-		return err_set(err, -EBADMSG, "damaged preface (checksum)");
-	if (channel >= WIRE_CHANNELS)
-		return err_set(err, -EBADMSG, "preface of an unknown channel %u", channel);
-	if (memcmp(in + 32, zeros, sizeof(zeros)))
-		return err_set(err, -EBADMSG, "preface with reserved bytes that are not zero");
-	preface->channel = (enum wire_channel)channel;
-	return 0;
 }
 
 void frame_encode(const struct frame *frame, uint8_t out[FRAME_BYTES])

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The bytes on a migration's three connections: the preface with which each begins, and the frames that follow.
+ * The frames on a migration's three connections, which follow each one's handshake (migrate/handshake.h).
  * Everything here is pure: bytes in, values out, nothing is read, sent or kept. All numbers are little endian.
  * docs/wire.md is the specification.
  */
@@ -12,11 +12,10 @@
 #include "base/types.h"
 
 /* Peers of different majors refuse each other; a minor only adds what the other may ignore. */
-#define WIRE_MAJOR 1
+#define WIRE_MAJOR 2
 #define WIRE_MINOR 0
 
 #define SESSION_BYTES 16
-#define PREFACE_BYTES 64
 
 enum wire_channel {
 	WIRE_CONTROL = 0,
@@ -25,20 +24,6 @@ enum wire_channel {
 };
 #define WIRE_CHANNELS 3
 const char *wire_channel_name(enum wire_channel channel);
-
-struct preface {
-	uint16_t version;		/* the sender's WIRE_MAJOR */
-	enum wire_channel channel;
-	uint32_t epoch;			/* 0, and one more with each attempt to resume */
-	uint8_t session[SESSION_BYTES];
-};
-
-void preface_encode(const struct preface *preface, uint8_t out[PREFACE_BYTES]);
-/*
- * -EBADMSG: not a preface, or a damaged one; -EPROTONOSUPPORT: another major, named with ours; *preface is then
- * filled as far as a reply needs it.
- */
-int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], struct err *err);
 
 #define FRAME_BYTES 40
 #define FRAME_MESSAGE_MAX (4u << 20)	/* payload bytes of a message */

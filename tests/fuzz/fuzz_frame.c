@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A peer's bytes: preface and frame header. What decodes must encode to the same, and its sizes must be what they claim.
+// A peer's bytes: a frame's header. What decodes must encode to the same, and its sizes must be what they claim.
 #include <string.h>
 
 #include "source/frame.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	uint8_t out[PREFACE_BYTES];
-	struct preface preface;
+	uint8_t out[FRAME_BYTES];
 	struct frame frame;
 	struct err err;
 
-	if (size >= PREFACE_BYTES && !preface_decode(&preface, data, &err)) {
-		preface_encode(&preface, out);
-		if (memcmp(out, data, PREFACE_BYTES))
-			__builtin_trap();
-	}
 	if (size < FRAME_BYTES || frame_decode(&frame, data, &err))
 		return 0;
 	if (frame.payload_bytes > FRAME_MESSAGE_MAX ||

@@ -8,7 +8,7 @@
         assert proxy.wait_cut()
         proxy.restore()                                     # old connections go, new ones pass
 
-A moment is a preface, a frame of a type or a message of a kind, the n-th of them, in a direction, on a channel. With
+A moment is a preface, a challenge, a proof, a frame of a type or a message of a kind, the n-th of them, in a direction, on a channel. With
 'before' it does not pass, with 'after' it does and nothing that follows; in both directions, on all channels. One
 thread; frames pass whole.
 """
@@ -27,6 +27,7 @@ from harness.waiting import seconds
 
 PREFACE_MAGIC = b'POSTERN\0'
 PREFACE_BYTES = 64
+HANDSHAKES = {b'PSTCHAL\0': 'challenge', b'PSTPROOF': 'proof'}     # as long as a frame's header
 FRAME_MAGIC = 0x46545350
 FRAME_BYTES = 40
 CHANNELS = {0: 'control', 1: 'urgent', 2: 'bulk'}
@@ -49,7 +50,7 @@ def message_name(payload):
 
 
 class Piece:
-    """A preface or a frame on its way. what: 'preface', a type's or a message's name."""
+    """A part of the handshake or a frame on its way. what: 'preface', 'challenge', 'proof', a type's or a message's name."""
 
     def __init__(self, direction, channel, what, data, gfn=0, count=0):
         self.direction, self.channel, self.what = direction, channel, what
@@ -106,6 +107,9 @@ class _Stream:
             self.first = False
         if len(self.buf) < FRAME_BYTES:
             return None
+        step = HANDSHAKES.get(bytes(self.buf[:8]))
+        if step:
+            return self._take(step, FRAME_BYTES)
         magic, kind, _, size, count, gfn = struct.unpack_from('<IHHIIQ', self.buf)
         if magic != FRAME_MAGIC:
             self.raw = True

@@ -10,8 +10,10 @@ Everything a process opens lies in a temporary directory of its own, vm.dir. A c
 whatever happened, and removes it.
 """
 
+import atexit
 import collections
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -294,17 +296,34 @@ class Machine(Process):
         return self._bare
 
 
+@functools.cache
+def secret_file():
+    """A file with a secret that nobody else has; gone when this process ends."""
+    fd, path = tempfile.mkstemp(prefix='postern-secret-')
+    os.write(fd, os.urandom(32))
+    os.close(fd)
+    atexit.register(os.unlink, path)
+    return path
+
+
+@functools.cache
+def knows_secrets(executable):
+    """Does this build take --secret-file? Measurements run older ones beside it."""
+    return b'--secret-file' in subprocess.run([executable, 'run', '--help'], stdout=subprocess.PIPE, check=True).stdout
+
+
 class Postern(Machine):
     """`postern run`.
 
     memory: as --memory takes it; kernel: None for none (an incoming machine needs none); incoming: a URI or 'defer';
+    secret: migrations' secret, True for one that all machines of this process have, a path, or None; insecure: migrations over TCP need none;
     way_out: 'auto', 'kernel', 'eject'; gdb: True for a unix socket at vm.path('gdb'), or a specification; netns: the
     network namespace to run in; options: more words; wait: until QMP answers. Where named machines are is a directory of
     its own, unless env says POSTERN_RUNTIME_DIR.
     """
 
-    def __init__(self, name='vm', memory='256M', cpus=2, kernel='bare', incoming=None, way_out=None, gdb=None,
-                 page_timeout_ms=None, netns=None, serial=True, log_level='info', options=(), pass_fds=(), env=None,
+    def __init__(self, name='vm', memory='256M', cpus=2, kernel='bare', incoming=None, secret=True, insecure=False,
+                 way_out=None, gdb=None, page_timeout_ms=None, netns=None, serial=True, log_level='info', options=(), pass_fds=(), env=None,
                  wait=True):
         super().__init__(name, netns)
         words = [program(), 'run', '--name', self.name, '--memory', str(memory), '--cpus', str(cpus),
@@ -315,6 +334,10 @@ class Postern(Machine):
             words += ['--kernel', bare_elf() if kernel == 'bare' else kernel]
         if incoming:
             words += ['--incoming', incoming]
+        if insecure and knows_secrets(program()):
+            words += ['--insecure']
+        elif secret and not insecure and knows_secrets(program()):
+            words += ['--secret-file', secret_file() if secret is True else secret]
         if way_out:
             words += ['--way-out', way_out]
         if gdb:
@@ -379,4 +402,4 @@ def run_postern(*words, timeout=20.0):
 
 
 __all__ = ['Died', 'Machine', 'Postern', 'Process', 'Qemu', 'QmpClosed', 'QmpTimeout', 'Thread', 'bare_elf',
-           'bare_guest', 'build_dir', 'program', 'run_postern', 'sanitized']
+           'bare_guest', 'build_dir', 'program', 'run_postern', 'sanitized', 'secret_file']

@@ -383,6 +383,12 @@ BAD_OPTIONS = [
     (['--memory', '64M'], 'kernel'),
     (['--incoming', 'pigeon:post'], 'pigeon'),
     (['--incoming', 'fd:99'], '99'),
+    (['--incoming', 'tcp:127.0.0.1:0'], '--secret-file'),
+    (['--incoming', 'tcp:127.0.0.1:0'], '--insecure'),
+    (['--incoming', 'defer', '--secret-file', '/nonexistent/secret'], '/nonexistent/secret'),
+    (['--incoming', 'defer', '--secret-file', '/dev/null'], 'no regular file'),
+    (['--incoming', 'defer', '--secret-file', '/etc/passwd'], 'chmod 600'),
+    (['--incoming', 'defer', '--secret-file', 'x', '--insecure'], 'only one'),
 ]
 
 

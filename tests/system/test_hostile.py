@@ -37,9 +37,9 @@ class Recorder:
 
 @pytest.fixture(scope='module')
 def recording():
-    """The bytes of a real migration, piece by piece."""
+    """The bytes of a real migration without a secret, piece by piece."""
     recorder = Recorder()
-    with Pair(proxy=True, memory='64M', rewrite=recorder, fill=False) as pair:
+    with Pair(proxy=True, memory='64M', rewrite=recorder, fill=False, insecure=True) as pair:
         pair.start()
         pair.wait_completed()
     return recorder.pieces
@@ -68,9 +68,9 @@ def closed(sock, timeout=5.0):
 
 @pytest.fixture
 def waiting_machine():
-    """(machine, port): an incoming machine."""
+    """(machine, port): an incoming machine that takes a guest from anybody."""
     port = free_port()
-    with Postern.incoming(uri='tcp:127.0.0.1:%d' % port, memory='64M') as vm:
+    with Postern.incoming(uri='tcp:127.0.0.1:%d' % port, memory='64M', insecure=True) as vm:
         vm.command('migrate-set-parameters', x_postern_link_timeout=int(500 * scale()))
         vm.port = port
         yield vm
@@ -78,7 +78,7 @@ def waiting_machine():
 
 def assert_takes_a_guest(vm):
     """It is unharmed: a real migration still works."""
-    with Postern('good', memory='64M') as source:
+    with Postern('good', memory='64M', insecure=True) as source:
         guest = source.bare(ready=True)
         guest.fill(seconds(60))
         source.command('migrate', uri='tcp:127.0.0.1:%d' % vm.port)
@@ -112,7 +112,7 @@ def test_garbage_at_the_incoming_port_is_dropped(waiting_machine):
 
 def test_connections_that_say_nothing_hold_nothing_up(waiting_machine):
     silent = [dial(waiting_machine.port) for _ in range(60)]
-    half = [dial(waiting_machine.port, b'POSTERN\0\1') for _ in range(20)]
+    half = [dial(waiting_machine.port, b'POSTERN\0\2') for _ in range(20)]
     waiting_machine.command('query-status')
     for sock in silent + half:
         closed(sock, 10)
@@ -162,7 +162,7 @@ def test_a_session_with_flipped_bits_never_crashes_the_destination(recording, se
     """One bit in a hundred pieces' worth of protocol: headers, messages, prefaces."""
     rng = random.Random(seed)
     port = free_port()
-    with Postern.incoming(uri='tcp:127.0.0.1:%d' % port, memory='64M') as vm:
+    with Postern.incoming(uri='tcp:127.0.0.1:%d' % port, memory='64M', insecure=True) as vm:
         vm.port = port
         vm.command('migrate-set-parameters', x_postern_link_timeout=int(500 * scale()))
         small = [i for i, p in enumerate(recording) if len(p[2]) < 20000][:12]

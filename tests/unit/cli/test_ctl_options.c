@@ -49,6 +49,10 @@ static void test_options_stand_before_and_after_the_command(void **state)
 	assert_int_equal(o.timeout_ms, 10000);
 	assert_int_equal(parse(&o, "migrate --resume -- -x", &err), 0);
 	assert_string_equal(o.argument, "-x");
+	assert_int_equal(parse(&o, "recover u --secret-file /s", &err), 0);
+	assert_string_equal(o.secret_file, "/s");
+	assert_int_equal(parse(&o, "incoming u --insecure", &err), 0);
+	assert_true(o.insecure && !o.secret_file);
 }
 
 static void test_every_command_is_known(void **state)
@@ -93,7 +97,8 @@ static void test_what_is_wrong_is_named(void **state)
 		{ "--timeout 3601 stop", "--timeout" }, { "--timeout 1x stop", "--timeout" },
 		{ "--timeout 4294967297 stop", "--timeout" }, { "--name a/b stop", "a/b" }, { "--name .. stop", ".." },
 		{ "--name a --qmp b stop", "--qmp" }, { "list --name a", "list" }, { "status --names", "--names" },
-		{ "--fly stop", "--fly" }, { "stop --name", "--name" },
+		{ "--fly stop", "--fly" }, { "stop --insecure", "--insecure" }, { "status --secret-file x", "--secret-file" },
+		{ "migrate u --secret-file x --insecure", "only one" }, { "stop --name", "--name" },
 	};
 	struct ctl_options o;
 	struct err err;

@@ -666,40 +666,50 @@ void migration_listen(struct migration *migration, const struct migration_listen
 	migration->listener = *listener;
 }
 
-static int called(struct migration *migration, const char *name, const char *uri, struct err *err)
+static int called(struct migration *migration, const char *name, const char *uri, const struct migration_trust *trust,
+		  struct err *err)
 {
-	snprintf(migration->last, sizeof(migration->last), "%s %s", name, uri);
+	snprintf(migration->last, sizeof(migration->last), "%s %s%s", name, uri,
+		 !trust ? "" : trust->insecure ? " insecure" : " with a secret");
 	return migration->fail ? err_set(err, -EIO, "no \xff luck") : 0;
 }
 
-int migration_incoming(struct migration *migration, const char *uri, struct err *err)
+int migration_trust_read(struct migration_trust *trust, const char *secret_file, bool insecure, struct err *err)
 {
-	return called(migration, "incoming", uri, err);
+	(void)err;
+	*trust = (struct migration_trust){ .secret.given = secret_file, .insecure = insecure };
+	return 0;
 }
 
-int migration_outgoing(struct migration *migration, const char *uri, bool resume, struct err *err)
+int migration_incoming(struct migration *migration, const char *uri, const struct migration_trust *trust, struct err *err)
 {
-	return called(migration, resume ? "resume" : "outgoing", uri, err);
+	return called(migration, "incoming", uri, trust, err);
 }
 
-int migration_recover(struct migration *migration, const char *uri, struct err *err)
+int migration_outgoing(struct migration *migration, const char *uri, bool resume, const struct migration_trust *trust,
+		       struct err *err)
 {
-	return called(migration, "recover", uri, err);
+	return called(migration, resume ? "resume" : "outgoing", uri, trust, err);
+}
+
+int migration_recover(struct migration *migration, const char *uri, const struct migration_trust *trust, struct err *err)
+{
+	return called(migration, "recover", uri, trust, err);
 }
 
 int migration_pause(struct migration *migration, struct err *err)
 {
-	return called(migration, "pause", "", err);
+	return called(migration, "pause", "", NULL, err);
 }
 
 int migration_cancel(struct migration *migration, struct err *err)
 {
-	return called(migration, "cancel", "", err);
+	return called(migration, "cancel", "", NULL, err);
 }
 
 int migration_reclaim(struct migration *migration, struct err *err)
 {
-	return called(migration, "reclaim", "", err);
+	return called(migration, "reclaim", "", NULL, err);
 }
 
 void migration_params_get(struct migration *migration, struct migration_params *params)

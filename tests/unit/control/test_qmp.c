@@ -385,6 +385,11 @@ static void test_migration(void **state)
 	assert_string_equal(s->migration.last, "resume tcp:a:2");
 	ask(s, "{\"exec-oob\":\"migrate-recover\",\"arguments\":{\"uri\":\"tcp:b:1\"}}", "{\"return\":{}}");
 	assert_string_equal(s->migration.last, "recover tcp:b:1");
+	ask(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:3\",\"x-postern-secret-file\":\"/s\"}}", "{\"return\":{}}");
+	assert_string_equal(s->migration.last, "outgoing tcp:a:3 with a secret");
+	ask(s, "{\"execute\":\"migrate-recover\",\"arguments\":{\"uri\":\"tcp:b:2\",\"x-postern-insecure\":true}}",
+	    "{\"return\":{}}");
+	assert_string_equal(s->migration.last, "recover tcp:b:2 insecure");
 	ask_error(s, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"tcp:b:1\"}}", "GenericError",
 		  "'-incoming' was not specified on the command line");
 	/* An error's text need not be UTF-8. */

@@ -11,10 +11,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "migrate/listen.h"
 #include "steps.h"
 #include "tests/unit/crowd.h"
 
-#define CROWD 12	/* as many as the listener keeps */
+#define CROWD LISTENER_GUESTS_MAX
 
 /* Connects to the destination with this preface and waits until it has answered or closed; true: its answer has the word. */
 static bool is_told(struct world *w, const struct preface *preface, const char *word)
@@ -126,7 +127,7 @@ static void test_a_source_waits_for_a_descriptor(void **state)
 	assert_in_range(turns_without_descriptor(loop_uv(w.loop), fd), 1, 100);
 	close(fd);
 	/* Not by the relay: its thread polls more than it now may. */
-	assert_int_equal(migration_outgoing(w.from.migration, w.direct_uri, false, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, w.direct_uri, false, NULL, &err), 0);
 	until_completed(&w);
 	world_free(&w);
 }
@@ -148,7 +149,7 @@ static void test_a_second_source_is_told_that_the_destination_is_busy(void **sta
 	relay_hold(w.relay, true);
 	world_migrate(&w, false);
 	world_until(&w, query(&w.to).total_ms > 0);
-	assert_int_equal(migration_outgoing(second, w.direct_uri, false, &err), 0);
+	assert_int_equal(migration_outgoing(second, w.direct_uri, false, NULL, &err), 0);
 	world_until(&w, (migration_query(second, &info), info.status == MIGRATION_FAILED));
 	assert_non_null(strstr(info.error, "busy with another migration"));
 	assert_int_equal(machine.state, RUN_STATE_RUNNING);
@@ -165,15 +166,15 @@ static void test_nobody_there(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	assert_int_equal(migration_outgoing(w.from.migration, "unix:/nowhere/at/all", false, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, "unix:/nowhere/at/all", false, NULL, &err), 0);
 	world_until(&w, world_status(&w.from) == MIGRATION_FAILED);
 	assert_non_null(strstr(query(&w.from).error, "unix:/nowhere/at/all"));
 	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
-	assert_int_equal(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, &world_open, &err), 0);
 	world_until(&w, world_status(&w.from) == MIGRATION_FAILED);
 	assert_non_null(strstr(query(&w.from).error, "127.0.0.1 port 1"));
-	assert_true(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", true, &err) < 0);
-	assert_true(migration_outgoing(w.to.migration, w.direct_uri, false, &err) < 0);
+	assert_true(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", true, &world_open, &err) < 0);
+	assert_true(migration_outgoing(w.to.migration, w.direct_uri, false, NULL, &err) < 0);
 	assert_non_null(strstr(err.text, "have not come yet"));
 	world_free(&w);
 }
@@ -195,13 +196,13 @@ static void test_over_tcp_and_over_given_descriptors(void **state)
 	snprintf(from, sizeof(from), "fd:%d,%d,%d", a[0], b[0], c[0]);
 	snprintf(to, sizeof(to), "fd:%d,%d,%d", a[1], b[1], c[1]);
 	limit(&w, TRICKLE);
-	assert_int_equal(migration_incoming(w.to.migration, to, &err), 0);
-	assert_int_equal(migration_outgoing(w.from.migration, from, false, &err), 0);
+	assert_int_equal(migration_incoming(w.to.migration, to, NULL, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, from, false, NULL, &err), 0);
 	until_active(&w);
 	assert_int_equal(migration_pause(w.from.migration, &err), 0);
 	until_paused(&w);
-	assert_int_equal(migration_recover(w.to.migration, "tcp:127.0.0.1:45871", &err), 0);
-	assert_int_equal(migration_outgoing(w.from.migration, "tcp:localhost:45871", true, &err), 0);
+	assert_int_equal(migration_recover(w.to.migration, "tcp:127.0.0.1:45871", &world_open, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, "tcp:localhost:45871", true, &world_open, &err), 0);
 	limit(&w, 0);
 	until_completed(&w);
 	world_free(&w);

@@ -268,13 +268,13 @@ static void test_pause_and_recover_by_command(void **state)
 	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
-	assert_true(migration_recover(w.to.migration, uri, &err) < 0);
+	assert_true(migration_recover(w.to.migration, uri, NULL, &err) < 0);
 	assert_int_equal(migration_pause(w.to.migration, &err), 0);
 	until_paused(&w);
 	assert_non_null(strstr(query(&w.to).error, "migrate-pause at the destination"));
 	assert_non_null(strstr(query(&w.from).error, "migrate-pause at the destination"));
-	assert_int_equal(migration_recover(w.to.migration, uri, &err), 0);
-	assert_int_equal(migration_outgoing(w.from.migration, uri, true, &err), 0);
+	assert_int_equal(migration_recover(w.to.migration, uri, NULL, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, uri, true, NULL, &err), 0);
 	until_active(&w);
 	/* What is mended is no error any more. */
 	assert_string_equal(query(&w.to).error, "");
@@ -282,8 +282,8 @@ static void test_pause_and_recover_by_command(void **state)
 	assert_int_equal(migration_pause(w.from.migration, &err), 0);
 	until_paused(&w);
 	/* The URI it listens at already. */
-	assert_int_equal(migration_recover(w.to.migration, uri, &err), 0);
-	assert_int_equal(migration_outgoing(w.from.migration, uri, true, &err), 0);
+	assert_int_equal(migration_recover(w.to.migration, uri, NULL, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, uri, true, NULL, &err), 0);
 	limit(&w, 0);
 	until_completed(&w);
 	world_free(&w);
@@ -302,8 +302,8 @@ static void test_a_complete_destination_tells_a_source_that_missed_it(void **sta
 	world_migrate(&w, false);
 	world_until(&w, world_status(&w.to) == MIGRATION_COMPLETED &&
 		    world_status(&w.from) == MIGRATION_POSTCOPY_PAUSED);
-	assert_int_equal(migration_recover(w.to.migration, uri, &err), 0);
-	assert_int_equal(migration_outgoing(w.from.migration, uri, true, &err), 0);
+	assert_int_equal(migration_recover(w.to.migration, uri, NULL, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, uri, true, NULL, &err), 0);
 	until_completed(&w);
 	world_free(&w);
 }
@@ -548,7 +548,7 @@ static void test_a_reclaimed_guest_cannot_be_resumed_elsewhere(void **state)
 	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
 	assert_true(query(&w.from).reclaimed);
 	assert_int_equal(migration_reclaim(w.from.migration, &err), -EALREADY);
-	assert_int_equal(migration_outgoing(w.from.migration, w.relay_uri, true, &err), -EPERM);
+	assert_int_equal(migration_outgoing(w.from.migration, w.relay_uri, true, NULL, &err), -EPERM);
 	assert_non_null(strstr(err.text, "would let it run twice"));
 	assert_int_equal(world_status(&w.from), MIGRATION_POSTCOPY_PAUSED);
 	/* A new migration is another session: this destination is not the one for it. */

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * A destination that does not let us in says why on the control connection, at least, and
+ * closes the others. Which of that is seen first is chance: so when another connection fails,
+ * the control connection's answer is waited for before it is told.
+ */
+#include "migrate/greeting.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "migrate/message.h"
+
+/* An Abort's text has 300 bytes or so. */
+#define ABORT_BYTES_MAX 4096
+
+enum greet_step {
+	GREET_CHALLENGE,	/* preface sent, the challenge is awaited */
+	GREET_PROOF,		/* our proof sent, the destination's is awaited */
+	GREET_ABORT,		/* the payload of an Abort is awaited */
+	GREET_DONE,
+	GREET_FAILED,		/* but for the control connection */
+};
+
+struct greeter {
+	struct greeting *greeting;
+	uv_poll_t *poll;
+	int fd;
+	enum greet_step step;
+	struct preface preface;
+	struct challenge challenge;
+	uint8_t bytes[HANDSHAKE_BYTES + ABORT_BYTES_MAX];
+	size_t got, wanted;
+	struct frame frame;	/* ABORT */
+};
+
+struct greeting {
+	struct greeter greeter[WIRE_CHANNELS];
+	struct secret secret;
+	const struct greeting_ops *ops;
+	void *arg;
+	struct err failed;	/* of urgent or bulk */
+};
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+	free(handle);
+}
+
+static void greeter_close(struct greeter *greeter)
+{
+	if (!greeter->poll)
+		return;
+	uv_poll_stop(greeter->poll);
+	uv_close((uv_handle_t *)greeter->poll, on_handle_closed);
+	greeter->poll = NULL;
+}
+
+/* The greeting may be freed by this. */
+static void greeter_fail(struct greeter *greeter, const struct err *why)
+{
+	struct greeting *greeting = greeter->greeting;
+	struct greeter *control = &greeting->greeter[WIRE_CONTROL];
+	struct err err = *why;
+
+	err_prefix(&err, "%s connection", wire_channel_name(greeter->preface.channel));
+	greeter_close(greeter);
+	greeter->step = GREET_FAILED;
+	if (greeter != control && control->step != GREET_DONE) {
+		if (!greeting->failed.code)
+			greeting->failed = err;
+		return;
+	}
+	greeting->ops->failed(greeting->arg, &err);
+}
+
+/* The greeting may be freed by this. */
+static void greeter_done(struct greeter *greeter)
+{
+	struct greeting *greeting = greeter->greeting;
+	int i;
+
+	greeter_close(greeter);
+	greeter->step = GREET_DONE;
+	if (greeting->failed.code) {
+		struct err err = greeting->failed;
+
+		if (greeter->preface.channel == WIRE_CONTROL)
+			greeting->ops->failed(greeting->arg, &err);
+		return;
+	}
+	for (i = 0; i < WIRE_CHANNELS; i++)
+		if (greeting->greeter[i].step != GREET_DONE)
+			return;
+	greeting->ops->done(greeting->arg);
+}
+
+/* ---- what the destination says ---- */
+
+/*
+ * Instead of a challenge or a proof there are bytes that may begin a message. 0: its payload is
+ * to come.
+ */
+static int take_frame(struct greeter *greeter, struct err *err)
+{
+	struct err none;
+
+	if (frame_decode(&greeter->frame, greeter->bytes, &none) < 0 || greeter->frame.type != FRAME_MESSAGE ||
+	    greeter->frame.payload_bytes > ABORT_BYTES_MAX)
+		return err->code;
+	greeter->step = GREET_ABORT;
+	greeter->wanted += greeter->frame.payload_bytes;
+	return 0;
+}
+
+static int take_abort(struct greeter *greeter, struct err *err)
+{
+	const uint8_t *payload = greeter->bytes + HANDSHAKE_BYTES;
+	char text[PEER_TEXT_BYTES];
+	wire_message *message;
+	int r = frame_check_message(&greeter->frame, payload, err);
+
+	if (r < 0)
+		return r;
+	message = message_unpack(payload, greeter->frame.payload_bytes);
+	if (message && message->body_case == WIRE(ABORT))
+		r = err_set(err, -ECONNREFUSED, "the destination does not let us in: %s",
+			    message_peer_text(text, message->abort->reason));
+	else
+		r = err_set(err, -EBADMSG, "a message of the destination's before the end of its handshake");
+	if (message)
+		message_free(message);
+	return r;
+}
+
+static int send_step(struct greeter *greeter, const uint8_t *bytes, size_t len, struct err *err)
+{
+	/* So early a socket takes so much at once. */
+	ssize_t sent = send(greeter->fd, bytes, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	return sent == (ssize_t)len ? 0 : err_errno(err, sent < 0 ? -errno : -EIO, "sending the handshake");
+}
+
+static int take_challenge(struct greeter *greeter, struct err *err)
+{
+	const struct secret *secret = &greeter->greeting->secret;
+	uint8_t bytes[HANDSHAKE_BYTES];
+	int r = challenge_decode(&greeter->challenge, greeter->bytes, err);
+
+	if (r < 0)
+		return take_frame(greeter, err);
+	/* Nobody talks us out of a proof. */
+	if (greeter->challenge.kind != greeter->preface.kind)
+		return err_set(err, -EACCES, "the destination wants %s of a secret, and not the one that was offered",
+			       greeter->challenge.kind == PROOF_NONE ? "no proof" : "a proof");
+	greeter->got = 0;
+	greeter->step = GREET_DONE;
+	if (!secret->given)
+		return 0;
+	greeter->step = GREET_PROOF;
+	proof_encode(secret, PROOF_OF_SOURCE, &greeter->preface, &greeter->challenge, bytes);
+	return send_step(greeter, bytes, sizeof(bytes), err);
+}
+
+static int take_proof(struct greeter *greeter, struct err *err)
+{
+	int r = proof_check(&greeter->greeting->secret, PROOF_OF_DESTINATION, &greeter->preface, &greeter->challenge,
+			    greeter->bytes, err);
+
+	if (!r)
+		greeter->step = GREET_DONE;
+	return r == -EBADMSG ? take_frame(greeter, err) : r;
+}
+
+static int take_step(struct greeter *greeter, struct err *err)
+{
+	switch (greeter->step) {
+	case GREET_CHALLENGE:
+		return take_challenge(greeter, err);
+	case GREET_PROOF:
+		return take_proof(greeter, err);
+	default:
+		return take_abort(greeter, err);
+	}
+}
+
+/*
+ * No more than this step's bytes: what follows the handshake is the link's. 1: there may be
+ * more, 0: nothing there.
+ */
+static int greeter_receive(struct greeter *greeter, struct err *err)
+{
+	ssize_t got = recv(greeter->fd, greeter->bytes + greeter->got, greeter->wanted - greeter->got, MSG_DONTWAIT);
+
+	if (got < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
+		return 0;
+	if (got < 0)
+		return err_errno(err, -errno, "receive");
+	if (!got)
+		return err_set(err, -EPIPE, "the destination closed it before it had let us in, and did not say why");
+	greeter->got += (size_t)got;
+	return 1;
+}
+
+static void greeter_on_event(uv_poll_t *poll, int status, int events)
+{
+	struct greeter *greeter = poll->data;
+	struct err err;
+	int r = 1;
+
+	(void)events;
+	while (r > 0 && greeter->step != GREET_DONE) {
+		r = greeter_receive(greeter, &err);
+		if (r > 0 && greeter->got == greeter->wanted && take_step(greeter, &err) < 0)
+			r = err.code;
+	}
+	if (!r && status < 0)
+		r = err_errno(&err, status, "poll");
+	if (r < 0)
+		greeter_fail(greeter, &err);
+	else if (greeter->step == GREET_DONE)
+		greeter_done(greeter);
+}
+
+/* ---- life ---- */
+
+static int greeter_start(struct greeter *greeter, struct loop *loop, int fd, struct err *err)
+{
+	uint8_t bytes[PREFACE_BYTES];
+	int r;
+
+	greeter->fd = fd;
+	greeter->wanted = HANDSHAKE_BYTES;
+	if (getrandom(greeter->preface.nonce, NONCE_BYTES, GRND_NONBLOCK) != NONCE_BYTES)
+		return err_errno(err, -errno, "a handshake's nonce");
+	greeter->poll = calloc(1, sizeof(*greeter->poll));
+	r = greeter->poll ? uv_poll_init(loop_uv(loop), greeter->poll, fd) : -ENOMEM;
+	if (r < 0) {
+		free(greeter->poll);
+		greeter->poll = NULL;
+		return err_errno(err, r, "handshake");
+	}
+	greeter->poll->data = greeter;
+	uv_poll_start(greeter->poll, UV_READABLE, greeter_on_event);
+	preface_encode(&greeter->preface, bytes);
+	return send_step(greeter, bytes, sizeof(bytes), err);
+}
+
+int greeting_new(struct greeting **out, struct loop *loop, const int fd[WIRE_CHANNELS], const struct preface *preface,
+		 const struct secret *secret, const struct greeting_ops *ops, void *arg, struct err *err)
+{
+	struct greeting *greeting = calloc(1, sizeof(*greeting));
+	int i, r;
+
+	if (!greeting)
+		return err_set(err, -ENOMEM, "no memory for the handshake");
+	greeting->secret = *secret;
+	greeting->ops = ops;
+	greeting->arg = arg;
+	for (i = 0; i < WIRE_CHANNELS; i++) {
+		struct greeter *greeter = &greeting->greeter[i];
+
+		greeter->greeting = greeting;
+		greeter->preface = *preface;
+		greeter->preface.version = WIRE_MAJOR;
+		greeter->preface.channel = (enum wire_channel)i;
+		greeter->preface.kind = secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
+		r = greeter_start(greeter, loop, fd[i], err);
+		if (r < 0) {
+			err_prefix(err, "%s connection", wire_channel_name((enum wire_channel)i));
+			greeting_free(greeting);
+			return r;
+		}
+	}
+	*out = greeting;
+	return 0;
+}
+
+void greeting_free(struct greeting *greeting)
+{
+	int i;
+
+	if (!greeting)
+		return;
+	for (i = 0; i < WIRE_CHANNELS; i++)
+		greeter_close(&greeting->greeter[i]);
+	secret_wipe(&greeting->secret);
+	free(greeting);
+}
+
+void greeting_why(const struct greeting *greeting, struct err *err)
+{
+	int i;
+
+	if (greeting->failed.code) {
+		*err = greeting->failed;
+		return;
+	}
+	for (i = 0; i < WIRE_CHANNELS - 1 && greeting->greeter[i].step == GREET_DONE; i++)
+		;
+	err_set(err, -ETIMEDOUT, "%s connection: connected, but nobody there has said that it lets us in",
+		wire_channel_name((enum wire_channel)i));
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * The codes are Nettle's. It is loaded with the first secret: most machines have none, and its
+ * pages are half a megabyte of what would be resident in each.
+ *
+ * The key is the code, by the file's content, of a fixed text (as HKDF extracts, RFC 5869,
+ * 2.2): so the content itself need not be kept, and the same file may serve another purpose.
+ */
+#include "migrate/secret.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <nettle/hmac.h>
+#include <nettle/version.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define KEY_TEXT "postern migration, wire version 2"
+
+/* The name of the library of which the header is; its functions' types change with it. */
+#if NETTLE_VERSION_MAJOR != 3
+#error "this was written for Nettle 3, whose library is libnettle.so.8"
+#endif
+#define NETTLE_NAME "libnettle.so.8"
+#define TEXT_OF(macro) TEXT(macro)
+#define TEXT(words) #words
+
+/* Set once, by nettle_load, and only together. */
+static struct {
+	__typeof__(&hmac_sha256_set_key) set_key;
+	__typeof__(&hmac_sha256_update) update;
+	__typeof__(&hmac_sha256_digest) digest;
+} nettle;
+
+/* nettle/hmac.h's names are macros for those that the library has. */
+static int nettle_load(struct err *err)
+{
+	void *library;
+
+	if (nettle.digest)
+		return 0;
+	library = dlopen(NETTLE_NAME, RTLD_NOW | RTLD_LOCAL);
+	if (!library)
+		return err_set(err, -ENOSYS, "a secret needs %s (Debian: libnettle8): %s", NETTLE_NAME, dlerror());
+	*(void **)&nettle.set_key = dlsym(library, TEXT_OF(hmac_sha256_set_key));
+	*(void **)&nettle.update = dlsym(library, TEXT_OF(hmac_sha256_update));
+	if (nettle.set_key && nettle.update)
+		*(void **)&nettle.digest = dlsym(library, TEXT_OF(hmac_sha256_digest));
+	if (nettle.digest)
+		return 0;
+	dlclose(library);
+	return err_set(err, -ENOSYS, "%s has no HMAC with SHA-256", NETTLE_NAME);
+}
+
+static void hmac(const void *key, size_t key_len, const void *data, size_t len, uint8_t mac[SECRET_MAC_BYTES])
+{
+	struct hmac_sha256_ctx ctx;
+
+	nettle.set_key(&ctx, key_len, key);
+	nettle.update(&ctx, len, data);
+	nettle.digest(&ctx, SECRET_MAC_BYTES, mac);
+	explicit_bzero(&ctx, sizeof(ctx));
+}
+
+int secret_derive(struct secret *secret, const void *data, size_t len, struct err *err)
+{
+	int r = nettle_load(err);
+
+	secret->given = false;
+	if (r < 0)
+		return r;
+	hmac(data, len, KEY_TEXT, strlen(KEY_TEXT), secret->key);
+	secret->given = true;
+	return 0;
+}
+
+void secret_wipe(struct secret *secret)
+{
+	explicit_bzero(secret, sizeof(*secret));
+}
+
+void secret_mac(const struct secret *secret, const void *data, size_t len, uint8_t mac[SECRET_MAC_BYTES])
+{
+	hmac(secret->key, sizeof(secret->key), data, len, mac);
+}
+
+bool secret_mac_equal(const uint8_t a[SECRET_MAC_BYTES], const uint8_t b[SECRET_MAC_BYTES])
+{
+	/* volatile: a compiler that saw the loop's purpose could end it early. */
+	volatile uint8_t different = 0;
+	unsigned int i;
+
+	for (i = 0; i < SECRET_MAC_BYTES; i++)
+		different |= a[i] ^ b[i];
+	return !different;
+}
+
+/* ---- the file ---- */
+
+static int check_file(int fd, const char *path, struct err *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, -errno, "%s", path);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, -EINVAL, "%s is no regular file", path);
+	if (st.st_mode & (S_IRWXG | S_IRWXO))
+		return err_set(err, -EPERM, "%s is open to others than its owner (mode %04o): chmod 600 %s", path,
+			       (unsigned int)(st.st_mode & 07777), path);
+	return 0;
+}
+
+/* Up to len bytes; the count, or a negative errno. */
+static ssize_t read_all(int fd, uint8_t *to, size_t len)
+{
+	size_t done = 0;
+	ssize_t got;
+
+	while (done < len) {
+		got = read(fd, to + done, len - done);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (!got)
+			break;
+		done += (size_t)got;
+	}
+	return (ssize_t)done;
+}
+
+int secret_load(struct secret *secret, const char *path, struct err *err)
+{
+	uint8_t content[SECRET_FILE_MAX_BYTES + 1];
+	ssize_t len;
+	/* What is no file must not keep us here. */
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), r;
+
+	secret->given = false;
+	if (fd < 0)
+		return err_errno(err, -errno, "%s", path);
+	r = check_file(fd, path, err);
+	len = r < 0 ? 0 : read_all(fd, content, sizeof(content));
+	if (!r && len < 0)
+		r = err_errno(err, (int)len, "%s", path);
+	if (!r && (len < SECRET_FILE_MIN_BYTES || len > SECRET_FILE_MAX_BYTES))
+		r = err_set(err, -EINVAL, "%s: a secret has %d to %d bytes, such as 'openssl rand -hex 32' writes", path,
+			    SECRET_FILE_MIN_BYTES, SECRET_FILE_MAX_BYTES);
+	if (!r)
+		r = secret_derive(secret, content, (size_t)len, err);
+	explicit_bzero(content, sizeof(content));
+	close(fd);
+	return r;
+}
