@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "device/net/frame.h"
 
 #define LENGTH_BYTES sizeof(uint32_t)
 /* Room for some frames: a read brings many small ones at once. */
@@ -29,7 +30,7 @@ int net_backend_init(struct net_backend *b, struct err *err)
 	return 0;
 }
 
-int net_backend_open(struct net_backend **out, const struct net_config *config, struct err *err)
+int net_backend_open(struct net_backend **out, struct loop *loop, const struct net_config *config, struct err *err)
 {
 	struct net_backend *b = calloc(1, sizeof(*b));
 	int r;
@@ -42,7 +43,7 @@ int net_backend_open(struct net_backend **out, const struct net_config *config, 
 		r = net_tap_open(b, config->where, err);
 		break;
 	case NET_PASST:
-		r = net_passt_open(b, config, err);
+		r = net_passt_open(b, loop, config, err);
 		break;
 	default:
 		r = net_fd_open(b, config->fd, err);
@@ -105,8 +106,31 @@ static void keep(struct net_backend *b, const struct iovec *iov, unsigned int n,
 	}
 }
 
+/*
+ * Over a stream passt is the other end: see frame.h. The guest may still change its memory; so what was looked at is what is sent: `head`, of
+ * room for it, takes the frame's first bytes' place. Returns the parts of it, in `to`, of room for one more than there are; 0: refused.
+ */
+static unsigned int stream_parts(struct iovec *to, uint8_t *head, uint32_t *length, const struct iovec *iov, unsigned int n)
+{
+	size_t part, len = 0;
+	unsigned int i, parts = 2;
+
+	for (i = 0; i < n; i++) {
+		part = iov[i].iov_len < NET_FRAME_HEAD - len ? iov[i].iov_len : NET_FRAME_HEAD - len;
+		memcpy(head + len, iov[i].iov_base, part);
+		len += part;
+		if (part < iov[i].iov_len)
+			to[parts++] = (struct iovec){ (uint8_t *)iov[i].iov_base + part, iov[i].iov_len - part };
+	}
+	to[0] = (struct iovec){ length, sizeof(*length) };
+	to[1] = (struct iovec){ head, len };
+	return net_frame_is_loopbacks(head, len) ? 0 : parts;
+}
+
 int net_backend_send(struct net_backend *b, struct virtio_net_hdr_v1 *header, struct iovec *iov, unsigned int n, size_t len)
 {
+	struct iovec parts[NET_PARTS_MAX + 2];
+	uint8_t head[NET_FRAME_HEAD];
 	uint32_t length = htonl((uint32_t)len);
 	ssize_t r;
 
@@ -114,10 +138,13 @@ int net_backend_send(struct net_backend *b, struct virtio_net_hdr_v1 *header, st
 		return -EPIPE;
 	if (b->rest_len)
 		return -EAGAIN;
-	if (len < NET_FRAME_MIN || len > NET_FRAME_MAX)
+	if (len < NET_FRAME_MIN || len > NET_FRAME_MAX || n > NET_PARTS_MAX)
 		return -EMSGSIZE;
 	if (b->stream) {
-		iov[0] = (struct iovec){ &length, sizeof(length) };
+		n = stream_parts(parts, head, &length, iov + 1, n - 1);
+		iov = parts;
+		if (!n)
+			return -EACCES;
 	} else if (b->header) {
 		iov[0] = (struct iovec){ header, sizeof(*header) };
 	} else {

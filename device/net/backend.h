@@ -17,6 +17,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "base/loop.h"
 #include "device/net/config.h"
 
 #define NET_HEADER_BYTES sizeof(struct virtio_net_hdr_v1)
@@ -24,9 +25,13 @@
 /* 64 KiB, which is what segmentation offload makes, and an Ethernet header with tags. */
 #define NET_FRAME_MAX ((64u << 10) + 32)
 
+/* Of one frame, with its header: what a queue's chain can have. */
+#define NET_PARTS_MAX 258u
+
 /* What a back end can do with frames that are larger, or less finished, than the wire's. */
 enum { NET_OFFLOAD_CSUM = 1, NET_OFFLOAD_TSO4 = 2, NET_OFFLOAD_TSO6 = 4, NET_OFFLOAD_ECN = 8 };
 
+struct helper;
 struct net_backend;
 
 struct net_backend_ops {
@@ -46,7 +51,7 @@ struct net_backend {
 	bool stream;			/* each frame is preceded by its length, 4 bytes, big-endian */
 	bool gone;
 	unsigned int offloads;		/* that it can do */
-	pid_t child;			/* passt's, 0: none */
+	struct helper *helper;		/* passt's, NULL: none */
 	char name[48];
 	uint8_t *rest;			/* [rest_at, rest_len) is not written yet */
 	size_t rest_at, rest_len;
@@ -54,8 +59,11 @@ struct net_backend {
 	size_t in_at, in_len;
 };
 
-/* Opens what config says; the error names it, and what helps. */
-int net_backend_open(struct net_backend **out, const struct net_config *config, struct err *err);
+/*
+ * Opens what config, with a MAC address, says; the error names it, and what helps. A passt of our own is waited for, until it works or has said
+ * why it does not; a signal ends that (-EINTR). loop may be NULL: then one that ends is not reaped before net_backend_close.
+ */
+int net_backend_open(struct net_backend **out, struct loop *loop, const struct net_config *config, struct err *err);
 /* For who fills one himself (fd -1 if it has none): its buffers. On an error too it is to be closed. */
 int net_backend_init(struct net_backend *b, struct err *err);
 /* Frees b, which is calloc's; NULL is allowed. */
@@ -63,7 +71,8 @@ void net_backend_close(struct net_backend *b);
 
 /*
  * A frame of `len` bytes without its header: iov[1] to iov[n - 1]; iov[0] is the back end's to use. 0: it is on its way, or kept.
- * -EAGAIN: it was not taken, another one is kept. -EPIPE: gone. Another error: this frame is refused.
+ * -EAGAIN: it was not taken, another one is kept. -EPIPE: gone. Another error: this frame is refused; -EACCES: over a stream, to the host's
+ * loopback (frame.h).
  */
 int net_backend_send(struct net_backend *b, struct virtio_net_hdr_v1 *header, struct iovec *iov, unsigned int n, size_t len);
 /* Is a frame kept, so that no other is taken? */
@@ -82,7 +91,7 @@ void net_backend_set_offloads(struct net_backend *b, unsigned int offloads);
 int net_tap_open(struct net_backend *b, const char *name, struct err *err);
 /* fd is a tap, or a socket of packets or of passt's stream. */
 int net_fd_open(struct net_backend *b, int fd, struct err *err);
-int net_passt_open(struct net_backend *b, const struct net_config *config, struct err *err);
+int net_passt_open(struct net_backend *b, struct loop *loop, const struct net_config *config, struct err *err);
 /* A connected stream socket. */
 int net_stream_open(struct net_backend *b, int fd, struct err *err);
 

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define ALLOWED "allowed are tap=NAME, passt[=SOCKET] and fd=N, then ,mac=XX:XX:XX:XX:XX:XX and, with a passt of our own, " \
-		",forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT]"
+		",forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT], ,dns=ADDRESS and ,host-loopback"
 
 bool net_mac_is_valid(const uint8_t mac[NET_MAC_BYTES])
 {
@@ -80,31 +80,65 @@ static const char *port(const char *text, const char *ends)
 	return value >= 1 && value <= 65535 && strchr(ends, *end) ? end : NULL;
 }
 
-/* It becomes a word of a program's command line: nothing but numbers goes through. */
-static bool forward_parse(struct net_forward *forward, const char *text)
+static bool is_address(const char *text, size_t len)
 {
 	char address[INET6_ADDRSTRLEN + 1] = "";
 	struct in6_addr in6;
-	const char *slash, *at;
+
+	if (len >= sizeof(address))
+		return false;
+	memcpy(address, text, len);
+	return inet_pton(AF_INET, address, &in6) == 1 || inet_pton(AF_INET6, address, &in6) == 1;
+}
+
+/* It becomes a word of a program's command line: nothing but numbers goes through. */
+static bool forward_parse(struct net_forward *forward, const char *text)
+{
+	const char *slash, *at, *address = "127.0.0.1";
+	size_t len = strlen(address);
+	int r;
 
 	if (strncmp(text, "tcp:", 4) && strncmp(text, "udp:", 4))
 		return false;
 	forward->udp = *text == 'u';
 	text += 4;
-	if (strlen(text) >= sizeof(forward->spec))
-		return false;
-	strcpy(forward->spec, text);
 	slash = strchr(text, '/');
 	if (slash) {
-		if ((size_t)(slash - text) >= sizeof(address))
-			return false;
-		memcpy(address, text, (size_t)(slash - text));
-		if (inet_pton(AF_INET, address, &in6) != 1 && inet_pton(AF_INET6, address, &in6) != 1)
-			return false;
+		address = text;
+		len = (size_t)(slash - text);
 		text = slash + 1;
 	}
+	forward->any = len == 1 && *address == '*';
+	if (!forward->any && !is_address(address, len))
+		return false;
 	at = port(text, ":");
-	return at && (!*at || port(at + 1, ""));
+	if (!at || (*at && !port(at + 1, "")))
+		return false;
+	forward->port = (uint16_t)strtoul(text, NULL, 10);
+	/* Of leading zeroes there could be any number. */
+	r = forward->any ? snprintf(forward->spec, sizeof(forward->spec), "%s", text)
+			 : snprintf(forward->spec, sizeof(forward->spec), "%.*s/%s", (int)len, address, text);
+	return (size_t)r < sizeof(forward->spec);
+}
+
+/* One that a passt of our own is told. */
+static int own_word_parse(struct net_config *config, const char *word, struct err *err)
+{
+	if (!strcmp(word, "host-loopback")) {
+		config->host_loopback = true;
+		return 0;
+	}
+	if (!strncmp(word, "dns=", 4)) {
+		if (!is_address(word + 4, strlen(word + 4)))
+			return err_set(err, -EINVAL, "%s: an IPv4 or IPv6 address is allowed", word);
+		strcpy(config->dns, word + 4);
+		return 0;
+	}
+	if (config->forwards == NET_FORWARDS_MAX)
+		return err_set(err, -EINVAL, "%s: at most %d are allowed", word, NET_FORWARDS_MAX);
+	if (!forward_parse(&config->forward[config->forwards++], word + 8))
+		return err_set(err, -EINVAL, "%s: forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT] is allowed, ADDRESS * for every one", word);
+	return 0;
 }
 
 static int word_parse(struct net_config *config, const char *word, struct err *err)
@@ -115,16 +149,11 @@ static int word_parse(struct net_config *config, const char *word, struct err *e
 			return err_set(err, -EINVAL, "%s: six bytes as in 02:00:00:00:00:01 are allowed, of no group", word);
 		return 0;
 	}
-	if (!strncmp(word, "forward=", 8)) {
-		if (config->kind != NET_PASST || *config->where)
-			return err_set(err, -EINVAL, "%s: only with a passt that postern starts", word);
-		if (config->forwards == NET_FORWARDS_MAX)
-			return err_set(err, -EINVAL, "%s: at most %d are allowed", word, NET_FORWARDS_MAX);
-		if (!forward_parse(&config->forward[config->forwards++], word + 8))
-			return err_set(err, -EINVAL, "%s: forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT] is allowed", word);
-		return 0;
-	}
-	return err_set(err, -EINVAL, "\"%s\": " ALLOWED, word);
+	if (strncmp(word, "forward=", 8) && strncmp(word, "dns=", 4) && strcmp(word, "host-loopback"))
+		return err_set(err, -EINVAL, "\"%s\": " ALLOWED, word);
+	if (config->kind != NET_PASST || *config->where)
+		return err_set(err, -EINVAL, "%s: only with a passt that postern starts", word);
+	return own_word_parse(config, word, err);
 }
 
 static int kind_parse(struct net_config *config, const char *word, struct err *err)

@@ -3,11 +3,18 @@
  *
  * What `--net` says: which back end, and how.
  *
- *     tap=NAME | passt[=SOCKET] | fd=N   [,mac=XX:XX:XX:XX:XX:XX] [,forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT]]...
+ *     tap=NAME | passt[=SOCKET] | fd=N   [,mac=XX:XX:XX:XX:XX:XX]
+ *
+ * and with a passt of our own also
+ *
+ *     [,forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT]]... [,dns=ADDRESS] [,host-loopback]
+ *
+ * ADDRESS is the host's that connections come to: 127.0.0.1 unless it is said, * for every one.
  */
 #ifndef POSTERN_DEVICE_NET_CONFIG_H
 #define POSTERN_DEVICE_NET_CONFIG_H
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/un.h>
@@ -21,8 +28,9 @@
 enum net_kind { NET_TAP, NET_PASST, NET_FD };
 
 struct net_forward {
-	bool udp;
-	char spec[NET_FORWARD_BYTES];	/* [ADDRESS/]HOSTPORT[:GUESTPORT], as passt takes it */
+	bool udp, any;			/* any: every address of the host */
+	uint16_t port;			/* the host's */
+	char spec[NET_FORWARD_BYTES];	/* [ADDRESS/]HOSTPORT[:GUESTPORT], as passt takes it: without ADDRESS, it is every one */
 };
 
 struct net_config {
@@ -31,6 +39,8 @@ struct net_config {
 	int fd;				/* NET_FD */
 	bool has_mac;
 	uint8_t mac[NET_MAC_BYTES];
+	bool host_loopback;		/* the gateway's address is the host's loopback to the guest */
+	char dns[INET6_ADDRSTRLEN];	/* the name server that the guest is told of; "": the host's */
 	unsigned int forwards;
 	struct net_forward forward[NET_FORWARDS_MAX];
 };

@@ -744,12 +744,12 @@ static int net_make(struct vdev **out, const struct vdev_env *env, const char *t
 	int r;
 
 	r = net_config_parse(&config, text, err);
+	if (!r && !config.has_mac)
+		net_mac_make(config.mac, env->machine, text, number);
 	if (!r)
-		r = net_backend_open(&backend, &config, err);
+		r = net_backend_open(&backend, env->loop, &config, err);
 	if (r < 0)
 		return r;
-	if (!config.has_mac)
-		net_mac_make(config.mac, env->machine, text, number);
 	return net_new(out, env, backend, &config, number, err);
 }
 

@@ -394,10 +394,10 @@ class Qemu(Machine):
             raise
 
 
-def run_postern(*words, timeout=20.0):
+def run_postern(*words, timeout=20.0, env=None):
     """Runs the executable to its end; returns (exit code, output)."""
     done = subprocess.run([program()] + [str(w) for w in words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=seconds(timeout))
+                          stderr=subprocess.STDOUT, timeout=seconds(timeout), env=env)
     return done.returncode, done.stdout.decode('utf-8', 'replace')
 
 

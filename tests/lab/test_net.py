@@ -9,6 +9,8 @@ import re
 import socket
 import threading
 
+import pytest
+
 from harness.debian import BOOT_SECONDS, Console, debian, guest_file, words
 from harness.lan import ETH_P_ARP, ETH_P_RARP, Lan, gratuitous, rarp_macs, socket_in
 from harness.migration import Pair
@@ -99,6 +101,35 @@ def test_passt_forwards_a_port():
             assert len(child) == 1, child
             vm.kill()
             wait_for(lambda: not passt_of(child[0]), 10, 'passt outlives its machine')
+
+
+def test_a_guest_does_not_reach_the_hosts_loopback():
+    """By the gateway's address, which passt would take for it, and by the loopback's own, which a guest's root can have sent out. The
+    other host on the network it does reach."""
+    with Link() as link, socket_in(link.a.name, socket.AF_INET, socket.SOCK_STREAM) as loopback, \
+            socket_in(link.b.name, socket.AF_INET, socket.SOCK_STREAM) as there:
+        ip('-n', link.a.name, 'route', 'add', 'default', 'via', link.b.address)
+        loopback.bind(('127.0.0.1', 4444))
+        there.bind((link.b.address, 4445))
+        for sock in (loopback, there):
+            sock.listen()
+        loopback.setblocking(False)
+        there.settimeout(seconds(BOOT_SECONDS))
+        script = up(link.a.address, link.b.address) + (
+            'nc -w 3 {b} 4444 < /dev/null; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; '
+            'ip link set lo down; ip route del local 127.0.0.0/8 table local; ip route del local 127.0.0.1 table local; '
+            'ip route add 127.0.0.1 via {b}; ip route get 127.0.0.1; nc -w 3 127.0.0.1 4444 < /dev/null; '
+            'nc {b} 4445 < /dev/null').format(b=link.b.address)
+        # Its gateway is the other host, whose port is closed; were it the loopback, this would be open.
+        with debian(netns=link.a.name, parameters='guest.run="%s"' % script,
+                    options=['--net', 'passt']) as vm, Console(vm) as console:
+            client, _ = there.accept()
+            client.close()
+            console.expect(r'GUEST-RUN exit=', BOOT_SECONDS)
+            assert 'dev eth0' in console.text(), console.text()[-2000:]
+            with pytest.raises(BlockingIOError):
+                loopback.accept()
+            assert vm.wait_exit(30) == 0, vm.log()
 
 
 def passt_of(pid, parent=None):
