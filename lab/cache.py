@@ -2,9 +2,10 @@
 # Copyright The postern authors
 """The lab's cache: directories that are built once, each under a hash of all that it depends on.
 
-A directory is built under a lock and under another name, then renamed: it is there whole or not. What nobody has used for a week is
-removed when an image is built. All of it lies in $XDG_CACHE_HOME/postern/lab. What is here is no part of a recipe: a change of it
-rebuilds nothing.
+A directory is built under a lock and under another name, then renamed: it is
+there whole or not. What nobody has used for a week is removed when an image is
+built. All of it lies in $XDG_CACHE_HOME/postern/lab. What is here is no part of
+a recipe: a change of it rebuilds nothing.
 """
 
 import contextlib

@@ -17,6 +17,7 @@ import sys
 import image
 from cache import LabError, cached, say
 from image import Apt, KernelMissing
+from needs import require
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 EXIT_SKIP = 77
@@ -96,6 +97,8 @@ def warnings_of(text):
 
 def module_build(series, arch, build):
     """Compiles a copy of kmod/ in the build directory; the module's path."""
+    target = image.ARCHES[arch]
+    require({"make": ("make",), target.cc_package: (target.cc,)})      # before an image and headers are fetched for it
     headers = headers_get(series, arch)
     where = build / "kmod" / series
     where.mkdir(parents=True, exist_ok=True)

@@ -20,13 +20,17 @@ def program(*candidates):
                    os.path.basename(candidates[0]))
 
 
-def require_packages(arch):
-    """Says everything that is missing at once, and by its package's name."""
-    needs = {arch.qemu_package: (arch.qemu[0],), "mmdebstrap": ("mmdebstrap",),
-             "e2fsprogs": MKE2FS, "apt": ("apt-get",), "dpkg": ("dpkg-deb",),
-             "tar": ("tar",), "kmod": DEPMOD, arch.cc_package: (arch.cc,)}
+def require(needs):
+    """Says everything that is missing at once, and by its package's name. needs: {package: names of a program, one of which will do}."""
     missing = [package for package, names in needs.items()
                if not any(shutil.which(name) for name in names)]
     if missing:
         raise LabError("this machine lacks: %s (apt-get install %s)" %
                        (", ".join(missing), " ".join(missing)))
+
+
+def require_packages(arch):
+    """What an image takes to be built, and run."""
+    require({arch.qemu_package: (arch.qemu[0],), "mmdebstrap": ("mmdebstrap",),
+             "e2fsprogs": MKE2FS, "apt": ("apt-get",), "dpkg": ("dpkg-deb",),
+             "tar": ("tar",), "kmod": DEPMOD, arch.cc_package: (arch.cc,)})

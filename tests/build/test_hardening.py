@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The postern authors
-"""How what was built is hardened, read from every program, library and object of POSTERN_BUILD by readelf.
+"""How what was built is hardened, read from every program, library and object
+of POSTERN_BUILD by readelf.
 
-The bare guest (tests/bare) is none of them: it is freestanding and runs as a guest.
+The bare guest (tests/bare) is none of them: it is freestanding and runs as a
+guest.
 """
 import json
 import os
@@ -16,30 +18,33 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get('POSTERN_BUILD', TOP / 'build')).resolve()
 BRANCH_MARKS = {'x86': {'IBT', 'SHSTK'}, 'AArch64': {'BTI', 'PAC'}}
-# Each of these becomes NAME_chk wherever _FORTIFY_SOURCE is on. (A compiler may take back those that write to memory, where it
-# sees that they fit.)
+# Each of these becomes NAME_chk wherever _FORTIFY_SOURCE is on. (A compiler may
+# take back those that write to memory, where it sees that they fit.)
 FORTIFIED = {'printf', 'fprintf', 'dprintf', 'vprintf', 'vfprintf', 'asprintf', 'vasprintf'}
 
-pytestmark = pytest.mark.skipif(not shutil.which('readelf') or not shutil.which('meson') or
-                                not (BUILD / 'build.ninja').exists(), reason='needs readelf, meson and a build')
+pytestmark = pytest.mark.skipif(
+    not shutil.which('readelf') or not shutil.which('meson') or not (BUILD / 'build.ninja').exists(),
+    reason='needs readelf, meson and a build')
 
 
 def output(*command):
     """What a command prints."""
-    return subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=True, timeout=120,
-                          env=dict(os.environ, LC_ALL='C')).stdout.decode('utf-8', 'replace')
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=True,
+                          timeout=120, env=dict(os.environ, LC_ALL='C'))
+    return done.stdout.decode('utf-8', 'replace')
 
 
 def options():
     """The build's options, by name."""
-    return {option['name']: option['value'] for option in json.loads(output('meson', 'introspect', '--buildoptions', BUILD))}
+    known = json.loads(output('meson', 'introspect', '--buildoptions', BUILD))
+    return {option['name']: option['value'] for option in known}
 
 
 def linked():
     """Programs and shared libraries that the build makes and has made."""
     targets = json.loads(output('meson', 'introspect', '--targets', BUILD))
-    paths = [pathlib.Path(name) for target in targets if target['type'] in ('executable', 'shared library')
-             for name in target['filename']]
+    paths = [pathlib.Path(name) for target in targets for name in target['filename']
+             if target['type'] in ('executable', 'shared library')]
     return [path for path in paths if path.exists()]
 
 
@@ -66,13 +71,14 @@ def not_position_independent(path):
 
 def writable_after_start(path):
     text = output('readelf', '-Wld', path)
-    missing = [what for what, pattern in (('GNU_RELRO', r'^\s*GNU_RELRO\s'), ('NOW', r'\(FLAGS_1\)\s+Flags:.*\bNOW\b'))
-               if not re.search(pattern, text, re.M)]
+    wanted = {'GNU_RELRO': r'^\s*GNU_RELRO\s', 'NOW': r'\(FLAGS_1\)\s+Flags:.*\bNOW\b'}
+    missing = [what for what, pattern in wanted.items() if not re.search(pattern, text, re.M)]
     return 'no ' + ', '.join(missing) if missing else ''
 
 
 def writable_code(path):
-    segments = re.findall(r'^\s+(LOAD|GNU_STACK)\s+(?:0x\S+\s+){5}([RWE ]{3})', output('readelf', '-Wl', path), re.M)
+    segments = re.findall(r'^\s+(LOAD|GNU_STACK)\s+(?:0x\S+\s+){5}([RWE ]{3})',
+                          output('readelf', '-Wl', path), re.M)
     if not {'LOAD', 'GNU_STACK'} <= {name for name, _ in segments}:
         return 'no GNU_STACK'
     return ', '.join(f'{name} {flags}' for name, flags in segments if

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The postern authors
-"""The lab's cache (lab/cache.py), and what a module's build is blamed for (lab/kmod.py). Boots no lab."""
+"""The lab's cache (lab/cache.py), and what a module's build is blamed for
+(lab/kmod.py). Boots no lab."""
 import os
 import pathlib
 import sys
@@ -56,6 +57,7 @@ def test_a_build_that_fails_leaves_nothing():
 
 
 def test_other_programs_than_the_kernels_own_are_no_fault_of_a_module():
-    assert not kmod.warnings_of('warning: the compiler differs from the one used to build the kernel\n'
-                                'warning: pahole version differs from the one used to build the kernel\n  CC [M] x.o\n')
+    assert not kmod.warnings_of(
+        'warning: the compiler differs from the one used to build the kernel\n'
+        'warning: pahole version differs from the one used to build the kernel\n  CC [M] x.o\n')
     assert kmod.warnings_of('x.c:1: warning: unused\n') == ['x.c:1: warning: unused']

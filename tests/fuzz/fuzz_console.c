@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "small.h"
+#include "tests/own_dir.h"
 
 #define ROUNDS 4
 
@@ -17,15 +18,17 @@ static int client;
 static void set_up(void)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct own_dir dir = own_dir_new();
 	char text[64];
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "/tmp/postern-fuzz-console-%d", (int)getpid());
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s/console", dir.path);
 	snprintf(text, sizeof(text), "unix:%s", address.sun_path);
 	fuzz_set_up(&fuzz, &console_kind, text);
 	client = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (connect(client, (struct sockaddr *)&address, sizeof(address)))
 		abort();
 	unlink(address.sun_path);
+	own_dir_free(&dir);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

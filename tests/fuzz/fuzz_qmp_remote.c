@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "control/qmp_remote.h"
+#include "tests/own_dir.h"
 
 #define CALLS 4
 
@@ -26,6 +27,7 @@ static const char *const before[] = {
 };
 
 static int listener = -1;
+static struct own_dir dir;
 static char address[128];
 /* What the next client gets; handed over by its connect and the server's accept, and the server's until it says that it is done. */
 static sem_t done;
@@ -58,9 +60,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 	(void)argc;
 	(void)argv;
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "/tmp/fuzz-qmp-remote.%d", (int)getpid());
+	dir = own_dir_new();
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/qmp", dir.path);
 	snprintf(address, sizeof(address), "unix:%s", addr.sun_path);
-	unlink(addr.sun_path);
 	sem_init(&done, 0, 0);
 	listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(listener, 8) < 0 ||
@@ -72,6 +74,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 static void remove_socket(void)
 {
 	unlink(address + strlen("unix:"));
+	own_dir_free(&dir);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -12,6 +12,7 @@
 
 #include "device/virtio/vsock_host.h"
 #include "small.h"
+#include "tests/own_dir.h"
 
 #define ROUNDS 4
 /* The second byte. WELL_FORMED: the driver's rings are right, and the input says which packets are sent. */
@@ -26,26 +27,25 @@ enum { HOST_CALLS = 1, HOST_SENDS = 2, HOST_ENDS = 4, HOST_ACCEPTS = 8, HOST_GRE
 static struct fuzz fuzz;
 static int listener;
 static uint32_t calls;		/* of the host's, so far: which port the next one has */
-static struct sockaddr_un address = { .sun_family = AF_UNIX };
+static struct own_dir dir;
+static struct sockaddr_un address = { .sun_family = AF_UNIX }, at = { .sun_family = AF_UNIX };
 
 static void remove_listener(void)
 {
-	char path[80];
-
-	snprintf(path, sizeof(path), "/tmp/postern-fuzz-vsock-%d_1", (int)getpid());
-	unlink(path);
+	unlink(at.sun_path);
 	unlink(address.sun_path);
+	own_dir_free(&dir);
 }
 
 static void set_up(void)
 {
-	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	char text[96];
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "/tmp/postern-fuzz-vsock-%d", (int)getpid());
+	dir = own_dir_new();
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s/vsock", dir.path);
 	snprintf(text, sizeof(text), "cid=3,socket=%s", address.sun_path);
 	fuzz_set_up(&fuzz, &vsock_kind, text);
-	snprintf(at.sun_path, sizeof(at.sun_path), "/tmp/postern-fuzz-vsock-%d_1", (int)getpid());
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s/vsock_1", dir.path);
 	listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (bind(listener, (struct sockaddr *)&at, sizeof(at)) || listen(listener, 64))
 		abort();

@@ -10,12 +10,14 @@
 #include "base/log.h"
 #include "device/chardev.h"
 #include "small.h"
+#include "tests/own_dir.h"
 
 enum { RX, TX };
 
 /* A console on a socket, and its client. */
 struct world {
 	struct small *s;
+	struct own_dir dir;
 	char path[64];
 	int fd;
 };
@@ -26,7 +28,8 @@ static struct world world_new(bool late)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	char text[80];
 
-	snprintf(w.path, sizeof(w.path), "/tmp/postern-console-%d", (int)getpid());
+	w.dir = own_dir_new();
+	snprintf(w.path, sizeof(w.path), "%s/console", w.dir.path);
 	snprintf(text, sizeof(text), "unix:%s", w.path);
 	w.s = small_new(&console_kind, text, late);
 	strcpy(address.sun_path, w.path);
@@ -39,6 +42,7 @@ static void world_free(struct world *w)
 	small_free(w->s);
 	close(w->fd);
 	assert_int_equal(access(w->path, F_OK), -1);
+	own_dir_free(&w->dir);
 }
 
 /* What the client has received, up to len bytes, within the time that tests have. */

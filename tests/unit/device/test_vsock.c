@@ -13,6 +13,7 @@
 #include "device/virtio/vsock_conn.h"
 #include "device/virtio/vsock_host.h"
 #include "small.h"
+#include "tests/own_dir.h"
 #include "tests/unit/crowd.h"
 
 enum { RX, TX, EVENT };
@@ -26,6 +27,7 @@ enum { RX, TX, EVENT };
 /* The device, its socket's path, and the guest's side of one connection. */
 struct world {
 	struct small *s;
+	struct own_dir dir;
 	char path[64];
 	int listener;
 	uint32_t host_port, guest_port, alloc, gone;
@@ -51,7 +53,8 @@ static struct world world_late(bool late)
 	struct world w = { .listener = -1, .alloc = 1 << 20 };
 	char text[96];
 
-	snprintf(w.path, sizeof(w.path), "/tmp/postern-vsock-%d", (int)getpid());
+	w.dir = own_dir_new();
+	snprintf(w.path, sizeof(w.path), "%s/vsock", w.dir.path);
 	snprintf(text, sizeof(text), "cid=%d,socket=%s", CID, w.path);
 	w.s = small_new(&vsock_kind, text, late);
 	return w;
@@ -73,11 +76,12 @@ static void world_free(struct world *w)
 
 	small_free(w->s);
 	assert_int_equal(access(w->path, F_OK), -1);
-	if (w->listener < 0)
-		return;
-	close(w->listener);
-	snprintf(path, sizeof(path), "%s_7000", w->path);
-	unlink(path);
+	if (w->listener >= 0) {
+		close(w->listener);
+		snprintf(path, sizeof(path), "%s_7000", w->path);
+		unlink(path);
+	}
+	own_dir_free(&w->dir);
 }
 
 /* ---- the guest ---- */
