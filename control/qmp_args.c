@@ -42,14 +42,16 @@ static bool type_fits(enum qmp_type type, const json_t *value)
 	return json_is_object(value);
 }
 
-static int check_arg(const json_t *value, const struct qmp_arg *arg, struct err *err)
+static int check_arg(const struct qmp_input *input, const json_t *value, const struct qmp_arg *arg, struct err *err)
 {
+	uint64_t number;
+
 	if (!value)
 		return arg->optional ? 0 : err_set(err, -EINVAL, "Parameter '%s' is missing", arg->name);
 	if (!type_fits(arg->type, value))
 		return err_set(err, -EINVAL, "Invalid parameter type for '%s', expected: %s", arg->name,
 			       type_name(arg->type));
-	if (arg->type == QMP_UINT && json_integer_value(value) < 0)
+	if (arg->type == QMP_UINT && !qmp_input_uint(input, value, &number))
 		return err_set(err, -EINVAL, "Parameter '%s' expects uint64", arg->name);
 	return 0;
 }
@@ -62,7 +64,7 @@ static bool is_known(const struct qmp_arg *spec, const char *name)
 	return false;
 }
 
-int qmp_args_check(const json_t *args, const struct qmp_arg *spec, struct err *err)
+int qmp_args_check(const struct qmp_input *input, const json_t *args, const struct qmp_arg *spec, struct err *err)
 {
 	const struct qmp_arg *arg;
 	const char *name;
@@ -70,7 +72,7 @@ int qmp_args_check(const json_t *args, const struct qmp_arg *spec, struct err *e
 	int r;
 
 	for (arg = spec; arg->name; arg++) {
-		r = check_arg(args ? json_object_get(args, arg->name) : NULL, arg, err);
+		r = check_arg(input, args ? json_object_get(args, arg->name) : NULL, arg, err);
 		if (r < 0)
 			return r;
 	}

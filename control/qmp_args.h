@@ -11,10 +11,11 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "control/qmp_input.h"
 
 enum qmp_type {
 	QMP_STRING,
-	QMP_UINT,	/* 0 to INT64_MAX */
+	QMP_UINT,	/* 0 to UINT64_MAX */
 	QMP_BOOL,
 	QMP_ARRAY,
 	QMP_OBJECT,
@@ -27,8 +28,11 @@ struct qmp_arg {
 	bool optional;
 };
 
-/* Every mandatory argument there, every one of the right type, no other. args may be NULL: none. 0 or -EINVAL. */
-int qmp_args_check(const json_t *args, const struct qmp_arg *spec, struct err *err);
+/*
+ * Every mandatory argument there, every one of the right type, no other. args, of the message `input` (NULL: see qmp_input_uint), may be
+ * NULL: none. 0 or -EINVAL.
+ */
+int qmp_args_check(const struct qmp_input *input, const json_t *args, const struct qmp_arg *spec, struct err *err);
 
 /* A parsed request's parts, borrowed from it. */
 struct qmp_request {

@@ -4,24 +4,37 @@
 // One QMP connection: greeting, negotiation, dispatch, output.
 //
 // Messages are carried out in the order in which they come, each whole before the next, so exec-oob needs no queue of
-// its own: nothing on the main thread waits. Output is queued by libuv; the queue is bounded, and a client that does
+// its own: nothing on the main thread waits. However many come at once, a turn of the loop (base/loop.h) begins some, and nothing more is read
+// before the rest has been carried out. Output is queued by libuv; the queue is bounded, and a client that does
 // not read is dropped rather than allowed to hold memory or anybody else up. One that closes its sending side hears all answers.
+//
+// A socket on TCP can be reached by a web browser of this host, and by what a page has it send: a request whose body may hold whole
+// commands. So the first bytes decide: a client begins with an object, and until it has negotiated what is none ends the connection.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "control/qmp_internal.h"
 
 #define INPUT_BYTES ((size_t)16 << 10)
 
 struct qmp_client {
 	struct qmp *qmp;	/* NULL: closed */
+	uv_idle_t more;		/* active: input is left for the next turn */
+	unsigned int handles;	/* of the stream and this, those that the loop has */
 	struct qmp_client *next, **link;
 	union server_stream stream;
 	struct json_stream input;
 	bool negotiated, oob;
+	bool begun;		/* it has said the first byte of an object */
 	bool ended;		/* it has said all, and still hears what it asked for */
+	int64_t turn_end_ns;
+	uint64_t turn_ms;	/* the loop's time when the turn began */
+	const uint8_t *left;	/* of bytes: not looked at yet */
+	size_t left_len;
 	char bytes[INPUT_BYTES];
 };
 
@@ -34,6 +47,8 @@ static void on_closed(uv_handle_t *handle)
 {
 	struct qmp_client *client = handle->data;
 
+	if (--client->handles)
+		return;
 	json_stream_fini(&client->input);
 	free(client);
 }
@@ -50,6 +65,7 @@ void qmp_client_close(struct qmp_client *client)
 		client->next->link = client->link;
 	qmp->nclients--;
 	uv_close(&client->stream.handle, on_closed);
+	uv_close((uv_handle_t *)&client->more, on_closed);
 }
 
 struct qmp_client *qmp_client_next(const struct qmp_client *client)
@@ -65,6 +81,7 @@ size_t qmp_client_queued(const struct qmp_client *client)
 void qmp_client_deafen(struct qmp_client *client)
 {
 	uv_read_stop(&client->stream.stream);
+	uv_idle_stop(&client->more);
 }
 
 static void on_written(uv_write_t *write, int status)
@@ -78,25 +95,35 @@ static void on_written(uv_write_t *write, int status)
 		qmp_client_close(client);
 }
 
-/* Returns the message and "\r\n", to be freed, or NULL. */
-static char *to_text(const json_t *message, size_t *len)
+/* Returns the message, with this id as its last member if not NULL, and "\r\n", to be freed; or NULL. */
+static char *to_text(const json_t *message, const char *id, size_t *len)
 {
-	char *text = json_dumps(message, 0), *more;
+	static const char member[] = ", \"id\": ";
+	char *text = json_dumps(message, 0), *more, *end;
+	size_t id_len = id ? strlen(id) : 0;
 
 	if (!text)
 		return NULL;
 	*len = strlen(text);
-	more = realloc(text, *len + 2);
+	more = realloc(text, *len + sizeof(member) + id_len + sizeof("\r\n"));
 	if (!more) {
 		free(text);
 		return NULL;
 	}
-	memcpy(more + *len, "\r\n", 2);
-	*len += 2;
+	end = more + *len;
+	if (id) {
+		/* In place of the brace. */
+		end = (char *)mempcpy(end - 1, member, sizeof(member) - 1);
+		end = (char *)mempcpy(end, id, id_len);
+		*end++ = '}';
+	}
+	end = (char *)mempcpy(end, "\r\n", 2);
+	*len = (size_t)(end - more);
 	return more;
 }
 
-void qmp_client_send(struct qmp_client *client, const json_t *message)
+/* The message is not an empty object, if there is an id. */
+static void send_message(struct qmp_client *client, const json_t *message, const char *id)
 {
 	struct output *output;
 	uv_buf_t buf;
@@ -105,7 +132,7 @@ void qmp_client_send(struct qmp_client *client, const json_t *message)
 
 	if (!client->qmp)
 		return;
-	text = to_text(message, &len);
+	text = to_text(message, id, &len);
 	output = calloc(1, sizeof(*output));
 	if (!text || !output || qmp_client_queued(client) + len > QMP_OUTPUT_MAX) {
 		log_warn("QMP: a client that does not read is dropped");
@@ -122,6 +149,11 @@ err_close:
 	qmp_client_close(client);
 }
 
+void qmp_client_send(struct qmp_client *client, const json_t *message)
+{
+	send_message(client, message, NULL);
+}
+
 void qmp_client_event(struct qmp_client *client, const json_t *message)
 {
 	if (client->negotiated && !client->ended)
@@ -129,22 +161,21 @@ void qmp_client_event(struct qmp_client *client, const json_t *message)
 }
 
 /* Sends {"return"} or {"error"} with the request's id; `body` is consumed. */
-static void reply(struct qmp_client *client, const char *member, json_t *body, json_t *id)
+static void reply(struct qmp_client *client, const char *member, json_t *body, const char *id)
 {
 	json_t *message = json_object();
 
-	if (!message || !body || json_object_set(message, member, body) < 0 ||
-	    (id && json_object_set(message, "id", id) < 0)) {
+	if (!message || !body || json_object_set(message, member, body) < 0) {
 		log_error("QMP: no memory for a reply");
 		qmp_client_close(client);
 	} else {
-		qmp_client_send(client, message);
+		send_message(client, message, id);
 	}
 	json_decref(body);
 	json_decref(message);
 }
 
-static void reply_error(struct qmp_client *client, const char *class, const char *text, json_t *id)
+static void reply_error(struct qmp_client *client, const char *class, const char *text, const char *id)
 {
 	reply(client, "error",
 	      json_pack("{s:s,s:o}", "class", class ? class : "GenericError", "desc", qmp_string(text)), id);
@@ -162,13 +193,13 @@ const struct qmp_command *qmp_find_command(const char *name)
 	return NULL;
 }
 
-static int run_request(struct qmp_call *call, const json_t *message, struct err *err)
+static int run_request(struct qmp_call *call, struct err *err)
 {
 	static const struct qmp_arg no_args[] = { { 0 } };
 	const struct qmp_command *command;
 	struct qmp_client *client = call->client;
 	struct qmp_request request;
-	int r = qmp_request_check(&request, message, client->oob, err);
+	int r = qmp_request_check(&request, call->input->message, client->oob, err);
 
 	if (r < 0)
 		return r;
@@ -183,64 +214,101 @@ static int run_request(struct qmp_call *call, const json_t *message, struct err 
 	}
 	if (request.oob && !command->oob)
 		return err_set(err, -EINVAL, "The command %s does not support OOB", command->name);
-	r = qmp_args_check(request.args, command->args ? command->args : no_args, err);
+	r = qmp_args_check(call->input, request.args, command->args ? command->args : no_args, err);
 	if (r < 0)
 		return r;
 	call->args = request.args;
 	return command->run(call, err);
 }
 
-static void dispatch(struct qmp_client *client, const json_t *message)
+static void dispatch(struct qmp_client *client, const struct qmp_input *input)
 {
 	struct qmp *qmp = client->qmp;
-	struct qmp_call call = { .qmp = qmp, .client = client };
-	json_t *id = json_object_get(message, "id");
+	struct qmp_call call = { .qmp = qmp, .client = client, .input = input };
 	struct err err = { 0 };
-	int r = run_request(&call, message, &err);
+	int r = run_request(&call, &err);
 
 	if (r < 0) {
 		json_decref(call.result);
-		reply_error(client, call.error_class, err.text, id);
+		reply_error(client, call.error_class, err.text, input->id);
 		return;
 	}
-	reply(client, "return", call.result ? call.result : json_object(), id);
+	reply(client, "return", call.result ? call.result : json_object(), input->id);
 	if (call.after)
 		call.after(qmp);
+}
+
+/* It is no QMP client, whatever else it may be: it is heard no further. */
+static void drop_stranger(struct qmp_client *client, const char *why)
+{
+	log_info("QMP: a connection is dropped that does not begin as a client does: %s", why);
+	qmp_client_close(client);
+}
+
+/* Something was wrong. Once it has negotiated, a client may err. */
+static void check_stranger(struct qmp_client *client, const char *why)
+{
+	if (client->qmp && !client->negotiated)
+		drop_stranger(client, why);
 }
 
 static void take_message(struct qmp_client *client)
 {
 	const struct buf *value = &client->input.value;
-	json_error_t error;
-	json_t *message;
-	char text[256];
+	struct qmp_input input;
+	struct err err;
 
-	message = json_loadb((const char *)value->data, value->len,
-			     JSON_DECODE_ANY | JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-	if (message) {
-		dispatch(client, message);
-		json_decref(message);
-		return;
-	}
-	snprintf(text, sizeof(text), "JSON parse error, %s", error.text);
-	reply_error(client, NULL, text, NULL);
+	if (!qmp_input_parse(&input, (char *)value->data, value->len, &err))
+		dispatch(client, &input);
+	else
+		reply_error(client, NULL, err.text, NULL);
+	if (!json_is_object(input.message))
+		check_stranger(client, "it says what is no object");
+	qmp_input_fini(&input);
 }
 
-static void take_input(struct qmp_client *client, const uint8_t *data, size_t len)
+/* False: closed. */
+static bool check_beginning(struct qmp_client *client)
+{
+	for (; client->left_len && !client->begun; client->left++, client->left_len--) {
+		if (*client->left == '{')
+			break;
+		if (!strchr(" \t\r\n", *client->left) || !*client->left) {
+			drop_stranger(client, "its first byte is no brace");
+			return false;
+		}
+	}
+	client->begun |= client->left_len;
+	return true;
+}
+
+static void take_event(struct qmp_client *client, int event)
+{
+	if (event == JSON_STREAM_MESSAGE) {
+		take_message(client);
+	} else if (event == JSON_STREAM_BAD) {
+		reply_error(client, NULL, client->input.error, NULL);
+		check_stranger(client, client->input.error);
+	} else if (event < 0) {
+		qmp_client_close(client);
+	}
+}
+
+/* What is left of the input, until the turn is over. */
+static void take_input(struct qmp_client *client)
 {
 	size_t used;
-	int r;
+	int event;
 
-	while (len && client->qmp) {
-		r = json_stream_feed(&client->input, data, len, &used);
-		data += used;
-		len -= used;
-		if (r == JSON_STREAM_MESSAGE)
-			take_message(client);
-		else if (r == JSON_STREAM_BAD)
-			reply_error(client, NULL, client->input.error, NULL);
-		else if (r < 0)
-			qmp_client_close(client);
+	if (!check_beginning(client))
+		return;
+	while (client->left_len && client->qmp && !client->ended) {
+		if (clock_now_ns() >= client->turn_end_ns)
+			return;
+		event = json_stream_feed(&client->input, client->left, client->left_len, &used);
+		client->left += used;
+		client->left_len -= used;
+		take_event(client, event);
 	}
 }
 
@@ -252,6 +320,27 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 	*buf = uv_buf_init(client->bytes, sizeof(client->bytes));
 }
 
+static void turn_begin(struct qmp_client *client)
+{
+	client->turn_ms = uv_now(client->more.loop);
+	client->turn_end_ns = loop_turn_end();
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
+
+static void on_more(uv_idle_t *more)
+{
+	struct qmp_client *client = more->data;
+
+	turn_begin(client);
+	take_input(client);
+	if (!client->qmp || client->left_len)
+		return;
+	uv_idle_stop(more);
+	if (uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
+		qmp_client_close(client);
+}
+
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct qmp_client *client = stream->data;
@@ -261,10 +350,20 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 		qmp_client_deafen(client);
 		return;
 	}
-	if (n < 0)
+	if (n < 0) {
 		qmp_client_close(client);
-	else
-		take_input(client, (const uint8_t *)buf->base, (size_t)n);
+		return;
+	}
+	/* libuv may read many times in one turn, whose time does not move. */
+	if (client->turn_ms != uv_now(stream->loop))
+		turn_begin(client);
+	client->left = (const uint8_t *)buf->base;
+	client->left_len = (size_t)n;
+	take_input(client);
+	if (!client->qmp || !client->left_len)
+		return;
+	uv_read_stop(stream);
+	uv_idle_start(&client->more, on_more);
 }
 
 static json_t *version(void)
@@ -294,7 +393,9 @@ void qmp_client_accept(struct qmp *qmp, struct server *server)
 		return;
 	}
 	r = server_accept(server, &client->stream);
-	client->stream.handle.data = client;
+	uv_idle_init(qmp->uv, &client->more);
+	client->stream.handle.data = client->more.data = client;
+	client->handles = 2;
 	client->qmp = qmp;
 	client->next = qmp->clients;
 	client->link = &qmp->clients;
@@ -389,7 +490,7 @@ bool qmp_arg_bool(const struct qmp_call *call, const char *name)
 
 uint64_t qmp_arg_uint(const struct qmp_call *call, const char *name, uint64_t otherwise)
 {
-	const json_t *value = json_object_get(call->args, name);
+	uint64_t value;
 
-	return value ? (uint64_t)json_integer_value(value) : otherwise;
+	return qmp_input_uint(call->input, json_object_get(call->args, name), &value) ? value : otherwise;
 }

@@ -51,7 +51,8 @@ struct qmp {
 struct qmp_call {
 	struct qmp *qmp;
 	struct qmp_client *client;
-	const json_t *args;		/* checked against the command's spec; NULL: none given */
+	const struct qmp_input *input;
+	const json_t *args;		/* of the input, checked against the command's spec; NULL: none given */
 	json_t *result;			/* set by the handler; NULL: {} */
 	const char *error_class;	/* set by a failing handler; NULL: GenericError */
 	void (*after)(struct qmp *qmp);	/* set by the handler: runs when the reply is on its way */
@@ -83,7 +84,7 @@ uint64_t qmp_arg_uint(const struct qmp_call *call, const char *name, uint64_t ot
 
 /* A JSON string of any bytes: what is not UTF-8 is shown as '?'. NULL: no memory. */
 json_t *qmp_string(const char *text);
-/* JSON integers are signed 64 bit: larger values are shown as the largest. */
+/* jansson's integers are signed 64 bit: larger values are shown as the largest. */
 json_t *qmp_uint(uint64_t value);
 
 /* Sends to every client that has negotiated. `data` (may be NULL) is consumed. */

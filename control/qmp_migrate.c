@@ -212,7 +212,7 @@ static int cmd_query_parameters(struct qmp_call *call, struct err *err)
 	return 0;
 }
 
-static int check_capability(const json_t *item, bool *events, struct err *err)
+static int check_capability(const struct qmp_input *input, const json_t *item, bool *events, struct err *err)
 {
 	static const struct qmp_arg spec[] = {
 		{ "capability", QMP_STRING, false },
@@ -226,7 +226,7 @@ static int check_capability(const json_t *item, bool *events, struct err *err)
 
 	if (!json_is_object(item))
 		return err_set(err, -EINVAL, "Invalid parameter type for 'capabilities[]', expected: object");
-	r = qmp_args_check(item, spec, err);
+	r = qmp_args_check(input, item, spec, err);
 	if (r < 0)
 		return r;
 	name = json_string_value(json_object_get(item, "capability"));
@@ -253,7 +253,7 @@ static int cmd_set_capabilities(struct qmp_call *call, struct err *err)
 	int r;
 
 	json_array_foreach(list, i, item) {
-		r = check_capability(item, &events, err);
+		r = check_capability(call->input, item, &events, err);
 		if (r < 0)
 			return r;
 	}

@@ -256,6 +256,10 @@ int machine_balloon(struct machine *machine, uint64_t *memory_bytes, struct err 
 
 int machine_powerdown(struct machine *machine, struct err *err)
 {
+	int64_t until = clock_now_ns() + machine->powerdown_ns;
+
+	while (machine->powerdown_ns && clock_now_ns() < until)
+		;
 	struct machine_listener *l;
 
 	(void)err;

@@ -71,6 +71,7 @@ struct machine {
 	bool autostart, ended;
 	bool reset_waits;
 	unsigned int resets, powerdowns;
+	int64_t powerdown_ns;		/* how long one keeps the caller busy */
 	bool balloon;
 	uint64_t balloon_bytes;
 };

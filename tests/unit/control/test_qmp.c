@@ -41,11 +41,9 @@ static void connect_client(struct setup *s)
 	s->len = 0;
 }
 
-/* The next line the server sends, parsed. */
-static json_t *receive(struct setup *s)
+/* Waits for the next line, terminated in place; its end, for drop_line. */
+static char *receive_line(struct setup *s)
 {
-	json_error_t error;
-	json_t *out;
 	char *end;
 	ssize_t n;
 
@@ -56,10 +54,24 @@ static json_t *receive(struct setup *s)
 		s->len += (size_t)n;
 	}
 	assert_true(end > s->line && end[-1] == '\r');
-	out = json_loadb(s->line, (size_t)(end - s->line), 0, &error);
-	assert_non_null(out);
+	end[-1] = '\0';
+	return end;
+}
+
+static void drop_line(struct setup *s, const char *end)
+{
 	s->len -= (size_t)(end + 1 - s->line);
 	memmove(s->line, end + 1, s->len);
+}
+
+/* The next line the server sends, parsed. */
+static json_t *receive(struct setup *s)
+{
+	char *end = receive_line(s);
+	json_t *out = json_loads(s->line, 0, NULL);
+
+	assert_non_null(out);
+	drop_line(s, end);
 	return out;
 }
 
@@ -219,6 +231,147 @@ static void test_requests(void **state)
 		  "QMP input member 'foo' is unexpected");
 	ask_error(s, "{\"exec-oob\":\"stop\"}", "GenericError", "The command stop does not support OOB");
 	ask(s, "{\"exec-oob\":\"migrate-pause\",\"id\":1}", "{\"return\":{},\"id\":1}");
+}
+
+/* Whatever an id is, it comes back as it was written: no number in it is too large. */
+static void test_ids_come_back_as_they_were(void **state)
+{
+	static const char *const ids[] = {
+		"9223372036854775808", "18446744073709551615", "18446744073709551616", "-9223372036854775809", "1e400", "-1E+999", "1.10",
+		"123456789012345678901234567890123456789012345678901234567890", "[1e400,{\"a b\":[18446744073709551615,-1]}]", "\"1e400 \\\" id\"",
+		"{\"id\":1e400}", "null", "\"\"",
+	};
+	struct setup *s = *state;
+	char say[256], wanted[256], *end;
+	size_t i;
+
+	for (i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+		snprintf(say, sizeof(say), "{\"execute\":\"query-name\",\"id\": %s}", ids[i]);
+		snprintf(wanted, sizeof(wanted), "{\"return\": {\"name\": \"fake\"}, \"id\": %s}", ids[i]);
+		send_text(s, say);
+		end = receive_line(s);
+		assert_string_equal(s->line, wanted);
+		drop_line(s, end);
+	}
+	/* However the member is written, wherever it stands, and on one line. */
+	send_text(s, "{ \"\\u0069d\" : [ 1e400 ,\n\t2 ] , \"execute\":\"nope\"}");
+	end = receive_line(s);
+	assert_string_equal(s->line, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"The command nope has not been found\"}, "
+				     "\"id\": [1e400,2]}");
+	drop_line(s, end);
+}
+
+/* QEMU's integers have 64 bits without a sign. What is beyond is an error of the command, with its id. */
+static void test_numbers_of_arguments(void **state)
+{
+	static const char *const beyond[] = { "18446744073709551616", "-1", "-9223372036854775809", "-0.5", "1e400", "[1e400]" };
+	struct setup *s = *state;
+	char say[256], wanted[256], *end;
+	size_t i;
+
+	ask(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":9223372036854775808,"
+	       "\"downtime-limit\":5,\"max-postcopy-bandwidth\":18446744073709551615},\"id\":1}", "{\"return\":{},\"id\":1}");
+	assert_true(s->migration.params.max_bandwidth == UINT64_C(1) << 63);
+	assert_int_equal(s->migration.params.downtime_limit_ms, 5);
+	assert_true(s->migration.params.max_postcopy_bandwidth == UINT64_MAX);
+	for (i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++) {
+		/* A number that is out of range stands before it, and one after. */
+		snprintf(say, sizeof(say), "{\"id\":[1e999],\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":%s}}",
+			 beyond[i]);
+		send_text(s, say);
+		end = receive_line(s);
+		snprintf(wanted, sizeof(wanted), "{\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}, \"id\": [1e999]}",
+			 i < 3 ? "Parameter 'max-bandwidth' expects uint64" :
+				 "Invalid parameter type for 'max-bandwidth', expected: integer");
+		assert_string_equal(s->line, wanted);
+		drop_line(s, end);
+	}
+	assert_true(s->migration.params.max_bandwidth == UINT64_C(1) << 63);
+	/* 2^40 and 2^32 are no small numbers. */
+	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"downtime-limit\":1099511627776}}", "GenericError",
+		  "Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 ms");
+	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"x-postern-link-timeout\":4294972296}}", "GenericError",
+		  "Parameter 'x-postern-link-timeout' expects an integer in the range of 100 to 600000 ms");
+	ask_error(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":18446744073709551615}}", "GenericError",
+		  "Parameter 'cells' expects an integer in the range of 1 to 4096");
+	ask_error(s, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"help\",\"cpu-index\":4294967296}}",
+		  "GenericError", "Parameter 'cpu-index' expects a CPU number");
+}
+
+/* Until the other side closes. */
+static void expect_closed(struct setup *s, int fd)
+{
+	char bytes[4096];
+	ssize_t n;
+
+	do {
+		fake_pump(s->machine, fd, NULL, NULL);
+		n = read(fd, bytes, sizeof(bytes));
+	} while (n > 0);
+	assert_true(n == 0 || errno == ECONNRESET);
+	close(fd);
+}
+
+/* What a web page can have a browser of this host send: its first bytes are a method, whatever follows. */
+static void test_what_does_not_begin_as_a_client_is_not_heard(void **state)
+{
+	static const char commands[] = "{\"execute\":\"qmp_capabilities\"}\r\n{\"execute\":\"system_powerdown\"}\r\n";
+	static const char *const beginnings[] = {
+		"POST / HTTP/1.1\r\nHost: 127.0.0.1:4444\r\nContent-Type: text/plain\r\nContent-Length: 70\r\n\r\n", "GET / HTTP/1.1\r\n\r\n",
+		"OPTIONS / HTTP/1.1\r\n\r\n", "\r\nPOST / HTTP/1.0\r\n\r\n", "x", "\"", "[]", "1", "}", "\x16\x03\x01\x02", "$qSupported#37",
+		"\xff", "{]", "{\"execute\":1e}", "{}[]", "{} POST / HTTP/1.1\r\n\r\n", "{\x01}",
+	};
+	struct setup *s = *state;
+	size_t i;
+	int fd;
+
+	for (i = 0; i < sizeof(beginnings) / sizeof(beginnings[0]); i++) {
+		fd = fake_connect(s->machine, s->path);
+		assert_true(write(fd, beginnings[i], strlen(beginnings[i])) > 0);
+		assert_true(write(fd, commands, strlen(commands)) > 0);
+		expect_closed(s, fd);
+		assert_int_equal(s->machine->powerdowns, 0);
+	}
+	/* White space is no beginning, and who has negotiated may err. */
+	ask(s, " \t\r\n {\"execute\":\"query-name\"}", "{\"return\":{\"name\":\"fake\"}}");
+	ask_error(s, "GET\n", "GenericError", "JSON parse error, invalid token near 'GET'");
+	send_text(s, "{\"execute\":\"system_powerdown\"}");
+	expect_event(s, "POWERDOWN", "");
+	ask(s, "", "{\"return\":{}}");
+	assert_int_equal(s->machine->powerdowns, 1);
+}
+
+#define FLOOD 100u
+
+/* However many commands a client sends at once, the loop carries out some a turn: others are answered meanwhile, and none is lost. */
+static void test_a_flood_of_commands_has_its_turn_like_others(void **state)
+{
+	static const char command[] = "{\"execute\":\"system_powerdown\"}";
+	unsigned int before = 0, turns, i, most = 0;
+	struct setup *s = *state;
+	int other = fake_connect(s->machine, s->path);
+	struct pollfd p = { .fd = other, .events = POLLIN };
+
+	s->machine->powerdown_ns = LOOP_TURN_NS / 4;
+	for (i = 0; i < FLOOD; i++)
+		send_text(s, command);
+	for (turns = 0; s->machine->powerdowns < FLOOD; turns++) {
+		before = s->machine->powerdowns;
+		uv_run(loop_uv(s->machine->loop), UV_RUN_NOWAIT);
+		if (s->machine->powerdowns - before > most)
+			most = s->machine->powerdowns - before;
+		assert_true(turns < 100000);
+	}
+	/* Also where one turn's end and the next one's beginning meet. */
+	assert_in_range(most, 1, 10);
+	/* The other has its greeting, which waited for no more than that. */
+	assert_int_equal(poll(&p, 1, 0), 1);
+	close(other);
+	for (i = 0; i < FLOOD; i++) {
+		expect_event(s, "POWERDOWN", "");
+		ask(s, "", "{\"return\":{}}");
+	}
+	assert_int_equal(s->machine->powerdowns, FLOOD);
 }
 
 static void test_block(void **state)
@@ -667,7 +820,8 @@ int main(void)
 		TEST(test_quit), TEST(test_migration), TEST(test_parameters), TEST(test_capabilities), TEST(test_human_monitor),
 		TEST(test_faults), TEST(test_reclaim), TEST(test_command_list), TEST(test_slow_client),
 		TEST(test_a_client_that_has_said_all_hears_all), TEST(test_a_client_waits_for_a_descriptor),
-		TEST(test_socket),
+		TEST(test_socket), TEST(test_ids_come_back_as_they_were), TEST(test_numbers_of_arguments),
+		TEST(test_what_does_not_begin_as_a_client_is_not_heard), TEST(test_a_flood_of_commands_has_its_turn_like_others),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
