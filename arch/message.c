@@ -4,6 +4,11 @@
 
 #include <errno.h>
 
+#include "base/proto.h"
+
+/* Of arm64's interrupt controller, mostly: a number a register. */
+#define FIELDS_MAX 65536u
+
 int arch_message_pack(const ProtobufCMessage *message, struct buf *out, struct err *err)
 {
 	size_t len = protobuf_c_message_get_packed_size(message);
@@ -19,13 +24,14 @@ ProtobufCMessage *arch_message_unpack(const ProtobufCMessageDescriptor *type, co
 			       const char *what, struct err *err)
 {
 	ProtobufCMessage *message;
+	struct err why;
 
 	if (len > MESSAGE_BYTES_MAX) {
 		err_set(err, -EPROTO, "%s: %zu bytes are more than any state needs", what, len);
 		return NULL;
 	}
-	message = protobuf_c_message_unpack(type, NULL, len, data);
+	message = proto_unpack(type, data, len, FIELDS_MAX, &why);
 	if (!message)
-		err_set(err, -EPROTO, "%s: not a valid message", what);
+		err_set(err, -EPROTO, "%s: %s", what, why.text);
 	return message;
 }

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/proto.h"
 #include "machine.pb-c.h"
 
 #define MACHINE_STATE_VERSION 2
@@ -266,9 +267,9 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 
 	if (m->state == RUN_STATE_RUNNING)
 		return err_set(err, -EBUSY, "a running machine's state cannot be loaded: pause it first");
-	msg = postern__device__machine_state__unpack(NULL, len, data);
+	msg = proto_unpack(&postern__device__machine_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	if (!msg)
-		return err_set(err, -EPROTO, "the machine's state is not a MachineState message (%zu bytes)", len);
+		return -EINVAL;
 	r = check_shape(m, msg, err);
 	if (!r)
 		r = check_devices(m, msg, err);

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/proto.h"
 #include "power.pb-c.h"
 
 enum {
@@ -266,11 +267,11 @@ static int save(void *dev, struct buf *out, struct err *err)
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__PowerState *msg = postern__device__power_state__unpack(NULL, len, data);
+	Postern__Device__PowerState *msg = proto_unpack(&postern__device__power_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct power *p = dev;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not a PowerState message");
+		return -EINVAL;
 	if (msg->status & ~(uint32_t)(PM1_GLOBAL | PM1_BUTTON | PM1_RTC | PM1_WAKE) ||
 	    msg->enable & ~(uint32_t)PM1_ENABLES || msg->control & ~(uint32_t)CONTROL_STORED ||
 	    msg->reset_control & ~(uint32_t)RESET_STORED || msg->port_a & ~(uint32_t)PORT_A_A20) {

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/proto.h"
 #include "rtc.pb-c.h"
 
 enum {
@@ -208,12 +209,12 @@ static int save(void *dev, struct buf *out, struct err *err)
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__RtcState *msg = postern__device__rtc_state__unpack(NULL, len, data);
+	Postern__Device__RtcState *msg = proto_unpack(&postern__device__rtc_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct rtc *rtc = dev;
 	int ret = 0;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not an RtcState message");
+		return -EINVAL;
 	if (msg->index > INDEX_MASK)
 		ret = err_set(err, -EINVAL, "register index is %u, at most %u", msg->index, INDEX_MASK);
 	else if (msg->cmos.len != CMOS_BYTES)

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/proto.h"
 #include "serial.pb-c.h"
 
 #define FIFO_BYTES 16
@@ -399,13 +400,13 @@ static int regs_from(struct serial_regs *r, const Postern__Device__SerialState *
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__SerialState *msg = postern__device__serial_state__unpack(NULL, len, data);
+	Postern__Device__SerialState *msg = proto_unpack(&postern__device__serial_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct serial *s = dev;
 	struct serial_regs r;
 	int ret;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not a SerialState message");
+		return -EINVAL;
 	ret = regs_from(&r, msg, err);
 	postern__device__serial_state__free_unpacked(msg, NULL);
 	if (ret < 0)

@@ -127,7 +127,7 @@ static int take_abort(struct greeter *greeter, struct err *err)
 
 	if (r < 0)
 		return r;
-	message = message_unpack(payload, greeter->frame.payload_bytes);
+	message = message_unpack(payload, greeter->frame.payload_bytes, NULL);
 	if (message && message->body_case == WIRE(ABORT))
 		r = err_set(err, -ECONNREFUSED, "the destination does not let us in: %s",
 			    message_peer_text(text, message->abort->reason));

@@ -97,10 +97,9 @@ static void link_on_message(struct link *link, const struct frame *frame, const 
 		link_lost(link, &err);
 		return;
 	}
-	message = message_unpack(payload, frame->payload_bytes);
+	message = message_unpack(payload, frame->payload_bytes, &err);
 	if (!message) {
-		err_set(&err, -EBADMSG, "control connection: a message of %u bytes that cannot be read",
-			frame->payload_bytes);
+		err_prefix(&err, "control connection: a message of %u bytes that cannot be read", frame->payload_bytes);
 		link_lost(link, &err);
 		return;
 	}

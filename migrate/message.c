@@ -4,6 +4,11 @@
 
 #include <errno.h>
 
+#include "base/proto.h"
+
+/* Of a Hello with eight ranges of memory, and as much again, and again, for what later versions add. */
+#define FIELDS_MAX 128u
+
 const char *message_name(wire_body body)
 {
 	static const char *const names[] = {
@@ -46,9 +51,9 @@ int message_pack(struct buf *out, wire_body body, const void *content)
 	return 0;
 }
 
-wire_message *message_unpack(const uint8_t *data, size_t len)
+wire_message *message_unpack(const uint8_t *data, size_t len, struct err *err)
 {
-	return postern__wire__envelope__unpack(NULL, len, data);
+	return proto_unpack(&postern__wire__envelope__descriptor, data, len, FIELDS_MAX, err);
 }
 
 void message_free(wire_message *message)

@@ -17,15 +17,21 @@ typedef Postern__Wire__Envelope__BodyCase wire_body;
 /* "Hello", "State" and so on. */
 const char *message_name(wire_body body);
 
-/* Appends the encoded message. `content` is the body's struct, e.g. a Postern__Wire__Run for WIRE(RUN). */
+/*
+ * Appends the encoded message. `content` is the body's struct, e.g. a Postern__Wire__Run for
+ * WIRE(RUN).
+ */
 int message_pack(struct buf *out, wire_body body, const void *content);
-/* NULL: not an Envelope. To be freed with message_free. A body this version does not know is WIRE(_NOT_SET). */
-wire_message *message_unpack(const uint8_t *data, size_t len);
+/*
+ * NULL: not an Envelope, or one with more in it than there can be; err says what. To be freed
+ * with message_free. A body this version does not know is WIRE(_NOT_SET).
+ */
+wire_message *message_unpack(const uint8_t *data, size_t len, struct err *err);
 void message_free(wire_message *message);
 
 /*
- * A text of the peer's for a person: at most 300 bytes, what is not printable ASCII becomes '?'. NULL text is "".
- * Returns out.
+ * A text of the peer's for a person: at most 300 bytes, what is not printable ASCII becomes
+ * '?'. NULL text is "". Returns out.
  */
 #define PEER_TEXT_BYTES 301
 const char *message_peer_text(char out[PEER_TEXT_BYTES], const char *text);

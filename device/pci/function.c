@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/proto.h"
 #include "device/pci/host.h"
 #include "pci.pb-c.h"
 
@@ -308,12 +309,12 @@ static int state_check(const struct pci_function *fn, const Postern__Device__Pci
 
 int pci_function_load(struct pci_function *fn, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__PciFunctionState *msg = postern__device__pci_function_state__unpack(NULL, len, data);
+	Postern__Device__PciFunctionState *msg = proto_unpack(&postern__device__pci_function_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	size_t i;
 	int r;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not a PciFunctionState message");
+		return -EINVAL;
 	r = state_check(fn, msg, err);
 	if (!r) {
 		msix_reset(&fn->msix);

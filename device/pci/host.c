@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/proto.h"
 #include "base/types.h"
 #include "pci.pb-c.h"
 
@@ -280,12 +281,12 @@ static int save(void *dev, struct buf *out, struct err *err)
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__PciHostState *msg = postern__device__pci_host_state__unpack(NULL, len, data);
+	Postern__Device__PciHostState *msg = proto_unpack(&postern__device__pci_host_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct pci_host *host = dev;
 	int r;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not a PciHostState message");
+		return -EINVAL;
 	if (msg->address & ~ADDRESS_WRITABLE) {
 		r = err_set(err, -EINVAL, "the configuration address 0x%" PRIx32 " has bits that do not exist", msg->address);
 	} else {

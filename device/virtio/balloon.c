@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/proto.h"
 #include "device/virtio/kind.h"
 #include "virtio.pb-c.h"
 
@@ -254,11 +255,11 @@ static int on_save(void *arg, struct buf *out, struct err *err)
 
 static int on_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
 {
-	Postern__Device__BalloonState *msg = postern__device__balloon_state__unpack(NULL, len, data);
+	Postern__Device__BalloonState *msg = proto_unpack(&postern__device__balloon_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct balloon *balloon = arg;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not a BalloonState message");
+		return -EINVAL;
 	if (apply) {
 		balloon->config.num_pages = htole32(msg->target);
 		balloon->config.actual = htole32(msg->actual);

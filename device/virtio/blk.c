@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/proto.h"
 #include "device/disk/disk.h"
 #include "device/virtio/disk_news.h"
 #include "device/virtio/kind.h"
@@ -355,9 +356,9 @@ static int blk_load(void *arg, const uint8_t *data, size_t len, bool apply, stru
 
 	if (apply)
 		return 0;
-	msg = postern__device__disk_state__unpack(NULL, len, data);
+	msg = proto_unpack(&postern__device__disk_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	if (!msg)
-		return err_set(err, -EINVAL, "not a DiskState message");
+		return -EINVAL;
 	if (msg->bytes != disk_bytes(blk->disk))
 		r = err_set(err, -EINVAL, "disk %s has %" PRIu64 " bytes, the source's %" PRIu64, blk->given.path,
 			    disk_bytes(blk->disk), msg->bytes);

@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/proto.h"
 #include "device/virtio/kind.h"
 #include "device/virtio/net.h"
 #include "net.pb-c.h"
@@ -625,12 +626,12 @@ static int state_check(const struct net *net, const Postern__Device__NetState *m
 
 static int net_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
 {
-	Postern__Device__NetState *msg = postern__device__net_state__unpack(NULL, len, data);
+	Postern__Device__NetState *msg = proto_unpack(&postern__device__net_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct net *net = arg;
 	int r;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not a NetState message");
+		return -EINVAL;
 	r = state_check(net, msg, err);
 	if (!r && apply) {
 		if (net->asked_mac && memcmp(net->mac, msg->permanent.data, ETH_ALEN))

@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 
 #include "base/log.h"
+#include "base/proto.h"
 #include "virtio.pb-c.h"
 
 #define BIT(n) (UINT64_C(1) << (n))
@@ -489,12 +490,12 @@ static void state_apply(struct vdev *dev, const VirtioState *msg)
 
 static int dev_load(void *arg, const uint8_t *data, size_t len, struct err *err)
 {
-	VirtioState *msg = postern__device__virtio_state__unpack(NULL, len, data);
+	VirtioState *msg = proto_unpack(&postern__device__virtio_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct vdev *dev = arg;
 	int r;
 
 	if (!msg)
-		return err_set(err, -EINVAL, "not a VirtioState message");
+		return -EINVAL;
 	vdev_lock(dev);
 	if (in_hand(dev))
 		r = err_set(err, -EBUSY, "requests are under way");

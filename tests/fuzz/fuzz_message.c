@@ -8,7 +8,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char text[PEER_TEXT_BYTES];
-	wire_message *message = message_unpack(data, size);
+	wire_message *message = message_unpack(data, size, NULL);
 
 	if (!message)
 		return 0;

@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+from harness import wire
 from harness.migration import Pair, free_port
 from harness.proxy import FRAME_BYTES, TO_DESTINATION
 from harness.vm import Postern, sanitized
@@ -209,6 +210,47 @@ def test_a_frame_that_cannot_be_is_refused(waiting_machine, recording, frame):
         sock.close()
     waiting_machine.assert_alive()
     assert waiting_machine.rss() - before < 8 * MIB or sanitized()
+    assert waiting_machine.status() == 'inmigrate'
+    assert_takes_a_guest(waiting_machine)
+
+
+def connect_by_hand(vm):
+    """[control, urgent, bulk] of a link that a machine without a secret has let in."""
+    session = os.urandom(16)
+    socks = [dial(vm.port, wire.preface(channel, session)) for channel in (wire.CONTROL, wire.URGENT, wire.BULK)]
+    for sock in socks:
+        sock.settimeout(seconds(10))
+        assert sock.recv(wire.HANDSHAKE_BYTES, socket.MSG_WAITALL).startswith(b'PSTCHAL')
+    return session, socks
+
+
+def peak(vm):
+    """Resident bytes at the most, ever."""
+    with open('/proc/%d/status' % vm.pid, encoding='ascii') as f:
+        return next(int(line.split()[1]) << 10 for line in f if line.startswith('VmHWM'))
+
+
+def many_ranges():
+    """A Hello's shape with two million of them."""
+    return wire.field(5, b'\x22\x00' * 2000000)
+
+
+def twice():
+    """A Hello with two shapes, which protobuf-c takes for none."""
+    return wire.field(5, b'') * 2
+
+
+@pytest.mark.parametrize('hello, says', [(many_ranges, b'more than 128 fields'), (twice, b'comes twice')],
+                         ids=['two-million-ranges', 'shape-twice'])
+def test_a_message_that_costs_more_than_it_weighs_is_refused_unread(waiting_machine, hello, says):
+    before = peak(waiting_machine)
+    _, socks = connect_by_hand(waiting_machine)
+    socks[0].sendall(wire.message(1, hello()))
+    assert says in closed(socks[0])
+    for sock in socks:
+        sock.close()
+    # The message itself is 4 MB of it.
+    assert peak(waiting_machine) - before < 12 * MIB or sanitized()
     assert waiting_machine.status() == 'inmigrate'
     assert_takes_a_guest(waiting_machine)
 

@@ -4,14 +4,13 @@
 nothing runs, and the real source still gets in."""
 
 import contextlib
-import ctypes
 import os
 import socket
-import struct
 import threading
 
 import pytest
 
+from harness import wire
 from harness.migration import Pair, free_port
 from harness.proxy import FRAME_BYTES, PREFACE_BYTES, TO_DESTINATION, Proxy
 from harness.qmp import QmpError
@@ -19,14 +18,6 @@ from harness.vm import Postern
 from harness.waiting import scale, seconds, wait_for
 
 MIB = 1 << 20
-
-
-def xxh3(data):
-    """XXH3 of data with 64 bits, by the library that postern is linked with."""
-    library = ctypes.CDLL('libxxhash.so.0')
-    library.XXH3_64bits.restype = ctypes.c_uint64
-    library.XXH3_64bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    return struct.pack('<Q', library.XXH3_64bits(data, len(data)))
 
 
 def assert_sound(guest):
@@ -167,7 +158,7 @@ def test_a_unix_socket_needs_no_secret(transport):
 
 def test_the_port_alone_gets_nowhere(victim, source):
     """The right preface, without a proof: with none, an empty one, a random one, and its own words sent back."""
-    preface = bytearray(next(data for channel, what, data in record() if (channel, what) == ('control', 'preface')))
+    preface = wire.preface(wire.CONTROL, os.urandom(16), kind=1)
     for proof in (b'', bytes(FRAME_BYTES), b'PSTPROOF' + os.urandom(32), None):
         with dial(victim.port) as sock:
             sock.sendall(preface)
@@ -244,9 +235,7 @@ def test_the_guest_is_not_given_to_who_cannot_prove_the_secret(source):
             for sock in socks:
                 sock.settimeout(seconds(10))
                 preface = sock.recv(PREFACE_BYTES, socket.MSG_WAITALL)
-                # The challenge that another destination sent: right but for what only the secret's owner can say to the answer.
-                challenge = struct.pack('<8sHHI16s', b'PSTCHAL', 2, struct.unpack_from('<H', preface, 48)[0], 0, os.urandom(16))
-                sock.sendall(challenge + xxh3(challenge))
+                sock.sendall(wire.challenge(preface[48]))
             for sock in socks:
                 proof = sock.recv(FRAME_BYTES, socket.MSG_WAITALL)
                 assert proof.startswith(b'PSTPROOF')
@@ -291,8 +280,7 @@ class Flood:
 
 @pytest.mark.parametrize('host', ['127.0.0.1', '127.0.0.2'], ids=['same-address', 'elsewhere'])
 def test_the_real_source_gets_in_through_a_flood(victim, source, host):
-    preface = next(data for channel, what, data in record() if (channel, what) == ('bulk', 'preface'))
-    with Flood(victim.port, preface, host=host) as flood:
+    with Flood(victim.port, wire.preface(wire.BULK, os.urandom(16), kind=1), host=host) as flood:
         wait_for(lambda: min(flood.knocks) > 50, 20, 'the flood')
         assert_untouched(victim)
         assert_takes(victim, source)

@@ -469,7 +469,7 @@ static void test_wrong_state(void **state)
 	assert_err(arch_vcpu_load(vcpu, saved.vcpu[1].data, saved.vcpu[1].len, &err), -EPROTO, err,
 		   "vCPU 0: got the state of vCPU 1");
 	assert_err(arch_vcpu_load(vcpu, NULL, 0, &err), -EPROTO, err, "version 0");
-	assert_err(arch_vm_load(a->vm, saved.vcpu[0].data, 1, &err), -EPROTO, err, "not a valid message");
+	assert_err(arch_vm_load(a->vm, saved.vcpu[0].data, 1, &err), -EPROTO, err, "not a VmState message");
 	/* A later version, by a field that comes again: the last one counts. */
 	assert_int_equal(buf_append(&saved.vcpu[0], "\x08\x02", 2), 0);
 	assert_err(arch_vcpu_load(vcpu, saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO, err,
