@@ -2,14 +2,20 @@
 // Copyright The postern authors
 //
 // The gdb stub: its socket, and one session at a time. Input is taken packet by packet; while a memory access is under
-// way, what comes further is kept, since its reply has to be sent first. See gdb.h and docs/gdb.md.
+// way, what comes further is kept, since its reply has to be sent first. However many packets come at once, a turn of the loop (base/loop.h)
+// begins some, and nothing more is read before the rest has been carried out. See gdb.h and docs/gdb.md.
+//
+// A session begins with the first byte, and not with the connection: a socket on TCP can be reached by a web browser of this host, which opens
+// connections at a page's wish. Whose first byte is none of the protocol is not heard, and has not stopped the machine.
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "control/gdb_internal.h"
 
 #define REPLY_TEXT_MAX 1024
@@ -25,6 +31,8 @@ static void on_closed(uv_handle_t *handle)
 {
 	struct gdb_client *client = handle->data;
 
+	if (--client->handles)
+		return;
 	buf_fini(&client->pending);
 	buf_fini(&client->last);
 	free(client);
@@ -40,12 +48,17 @@ void gdb_client_close(struct gdb_client *client)
 		gdb_job_cancel(client->job);
 		client->job = NULL;
 	}
-	if (!client->detached)
-		gdb_run_detach(client);
-	gdb->client = NULL;
+	if (gdb->client == client) {
+		if (!client->detached)
+			gdb_run_detach(client);
+		gdb->client = NULL;
+		log_info("gdb: detached");
+	} else {
+		gdb->stranger = NULL;
+	}
 	client->gdb = NULL;
-	log_info("gdb: detached");
 	uv_close(&client->stream.handle, on_closed);
+	uv_close((uv_handle_t *)&client->more, on_closed);
 }
 
 /*
@@ -177,14 +190,29 @@ static void keep_input(struct gdb_client *client, const void *data, size_t len)
 		gdb_client_close(client);
 }
 
+static void turn_begin(struct gdb_client *client)
+{
+	client->turn_ms = uv_now(client->more.loop);
+	client->turn_end_ns = loop_turn_end();
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
+static void on_more(uv_idle_t *more);
+
 static void take_input(struct gdb_client *client, const uint8_t *data, size_t len)
 {
 	enum gdb_packet_event event;
+	bool over;
 	size_t used;
 
 	while (len && client->gdb) {
-		if (client->job) {
+		over = clock_now_ns() >= client->turn_end_ns;
+		if (client->job || over) {
 			keep_input(client, data, len);
+			if (!client->gdb || client->job)
+				return;
+			uv_read_stop(&client->stream.stream);
+			uv_idle_start(&client->more, on_more);
 			return;
 		}
 		event = gdb_packet_feed(&client->in, data, len, &used);
@@ -194,14 +222,21 @@ static void take_input(struct gdb_client *client, const uint8_t *data, size_t le
 	}
 }
 
-void gdb_client_job_done(struct gdb_client *client)
+/* A new turn for what is kept. */
+static void take_pending(struct gdb_client *client)
 {
 	struct buf pending = client->pending;
 
-	client->job = NULL;
 	client->pending = (struct buf){ 0 };
+	turn_begin(client);
 	take_input(client, pending.data, pending.len);
 	buf_fini(&pending);
+}
+
+void gdb_client_job_done(struct gdb_client *client)
+{
+	client->job = NULL;
+	take_pending(client);
 }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
@@ -212,14 +247,49 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 	*buf = uv_buf_init(client->bytes, sizeof(client->bytes));
 }
 
+static void on_more(uv_idle_t *more)
+{
+	struct gdb_client *client = more->data;
+
+	uv_idle_stop(more);
+	take_pending(client);
+	/* It goes on in the next turn, or with what comes. */
+	if (client->gdb && !uv_is_active((uv_handle_t *)more) && uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
+		gdb_client_close(client);
+}
+
+/* False: closed. */
+static bool begin(struct gdb_client *client, char first)
+{
+	struct gdb *gdb = client->gdb;
+
+	if (!first || !strchr("+-$\003", first)) {
+		log_info("gdb: a connection is dropped that does not begin as a debugger does");
+		gdb_client_close(client);
+		return false;
+	}
+	gdb->stranger = NULL;
+	gdb->client = client;
+	gdb->missing[0] = '\0';
+	log_info("gdb: attached");
+	gdb_run_attach(client);
+	return client->gdb;
+}
+
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct gdb_client *client = stream->data;
 
-	if (n < 0)
+	if (n < 0) {
 		gdb_client_close(client);
-	else
-		take_input(client, (const uint8_t *)buf->base, (size_t)n);
+		return;
+	}
+	if (!n || (client->gdb->stranger == client && !begin(client, *buf->base)))
+		return;
+	/* libuv may read many times in one turn, whose time does not move. */
+	if (client->turn_ms != uv_now(stream->loop))
+		turn_begin(client);
+	take_input(client, (const uint8_t *)buf->base, (size_t)n);
 }
 
 /* ---- a client at the door ---- */
@@ -296,6 +366,9 @@ static void on_client(struct server *server, void *arg)
 		refuse(gdb, server);
 		return;
 	}
+	/* Who says nothing does not keep others out. */
+	if (gdb->stranger)
+		gdb_client_close(gdb->stranger);
 	client = calloc(1, sizeof(*client));
 	if (!client) {
 		log_error("gdb: no memory for a client");
@@ -303,12 +376,11 @@ static void on_client(struct server *server, void *arg)
 	}
 	client->gdb = gdb;
 	client->cont_thread = -1;
-	gdb->client = client;
-	gdb->missing[0] = '\0';
+	gdb->stranger = client;
 	r = server_accept(server, &client->stream);
-	client->stream.handle.data = client;
-	log_info("gdb: attached");
-	gdb_run_attach(client);
+	uv_idle_init(gdb->uv, &client->more);
+	client->stream.handle.data = client->more.data = client;
+	client->handles = 2;
 	if (r < 0 || uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
 		gdb_client_close(client);
 }
@@ -355,6 +427,8 @@ void gdb_free(struct gdb *gdb)
 	server_free(gdb->server);
 	if (gdb->client)
 		gdb_client_close(gdb->client);
+	if (gdb->stranger)
+		gdb_client_close(gdb->stranger);
 	if (gdb->refused)
 		refused_close(gdb->refused);
 	gdb_worker_free(gdb->worker);

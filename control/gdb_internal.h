@@ -36,8 +36,12 @@ enum gdb_signal {
 struct gdb_client {
 	struct gdb *gdb;		/* NULL: closed */
 	union server_stream stream;
+	uv_idle_t more;			/* active: pending is for the next turn */
+	unsigned int handles;		/* of these two, those that the loop has */
+	int64_t turn_end_ns;
+	uint64_t turn_ms;		/* the loop's time when the turn began */
 	struct gdb_packet in;
-	struct buf pending;		/* input that has to wait for the job */
+	struct buf pending;		/* input that has to wait for the job, or for the next turn */
 	struct buf last;		/* the last frame sent, for a '-' */
 	struct gdb_job *job;		/* a memory access under way: its reply comes later */
 	bool no_ack, swbreak, hwbreak;
@@ -64,6 +68,7 @@ struct gdb {
 	uv_loop_t *uv;
 	struct server *server;
 	struct gdb_client *client;	/* NULL: nobody is attached */
+	struct gdb_client *stranger;	/* who is connected and has said nothing yet; NULL while somebody is attached */
 	struct gdb_refused *refused;	/* who came second */
 	struct machine_listener listener;
 	struct gdb_worker *worker;

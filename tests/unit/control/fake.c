@@ -598,8 +598,14 @@ size_t arch_gdb_regs_bytes(void)
 
 int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 {
+	struct vm *vm = vcpu->vcpu->vm;
+	int64_t until = clock_now_ns() + vm->regs_ns;
+
 	(void)err;
 	assert_held(vcpu);
+	while (vm->regs_ns && clock_now_ns() < until)
+		;
+	vm->regs_read++;
 	memcpy(regs, vcpu->vcpu->regs, FAKE_REGS_BYTES);
 	return 0;
 }

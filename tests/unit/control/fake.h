@@ -59,6 +59,8 @@ struct vcpu {
 struct vm {
 	struct vcpu vcpu[FAKE_CPUS];
 	bool stuck;			/* no vCPU that runs comes out */
+	int64_t regs_ns;		/* how long reading a vCPU's registers takes */
+	unsigned int regs_read;		/* how often they were read */
 };
 
 struct machine {

@@ -203,6 +203,84 @@ static void test_disconnect(void **state)
 	assert_int_equal(s->machine->state, RUN_STATE_PAUSED);
 }
 
+/* Until the other side closes. */
+static void expect_closed(struct setup *s, int fd)
+{
+	char bytes[256];
+	ssize_t n;
+
+	do {
+		fake_pump(s->machine, fd, NULL, NULL);
+		n = read(fd, bytes, sizeof(bytes));
+	} while (n > 0);
+	assert_true(n == 0 || errno == ECONNRESET);
+	close(fd);
+}
+
+/* What a web page can have a browser of this host send: its first bytes are a method, whatever follows. */
+static void test_what_does_not_begin_as_a_debugger_is_not_heard(void **state)
+{
+	static const char *const beginnings[] = {
+		"POST / HTTP/1.1\r\nHost: 127.0.0.1:1234\r\nContent-Length: 9\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "OPTIONS / HTTP/1.1\r\n\r\n",
+		"\r\n", "{\"execute\":\"quit\"}", "\x16\x03\x01\x02", "#", "\xff", " ",
+	};
+	struct setup *s = *state;
+	size_t i;
+	int fd;
+
+	for (i = 0; i < sizeof(beginnings) / sizeof(beginnings[0]); i++) {
+		fd = fake_connect(s->machine, s->path);
+		assert_true(write(fd, beginnings[i], strlen(beginnings[i])) > 0);
+		assert_int_equal(write(fd, "$k#6b", 5), 5);
+		expect_closed(s, fd);
+		assert_false(s->machine->ended);
+		assert_int_equal(s->machine->state, RUN_STATE_RUNNING);
+		assert_false(s->machine->vm.vcpu[0].parked);
+	}
+}
+
+/* A connection alone stops nothing, and keeps nobody out. */
+static void test_a_session_begins_with_the_first_byte(void **state)
+{
+	struct setup *s = *state;
+	int silent = s->fd;
+
+	connect_client(s);
+	expect_closed(s, silent);
+	assert_int_equal(s->machine->state, RUN_STATE_RUNNING);
+	ASK("qC", "QC1");
+	assert_int_equal(s->machine->state, RUN_STATE_DEBUG);
+	ASK("D", "OK");
+}
+
+#define FLOOD 100u
+
+/* However many packets a debugger sends at once, the loop carries out some a turn; all of them, in order. */
+static void test_a_flood_of_packets_has_its_turn_like_others(void **state)
+{
+	struct setup *s = *state;
+	struct vm *vm = machine_vm(s->machine);
+	unsigned int before, most = 0, turns, i;
+
+	ASK("QStartNoAckMode", "OK");
+	assert_int_equal(write(s->fd, "+", 1), 1);
+	vm->regs_ns = LOOP_TURN_NS / 4;
+	vm->regs_read = 0;
+	for (i = 0; i < FLOOD; i++)
+		assert_int_equal(write(s->fd, i % 2 ? "$g#67" : "$p0#a0", i % 2 ? 5 : 6), i % 2 ? 5 : 6);
+	for (turns = 0; vm->regs_read < FLOOD; turns++) {
+		before = vm->regs_read;
+		uv_run(loop_uv(s->machine->loop), UV_RUN_NOWAIT);
+		if (vm->regs_read - before > most)
+			most = vm->regs_read - before;
+		assert_true(turns < 100000);
+	}
+	/* Also where one turn's end and the next one's beginning meet. */
+	assert_in_range(most, 1, 10);
+	for (i = 0; i < FLOOD; i++)
+		assert_int_equal(strlen(reply(s)), 2 * (i % 2 ? FAKE_REGS_BYTES : 8));
+}
+
 static void test_second_client(void **state)
 {
 	struct setup *s = *state;
@@ -832,6 +910,8 @@ int main(void)
 #define LONG(name) cmocka_unit_test_setup_teardown(name, set_up_long, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(test_attach), TEST(test_disconnect), TEST(test_second_client), TEST(test_detach),
+		TEST(test_what_does_not_begin_as_a_debugger_is_not_heard), TEST(test_a_session_begins_with_the_first_byte),
+		TEST(test_a_flood_of_packets_has_its_turn_like_others),
 		TEST(test_detached_and_still_there), TEST(test_registers),
 		TEST(test_memory), TEST(test_missing_page), LONG(test_page_comes), LONG(test_end_while_waiting),
 		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_a_vcpu_that_does_not_come_out),
