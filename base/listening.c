@@ -189,6 +189,15 @@ int listening_open(struct listening *l, const struct address *address, int64_t p
 	return err_prefix(err, "listening at %s", text);
 }
 
+int listening_take(struct listening *l)
+{
+	int fd = l->fd;
+
+	l->fd = -1;
+	l->n = 0;
+	return fd;
+}
+
 void listening_adopt(struct listening *l, int fd)
 {
 	*l = (struct listening){ .fd = fd, .door = { fd }, .n = 1 };

@@ -30,6 +30,8 @@ struct listening {
  * socket's (-EEXIST). With port 0 it is the same at every address. The error names the address.
  */
 int listening_open(struct listening *listening, const struct address *address, int64_t patience_ns, int backlog, struct err *err);
+/* Its one socket becomes the caller's, to accept and to close; what is left is the file, for listening_close to remove before that. */
+int listening_take(struct listening *listening);
 /* A listening socket that was made elsewhere, and is this one's from now on. */
 void listening_adopt(struct listening *listening, int fd);
 /* A client's socket, or as accept(2); -EAGAIN: nobody is there any more. */

@@ -589,7 +589,7 @@ int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_co
 	c->ops = *ops;
 	c->config = *config;
 	c->backend = backends[config->kind];
-	c->slave = -1;
+	c->slave = c->listening.fd = -1;
 	c->refs = 1;
 	r = uv_async_init(loop_uv(loop), &c->wake, on_wake);
 	if (r < 0) {

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <uv.h>
 
+#include "base/listening.h"
 #include "device/chardev.h"
 
 #define CHARDEV_INPUT_BYTES 4096
@@ -77,8 +78,9 @@ struct chardev {
 
 	/* chardev_unix.c */
 	struct chardev_stream *listener;
+	struct listening listening;	/* its file */
 	bool knock_told;		/* that nobody can be let in */
-	/* chardev_unix.c, chardev_pty.c: what was made at config.path, so that nothing else is removed */
+	/* chardev_pty.c: what was made at config.path, so that nothing else is removed */
 	struct stat made;
 	bool made_path;
 	int slave;			/* chardev_pty.c */

@@ -17,13 +17,16 @@
 
 #include "base/log.h"
 
-/* An old link of ours goes; anything else that lies there is not ours to remove. */
+#define PTYS "/dev/pts/"
+
+/* An old link to a pty goes; anything else that lies there is not ours to remove. */
 static int link_make(struct chardev *c, const char *name, struct err *err)
 {
 	const char *path = c->config.path;
-	struct stat st;
+	char old[sizeof(PTYS)];
+	ssize_t len = readlink(path, old, sizeof(old));
 
-	if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
+	if (len == sizeof(old) && !memcmp(old, PTYS, sizeof(PTYS) - 1))
 		unlink(path);
 	if (symlink(name, path) < 0)
 		return err_errno(err, -errno, "link %s to the pty %s", path, name);

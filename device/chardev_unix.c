@@ -11,33 +11,11 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "base/accept.h"
 #include "base/log.h"
 
-/* Removes a socket that nobody listens at any more. */
-static int stale_remove(const struct sockaddr_un *addr, struct err *err)
-{
-	struct stat st;
-	int fd, r;
-
-	if (lstat(addr->sun_path, &st) < 0)
-		return 0;
-	if (!S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST, "console socket %s: something else is there, and no socket",
-			       addr->sun_path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return err_errno(err, -errno, "socket");
-	r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
-	close(fd);
-	if (r != -ECONNREFUSED)
-		return err_set(err, -EADDRINUSE, "console socket %s: somebody listens there", addr->sun_path);
-	unlink(addr->sun_path);
-	return 0;
-}
+#define BACKLOG 4
 
 static void on_knock(struct chardev_stream *listener, int events)
 {
@@ -75,32 +53,17 @@ static void unix_again(struct chardev *c)
 
 static int unix_open(struct chardev *c, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, r;
+	struct address address = { .kind = ADDRESS_UNIX };
+	int r;
 
-	if (strlen(c->config.path) >= sizeof(addr.sun_path))
+	if (strlen(c->config.path) >= sizeof(address.path))
 		return err_set(err, -ENAMETOOLONG, "console socket %s: the path is longer than %zu bytes",
-			       c->config.path, sizeof(addr.sun_path) - 1);
-	strcpy(addr.sun_path, c->config.path);
-	r = stale_remove(&addr, err);
+			       c->config.path, sizeof(address.path) - 1);
+	strcpy(address.path, c->config.path);
+	r = listening_open(&c->listening, &address, 0, BACKLOG, err);
 	if (r < 0)
-		return r;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return err_errno(err, -errno, "socket");
-	/* Before bind, the socket's mode is what the file will get: there is no moment in which others may connect. */
-	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		r = err_errno(err, -errno, "console socket %s", addr.sun_path);
-		close(fd);
-		return r;
-	}
-	chardev_path_made(c);
-	if (listen(fd, 4) < 0) {
-		r = err_errno(err, -errno, "console socket %s", addr.sun_path);
-		close(fd);
-		return r;
-	}
-	r = chardev_stream_new(&c->listener, c, fd, on_knock, err);
+		return err_prefix(err, "console socket");
+	r = chardev_stream_new(&c->listener, c, listening_take(&c->listening), on_knock, err);
 	if (r == 0)
 		chardev_stream_poll(c->listener, UV_READABLE);
 	return r;
@@ -114,7 +77,8 @@ static void unix_lost(struct chardev *c, struct chardev_stream *stream)
 
 static void unix_close(struct chardev *c)
 {
-	chardev_path_remove(c);
+	/* The file first: see listening_take. */
+	listening_close(&c->listening);
 	if (c->listener)
 		chardev_stream_close(c->listener);
 }

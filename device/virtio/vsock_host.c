@@ -13,10 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/accept.h"
+#include "base/listening.h"
 #include "base/log.h"
 
 #define CID_MIN 3	/* below are the hypervisor's, the loopback's and the host's (5.10.4) */
@@ -41,10 +41,8 @@ struct vsock_host {
 	unsigned int handles;	/* of these two, those that the loop has */
 	bool rest_told;
 	struct loop *loop;
-	int fd;
+	struct listening listening;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	struct stat made;
-	bool made_path;
 	void (*connected)(void *arg, int fd, uint32_t port);
 	void *arg;
 	struct greeting *greeting[VSOCK_GREETINGS_MAX];
@@ -176,8 +174,8 @@ static void on_rested(uv_timer_t *timer)
 static void on_knock(uv_poll_t *poll, int status, int events)
 {
 	struct vsock_host *host = poll->data;
-	int fd = accept4(host->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	int r = fd < 0 ? -errno : greeting_new(host, fd);
+	int fd = listening_accept(&host->listening);
+	int r = fd < 0 ? fd : greeting_new(host, fd);
 
 	(void)status;
 	(void)events;
@@ -200,42 +198,13 @@ static void listen_update(struct vsock_host *host)
 		uv_poll_stop(&host->poll);
 }
 
-/* Removes a socket that nobody listens at any more. */
-static int stale_remove(const struct sockaddr_un *addr, struct err *err)
-{
-	struct stat st;
-	int fd, r;
-
-	if (lstat(addr->sun_path, &st) < 0)
-		return 0;
-	if (!S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST, "%s: something else is there, and no socket", addr->sun_path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return err_errno(err, -errno, "socket");
-	r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
-	close(fd);
-	if (r != -ECONNREFUSED)
-		return err_set(err, -EADDRINUSE, "%s: somebody listens there", addr->sun_path);
-	unlink(addr->sun_path);
-	return 0;
-}
-
 static int listen_open(struct vsock_host *host, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int r;
+	struct address address = { .kind = ADDRESS_UNIX };
 
-	strcpy(addr.sun_path, host->path);
-	r = stale_remove(&addr, err);
-	if (r < 0)
-		return r;
-	host->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	/* Before bind, the socket's mode is what the file will get: there is no moment in which others may connect. */
-	if (host->fd < 0 || fchmod(host->fd, 0600) < 0 || bind(host->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return err_errno(err, -errno, "%s", host->path);
-	host->made_path = lstat(host->path, &host->made) == 0;
-	return listen(host->fd, BACKLOG) < 0 ? err_errno(err, -errno, "%s", host->path) : 0;
+	_Static_assert(sizeof(address.path) == sizeof(host->path), "one fits into the other");
+	strcpy(address.path, host->path);
+	return listening_open(&host->listening, &address, 0, BACKLOG, err);
 }
 
 static void on_host_closed(uv_handle_t *handle)
@@ -244,14 +213,6 @@ static void on_host_closed(uv_handle_t *handle)
 
 	if (!--host->handles)
 		free(host);
-}
-
-static void path_remove(const struct vsock_host *host)
-{
-	struct stat now;
-
-	if (host->made_path && lstat(host->path, &now) == 0 && now.st_ino == host->made.st_ino && now.st_dev == host->made.st_dev)
-		unlink(host->path);
 }
 
 int vsock_host_new(struct vsock_host **out, struct loop *loop, const char *path,
@@ -263,20 +224,17 @@ int vsock_host_new(struct vsock_host **out, struct loop *loop, const char *path,
 	if (!host)
 		return err_set(err, -ENOMEM, "no memory for virtio-vsock");
 	host->loop = loop;
-	host->fd = -1;
 	host->connected = connected;
 	host->arg = arg;
 	snprintf(host->path, sizeof(host->path), "%s", path);
 	r = listen_open(host, err);
 	if (!r) {
-		r = uv_poll_init(loop_uv(loop), &host->poll, host->fd);
+		r = uv_poll_init(loop_uv(loop), &host->poll, host->listening.fd);
 		if (r < 0)
 			err_errno(err, r, "event loop");
 	}
 	if (r < 0) {
-		path_remove(host);
-		if (host->fd >= 0)
-			close(host->fd);
+		listening_close(&host->listening);
 		free(host);
 		return r;
 	}
@@ -292,7 +250,6 @@ void vsock_host_free(struct vsock_host *host)
 {
 	if (!host)
 		return;
-	path_remove(host);
 	while (host->greetings) {
 		int fd = host->greeting[0]->fd;
 
@@ -301,7 +258,7 @@ void vsock_host_free(struct vsock_host *host)
 	}
 	uv_close((uv_handle_t *)&host->poll, on_host_closed);
 	uv_close((uv_handle_t *)&host->rest, on_host_closed);
-	close(host->fd);
+	listening_close(&host->listening);
 }
 
 int vsock_host_connect(const struct vsock_host *host, uint32_t port)
