@@ -3,6 +3,7 @@
 #include "base/page.h"
 
 #include <stddef.h>
+#include <sys/mman.h>
 
 bool page_is_zero(const uint8_t *page)
 {
@@ -19,4 +20,20 @@ bool page_is_zero(const uint8_t *page)
 			return false;
 	}
 	return true;
+}
+
+uint8_t *page_buffer_new(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, bytes, MADV_DONTDUMP);
+	return p;
+}
+
+void page_buffer_free(uint8_t *buffer, size_t bytes)
+{
+	if (buffer)
+		munmap(buffer, bytes);
 }

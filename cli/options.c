@@ -42,6 +42,7 @@ const char options_help[] =
 	"      --balloon             a virtio balloon, which QMP's balloon command sets, and reports of free pages\n"
 	"      --vsock cid=N,socket=PATH  virtio sockets: the guest is N, and reached at PATH, and reaches port P at PATH_P\n"
 	"      --no-reboot           end when the guest reboots\n"
+	"      --dump-guest-core     core dumps of this process have the guest's RAM\n"
 	"  -S, --paused              do not start the guest yet\n"
 	"\n"
 	"control\n"
@@ -71,7 +72,7 @@ enum {
 	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
 	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
 	OPT_LOG_LEVEL, OPT_LOG_FORMAT, OPT_LOG_FILE, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG, OPT_CONSOLE,
-	OPT_BALLOON, OPT_VSOCK, OPT_APPEND, OPT_SECRET_FILE, OPT_INSECURE,
+	OPT_BALLOON, OPT_VSOCK, OPT_APPEND, OPT_SECRET_FILE, OPT_INSECURE, OPT_DUMP_GUEST_CORE,
 };
 
 static const struct option long_options[] = {
@@ -97,6 +98,7 @@ static const struct option long_options[] = {
 	{ "balloon", no_argument, NULL, OPT_BALLOON },
 	{ "vsock", required_argument, NULL, OPT_VSOCK },
 	{ "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
+	{ "dump-guest-core", no_argument, NULL, OPT_DUMP_GUEST_CORE },
 	{ "paused", no_argument, NULL, 'S' },
 	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
 	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
@@ -133,6 +135,7 @@ static const struct config_key config_keys[] = {
 	{ "insecure", CONFIG_FLAG, OPT_INSECURE },
 	{ "way-out", CONFIG_TEXT, OPT_WAY_OUT },
 	{ "no-reboot", CONFIG_FLAG, OPT_NO_REBOOT },
+	{ "dump-guest-core", CONFIG_FLAG, OPT_DUMP_GUEST_CORE },
 	{ "paused", CONFIG_FLAG, 'S' },
 	{ "link-timeout", CONFIG_NUMBER, OPT_LINK_TIMEOUT },
 	{ "bandwidth", CONFIG_SIZE, OPT_BANDWIDTH },
@@ -294,6 +297,9 @@ static void take_plain(struct options *o, int option, const char *value)
 		break;
 	case OPT_NO_REBOOT:
 		o->machine.no_reboot = true;
+		break;
+	case OPT_DUMP_GUEST_CORE:
+		o->machine.dump_guest_core = true;
 		break;
 	case OPT_LOG_FILE:
 		o->log_file = value;

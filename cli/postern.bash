@@ -33,7 +33,7 @@ _postern_run() {
 	--link-timeout | --bandwidth)
 		;;
 	*)
-		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --net --rng --console --balloon --vsock --no-reboot --paused
+		_postern_words "--kernel --initrd --cmdline --append --cpus --memory --name --serial --disk --net --rng --console --balloon --vsock --no-reboot --dump-guest-core --paused
 			--qmp --gdb --gdb-page-timeout --incoming --secret-file --insecure --way-out --link-timeout --bandwidth --log-level --log-format --log-file --config
 			--pid-file --help" "$word" ;;
 	esac

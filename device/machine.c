@@ -146,6 +146,8 @@ static int memory_make(struct machine *m, struct err *err)
 	r = arch_memory_layout(m->config.memory_bytes, ranges, &n, err);
 	if (!r)
 		r = memory_new(&m->mem, ranges, n, err);
+	if (!r && m->config.dump_guest_core && (r = memory_set_dumpable(m->mem)) < 0)
+		err_errno(err, r, "guest RAM for core dumps");
 	if (!r && m->config.incoming)
 		r = memory_watch(m->mem, &events, err);
 	if (r < 0)

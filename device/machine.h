@@ -51,6 +51,7 @@ struct machine_config {
 	void *boot_arg;
 	const struct boot_files *found;	/* what lies there now, for the start; borrowed while machine_new runs */
 	const char *name;		/* may be NULL */
+	bool dump_guest_core;		/* core dumps of this process have guest RAM */
 	enum way_out way_out;
 	bool incoming;			/* RAM arrives late: userfaultfd first, all pages MISSING */
 	bool no_reboot;			/* a guest's reset ends the process instead */

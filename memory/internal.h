@@ -82,6 +82,7 @@ struct memory {
 	state_byte *state[MEMORY_REGIONS_MAX];
 	unsigned int regions;
 	uint64_t pages;
+	bool dumpable;			/* set before other threads know of it */
 
 	pthread_rwlock_t map_lock;
 

@@ -51,9 +51,10 @@ static uint8_t *memory_map(uint64_t len_bytes)
 		munmap(p, head);
 	munmap(p + head + len_bytes, HUGE_BYTES - head);
 	p += head;
-	/* Advice, not conditions: without huge pages it is slower, a fork is never wanted. */
+	/* Advice, not conditions: without huge pages it is slower, a fork is never wanted, nor what the guest has in a core dump. */
 	madvise(p, len_bytes, MADV_HUGEPAGE);
 	madvise(p, len_bytes, MADV_DONTFORK);
+	madvise(p, len_bytes, MADV_DONTDUMP);
 	return p;
 }
 
@@ -110,6 +111,17 @@ int memory_new(struct memory **out, const struct memory_range *ranges, unsigned 
 		mem->pages += pages;
 	}
 	*out = mem;
+	return 0;
+}
+
+int memory_set_dumpable(struct memory *mem)
+{
+	unsigned int i;
+
+	mem->dumpable = true;
+	for (i = 0; i < mem->regions; i++)
+		if (madvise(mem->region[i].host, mem->region[i].pages * PAGE_BYTES, MADV_DODUMP) < 0)
+			return -errno;
 	return 0;
 }
 

@@ -93,11 +93,17 @@ struct memory_events {
 };
 
 /*
- * Allocates guest RAM: zero-filled, all PRESENT, huge pages advised. 1 to MEMORY_REGIONS_MAX ranges.
- * -EINVAL: bad ranges; -ENOMEM.
+ * Allocates guest RAM: zero-filled, all PRESENT, huge pages advised, left out of core dumps. 1 to MEMORY_REGIONS_MAX
+ * ranges. -EINVAL: bad ranges; -ENOMEM.
  */
 int memory_new(struct memory **out, const struct memory_range *ranges, unsigned int n,
 	       struct err *err);
+
+/*
+ * This process' core dumps are to have guest RAM, and so what the guest keeps secret: for whoever debugs the two together. Before other
+ * threads know `mem`. 0, or what madvise(2) fails with.
+ */
+int memory_set_dumpable(struct memory *mem);
 
 /*
  * Ends every wait in gup with -EINTR, stops the fault thread, closes the userfaultfd, frees the RAM.

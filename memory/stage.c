@@ -66,6 +66,8 @@ static int stage_renew(struct memory_stage *stage)
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 		return -errno;
 	madvise(stage->area, HUGE_BYTES, MADV_HUGEPAGE);
+	if (!stage->mem->dumpable)
+		madvise(stage->area, HUGE_BYTES, MADV_DONTDUMP);
 	return 0;
 }
 

@@ -28,6 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/page.h"
 #include "base/thread.h"
 #include "memory/stage.h"
 
@@ -182,7 +183,7 @@ static int inbox_init(struct inbox *inbox, struct peer *peer, int fd, bool stage
 	if (stage && memory_stage_new(&inbox->stage, peer->mem, err) < 0)
 		return -ENOMEM;
 	inbox->sums = malloc(FRAME_SUMS_BYTES(FRAME_PAGES_MAX));
-	inbox->pages = aligned_alloc(PAGE_BYTES, FRAME_PAGES_MAX * PAGE_BYTES);
+	inbox->pages = page_buffer_new(FRAME_PAGES_MAX * PAGE_BYTES);
 	if (inbox->sums && inbox->pages)
 		return 0;
 	return err_set(err, -ENOMEM, "no memory to receive pages");
@@ -192,7 +193,7 @@ static void inbox_fini(struct inbox *inbox)
 {
 	memory_stage_free(inbox->stage);
 	free(inbox->sums);
-	free(inbox->pages);
+	page_buffer_free(inbox->pages, FRAME_PAGES_MAX * PAGE_BYTES);
 }
 
 /* Places what is staged. */
