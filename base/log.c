@@ -2,7 +2,6 @@
 // Copyright The postern authors
 #include "base/log.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -13,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log_text.h"
+#include "base/outfile.h"
 
 #define MESSAGE_BYTES 1024
 #define LINE_BYTES (LOG_JSON_GROWTH * MESSAGE_BYTES + 256)
@@ -40,10 +40,10 @@ void log_set_format(enum log_format format)
 
 int log_open_file(const char *path, struct err *err)
 {
-	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640);
+	int fd = outfile_open(path, O_WRONLY | O_APPEND | O_CREAT, 0640, err);
 
 	if (fd < 0)
-		return err_errno(err, -errno, "%s", path);
+		return fd;
 	log_close_file();
 	log_file = fd;
 	return 0;

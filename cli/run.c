@@ -8,7 +8,6 @@
  * block these signals, so the handler runs on the main thread.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/pidfile.h"
 #include "cli/cli.h"
 #include "cli/descriptors.h"
 #include "cli/disk_boot.h"
@@ -25,6 +25,9 @@
 #include "control/rundir.h"
 #include "device/machine.h"
 #include "migrate/migration.h"
+
+/* Others may be removing the pid file. */
+#define PID_TRIES 100
 
 struct run {
 	struct options options;
@@ -39,7 +42,7 @@ struct run {
 	bool boot_found;	/* the disk was looked at and has one */
 	uv_async_t end;		/* wakes the loop from the signal handler */
 	bool end_open;
-	bool pid_written;
+	int pid_fd;		/* of the pid file, which is ours while it is open; -1: none */
 	bool misused;		/* what failed is an option's value */
 };
 
@@ -114,27 +117,45 @@ static void signals_close(struct run *run)
 
 /* ---- pid file ---- */
 
+/* Before anything is touched that the other has as well: is it taken? */
+static int pid_look(const struct run *run, struct err *err)
+{
+	const char *path = run->options.pid_file;
+	pid_t owner = path ? pidfile_owner(path) : -ESRCH;
+
+	if (owner < 0)
+		return 0;
+	return err_set(err, -EADDRINUSE, "--pid-file %s: process %d has it", path, (int)owner);
+}
+
 static int pid_write(struct run *run, struct err *err)
 {
 	const char *path = run->options.pid_file;
-	int fd, r = 0;
+	unsigned int tries = PID_TRIES;
+	pid_t owner;
+	int r;
 
 	if (!path)
 		return 0;
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	if (fd < 0)
-		return err_errno(err, -errno, "--pid-file %s", path);
-	run->pid_written = true;
-	if (dprintf(fd, "%d\n", (int)getpid()) < 0)
-		r = err_errno(err, -errno, "--pid-file %s", path);
-	close(fd);
-	return r;
+	do
+		r = pidfile_lock(path, 0644, &owner, err);
+	while (r == -EAGAIN && --tries);
+	if (r >= 0) {
+		run->pid_fd = r;
+		r = pidfile_write(r);
+		if (!r)
+			return 0;
+		err_errno(err, r, "%s", path);
+	}
+	if (r == -EAGAIN)
+		err_set(err, r, "%s: is being removed again and again", path);
+	return err_prefix(err, "--pid-file");
 }
 
 static void pid_remove(struct run *run)
 {
-	if (run->pid_written)
-		unlink(run->options.pid_file);
+	pidfile_remove(run->pid_fd, run->options.pid_file);
+	run->pid_fd = -1;
 }
 
 /* ---- set-up and end ---- */
@@ -304,6 +325,8 @@ static int run_open(struct run *run, struct err *err)
 	if (!r && o->machine.name && rundir_take(&run->rundir, o->machine.name, err) < 0)
 		r = err_prefix(err, "--name %s", o->machine.name);
 	if (!r)
+		r = pid_look(run, err);
+	if (!r)
 		r = make_machine(run, err);
 	if (!r)
 		r = migration_open(run, err);
@@ -356,7 +379,7 @@ static int log_open(const struct run *run, struct err *err)
 
 int cmd_run(int argc, char **argv)
 {
-	struct run run = { .rundir.fd = -1 };
+	struct run run = { .rundir.fd = -1, .pid_fd = -1 };
 	struct err err = { 0 };
 	int status = CLI_OK, r;
 

@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See rundir.h. A name is held by a lock, not by a file's being there: the kernel lets go of it however the owner ends, so
-// there is nothing to guess from process ids. It is an open file description's lock (F_OFD_SETLK), which no close of
-// another descriptor drops and which can be asked about without taking it.
-//
-// Two races matter. A new owner may open `pid` just before the old one removes it: after locking, the name must still lead to the
-// file that was locked, else it begins again. And nobody removes anything without holding the lock.
+// See rundir.h. A name is held by the lock on its `pid` (base/pidfile.h), not by a file's being there.
 #include "control/rundir.h"
 
 #include <ctype.h>
@@ -18,6 +13,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "base/pidfile.h"
 
 #define LIST_MAX 4096u		/* names that are listed */
 #define TAKE_TRIES 100u
@@ -99,60 +96,24 @@ static int make_dir(const char *path, struct err *err)
 	return r;
 }
 
-/* Whose lock is on an open `pid`: the process id (0: not written yet), or -ESRCH: nobody's. */
-static pid_t lock_owner(int fd)
+/* The lock on `pid`, or as pidfile_lock; -EAGAIN: try again. */
+static int lock_pid(const char *path, const char *name, struct err *err)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	char text[16] = "";
-	ssize_t n;
-
-	if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
-		return -ESRCH;
-	n = pread(fd, text, sizeof(text) - 1, 0);
-	return n > 0 ? (pid_t)strtol(text, NULL, 10) : 0;
-}
-
-/* Does the path still lead to the file that is open? */
-static bool is_same(int fd, const char *path)
-{
-	struct stat opened, named;
-
-	return !fstat(fd, &opened) && !lstat(path, &named) && opened.st_ino == named.st_ino &&
-	       opened.st_dev == named.st_dev;
-}
-
-/* 1: locked; 0: it was being removed, try again. */
-static int lock_pid(int *out, const char *path, const char *name, struct err *err)
-{
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	int r, fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	pid_t owner;
+	int r = pidfile_lock(path, 0600, &owner, err);
 
-	if (fd < 0)
-		return errno == ENOENT ? 0 : err_errno(err, -errno, "%s", path);
-	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-		r = -errno;
-		owner = lock_owner(fd);
-		close(fd);
-		if (r != -EAGAIN && r != -EACCES)
-			return err_errno(err, r, "%s: lock", path);
-		if (owner == -ESRCH)
-			return 0;
-		return err_set(err, -EADDRINUSE, "a machine of the name %s runs already (process %d)", name, (int)owner);
-	}
-	if (!is_same(fd, path)) {
-		close(fd);
-		return 0;
-	}
-	*out = fd;
-	return 1;
+	if (r == -ENOENT)	/* the directory was removed in between */
+		return -EAGAIN;
+	if (r == -EADDRINUSE)
+		return err_set(err, r, "a machine of the name %s runs already (process %d)", name, (int)owner);
+	return r;
 }
 
 int rundir_take(struct rundir *rundir, const char *name, struct err *err)
 {
 	char base[RUNDIR_PATH_MAX], pid[RUNDIR_PATH_MAX];
 	unsigned int tries = TAKE_TRIES;
-	int fd = -1, r;
+	int fd = -EAGAIN, r;
 
 	rundir->fd = -1;
 	r = rundir_path(pid, name, "pid", err);
@@ -162,23 +123,25 @@ int rundir_take(struct rundir *rundir, const char *name, struct err *err)
 		r = base_path(base, err);
 	if (!r)
 		r = make_dir(base, err);
-	while (!r) {
+	while (!r && fd < 0) {
 		r = make_dir(rundir->path, err);
 		if (r == -ENOENT && tries--) {	/* removed in between */
 			r = 0;
 			continue;
 		}
 		if (!r)
-			r = lock_pid(&fd, pid, name, err);
-		if (!r && !tries--)
+			fd = lock_pid(pid, name, err);
+		if (fd < 0 && fd != -EAGAIN)
+			r = fd;
+		if (!r && fd < 0 && !tries--)
 			r = err_set(err, -EBUSY, "%s: is being removed again and again", rundir->path);
 	}
 	if (r < 0)
 		return r;
-	if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0) {
-		r = err_errno(err, -errno, "%s", pid);
+	r = pidfile_write(fd);
+	if (r < 0) {
 		close(fd);
-		return r;
+		return err_errno(err, r, "%s", pid);
 	}
 	rundir->fd = fd;
 	return 0;
@@ -205,17 +168,8 @@ void rundir_release(struct rundir *rundir)
 pid_t rundir_owner(const char *name)
 {
 	char path[RUNDIR_PATH_MAX];
-	pid_t owner;
-	int fd;
 
-	if (rundir_path(path, name, "pid", NULL) < 0)
-		return -ESRCH;
-	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0)
-		return -ESRCH;
-	owner = lock_owner(fd);
-	close(fd);
-	return owner;
+	return rundir_path(path, name, "pid", NULL) < 0 ? -ESRCH : pidfile_owner(path);
 }
 
 static int compare(const void *a, const void *b)

@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/outfile.h"
 
 /* How long chardev_free tries to get rid of the rest. */
 #define FLUSH_NS (50 * NS_PER_MS)
@@ -554,11 +555,11 @@ static const struct chardev_backend null_backend = { .open = null_open };
 
 static int file_open(struct chardev *c, struct err *err)
 {
-	/* O_NONBLOCK: a FIFO that nobody reads is an error and not a wait. */
-	int fd = open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600);
+	/* A FIFO that nobody reads is an error and not a wait. */
+	int fd = outfile_open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC, 0600, err);
 
 	if (fd < 0)
-		return err_errno(err, -errno, "console output file %s", c->config.path);
+		return err_prefix(err, "console output file");
 	return chardev_stream_new(&c->out, c, fd, NULL, err);
 }
 
