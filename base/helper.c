@@ -126,6 +126,12 @@ void helper_ask_to_end(struct helper *h)
 		kill(h->pid, SIGTERM);
 }
 
+void helper_kill(struct helper *h)
+{
+	if (helper_runs(h))
+		kill(h->pid, SIGKILL);
+}
+
 bool helper_wait(struct helper *h, int64_t patience_ns)
 {
 	int64_t end = clock_now_ns() + patience_ns, left;
@@ -222,11 +228,13 @@ static int spawn(struct helper *h, const struct helper_config *config, const cha
 {
 	char variable[] = PATH_VARIABLE, locale[] = "LC_ALL=C", fds[] = "LISTEN_FDS=1", pid[sizeof(LISTEN_PID) + 16] = LISTEN_PID;
 	char *envp[] = { variable, locale, config->flags & HELPER_LISTENS ? fds : NULL, pid, NULL };
+	char jail_path[300];
 	struct helper_birth birth = {
-		.config = config, .path = path, .envp = envp, .said = h->said, .landlock = -1, .parent = getpid(), .root = !geteuid(),
+		.config = config, .path = path, .jail_path = jail_path, .envp = envp, .said = h->said, .landlock = -1, .parent = getpid(), .root = !geteuid(),
 		.pid_at = pid + strlen(LISTEN_PID),
 	};
 
+	snprintf(jail_path, sizeof(jail_path), HELPER_JAIL_DIR "/%.255s", strrchr(path, '/') + 1);
 	if (config->flags & HELPER_CONFINED)
 		birth.landlock = helper_landlock_new(config, path);
 	h->pid = bear(&birth);

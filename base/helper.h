@@ -73,6 +73,7 @@ void helper_describe_end(const struct helper *h, char *to, size_t room);
 char *helper_said(const struct helper *h);
 /* Asks it to end: SIGTERM. */
 void helper_ask_to_end(struct helper *h);
+void helper_kill(struct helper *h);
 /* Waits until it has ended, for so long at most. False: it still runs. */
 bool helper_wait(struct helper *h, int64_t patience_ns);
 /* Asks it to end, waits for so long at most, then kills it. NULL is allowed. `ended` is not called. */

@@ -84,6 +84,7 @@ int helper_landlock_new(const struct helper_config *config, const char *path)
 	for (i = 0; i < sizeof(system) / sizeof(system[0]); i++)
 		allow_path(fd, system[i], run & attr.fs);
 	allow_path(fd, path, run & attr.fs);
+	allow_path(fd, "/dev/null", write & attr.fs);
 	for (i = 0; i < config->n_fds; i++)
 		if ((config->readable | config->writable) >> i & 1)
 			allow(fd, config->fds[i],
@@ -235,6 +236,6 @@ void __attribute__((noreturn)) helper_child(struct helper_birth *birth)
 	if (getppid() != birth->parent)
 		_exit(127);
 	signals_reset();
-	execve(birth->jailed ? HELPER_JAIL_PROGRAM : birth->path, config->words, birth->envp);
+	execve(birth->jailed ? birth->jail_path : birth->path, config->words, birth->envp);
 	fail(birth, "executing it", -errno);
 }

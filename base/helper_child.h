@@ -15,6 +15,7 @@
 struct helper_birth {
 	const struct helper_config *config;
 	const char *path;	/* of the program */
+	const char *jail_path;	/* what it is called in a root of its own, HELPER_JAIL_DIR and its name */
 	char *const *envp;
 	char *pid_at;		/* where its process number goes; NULL: nowhere */
 	int said, landlock;	/* descriptors; -1: none */
@@ -32,11 +33,10 @@ int helper_landlock_new(const struct helper_config *config, const char *path);
 /* Becomes the program, or says in `birth` why not and ends. */
 void __attribute__((noreturn)) helper_child(struct helper_birth *birth);
 /*
- * Of the child: a root directory with nothing in it but /usr and what belongs to it, the program and its files, which have their
- * places in /proc/self/fd. 0, or a negative errno: nothing that matters has changed if the mount namespace cannot be had.
+ * Of the child: a root directory with nothing in it but /usr and what belongs to it, /dev/null (which QEMU tries locks on), the
+ * program and its files, which have their places in /proc/self/fd. 0, or a negative errno: nothing that matters has changed if the mount namespace cannot be had.
  */
 int helper_jail(struct helper_birth *birth);
-/* What stands in for the program's path in there. */
-#define HELPER_JAIL_PROGRAM "/program"
+#define HELPER_JAIL_DIR "/run"
 
 #endif

@@ -136,7 +136,10 @@ static int file_add(unsigned int fd, bool writable)
 static int files_add(const struct helper_birth *birth)
 {
 	static const char *const system[] = { "/usr", "/lib", "/lib64", "/bin", "/sbin" };
-	static const char *const make[] = { PLACE "/etc", PLACE "/proc", PLACE "/proc/self", PLACE "/proc/self/fd" };
+	static const char *const make[] = {
+		PLACE "/dev", PLACE "/etc", PLACE HELPER_JAIL_DIR, PLACE "/proc", PLACE "/proc/self", PLACE "/proc/self/fd",
+	};
+	char program[256] = PLACE;
 	const struct helper_config *config = birth->config;
 	unsigned int i;
 	int r;
@@ -148,7 +151,11 @@ static int files_add(const struct helper_birth *birth)
 			return -errno;
 	/* Where libraries are; a system without it finds them. */
 	bind_file("/etc/ld.so.cache", PLACE "/etc/ld.so.cache");
-	r = bind_file(birth->path, PLACE HELPER_JAIL_PROGRAM);
+	r = bind_file("/dev/null", PLACE "/dev/null");
+	if (!r && strlen(birth->jail_path) >= sizeof(program) - strlen(PLACE))
+		r = -ENAMETOOLONG;
+	if (!r)
+		r = bind_file(birth->path, strcat(program, birth->jail_path));
 	for (i = 0; i < config->n_fds && !r; i++)
 		if ((config->readable | config->writable) >> i & 1)
 			r = file_add(HELPER_FD + i, config->writable >> i & 1);

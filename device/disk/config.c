@@ -8,8 +8,8 @@
 #include <string.h>
 
 #define ALLOWED                                                                                                        \
-	"FILE or URI, then [,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS] are allowed; a comma of the " \
-	"name is written twice"
+	"FILE or URI, then [,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS] and, with qcow2, " \
+	"[,backing=FILE]... and [,data-file=FILE] are allowed; a comma of a name is written twice"
 
 static bool begins(const char *text, const char *with)
 {
@@ -31,6 +31,24 @@ static int number_take(int *to, const char *text)
 	return 0;
 }
 
+/* Another file of a qcow2 image's. */
+static int file_take(struct disk_config *config, const char *word, struct err *err)
+{
+	const char *path = strchr(word, '=') + 1;
+	char **to = &config->data_file;
+
+	if (!*path)
+		return err_set(err, -EINVAL, "%s: the file is missing", word);
+	if (begins(word, "backing=")) {
+		if (config->backings == DISK_BACKING_MAX)
+			return err_set(err, -EINVAL, "%s: at most %d images below another are allowed", word, DISK_BACKING_MAX);
+		to = &config->backing[config->backings++];
+	}
+	free(*to);
+	*to = strdup(path);
+	return *to ? 0 : err_set(err, -ENOMEM, "no memory for a disk's configuration");
+}
+
 static int word_take(struct disk_config *config, const char *word, struct err *err)
 {
 	if (!strcmp(word, "readonly")) {
@@ -48,6 +66,8 @@ static int word_take(struct disk_config *config, const char *word, struct err *e
 	} else if (begins(word, "reconnect=")) {
 		if (number_take(&config->reconnect_s, word + 10) < 0)
 			return err_set(err, -EINVAL, "%s: 0 to %d seconds are allowed", word, DISK_RECONNECT_MAX_S);
+	} else if (begins(word, "backing=") || begins(word, "data-file=")) {
+		return file_take(config, word, err);
 	} else {
 		return err_set(err, -EINVAL, "\"%s\" is not known: " ALLOWED, word);
 	}
@@ -88,8 +108,10 @@ static int check(const struct disk_config *config, struct err *err)
 		return err_set(err, -EINVAL, "format=qcow2 is for files: what an NBD server exports is raw");
 	if (!config->nbd && config->format != DISK_FORMAT_QCOW2 && config->reconnect_s >= 0)
 		return err_set(err, -EINVAL, "reconnect= is for NBD and qcow2: a raw file has no server that could go away");
+	if (config->format != DISK_FORMAT_QCOW2 && (config->backings || config->data_file))
+		return err_set(err, -EINVAL, "backing= and data-file= are for format=qcow2: nothing else names other files");
 	if (!config->nbd && config->format == DISK_FORMAT_NONE && has_ending(config->path, ".qcow2"))
-		return err_set(err, -EINVAL, "%s: by its name it is qcow2; say format=qcow2, or format=raw if its bytes are the disk's",
+		return err_set(err, -EINVAL, "%s: its name is a qcow2 image's: format=raw or format=qcow2 has to say which of them it was made as",
 			       config->path);
 	return config->nbd ? nbd_address_parse(&address, config->path, err) : 0;
 }
@@ -105,8 +127,11 @@ int disk_config_parse(struct disk_config *config, const char *text, struct err *
 	at = name_end(config->path);
 	config->nbd = begins(config->path, "nbd:") || begins(config->path, "nbds:") || begins(config->path, "nbd+") ||
 		      begins(config->path, "nbds+");
-	while (!r && (word = strsep(&at, ",")))
+	while (!r && at) {
+		word = at;
+		at = name_end(word);
 		r = word_take(config, word, err);
+	}
 	if (!r)
 		r = check(config, err);
 	if (r < 0) {
@@ -118,8 +143,11 @@ int disk_config_parse(struct disk_config *config, const char *text, struct err *
 
 void disk_config_fini(struct disk_config *config)
 {
+	while (config->backings)
+		free(config->backing[--config->backings]);
+	free(config->data_file);
 	free(config->path);
-	config->path = NULL;
+	config->path = config->data_file = NULL;
 }
 
 /* ---- URIs ---- */

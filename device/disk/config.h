@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What a user says of a disk: FILE|URI[,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS]. A comma of the file's name is
- * written twice.
+ * What a user says of a disk: FILE|URI[,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS], and of a qcow2 image also
+ * [,backing=FILE]... and [,data-file=FILE]. A comma of a file's name is written twice.
  *
  * The format is never guessed. A guest that has a raw disk can write what it likes to its start, a qcow2 header too, one that names a file
  * of the host as what lies below: whoever then took the disk for qcow2 would hand that file to the guest. So a file is raw unless
@@ -19,12 +19,17 @@
 /* What VIRTIO_BLK_T_GET_ID returns (virtio 1.2, 5.2.6). */
 #define DISK_SERIAL_BYTES 20
 #define DISK_RECONNECT_MAX_S (7 * 24 * 3600)
+/* Images below an image. */
+#define DISK_BACKING_MAX 6
 
 enum disk_format { DISK_FORMAT_NONE, DISK_FORMAT_RAW, DISK_FORMAT_QCOW2 };
 
 struct disk_config {
 	char *path;			/* or URI; on the heap */
 	bool nbd;			/* it is a URI */
+	char *backing[DISK_BACKING_MAX];	/* of a qcow2 image: those below it, the next first; on the heap */
+	unsigned int backings;
+	char *data_file;		/* what has its data; NULL: itself; on the heap */
 	enum disk_format format;	/* NONE: not said */
 	bool readonly;
 	int reconnect_s;		/* how long requests wait for a server that has gone; -1: for ever */

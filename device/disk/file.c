@@ -452,8 +452,9 @@ static int format_check(struct file *file, enum disk_format format, struct err *
 
 	if (format == DISK_FORMAT_RAW || pread(file->fd, magic, sizeof(magic), 0) < 4 || memcmp(magic, "QFI\xfb", 4) != 0)
 		return 0;
-	return err_set(err, -EINVAL,
-		       "it begins as a qcow2 image does; say format=qcow2, or format=raw if those bytes are the disk's");
+	/* The other format is not offered: who wrote these bytes may be the guest. */
+	return err_set(err, -EINVAL, "it begins as a qcow2 image does, which a guest that had it as a raw disk can have written there: "
+				     "format=raw, unless somebody whom you trust has made it as an image");
 }
 
 static int files_open(struct file *file, enum disk_format format, struct err *err)

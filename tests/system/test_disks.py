@@ -4,13 +4,14 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 
-from harness.disks import MIB, Nbdkit, qcow2
+from harness.disks import MIB, Nbdkit, need, qcow2
 from harness.migration import Pair
 from harness.qmp import QmpError
-from harness.vm import Postern, run_postern
+from harness.vm import Postern, bare_elf, run_postern
 from harness.waiting import wait_for
 
 QUICK_MS = 1000
@@ -59,6 +60,51 @@ def test_programs_that_it_starts_get_nothing_that_was_handed_to_it(tmp_path):
     finally:
         os.close(end)
         os.close(other)
+
+
+def children(pid):
+    """Process numbers."""
+    with open('/proc/%d/task/%d/children' % (pid, pid), encoding='ascii') as file:
+        return [int(word) for word in file.read().split()]
+
+
+def test_a_qcow2_image_names_no_file_of_the_hosts(tmp_path):
+    """Its header may be anybody's; what it names is opened only if the user names it, too."""
+    need('qemu-nbd', 'qemu-utils')
+    below = raw(tmp_path, 1, 'below')
+    for name in (below, '/etc/passwd', 'nbd://127.0.0.1/x'):
+        subprocess.run(['qemu-img', 'create', '-q', '-u', '-f', 'qcow2', '-F', 'raw', '-b', name, str(tmp_path / 'a'), '1M'], check=True)
+        code, text = run_postern('run', '--serial', 'null', '--memory', '64M', '--kernel', bare_elf(), '--disk',
+                                 '%s,format=qcow2' % (tmp_path / 'a'), timeout=10)
+        assert code == 1 and 'its header names "%s"' % name in text and 'backing=FILE' in text, text
+    subprocess.run(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', 'raw', '-b', below, str(tmp_path / 'a')], check=True)
+    with Postern(memory='64M', options=['--disk', '%s,format=qcow2,backing=%s' % (tmp_path / 'a', below)]) as vm:
+        assert block(vm)['inserted']['image']['virtual-size'] == MIB
+
+
+def test_a_raw_disk_is_never_said_to_be_an_image(tmp_path):
+    """Its guest has written those bytes, and would like to see /etc/shadow."""
+    disk = tmp_path / 'disk'
+    disk.write_bytes(b'QFI\xfb' + bytes(MIB - 4))
+    text = refused('--disk', str(disk))
+    assert 'format=raw' in text and 'format=qcow2' not in text, text
+
+
+def test_qemu_nbd_has_few_rights(tmp_path):
+    """Nobody, whose root directory, where root has started it, has nothing in it but what it needs."""
+    with Postern(memory='64M', env=dict(os.environ, SECRET_TOKEN='x'),
+                 options=['--disk', '%s,format=qcow2' % qcow2(tmp_path / 'disk', 1)]) as vm:
+        child, = children(vm.pid)
+        with open('/proc/%d/status' % child, encoding='ascii') as file:
+            status = dict(line.split(':', 1) for line in file.read().splitlines())
+        assert status['Name'].strip() == 'qemu-nbd' and status['NoNewPrivs'].split() == ['1'] and '0' not in status['Uid'].split(), status
+        # Past the modes of the image, which is root's: in a place that has no other file.
+        assert int(status['CapEff'], 16) == (2 if not os.geteuid() else 0)
+        with open('/proc/%d/environ' % child, encoding='ascii') as file:
+            assert 'SECRET_TOKEN' not in file.read()
+        if not os.geteuid():
+            assert 'home' not in os.listdir('/proc/%d/root' % child)
+            assert os.listdir('/proc/%d/root/proc/self/fd' % child) == ['4']
 
 
 def test_two_machines_do_not_write_one_disk(tmp_path):

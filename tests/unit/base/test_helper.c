@@ -453,7 +453,7 @@ static void who_opens_roots_files_reaches_no_socket(void **state)
 		skip();
 	}
 	files_make(&f);
-	snprintf(script, sizeof(script), "for i in %s /dev /sys /tmp /etc/passwd /proc/1; do test -e $i && echo $i; done; id -u", f.socket);
+	snprintf(script, sizeof(script), "for i in %s /dev/zero /sys /tmp /etc/passwd /proc/1; do test -e $i && echo $i; done; id -u", f.socket);
 	expect(script, config, "65534\n");
 	files_free(&f);
 }

@@ -611,11 +611,11 @@ static void a_qcow2_image_is_a_disk(void **state)
 	assert_int_equal(loop_new(&other.loop, &err), 0);
 	assert_int_equal(disks_try(&other, text, false, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "no qcow2 image"));
-	/* A version that there is not: qemu-nbd says so. */
+	/* A table that is nowhere: qemu-nbd says so. */
 	text[strlen(s.image)] = '\0';
 	assert_int_equal(run_to_end(create), 0);
 	fd = open(s.image, O_RDWR | O_CLOEXEC);
-	assert_int_equal(pwrite(fd, "\0\0\0\x63", 4, 4), 4);
+	assert_int_equal(pwrite(fd, "\0\0\0\x63", 4, 44), 4);
 	close(fd);
 	strcat(text, ",format=qcow2");
 	assert_true(disks_try(&other, text, false, &err) < 0);
@@ -636,7 +636,8 @@ static void a_missing_program_is_named(void **state)
 	server_new(&s);
 	fd = open(s.image, O_RDWR | O_CLOEXEC);
 	assert_int_equal(pwrite(fd, "QFI\xfb\0\0\0\3", 8, 0), 8);
-	assert_int_equal(pwrite(fd, "\0\0\0\0\0\x10\0\0", 8, 24), 8);
+	assert_int_equal(pwrite(fd, "\0\0\0\x10\0\0\0\0\0\x10\0\0", 12, 20), 12);
+	assert_int_equal(pwrite(fd, "\0\0\0\x68", 4, 100), 4);
 	close(fd);
 	assert_int_equal(loop_new(&d.loop, &err), 0);
 	path = strdup(getenv("PATH"));
