@@ -161,6 +161,12 @@ void memory_detach(struct memory *mem);
  * Returns how many became PRESENT by this call, or -EFAULT: not RAM, -ENOMEM: the host has none.
  */
 int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data);
+/*
+ * All that has come is MISSING again, as if it had never come. Only before a vCPU or a device has used any of it, and while no source is
+ * attached and nobody fills. 0; -EINVAL: not watched, or nothing is missing any more; -EBUSY: somebody holds a page, -EPERM and the like: the
+ * host keeps it (madvise(2)): some pages are then MISSING and others are not.
+ */
+int memory_take_back(struct memory *mem);
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
 int memory_lose(struct memory *mem, gfn_t gfn);
 
