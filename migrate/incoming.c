@@ -5,13 +5,14 @@
  *
  *   LISTEN --linked--> HELLO --welcome--> STATE --State loaded--> PREPARED --Run--> RUNNING --all here--> COMPLETE --ack--> DONE
  *     ^                  |                  |
- *     +---no page placed-+------------------+--page placed--> FAILED
+ *     +------------------+------------------+--pages placed that cannot be taken back--> FAILED
  *
- * From PREPARED on a lost link changes no phase. The listener stays open until DONE, so that the source can resume at the same
- * URI without a command here; migrate-recover puts another in its place.
+ * From PREPARED on a lost link changes no phase. The listener stays open until DONE, so that
+ * the source can resume at the same URI without a command here; migrate-recover puts another in
+ * its place.
  *
- * A connection with this session and a higher epoch is the source's word that it holds the present link for lost, so it is
- * lost here too, even when nothing was noticed yet.
+ * A connection with this session and a higher epoch is the source's word that it holds the
+ * present link for lost, so it is lost here too, even when nothing was noticed yet.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -35,13 +36,16 @@ static void first_session_lost(struct migration *m, const struct err *why)
 {
 	struct err err = *why;
 
+	/* What was placed may be stale for the next attempt. */
+	if (m->pages_placed && !memory_take_back(machine_memory(m->machine)))
+		m->pages_placed = false;
 	if (!m->pages_placed && m->listener_socket) {
 		migration_note(m, &err);
 		m->in = IN_LISTEN;
 		migration_set_status(m, MIGRATION_SETUP);
 		return;
 	}
-	/* What was placed may be stale for the next attempt, and cannot be taken back. */
+	/* Only where somebody holds one: the debugger, say. */
 	if (m->pages_placed)
 		err_prefix(&err, "start a new destination, this one holds pages of a migration that failed");
 	migration_note(m, &err);
@@ -168,6 +172,7 @@ static void on_hello(struct migration *m, const Postern__Wire__Hello *hello)
 	if (check_hello(m, hello, &err) < 0) {
 		migration_note(m, &err);
 		reply.error = err.text;
+		m->refused = true;
 	} else {
 		m->in = IN_STATE;
 		log_info("migration: a guest comes from postern %s (protocol %u.%u)",
@@ -185,10 +190,17 @@ static void on_state(struct migration *m, const Postern__Wire__State *state)
 	if (switchover_load(m, state, &err) < 0) {
 		migration_note(m, &err);
 		reply.error = err.text;
+		m->refused = true;
 	}
-	/* With an error the source cuts the link, and incoming_lost() decides what becomes of us. */
+	/*
+	 * With an error the source cuts the link, and incoming_lost() decides what becomes of
+	 * us.
+	 */
 	link_send(m->link, WIRE(STATE_REPLY), &reply);
-	/* While Run is on its way, not after it: the guest misses pages from its first instruction on. */
+	/*
+	 * While Run is on its way, not after it: the guest misses pages from its first
+	 * instruction on.
+	 */
 	if (m->in == IN_PREPARED)
 		flow(m);
 	migration_set_status(m, MIGRATION_DEVICE);
@@ -257,9 +269,9 @@ static bool is_due(const struct migration *m, wire_body body)
 {
 	switch (body) {
 	case WIRE(HELLO):
-		return m->in == IN_HELLO;
+		return m->in == IN_HELLO && !m->refused;
 	case WIRE(STATE):
-		return m->in == IN_STATE;
+		return m->in == IN_STATE && !m->refused;
 	case WIRE(RUN):
 		return m->in == IN_PREPARED && m->resume != RESUME_ASKED;
 	case WIRE(RESUME):
@@ -305,13 +317,17 @@ static void on_pages(void *arg, const struct frame *frame, const uint8_t *payloa
 	struct err err;
 	int r;
 
-	if (m->in != IN_STATE) {
+	if (m->in != IN_STATE || m->refused) {
 		r = err_set(&err, -EBADMSG, "unexpected %s frame from the source (phase %s)",
 			    frame_type_name(frame->type), phase_name(m->in));
+	} else if (frame->count >= recover_count_missing(m)) {
+		/* Were all there, they could not be taken back. */
+		r = err_set(&err, -EBADMSG, "all of the guest's memory before its state");
 	} else {
 		struct memory *mem = machine_memory(m->machine);
 
 		m->pages_placed = true;
+		m->early_bytes += FRAME_BYTES + frame->payload_bytes;
 		r = stream_place(mem, memory_sink(mem), frame, payload,
 				 payload + FRAME_SUMS_BYTES(frame->count), &err);
 	}
@@ -390,6 +406,8 @@ static void on_linked(void *arg, const int fd[WIRE_CHANNELS], const struct prefa
 	}
 	m->epoch = preface->epoch;
 	m->told_complete = false;
+	m->refused = false;
+	m->early_bytes = 0;
 	if (first) {
 		memcpy(m->session, preface->session, SESSION_BYTES);
 		m->in = IN_HELLO;

@@ -7,6 +7,7 @@
  *   outgoing.c    the source's conversation        incoming.c   the destination's
  *   switchover.c  who may run, and when: pause, state, decision, run; on both sides
  *   recover.c     what is missing, as messages
+ *   awaited.c     how long is waited for a peer that lives
  *   trust.c       whether a URI may be used with what is known of the peer
  */
 #ifndef POSTERN_MIGRATE_INTERNAL_H
@@ -62,6 +63,16 @@ enum in_phase {
 	IN_FAILED,		/* pages of a session that died: of no use for another */
 };
 
+/* What a side waits for from a peer that lives: awaited.c. */
+enum awaited {
+	AWAITED_NOTHING,
+	/* the destination */
+	AWAITED_HELLO, AWAITED_STATE, AWAITED_RUN, AWAITED_RESUME, AWAITED_RESUME_ACK, AWAITED_PAGE, AWAITED_COMPLETE_ACK,
+	/* the source */
+	AWAITED_HELLO_REPLY, AWAITED_STATE_REPLY, AWAITED_RUN_REPLY, AWAITED_RESUME_REPLY, AWAITED_MISSING, AWAITED_COMPLETE,
+	AWAITED_CLOSE,
+};
+
 /* A resume's handshake, on top of the phase. */
 enum resume_step {
 	RESUME_NONE,
@@ -88,15 +99,16 @@ struct migration {
 	struct link *link;	/* NULL: none */
 	enum resume_step resume;
 	uint64_t recoveries;
+	enum awaited awaited;	/* on this link; since when, or since its last progress, and what was still to be sent then */
+	int64_t awaited_ns;
+	uint64_t awaited_progress;
+	uint64_t awaited_unsent;
 
 	/* the source */
 	enum out_phase out;
 	struct connector *connector;
 	struct sender *sender;
 	bool was_running;
-	enum out_phase awaited;	/* the phase whose answer is waited for, since when, and what was still to be sent at the last look */
-	int64_t awaited_ns;
-	size_t awaited_queued;
 	uint64_t told_pages;	/* of a resume: pages that Missing messages have covered, and */
 	uint64_t told_missing;	/* those of them that are missing */
 	uint64_t reply_missing;
@@ -109,6 +121,8 @@ struct migration {
 	struct peer *peer;
 	bool run_flag;		/* of State */
 	bool pages_placed;	/* a page of this session was placed */
+	bool refused;		/* the source has been told that its guest is not taken: nothing more is due on this link */
+	uint64_t early_bytes;	/* of pages, before State, on this link */
 	bool told_complete;	/* the source, on this link */
 
 	/* times, CLOCK_MONOTONIC; 0: not yet */
@@ -137,9 +151,6 @@ void outgoing_forget(struct migration *m);
 /* The link is lost or given up; what follows depends on the phase. */
 void outgoing_lost(struct migration *m, const struct err *err, bool cancelled);
 
-/* Once a second: gives up a destination that lives and does not answer, while the guest is still ours. */
-void outgoing_check_answer(struct migration *m);
-
 /* incoming.c */
 int incoming_listen(struct migration *m, const struct uri *uri, const char *text, struct err *err);
 void incoming_lost(struct migration *m, const struct err *err);
@@ -153,6 +164,9 @@ void switchover_run(struct migration *m);
 /* switchover.c: the destination */
 int switchover_load(struct migration *m, const Postern__Wire__State *state, struct err *err);
 void switchover_enter(struct migration *m);
+
+/* awaited.c: once a second, gives up a peer that lives and does not say what is due. */
+void awaited_check(struct migration *m);
 
 /* trust.c: -EINVAL where strangers could come in, or the guest could go to them, and says what to do. */
 int trust_check(const struct migration_trust *trust, const struct uri *uri, bool listening, struct err *err);

@@ -13,9 +13,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/sockios.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -194,6 +196,17 @@ void link_send_zero(struct link *link, gfn_t first, uint32_t n)
 size_t link_queued(const struct link *link)
 {
 	return link->cut ? 0 : channel_queued(link->channel);
+}
+
+uint64_t link_unsent(const struct link *link)
+{
+	uint64_t bytes = link_queued(link);
+	int i, held;
+
+	for (i = 0; i < WIRE_CHANNELS && !link->cut; i++)
+		if (!ioctl(link->fd[i], SIOCOUTQ, &held))
+			bytes += (unsigned int)held;
+	return bytes;
 }
 
 /* ---- failures reported by threads ---- */

@@ -43,6 +43,8 @@ void link_send_pages(struct link *link, gfn_t first, uint32_t n, const uint8_t *
 void link_send_zero(struct link *link, gfn_t first, uint32_t n);
 /* Bytes of the control connection that the socket has not taken yet. */
 size_t link_queued(const struct link *link);
+/* Bytes that have been sent and that the peer has not taken yet, as far as this host knows; of all three connections. */
+uint64_t link_unsent(const struct link *link);
 /* Loses the link from the loop, as if a connection had failed with this. */
 void link_fail(struct link *link, const struct err *err);
 

@@ -77,6 +77,7 @@ void migration_drop_link(struct migration *m, const char *reason)
 		peer_stop(m->peer);
 	link_free(m->link);
 	m->link = NULL;
+	m->awaited = AWAITED_NOTHING;
 }
 
 /* The shape's strings and ranges are allocated; migration_drop_shape frees them. Without memory the shape lacks them. */
@@ -140,7 +141,7 @@ static void on_sample(uv_timer_t *timer)
 						 (uint64_t)NS_PER_SEC / (uint64_t)elapsed);
 	m->sampled_bytes = bytes;
 	m->sampled_ns = now;
-	outgoing_check_answer(m);
+	awaited_check(m);
 }
 
 static void query_pages(struct migration *m, struct migration_info *info)

@@ -19,9 +19,6 @@
 #include "base/log.h"
 #include "migrate/internal.h"
 
-/* How many link timeouts a destination that lives may take for an answer. */
-#define ANSWER_TIMEOUTS 3u
-
 static const char *phase_name(enum out_phase phase)
 {
 	static const char *const names[] = { "idle", "connecting", "hello", "state", "decided", "running",
@@ -67,34 +64,6 @@ void outgoing_forget(struct migration *m)
 	m->resume = RESUME_NONE;
 	m->out = OUT_IDLE;
 	migration_set_status(m, MIGRATION_FAILED);
-}
-
-/*
- * A destination that is dead is noticed by the link. One that answers pings and nothing else would keep the guest paused for ever; so
- * each answer has its time, from when the destination has taken all that was sent to it.
- */
-void outgoing_check_answer(struct migration *m)
-{
-	unsigned int limit_ms = connect_timeout_ms(ANSWER_TIMEOUTS * m->params.link_timeout_ms);
-	int64_t now = clock_now_ns();
-	struct err err;
-	size_t queued;
-
-	if (!m->link || (m->out != OUT_HELLO && m->out != OUT_STATE)) {
-		m->awaited = OUT_IDLE;
-		return;
-	}
-	queued = link_queued(m->link);
-	if (m->awaited != m->out || m->awaited_queued != queued) {
-		m->awaited = m->out;
-		m->awaited_queued = queued;
-		m->awaited_ns = now;
-	}
-	if (now - m->awaited_ns < (int64_t)limit_ms * NS_PER_MS)
-		return;
-	err_set(&err, -ETIMEDOUT, "the destination lives, but has not answered the %s within %u ms: look at its log, or try another",
-		m->out == OUT_HELLO ? "Hello" : "machine's state", limit_ms);
-	outgoing_lost(m, &err, false);
 }
 
 /* The sender's threads begin, or go on. */

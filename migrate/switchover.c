@@ -11,8 +11,8 @@
  *   the link is cut                         source                          destination
  *   1 before Hello is answered              runs on; failed                 listens again
  *   2 before any page was placed            runs on; failed                 listens again
- *   3 after a page was placed, before       runs on; failed                 never runs; failed: "start a new
- *     State was loaded                                                      destination"
+ *   3 after a page was placed, before       runs on; failed                 drops what was placed; listens again
+ *     State was loaded
  *   4 State loaded, StateReply not          runs on; failed; the session    never runs; postcopy-paused, prepared, for
  *     arrived                               is dead for ever                a Run that will not come
  *   5 StateReply arrived = the decision;    never runs; postcopy-paused     never runs yet; postcopy-paused, prepared

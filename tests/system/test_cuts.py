@@ -130,6 +130,11 @@ MOMENTS = [
     ('preface', 1, D, None, STAYS, STAYS),
     ('preface', 2, D, None, STAYS, STAYS),
     ('preface', 3, D, None, STAYS, STAYS),
+    ('challenge', 1, S, None, STAYS, STAYS),
+    ('proof', 1, D, None, STAYS, STAYS),
+    ('proof', 3, D, None, STAYS, STAYS),
+    ('proof', 1, S, None, STAYS, STAYS),
+    ('proof', 3, S, None, STAYS, STAYS),
     ('Hello', 1, D, 'control', STAYS, STAYS),
     ('HelloReply', 1, S, 'control', STAYS, STAYS),
     ('PAGES', 1, D, 'control', STAYS, STAYS),
@@ -195,6 +200,24 @@ def test_cut_at_each_piece_of_the_protocol(pieces, moment, when, expected, how):
                 assert_moves(pair)
                 assert pair.destination.migration_status() == 'completed'
         assert watch.samples and not watch.twice, watch.twice
+
+
+def test_pages_of_a_session_that_failed_are_not_kept():
+    """They were placed before the State that never came, and the guest has rewritten them since: the same destination takes it all the same."""
+    with Pair(proxy=True, memory=MEMORY, link_timeout_ms=CONNECT_MS) as pair:
+        prepare(pair)
+        pair.proxy.cut_at(Moment('State', when='before'))
+        pair.begin()
+        assert pair.proxy.wait_cut()
+        assert settled(pair) == 'failed'
+        assert pair.proxy.count('PAGES', channel='control')
+        pair.destination.wait_migration('setup')
+        assert pair.destination.faults()['pages']['present'] == 0
+        pair.guest.wait_beats(20, seconds(10))
+        pair.proxy.restore()
+        pair.source.command('migrate', uri=pair.proxy.uri)
+        pair.wait_completed()
+        assert_moves(pair)
 
 
 def test_a_source_that_gave_up_can_migrate_to_a_new_destination():

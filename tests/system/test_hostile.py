@@ -158,6 +158,19 @@ def test_a_replayed_session_runs_no_guest_twice(waiting_machine, recording):
         sock.close()
 
 
+def test_pages_of_a_stranger_are_dropped(waiting_machine, recording):
+    """The right shape, pages, no State: the machine is as before, and takes a guest."""
+    upto = max(i for i, p in enumerate(recording[:40]) if p[:2] == ('control', 'PAGES')) + 1
+    assert 'State' not in [p[1] for p in recording[:upto]]
+    for sock in replay(waiting_machine, recording, upto=upto).values():
+        sock.shutdown(socket.SHUT_WR)
+        closed(sock)
+        sock.close()
+    wait_for(lambda: waiting_machine.migration_status() == 'setup', 10)
+    assert waiting_machine.status() == 'inmigrate' and waiting_machine.faults()['pages']['present'] == 0
+    assert_takes_a_guest(waiting_machine)
+
+
 @pytest.mark.parametrize('seed', range(6))
 def test_a_session_with_flipped_bits_never_crashes_the_destination(recording, seed):
     """One bit in a hundred pieces' worth of protocol: headers, messages, prefaces."""

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "memory/gup.h"
 #include "steps.h"
 
 static bool has_seen(const struct side *side, enum migration_status status)
@@ -96,8 +97,8 @@ static const struct moment moments[] = {
 	{ "HelloReply kept", AT_HELLO_REPLY, false, F, S, true, false },
 	{ "HelloReply delivered", AT_HELLO_REPLY, true, F, S, true, false },
 	{ "early page kept", AT_PAGES, false, F, S, true, false },
-	{ "early page delivered", AT_PAGES, true, F, F, true, false },
-	{ "State kept", AT_STATE, false, F, F, true, false },
+	{ "early page delivered", AT_PAGES, true, F, S, true, false },
+	{ "State kept", AT_STATE, false, F, S, true, false },
 	{ "State delivered", AT_STATE, true, F, P, true, false },
 	{ "StateReply kept", AT_STATE_REPLY, false, F, P, true, false },
 	{ "StateReply delivered", AT_STATE_REPLY, true, P, P, false, false },
@@ -162,6 +163,30 @@ static void check_moment(const struct moment *moment)
 	} else {
 		world_check_arrived(&w);
 	}
+	world_free(&w);
+}
+
+/* Pages were placed, the source went on, and the guest wrote there again: what arrives in the end is the last. */
+static void test_pages_of_a_session_that_failed_are_not_kept(void **state)
+{
+	uint8_t page[PAGE_BYTES], is[PAGE_BYTES];
+	struct memory_stats stats;
+	struct world w;
+
+	(void)state;
+	NEEDS(&w);
+	relay_cut_at(w.relay, AT_STATE, false);
+	world_migrate(&w, false);
+	world_until(&w, world_status(&w.from) == MIGRATION_FAILED && world_status(&w.to) == MIGRATION_SETUP && relay_has_cut(w.relay));
+	memory_stats(w.to.machine.mem, &stats);
+	assert_int_equal(stats.missing, WORLD_PAGES);
+	/* One of the early ones. */
+	memset(page, 0xee, sizeof(page));
+	assert_int_equal(gup_write(w.from.machine.mem, GPA(3 * PAGE_BYTES), page, PAGE_BYTES, 0, NULL), 0);
+	world_migrate(&w, false);
+	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED && world_status(&w.to) == MIGRATION_COMPLETED);
+	assert_int_equal(gup_read(w.to.machine.mem, GPA(3 * PAGE_BYTES), is, PAGE_BYTES, GUP_NOWAIT, NULL), 0);
+	assert_memory_equal(is, page, PAGE_BYTES);
 	world_free(&w);
 }
 
@@ -595,6 +620,7 @@ int main(void)
 		cmocka_unit_test(test_a_paused_guest_arrives_paused),
 		cmocka_unit_test(test_a_guest_that_is_to_run_arrives_running),
 		cmocka_unit_test(test_every_moment_of_a_cut),
+		cmocka_unit_test(test_pages_of_a_session_that_failed_are_not_kept),
 		cmocka_unit_test(test_a_resume_may_be_cut_anywhere),
 		cmocka_unit_test(test_run_may_be_cut_again_and_again),
 		cmocka_unit_test(test_many_cuts_in_the_flow),

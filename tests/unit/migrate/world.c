@@ -20,7 +20,7 @@ static const struct memory_range ranges[] = {
 };
 const struct migration_trust world_open = { .insecure = true };
 
-static const char saved_state[] = "the state of a machine without KVM";
+static const char saved_state[] = WORLD_STATE;
 
 /* ---- machine_* ---- */
 

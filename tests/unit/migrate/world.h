@@ -86,6 +86,8 @@ struct world {
 /* Everybody is trusted. */
 extern const struct migration_trust world_open;
 
+/* What machine_save says, with its end. */
+#define WORLD_STATE "the state of a machine without KVM"
 #define WORLD_PAGES 6144u	/* two regions: 16 and 8 MiB */
 
 /* False: no userfaultfd here, the test is to be skipped. */
