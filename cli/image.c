@@ -35,6 +35,7 @@
 #define SIZE_MAX_BYTES (UINT64_C(16) << 40)
 #define BLOCK_BYTES 4096u	/* ext4's */
 #define KEY_BYTES_MAX 65536
+#define PASSWORD_BYTES_MAX 512
 #define TAIL_BYTES 4096
 /* Those that were asked to end get as long to tidy up. */
 #define PATIENCE_MS 20000
@@ -53,7 +54,8 @@ static const char help[] =
 	"  --size SIZE           of the disk: bytes, or with K, M, G or T (2G)\n"
 	"  --suite NAME          Debian's release (bookworm)\n"
 	"  --package NAME        one more package; may be given several times\n"
-	"  --root-password TEXT  for the console and ssh; without it, root needs none on the console\n"
+	"  --root-password-file FILE  root's, for the console and ssh, in its one line; -: standard input. Without it, root\n"
+	"                        needs none on the console\n"
 	"  --ssh-key FILE        public keys that ssh lets in as root\n"
 	"  --hostname NAME       (debian)\n"
 	"  --mirror URL          where packages come from; else, where this machine's own come from\n"
@@ -65,7 +67,8 @@ struct image {
 	char *packages;		/* by blanks */
 	char *key;
 	char size[24];		/* as mke2fs takes it */
-	const char *suite, *password, *hostname, *mirror;
+	char *password;
+	const char *suite, *hostname, *mirror;
 	bool help;
 	/* Directories that are removed at the end; NULL: not made yet. */
 	char *top;		/* beside the file, with the next in it, and mostly the third */
@@ -116,6 +119,27 @@ static int key_read(struct image *image, const char *path, struct err *err)
 	return 0;
 }
 
+/* One line. What it is must not get into a message. */
+static int password_read(struct image *image, const char *path, struct err *err)
+{
+	bool standard = !strcmp(path, "-");
+	FILE *file = standard ? stdin : fopen(path, "re");
+	size_t n;
+
+	if (!file)
+		return err_errno(err, -errno, "--root-password-file %s", path);
+	free(image->password);
+	image->password = calloc(1, PASSWORD_BYTES_MAX + 2);
+	n = image->password ? fread(image->password, 1, PASSWORD_BYTES_MAX + 1, file) : 0;
+	if (!standard)
+		fclose(file);
+	if (n && image->password[n - 1] == '\n')
+		image->password[--n] = '\0';
+	if (!n || n > PASSWORD_BYTES_MAX || strlen(image->password) != n || strpbrk(image->password, "\n\r"))
+		return err_set(err, -EINVAL, "--root-password-file %s: it has to hold one line of 1 to %d bytes", path, PASSWORD_BYTES_MAX);
+	return 0;
+}
+
 static int size_take(struct image *image, const char *text, struct err *err)
 {
 	uint64_t bytes;
@@ -148,10 +172,10 @@ static int take(struct image *image, int option, const char *value, struct err *
 	case 'p':
 		return package_add(image, value, err);
 	case 'w':
-		if (!*value || strpbrk(value, "\n\r"))
-			return err_set(err, -EINVAL, "--root-password: one line that is not empty is allowed");
-		image->password = value;
-		return 0;
+		return password_read(image, value, err);
+	case 'W':
+		return err_set(err, -EINVAL, "--root-password: everybody can see a command line: --root-password-file FILE, or - for standard "
+			       "input");
 	case 'k':
 		return key_read(image, value, err);
 	case 'n':
@@ -168,7 +192,8 @@ static int parse(struct image *image, int argc, char **argv, struct err *err)
 {
 	static const struct option options[] = {
 		{ "size", required_argument, NULL, 's' },      { "suite", required_argument, NULL, 'u' },
-		{ "package", required_argument, NULL, 'p' },   { "root-password", required_argument, NULL, 'w' },
+		{ "package", required_argument, NULL, 'p' },   { "root-password-file", required_argument, NULL, 'w' },
+		{ "root-password", required_argument, NULL, 'W' },
 		{ "ssh-key", required_argument, NULL, 'k' },   { "hostname", required_argument, NULL, 'n' },
 		{ "mirror", required_argument, NULL, 'm' },    { "help", no_argument, NULL, 'h' },
 		{ 0 },
@@ -638,5 +663,6 @@ int cmd_image(int argc, char **argv)
 	free(image.out);
 	free(image.packages);
 	free(image.key);
+	free(image.password);
 	return status;
 }

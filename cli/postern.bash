@@ -61,14 +61,14 @@ _postern_ctl() {
 _postern_image() {
 	local word=$1 before=$2
 	case $before in
-	--ssh-key | debian)
+	--ssh-key | --root-password-file | debian)
 		_postern_files "$word" ;;
 	--suite)
 		_postern_words "bookworm trixie" "$word" ;;
-	--size | --package | --root-password | --hostname | --mirror)
+	--size | --package | --hostname | --mirror)
 		;;
 	*)
-		_postern_words "debian --size --suite --package --root-password --ssh-key --hostname --mirror --help" "$word" ;;
+		_postern_words "debian --size --suite --package --root-password-file --ssh-key --hostname --mirror --help" "$word" ;;
 	esac
 }
 

@@ -41,10 +41,10 @@ class World:
         path.write_text(f'#!/bin/sh\nset -eu\n{text}\n')
         path.chmod(0o755)
 
-    def start(self, name, *options, mirror=('--mirror', 'http://localhost')):
+    def start(self, name, *options, mirror=('--mirror', 'http://localhost'), stdin=subprocess.DEVNULL):
         """Begins to make an image of that name."""
         return subprocess.Popen([program(), 'image', 'debian', *mirror, *options, '--', name],
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                 cwd=self.out, env=self.env)
 
     def make(self, name, *options, **more):
@@ -211,3 +211,40 @@ def test_what_is_left_running_does_not_hold_it_up(world):
     assert status == 0, said
     assert not is_there(world.said('daemon')[0])
     assert world.left() == ['a.raw']
+
+
+@pytest.fixture(name='passwords')
+def passwords_fixture(world):
+    """A mmdebstrap that notes root's password, and the command lines of all processes that are of this test."""
+    world.put('mmdebstrap', FAKES['mmdebstrap'] + '; printf "%s" "$IMAGE_PASSWORD" > "$WORLD/password.said"; '
+              'for line in /proc/[0-9]*/cmdline; do tr "\\0" " " < $line; done 2> "$WORLD/gone" > "$WORLD/lines.said" || :')
+    return world
+
+
+@pytest.mark.parametrize('standard', [False, True])
+def test_a_password_comes_from_a_file_and_is_in_no_command_line(passwords, standard):
+    path = passwords.place / 'secret'
+    path.write_text('correct horse: "battery" $staple\n')
+    with path.open(encoding='ascii') as file:
+        code, said = passwords.make('a.raw', '--root-password-file', '-' if standard else path,
+                                    stdin=file if standard else subprocess.DEVNULL)
+    assert code == 0, said
+    assert passwords.said('password') == ['correct horse: "battery" $staple']
+    lines = (passwords.place / 'lines.said').read_text(errors='replace')
+    assert 'postern' in lines and 'battery' not in lines
+
+
+@pytest.mark.parametrize('content', [b'', b'\n', b'two\nlines\n', b'carriage\r\n', b'nul\0byte\n', b'x' * 513],
+                         ids=['empty', 'blank', 'two', 'return', 'nul', 'long'])
+def test_a_password_that_is_none_is_refused(passwords, content):
+    path = passwords.place / 'secret'
+    path.write_bytes(content)
+    code, said = passwords.make('a.raw', '--root-password-file', path)
+    assert code == 2 and str(path) in said and 'one line' in said and 'carriage' not in said, said
+    code, said = passwords.make('a.raw', '--root-password-file', passwords.place / 'nothing')
+    assert code == 2 and 'nothing' in said, said
+
+
+def test_a_password_in_a_command_line_is_refused(passwords):
+    code, said = passwords.make('a.raw', '--root-password', 'hunter2')
+    assert code == 2 and '--root-password-file' in said and 'hunter2' not in said, said
