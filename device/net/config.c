@@ -109,6 +109,11 @@ static bool forward_parse(struct net_forward *forward, const char *text)
 		text = slash + 1;
 	}
 	forward->any = len == 1 && *address == '*';
+	/* In brackets, as everywhere; passt takes none. */
+	if (len > 2 && *address == '[' && address[len - 1] == ']' && memchr(address, ':', len)) {
+		address++;
+		len -= 2;
+	}
 	if (!forward->any && !is_address(address, len))
 		return false;
 	at = port(text, ":");

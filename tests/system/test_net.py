@@ -12,6 +12,7 @@ import tempfile
 
 import pytest
 
+from harness.lan import socket_in
 from harness.net import Link, ip, reason
 from harness.vm import Postern, bare_elf, run_postern
 from harness.waiting import wait_for
@@ -160,6 +161,24 @@ def test_a_port_that_is_taken_ends_the_start():
                 assert second.wait_exit(20) == 1
                 said = second.log()
                 assert 'passt ended with status 1: ' in said and "Failed to bind any port for '-t 127.0.0.1/8080:80'" in said, said
+
+
+def test_a_forward_from_an_ipv6_address():
+    """In brackets, as in every other address; passt itself takes none."""
+    if not shutil.which('passt'):
+        pytest.skip('passt is not installed: apt install passt')
+    if reason():
+        pytest.skip(reason())
+    with Link() as link:
+        ip('-n', link.a.name, 'route', 'add', 'default', 'via', link.b.address)
+        ip('-n', link.a.name, 'address', 'add', '2001:db8::2/64', 'dev', link.a.interface, 'nodad')
+        ip('-n', link.a.name, 'route', 'add', 'default', 'via', '2001:db8::1', 'dev', link.a.interface)
+        with Postern(memory='64M', netns=link.a.name, options=['--net', 'passt,forward=tcp:[::1]/8080:80']):
+            with socket_in(link.a.name, socket.AF_INET6) as at, socket_in(link.a.name, socket.AF_INET) as elsewhere:
+                at.settimeout(10)
+                at.connect(('::1', 8080))
+                with pytest.raises(ConnectionRefusedError):
+                    elsewhere.connect(('127.0.0.1', 8080))
 
 
 def test_sigterm_ends_the_wait_for_a_passt(place):

@@ -1136,11 +1136,14 @@ static void options_say_what_is_wrong(void **state)
 	static const char *const good[] = {
 		"tap=t", "passt", "passt=/run/passt", "fd=3", "tap=t,mac=02:00:00:00:00:aB", "passt,forward=tcp:8080:80",
 		"passt,forward=tcp:22,forward=udp:127.0.0.1/53:5353", "passt,forward=tcp:::1/22,mac=02:00:00:00:00:01",
+		"passt,forward=tcp:[::1]/8080:80,forward=udp:[2001:db8::7]/53", "passt,forward=tcp:*/22",
 	}, *const bad[] = {
 		"", "tap", "tap=", "tap=0123456789abcdef", "passt=", "passt,", "fd", "fd=", "fd=x", "fd=-1", "fd=99999999999", "user",
 		"tap=t,mac=", "tap=t,mac=02:00:00:00:00", "tap=t,mac=02:00:00:00:00:00:00", "tap=t,mac=01:00:00:00:00:00",
 		"tap=t,mac=00:00:00:00:00:00", "tap=t,mac=02-00-00-00-00-00", "tap=t,forward=tcp:1:1", "passt=/x,forward=tcp:1:1",
 		"passt,forward=", "passt,forward=sctp:1:1", "passt,forward=tcp:0:1", "passt,forward=tcp:1:65536", "passt,forward=tcp:1:",
+		"passt,forward=tcp:[::1/1:1", "passt,forward=tcp:::1]/1:1", "passt,forward=tcp:[]/1:1", "passt,forward=tcp:[127.0.0.1]/1:1",
+		"passt,forward=tcp:[[::1]]/1:1", "passt,forward=tcp:[*]/1:1", "passt,forward=tcp:/1:1",
 		"passt,forward=tcp:nowhere/1:1", "passt,forward=tcp:1:1:1", "passt,forward=tcp:1-9", "passt,forward=tcp: 1",
 	};
 	struct err err;
