@@ -366,3 +366,81 @@ def test_a_destination_that_answers_garbage_does_not_harm_the_source():
             assert source.status() == 'running'
             guest.mark(seconds(10))
         assert_sound(guest)
+
+
+class Loser:
+    """In place of the bulk: LOST frames for every page, once."""
+
+    def __init__(self, pages):
+        self.frames = b''.join(wire.frame(wire.LOST, count=1, gfn=gfn) for gfn in range(pages))
+
+    def __call__(self, piece):
+        if piece.channel != 'bulk' or piece.direction != TO_DESTINATION or piece.what not in ('PAGES', 'ZERO'):
+            return None
+        frames, self.frames = self.frames, b''
+        return frames
+
+
+def lost_by_events(events):
+    """How many pages these events tell of."""
+    return sum(event['data'].get('pages', 1) for event in events if event['event'] == 'POSTERN_PAGE_LOST')
+
+
+def test_pages_lost_by_the_hundred_thousand_are_told_of_together():
+    """5 MiB of LOST frames: the log, the events and the memory do not grow with them, and each page is accounted for."""
+    pages = (512 << 20) // 4096
+    with Pair(proxy=True, memory='512M', rewrite=Loser(pages), fill=False) as pair:
+        before = pair.destination.rss()
+        pair.begin(bandwidth=MIB)
+        pair.destination.wait_status('io-error', timeout=30)
+
+        def told():
+            found = pair.destination.command('query-postern-faults')['pages']
+            # An urgent page may have come after all.
+            return (not found['missing'] and not found['requested'] and
+                    lost_by_events(pair.destination.q.poll_events()) >= found['lost'])
+        wait_for(told, 60)
+        lost = pair.destination.command('query-postern-faults')['pages']['lost']
+        events = pair.destination.q.poll_events()
+        assert lost > pages // 2
+        assert sum(event['event'] == 'POSTERN_PAGE_LOST' for event in events) * 200 < lost
+        assert sum(' lost' in line for line in pair.destination.log().splitlines()) * 200 < lost
+        assert pair.destination.rss() - before < 24 * MIB or sanitized()
+        with pytest.raises(Exception, match='lost'):
+            pair.destination.command('cont')
+
+
+def expect_closed(port, *pieces):
+    """Sends, and reads to the end: what came."""
+    sock = dial(port)
+    try:
+        for piece in pieces:
+            sock.sendall(piece)
+        return closed(sock, 10)
+    except OSError:
+        return b''
+    finally:
+        sock.close()
+
+
+def test_a_web_page_reaches_neither_qmp_nor_the_debugger():
+    """Requests that a browser of this host sends wherever a page says, with commands in their bodies."""
+    qmp, gdb = free_port(), free_port()
+    body = b'{"execute":"qmp_capabilities"}\r\n{"execute":"stop"}\r\n'
+    kill = b'+$qSupported#37$k#6b'
+    with Postern(memory='64M', gdb='tcp:127.0.0.1:%d' % gdb, options=['--qmp', 'tcp:127.0.0.1:%d' % qmp]) as vm:
+        vm.bare(ready=True)
+        for method in (b'POST', b'GET', b'HEAD', b'OPTIONS', b'PUT'):
+            for port, content in (qmp, body), (gdb, kill):
+                head = b'%s / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n' % (
+                    method, port, len(content))
+                answer = expect_closed(port, head + content)
+                assert b'return' not in answer and b'$' not in answer, answer
+                assert expect_closed(port, head, content).count(b'return') == 0
+                assert vm.status() == 'running'
+        # A connection alone stops nothing either.
+        silent = dial(gdb)
+        vm.command('query-status')
+        assert vm.status() == 'running'
+        silent.close()
+        assert not [event for event in vm.q.poll_events() if event['event'] == 'STOP']
