@@ -17,6 +17,8 @@
 #define LENGTH_BYTES sizeof(uint32_t)
 /* Room for some frames: a read brings many small ones at once. */
 #define STREAM_BYTES (256u << 10)
+/* Reads at a time that bring nothing for the guest. */
+#define READS_MAX 16u
 
 _Static_assert(NET_HEADER_BYTES == 12, "virtio 1.2, 5.1.6: always with num_buffers");
 
@@ -209,12 +211,17 @@ static ssize_t stream_frame(struct net_backend *b, uint8_t *to)
 	return 0;
 }
 
+/*
+ * -EAGAIN also where there may be more after READS_MAX reads that brought no frame, or only frames that are too short: fd says so again, and
+ * the others have their turn meanwhile.
+ */
 static ssize_t stream_receive(struct net_backend *b, uint8_t *to)
 {
 	ssize_t r = stream_frame(b, to), got;
+	unsigned int reads;
 
 	_Static_assert(STREAM_BYTES > NET_FRAME_MAX + LENGTH_BYTES, "a frame fits");
-	while (!r) {
+	for (reads = 0; !r && reads < READS_MAX; reads++) {
 		memmove(b->in, b->in + b->in_at, b->in_len - b->in_at);
 		b->in_len -= b->in_at;
 		b->in_at = 0;
@@ -226,21 +233,26 @@ static ssize_t stream_receive(struct net_backend *b, uint8_t *to)
 		b->in_len += (size_t)got;
 		r = stream_frame(b, to);
 	}
-	return r;
+	return r ? r : -EAGAIN;
 }
 
+/* As stream_receive. */
 static ssize_t packet_receive(struct net_backend *b, uint8_t *to, size_t room)
 {
+	size_t min = NET_FRAME_MIN + (b->header ? NET_HEADER_BYTES : 0);
+	unsigned int reads;
 	ssize_t r;
 
-	do {
+	for (reads = 0; reads < READS_MAX; reads++) {
 		r = b->ops->read(b, to, room);
 		if (!r || (r < 0 && is_final(r)))
 			return lose(b, (int)r);
 		if (r < 0)
 			return -EAGAIN;
-	} while ((size_t)r < NET_FRAME_MIN + (b->header ? NET_HEADER_BYTES : 0));
-	return r;
+		if ((size_t)r >= min)
+			return r;
+	}
+	return -EAGAIN;
 }
 
 ssize_t net_backend_receive(struct net_backend *b, uint8_t *to)
