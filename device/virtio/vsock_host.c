@@ -69,12 +69,19 @@ static int parse_u32(const char *text, size_t len, uint32_t *to)
 	return 0;
 }
 
+static const char connect_word[] = "CONNECT ";
+
+/* Can what has come so far become a greeting? Who says something else is not waited for. */
+static bool begins_as_greeting(const char *line, size_t len)
+{
+	return !memcmp(line, connect_word, len < sizeof(connect_word) - 1 ? len : sizeof(connect_word) - 1);
+}
+
 int vsock_connect_parse(const char *line, size_t len, uint32_t *port)
 {
-	static const char word[] = "CONNECT ";
-	const size_t n = sizeof(word) - 1;
+	const size_t n = sizeof(connect_word) - 1;
 
-	if (len < n + 1 || memcmp(line, word, n) || line[len - 1] != '\n')
+	if (len < n + 1 || !begins_as_greeting(line, len) || line[len - 1] != '\n')
 		return -EINVAL;
 	return parse_u32(line + n, len - n - 1, port);
 }
@@ -134,7 +141,8 @@ static void on_greeting(uv_poll_t *poll, int status, int events)
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		greeting->len += n > 0;
-	} while (n > 0 && greeting->line[greeting->len - 1] != '\n' && greeting->len < VSOCK_LINE_MAX);
+	} while (n > 0 && begins_as_greeting(greeting->line, greeting->len) && greeting->line[greeting->len - 1] != '\n' &&
+		 greeting->len < VSOCK_LINE_MAX);
 	said = n > 0 && vsock_connect_parse(greeting->line, greeting->len, &port) == 0;
 	/* The loop lets go of the descriptor before anybody else has it. */
 	greeting_end(greeting);

@@ -618,7 +618,8 @@ static void a_client_waits_for_a_descriptor(void **state)
 
 static void greetings_are_short_and_few(void **state)
 {
-	static const char *const bad[] = { "HELLO\n", "CONNECT \n", "CONNECT x\n", "CONNECT 4294967296\n", "CONNECT 1 2\n", "\n",
+	static const char *const bad[] = { "HELLO\n", "G", "POST / HTTP/1.1\r\n", "CONNECTED",
+					    "CONNECT \n", "CONNECT x\n", "CONNECT 4294967296\n", "CONNECT 1 2\n", "\n",
 					   "CONNECT 00000000000000000000000000000001\n" };
 	struct world w = world_new(8);
 	int fd, idle[VSOCK_GREETINGS_MAX + 4];
