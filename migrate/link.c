@@ -279,6 +279,8 @@ void link_set_timeout(struct link *link, unsigned int timeout_ms)
 
 	link->timeout_ms = timeout_ms;
 	link->ticked_ns = clock_now_ns();
+	/* Up to now the peer was asked at the old pace, and may have been silent for longer than the new one allows. */
+	atomic_store_explicit(&link->heard_ns, link->ticked_ns, memory_order_relaxed);
 	if (!link->cut)
 		uv_timer_start(link->tick, link_on_tick, ms, ms);
 }

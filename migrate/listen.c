@@ -538,6 +538,11 @@ static void listener_announce(const struct listener *listener)
 	}
 }
 
+void listener_set_timeout(struct listener *listener, unsigned int timeout_ms)
+{
+	listener->timeout_ms = timeout_ms;
+}
+
 int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, const struct secret *secret,
 		 unsigned int timeout_ms, const struct listener_ops *ops, void *arg, struct err *err)
 {

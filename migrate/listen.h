@@ -43,6 +43,8 @@ struct listener_ops {
  */
 int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, const struct secret *secret,
 		 unsigned int timeout_ms, const struct listener_ops *ops, void *arg, struct err *err);
+/* How long those who come from now on have for their handshake. Main thread. */
+void listener_set_timeout(struct listener *listener, unsigned int timeout_ms);
 void listener_free(struct listener *listener);
 
 #endif

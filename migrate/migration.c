@@ -455,6 +455,8 @@ int migration_params_set(struct migration *m, const struct migration_params *par
 			       LINK_TIMEOUT_MAX_MS, params->link_timeout_ms);
 	if (m->link && params->link_timeout_ms != m->params.link_timeout_ms)
 		link_set_timeout(m->link, params->link_timeout_ms);
+	if (m->listener_socket)
+		listener_set_timeout(m->listener_socket, handshake_timeout_ms(params->link_timeout_ms));
 	m->params = *params;
 	if (m->sender)
 		sender_limit(m->sender, params->max_postcopy_bandwidth);
