@@ -241,6 +241,7 @@ static int programs_check(struct err *err)
 	} programs[] = {
 		{ "mmdebstrap", "mmdebstrap", false }, { "mke2fs", "e2fsprogs", false }, { "apt-get", "apt", false },
 		{ "tar", "tar", false }, { "fakeroot", "fakeroot", true },
+		{ "newuidmap", "uidmap", true },
 	};
 	char missing[200] = "";
 	size_t i;

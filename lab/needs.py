@@ -21,7 +21,8 @@ def program(*candidates):
 
 
 def require(needs):
-    """Says everything that is missing at once, and by its package's name. needs: {package: names of a program, one of which will do}."""
+    """Says everything that is missing at once, and by its package's name. needs:
+    {package: names of a program, one of which will do}."""
     missing = [package for package, names in needs.items()
                if not any(shutil.which(name) for name in names)]
     if missing:
@@ -31,6 +32,7 @@ def require(needs):
 
 def require_packages(arch):
     """What an image takes to be built, and run."""
-    require({arch.qemu_package: (arch.qemu[0],), "mmdebstrap": ("mmdebstrap",),
+    users = {"uidmap": ("newuidmap",)} if os.geteuid() else {}     # mmdebstrap, in a user namespace
+    require({arch.qemu_package: (arch.qemu[0],), "mmdebstrap": ("mmdebstrap",), **users,
              "e2fsprogs": MKE2FS, "apt": ("apt-get",), "dpkg": ("dpkg-deb",),
              "tar": ("tar",), "kmod": DEPMOD, arch.cc_package: (arch.cc,)})
