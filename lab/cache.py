@@ -19,7 +19,8 @@ import tempfile
 import time
 
 UNUSED_DAYS = 7
-PRUNED = ("root-", "image-", "debian-", "build-", "emulator-", "headers-")    # builds elsewhere point into sysroot-*
+# sysroot-* is not: builds elsewhere point into it
+PRUNED = ("root-", "image-", "debian-", "build-", "emulator-", "headers-")
 
 
 class LabError(Exception):
@@ -54,9 +55,11 @@ def locked(path):
 
 
 def cached(name, build):
-    """The cache's directory of that name; `build(target, work, log)` fills it when it is not there."""
+    """The cache's directory of that name; `build(target, work, log)` fills it when
+    it is not there."""
     place = cache_dir() / name
-    with contextlib.suppress(FileNotFoundError):    # or it is removed just now, since nobody has used it for long
+    # or it is removed just now, since nobody has used it for long
+    with contextlib.suppress(FileNotFoundError):
         os.utime(place)
     if not place.is_dir():
         with locked(cache_dir() / (name + ".lock")):
@@ -73,7 +76,8 @@ def _cached_build(place, build):
         target = work / "target"
         target.mkdir()
         build(target, work, work / "log")
-        os.utime(target)    # used just now, whatever time a package that was unpacked into it has given it
+        # used just now, whatever time a package that was unpacked into it has given it
+        os.utime(target)
         os.rename(target, place)
     finally:
         # a user's build leaves directories of other (mapped) users nowhere, so this removes all
@@ -82,7 +86,8 @@ def _cached_build(place, build):
 
 
 def cache_prune():
-    """Removes what no clone has used for long. A lab that runs keeps its image open; its emulator has all that it needs by then."""
+    """Removes what no clone has used for long. A lab that runs keeps its image
+    open; its emulator has all that it needs by then."""
     limit = time.time() - UNUSED_DAYS * 86400
     for path in cache_dir().iterdir():
         if path.is_dir() and path.name.startswith(PRUNED) and \

@@ -49,11 +49,14 @@ class CommandTimeout(Exception):
 
 def tree_files(top, build):
     """Files of the work tree: what git tracks, or would if asked to; else all but the build."""
-    listing = subprocess.run(["git", "-C", top, "ls-files", "-z", "--cached", "--others",
-                              "--exclude-standard"], stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL, check=False)
-    if listing.returncode == 0:
-        names = sorted(set(listing.stdout.decode("utf-8", "surrogateescape").split("\0")) - {""})
+    try:
+        listing = subprocess.run(["git", "-C", top, "ls-files", "-z", "--cached", "--others",
+                                  "--exclude-standard"], stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        listing = None      # no git here, or no repository
+    if listing is not None:
+        names = sorted(set(listing.decode("utf-8", "surrogateescape").split("\0")) - {""})
     else:
         names = []
         for where, dirs, files in os.walk(top):

@@ -23,7 +23,8 @@ BRANCH_MARKS = {'x86': {'IBT', 'SHSTK'}, 'AArch64': {'BTI', 'PAC'}}
 FORTIFIED = {'printf', 'fprintf', 'dprintf', 'vprintf', 'vfprintf', 'asprintf', 'vasprintf'}
 
 pytestmark = pytest.mark.skipif(
-    not shutil.which('readelf') or not shutil.which('meson') or not (BUILD / 'build.ninja').exists(),
+    not shutil.which('readelf') or not shutil.which(
+        'meson') or not (BUILD / 'build.ninja').exists(),
     reason='needs readelf, meson and a build')
 
 
@@ -66,7 +67,8 @@ def undefined(path):
 
 
 def not_position_independent(path):
-    return '' if re.search(r'Type:\s+DYN\b', output('readelf', '-Wh', path)) else 'not position independent'
+    return '' if re.search(r'Type:\s+DYN\b', output('readelf', '-Wh', path)
+                           ) else 'not position independent'
 
 
 def writable_after_start(path):
@@ -123,7 +125,10 @@ def test_every_object_is_marked_for_the_processors_branch_protection():
     assert objects()
     unmarked = []
     for text in re.split(r'^File: ', output('readelf', '-Wn', *objects()), flags=re.M)[1:]:
-        marks = {word for line in re.findall(r'(?:x86|AArch64) feature: (.*)', text) for word in line.split(', ')}
+        marks = {
+    word for line in re.findall(
+        r'(?:x86|AArch64) feature: (.*)',
+         text) for word in line.split(', ')}
         if not any(wanted <= marks for wanted in BRANCH_MARKS.values()):
             unmarked.append(text.split('\n', 1)[0])
     assert not unmarked

@@ -5,6 +5,7 @@ everybody writes to: whoever makes it first, or a link of that name, decides
 what it is."""
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -18,7 +19,8 @@ WITHIN = ('tests/lab/', 'lab/root/', 'lab/guest/', 'lab/test_lab.py')
 ALONE = {
     ('tests/system/test_control.py', '/tmp/'),                  # too long a name
     ('tests/unit/control/test_qmp.c', '/tmp/x,wait=on'),        # refused
-    ('tests/cli/test_image.py', '/tmp/postern-image.'),         # how the name begins that was found there
+    # how the name begins that was found there
+    ('tests/cli/test_image.py', '/tmp/postern-image.'),
     # in the lab
     ('tools/demo', '/tmp/rows.json'), ('tools/demo', '/tmp/rows.json:'),
     ('tools/kernels', '/tmp/kernels:%s'), ('tools/kernels', '/tmp/kernels'),
@@ -27,9 +29,10 @@ ALONE = {
 
 
 def files():
-    listing = subprocess.run(['git', '-C', TOP, 'ls-files', '-z'], stdout=subprocess.PIPE, check=False)
-    if listing.returncode:
-        pytest.skip('needs the git checkout')
+    if not shutil.which('git') or not (TOP / '.git').exists():
+        pytest.skip('needs git, and its checkout')
+    listing = subprocess.run(['git', '-C', TOP, 'ls-files', '-z'],
+                             stdout=subprocess.PIPE, check=True)
     for name in listing.stdout.decode().split('\0'):
         path = TOP / name
         if name and path.is_file() and not name.endswith('.md') and path != pathlib.Path(__file__).resolve():
