@@ -28,6 +28,9 @@ import pathlib
 from cache import LabError, cache_dir, say
 from emulator import emulator_get
 from image import ARCHES
+from lost import keep
+from monitor import Monitor
+from watch import Watch
 
 BOOT_SECONDS = 180
 PR_SET_PDEATHSIG = 1
@@ -41,7 +44,7 @@ class BootError(LabError):
     """The lab did not come up; no command has run yet."""
 
 
-class CommandTimeout(Exception):
+class CommandTimeout(TimeoutError):
     """The command did not end in time."""
 
 
@@ -165,7 +168,8 @@ class Lab:
                 payload_write(out, top, build, token)
             lab._qemu(image, smp, mem, lasting, debian)
             lab._save()
-            lab._wait_ready()
+            with Watch(lab) as watch:
+                lab._wait_ready(watch)
             lab.state["port"] = lab._find_port()
             lab._save()
             # QEMU holds it open; the pages go when the lab does
@@ -184,7 +188,10 @@ class Lab:
         argv = [*emulator_get(arch), *arch.qemu[1:], "-accel", "tcg,thread=multi",
                 "-smp", str(smp), "-m", str(mem), "-nodefaults",
                 "-display", "none", "-no-reboot", "-no-user-config",
-                "-serial", "file:console", "-qmp", "unix:monitor,server=on,wait=off",
+                "-serial", "file:console",
+                *(word for name in ("monitor", "events") for word in ("-qmp", "unix:%s,server=on,wait=off" % name)),
+                # watch.py reads its registers, and ends it; nobody would end one that lasts
+                *([] if lasting else ["-no-shutdown"]),
                 *drive(0, image / "root.img", "cache=unsafe,snapshot=on"),
                 *drive(1, "payload", "readonly=on"),
                 # what is written to it is gone with the lab
@@ -214,46 +221,26 @@ class Lab:
             return None
         return lab if lab.alive() else None
 
-    def _wait_ready(self):
+    def _wait_ready(self, watch):
         end = time.monotonic() + BOOT_SECONDS
+        why = None
         while "LAB-READY" not in self.console():
             if self.process.poll() is not None:
-                raise BootError("the lab ended while it booted" + self.evidence())
-            if time.monotonic() > end:
-                raise BootError("the lab did not boot in %d s%s" % (BOOT_SECONDS, self.evidence()))
+                why = "the lab ended while it booted"
+            elif time.monotonic() > end:
+                why = "the lab did not boot in %d s" % BOOT_SECONDS
+            if why:
+                watch.lost = watch.lost or keep(self, why)
+                raise BootError(why + self.evidence())
             time.sleep(0.03)  # a poll of the log
 
     def _find_port(self):
-        text = self.monitor("human-monitor-command", {"command-line": "info usernet"})
+        with Monitor(self.path) as monitor:
+            text = monitor.ask("info usernet")
         found = re.search(r"HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)", text)
         if not found:
             raise LabError("QEMU does not tell its port: %r" % text)
         return int(found.group(1))
-
-    def monitor(self, command, arguments=None):
-        """One QMP command; returns its answer."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(20)
-            # a relative name by way of /proc: sockets' names are short, cache directories may not be
-            fd = os.open(self.path, os.O_PATH)
-            try:
-                sock.connect("/proc/self/fd/%d/monitor" % fd)
-            finally:
-                os.close(fd)
-            stream = sock.makefile("rwb")
-            stream.readline()
-            answer = None
-            for request in ({"execute": "qmp_capabilities"},
-                            {"execute": command, "arguments": arguments or {}}):
-                stream.write(json.dumps(request).encode() + b"\n")
-                stream.flush()
-                answer = {}
-                while "return" not in answer and "error" not in answer:
-                    line = stream.readline()
-                    if not line:
-                        return None
-                    answer = json.loads(line)
-            return answer.get("return")
 
     def console(self):
         try:
@@ -327,14 +314,14 @@ class Lab:
             raise LabError("the payload cannot be put into the lab: " +
                            b"".join(errors).decode("utf-8", "replace"))
 
-    def get(self, inside, outside):
+    def get(self, inside, outside, timeout=300):
         """Copies a file or directory out; a file goes into `outside` when that is a directory."""
         inside = os.path.normpath(os.path.join("/postern", inside))
         with tempfile.TemporaryFile() as file:
             errors = []
             code = self.execute(["tar", "-C", os.path.dirname(inside), "-cf", "-", "--",
                                  os.path.basename(inside) or "."],
-                                out=file.write, err=errors.append, timeout=300, cwd="/")
+                                out=file.write, err=errors.append, timeout=timeout, cwd="/")
             if code:
                 raise LabError("cannot get %s: %s" %
                                (inside, b"".join(errors).decode("utf-8", "replace").strip()))

@@ -9,14 +9,12 @@
 """
 
 import argparse
-import contextlib
 import fcntl
 import os
 import pathlib
 import shutil
 import signal
 import sys
-import threading
 import time
 
 import host
@@ -24,6 +22,8 @@ import image
 from cache import LabError, cache_dir, say
 from host import BootError, CommandTimeout, Lab
 from image import KernelMissing
+from lost import keep
+from watch import Watch
 
 EXIT_SKIP = 77
 EXIT_TIMEOUT = 124
@@ -140,29 +140,6 @@ class Stuck(LabError):
     """A processor of the lab stands still, and not because of what runs on it."""
 
 
-@contextlib.contextmanager
-def ended_when_stuck(lab, seen):
-    """Ends the lab when its kernel says again that a processor does not come out of the kernel."""
-    done, stuck = threading.Event(), threading.Event()
-
-    def watch():
-        while not done.wait(5):
-            if sum("soft lockup" in line for line in lab.complaints()[seen:]) >= 2:
-                stuck.set()
-                os.kill(lab.state["pid"], signal.SIGKILL)
-                return
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    except LabError as error:
-        raise Stuck(str(error)) if stuck.is_set() else error
-    finally:
-        done.set()
-        watcher.join()
-
-
 def run_in(lab, options):
     """The command, then the files; the command's exit code."""
     argv = options.command
@@ -171,12 +148,17 @@ def run_in(lab, options):
     env = dict(pair.partition("=")[::2] for pair in options.env)
     stdin = open(0, "rb", buffering=0, closefd=False) if options.stdin else None
     seen = len(lab.complaints())
+    watch = Watch(lab)
     try:
-        with ended_when_stuck(lab, seen):
+        with watch:
             code = lab.execute(argv, write_all(1), write_all(2), stdin, options.timeout, env=env)
     except CommandTimeout:
-        say("the command did not end in %g s" % options.timeout)
+        keep(lab, "the command did not end in %g s" % options.timeout)
         code = EXIT_TIMEOUT
+    except LabError as error:
+        if not watch.lost:
+            keep(lab, "the lab is lost")
+        raise Stuck(str(error)) if watch.stuck else error
     finally:
         host.report_complaints(lab, seen)
         if options.console:

@@ -32,6 +32,12 @@ def labs_dir():
     return pathlib.Path(base) / "postern" / "lab" / "labs"
 
 
+def kept_in(done):
+    """The one directory that a run says it has kept what was left in."""
+    found, = re.findall(r"registers and console are kept in (\S+)", done.stderr)
+    return pathlib.Path(found)
+
+
 @pytest.fixture(name="image", params=KERNELS)
 def image_fixture(request):
     built = lab("build", "--kernel", request.param)
@@ -112,6 +118,18 @@ def test_a_lab_that_dies_is_125_with_its_console(kernel):
     done = run(kernel, "echo c > /proc/sysrq-trigger")
     assert done.returncode == 125
     assert "sysrq triggered crash" in done.stderr
+    kept = kept_in(done)
+    assert (kept / "registers").read_text("ascii").count("CPU#1") == 3
+    assert "sysrq triggered crash" in (kept / "console").read_text("utf-8")
+
+
+def test_what_runs_inside_can_have_the_state_of_a_moment_kept(kernel):
+    done = run(kernel, "cd tests && python3 -c 'from harness import lab; lab.keep(\"no word\", \"its console\")'")
+    assert done.returncode == 0, done.stderr
+    kept = kept_in(done)
+    assert "no word" in (kept / "why").read_text("utf-8")
+    assert (kept / "guest").read_text("ascii") == "its console"
+    assert "CPU#1" in (kept / "registers").read_text("ascii")
 
 
 def test_files_come_back_even_after_a_failure(kernel, tmp_path):

@@ -21,6 +21,7 @@ import socket
 import threading
 import time
 
+from harness.lab import kept_when_lost
 from harness.machine import ARM64
 from harness.migration import Pair
 from harness.qmp import QmpTimeout
@@ -161,8 +162,9 @@ class Console:
                     return match
             assert not ended, 'the machine hung up; no %r; the end is %r' % (rx.pattern, self.text()[-1500:])
             return None
-        return wait_for(found, timeout, lambda: 'console: no %r; the end is %r' % (rx.pattern, self.text()[-1500:]),
-                        every=0.01)
+        with kept_when_lost(self.text):
+            return wait_for(found, timeout, lambda: 'console: no %r; the end is %r' % (rx.pattern, self.text()[-1500:]),
+                            every=0.01)
 
     def wait_ready(self, timeout=BOOT_SECONDS):
         """Until the guest's init runs; returns {'uptime', 'cpus', 'clock'}."""
@@ -191,8 +193,9 @@ class Console:
                 return new[-1]
             assert not ended, 'the machine hung up; the end of the console is %r' % self.text()[-600:]
             return None
-        return wait_for(there, timeout, lambda: 'memcheck does not go on; the end of the console is %r'
-                        % self.text()[-600:], every=0.02)
+        with kept_when_lost(self.text):
+            return wait_for(there, timeout, lambda: 'memcheck does not go on; the end of the console is %r'
+                            % self.text()[-600:], every=0.02)
 
     def status(self, timeout=20.0):
         """Asks memcheck on the console: (passes, pages, errors)."""

@@ -14,6 +14,7 @@ import os
 import re
 
 from harness.debian import Console
+from harness.lab import kept_when_lost
 from harness.vm import Postern
 from harness.waiting import wait_for
 
@@ -60,7 +61,8 @@ class Shell(Console):
                 return match
             assert not ended, 'the machine hung up; no %r; the end is %r' % (pattern, self.text()[-1500:])
             return None
-        return wait_for(found, timeout, lambda: 'console: no %r; the end is %r' % (pattern, self.text()[-1500:]), every=0.02)
+        with kept_when_lost(self.text):
+            return wait_for(found, timeout, lambda: 'console: no %r; the end is %r' % (pattern, self.text()[-1500:]), every=0.02)
 
     def wait_login(self, timeout=LOGIN_SECONDS):
         """Until getty asks for a name."""
