@@ -60,7 +60,8 @@ static int with_trust(struct qmp_call *call, trusting_fn fn, struct err *err)
 
 static int migrate(struct qmp_call *call, const struct migration_trust *trust, struct err *err)
 {
-	return migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"), qmp_arg_bool(call, "resume"), trust, err);
+	return migration_outgoing(call->qmp->migration, qmp_arg_string(call, "uri"),
+				  qmp_arg_bool(call, "resume"), trust, err);
 }
 
 static int cmd_migrate(struct qmp_call *call, struct err *err)

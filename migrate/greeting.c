@@ -156,7 +156,7 @@ static int take_challenge(struct greeter *greeter, struct err *err)
 		return take_frame(greeter, err);
 	/* Nobody talks us out of a proof. */
 	if (greeter->challenge.kind != greeter->preface.kind)
-		return err_set(err, -EACCES, "the destination wants %s of a secret, and not the one that was offered",
+		return err_set(err, -EACCES, "the destination wants %s of a secret, and not what was offered",
 			       greeter->challenge.kind == PROOF_NONE ? "no proof" : "a proof");
 	greeter->got = 0;
 	greeter->step = GREET_DONE;
@@ -195,14 +195,16 @@ static int take_step(struct greeter *greeter, struct err *err)
  */
 static int greeter_receive(struct greeter *greeter, struct err *err)
 {
-	ssize_t got = recv(greeter->fd, greeter->bytes + greeter->got, greeter->wanted - greeter->got, MSG_DONTWAIT);
+	ssize_t got = recv(greeter->fd, greeter->bytes + greeter->got, greeter->wanted - greeter->got,
+			   MSG_DONTWAIT);
 
 	if (got < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
 		return 0;
 	if (got < 0)
 		return err_errno(err, -errno, "receive");
 	if (!got)
-		return err_set(err, -EPIPE, "the destination closed it before it had let us in, and did not say why");
+		return err_set(err, -EPIPE, "the destination closed it before it had let us in, and did not "
+					    "say why");
 	greeter->got += (size_t)got;
 	return 1;
 }

@@ -14,7 +14,8 @@ struct greeting;
 
 /* One of the two is called, once, from the loop; the callee frees the greeting. */
 struct greeting_ops {
-	void (*done)(void *arg);	/* the destination has let all three in, and has proven the secret where there is one */
+	/* The destination has let all three in, and has proven the secret where there is one. */
+	void (*done)(void *arg);
 	void (*failed)(void *arg, const struct err *err);
 };
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- *   preface:    0 "POSTERN\0" 8, 8 version 2, 10 channel 2, 12 epoch 4, 16 session 16, 32 nonce 16, 48 kind 2, 50 zero 6, 56 sum 8
+ *   preface:    0 "POSTERN\0" 8, 8 version 2, 10 channel 2, 12 epoch 4, 16 session 16, 32 nonce 16,
+ *               48 kind 2, 50 zero 6, 56 sum 8
  *   challenge:  0 "PSTCHAL\0" 8, 8 version 2, 10 kind 2, 12 zero 4, 16 nonce 16, 32 sum 8
  *   proof:      0 "PSTPROOF" 8, 8 MAC 32
  *
@@ -62,7 +63,8 @@ int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], str
 	memcpy(preface->session, in + 16, SESSION_BYTES);
 	memcpy(preface->nonce, in + 32, NONCE_BYTES);
 	if (memcmp(in, preface_magic, MAGIC_BYTES))
-		return err_set(err, -EBADMSG, "this is no postern migration (no preface at the connection's start)");
+		return err_set(err, -EBADMSG, "this is no postern migration "
+					      "(no preface at the connection's start)");
 	if (preface->version != WIRE_MAJOR)
 		return other_version(preface->version, err);
 	if (get64(in + 56) != XXH3_64bits(in, 56))
@@ -95,7 +97,8 @@ int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYT
 	*challenge = (struct challenge){ .version = get16(in + 8) };
 	memcpy(challenge->nonce, in + 16, NONCE_BYTES);
 	if (memcmp(in, challenge_magic, MAGIC_BYTES))
-		return err_set(err, -EBADMSG, "this is no postern that waits for a migration (no challenge after the preface)");
+		return err_set(err, -EBADMSG, "this is no postern that waits for a migration "
+					      "(no challenge after the preface)");
 	if (challenge->version != WIRE_MAJOR)
 		return other_version(challenge->version, err);
 	if (get64(in + 32) != XXH3_64bits(in, 32))

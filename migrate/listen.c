@@ -55,7 +55,7 @@ struct guest {
 	struct preface preface;
 	struct challenge challenge;
 	bool proven;
-	struct in6_addr from;		/* whose connection: the network of an IPv6 address; all zero where there are none */
+	struct in6_addr from;		/* of IPv6 the network; all zero where there are no addresses */
 	int64_t deadline_ns;
 	int64_t busy_ns;	/* BUSY: up to when */
 };
@@ -194,7 +194,8 @@ static int guest_let_in(struct guest *guest, struct err *err)
 	uint8_t bytes[HANDSHAKE_BYTES];
 
 	if (guest->proven)
-		proof_encode(guest->listener->secret, PROOF_OF_DESTINATION, &guest->preface, &guest->challenge, bytes);
+		proof_encode(guest->listener->secret, PROOF_OF_DESTINATION, &guest->preface,
+			     &guest->challenge, bytes);
 	else
 		challenge_encode(&guest->challenge, bytes);
 	return guest_send(guest, bytes, err);
@@ -237,8 +238,10 @@ static int guest_check_kind(const struct guest *guest, struct err *err)
 	if (guest->preface.kind == ours)
 		return 0;
 	return err_set(err, -EACCES, ours == PROOF_NONE ?
-		       "the source has a secret and this destination has none: both need the same --secret-file" :
-		       "this destination takes a guest only from who has its secret: both need the same --secret-file");
+		       "the source has a secret and this destination has none: both need the same "
+		       "--secret-file" :
+		       "this destination takes a guest only from who has its secret: both need the same "
+		       "--secret-file");
 }
 
 static void guest_on_preface(struct guest *guest)
@@ -280,14 +283,15 @@ static void guest_on_preface(struct guest *guest)
 
 static void guest_on_proof(struct guest *guest)
 {
-	const struct listener *listener = guest->listener;
+	const struct secret *secret = guest->listener->secret;
 	struct err err;
 
 	/* The secret may have been exchanged meanwhile. */
-	if (!listener->secret->given)
+	if (!secret->given)
 		err_set(&err, -EACCES, "the secret was taken back");
-	else if (!proof_check(listener->secret, PROOF_OF_SOURCE, &guest->preface, &guest->challenge, guest->bytes, &err))
-		guest->proven = true;
+	else
+		guest->proven = !proof_check(secret, PROOF_OF_SOURCE, &guest->preface, &guest->challenge,
+					     guest->bytes, &err);
 	if (guest->proven)
 		guest_be_judged(guest);
 	else if (err.code == -EACCES)
@@ -299,7 +303,9 @@ static void guest_on_proof(struct guest *guest)
 /* How many bytes of a preface or proof there are in all; 0: nothing is waited for. */
 static size_t guest_wants(const struct guest *guest)
 {
-	return guest->state == GUEST_READING ? PREFACE_BYTES : guest->state == GUEST_CHALLENGED ? HANDSHAKE_BYTES : 0;
+	if (guest->state == GUEST_READING)
+		return PREFACE_BYTES;
+	return guest->state == GUEST_CHALLENGED ? HANDSHAKE_BYTES : 0;
 }
 
 /* Reads what is there. 1: go on, 0: nothing more now, or a negative errno. */

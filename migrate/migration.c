@@ -315,6 +315,7 @@ int migration_incoming(struct migration *m, const char *text, const struct migra
 		r = incoming_listen(m, &uri, text, err);
 	if (r < 0)
 		return r;
+	trust_warn(&its, &uri);
 	m->trust = its;
 	m->incoming = true;
 	m->in = IN_LISTEN;
@@ -389,9 +390,11 @@ int migration_recover(struct migration *m, const char *text, const struct migrat
 	r = parse_peer(text, true, trust, &m->trust, &uri, &its, err);
 	if (!r)
 		r = incoming_listen(m, &uri, text, err);
-	if (!r)
-		m->trust = its;
-	return r;
+	if (r < 0)
+		return r;
+	trust_warn(&its, &uri);
+	m->trust = its;
+	return 0;
 }
 
 int migration_reclaim(struct migration *m, struct err *err)
