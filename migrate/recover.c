@@ -88,33 +88,11 @@ static gfn_t page_at(const struct migration *m, uint64_t index)
 	return GFN(UINT64_MAX);
 }
 
-/* Marks the pieces of `pages` pages from `first` on by their bits, run by run. -EBADMSG: they cannot be true. */
-static int mark_bits(struct migration *m, gfn_t first, uint64_t pages, const uint8_t *bits, struct err *err)
-{
-	uint64_t i = 0, run;
-	int r;
-
-	while (i < pages) {
-		bool missing = bits[i / 8] >> (i % 8) & 1;
-
-		for (run = 1; i + run < pages; run++)
-			if ((bits[(i + run) / 8] >> ((i + run) % 8) & 1) != missing)
-				break;
-		r = sender_mark_told(m->sender, GFN(first.v + i), run, missing, err);
-		if (r < 0)
-			return r;
-		if (missing)
-			m->told_missing += run;
-		i += run;
-	}
-	return 0;
-}
-
 int recover_take_missing(struct migration *m, const Postern__Wire__Missing *missing, struct err *err)
 {
 	struct memory *mem = machine_memory(m->machine);
 	uint64_t pages = missing->pages;
-	int r;
+	int64_t n;
 
 	if (!pages || pages > PIECE_PAGES || missing->bits.len != (pages + 7) / 8)
 		return err_set(err, -EBADMSG, "Missing message of %" PRIu64 " pages in %zu bytes", pages,
@@ -124,9 +102,10 @@ int recover_take_missing(struct migration *m, const Postern__Wire__Missing *miss
 		return err_set(err, -EBADMSG,
 			       "Missing message of %" PRIu64 " pages from 0x%" PRIx64
 			       ", which are not the next of this guest's RAM", pages, missing->gfn);
-	r = mark_bits(m, GFN(missing->gfn), pages, missing->bits.data, err);
-	if (r < 0)
-		return r;
+	n = sender_mark_told(m->sender, GFN(missing->gfn), pages, missing->bits.data, err);
+	if (n < 0)
+		return (int)n;
+	m->told_missing += (uint64_t)n;
 	m->told_pages += pages;
 	return 0;
 }

@@ -23,11 +23,13 @@
  */
 #include "source/sender.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "base/clock.h"
@@ -129,14 +131,6 @@ static bool mark_sent(struct sender *sender, struct sender_region *region, uint6
 	return true;
 }
 
-static void mark_unsent(struct sender *sender, struct sender_region *region, uint64_t page)
-{
-	uint64_t bit = UINT64_C(1) << (page % 64);
-
-	if (atomic_fetch_and_explicit(&region->sent[page / 64], ~bit, memory_order_relaxed) & bit)
-		atomic_fetch_add_explicit(&sender->unsent, 1, memory_order_relaxed);
-}
-
 /* The region that has all n pages from `first` on, and where in it they begin; NULL: none. */
 static struct sender_region *region_with(struct sender *sender, gfn_t first, uint64_t n, uint64_t *page)
 {
@@ -162,23 +156,62 @@ int sender_mark_given(struct sender *sender, gfn_t first, uint64_t n)
 	return 0;
 }
 
-int sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, bool missing, struct err *err)
+/* n (1 to 64) bits from the at-th on, the first of them lowest. */
+static uint64_t bits_at(const uint8_t *bits, uint64_t at, unsigned int n)
 {
-	uint64_t page, end;
+	uint64_t value = 0;
+	unsigned int i, take;
+
+	if (at % 8 == 0 && n == 64) {
+		memcpy(&value, bits + at / 8, sizeof(value));
+		return le64toh(value);
+	}
+	for (i = 0; i < n; i += take, at += take) {
+		take = 8 - (unsigned int)(at % 8);
+		take = take < n - i ? take : n - i;
+		value |= (uint64_t)(bits[at / 8] >> at % 8 & ((1u << take) - 1)) << i;
+	}
+	return value;
+}
+
+/* The pages of one word of marks: those in `missing` are not there, those in `here` are. */
+static int mark_told_word(struct sender *sender, struct sender_region *region, uint64_t word, uint64_t missing, uint64_t here,
+			  struct err *err)
+{
+	uint64_t false_word = here & ~atomic_load_explicit(&region->given[word], memory_order_relaxed), old;
+
+	if (false_word)
+		return err_set(err, -EBADMSG, "the destination says that it has page 0x%" PRIx64 ", which was never sent",
+			       region->first.v + 64 * word + (uint64_t)__builtin_ctzll(false_word));
+	/* Stopped: nobody else marks. */
+	old = atomic_load_explicit(&region->sent[word], memory_order_relaxed);
+	atomic_store_explicit(&region->sent[word], (old & ~missing) | here, memory_order_relaxed);
+	atomic_fetch_add_explicit(&sender->unsent, (uint64_t)__builtin_popcountll(old & missing), memory_order_relaxed);
+	atomic_fetch_sub_explicit(&sender->unsent, (uint64_t)__builtin_popcountll(here & ~old), memory_order_relaxed);
+	return 0;
+}
+
+int64_t sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err)
+{
+	uint64_t page, done, mask, bits;
 	struct sender_region *region = region_with(sender, first, n, &page);
+	int64_t sum = 0;
+	unsigned int in, part;
+	int r;
 
 	if (!region)
 		return err_set(err, -EFAULT, "%" PRIu64 " pages from 0x%" PRIx64 ", which are not this guest's RAM", n, first.v);
-	for (end = page + n; page < end; page++) {
-		if (missing)
-			mark_unsent(sender, region, page);
-		else if (bit_is_set(region->given, page))
-			mark_sent(sender, region, page);
-		else
-			return err_set(err, -EBADMSG, "the destination says that it has page 0x%" PRIx64 ", which was never sent",
-				       region->first.v + page);
+	for (done = 0; done < n; done += part) {
+		in = (unsigned int)((page + done) % 64);
+		part = 64 - in < n - done ? 64 - in : (unsigned int)(n - done);
+		mask = UINT64_MAX >> (64 - part) << in;
+		bits = bits_at(missing, done, part) << in;
+		r = mark_told_word(sender, region, (page + done) / 64, bits, mask & ~bits, err);
+		if (r < 0)
+			return r;
+		sum += __builtin_popcountll(bits);
 	}
-	return 0;
+	return sum;
 }
 
 /* The first page from `page` on that is not sent; region->pages: none. */

@@ -38,10 +38,11 @@ void sender_free(struct sender *sender);
 /* Only while stopped: the n pages from `first` have been sent by other means. Pages that are not RAM of one region: -EFAULT. */
 int sender_mark_given(struct sender *sender, gfn_t first, uint64_t n);
 /*
- * Only while stopped: the destination says that it has the n pages from `first`, or that it misses them. Its word counts no further than it
- * can be true: -EBADMSG: it cannot have a page that was never sent; what came before that page is marked. -EFAULT: not RAM.
+ * Only while stopped: the destination says which of the n pages from `first` it misses (bit i of byte i / 8: page first + i), and that it has
+ * the others. Its word counts no further than it can be true: -EBADMSG: it cannot have a page that was never sent; others may be marked
+ * then. -EFAULT: not RAM of one region. Returns how many it misses.
  */
-int sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, bool missing, struct err *err);
+int64_t sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err);
 
 /* Any thread. Limit of the bulk, bytes a second, 0: none. Takes effect at once. */
 void sender_limit(struct sender *sender, uint64_t bytes_per_second);

@@ -335,7 +335,7 @@ static void remark(struct fixture *f)
 			gfn_t gfn = GFN(regions[i].first.v + p);
 			bool here = memory_page_state(f->to, gfn) == PAGE_PRESENT;
 
-			assert_int_equal(sender_mark_told(f->sender, gfn, 1, !here, NULL), 0);
+			assert_int_equal(sender_mark_told(f->sender, gfn, 1, &(uint8_t){ !here }, NULL), !here);
 		}
 }
 
@@ -610,10 +610,62 @@ static void test_stop_does_not_wait_for_the_far_end(void **state)
 	assert_int_equal(f->at_to.lost, 0);
 }
 
+/* What a destination says of any range of pages, against a bit a page; it cannot have what was never sent. */
+static void test_what_a_destination_says_it_has(void **state)
+{
+	enum { PAGES = 300 };
+	struct fixture *f = *state;
+	struct sender_stats stats;
+	bool given[PAGES] = { false }, sent[PAGES] = { false }, lie;
+	uint8_t bits[PAGES / 8 + 1];
+	unsigned int round, first, n, i, missing, unsent, seed = 1;
+	struct err err;
+	int64_t r;
+
+	NEEDS(f);
+	for (round = 0; round < 20000; round++) {
+		first = (unsigned int)rand_r(&seed) % PAGES;
+		n = 1 + (unsigned int)rand_r(&seed) % (PAGES - first);
+		if (rand_r(&seed) % 8 == 0) {
+			n = n < 20 ? n : 20;
+			assert_int_equal(sender_mark_given(f->sender, GFN(first), n), 0);
+			for (i = first; i < first + n; i++)
+				given[i] = sent[i] = true;
+		}
+		for (i = missing = 0, lie = false, memset(bits, 0, sizeof(bits)); i < n; i++) {
+			/* Mostly the truth. */
+			bool here = given[first + i] ? rand_r(&seed) % 2 : rand_r(&seed) % 400 == 0;
+
+			bits[i / 8] |= (uint8_t)(!here << i % 8);
+			lie |= here && !given[first + i];
+			missing += !here;
+		}
+		r = sender_mark_told(f->sender, GFN(first), n, bits, &err);
+		assert_int_equal(r, lie ? -EBADMSG : (int64_t)missing);
+		if (lie)	/* how far it got is left open: once more, and true */
+			memset(bits, 0xff, sizeof(bits));
+		if (lie)
+			assert_int_equal(sender_mark_told(f->sender, GFN(first), n, bits, NULL), n);
+		for (i = 0; i < n; i++)
+			sent[first + i] = !(bits[i / 8] >> i % 8 & 1);
+		sender_stats(f->sender, &stats);
+		for (i = unsent = missing = 0; i < PAGES; i++) {
+			unsent += !sent[i];
+			missing += !given[i];
+		}
+		assert_int_equal(stats.unsent, stats.pages - PAGES + unsent);
+		assert_int_equal(stats.never_sent, stats.pages - PAGES + missing);
+	}
+	assert_int_equal(sender_mark_told(f->sender, GFN(LOW_BYTES / PAGE_BYTES - 1), 2, bits, NULL), -EFAULT);
+	assert_int_equal(sender_mark_told(f->sender, GFN(UINT64_MAX), 1, bits, NULL), -EFAULT);
+	assert_int_equal(sender_mark_given(f->sender, GFN(LOW_BYTES / PAGE_BYTES), 1), -EFAULT);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
+		T(test_what_a_destination_says_it_has),
 		T(test_all_pages_arrive_while_threads_read),
 		T(test_urgent_pages_do_not_wait_for_a_limited_bulk),
 		T(test_links_cut_again_and_again_lose_nothing),
