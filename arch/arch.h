@@ -34,7 +34,8 @@ int arch_vcpu_create(struct vcpu_parked *vcpu, unsigned int cpus, struct err *er
 struct ram_file;
 
 struct arch_boot_config {
-	const struct ram_file *kernel;	/* x86: bzImage, ELF vmlinux, or the bare guest's ELF; arm64: Image */
+	/* x86: bzImage, ELF vmlinux, or the bare guest's ELF; arm64: Image */
+	const struct ram_file *kernel;
 	const struct ram_file *initrd;	/* may be NULL */
 	const char *cmdline;	/* may be NULL */
 	unsigned int cpus;
@@ -48,9 +49,10 @@ struct arch_boot {
 };
 
 /*
- * Loads kernel, initrd, boot parameters and firmware tables into RAM (all of which must be PRESENT). Errors name the
- * file and what is wrong with it: not a kernel, truncated, shortened meanwhile (RAM then holds a part of it), needs more
- * memory (how much), does not fit.
+ * Loads kernel, initrd, boot parameters and firmware tables into RAM (all of
+ * which must be PRESENT). Errors name the file and what is wrong with it: not a
+ * kernel, truncated, shortened meanwhile (RAM then holds a part of it), needs
+ * more memory (how much), does not fit.
  */
 int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config, struct memory *mem,
 		   struct err *err);

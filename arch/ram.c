@@ -20,7 +20,8 @@ static int check_kind(struct ram_file *file, struct err *err)
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, -EINVAL, "%s: not a regular file", file->path);
 	if (st.st_size <= 0 || (uint64_t)st.st_size > RAM_FILE_MAX)
-		return err_set(err, -EINVAL, "%s: %s", file->path, st.st_size ? "larger than 2 GiB" : "empty");
+		return err_set(err, -EINVAL, "%s: %s", file->path, st.st_size ?
+			       "larger than 2 GiB" : "empty");
 	file->len = (uint64_t)st.st_size;
 	posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
 	return 0;
@@ -64,11 +65,13 @@ void ram_file_close(struct ram_file *file)
 
 static int shortened(const struct ram_file *file, uint64_t at, struct err *err)
 {
-	return err_set(err, -EIO, "the file ended at byte %" PRIu64 " of %" PRIu64 ": it was shortened while it was read; put it "
+	return err_set(err, -EIO, "the file ended at byte %" PRIu64 " of %" PRIu64
+		       ": it was shortened while it was read; put it "
 		       "back whole and try again", at, file->len);
 }
 
-int ram_file_read(const struct ram_file *file, uint64_t offset, void *to, size_t len, struct err *err)
+int ram_file_read(const struct ram_file *file, uint64_t offset, void *to, size_t len,
+		  struct err *err)
 {
 	uint8_t *at = to;
 	ssize_t n;
@@ -134,7 +137,8 @@ int ram_zero(struct memory *mem, uint64_t gpa, uint64_t len, const char *what, s
 	return 0;
 }
 
-int ram_load(struct memory *mem, uint64_t gpa, const struct ram_file *file, uint64_t offset, uint64_t len, const char *what,
+int ram_load(struct memory *mem, uint64_t gpa, const struct ram_file *file, uint64_t offset,
+	     uint64_t len, const char *what,
 	     struct err *err)
 {
 	uint8_t piece[16 * PAGE_BYTES];

@@ -113,16 +113,19 @@ static int line_make(struct disk_boot *boot, const char *uuid, struct err *err)
 	if (boot->cmdline)
 		r = asprintf(&boot->found.cmdline, "%s%s%s", boot->cmdline, blank, append);
 	else if (*uuid)
-		r = asprintf(&boot->found.cmdline, "console=ttyS0 root=PARTUUID=%s %s%s%s", uuid, mode, blank, append);
+		r = asprintf(&boot->found.cmdline, "console=ttyS0 root=PARTUUID=%s %s%s%s", uuid,
+			     mode, blank, append);
 	else
-		r = asprintf(&boot->found.cmdline, "console=ttyS0 root=/dev/vda %s%s%s", mode, blank, append);
+		r = asprintf(&boot->found.cmdline, "console=ttyS0 root=/dev/vda %s%s%s", mode,
+			     blank, append);
 	if (r < 0)
 		boot->found.cmdline = NULL;
 	return r < 0 ? err_set(err, -ENOMEM, "no memory for a command line") : 0;
 }
 
 /* The memory file becomes what the machine loads. */
-static int file_found(struct disk_boot *boot, unsigned int i, const char *name, struct boot_file *file, struct err *err)
+static int file_found(struct disk_boot *boot, unsigned int i, const char *name,
+		      struct boot_file *file, struct err *err)
 {
 	if (asprintf(&file->path, "%s: %s", boot->path, name) < 0) {
 		file->path = NULL;
@@ -158,7 +161,8 @@ static int report_take(struct disk_boot *boot, struct err *err)
 		return r;
 	boot->found.kind = BOOT_FILES;
 	r = file_found(boot, 1, report.files.kernel, &boot->found.kernel, err);
-	return r < 0 || !initrd.st_size ? r : file_found(boot, 2, report.files.initrd, &boot->found.initrd, err);
+	return r < 0 || !initrd.st_size ? r : file_found(boot, 2, report.files.initrd,
+							 &boot->found.initrd, err);
 }
 
 /* ---- the child ---- */

@@ -38,10 +38,12 @@ void boot_files_move(struct boot_files *to, struct boot_files *from)
 static int copy(char **to, const char *from, struct err *err)
 {
 	*to = from ? strdup(from) : NULL;
-	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for what the machine starts with");
+	return !from || *to ? 0 :
+		err_set(err, -ENOMEM, "no memory for what the machine starts with");
 }
 
-int boot_files_set_paths(struct boot_files *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err)
+int boot_files_set_paths(struct boot_files *to, const char *kernel, const char *initrd,
+			 const char *cmdline, struct err *err)
 {
 	int r;
 
@@ -53,9 +55,11 @@ int boot_files_set_paths(struct boot_files *to, const char *kernel, const char *
 	return r ? r : copy(&to->cmdline, cmdline, err);
 }
 
-static int file_open(const struct boot_file *file, struct ram_file *opened, const char *what, struct err *err)
+static int file_open(const struct boot_file *file, struct ram_file *opened, const char *what,
+		     struct err *err)
 {
-	int r = file->fd >= 0 ? ram_file_open_fd(opened, file->path, file->fd, err) : ram_file_open(opened, file->path, err);
+	int r = file->fd >= 0 ? ram_file_open_fd(opened, file->path, file->fd, err) :
+		ram_file_open(opened, file->path, err);
 
 	if (r < 0)
 		err_prefix(err, "%s", what);
@@ -66,7 +70,9 @@ int boot_files_open(const struct boot_files *files, struct boot_opened *opened, 
 {
 	int r;
 
-	*opened = (struct boot_opened){ .initrd.fd = -1, .has_initrd = files->initrd.path, .cmdline = files->cmdline };
+	*opened = (struct boot_opened){
+		.initrd.fd = -1, .has_initrd = files->initrd.path, .cmdline = files->cmdline,
+	};
 	r = file_open(&files->kernel, &opened->kernel, "kernel", err);
 	if (r < 0 || !opened->has_initrd)
 		return r;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What a machine is started with, and anew at each reset: kernel, initial RAM disk, command line.
+ * What a machine is started with, and anew at each reset: kernel, initial RAM
+ * disk, command line.
  *
- * A file is either somebody's, by its path, and opened anew each time: one that was replaced meanwhile is what starts. Or it is a memory
- * file of our own: what came with a migration.
+ * A file is either somebody's, by its path, and opened anew each time: one that
+ * was replaced meanwhile is what starts. Or it is a memory file of our own:
+ * what came with a migration.
  */
 #ifndef POSTERN_DEVICE_BOOT_FILES_H
 #define POSTERN_DEVICE_BOOT_FILES_H
@@ -15,7 +17,8 @@
 enum boot_kind {
 	BOOT_NOTHING,	/* there is nothing to load */
 	BOOT_FILES,
-	BOOT_DISK,	/* what the guest's first disk holds at that moment: machine_config's boot_find */
+	/* what the guest's first disk holds at that moment: machine_config's boot_find */
+	BOOT_DISK,
 };
 
 struct boot_file {
@@ -26,7 +29,10 @@ struct boot_file {
 struct boot_files {
 	enum boot_kind kind;
 	struct boot_file kernel, initrd;	/* BOOT_FILES */
-	/* Allocated, or NULL. BOOT_FILES: all of the command line. BOOT_DISK: what stands there instead of the usual one. */
+	/*
+	 * Allocated, or NULL. BOOT_FILES: all of the command line. BOOT_DISK:
+	 * what stands there instead of the usual one.
+	 */
 	char *cmdline;
 	char *append;	/* BOOT_DISK: behind it; allocated, or NULL */
 };
@@ -36,8 +42,12 @@ void boot_files_init(struct boot_files *files);
 void boot_files_fini(struct boot_files *files);
 /* `to`, which is initialised, gets what `from` has; that is empty then. */
 void boot_files_move(struct boot_files *to, struct boot_files *from);
-/* `to`, which is initialised, gets these; strings are copied, each but kernel may be NULL. 0 or -ENOMEM. */
-int boot_files_set_paths(struct boot_files *to, const char *kernel, const char *initrd, const char *cmdline, struct err *err);
+/*
+ * `to`, which is initialised, gets these; strings are copied, each but kernel
+ * may be NULL. 0 or -ENOMEM.
+ */
+int boot_files_set_paths(struct boot_files *to, const char *kernel, const char *initrd,
+			 const char *cmdline, struct err *err);
 
 /* Opened to be read, once; each after the other. */
 struct boot_opened {

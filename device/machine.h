@@ -41,7 +41,10 @@ const char *run_state_name(enum run_state state);
 struct machine_config {
 	unsigned int cpus;		/* 1 to VM_VCPUS_MAX */
 	uint64_t memory_bytes;		/* multiple of 2 MiB, at most 16 GiB */
-	/* What boot_files.h says of them; copied, kept by machine_boot alone. kernel: NULL when incoming, and with boot_find. */
+	/*
+	 * What boot_files.h says of them; copied, kept by machine_boot alone.
+	 * kernel: NULL when incoming, and with boot_find.
+	 */
 	const char *kernel, *initrd, *cmdline, *append;
 	/*
 	 * Where the kernel lies on a disk of the guest's, it is looked for anew before each reset: this begins that, and
@@ -49,7 +52,8 @@ struct machine_config {
 	 */
 	int (*boot_find)(void *arg, struct machine *machine, struct err *err);
 	void *boot_arg;
-	const struct boot_files *found;	/* what lies there now, for the start; borrowed while machine_new runs */
+	/* what lies there now, for the start; borrowed while machine_new runs */
+	const struct boot_files *found;
 	const char *name;		/* may be NULL */
 	bool dump_guest_core;		/* core dumps of this process have guest RAM */
 	enum way_out way_out;
@@ -127,18 +131,32 @@ void machine_set_autostart(struct machine *machine, bool run);
 bool machine_autostart(const struct machine *machine);
 
 /*
- * system_reset: loads the kernel anew. While pages are missing, or disks still have requests under way, the machine is paused, and
- * the reset put off until all have come and all are done (logged); the same, for a moment, while boot_find looks for the kernel.
- * -EBUSY: in the middle of a migration. A kernel that was never given (-EINVAL), or whose file cannot be opened now: the machine goes on,
- * unless it is by_guest. After other errors it is in INTERNAL_ERROR, and may be reset again.
+ * system_reset: loads the kernel anew. While pages are missing, or disks still
+ * have requests under way, the machine is paused, and the reset put off until
+ * all have come and all are done (logged); the same, for a moment, while
+ * boot_find looks for the kernel. -EBUSY: in the middle of a migration. A
+ * kernel that was never given (-EINVAL), or whose file cannot be opened now:
+ * the machine goes on, unless it is by_guest. After other errors it is in
+ * INTERNAL_ERROR, and may be reset again.
  */
 int machine_reset(struct machine *machine, bool by_guest, struct err *err);
 /* The i-th disk, as --disk gave them; false: there are no more. */
 bool machine_disk(struct machine *machine, unsigned int i, struct disk_info *info);
-/* The end of what boot_find began, and the reset goes on. found: BOOT_FILES, borrowed. err: not NULL where it failed, and why. */
-void machine_boot_found(struct machine *machine, const struct boot_files *found, const struct err *err);
+/*
+ * The end of what boot_find began, and the reset goes on. found: BOOT_FILES,
+ * borrowed. err: not NULL where it failed, and why.
+ */
+void machine_boot_found(struct machine *machine, const struct boot_files *found,
+			const struct err *err);
 /* What a reset loads. Lasts until the machine changes it, on this thread. */
 const struct boot_files *machine_boot(const struct machine *machine);
+/*
+ * Only for migration: what the guest's source sent along is what resets load
+ * from now on, unless this machine's own --kernel does; of the command line,
+ * what this machine's options say goes over it. Leaves `from` empty, or as it
+ * is. 0 or -ENOMEM.
+ */
+int machine_boot_take(struct machine *machine, struct boot_files *from, struct err *err);
 /* system_powerdown: presses the ACPI power button. -EBUSY: the guest is not here (any more, or yet). */
 int machine_powerdown(struct machine *machine, struct err *err);
 /*

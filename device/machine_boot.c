@@ -6,6 +6,7 @@
 #include "device/machine_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,11 +22,13 @@ int machine_boot_configure(struct machine *m, const struct machine_config *confi
 	int r;
 
 	if (config->kernel)
-		return boot_files_set_paths(boot, config->kernel, config->initrd, config->cmdline, err);
+		return boot_files_set_paths(boot, config->kernel, config->initrd, config->cmdline,
+					    err);
 	if (config->boot_find)
 		boot->kind = BOOT_DISK;
 	else if (!config->incoming)
-		return err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration can do without");
+		return err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration "
+			       "can do without");
 	r = copy(&boot->cmdline, config->cmdline, err);
 	return r ? r : copy(&boot->append, config->append, err);
 }
@@ -35,13 +38,50 @@ const struct boot_files *machine_boot(const struct machine *m)
 	return &m->boot_files;
 }
 
+/* The command line of our own options, in one piece. */
+static int own_line(const struct boot_files *own, char **line, struct err *err)
+{
+	const char *cmdline = own->cmdline ? own->cmdline : "";
+	const char *append = own->append ? own->append : "";
+
+	if (asprintf(line, "%s%s%s", cmdline, *cmdline && *append ? " " : "", append) >= 0)
+		return 0;
+	*line = NULL;
+	return err_set(err, -ENOMEM, "no memory for the command line");
+}
+
+int machine_boot_take(struct machine *m, struct boot_files *from, struct err *err)
+{
+	struct boot_files *own = &m->boot_files;
+	bool has_line = own->cmdline || own->append;
+	char *line;
+	int r;
+
+	if (own->kind == BOOT_FILES)
+		return 0;
+	/* The disk that starts it is this machine's in any case. */
+	if (from->kind == BOOT_DISK && has_line)
+		return 0;
+	if (has_line) {
+		r = own_line(own, &line, err);
+		if (r < 0)
+			return r;
+		free(from->cmdline);
+		from->cmdline = line;
+	}
+	boot_files_move(own, from);
+	return 0;
+}
+
 int machine_boot_check(const struct machine *m, struct err *err)
 {
 	struct boot_opened opened;
 	int r;
 
 	if (m->boot_files.kind == BOOT_NOTHING)
-		return err_set(err, -EINVAL, "the machine was started without --kernel, so there is nothing to load");
+		return err_set(err, -EINVAL,
+			       "there is nothing to load: the machine was started without "
+			       "--kernel, and none came with its guest");
 	if (m->boot_files.kind == BOOT_DISK)
 		return 0;
 	r = boot_files_open(&m->boot_files, &opened, err);

@@ -91,8 +91,12 @@ void machine_do_asked(struct machine *machine);
 
 /* machine_boot.c */
 /* boot_files of what the options say. -EINVAL: nothing, of a machine that starts here. */
-int machine_boot_configure(struct machine *machine, const struct machine_config *config, struct err *err);
-/* Is what a reset takes there, as far as can be told without looking for it? 0, or why not: -EINVAL: there is nothing to load. */
+int machine_boot_configure(struct machine *machine, const struct machine_config *config,
+			   struct err *err);
+/*
+ * Is what a reset takes there, as far as can be told without looking for it? 0,
+ * or why not: -EINVAL: there is nothing to load.
+ */
 int machine_boot_check(const struct machine *machine, struct err *err);
 /* Loads the kernel into memory, and points all vCPUs at it. */
 int machine_boot_load(struct machine *machine, const struct boot_opened *opened, struct err *err);

@@ -47,13 +47,17 @@ static int parts_reset(struct machine *m, const struct boot_opened *opened, stru
 }
 
 /* All pages are there, nothing is in hand. found: what lies on the disk, or NULL. */
-static int reset_now(struct machine *m, bool by_guest, bool resume, const struct boot_files *found, struct err *err)
+static int reset_now(struct machine *m, bool by_guest, bool resume, const struct boot_files *found,
+		     struct err *err)
 {
 	struct boot_opened opened;
 	int r;
 
 	m->reset_waits = false;
-	/* It may have waited, and a debugger have let a vCPU run meanwhile: KVM would let this thread wait for that one. */
+	/*
+	 * It may have waited, and a debugger have let a vCPU run meanwhile: KVM
+	 * would let this thread wait for that one.
+	 */
 	r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
 	if (r < 0)
 		return reset_failed(m, err);

@@ -5,8 +5,9 @@
  * that is of use would hold a session for ever, and with it the guest or the destination: so
  * whatever is waited for has its time, in every phase and on both sides. It runs from when the
  * wait began and is not prolonged by bytes that come or go in the meantime; a second is added
- * for each BYTES_A_SECOND that have to pass first. Two waits last as long as there is progress:
- * that for pages that the guest needs, and that for the end once all has been sent.
+ * for each BYTES_A_SECOND that have to pass first. Three waits last as long as there is progress:
+ * that for pages that the guest needs, that for the end once all has been sent, and that for a
+ * kernel to be taken, since the guest runs meanwhile.
  *
  * A destination waits twice as long as a source: who has the guest decides first what becomes
  * of it.
@@ -25,6 +26,7 @@
 /* What the peer has not done. */
 static const char *const undone[] = {
 	[AWAITED_HELLO] = "said Hello",
+	[AWAITED_BOOT] = "sent what its guest reboots with",
 	[AWAITED_STATE] = "sent the machine's state",
 	[AWAITED_RUN] = "said Run",
 	[AWAITED_RESUME] = "said Resume",
@@ -32,6 +34,7 @@ static const char *const undone[] = {
 	[AWAITED_PAGE] = "sent any page that was asked for",
 	[AWAITED_COMPLETE_ACK] = "confirmed the end",
 	[AWAITED_HELLO_REPLY] = "answered the Hello",
+	[AWAITED_BOOT_REPLY] = "taken what the guest reboots with",
 	[AWAITED_STATE_REPLY] = "answered the machine's state",
 	[AWAITED_RUN_REPLY] = "answered Run",
 	[AWAITED_RESUME_REPLY] = "answered the Resume",
@@ -58,6 +61,8 @@ static enum awaited destination_awaits(const struct migration *m)
 	switch (m->in) {
 	case IN_HELLO:
 		return AWAITED_HELLO;
+	case IN_BOOT:
+		return AWAITED_BOOT;
 	case IN_STATE:
 		return AWAITED_STATE;
 	case IN_PREPARED:
@@ -82,6 +87,12 @@ static bool is_all_sent(const struct migration *m)
 	return !sent.unsent && !sent.pages_lost;
 }
 
+/* It is our turn: the next piece of a file is being read. */
+static bool is_boot_taken(const struct migration *m)
+{
+	return !boot_sender_is_done(m->boot_sender) && !link_queued(m->link);
+}
+
 static enum awaited source_awaits(const struct migration *m)
 {
 	if (m->resume != RESUME_NONE)
@@ -89,6 +100,8 @@ static enum awaited source_awaits(const struct migration *m)
 	switch (m->out) {
 	case OUT_HELLO:
 		return AWAITED_HELLO_REPLY;
+	case OUT_BOOT:
+		return is_boot_taken(m) ? AWAITED_NOTHING : AWAITED_BOOT_REPLY;
 	case OUT_STATE:
 		return AWAITED_STATE_REPLY;
 	case OUT_DECIDED:
@@ -104,7 +117,7 @@ static enum awaited source_awaits(const struct migration *m)
 
 /* ---- both ---- */
 
-/* What makes two of the waits begin anew; otherwise 0. */
+/* What makes three of the waits begin anew; otherwise 0. */
 static uint64_t progress(const struct migration *m, enum awaited what)
 {
 	struct sender_stats sent;
@@ -114,6 +127,8 @@ static uint64_t progress(const struct migration *m, enum awaited what)
 		peer_stats(m->peer, &got);
 		return got.pages_urgent;
 	}
+	if (what == AWAITED_BOOT_REPLY)
+		return boot_sender_sent(m->boot_sender);
 	if (what == AWAITED_COMPLETE) {
 		sender_stats(m->sender, &sent);
 		return sent.bytes;
@@ -126,6 +141,8 @@ static uint64_t bytes_before(const struct migration *m, enum awaited what)
 {
 	uint64_t ram = memory_pages(machine_memory(m->machine)) * PAGE_BYTES;
 
+	if (what == AWAITED_BOOT)
+		return m->boot_receiver.done[0] + m->boot_receiver.done[1];
 	if (what != AWAITED_STATE)
 		return m->awaited_unsent;
 	/* What came before it came in that time; no page is needed twice. */

@@ -174,6 +174,15 @@ static void channel_flush(struct channel *channel)
 	channel_watch(channel);
 }
 
+static void channel_write(struct channel *channel)
+{
+	bool waits = channel_queued(channel);
+
+	channel_flush(channel);
+	if (waits && !channel_queued(channel) && !channel->failed.code && channel->ops->drained)
+		channel->ops->drained(channel->arg);
+}
+
 static void channel_on_event(uv_poll_t *poll, int status, int events)
 {
 	struct channel *channel = poll->data;
@@ -191,7 +200,7 @@ static void channel_on_event(uv_poll_t *poll, int status, int events)
 		/* libuv has stopped watching; look again, the read has either failed by now or will. */
 		channel_watch(channel);
 	else if (events & UV_WRITABLE)
-		channel_flush(channel);
+		channel_write(channel);
 }
 
 /* Room for a frame of `len` bytes, or NULL: the failure will be reported. */

@@ -20,6 +20,8 @@ struct channel_ops {
 	void (*frame)(void *arg, const struct frame *frame, const uint8_t *payload);
 	/* The connection failed, or what came is no frame; once. Nothing is delivered after it. */
 	void (*lost)(void *arg, const struct err *err);
+	/* The socket has taken all that waited for it; from the loop. May be NULL. */
+	void (*drained)(void *arg);
 };
 
 /* fd is set nonblocking and borrowed. The callbacks may close the channel. */

@@ -3,9 +3,13 @@
 /*
  * The destination's side of the conversation.
  *
- *   LISTEN --linked--> HELLO --welcome--> STATE --State loaded--> PREPARED --Run--> RUNNING --all here--> COMPLETE --ack--> DONE
- *     ^                  |                  |
- *     +------------------+------------------+--pages placed that cannot be taken back--> FAILED
+ *   LISTEN --linked--> HELLO --welcome--> BOOT --all of it--> STATE
+ *     ^                  |                  |                   |
+ *     +------------------+------------------+-------------------+--pages placed that cannot
+ *                                                                  be taken back--> FAILED
+ *   STATE --State loaded--> PREPARED --Run--> RUNNING --all here--> COMPLETE --ack--> DONE
+ *
+ * BOOT is left out where nothing is wanted.
  *
  * From PREPARED on a lost link changes no phase. The listener stays open until DONE, so that
  * the source can resume at the same URI without a command here; migrate-recover puts another in
@@ -26,8 +30,10 @@
 
 static const char *phase_name(enum in_phase phase)
 {
-	static const char *const names[] = { "idle", "listening", "hello", "state", "prepared", "running",
-					     "complete", "done", "failed" };
+	static const char *const names[] = {
+		"idle", "listening", "hello", "boot", "state", "prepared", "running", "complete",
+		"done", "failed",
+	};
 
 	return names[phase];
 }
@@ -60,7 +66,9 @@ void incoming_lost(struct migration *m, const struct err *err)
 	m->resume = RESUME_NONE;
 	switch (m->in) {
 	case IN_HELLO:
+	case IN_BOOT:
 	case IN_STATE:
+		boot_receiver_fini(&m->boot_receiver);
 		first_session_lost(m, err);
 		break;
 	case IN_PREPARED:
@@ -159,26 +167,96 @@ static int check_hello(struct migration *m, const Postern__Wire__Hello *hello, s
 	return r;
 }
 
+/*
+ * What the guest is to reboot with: *wanted, from the source. A kernel that
+ * this destination was started with goes over the source's. Where there would
+ * be neither, the guest is better off where it is.
+ */
+static int check_boot(struct migration *m, const Postern__Wire__Hello *hello, bool *wanted,
+		      struct err *err)
+{
+	enum boot_kind own = machine_boot(m->machine)->kind, kind;
+
+	*wanted = false;
+	if (own == BOOT_FILES)
+		return 0;
+	if (!boot_kind_from_wire(&kind, hello->boot)) {
+		if (own == BOOT_DISK)
+			return 0;
+		return err_set(err, -EINVAL,
+			       "the source does not say in a way known here what its guest reboots "
+			       "with: start this destination with --kernel, --initrd and --cmdline");
+	}
+	if (kind == BOOT_DISK && own != BOOT_DISK)
+		return err_set(err, -EINVAL,
+			       "the source's guest starts from its first disk, which this "
+			       "destination has not: start it with the same --disk, or with "
+			       "--kernel");
+	if (kind == BOOT_NOTHING)
+		log_warn("migration: the source has no kernel for this guest: a reboot will be its "
+			 "end");
+	m->boot_kind = kind;
+	*wanted = kind != BOOT_NOTHING;
+	return 0;
+}
+
 static void on_hello(struct migration *m, const Postern__Wire__Hello *hello)
 {
 	Postern__Wire__HelloReply reply = POSTERN__WIRE__HELLO_REPLY__INIT;
 	char text[PEER_TEXT_BYTES];
+	bool wanted = false;
 	struct err err;
 
 	reply.major = WIRE_MAJOR;
 	reply.minor = WIRE_MINOR;
 	reply.postern = (char *)(uintptr_t)POSTERN_VERSION;
 	m->hello_ns = clock_now_ns();
-	if (check_hello(m, hello, &err) < 0) {
+	if (check_hello(m, hello, &err) < 0 || check_boot(m, hello, &wanted, &err) < 0) {
 		migration_note(m, &err);
 		reply.error = err.text;
 		m->refused = true;
 	} else {
-		m->in = IN_STATE;
+		m->in = wanted ? IN_BOOT : IN_STATE;
+		reply.boot_wanted = wanted;
 		log_info("migration: a guest comes from postern %s (protocol %u.%u)",
 			 message_peer_text(text, hello->postern), hello->major, hello->minor);
 	}
 	link_send(m->link, WIRE(HELLO_REPLY), &reply);
+}
+
+/*
+ * Boot, BootData or BootEnd. With an error the source cuts the link; what it
+ * has sent before it knows is nothing to complain of.
+ */
+static void on_boot(struct migration *m, const wire_message *message)
+{
+	Postern__Wire__BootReply reply = POSTERN__WIRE__BOOT_REPLY__INIT;
+	uint64_t limit = memory_pages(machine_memory(m->machine)) * PAGE_BYTES;
+	struct err err;
+	int r;
+
+	if (m->refused)
+		return;
+	if (message->body_case == WIRE(BOOT))
+		r = boot_receiver_take_boot(&m->boot_receiver, message->boot, m->boot_kind, limit,
+					    &err);
+	else if (message->body_case == WIRE(BOOT_DATA))
+		r = boot_receiver_take_data(&m->boot_receiver, message->boot_data, &err);
+	else
+		r = boot_receiver_take_end(&m->boot_receiver, message->boot_end, &err);
+	if (r < 0) {
+		migration_note(m, &err);
+		reply.error = err.text;
+		m->refused = true;
+	} else if (message->body_case != WIRE(BOOT_END)) {
+		return;
+	} else {
+		m->in = IN_STATE;
+		log_info("migration: what the guest reboots with has come: %" PRIu64
+			 " bytes of kernel, %" PRIu64 " of initial RAM disk",
+			 m->boot_receiver.bytes[0], m->boot_receiver.bytes[1]);
+	}
+	link_send(m->link, WIRE(BOOT_REPLY), &reply);
 }
 
 static void on_state(struct migration *m, const Postern__Wire__State *state)
@@ -270,6 +348,10 @@ static bool is_due(const struct migration *m, wire_body body)
 	switch (body) {
 	case WIRE(HELLO):
 		return m->in == IN_HELLO && !m->refused;
+	case WIRE(BOOT):
+	case WIRE(BOOT_DATA):
+	case WIRE(BOOT_END):
+		return m->in == IN_BOOT;
 	case WIRE(STATE):
 		return m->in == IN_STATE && !m->refused;
 	case WIRE(RUN):
@@ -296,6 +378,8 @@ static void on_message(void *arg, wire_message *message)
 			    message_name(message->body_case), phase_name(m->in));
 	else if (message->body_case == WIRE(HELLO))
 		on_hello(m, message->hello);
+	else if (m->in == IN_BOOT)
+		on_boot(m, message);
 	else if (message->body_case == WIRE(STATE))
 		on_state(m, message->state);
 	else if (message->body_case == WIRE(RUN))

@@ -5,6 +5,7 @@
  *
  *   migration.c   the public functions, status, statistics
  *   outgoing.c    the source's conversation        incoming.c   the destination's
+ *   boot_sender.c, boot_receiver.c  what the guest reboots with, before the switchover
  *   switchover.c  who may run, and when: pause, state, decision, run; on both sides
  *   recover.c     what is missing, as messages
  *   awaited.c     how long is waited for a peer that lives
@@ -13,6 +14,8 @@
 #ifndef POSTERN_MIGRATE_INTERNAL_H
 #define POSTERN_MIGRATE_INTERNAL_H
 
+#include "migrate/boot_receiver.h"
+#include "migrate/boot_sender.h"
 #include "migrate/connect.h"
 #include "migrate/link.h"
 #include "migrate/listen.h"
@@ -43,6 +46,7 @@ enum out_phase {
 	OUT_IDLE,		/* no migration, or the last one failed or was cancelled */
 	OUT_CONNECT,		/* connecting */
 	OUT_HELLO,		/* Hello sent */
+	OUT_BOOT,		/* what the guest reboots with goes along; it runs meanwhile */
 	OUT_STATE,		/* guest paused, State sent: nobody may run it until the reply or a failure */
 	/* From here on this side never runs the guest. */
 	OUT_DECIDED,		/* Run sent, or to be sent by a resume */
@@ -55,7 +59,8 @@ enum in_phase {
 	IN_IDLE,		/* not listening */
 	IN_LISTEN,
 	IN_HELLO,		/* link up, nothing said */
-	IN_STATE,		/* Hello answered: early pages and State come */
+	IN_BOOT,		/* Hello answered: what the guest reboots with comes */
+	IN_STATE,		/* then, or at once: early pages and State come */
 	IN_PREPARED,		/* State loaded; only Run, of this session, makes the guest run */
 	IN_RUNNING,		/* Run came */
 	IN_COMPLETE,		/* every page is here, the source may not know */
@@ -67,9 +72,9 @@ enum in_phase {
 enum awaited {
 	AWAITED_NOTHING,
 	/* the destination */
-	AWAITED_HELLO, AWAITED_STATE, AWAITED_RUN, AWAITED_RESUME, AWAITED_RESUME_ACK, AWAITED_PAGE, AWAITED_COMPLETE_ACK,
+	AWAITED_HELLO, AWAITED_BOOT, AWAITED_STATE, AWAITED_RUN, AWAITED_RESUME, AWAITED_RESUME_ACK, AWAITED_PAGE, AWAITED_COMPLETE_ACK,
 	/* the source */
-	AWAITED_HELLO_REPLY, AWAITED_STATE_REPLY, AWAITED_RUN_REPLY, AWAITED_RESUME_REPLY, AWAITED_MISSING, AWAITED_COMPLETE,
+	AWAITED_HELLO_REPLY, AWAITED_BOOT_REPLY, AWAITED_STATE_REPLY, AWAITED_RUN_REPLY, AWAITED_RESUME_REPLY, AWAITED_MISSING, AWAITED_COMPLETE,
 	AWAITED_CLOSE,
 };
 
@@ -108,6 +113,7 @@ struct migration {
 	enum out_phase out;
 	struct connector *connector;
 	struct sender *sender;
+	struct boot_sender *boot_sender;	/* in OUT_BOOT */
 	bool was_running;
 	uint64_t told_pages;	/* of a resume: pages that Missing messages have covered, and */
 	uint64_t told_missing;	/* those of them that are missing */
@@ -119,6 +125,8 @@ struct migration {
 	struct listener *listener_socket;
 	char listen_uri[300];
 	struct peer *peer;
+	struct boot_receiver boot_receiver;
+	enum boot_kind boot_kind;	/* of Hello, where it is taken along */
 	bool run_flag;		/* of State */
 	bool pages_placed;	/* a page of this session was placed */
 	bool refused;		/* the source has been told that its guest is not taken: nothing more is due on this link */

@@ -158,9 +158,20 @@ static void link_on_channel_lost(void *arg, const struct err *why)
 	link_put(link);
 }
 
+static void link_on_channel_drained(void *arg)
+{
+	struct link *link = arg;
+
+	atomic_fetch_add(&link->refs, 1);
+	if (!link->cut && !link->lost && link->ops->drained)
+		link->ops->drained(link->arg);
+	link_put(link);
+}
+
 static const struct channel_ops channel_ops = {
 	.frame = link_on_frame,
 	.lost = link_on_channel_lost,
+	.drained = link_on_channel_drained,
 };
 
 void link_send(struct link *link, wire_body body, const void *content)
@@ -175,7 +186,8 @@ void link_send(struct link *link, wire_body body, const void *content)
 		link_fail(link, &err);
 	} else {
 		channel_send_message(link->channel, buf.data, buf.len);
-		if (body != WIRE(PING) && body != WIRE(PONG))
+		/* BootData is not answered, but for the first that is wrong, at once. */
+		if (body != WIRE(PING) && body != WIRE(PONG) && body != WIRE(BOOT_DATA))
 			link->said = channel_taken(link->channel) + channel_queued(link->channel);
 	}
 	buf_fini(&buf);

@@ -22,6 +22,8 @@ struct link_ops {
 	void (*pages)(void *arg, const struct frame *frame, const uint8_t *payload);
 	/* The link is lost; at most once, from the loop. The owner stops its threads and frees the link. */
 	void (*lost)(void *arg, const struct err *err);
+	/* The control connection has taken all that link_queued counted. May be NULL. */
+	void (*drained)(void *arg);
 };
 
 /* Takes the three descriptors over, also when it fails. timeout_ms: silence of that long is a lost link. */

@@ -29,6 +29,10 @@ const char *message_name(wire_body body)
 		[WIRE(PING)] = "Ping",
 		[WIRE(PONG)] = "Pong",
 		[WIRE(ABORT)] = "Abort",
+		[WIRE(BOOT)] = "Boot",
+		[WIRE(BOOT_DATA)] = "BootData",
+		[WIRE(BOOT_END)] = "BootEnd",
+		[WIRE(BOOT_REPLY)] = "BootReply",
 	};
 
 	return (unsigned int)body < sizeof(names) / sizeof(*names) ? names[body] : "unknown";
@@ -59,6 +63,35 @@ wire_message *message_unpack(const uint8_t *data, size_t len, struct err *err)
 void message_free(wire_message *message)
 {
 	postern__wire__envelope__free_unpacked(message, NULL);
+}
+
+Postern__Wire__BootKind boot_kind_to_wire(enum boot_kind kind)
+{
+	switch (kind) {
+	case BOOT_FILES:
+		return POSTERN__WIRE__BOOT_KIND__BOOT_FILES;
+	case BOOT_DISK:
+		return POSTERN__WIRE__BOOT_KIND__BOOT_DISK;
+	default:
+		return POSTERN__WIRE__BOOT_KIND__BOOT_NOTHING;
+	}
+}
+
+bool boot_kind_from_wire(enum boot_kind *kind, Postern__Wire__BootKind wire)
+{
+	switch (wire) {
+	case POSTERN__WIRE__BOOT_KIND__BOOT_NOTHING:
+		*kind = BOOT_NOTHING;
+		return true;
+	case POSTERN__WIRE__BOOT_KIND__BOOT_FILES:
+		*kind = BOOT_FILES;
+		return true;
+	case POSTERN__WIRE__BOOT_KIND__BOOT_DISK:
+		*kind = BOOT_DISK;
+		return true;
+	default:
+		return false;
+	}
 }
 
 const char *message_peer_text(char out[PEER_TEXT_BYTES], const char *text)

@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "device/boot_files.h"
 #include "wire.pb-c.h"
 
 typedef Postern__Wire__Envelope wire_message;
@@ -28,6 +29,11 @@ int message_pack(struct buf *out, wire_body body, const void *content);
  */
 wire_message *message_unpack(const uint8_t *data, size_t len, struct err *err);
 void message_free(wire_message *message);
+
+/* Hello's boot. An unknown value is BOOT_KIND__BOOT_UNKNOWN's, and has no boot_kind. */
+Postern__Wire__BootKind boot_kind_to_wire(enum boot_kind kind);
+/* False: unknown. */
+bool boot_kind_from_wire(enum boot_kind *kind, Postern__Wire__BootKind wire);
 
 /*
  * A text of the peer's for a person: at most 300 bytes, what is not printable ASCII becomes

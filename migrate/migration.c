@@ -222,6 +222,7 @@ int migration_new(struct migration **out, struct machine *machine, struct err *e
 		return err_set(err, -ENOMEM, "no memory for the migration");
 	}
 	m->machine = machine;
+	boot_receiver_init(&m->boot_receiver);
 	m->loop = machine_loop(machine);
 	m->params = (struct migration_params){
 		.link_timeout_ms = LINK_TIMEOUT_MS,
@@ -257,6 +258,8 @@ void migration_free(struct migration *m)
 	machine_unlisten(m->machine, &m->machine_listener);
 	migration_drop_link(m, m->out == OUT_DONE || m->in == IN_DONE ? NULL : "postern ends there");
 	connector_free(m->connector);
+	boot_sender_free(m->boot_sender);
+	boot_receiver_fini(&m->boot_receiver);
 	listener_free(m->listener_socket);
 	sender_free(m->sender);
 	peer_free(m->peer);

@@ -3,9 +3,13 @@
 /*
  * The source's side of the conversation.
  *
- *   CONNECT --connected--> HELLO --welcome--> STATE --StateReply--> DECIDED --RunReply--> RUNNING --Complete--> DONE
- *      |                     |                  |
- *      +---------------------+------------------+--> IDLE: the guest runs on here (switchover_back)
+ *   CONNECT --connected--> HELLO --welcome--> BOOT --BootReply--> STATE
+ *      |                     |                  |                   |
+ *      +---------------------+------------------+-------------------+--> IDLE: the guest
+ *                                                          runs on here (switchover_back)
+ *   STATE --StateReply--> DECIDED --RunReply--> RUNNING --Complete--> DONE
+ *
+ * BOOT is left out where the destination wants nothing.
  *
  * From DECIDED on a lost link changes no phase. A resume connects anew (RESUME_CONNECT), asks (RESUME_ASKED), is told what the
  * destination has (RESUME_ANSWERED), and goes on where the phase is.
@@ -21,7 +25,8 @@
 
 static const char *phase_name(enum out_phase phase)
 {
-	static const char *const names[] = { "idle", "connecting", "hello", "state", "decided", "running",
+	static const char *const names[] = { "idle", "connecting", "hello", "boot", "state",
+		"decided", "running",
 					     "done" };
 
 	return names[phase];
@@ -31,6 +36,8 @@ void outgoing_lost(struct migration *m, const struct err *err, bool cancelled)
 {
 	connector_free(m->connector);
 	m->connector = NULL;
+	boot_sender_free(m->boot_sender);
+	m->boot_sender = NULL;
 	migration_drop_link(m, m->out == OUT_DONE ? NULL : err->text);
 	if (m->out == OUT_DONE && m->sender)
 		sender_forget(m->sender);
@@ -119,10 +126,35 @@ static int on_complete(struct migration *m, const Postern__Wire__Complete *compl
 	return r;
 }
 
+/* On to the switchover. */
+static int begin_state(struct migration *m, struct err *err)
+{
+	int r = sender_new(&m->sender, machine_memory(m->machine), err);
+
+	if (r < 0)
+		return r;
+	sender_limit(m->sender, m->params.max_postcopy_bandwidth);
+	m->out = OUT_STATE;
+	migration_set_status(m, MIGRATION_DEVICE);
+	/* A listener may have cancelled. */
+	return m->out == OUT_STATE ? switchover_send(m, err) : 0;
+}
+
+static void on_boot_failed(void *arg, const struct err *err)
+{
+	outgoing_lost(arg, err, false);
+}
+
+static int begin_boot(struct migration *m, struct err *err)
+{
+	m->out = OUT_BOOT;
+	return boot_sender_new(&m->boot_sender, m->loop, m->link, machine_boot(m->machine),
+			       on_boot_failed, m, err);
+}
+
 static int on_hello_reply(struct migration *m, const Postern__Wire__HelloReply *reply, struct err *err)
 {
 	char text[PEER_TEXT_BYTES];
-	int r;
 
 	if (reply->error && *reply->error)
 		return err_set(err, -ECONNREFUSED, "the destination refuses: %s",
@@ -132,14 +164,25 @@ static int on_hello_reply(struct migration *m, const Postern__Wire__HelloReply *
 			       "the destination speaks version %u of the migration protocol, this postern version %u",
 			       reply->major, WIRE_MAJOR);
 	m->hello_ns = clock_now_ns();
-	r = sender_new(&m->sender, machine_memory(m->machine), err);
-	if (r < 0)
-		return r;
-	sender_limit(m->sender, m->params.max_postcopy_bandwidth);
-	m->out = OUT_STATE;
-	migration_set_status(m, MIGRATION_DEVICE);
-	/* A listener may have cancelled. */
-	return m->out == OUT_STATE ? switchover_send(m, err) : 0;
+	if (reply->boot_wanted && machine_boot(m->machine)->kind != BOOT_NOTHING)
+		return begin_boot(m, err);
+	return begin_state(m, err);
+}
+
+static int on_boot_reply(struct migration *m, const Postern__Wire__BootReply *reply,
+			 struct err *err)
+{
+	char text[PEER_TEXT_BYTES];
+
+	if (reply->error && *reply->error)
+		return err_set(err, -EREMOTEIO,
+			       "the destination cannot take along what the guest reboots with: %s",
+			       message_peer_text(text, reply->error));
+	if (!boot_sender_is_done(m->boot_sender))
+		return err_set(err, -EBADMSG, "BootReply before BootEnd");
+	boot_sender_free(m->boot_sender);
+	m->boot_sender = NULL;
+	return begin_state(m, err);
 }
 
 static int on_state_reply(struct migration *m, const Postern__Wire__StateReply *reply, struct err *err)
@@ -235,6 +278,8 @@ static bool is_due(const struct migration *m, wire_body body)
 	switch (body) {
 	case WIRE(HELLO_REPLY):
 		return m->out == OUT_HELLO;
+	case WIRE(BOOT_REPLY):
+		return m->out == OUT_BOOT;
 	case WIRE(STATE_REPLY):
 		return m->out == OUT_STATE;
 	case WIRE(RUN_REPLY):
@@ -262,6 +307,8 @@ static void on_message(void *arg, wire_message *message)
 			    message_name(message->body_case), phase_name(m->out));
 	else if (message->body_case == WIRE(HELLO_REPLY))
 		r = on_hello_reply(m, message->hello_reply, &err);
+	else if (message->body_case == WIRE(BOOT_REPLY))
+		r = on_boot_reply(m, message->boot_reply, &err);
 	else if (message->body_case == WIRE(STATE_REPLY))
 		r = on_state_reply(m, message->state_reply, &err);
 	else if (message->body_case == WIRE(RUN_REPLY))
@@ -292,10 +339,19 @@ static void on_lost(void *arg, const struct err *err)
 	outgoing_lost(arg, err, false);
 }
 
+static void on_drained(void *arg)
+{
+	struct migration *m = arg;
+
+	if (m->boot_sender)
+		boot_sender_go_on(m->boot_sender);
+}
+
 static const struct link_ops link_ops = {
 	.message = on_message,
 	.pages = on_pages,
 	.lost = on_lost,
+	.drained = on_drained,
 };
 
 /* ---- start ---- */
@@ -312,6 +368,7 @@ static void say_hello(struct migration *m)
 	hello.session.data = m->session;
 	hello.session.len = SESSION_BYTES;
 	hello.shape = &shape;
+	hello.boot = boot_kind_to_wire(machine_boot(m->machine)->kind);
 	m->out = OUT_HELLO;
 	link_send(m->link, WIRE(HELLO), &hello);
 	migration_drop_shape(&shape);

@@ -199,6 +199,8 @@ int switchover_load(struct migration *m, const Postern__Wire__State *state, stru
 {
 	int r = machine_load(m->machine, state->machine.data, state->machine.len, err);
 
+	if (!r && m->boot_receiver.begun)
+		r = machine_boot_take(m->machine, &m->boot_receiver.files, err);
 	if (r < 0) {
 		err_prefix(err, "loading the machine's state");
 		return r;

@@ -44,7 +44,8 @@ static int check_room(const struct memory *mem, uint64_t end, const char *what, 
 }
 
 /* *end: of what the kernel needs. */
-static int load_kernel(struct arch_boot *boot, struct memory *mem, const struct ram_file *file, uint64_t *end, struct err *err)
+static int load_kernel(struct arch_boot *boot, struct memory *mem, const struct ram_file *file,
+		       uint64_t *end, struct err *err)
 {
 	size_t len = file->len < IMAGE_HEAD_BYTES ? (size_t)file->len : IMAGE_HEAD_BYTES;
 	uint8_t head[IMAGE_HEAD_BYTES];
@@ -67,7 +68,8 @@ static int load_kernel(struct arch_boot *boot, struct memory *mem, const struct 
 	return r;
 }
 
-static int load_initrd(struct memory *mem, const struct ram_file *file, uint64_t at, uint64_t *end, struct err *err)
+static int load_initrd(struct memory *mem, const struct ram_file *file, uint64_t at, uint64_t *end,
+		       struct err *err)
 {
 	int r;
 

@@ -26,7 +26,8 @@ static uint32_t get32(const uint8_t *from)
 	return le32toh(value);
 }
 
-int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t file_len, struct err *err)
+int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t file_len,
+		struct err *err)
 {
 	uint64_t flags;
 

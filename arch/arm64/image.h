@@ -17,7 +17,12 @@ struct image {
 
 #define IMAGE_HEAD_BYTES 64u
 
-/* Hostile input: the first len bytes, IMAGE_HEAD_BYTES where the file has as many, of file_len. -EINVAL says what it is instead: not an Image, compressed, big endian, too old. */
-int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t file_len, struct err *err);
+/*
+ * Hostile input: the first len bytes, IMAGE_HEAD_BYTES where the file has as
+ * many, of file_len. -EINVAL says what it is instead: not an Image, compressed,
+ * big endian, too old.
+ */
+int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t file_len,
+		struct err *err);
 
 #endif

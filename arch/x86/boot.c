@@ -163,8 +163,10 @@ static int write_initrd(struct loading *l, struct err *err)
 	       ((file->len + INITRD_ALIGN - 1) & ~(INITRD_ALIGN - 1));
 	if (need > end) {
 		if (need > l->initrd_max + 1)
-			err_set(err, -ENOSPC, "%llu bytes do not fit between the kernel's end at 0x%llx and the "
-				"highest address that it takes, 0x%llx", (unsigned long long)file->len,
+			err_set(err, -ENOSPC,
+				"%llu bytes do not fit between the kernel's end at 0x%llx and the "
+				"highest address that it takes, 0x%llx",
+				(unsigned long long)file->len,
 				(unsigned long long)l->kernel_end, (unsigned long long)l->initrd_max);
 		else
 			ram_too_small(ram_low_end(l->mem), need, err);
@@ -201,7 +203,8 @@ static int write_params(struct loading *l, struct err *err)
 	return result;
 }
 
-static int load_bzimage(struct loading *l, const struct ram_file *file, const uint8_t *head, size_t head_len, struct err *err)
+static int load_bzimage(struct loading *l, const struct ram_file *file, const uint8_t *head,
+			size_t head_len, struct err *err)
 {
 	struct bzimage image;
 	uint64_t load, need;
@@ -233,7 +236,8 @@ static int load_segments(struct loading *l, const struct elf *elf, const struct 
 	for (i = 0; i < elf->segments && !result; i++) {
 		const struct elf_segment *seg = &elf->segment[i];
 
-		result = ram_load(l->mem, seg->gpa, file, seg->offset, seg->file_bytes, "segment", err);
+		result = ram_load(l->mem, seg->gpa, file, seg->offset, seg->file_bytes, "segment",
+				  err);
 		if (!result)
 			result = ram_zero(l->mem, seg->gpa + seg->file_bytes, seg->mem_bytes - seg->file_bytes,
 					  "segment", err);

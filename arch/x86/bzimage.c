@@ -68,7 +68,8 @@ static int check_protocol(struct bzimage *image, const uint8_t *data, size_t len
 	return 0;
 }
 
-int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64_t file_len, struct err *err)
+int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64_t file_len,
+		  struct err *err)
 {
 	uint64_t sectors, protected_bytes;
 	int result;
@@ -83,8 +84,10 @@ int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64
 	if (protected_bytes <= BZIMAGE_ENTRY_64)
 		return err_set(err, -EINVAL, "kernel of %llu bytes cannot be", (unsigned long long)protected_bytes);
 	if (image->payload >= file_len || file_len - image->payload < protected_bytes)
-		return err_set(err, -EINVAL, "truncated: the header promises %llu bytes, the file has %llu",
-			       (unsigned long long)(image->payload + protected_bytes), (unsigned long long)file_len);
+		return err_set(err, -EINVAL,
+			       "truncated: the header promises %llu bytes, the file has %llu",
+			       (unsigned long long)(image->payload + protected_bytes),
+			       (unsigned long long)file_len);
 	image->payload_bytes = protected_bytes;
 	image->initrd_max = get32(data, 0x22c);
 	image->alignment = get32(data, 0x230);

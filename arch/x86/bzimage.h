@@ -36,11 +36,14 @@ struct bzimage {
 bool bzimage_is(const uint8_t *data, size_t len);
 
 /*
- * Checks the header; data: the first len bytes of file_len, BZIMAGE_HEAD_MAX where the file has as many. -EINVAL and what is wrong: truncated, too old, no 64-bit entry, sizes that cannot be. After
- * success [payload, payload + payload_bytes) lies in the file, init_bytes >= payload_bytes, and no sum of two of the
- * sizes and addresses overflows.
+ * Checks the header; data: the first len bytes of file_len, BZIMAGE_HEAD_MAX
+ * where the file has as many. -EINVAL and what is wrong: truncated, too old, no
+ * 64-bit entry, sizes that cannot be. After success [payload, payload +
+ * payload_bytes) lies in the file, init_bytes >= payload_bytes, and no sum of
+ * two of the sizes and addresses overflows.
  */
-int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64_t file_len, struct err *err);
+int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64_t file_len,
+		  struct err *err);
 
 /*
  * The load address in RAM that ends at ram_end: the preferred one, else, when relocatable, the lowest suitable from 1 MiB on.

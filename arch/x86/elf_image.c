@@ -169,7 +169,8 @@ static int check(struct elf *elf, struct err *err)
 }
 
 /* A segment of notes, which nothing says how to read piece by piece. */
-static int read_note_segment(struct elf *elf, const Elf64_Phdr *program, unsigned int index, const struct ram_file *file,
+static int read_note_segment(struct elf *elf, const Elf64_Phdr *program, unsigned int index,
+			     const struct ram_file *file,
 			     struct err *err)
 {
 	uint8_t *notes;
@@ -178,7 +179,8 @@ static int read_note_segment(struct elf *elf, const Elf64_Phdr *program, unsigne
 	if (!in_file(program->p_offset, program->p_filesz, file->len))
 		return err_set(err, -EINVAL, "truncated: segment %u lies outside the file", index);
 	if (program->p_filesz > NOTES_MAX)
-		return err_set(err, -EINVAL, "ELF: %llu bytes of notes cannot be", (unsigned long long)program->p_filesz);
+		return err_set(err, -EINVAL, "ELF: %llu bytes of notes cannot be",
+			       (unsigned long long)program->p_filesz);
 	notes = malloc(program->p_filesz + 1);
 	if (!notes)
 		return err_set(err, -ENOMEM, "no memory for an ELF file's notes");
@@ -203,7 +205,8 @@ int elf_parse(struct elf *elf, const struct ram_file *file, struct err *err)
 	for (i = 0; i < header.e_phnum; i++) {
 		Elf64_Phdr program;
 
-		result = ram_file_read(file, header.e_phoff + i * sizeof(program), &program, sizeof(program), err);
+		result = ram_file_read(file, header.e_phoff + i * sizeof(program), &program,
+				       sizeof(program), err);
 		if (!result && program.p_type == PT_LOAD)
 			result = read_load(elf, &program, i, file->len, err);
 		else if (!result && program.p_type == PT_NOTE)

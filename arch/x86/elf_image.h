@@ -36,8 +36,9 @@ struct elf {
 bool elf_is(const uint8_t *data, size_t len);
 
 /*
- * Checks and reads. -EINVAL and what is wrong; ram_file_read's errors. After success each segment's bytes lie in the file, its addresses do not
- * wrap, and the entry lies in a segment.
+ * Checks and reads. -EINVAL and what is wrong; ram_file_read's errors. After
+ * success each segment's bytes lie in the file, its addresses do not wrap, and
+ * the entry lies in a segment.
  */
 int elf_parse(struct elf *elf, const struct ram_file *file, struct err *err);
 

@@ -39,6 +39,7 @@
  *	d       histogram, touches by cycles           H low:count ...
  *	e       first error of the walks               E errors= cpu= page= word= got= want= tsc=
  *	h       heartbeat on or off                    B on= then lines ".<count>"
+ *	y       reboot, by the reset port of a PC         Y
  *	k n     heartbeat every n us (1000)            K us=
  *	m n     use the first n pages (0: all)         M pages=
  *	t n     touch page n                           T page= val= ok= cycles=

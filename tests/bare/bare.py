@@ -211,6 +211,10 @@ class Bare:
         """Resets statistics."""
         self.command('r', 'R', timeout)
 
+    def reboot(self, timeout=TIMEOUT):
+        """Asks the machine for a reset; what follows is a guest that knows nothing of before."""
+        self.command('y', r'Y', timeout)
+
     def rewind(self, timeout=TIMEOUT):
         """Lets walk('a') begin anew."""
         self.command('o', 'O', timeout)

@@ -467,6 +467,10 @@ static void command_letter(int c)
 		beating = !beating;
 		reply_u64("B on=", beating);
 		break;
+	case 'y':
+		serial_puts("Y\n");
+		outb(RESET_PORT, RESET_CPU | RESET_SYSTEM);
+		break;
 	default:
 		reply_u64("? ", (uint64_t)c);
 	}

@@ -21,6 +21,11 @@ extern struct bare_stats stats[BARE_MAX_CPUS];
 #define READ(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
 #define WRITE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 
+/* The reset control register of a PC (Intel 82371AB and later chipsets). */
+#define RESET_PORT 0xcf9
+#define RESET_SYSTEM 0x02
+#define RESET_CPU 0x04
+
 static inline void outb(uint16_t port, uint8_t v)
 {
 	__asm__ volatile("outb %0,%1" : : "a"(v), "Nd"(port) : "memory");

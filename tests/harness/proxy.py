@@ -33,7 +33,8 @@ FRAME_BYTES = 40
 CHANNELS = {0: 'control', 1: 'urgent', 2: 'bulk'}
 TYPES = {1: 'MESSAGE', 2: 'PAGES', 3: 'ZERO', 4: 'REQUEST', 5: 'LOST'}
 MESSAGES = ['?', 'Hello', 'HelloReply', 'State', 'StateReply', 'Run', 'RunReply', 'Resume', 'ResumeReply', 'Missing',
-            'MissingEnd', 'ResumeAck', 'Complete', 'CompleteAck', 'Ping', 'Pong', 'Abort']
+            'MissingEnd', 'ResumeAck', 'Complete', 'CompleteAck', 'Ping', 'Pong', 'Abort', 'Boot', 'BootData', 'BootEnd',
+            'BootReply']
 TO_DESTINATION, TO_SOURCE = 'to-destination', 'to-source'
 
 

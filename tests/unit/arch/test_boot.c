@@ -55,7 +55,8 @@ static void ram_new(uint64_t bytes)
 static int load(const char *path, const char *disk, const char *cmdline, unsigned int cpus, struct err *err)
 {
 	struct ram_file kernel_file, disk_file = { .fd = -1 };
-	const struct arch_boot_config config = { &kernel_file, disk ? &disk_file : NULL, cmdline, cpus };
+	const struct arch_boot_config config = { &kernel_file, disk ? &disk_file : NULL, cmdline,
+		cpus };
 	int r;
 
 	*err = (struct err){ 0 };

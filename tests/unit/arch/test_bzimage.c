@@ -75,7 +75,8 @@ static void test_bad(void **state)
 
 		fresh(state);
 		memcpy(file + bad[i].at, &bad[i].value, bad[i].bytes);
-		assert_err(bzimage_parse(&image, file, sizeof(file), sizeof(file), &err), -EINVAL, err, bad[i].part);
+		assert_err(bzimage_parse(&image, file, sizeof(file), sizeof(file), &err), -EINVAL,
+			   err, bad[i].part);
 	}
 }
 

@@ -74,9 +74,11 @@ static void on_complete(void *arg)
 
 static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(void *, struct machine *, struct err *))
 {
-	const struct boot_files found = { .kind = BOOT_FILES, .kernel = { getenv("POSTERN_BARE"), -1 }, .initrd.fd = -1 };
+	const struct boot_files found = { .kind = BOOT_FILES, .kernel =
+		{ getenv("POSTERN_BARE"), -1 }, .initrd.fd = -1 };
 	struct machine_config config = {
-		.cpus = CPUS, .memory_bytes = MEMORY_BYTES, .kernel = boot_find ? NULL : getenv("POSTERN_BARE"), .found = &found,
+		.cpus = CPUS, .memory_bytes = MEMORY_BYTES, .kernel = boot_find ? NULL :
+			getenv("POSTERN_BARE"), .found = &found,
 		.way_out = WAY_OUT_AUTO, .incoming = incoming, .no_reboot = no_reboot,
 		.serial = { .kind = CHARDEV_NULL }, .boot_find = boot_find,
 	};

@@ -290,15 +290,18 @@ static int boot_find(void *arg, struct machine *machine, struct err *err)
 /* Nobody looks into them here. */
 #define SOME_FILE "/proc/self/exe"
 static const struct boot_files on_disk = {
-	.kind = BOOT_FILES, .kernel = { .path = (char *)(uintptr_t)SOME_FILE, .fd = -1 }, .initrd = { .fd = -1 },
+	.kind = BOOT_FILES, .kernel = { .path = (char *)(uintptr_t)SOME_FILE, .fd = -1 }, .initrd =
+		{ .fd = -1 },
 };
 
 static struct world *world_new(bool incoming, bool finds)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	struct machine_config config = {
-		.cpus = 1, .memory_bytes = MEMORY_BYTES, .kernel = finds ? NULL : SOME_FILE, .incoming = incoming,
-		.found = &on_disk, .boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial = { .kind = CHARDEV_NULL },
+		.cpus = 1, .memory_bytes = MEMORY_BYTES, .kernel = finds ? NULL : SOME_FILE,
+			.incoming = incoming,
+		.found = &on_disk, .boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial =
+			{ .kind = CHARDEV_NULL },
 	};
 	struct err err = { 0 };
 	int r;

@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "migrate/message.h"
 #include "world.h"
 
 #define CONNECTIONS_MAX 120
@@ -44,13 +45,15 @@ struct relay {
 	pthread_cond_t let_go;	/* hold, stop or a half's over has changed */
 	struct connection connection[CONNECTIONS_MAX];
 	unsigned int n;
-	enum cut_at at, swallow;
-	bool deliver, has_cut, hold, stop;
+	enum cut_at at, swallow, hold_at;
+	_Atomic bool has_cut;
+	bool deliver, hold, stop;
 	bool passed[AT_PAGES + 1];
 	enum cut_at replace;
 	uint8_t *other;		/* a whole frame, in place of that */
 	size_t other_len;
 	struct preface preface;
+	bool hush;	/* set before anybody connects */
 	bool damage, damage_from_source;
 	enum wire_channel damage_channel;
 };
@@ -109,14 +112,42 @@ void relay_swallow(struct relay *relay, enum cut_at at)
 	pthread_mutex_unlock(&relay->lock);
 }
 
-bool relay_has_cut(struct relay *relay)
+void relay_hush(struct relay *relay)
 {
-	bool has_cut;
+	relay->hush = true;
+}
+
+bool relay_has_swallowed(struct relay *relay)
+{
+	bool swallowed;
 
 	pthread_mutex_lock(&relay->lock);
-	has_cut = relay->has_cut;
+	swallowed = relay->swallow == CUT_NEVER;
 	pthread_mutex_unlock(&relay->lock);
-	return has_cut;
+	return swallowed;
+}
+
+void relay_hold_at(struct relay *relay, enum cut_at at)
+{
+	pthread_mutex_lock(&relay->lock);
+	relay->hold_at = at;
+	pthread_mutex_unlock(&relay->lock);
+}
+
+bool relay_holds(struct relay *relay)
+{
+	bool holds;
+
+	pthread_mutex_lock(&relay->lock);
+	holds = relay->hold;
+	pthread_mutex_unlock(&relay->lock);
+	return holds;
+}
+
+bool relay_has_cut(struct relay *relay)
+{
+	/* Not under the lock: it is kept while the last frame is delivered, which takes the caller's loop. */
+	return relay->has_cut;
 }
 
 void relay_hold(struct relay *relay, bool hold)
@@ -201,6 +232,10 @@ static int hand_on(struct half *half, uint8_t *data, size_t len, enum cut_at is)
 	int r = 0;
 
 	pthread_mutex_lock(&relay->lock);
+	if (is != CUT_NEVER && is == relay->hold_at) {
+		relay->hold_at = CUT_NEVER;
+		relay->hold = true;
+	}
 	while (relay->hold && !relay->stop)
 		pthread_cond_wait(&relay->let_go, &relay->lock);
 	if (relay->damage && relay->damage_channel == half->channel &&
@@ -268,6 +303,28 @@ static enum cut_at frame_is(const struct frame *frame, const uint8_t *payload)
 	return (enum cut_at)(tag >> 3);
 }
 
+/* A Hello that does not say all: the bytes of the frame anew; or NULL: as they are. */
+static uint8_t *hushed(const struct relay *relay, const struct frame *frame, const uint8_t *payload,
+		     size_t *len)
+{
+	wire_message *message;
+	struct buf buf = { 0 };
+	uint8_t *all;
+
+	if (!relay->hush || frame_is(frame, payload) != AT_HELLO)
+		return NULL;
+	message = message_unpack(payload, frame->payload_bytes, NULL);
+	message->hello->boot = POSTERN__WIRE__BOOT_KIND__BOOT_UNKNOWN;
+	message_pack(&buf, WIRE(HELLO), message->hello);
+	message_free(message);
+	*len = FRAME_BYTES + buf.len;
+	all = malloc(*len);
+	frame_encode_message(all, buf.data, buf.len);
+	memcpy(all + FRAME_BYTES, buf.data, buf.len);
+	buf_fini(&buf);
+	return all;
+}
+
 static int hand_on_frame(struct half *half)
 {
 	uint8_t head[FRAME_BYTES], *all, *other;
@@ -288,6 +345,8 @@ static int hand_on_frame(struct half *half)
 		is = frame_is(&frame, all + FRAME_BYTES);
 		len = FRAME_BYTES + frame.payload_bytes;
 		other = take_other(half->relay, is, &len);
+		if (!other)
+			other = hushed(half->relay, &frame, all + FRAME_BYTES, &len);
 		r = hand_on(half, other ? other : all, len, is);
 		free(other);
 	}

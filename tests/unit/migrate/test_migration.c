@@ -96,6 +96,14 @@ static const struct moment moments[] = {
 	{ "Hello delivered", AT_HELLO, true, F, S, true, false },
 	{ "HelloReply kept", AT_HELLO_REPLY, false, F, S, true, false },
 	{ "HelloReply delivered", AT_HELLO_REPLY, true, F, S, true, false },
+	{ "Boot kept", AT_BOOT, false, F, S, true, false },
+	{ "Boot delivered", AT_BOOT, true, F, S, true, false },
+	{ "BootData kept", AT_BOOT_DATA, false, F, S, true, false },
+	{ "BootData delivered", AT_BOOT_DATA, true, F, S, true, false },
+	{ "BootEnd kept", AT_BOOT_END, false, F, S, true, false },
+	{ "BootEnd delivered", AT_BOOT_END, true, F, S, true, false },
+	{ "BootReply kept", AT_BOOT_REPLY, false, F, S, true, false },
+	{ "BootReply delivered", AT_BOOT_REPLY, true, F, S, true, false },
 	{ "early page kept", AT_PAGES, false, F, S, true, false },
 	{ "early page delivered", AT_PAGES, true, F, S, true, false },
 	{ "State kept", AT_STATE, false, F, S, true, false },
@@ -430,19 +438,27 @@ static void without_answer(struct world *w, enum cut_at answer)
 /* A destination that lives, and hears everything, and does not answer: the guest goes on where it was. */
 static void test_an_answer_that_does_not_come(void **state)
 {
-	static const enum cut_at answer[] = { AT_HELLO_REPLY, AT_STATE_REPLY };
+	static const struct {
+		enum cut_at at;
+		const char *said;
+		enum migration_status to;
+	} answer[] = {
+		{ AT_HELLO_REPLY, "has not answered the Hello within 5000 ms", MIGRATION_SETUP },
+		{ AT_BOOT_REPLY, "has not taken what the guest reboots with within 5000 ms", MIGRATION_SETUP },
+		/* It is prepared, and not for another. */
+		{ AT_STATE_REPLY, "has not answered the machine's state within 5000 ms",
+			MIGRATION_POSTCOPY_PAUSED },
+	};
 	struct world w;
 	size_t i;
 
 	(void)state;
 	for (i = 0; i < sizeof(answer) / sizeof(*answer); i++) {
-		without_answer(&w, answer[i]);
-		until_refused(&w, answer[i] == AT_HELLO_REPLY ? "has not answered the Hello within 5000 ms" :
-								"has not answered the machine's state within 5000 ms");
-		/* The other side is told. Had it begun to hold pages, or been prepared, it is not for another. */
-		world_until(&w, strstr(query(&w.to).error, "has not answered"));
-		assert_int_equal(world_status(&w.to), answer[i] == AT_HELLO_REPLY ? MIGRATION_SETUP :
-										      MIGRATION_POSTCOPY_PAUSED);
+		without_answer(&w, answer[i].at);
+		until_refused(&w, answer[i].said);
+		/* The other side is told. */
+		world_until(&w, strstr(query(&w.to).error, answer[i].said));
+		assert_int_equal(world_status(&w.to), answer[i].to);
 		assert_false(w.to.machine.ran);
 		world_free(&w);
 	}

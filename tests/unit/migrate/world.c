@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -119,6 +120,18 @@ int machine_load(struct machine *machine, const uint8_t *data, size_t len, struc
 	return 0;
 }
 
+const struct boot_files *machine_boot(const struct machine *machine)
+{
+	return &machine->boot;
+}
+
+int machine_boot_take(struct machine *machine, struct boot_files *from, struct err *err)
+{
+	(void)err;
+	boot_files_move(&machine->boot, from);
+	return 0;
+}
+
 int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
 {
 	/* Unsorted, repeated, and some that are no RAM. */
@@ -130,6 +143,58 @@ int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn)
 	for (i = 0; i < machine->early_pages && i < sizeof(gfn) / sizeof(*gfn) && !r; i++)
 		r = fn(arg, GFN(gfn[i]));
 	return r;
+}
+
+/* ---- what it starts with ---- */
+
+uint8_t world_boot_byte(uint64_t offset)
+{
+	return (uint8_t)(offset % 253 + offset / 65536);
+}
+
+static void boot_file_make(struct boot_file *file, const char *name, uint64_t from, size_t len)
+{
+	uint8_t *bytes = malloc(len);
+	size_t i;
+
+	file->path = strdup(name);
+	file->fd = memfd_create(name, MFD_CLOEXEC);
+	for (i = 0; i < len; i++)
+		bytes[i] = world_boot_byte(from + i);
+	assert_int_equal(write(file->fd, bytes, len), len);
+	free(bytes);
+}
+
+static void boot_make(struct boot_files *boot)
+{
+	boot->kind = BOOT_FILES;
+	boot->cmdline = strdup(WORLD_CMDLINE);
+	boot_file_make(&boot->kernel, "kernel", 0, WORLD_KERNEL_BYTES);
+	boot_file_make(&boot->initrd, "initrd", WORLD_KERNEL_BYTES, WORLD_INITRD_BYTES);
+}
+
+static void boot_file_check(const struct boot_file *file, uint64_t from, size_t len)
+{
+	uint8_t *bytes = malloc(len + 1);
+	size_t i;
+
+	assert_int_equal(pread(file->fd, bytes, len + 1, 0), len);
+	for (i = 0; i < len; i++)
+		assert_int_equal(bytes[i], world_boot_byte(from + i));
+	free(bytes);
+}
+
+void world_check_boot(struct world *world)
+{
+	const struct boot_files *boot = &world->to.machine.boot;
+
+	assert_int_equal(boot->kind, BOOT_FILES);
+	assert_string_equal(boot->cmdline, WORLD_CMDLINE);
+	boot_file_check(&boot->kernel, 0, WORLD_KERNEL_BYTES);
+	boot_file_check(&boot->initrd, WORLD_KERNEL_BYTES, WORLD_INITRD_BYTES);
+	/* Nobody changes it any more. */
+	assert_int_equal(ftruncate(boot->kernel.fd, 0), -1);
+	assert_int_equal(ftruncate(boot->initrd.fd, 0), -1);
 }
 
 /* ---- memory ---- */
@@ -171,6 +236,9 @@ static bool side_new(struct world *world, struct side *side, bool incoming)
 
 	*machine = (struct machine){ .world = world, .autostart = true, .early_pages = 11 };
 	machine->config = (struct machine_config){ .cpus = 2, .incoming = incoming };
+	boot_files_init(&machine->boot);
+	if (!incoming)
+		boot_make(&machine->boot);
 	machine->state = incoming ? RUN_STATE_INMIGRATE : RUN_STATE_RUNNING;
 	assert_int_equal(memory_new(&machine->mem, ranges, 2, &err), 0);
 	if (incoming && memory_watch(machine->mem, &events, &err) < 0) {
@@ -240,6 +308,8 @@ void world_free(struct world *world)
 	relay_free(world->relay);
 	uv_close((uv_handle_t *)&world->tick, NULL);
 	loop_free(world->loop);
+	boot_files_fini(&world->from.machine.boot);
+	boot_files_fini(&world->to.machine.boot);
 	memory_shut(world->from.machine.mem);
 	memory_shut(world->to.machine.mem);
 	memory_free(world->from.machine.mem);
@@ -292,6 +362,9 @@ void world_check_arrived(struct world *world)
 	assert_int_equal(world->from.machine.state, RUN_STATE_POSTMIGRATE);
 	assert_int_equal(world->to.machine.state, RUN_STATE_RUNNING);
 	assert_false(memory_is_late(world->to.machine.mem));
+	if (world->from.machine.boot.kind == BOOT_FILES && world->to.machine.boot.kind ==
+	    BOOT_FILES)
+		world_check_boot(world);
 	for (i = 0; i < WORLD_PAGES; i++) {
 		page_fill(should, i);
 		assert_int_equal(gup_read(world->to.machine.mem, gfn_to_gpa(page_gfn(i)), is, PAGE_BYTES,

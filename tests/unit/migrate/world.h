@@ -25,6 +25,7 @@ enum cut_at {
 	CUT_NEVER = 0,
 	AT_HELLO = 1, AT_HELLO_REPLY, AT_STATE, AT_STATE_REPLY, AT_RUN, AT_RUN_REPLY, AT_RESUME, AT_RESUME_REPLY,
 	AT_MISSING, AT_MISSING_END, AT_RESUME_ACK, AT_COMPLETE, AT_COMPLETE_ACK,
+	AT_BOOT = 17, AT_BOOT_DATA, AT_BOOT_END, AT_BOOT_REPLY,
 	AT_PAGES = 100,
 };
 
@@ -35,6 +36,7 @@ void relay_free(struct relay *relay);
 void relay_cut_at(struct relay *relay, enum cut_at at, bool deliver);
 /* Swallows the next such frame, and nothing else. */
 void relay_swallow(struct relay *relay, enum cut_at at);
+bool relay_has_swallowed(struct relay *relay);
 bool relay_has_cut(struct relay *relay);
 void relay_cut_now(struct relay *relay);
 /* Has such a message been handed on, on any link? */
@@ -43,8 +45,13 @@ bool relay_has_passed(struct relay *relay, enum cut_at at);
 void relay_replace(struct relay *relay, enum cut_at at, const void *payload, size_t len);
 /* Puts a message of the relay's own into the last link's control connection, between two frames. */
 void relay_say(struct relay *relay, bool to_source, const void *payload, size_t len);
+/* Each Hello from now on does not say what the guest starts with. */
+void relay_hush(struct relay *relay);
 /* Holds everything back, in both directions, until it is let go. */
 void relay_hold(struct relay *relay, bool hold);
+/* ... from the next such frame on, which has not passed when relay_holds says so. */
+void relay_hold_at(struct relay *relay, enum cut_at at);
+bool relay_holds(struct relay *relay);
 /* The last preface that went through. */
 struct preface relay_preface(struct relay *relay);
 /* Damages the next byte on the given connection, from the source (or to it). */
@@ -64,6 +71,7 @@ struct machine {
 	bool to_run;		/* once a reset is done */
 	bool ran;		/* was RUNNING at any time since it was made */
 	int save_error, load_error;
+	struct boot_files boot;	/* what it resets to */
 	unsigned int early_pages;
 };
 
@@ -105,6 +113,16 @@ void world_step(struct world *world, int64_t deadline, const char *what);
 enum migration_status world_status(const struct side *side);
 /* Starts the migration through the relay. */
 void world_migrate(struct world *world, bool resume);
+/*
+ * World's kernel is WORLD_KERNEL_BYTES of world_boot_byte, its initial RAM disk
+ * WORLD_INITRD_BYTES of what follows.
+ */
+#define WORLD_KERNEL_BYTES 600001u
+#define WORLD_INITRD_BYTES (4u << 20)
+#define WORLD_CMDLINE "console=ttyS0 quiet"
+uint8_t world_boot_byte(uint64_t offset);
+/* The destination resets to what the source does. */
+void world_check_boot(struct world *world);
 /* Everything there, right, running where it must, and only there. */
 void world_check_arrived(struct world *world);
 

@@ -77,11 +77,13 @@ struct given {
 	unsigned int cpus;
 };
 
-static int load(struct arch_boot *boot, const struct given *given, struct memory *to, struct err *err)
+static int load(struct arch_boot *boot, const struct given *given, struct memory *to,
+		struct err *err)
 {
 	struct ram_file kernel_file, initrd_file = { .fd = -1 };
 	const struct arch_boot_config config = {
-		.kernel = &kernel_file, .initrd = given->initrd ? &initrd_file : NULL, .cmdline = given->cmdline, .cpus = given->cpus,
+		.kernel = &kernel_file, .initrd = given->initrd ? &initrd_file : NULL, .cmdline =
+			given->cmdline, .cpus = given->cpus,
 	};
 	int r = ram_file_open(&kernel_file, given->kernel, err);
 

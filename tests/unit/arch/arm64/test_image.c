@@ -72,7 +72,8 @@ static void test_bad(void **state)
 		fresh(state);
 		put64(file, bad[i].at, bad[i].value);
 		memset(&err, 0, sizeof(err));
-		assert_err(image_parse(&image, file, sizeof(file), sizeof(file), &err), -EINVAL, err, bad[i].part);
+		assert_err(image_parse(&image, file, sizeof(file), sizeof(file), &err), -EINVAL,
+			   err, bad[i].part);
 	}
 }
 
@@ -85,7 +86,8 @@ static void test_short(void **state)
 	(void)state;
 	for (len = 0; len < 64; len++) {
 		memset(&err, 0, sizeof(err));
-		assert_err(image_parse(&image, file, len, len, &err), -EINVAL, err, "not an arm64 kernel");
+		assert_err(image_parse(&image, file, len, len, &err), -EINVAL, err,
+			   "not an arm64 kernel");
 	}
 }
 
