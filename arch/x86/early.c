@@ -15,6 +15,7 @@
 #include "arch/arch.h"
 #include "arch/x86/mmu.h"
 #include "arch/x86/msr.h"
+#include "arch/x86/nested_pages.h"
 #include "arch/x86/state.h"
 #include "arch/x86/x86.h"
 
@@ -71,21 +72,14 @@ static int paravirtual(struct vcpu_parked *vcpu, struct early *early)
 	return result;
 }
 
-/* AMD APM volume 2, appendix B: the control block names its I/O and MSR permission maps. */
-static int nested_svm(struct early *early, uint64_t vmcb, const struct kvm_nested_state *state, size_t len)
+static int nested_range(void *arg, uint64_t gpa, uint64_t len)
 {
-	struct {
-		uint64_t iopm, msrpm;
-	} maps;
-	int result = physical(early, vmcb, PAGE_BYTES);
+	struct early *early = arg;
+	int result = 0;
 
-	if (result || len < 0x50)
-		return result;
-	__builtin_memcpy(&maps, (const uint8_t *)&state->data + 0x40, sizeof(maps));
-	result = physical(early, maps.msrpm, 2 * PAGE_BYTES);
-	if (!result)
-		result = physical(early, maps.iopm, 2 * PAGE_BYTES);
-	return result ? result : physical(early, maps.iopm + 2 * PAGE_BYTES, PAGE_BYTES);
+	for (; len && !result; gpa += PAGE_BYTES, len -= len < PAGE_BYTES ? len : PAGE_BYTES)
+		result = page(early, GPA(gpa));
+	return result;
 }
 
 static int nested(struct vcpu_parked *vcpu, struct early *early, struct err *err)
@@ -95,13 +89,7 @@ static int nested(struct vcpu_parked *vcpu, struct early *early, struct err *err
 
 	if (result || !state)
 		return result;
-	if (state->format == KVM_STATE_NESTED_FORMAT_VMX) {
-		result = physical(early, state->hdr.vmx.vmxon_pa, PAGE_BYTES);
-		if (!result)
-			result = physical(early, state->hdr.vmx.vmcs12_pa, PAGE_BYTES);
-	} else {
-		result = nested_svm(early, state->hdr.svm.vmcb_pa, state, state->size - sizeof(*state));
-	}
+	result = nested_pages(state, nested_range, early);
 	free(state);
 	return result;
 }

@@ -21,7 +21,7 @@
  *			KVM_RUN; steal time, asynchronous page fault: only noted, written in KVM_RUN;
  *			PV EOI: only noted, written when an interrupt is injected; TSC: rewrites the clock page
  *			at the next KVM_RUN
- *   KVM_SET_NESTED_STATE	SVM with PAE paging in the nested guest: PDPTEs; MSR and I/O bitmaps at the next KVM_RUN
+ *   KVM_SET_NESTED_STATE	SVM with PAE paging in the nested guest: PDPTEs; MSR and I/O bitmaps at the next KVM_RUN (nested_check)
  *   KVM_SET_LAPIC, KVM_SET_VCPU_EVENTS, KVM_SET_MP_STATE, KVM_SET_XSAVE, KVM_SET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_REGS,
  *   KVM_SET_CPUID2, KVM_SET_TSC_KHZ, KVM_KVMCLOCK_CTRL, KVM_SET_GUEST_DEBUG, all KVM_GET_*	none
  *   KVM_TRANSLATE	reads page tables: never used
@@ -32,6 +32,7 @@
 
 #include "arch/arch.h"
 #include "arch/x86/msr.h"
+#include "arch/x86/nested_pages.h"
 #include "arch/x86/state.h"
 #include "arch/x86/state_vcpu.h"
 #include "arch/x86/x86.h"
@@ -333,7 +334,11 @@ static int load_nested(struct vcpu_parked *vcpu, const X86__NestedState *message
 	}
 	if (message->data.len)
 		memcpy(&raw->data, message->data.data, message->data.len);
-	result = nested_set(vcpu, raw, err);
+	result = nested_check(vm_memory(parked_vm(vcpu)), raw, err);
+	if (result)
+		err_prefix(err, "vCPU %u", parked_index(vcpu));
+	else
+		result = nested_set(vcpu, raw, err);
 	free(raw);
 	return result;
 }
