@@ -141,8 +141,9 @@ class Debugger:
         start = time.monotonic()
         for _ in range(n):
             self._gdb.send('g')
-        for _ in range(n):
+        for _ in range(n):      # each from when the one before it was answered
             self._receive('g', start, REGISTERS)
+            start = time.monotonic()
 
     def _write_register(self):
         self._ask('P%x=%032x' % (XMM15, self.rng.getrandbits(128)), r'OK|E10|E0e', 'P')
