@@ -119,6 +119,7 @@ static void *worker_main(void *arg)
 		loop_post(worker->loop, job_finished, job);
 	}
 	pthread_mutex_unlock(&worker->lock);
+	memory_thread_unbind(worker->self);
 	return NULL;
 }
 

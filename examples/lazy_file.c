@@ -181,6 +181,7 @@ static void *vcpu_main(void *arg)
 			memcpy(&vmm->half[halves++], (uint8_t *)vmm->run + vmm->run->io.data_offset, 4);
 		}
 	}
+	postern_memory_thread_unbind(vmm->waits);
 	return NULL;
 }
 

@@ -324,6 +324,7 @@ static void *vcpu_main(void *arg)
 		else
 			vcpu_turn(vcpu);
 	}
+	memory_thread_unbind(vcpu->waits);
 	return NULL;
 }
 

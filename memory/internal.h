@@ -209,8 +209,8 @@ void memory_check_touch(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t retur
 
 /* Waits until no page is being ejected from, or memory shuts down; for who reads guest memory that is all PRESENT and pins nothing. */
 void memory_ejects_wait(struct memory *mem);
-/* Ejects `thread` from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
-bool memory_eject(struct memory_thread *thread, gfn_t gfn);
+/* Ejects `thread`, if it is still there, from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
+bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn);
 
 /*
  * Brings threads whose wait in the kernel has become long to user space (memory_thread_sit_out), and nudges those whose eject has not

@@ -150,7 +150,7 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 		memory_wake(mem, gfn, 1, true);
 		return;
 	}
-	if (kicked && memory_eject(kicked, gfn))
+	if (kicked && memory_eject(mem, kicked, gfn))
 		return;
 	memory_ask(mem, region, offset, 1);
 }

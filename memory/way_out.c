@@ -84,6 +84,15 @@ void memory_thread_bind(struct memory_thread *thread)
 	atomic_store(&thread->tid, (pid_t)syscall(SYS_gettid));
 }
 
+/* Its number may be another thread's as soon as it has ended. Under the lock: a nudge that is under way is waited for. */
+void memory_thread_unbind(struct memory_thread *thread)
+{
+	pthread_mutex_lock(&thread->mem->wait_lock);
+	atomic_store(&thread->tid, 0);
+	atomic_store(&thread->wait.active, false);
+	pthread_mutex_unlock(&thread->mem->wait_lock);
+}
+
 /* The note is for statistics and for kicks; that the page is waited for stands in its WAITED bit. */
 static void wait_note(struct wait *wait, gfn_t gfn, int64_t now)
 {
@@ -196,7 +205,7 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 		eject = true;
 	}
 	pthread_mutex_unlock(&mem->wait_lock);
-	if (eject && memory_eject(thread, gfn))
+	if (eject && memory_eject(mem, thread, gfn))
 		return KICK_DONE;
 	return woken ? KICK_DONE : KICK_SIGNAL;
 }
@@ -292,15 +301,24 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn, struct come *co
 	return true;
 }
 
-bool memory_eject(struct memory_thread *thread, gfn_t gfn)
+/* Who was found with wait_lock held, which has been released since, may have been freed. */
+static bool thread_is_known(const struct memory *mem, const struct memory_thread *thread)
 {
-	struct memory *mem = thread->mem;
+	const struct memory_thread *t = mem->threads;
+
+	while (t && t != thread)
+		t = t->next;
+	return t;
+}
+
+bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn)
+{
 	struct come come = { 0 };
 	bool done;
 
 	pthread_mutex_lock(&mem->wait_lock);
 	pthread_mutex_lock(&mem->eject_lock);
-	done = eject_start(thread, gfn, &come);
+	done = thread_is_known(mem, thread) && eject_start(thread, gfn, &come);
 	pthread_mutex_unlock(&mem->eject_lock);
 	pthread_mutex_unlock(&mem->wait_lock);
 	while (come.n)
@@ -357,11 +375,12 @@ int memory_eject_overdue(struct memory *mem)
 		pthread_mutex_lock(&mem->eject_lock);
 		thread = overdue_find(mem, now, &nudge, &gfn, &next);
 		pthread_mutex_unlock(&mem->eject_lock);
+		/* With wait_lock held, so that the thread does not end meanwhile: a signal to one that was joined is nobody's. */
+		if (thread && nudge && thread->nudge && atomic_load(&thread->tid))
+			thread->nudge(thread->nudge_arg);
 		pthread_mutex_unlock(&mem->wait_lock);
 		if (thread && !nudge)
-			memory_eject(thread, gfn);
-		else if (thread && thread->nudge)
-			thread->nudge(thread->nudge_arg);
+			memory_eject(mem, thread, gfn);
 	} while (thread);
 	if (next == INT64_MAX)
 		return -1;

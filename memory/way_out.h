@@ -37,15 +37,18 @@ enum way_out memory_way_out(const struct memory *mem);
 
 /* Registers a thread-to-be. name: at most 15 bytes are kept; cpu: vCPU index or -1. NULL: no memory. */
 struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu);
-/* Its thread has ended, and nobody kicks it. */
+/* Its thread has unbound it or was never bound, and nobody kicks it. */
 void memory_thread_free(struct memory_thread *thread);
 /*
  * What makes the thread leave KVM_RUN although nobody kicked it, a signal: used when an eject did not find it where it was
- * believed to be. Any thread calls it; it must not sleep. Set before the thread is bound.
+ * believed to be. It is called on any thread, while the thread is bound and never after memory_thread_unbind has returned, so that
+ * pthread_kill in it always has a thread to send to. It must not sleep nor call anything of this library. Set before the thread is bound.
  */
 void memory_thread_set_nudge(struct memory_thread *thread, void (*nudge)(void *arg), void *arg);
 /* On the thread itself, before its first wait. */
 void memory_thread_bind(struct memory_thread *thread);
+/* On the thread itself, before it ends: its waits are over, and no nudge comes any more. */
+void memory_thread_unbind(struct memory_thread *thread);
 
 /* What a kick found. */
 enum kick_result {

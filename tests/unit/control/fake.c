@@ -385,6 +385,11 @@ void memory_thread_bind(struct memory_thread *thread)
 	(void)thread;
 }
 
+void memory_thread_unbind(struct memory_thread *thread)
+{
+	(void)thread;
+}
+
 enum kick_result memory_thread_kick(struct memory_thread *thread)
 {
 	pthread_mutex_lock(&thread->mem->lock);

@@ -227,7 +227,7 @@ static void test_gup_does_not_touch_a_page_under_eject(void **unused)
 	/* A thread that says it is in KVM_RUN and does not come out: the eject stays under way. */
 	memory_thread_bind(self);
 	memory_thread_enter(self);
-	assert_true(memory_eject(self, GFN(3)));
+	assert_true(memory_eject(mem, self, GFN(3)));
 	fill_one(mem, GFN(3));
 	assert_int_equal(memory_page_state(mem, GFN(3)), PAGE_PRESENT);
 	memory_map_lock(mem);
@@ -248,7 +248,7 @@ static void test_a_bystander_that_enters_during_an_eject_and_leaves_after_it(voi
 
 	(void)unused;
 	memory_thread_enter(ejected);
-	assert_true(memory_eject(ejected, GFN(3)));
+	assert_true(memory_eject(mem, ejected, GFN(3)));
 	memory_thread_enter(bystander);
 	assert_true(memory_thread_left(ejected, -EFAULT));
 	/* The eject that took the page from it has ended by now. */
@@ -270,10 +270,10 @@ static void test_a_present_page_is_never_ejected_and_efault_is_then_real(void **
 	memory_thread_bind(self);
 	fill_one(mem, GFN(3));
 	memory_thread_enter(self);
-	assert_false(memory_eject(self, GFN(3)));
+	assert_false(memory_eject(mem, self, GFN(3)));
 	assert_false(memory_thread_left(self, -EFAULT));
 	/* Out of KVM_RUN nobody is ejected. */
-	assert_false(memory_eject(self, GFN(4)));
+	assert_false(memory_eject(mem, self, GFN(4)));
 	memory_thread_free(self);
 	memory_free(mem);
 }
@@ -355,6 +355,70 @@ static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
 	memory_free(mem);
 }
 
+struct slow_nudge {
+	_Atomic bool begun, over, unbound;
+};
+
+static void on_slow_nudge(void *arg)
+{
+	struct slow_nudge *nudge = arg;
+	int i;
+
+	atomic_store(&nudge->begun, true);
+	/* The thread it is for has every chance to end. */
+	for (i = 0; i < 200 && !atomic_load(&nudge->unbound); i++)
+		wait_a_little();
+	atomic_store(&nudge->over, true);
+}
+
+struct ending {
+	struct memory_thread *waits;
+	struct slow_nudge nudge;
+	_Atomic bool in_run, saw_end;
+};
+
+static void *ending_main(void *arg)
+{
+	struct ending *e = arg;
+
+	memory_thread_bind(e->waits);
+	memory_thread_enter(e->waits);
+	atomic_store(&e->in_run, true);
+	while (!atomic_load(&e->nudge.begun))
+		wait_a_little();
+	memory_thread_left(e->waits, -EINTR);
+	memory_thread_unbind(e->waits);
+	atomic_store(&e->saw_end, atomic_load(&e->nudge.over));
+	atomic_store(&e->nudge.unbound, true);
+	return NULL;
+}
+
+/* Its signal would go to a thread that is no more. */
+static void test_a_thread_does_not_end_under_a_nudge(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *kicked = NULL;
+	struct ending e = { .waits = memory_thread_new(mem, "ending", 0) };
+	pthread_t thread;
+
+	(void)unused;
+	memory_thread_set_nudge(e.waits, on_slow_nudge, &e.nudge);
+	assert_int_equal(pthread_create(&thread, NULL, ending_main, &e), 0);
+	wait_until(atomic_load(&e.in_run));
+	memory_note_wait(mem, atomic_load(&e.waits->tid), GFN(3), &kicked);
+	assert_true(memory_eject(mem, e.waits, GFN(3)));
+	e.waits->eject_tried_ns = 0;
+	memory_eject_overdue(mem);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_true(e.saw_end);
+	/* Whoever gets its number now is another. */
+	assert_int_equal(atomic_load(&e.waits->tid), 0);
+	memory_thread_free(e.waits);
+	/* And one that is gone is not ejected. */
+	assert_false(memory_eject(mem, e.waits, GFN(3)));
+	memory_free(mem);
+}
+
 static void test_an_eject_whose_page_came_is_followed_by_a_nudge(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
@@ -396,7 +460,7 @@ static void test_memory_completes_while_its_last_page_is_ejected_from(void **unu
 	(void)unused;
 	memory_thread_bind(self);
 	memory_thread_enter(self);
-	assert_true(memory_eject(self, GFN(3)));
+	assert_true(memory_eject(mem, self, GFN(3)));
 	for (i = 0; i < 512; i++)
 		fill_one(mem, GFN(i));
 	assert_false(memory_is_late(mem));
@@ -546,6 +610,7 @@ int main(void)
 		cmocka_unit_test(test_a_present_page_is_never_ejected_and_efault_is_then_real),
 		cmocka_unit_test(test_a_long_wait_moves_to_user_space),
 		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_nudge),
+		cmocka_unit_test(test_a_thread_does_not_end_under_a_nudge),
 		cmocka_unit_test(test_an_eject_whose_page_came_is_followed_by_a_nudge),
 		cmocka_unit_test(test_memory_completes_while_its_last_page_is_ejected_from),
 		cmocka_unit_test(test_an_eject_moves_to_the_page_that_is_waited_for_now),
