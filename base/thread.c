@@ -25,10 +25,15 @@ struct turn {
 
 int thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg)
 {
+	static const int own[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP };
 	sigset_t all, old;
+	size_t i;
 	int r;
 
 	sigfillset(&all);
+	/* What a thread does to itself: blocked, the process would die of it without a handler's word, or KVM_RUN try for ever. */
+	for (i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		sigdelset(&all, own[i]);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(thread, NULL, main, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

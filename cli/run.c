@@ -50,6 +50,7 @@ struct run {
 static struct {
 	uv_async_t *end;
 	volatile sig_atomic_t count;
+	const struct memory *mem;	/* while there is a machine */
 } signals;
 
 /* ---- signals ---- */
@@ -67,10 +68,46 @@ static void on_end_signal(int sig)
 	errno = saved_errno;
 }
 
-/* A crash: give the terminal back, then crash as if we had not been here. */
-static void on_crash(int sig)
+/* In a signal handler: "text 0x1234\n" on standard error. */
+static void say_address(const char *text, uint64_t address)
 {
+	char line[160];
+	size_t n = strlen(text), digits = 1;
+
+	memcpy(line, text, n);
+	while (digits < 16 && address >> (4 * digits))
+		digits++;
+	while (digits--)
+		line[n++] = "0123456789abcdef"[address >> (4 * digits) & 15];
+	line[n++] = '\n';
+	if (write(STDERR_FILENO, line, n) < 0)
+		return;
+}
+
+/* A page whose memory has failed, and which a thread of postern's own had to touch. What a vCPU touches is the machine's affair. */
+static void say_poisoned(const void *host)
+{
+	const struct memory_region *regions;
+	unsigned int i, n = 0;
+
+	if (signals.mem)
+		regions = memory_regions(signals.mem, &n);
+	for (i = 0; i < n; i++)
+		if ((const uint8_t *)host >= regions[i].host && (const uint8_t *)host < regions[i].host + regions[i].pages * PAGE_BYTES)
+			say_address("postern: the host's memory has failed (poisoned by its kernel) behind guest physical address 0x",
+				    gfn_to_gpa(regions[i].first).v + (uint64_t)((const uint8_t *)host - regions[i].host));
+	say_address("postern: the host's memory has failed (poisoned by its kernel) at 0x", (uintptr_t)host);
+}
+
+/* A crash: say where, give the terminal back, then crash as if we had not been here. */
+static void on_crash(int sig, siginfo_t *info, void *context)
+{
+	(void)context;
 	chardev_restore_terminal();
+	if (sig == SIGBUS && info->si_code == BUS_MCEERR_AR)
+		say_poisoned(info->si_addr);
+	else if ((sig == SIGBUS || sig == SIGSEGV) && info->si_code > 0)
+		say_address(sig == SIGBUS ? "postern: bus error at 0x" : "postern: segmentation fault at 0x", (uintptr_t)info->si_addr);
 	raise(sig);
 }
 
@@ -89,7 +126,7 @@ static int signals_open(struct run *run, struct err *err)
 	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
 	static const int crashes[] = { SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE };
 	struct sigaction end = { .sa_handler = on_end_signal, .sa_flags = SA_RESTART };
-	struct sigaction crash = { .sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND | SA_NODEFER };
+	struct sigaction crash = { .sa_sigaction = on_crash, .sa_flags = (int)SA_RESETHAND | SA_NODEFER | SA_SIGINFO };
 	size_t i;
 	int r;
 
@@ -329,6 +366,8 @@ static int run_open(struct run *run, struct err *err)
 	if (!r)
 		r = make_machine(run, err);
 	if (!r)
+		signals.mem = machine_memory(run->machine);
+	if (!r)
 		r = migration_open(run, err);
 	if (!r)
 		r = control_open(run, err);
@@ -348,6 +387,7 @@ static void run_close(struct run *run, int status)
 	gdb_free(run->gdb);
 	qmp_free(run->qmp);
 	migration_free(run->migration);
+	signals.mem = NULL;
 	if (machine_free(run->machine) < 0) {
 		/* A thread is still inside; the end of the process is all that is left. */
 		rundir_release(&run->rundir);

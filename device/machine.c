@@ -643,6 +643,18 @@ void machine_lost_event(struct machine *m)
 	MACHINE_TELL(m, pages_lost, &lost);
 }
 
+void machine_poisoned_event(struct machine *m, gfn_t gfn)
+{
+	const struct lost_pages lost = { .pages = 1, .lowest = gfn, .ranges = 1, .range = { { gfn, 1 } } };
+
+	log_error("the host's memory behind the page at guest physical address 0x%" PRIx64 " has failed (the kernel has poisoned it, see its log): "
+		  "what the page held is lost, and the guest cannot go on here", gfn_to_gpa(gfn).v);
+	/* A debugger may have let the vCPU run alone. */
+	if (m->state == RUN_STATE_RUNNING || m->state == RUN_STATE_DEBUG)
+		stop_for(m, RUN_STATE_IO_ERROR);
+	MACHINE_TELL(m, pages_lost, &lost);
+}
+
 void machine_complete_event(struct machine *m)
 {
 	log_info("all of the guest's memory has come");

@@ -14,12 +14,13 @@
 
 #include "base/log.h"
 
-enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_SETTLED, POST_DEAF };
+enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_SETTLED, POST_DEAF, POST_POISONED };
 
 struct post {
 	struct machine_mail *mail;
 	enum post_kind kind;
 	struct vcpu *vcpu;
+	gfn_t gfn;		/* POST_POISONED */
 	char text[160];
 };
 
@@ -70,6 +71,9 @@ static void deliver(void *arg)
 			break;
 		case POST_LOST:
 			machine_lost_event(m);
+			break;
+		case POST_POISONED:
+			machine_poisoned_event(m, post->gfn);
 			break;
 		case POST_COMPLETE:
 			machine_complete_event(m);
@@ -179,6 +183,10 @@ static void exit_event(void *arg, struct vcpu *vcpu, const struct vm_event *even
 		break;
 	case VM_EVENT_CRASH:
 		post.kind = POST_CRASH;
+		break;
+	case VM_EVENT_POISONED:
+		post.kind = POST_POISONED;
+		post.gfn = event->gfn;
 		break;
 	case VM_EVENT_ERROR:
 		post.kind = POST_ERROR;

@@ -122,6 +122,7 @@ void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 void machine_crash_event(struct machine *machine, const char *text);
 void machine_error_event(struct machine *machine, const char *text);
 void machine_lost_event(struct machine *machine);
+void machine_poisoned_event(struct machine *machine, gfn_t gfn);
 void machine_complete_event(struct machine *machine);
 void machine_deaf_event(struct machine *machine, const char *text);
 void machine_settled_event(struct machine *machine);

@@ -20,6 +20,13 @@ struct vcpu_parked {
 	struct vcpu *vcpu;
 };
 
+/* A vCPU's thread inside KVM_RUN: see poison.c. Its own, and its signal handler's. */
+struct poison {
+	struct kvm_run *run;
+	volatile bool inside;
+	void *volatile address;		/* of a page whose memory on the host has failed, and which the guest touched */
+};
+
 struct vcpu {
 	struct vm *vm;
 	struct vcpu_parked held;
@@ -40,6 +47,7 @@ struct vcpu {
 	bool ram_pending;		/* run->mmio is an access to RAM that waits for its page */
 	bool io_pending;		/* KVM wants to be entered again to finish an instruction */
 	bool dropping;			/* ... and what that asks for comes to nothing */
+	struct poison poison;
 	_Atomic uint64_t exits, interrupted, ejected;
 };
 
@@ -74,6 +82,13 @@ void vcpu_let_run(struct vcpu *vcpu);
 void vcpu_unpark(struct vcpu *vcpu);
 /* Does an access to RAM that run->mmio asks for; 0 or gup's error. */
 int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts);
+/* Takes SIGBUS for the process, unless it has: what it did before it still does for all but vCPUs. Main thread. */
+int poison_listen(struct err *err);
+/* On the vCPU's thread, first of all. */
+void poison_bind(struct poison *poison, struct kvm_run *run);
+/* Around KVM_RUN. poison_leave: the address of a poisoned page that the guest touched, or NULL. */
+void poison_enter(struct poison *poison);
+void *poison_leave(struct poison *poison);
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *err);
 /* Starts the thread, parked. */
 int vcpu_start(struct vcpu *vcpu, struct err *err);

@@ -232,10 +232,26 @@ static void vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 	vcpu_event(vcpu, &event);
 }
 
+/*
+ * The guest has touched a page whose memory on the host has failed. It is LOST: nobody else may touch it, and a guest that tried again
+ * would only come back here.
+ */
+static void vcpu_poisoned(struct vcpu *vcpu, const void *host)
+{
+	struct vm_event event = { .kind = VM_EVENT_POISONED };
+
+	if (memory_poison(vcpu->vm->mem, host, &event.gfn) < 0) {
+		event.kind = VM_EVENT_ERROR;
+		snprintf(event.text, sizeof(event.text), "the host's memory at %p has failed (poisoned by its kernel), none of the guest's RAM", host);
+	}
+	vcpu_event(vcpu, &event);
+}
+
 /* ---- the loop ---- */
 
 static void vcpu_turn(struct vcpu *vcpu)
 {
+	void *poisoned;
 	bool ejected;
 	int r;
 
@@ -245,19 +261,23 @@ static void vcpu_turn(struct vcpu *vcpu)
 		return;
 	}
 	memory_thread_enter(vcpu->waits);
+	poison_enter(&vcpu->poison);
 	r = ioctl(vcpu->fd, KVM_RUN, 0);
 	if (r < 0)
 		r = -errno;
+	poisoned = poison_leave(&vcpu->poison);
 	ejected = memory_thread_left(vcpu->waits, r);
 	/* Entered: KVM has finished what was pending before anything else. */
 	if (r >= 0 || r == -EINTR)
 		vcpu->io_pending = false;
 	if (r < 0) {
 		vcpu_run_failed(vcpu, r, ejected);
-		return;
+	} else {
+		atomic_fetch_add_explicit(&vcpu->exits, 1, memory_order_relaxed);
+		vcpu_exit(vcpu);
 	}
-	atomic_fetch_add_explicit(&vcpu->exits, 1, memory_order_relaxed);
-	vcpu_exit(vcpu);
+	if (poisoned)
+		vcpu_poisoned(vcpu, poisoned);
 }
 
 /* Lets KVM finish the instruction whose I/O was handled, without running the guest further. */
@@ -309,6 +329,7 @@ static void *vcpu_main(void *arg)
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	pthread_setname_np(pthread_self(), name);
 	vcpu_this_run = vcpu->run;
+	poison_bind(&vcpu->poison, vcpu->run);
 	atomic_store(&vcpu->tid, (pid_t)syscall(SYS_gettid));
 	memory_thread_bind(vcpu->waits);
 	sigemptyset(&set);
@@ -403,8 +424,10 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *
 int vcpu_start(struct vcpu *vcpu, struct err *err)
 {
 	struct sigaction action = { .sa_handler = vcpu_on_signal };
-	int r;
+	int r = poison_listen(err);
 
+	if (r < 0)
+		return r;
 	/* No SA_RESTART: KVM_RUN is to come back. */
 	if (sigaction(SIGUSR1, &action, NULL) < 0)
 		return err_errno(err, -errno, "SIGUSR1's handler");

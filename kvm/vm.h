@@ -23,11 +23,13 @@ enum vm_event_kind {
 	VM_EVENT_SHUTDOWN,	/* the guest asked to be powered off */
 	VM_EVENT_CRASH,		/* the guest reported a panic */
 	VM_EVENT_DEBUG,		/* breakpoint, watchpoint or single step: arch_debug_hit has the rest */
+	VM_EVENT_POISONED,	/* the guest touched a page whose memory on the host has failed: `gfn`; it is LOST now (memory_poison) */
 	VM_EVENT_ERROR,		/* KVM cannot go on: `text` says why */
 };
 
 struct vm_event {
 	enum vm_event_kind kind;
+	gfn_t gfn;
 	char text[160];
 };
 

@@ -100,7 +100,8 @@ static void *collapse_loop(void *arg)
 				any |= collapse_one(host);
 				end = !any;
 			}
-			end |= atomic_load(&mem->shut);
+			/* To look into a page whose memory has failed would be the end. */
+			end |= atomic_load(&mem->shut) || atomic_load(&mem->poisoned);
 			count_sub(&mem->n_broken_huge, 1);
 		}
 	atomic_store(&mem->n_broken_huge, 0);

@@ -178,6 +178,15 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 	return 0;
 }
 
+/* Is there nothing to fill? The page is there, or its memory has failed. */
+static bool fill_is_over(struct memory *mem, unsigned int region, uint64_t offset)
+{
+	enum page_state state = state_of(state_load(&mem->state[region][offset]));
+
+	return state == PAGE_PRESENT ||
+	       (state == PAGE_LOST && memory_is_poisoned(mem, GFN(mem->region[region].first.v + offset)));
+}
+
 /* Fills [offset, offset + n) of one huge page, around what is PRESENT. */
 static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages, int64_t *fresh)
 {
@@ -189,7 +198,7 @@ static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 
 	while (i < n && !r) {
 		for (start = i; i < n; i++)
-			if (state_of(state_load(&mem->state[region][offset + i])) == PAGE_PRESENT)
+			if (fill_is_over(mem, region, offset + i))
 				break;
 		if (i > start)
 			r = fill_run(mem, region, offset + start, i - start, pages ? pages + start * PAGE_BYTES : NULL,

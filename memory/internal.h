@@ -69,6 +69,8 @@ struct memory_thread {
 
 /* A huge page with more zero pages than this stays in pieces: they cost no memory as they are, and would cost 2 MiB. */
 #define MEMORY_HUGE_ZEROS_MAX 64
+/* Pages with failed memory that are known one by one; with more of them no lost page is filled any more. */
+#define MEMORY_POISONED_MAX 64u
 /* Huge pages share this many locks. */
 #define MEMORY_HUGE_LOCKS 64
 
@@ -121,6 +123,8 @@ struct memory {
 	pid_t stray_tid[MEMORY_STRAYS];	/* the fault thread's: who has been named */
 	_Atomic enum way_out way;	/* set once, after the probe; the fault thread runs by then */
 
+	gfn_t poison[MEMORY_POISONED_MAX];	/* written with wait_lock held, before the number of them */
+	_Atomic unsigned int poisoned;	/* MEMORY_POISONED_MAX + 1: there are more */
 	_Atomic uint64_t n_missing, n_requested, n_lost;
 	_Atomic uint64_t n_faults, n_requests, n_filled, n_duplicates;
 	_Atomic uint64_t n_broken_huge;	/* still to be collapsed, once all is PRESENT */
@@ -228,6 +232,9 @@ bool memory_is_huge(int pagemap, const uint8_t *host);
 /* Brings huge pages back, on a thread of its own, once all is PRESENT (collapse.c). memory_collapse_end joins it. */
 void memory_collapse_start(struct memory *mem);
 void memory_collapse_end(struct memory *mem);
+
+/* Has the host's memory of this page, which is LOST, failed (poison.c)? It is not to be filled then. Any thread. */
+bool memory_is_poisoned(struct memory *mem, gfn_t gfn);
 
 /* userfaultfd set-up and end (watch.c). */
 void memory_unwatch(struct memory *mem);

@@ -169,6 +169,12 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
 int memory_take_back(struct memory *mem);
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
 int memory_lose(struct memory *mem, gfn_t gfn);
+/*
+ * The host's memory at this address has failed (SIGBUS with BUS_MCEERR_AR, sigaction(2)): the page there, *gfn, is LOST for
+ * good, also when it was PRESENT. events.lost is not called: the caller knows. Any thread. 1; 0: it was so already; -EFAULT: no RAM of
+ * the guest's.
+ */
+int memory_poison(struct memory *mem, const void *host, gfn_t *gfn);
 
 /*
  * The guest does not need what these pages hold: they read as zeros from now on, and their memory goes back to the host until they are

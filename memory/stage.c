@@ -246,7 +246,8 @@ static bool stage_is_placeable(const struct memory_stage *stage)
 			here++;
 			/* Staged as well: counted already, or not zero any more. */
 			zeros += !bit_get(stage->zero, i) && page_is_zero(stage_host(stage) + i * PAGE_BYTES);
-		} else if (!bit_get(stage->has, i)) {
+		} else if (!bit_get(stage->has, i) || state_of(byte) == PAGE_LOST) {
+			/* What is lost goes page by page: its memory may have failed. */
 			return false;
 		}
 	}

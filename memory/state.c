@@ -72,6 +72,15 @@ uint8_t state_set_lost(state_byte *s)
 	return old;
 }
 
+uint8_t state_poison(state_byte *s)
+{
+	uint8_t old = state_load(s);
+
+	while (!state_cas(s, &old, state_with(old, PAGE_LOST)))
+		;
+	return old;
+}
+
 bool state_set_waited(state_byte *s)
 {
 	uint8_t old = state_load(s);

@@ -59,6 +59,8 @@ uint8_t state_set_present(state_byte *s);
 bool state_freeze(state_byte *s);
 /* MISSING, REQUESTED -> LOST. Returns the byte before. */
 uint8_t state_set_lost(state_byte *s);
+/* any -> LOST: its memory is gone (poison.c). Returns the byte before. */
+uint8_t state_poison(state_byte *s);
 /* Sets WAITED unless the page is usable. False: it is usable, there is nothing to wait for. */
 bool state_set_waited(state_byte *s);
 /* As state_set_waited, for a thread inside the kernel: nothing to wait for also when PRESENT and EJECTING. */

@@ -258,12 +258,13 @@ struct world {
 	struct machine *machine;
 	struct machine_listener listener;
 	unsigned int lost, resets, resets_by_guest, finds, shutdowns;
+	gfn_t lost_gfn;
 };
 
 static void on_lost(void *arg, const struct lost_pages *lost)
 {
-	(void)lost;
 	((struct world *)arg)->lost++;
+	((struct world *)arg)->lost_gfn = lost->lowest;
 }
 
 static void on_reset(void *arg, bool by_guest)
@@ -358,6 +359,34 @@ static void assert_may_not_run(struct world *w)
 	assert_non_null(strstr(err.text, "lost"));
 	assert_int_equal(machine_state(w->machine), before);
 	assert_false(fake_vm.running);
+}
+
+/* The host's memory fails where the guest touches it: an event names the page, and the machine is paused for good. */
+static void a_machine_with_a_poisoned_page_is_paused(void **state)
+{
+	static const enum run_state states[] = { RUN_STATE_RUNNING, RUN_STATE_DEBUG, RUN_STATE_PAUSED };
+	struct vm_event event = { .kind = VM_EVENT_POISONED };
+	struct memory *mem;
+	struct err err;
+	unsigned int i, n;
+
+	(void)state;
+	for (i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+		struct world *w = world_new(false, false);
+
+		mem = machine_memory(w->machine);
+		assert_int_equal(machine_cont(w->machine, &err), 0);
+		if (states[i] != RUN_STATE_RUNNING)
+			assert_int_equal(machine_pause(w->machine, states[i], &err), 0);
+		assert_int_equal(memory_poison(mem, memory_regions(mem, &n)[0].host + 5 * PAGE_BYTES, &event.gfn), 1);
+		machine_exit_ops.event(w->machine, NULL, &event);
+		turn(w);
+		assert_int_equal(w->lost, 1);
+		assert_int_equal(w->lost_gfn.v, 5);
+		assert_int_equal(machine_state(w->machine), states[i] == RUN_STATE_PAUSED ? RUN_STATE_PAUSED : RUN_STATE_IO_ERROR);
+		assert_may_not_run(w);
+		world_free(w);
+	}
 }
 
 /* Whoever stopped it: it is not to go on before the page is there. */
@@ -524,6 +553,7 @@ static void a_stop_during_switchover_stands(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_machine_with_a_poisoned_page_is_paused),
 		cmocka_unit_test(a_machine_without_one_of_its_pages_is_not_continued),
 		cmocka_unit_test(a_machine_that_arrives_without_one_of_its_pages_does_not_run),
 		cmocka_unit_test(a_machine_that_is_not_to_run_arrives_paused),

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "arch/arch.h"
@@ -73,6 +74,7 @@ struct guest {
 	struct memory *mem;
 	struct vm *vm;
 	_Atomic uint64_t good, bad, events;
+	_Atomic uint64_t poisoned;	/* the page that an event named */
 	struct page_source source;
 	pthread_t filler;
 	_Atomic bool end;
@@ -102,6 +104,10 @@ static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
 {
 	struct guest *g = arg;
 
+	if (event->kind == VM_EVENT_POISONED) {
+		atomic_store(&g->poisoned, event->gfn.v);
+		return;
+	}
 	print_message("vCPU %u: event %d %s\n", vcpu_index(vcpu), event->kind, event->text);
 	atomic_fetch_add(&g->events, 1);
 }
@@ -302,6 +308,51 @@ static void test_every_vcpu_waits_and_leaves_by_the_eject(void **unused)
 	every_vcpu_waits(WAY_OUT_EJECT);
 }
 
+/* The host's kernel takes a page away from the guest, as it does when its memory fails. */
+static void test_a_page_whose_memory_fails(void **unused)
+{
+	const unsigned int page = 77;
+	uint64_t word, good;
+	struct guest g;
+	unsigned int i, n;
+	uint8_t *host;
+	int r;
+
+	(void)unused;
+	need_way(WAY_OUT_EJECT);
+	guest_start(&g, WAY_OUT_EJECT, false);
+	for (i = 0; i < WORK_PAGES; i++)
+		fill_page(&g, GFN(WORK_BASE / PAGE_BYTES + i));
+	pause_all(&g);
+	host = memory_regions(g.mem, &n)[0].host + WORK_BASE + page * PAGE_BYTES;
+	r = madvise(host, PAGE_BYTES, MADV_HWPOISON) < 0 ? errno : 0;
+	vm_resume(g.vm);
+	if (r) {
+		guest_end(&g);
+		print_message("skipped: MADV_HWPOISON: %s\n", strerror(r));
+		skip();
+	}
+	for (i = 0; !atomic_load(&g.poisoned); i++) {
+		assert_true(i < 100000);
+		usleep(100);
+	}
+	assert_int_equal(atomic_load(&g.poisoned), WORK_BASE / PAGE_BYTES + page);
+	pause_all(&g);
+	assert_int_equal(gup_read(g.mem, GPA(WORK_BASE + page * PAGE_BYTES), &word, 8, 0, NULL), -EIO);
+	/* Whoever lets it run all the same hears of it again, and it can still be stopped. */
+	for (n = 0; n < 20; n++) {
+		atomic_store(&g.poisoned, 0);
+		good = atomic_load(&g.good);
+		vm_resume(g.vm);
+		for (i = 0; !atomic_load(&g.poisoned) && atomic_load(&g.good) == good; i++) {
+			assert_true(i < 100000);
+			usleep(100);
+		}
+		pause_all(&g);
+	}
+	guest_end(&g);
+}
+
 static void test_kernel_mode_is_told(void **unused)
 {
 	char why[160] = "";
@@ -372,6 +423,7 @@ int main(void)
 		cmocka_unit_test(test_every_vcpu_waits_and_leaves_by_the_eject),
 		cmocka_unit_test(test_stress_by_the_kernel),
 		cmocka_unit_test(test_stress_by_the_eject),
+		cmocka_unit_test(test_a_page_whose_memory_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,9 +12,11 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kvm/internal.h"
@@ -31,10 +33,13 @@ static struct {
 	unsigned int finished;		/* instructions */
 	uint8_t read[4];		/* what the last part got */
 	_Atomic unsigned int entered;	/* the guest itself */
+	void *_Atomic poison;		/* the guest touches this, whose memory has failed */
+	_Atomic unsigned int spins;	/* tries in vain since */
 } kvm;
 
 static struct vm vm;
 static struct memory *mem;
+static _Atomic uint64_t poisoned;
 
 int __wrap_ioctl(int fd, unsigned long request, void *arg);
 int __real_ioctl(int fd, unsigned long request, void *arg);
@@ -48,6 +53,17 @@ static int mmio_exit(struct kvm_run *run)
 	memset(run->mmio.data, kvm.write ? 'W' : 'G', sizeof(run->mmio.data));
 	kvm.under_way = true;
 	return 0;
+}
+
+/* As the kernel sends it to a thread for which KVM meets a poisoned page; it tries again afterwards. */
+static void poison_signal(void *address)
+{
+	siginfo_t info = { 0 };
+
+	info.si_signo = SIGBUS;
+	info.si_code = BUS_MCEERR_AR;
+	info.si_addr = address;
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGBUS, &info);
 }
 
 /* As KVM does it: what is under way first, and only then a look at immediate_exit. */
@@ -65,6 +81,10 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
 		kvm.finished++;
 	}
 	while (!__atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST)) {
+		if (atomic_load(&kvm.poison)) {
+			poison_signal(atomic_load(&kvm.poison));
+			atomic_fetch_add(&kvm.spins, 1);
+		}
 		if (atomic_load(&kvm.start)) {
 			atomic_fetch_sub(&kvm.start, 1);
 			return mmio_exit(run);
@@ -89,6 +109,11 @@ static void on_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int l
 static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
 {
 	(void)arg, (void)vcpu;
+	if (event->kind == VM_EVENT_POISONED) {
+		atomic_store(&kvm.poison, NULL);
+		atomic_store(&poisoned, event->gfn.v);
+		return;
+	}
 	print_message("event: %s\n", event->text);
 	abort();
 }
@@ -361,6 +386,37 @@ static void a_vcpu_that_is_held_does_not_run(void **state)
 	assert_true(vcpu_is_parked(&vm.vcpu[0]));
 }
 
+/* The signal is not blocked, so that KVM does not try for ever; the machine hears which page it is, and the vCPU parks. */
+static void a_poisoned_page_is_told_and_ends_the_try(void **state)
+{
+	unsigned int i, n;
+	uint64_t word;
+	struct err err;
+
+	(void)state;
+	need_watch();
+	operand_comes();
+	/* cmocka has taken it since the set-up. */
+	assert_int_equal(poison_listen(&err), 0);
+	atomic_store(&poisoned, 0);
+	vm_resume(&vm);
+	atomic_store(&kvm.poison, memory_regions(mem, &n)[0].host + OPERAND + 8);
+	for (i = 0; !atomic_load(&poisoned); i++) {
+		assert_true(i < 20000 && atomic_load(&kvm.spins) < 1000);
+		usleep(100);
+	}
+	assert_int_equal(atomic_load(&poisoned), OPERAND / PAGE_BYTES);
+	assert_int_equal(atomic_load(&kvm.spins), 1);
+	/* It parks by itself, and nobody gets at the page. */
+	for (i = 0; !vcpu_is_parked(&vm.vcpu[0]); i++) {
+		assert_true(i < 20000);
+		usleep(100);
+	}
+	assert_int_equal(gup_read(mem, GPA(OPERAND), &word, 8, 0, NULL), -EIO);
+	/* It is ready for the next. */
+	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -372,6 +428,7 @@ int main(void)
 		TEST(registers_are_to_be_read_again_after_an_instruction),
 		TEST(a_vcpu_that_was_resumed_cannot_be_held),
 		TEST(a_vcpu_that_is_held_does_not_run),
+		TEST(a_poisoned_page_is_told_and_ends_the_try),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
