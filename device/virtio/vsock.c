@@ -11,6 +11,9 @@
  * the socket, and whoever sends them waits. From the guest, bytes are written to the socket, and what it does not take is kept: VSOCK_BUFFER_BYTES a
  * connection at most, which is the credit that the guest is given (5.10.6.3). What one connection does is in vsock_conn.c.
  *
+ * Who calls the guest before its driver is up waits for it, CALL_PATIENCE_NS at most: the call is told when there is a buffer for that. A driver
+ * begins with a reset, which ends what the guest knows of, and no call that it has not heard of.
+ *
  * Connections end with a migration: the destination tells the driver so (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, 5.10.6.7).
  *
  * The device's lock guards all of it. Everything but `reset` runs on the main thread.
@@ -37,6 +40,8 @@
 /* How long the guest has to answer a shutdown. */
 #define LINGER_NS (2 * NS_PER_SEC)
 #define LINGER_LOOK_MS 500
+/* How long a call waits for a guest that has no driver: a machine boots meanwhile. */
+#define CALL_PATIENCE_NS (60 * NS_PER_SEC)
 /* Ports of connections that the host begins. */
 #define PORT_FIRST (UINT32_C(1) << 30)
 
@@ -361,6 +366,18 @@ static void on_ready(struct vsock_conn *c, int status, int events)
 	vdev_unlock(&vs->dev);
 }
 
+static void linger_look(struct vsock *vs)
+{
+	if (!uv_is_active((uv_handle_t *)&vs->loop->linger))
+		uv_timer_again(&vs->loop->linger);
+}
+
+/* A call that the guest has not heard of. */
+static bool is_waiting(const struct vsock_conn *c)
+{
+	return c->state == VSOCK_CALLING && c->request;
+}
+
 /* Somebody calls the guest. */
 static void on_connected(void *arg, int fd, uint32_t port)
 {
@@ -381,8 +398,10 @@ static void on_connected(void *arg, int fd, uint32_t port)
 		c->host_port = vs->next_port;
 		c->guest_port = port;
 		c->request = true;
+		c->linger_ns = clock_now_ns() + CALL_PATIENCE_NS;
 		vsock_conn_update(c);
 		pump(vs);
+		linger_look(vs);
 	}
 	vdev_unlock(&vs->dev);
 }
@@ -399,10 +418,26 @@ static void on_reap(uv_async_t *reap)
 		else
 			i++;
 	}
+	linger_look(vs);
 	vdev_unlock(&vs->dev);
 }
 
-/* Guests that do not answer a shutdown. */
+/*
+ * A guest that does not answer a shutdown, a call that no driver takes. The time of a machine that does not run is not its guest's, and a
+ * driver that is up has its reasons not to give buffers.
+ */
+static void linger_end(struct vsock *vs, struct vsock_conn *c, int64_t now)
+{
+	bool absent = vs->dev.running && !(vs->dev.status & VIRTIO_CONFIG_S_DRIVER_OK);
+
+	if (is_waiting(c) && !absent)
+		c->linger_ns = now + CALL_PATIENCE_NS;
+	else if (is_waiting(c) && c->linger_ns <= now)
+		vsock_conn_free(c);
+	else if (c->state == VSOCK_CLOSING && c->linger_ns <= now)
+		vsock_conn_refuse(c);
+}
+
 static void on_linger(uv_timer_t *timer)
 {
 	struct vsock *vs = ((struct vsock_loop *)timer->data)->vs;
@@ -410,11 +445,11 @@ static void on_linger(uv_timer_t *timer)
 	unsigned int i, left = 0;
 
 	vdev_lock(&vs->dev);
-	for (i = 0; i < vs->table.n; i++) {
-		if (vs->table.conn[i]->state == VSOCK_CLOSING && vs->table.conn[i]->linger_ns <= now)
-			vsock_conn_refuse(vs->table.conn[i]);
-		left += vs->table.conn[i]->state == VSOCK_CLOSING;
-	}
+	/* One that is freed has another moved to its place. */
+	for (i = vs->table.n; i--;)
+		linger_end(vs, vs->table.conn[i], now);
+	for (i = 0; i < vs->table.n; i++)
+		left += vs->table.conn[i]->state == VSOCK_CLOSING || is_waiting(vs->table.conn[i]);
 	pump(vs);
 	if (!left)
 		uv_timer_stop(timer);
@@ -459,8 +494,12 @@ static void on_reset(void *arg)
 	struct vsock *vs = arg;
 	unsigned int i;
 
-	for (i = 0; i < vs->table.n; i++)
-		vs->table.conn[i]->state = VSOCK_DEAD;
+	for (i = 0; i < vs->table.n; i++) {
+		if (is_waiting(vs->table.conn[i]))
+			vs->table.conn[i]->linger_ns = clock_now_ns() + CALL_PATIENCE_NS;
+		else
+			vs->table.conn[i]->state = VSOCK_DEAD;
+	}
 	vs->refusals = 0;
 	vs->tx_waits = vs->event = false;
 	uv_async_send(&vs->loop->reap);

@@ -7,7 +7,7 @@
  *   CALLING --the guest responds--> OPEN --the host's side has ended--> CLOSING --the guest's reset, or time--> gone
  *                                   |  +--the guest's side has, all is written, or anything is wrong--> REFUSED --reset sent--> gone
  *                                   +--the guest's reset, some of it is not written yet--> DRAINING --> gone
- *   any --the driver resets the device--> DEAD --the main thread comes round--> gone
+ *   any but a call that the guest has not heard of --the driver resets the device--> DEAD --the main thread comes round--> gone
  *
  * Bytes from the guest are written to the socket; what it does not take is kept, up to the credit that the guest is given. Bytes to the
  * guest are read straight into its buffers.
@@ -63,7 +63,7 @@ struct vsock_conn {
 	bool asked;			/* it was asked for credit */
 	bool request, response, credit;	/* packets to be sent */
 	uint32_t guest_ended, host_ended, host_told;	/* VSOCK_RCV, VSOCK_SEND: what no longer happens there */
-	int64_t linger_ns;
+	int64_t linger_ns;		/* CLOSING, and CALLING with its request not sent yet: until when it waits for the guest */
 };
 
 /* fd, non-blocking, is the connection's from now on, or closed: NULL. */

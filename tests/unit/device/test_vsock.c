@@ -216,7 +216,105 @@ static int guest_calls(struct world *w)
 	return fd;
 }
 
+/* ---- time ---- */
+
+/* The device's clock goes so far ahead of the loop's. */
+static int64_t ahead_ns;
+
+int __real_clock_gettime(clockid_t clock, struct timespec *to);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *to);
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *to)
+{
+	int r = __real_clock_gettime(clock, to);
+
+	to->tv_sec += ahead_ns / NS_PER_SEC;
+	return r;
+}
+
 /* ---- tests ---- */
+
+static int call(struct world *w)
+{
+	int fd = host_dial(w);
+
+	assert_int_equal(write(fd, "CONNECT 5000\n", 13), 13);
+	small_turn(w->s);
+	return fd;
+}
+
+/* It waits, through the reset that a driver begins with, and is answered. */
+static void a_call_before_the_driver_waits_for_it(void **state)
+{
+	struct world w = world_late(false);
+	int fd[3], i;
+	char line[32] = { 0 }, want[32];
+	struct packet p;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		fd[i] = call(&w);
+	}
+	/* One hangs up meanwhile: the guest never hears of it. */
+	close(fd[1]);
+	small_turn(w.s);
+	small_put(w.s->dev, VIRTIO_PCI_COMMON_STATUS, 0, 1);
+	small_turn(w.s);
+	small_start(w.s, 0);
+	for (i = 0; i < 4; i++)
+		give_buffer(&w);
+	w.guest_port = 5000;
+	for (i = 0; i < 3; i += 2) {
+		p = expect_op(&w, VIRTIO_VSOCK_OP_REQUEST);
+		w.host_port = p.h.src_port;
+		guest_send(&w, VIRTIO_VSOCK_OP_RESPONSE, 0, NULL, 0);
+		snprintf(want, sizeof(want), "OK %u\n", w.host_port);
+		/* Whose turn it is, is the device's matter. */
+		small_until(w.s, recv(fd[0], line, strlen(want), MSG_DONTWAIT) > 0 || recv(fd[2], line, strlen(want), MSG_DONTWAIT) > 0);
+		assert_string_equal(line, want);
+	}
+	expect_silence(&w);
+	close(fd[0]);
+	close(fd[2]);
+	world_free(&w);
+}
+
+/* A call, and its time goes by until the device has looked: is it there still? */
+static bool call_outlasts(struct world *w, int fd, int64_t seconds)
+{
+	char byte;
+
+	ahead_ns += seconds * NS_PER_SEC;
+	uv_run(loop_uv(w->s->loop), UV_RUN_ONCE);
+	small_turn(w->s);
+	return recv(fd, &byte, 1, MSG_DONTWAIT) < 0;
+}
+
+static void a_call_that_no_driver_takes_ends(void **state)
+{
+	struct world w = world_late(false);
+	int fd = call(&w);
+
+	(void)state;
+	assert_true(call_outlasts(&w, fd, 50));
+	ahead_ns += 20 * NS_PER_SEC;
+	expect_end(&w, fd);
+	close(fd);
+	/* While the machine does not run, no time passes for its guest. */
+	fd = call(&w);
+	vdev_stop(w.s->dev);
+	assert_true(call_outlasts(&w, fd, 3600));
+	vdev_start(w.s->dev);
+	assert_true(call_outlasts(&w, fd, 50));
+	/* A driver that is up may take its time. */
+	small_start(w.s, 0);
+	assert_true(call_outlasts(&w, fd, 3600));
+	give_buffer(&w);
+	w.guest_port = 5000;
+	expect_op(&w, VIRTIO_VSOCK_OP_REQUEST);
+	world_free(&w);
+	close(fd);
+}
 
 static void the_host_reaches_the_guest(void **state)
 {
@@ -703,6 +801,8 @@ int main(void)
 		cmocka_unit_test(packets_of_nobody_are_refused_or_dropped),
 		cmocka_unit_test(refusals_are_bounded),
 		cmocka_unit_test(a_reset_ends_connections),
+		cmocka_unit_test(a_call_before_the_driver_waits_for_it),
+		cmocka_unit_test(a_call_that_no_driver_takes_ends),
 		cmocka_unit_test(after_a_migration_the_guest_is_told),
 		cmocka_unit_test(a_missing_page_holds_up_one_direction),
 		cmocka_unit_test(a_client_waits_for_a_descriptor),
