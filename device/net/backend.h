@@ -28,6 +28,10 @@
 /* Of one frame, with its header: what a queue's chain can have. */
 #define NET_PARTS_MAX 258u
 
+/* Of IPv4 (RFC 791), and what virtio can say (virtio 1.2, 5.1.4.1). */
+#define NET_MTU_MIN 68
+#define NET_MTU_MAX 65535
+
 /* What a back end can do with frames that are larger, or less finished, than the wire's. */
 enum { NET_OFFLOAD_CSUM = 1, NET_OFFLOAD_TSO4 = 2, NET_OFFLOAD_TSO6 = 4, NET_OFFLOAD_ECN = 8 };
 
@@ -51,6 +55,7 @@ struct net_backend {
 	bool stream;			/* each frame is preceded by its length, 4 bytes, big-endian */
 	bool gone;
 	unsigned int offloads;		/* that it can do */
+	unsigned int mtu;		/* of what is behind it, without the Ethernet header; 0: not known */
 	struct helper *helper;		/* passt's, NULL: none */
 	char name[48];
 	uint8_t *rest;			/* [rest_at, rest_len) is not written yet */

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -53,6 +54,36 @@ static void tap_set_offloads(struct net_backend *b, unsigned int offloads)
 }
 
 static const struct net_backend_ops tap_ops = { .write = tap_write, .read = tap_read, .set_offloads = tap_set_offloads };
+
+/* Is a tap that somebody has handed over in our network namespace? Others have interfaces of its name, too. */
+static bool is_in_our_namespace(int fd)
+{
+	int there = ioctl(fd, TUNGETDEVNETNS);
+	struct stat ours, its;
+	bool same;
+
+	if (there < 0)
+		return false;
+	same = !stat("/proc/self/ns/net", &ours) && !fstat(there, &its) && ours.st_dev == its.st_dev && ours.st_ino == its.st_ino;
+	close(there);
+	return same;
+}
+
+/* What the interface takes and brings; one that changes later is not told to a guest that runs. */
+static unsigned int mtu_find(const char *name)
+{
+	struct ifreq ifr = { 0 };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	unsigned int mtu = 0;
+
+	if (fd < 0)
+		return 0;
+	strncpy(ifr.ifr_name, name, IFNAMSIZ - 1);
+	if (ioctl(fd, SIOCGIFMTU, &ifr) == 0 && ifr.ifr_mtu >= NET_MTU_MIN && ifr.ifr_mtu <= NET_MTU_MAX)
+		mtu = (unsigned int)ifr.ifr_mtu;
+	close(fd);
+	return mtu;
+}
 
 /* fd is a tap device: finds out what it can do. */
 static int tap_init(struct net_backend *b, const struct ifreq *ifr, struct err *err)
@@ -100,6 +131,7 @@ int net_tap_open(struct net_backend *b, const char *name, struct err *err)
 		return err_set(err, r, "tap %s: that interface is no tap", name);
 	if (r < 0)
 		return err_errno(err, r, "tap %s", name);
+	b->mtu = mtu_find(name);
 	return tap_init(b, &ifr, err);
 }
 
@@ -136,8 +168,10 @@ int net_fd_open(struct net_backend *b, int fd, struct err *err)
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		return err_errno(err, -errno, "descriptor %d", fd);
-	if (ioctl(fd, TUNGETIFF, &ifr) == 0)
+	if (ioctl(fd, TUNGETIFF, &ifr) == 0) {
+		b->mtu = is_in_our_namespace(fd) ? mtu_find(ifr.ifr_name) : 0;
 		return tap_init(b, &ifr, err);
+	}
 	snprintf(b->name, sizeof(b->name), "descriptor %d", fd);
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM)
 		return net_stream_open(b, fd, err);

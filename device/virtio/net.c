@@ -34,6 +34,7 @@
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define QUEUE_SIZE 256
+#define TAG_BYTES 4		/* of IEEE 802.1Q */
 #define ANNOUNCE_ROUNDS 5
 #define ANNOUNCE_FIRST_MS 50
 #define ANNOUNCE_STEP_MS 100
@@ -103,9 +104,21 @@ static bool gso_is_agreed(const struct net *net, unsigned int type, bool given)
 	}
 }
 
-/* Is the frame as the driver can take it? One from before offloads were set otherwise may not be. */
-static bool frame_is_agreed(const struct net *net, struct virtio_net_hdr_v1 *header)
+/* What the driver was told is the most that comes, but in segments (5.1.4.1); with a tag, if the frame has one. */
+static bool is_within_mtu(const struct net *net, const struct virtio_net_hdr_v1 *header, size_t len)
 {
+	const struct ethhdr *eth = (const struct ethhdr *)(const void *)(header + 1);
+	bool tagged = len >= NET_HEADER_BYTES + ETH_HLEN && (eth->h_proto == htobe16(ETH_P_8021Q) || eth->h_proto == htobe16(ETH_P_8021AD));
+
+	return !vdev_has(&net->dev, VIRTIO_NET_F_MTU) || (header->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) != VIRTIO_NET_HDR_GSO_NONE ||
+	       len <= NET_HEADER_BYTES + ETH_HLEN + (tagged ? TAG_BYTES : 0) + net->config.mtu;
+}
+
+/* Is the frame as the driver can take it? One from before offloads were set otherwise may not be. */
+static bool frame_is_agreed(const struct net *net, struct virtio_net_hdr_v1 *header, size_t len)
+{
+	if (!is_within_mtu(net, header, len))
+		return false;
 	if (!vdev_has(&net->dev, VIRTIO_NET_F_GUEST_CSUM)) {
 		if (header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
 			return false;
@@ -202,7 +215,7 @@ static bool frame_read(struct net *net)
 	if (r < 0)
 		return false;
 	net->frame_len = (size_t)r;
-	if (!frame_is_agreed(net, (struct virtio_net_hdr_v1 *)(void *)net->frame))
+	if (!frame_is_agreed(net, (struct virtio_net_hdr_v1 *)(void *)net->frame, net->frame_len))
 		frame_drop(net);
 	return true;
 }
@@ -604,6 +617,8 @@ static int net_save(void *arg, struct buf *out, struct err *err)
 	msg.mac.len = msg.permanent.len = ETH_ALEN;
 	if (net->dev.status & VIRTIO_CONFIG_S_FEATURES_OK)
 		msg.offloads = offloads_accepted(net);
+	if (net->dev.status & VIRTIO_CONFIG_S_FEATURES_OK && net->dev.accepted & BIT(VIRTIO_NET_F_MTU))
+		msg.mtu = net->config.mtu;
 	to = buf_reserve(out, postern__device__net_state__get_packed_size(&msg));
 	if (!to)
 		return err_set(err, -ENOMEM, "no memory for the state of %s", net->dev.name);
@@ -618,10 +633,25 @@ static int state_check(const struct net *net, const Postern__Device__NetState *m
 	if (msg->mac.len != ETH_ALEN || !net_mac_is_valid(msg->mac.data) || msg->permanent.len != ETH_ALEN ||
 	    !net_mac_is_valid(msg->permanent.data))
 		return err_set(err, -EINVAL, "no MAC address of one station");
+	if (msg->mtu && (msg->mtu < NET_MTU_MIN || msg->mtu > NET_MTU_MAX))
+		return err_set(err, -EINVAL, "an MTU of %u", msg->mtu);
+	/* What it sends would be dropped on the way, and nobody told. */
+	if (msg->mtu && net->backend->mtu && net->backend->mtu < msg->mtu)
+		return err_set(err, -EINVAL, "the guest was told of an MTU of %u, %s here has %u: ip link set dev NAME mtu %u", msg->mtu,
+			       net->backend->name, net->backend->mtu, msg->mtu);
 	if (lacks)
 		return err_set(err, -EINVAL, "the guest uses checksum and segmentation offloads (features 0x%" PRIx64 ") that %s here does not "
 					     "have; a tap has them", lacks, net->backend->name);
 	return 0;
+}
+
+/* The driver that has been told of one is not told of another (5.1.4.1), here or after a reset; who says that it has, and of none, had any. */
+static void mtu_take(struct net *net, uint32_t mtu)
+{
+	if (mtu)
+		net->config.mtu = (uint16_t)mtu;
+	else if (net->dev.accepted & BIT(VIRTIO_NET_F_MTU) && !net->config.mtu)
+		net->config.mtu = NET_MTU_MAX;
 }
 
 static int net_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
@@ -638,6 +668,7 @@ static int net_load(void *arg, const uint8_t *data, size_t len, bool apply, stru
 			log_warn("%s: the guest keeps the MAC address that it had at the source, not that of --net", net->dev.name);
 		memcpy(net->config.mac, msg->mac.data, ETH_ALEN);
 		memcpy(net->mac, msg->permanent.data, ETH_ALEN);
+		mtu_take(net, msg->mtu);
 		net->arrived = true;
 	}
 	postern__device__net_state__free_unpacked(msg, NULL);
@@ -692,6 +723,8 @@ static uint64_t features(const struct net *net)
 			 BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) | BIT(VIRTIO_NET_F_GUEST_ANNOUNCE);
 	unsigned int i;
 
+	if (net->backend->mtu)
+		value |= BIT(VIRTIO_NET_F_MTU);
 	for (i = 0; i < OFFLOAD_FEATURES; i++)
 		if (net->backend->offloads & offload_features[i].offload)
 			value |= BIT(offload_features[i].feature);
@@ -710,7 +743,9 @@ int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *b
 {
 	struct vdev_config config = {
 		.number = number, .queues = QUEUES, .queue_size = QUEUE_SIZE,
-		.config_len = offsetof(struct virtio_net_config, max_virtqueue_pairs),
+		.config_len = offsetof(struct virtio_net_config, mtu) + sizeof(uint16_t),
+		/* Known or not, what is behind it takes what it took there. */
+		.arriving = BIT(VIRTIO_NET_F_MTU),
 	};
 	struct net *net = calloc(1, sizeof(*net));
 	int r;
@@ -724,6 +759,8 @@ int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *b
 	memcpy(net->mac, given->mac, ETH_ALEN);
 	memcpy(net->config.mac, given->mac, ETH_ALEN);
 	net->config.status = VIRTIO_NET_S_LINK_UP;
+	net->config.max_virtqueue_pairs = 1;
+	net->config.mtu = (uint16_t)backend->mtu;
 	config.features = features(net);
 	config.config = &net->config;
 	r = vdev_init(&net->dev, &net_ops, net, env, &config, err);

@@ -448,7 +448,7 @@ static int state_check(const struct vdev *dev, const VirtioState *msg, struct er
 	/* First, since it can say what a feature that is missing means. */
 	if (dev->ops->load && dev->ops->load(dev->arg, msg->own.data, msg->own.len, false, err) < 0)
 		return -EINVAL;
-	if (msg->features & ~dev->offered && msg->status & VIRTIO_CONFIG_S_FEATURES_OK)
+	if (msg->features & ~(dev->offered | dev->arriving) && msg->status & VIRTIO_CONFIG_S_FEATURES_OK)
 		return err_set(err, -EINVAL, "features 0x%" PRIx64 ", this device has 0x%" PRIx64, msg->features, dev->offered);
 	if (msg->status & ~(uint32_t)STATUS_ALL || msg->isr & ~3u || msg->config_vector > UINT16_MAX ||
 	    msg->queue_select > UINT16_MAX)
@@ -476,6 +476,7 @@ static void state_apply(struct vdev *dev, const VirtioState *msg)
 	reset_start(dev);
 	dev->arrived = true;
 	dev->accepted = msg->features;
+	dev->offered |= msg->features & dev->arriving;
 	dev->status = (uint8_t)msg->status;
 	dev->isr = (uint8_t)msg->isr;
 	dev->config_vector = (uint16_t)msg->config_vector;
@@ -521,7 +522,8 @@ int vdev_init(struct vdev *dev, const struct vdev_ops *ops, void *arg, const str
 
 	*dev = (struct vdev){
 		.ops = ops, .arg = arg, .env = *env, .config = config->config, .config_len = config->config_len,
-		.offered = config->features | FEATURES_COMMON, .config_vector = VIRTIO_MSI_NO_VECTOR,
+		.offered = config->features | FEATURES_COMMON, .arriving = config->arriving,
+		.config_vector = VIRTIO_MSI_NO_VECTOR,
 	};
 	snprintf(dev->name, sizeof(dev->name), "%s%u", ops->name, config->number);
 	dev->device_ops = (struct device_ops){

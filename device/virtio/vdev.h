@@ -97,7 +97,7 @@ struct vdev {
 	size_t config_len;
 	uint8_t generation;		/* of it (2.5.1) */
 	uint64_t events_at, events_wanted;	/* where the BAR's notifications are events, and should be; 0: nowhere */
-	uint64_t offered;
+	uint64_t offered, arriving;	/* arriving: see struct vdev_config */
 	unsigned int pci_cfg_at;
 	/* The driver's. */
 	uint64_t accepted;
@@ -118,6 +118,8 @@ struct vdev_config {
 	unsigned int queues;
 	uint16_t queue_size;
 	uint64_t features;		/* the device's own; those of rings and transport are added */
+	/* Others that a guest which comes from elsewhere may have: they are offered from then on. */
+	uint64_t arriving;
 	const void *config;		/* outlives the device */
 	size_t config_len;
 };

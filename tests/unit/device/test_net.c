@@ -1124,6 +1124,7 @@ static void hostile_state_is_refused(void **state)
 	assert_refused(&dev->device_ops, dev, OWN("\x08", "\x0a\x06\x01\0\0\0\0\0"), "MAC");
 	/* A guest that uses checksum offload of a tap's. */
 	assert_refused(&dev->device_ops, dev, OWN("\x08", "\x0a\x06\x02\0\0\0\0\0"), "MAC");
+	assert_refused(&dev->device_ops, dev, OWN("\x12", "\x0a\x06\x02\0\0\0\0\0\x1a\x06\x02\0\0\0\0\0\x20\x43"), "an MTU of 67");
 	assert_refused(&dev->device_ops, dev, OWN("\x12", "\x0a\x06\x02\0\0\0\0\0\x10\x01\x1a\x06\x02\0\0\0\0\0"), "offloads (features 0x1)");
 	assert_int_equal(get(r, DEVICE_AT + 5, 1), 1);
 	rig_free(r);
@@ -1405,6 +1406,93 @@ static void a_tap_has_offloads(void **state)
 	rig_free(r);
 }
 
+/* A frame of that length, for the guest or the tag in it; what becomes of it. */
+static void expect_frame(struct rig *r, unsigned int id, size_t len, bool tagged, bool comes)
+{
+	uint64_t dropped = stats(r).received_dropped;
+	uint8_t frame[2000] = { 0 };
+	uint32_t used;
+
+	if (tagged)
+		memcpy(frame + 12, "\x81\x00", 2);
+	assert_int_equal(send(r->peer, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL), len);
+	if (!comes) {
+		run_until(r, stats(r).received_dropped == dropped + 1);
+		return;
+	}
+	run_until(r, driver_used(&r->driver[RX], 1, &used) >= 0);
+	assert_int_equal(used, HEADER + len);
+	assert_int_equal(stats(r).received_dropped, dropped);
+	post(r, RX_DATA + id * BUFFER, BUFFER);
+}
+
+/* What goes through is known to the driver, which keeps to it wherever it comes. */
+static void a_tap_tells_its_mtu(void **state)
+{
+	const uint64_t told = FEATURE(VIRTIO_NET_F_MTU);
+	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	int sock = tap_make("tap-mtu"), fd;
+	struct rig *r, there;
+	struct err err;
+	char text[32];
+
+	(void)state;
+	if (sock < 0) {
+		print_message("skipped: no tap can be made here\n");
+		skip();
+	}
+	strcpy(ifr.ifr_name, "tap-mtu");
+	ifr.ifr_mtu = 1400;
+	assert_int_equal(ioctl(sock, SIOCSIFMTU, &ifr), 0);
+	/* One that is handed over is in our network namespace, too. */
+	fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+	ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+	assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
+	r = rig_bare(false);
+	snprintf(text, sizeof(text), "fd=%d", fd);
+	if (device_new(r, text, NULL, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_true(features(r) & told);
+	assert_int_equal(get(r, DEVICE_AT + 10, 2), 1400);
+	device_free(r);
+	r->msi = (struct fake_msi){ 0 };
+	if (device_new(r, "tap=tap-mtu,mac=" MAC, NULL, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_true(features(r) & told);
+	assert_int_equal(get(r, DEVICE_AT + 10, 2), 1400);
+	vdev_start(r->dev);
+	driver_start(r, BASIC | MERGE | told);
+	vdev_stop(r->dev);
+	/* 1500 bytes, which would end here. */
+	assert_refused(&r->dev->device_ops, r->dev,
+		       OWN("\x13", "\x0a\x06\x02\0\0\0\0\0\x1a\x06\x02\0\0\0\0\0\x20\xdc\x0b"), "was told of an MTU of 1500, tap tap-mtu here has 1400");
+	/* Where nothing is known of what is behind it, and nothing was offered, it holds all the same. */
+	there_new(&there, r, SOCK_DGRAM);
+	assert_false(features(&there) & told);
+	assert_true(peer_send(&there, 100, 1));
+	state_torture(&r->dev->device_ops, r->dev, there.dev);
+	assert_true(features(&there) & told);
+	assert_int_equal(get(&there, DEVICE_AT + 10, 2), 1400);
+	vdev_start(there.dev);
+	for (fd = 0; fd < 8; fd++)
+		post(&there, RX_DATA + (unsigned int)fd * BUFFER, BUFFER);
+	run_until(&there, stats(&there).received_dropped == 1);
+	expect_frame(&there, 8, 1414, false, true);
+	expect_frame(&there, 9, 1415, false, false);
+	expect_frame(&there, 9, 1418, true, true);
+	expect_frame(&there, 10, 1419, true, false);
+	/* After a reset, too. */
+	set_status(&there, 0);
+	assert_true(features(&there) & told);
+	assert_int_equal(get(&there, DEVICE_AT + 10, 2), 1400);
+	close(there.peer);
+	there.peer = -1;
+	vdev_stop(there.dev);
+	device_free(&there);
+	close(sock);
+	rig_free(r);
+}
+
 /* ---- passt ---- */
 
 /* It answers for every address: who has 10.0.2.9? */
@@ -1469,6 +1557,7 @@ int main(void)
 		cmocka_unit_test(passt_is_started_and_answers),
 		/* Last: it leaves this network namespace. */
 		cmocka_unit_test(a_tap_has_offloads),
+		cmocka_unit_test(a_tap_tells_its_mtu),
 	};
 
 	log_set_level(LOG_ERROR);
