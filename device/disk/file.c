@@ -3,9 +3,12 @@
 /*
  * file.c - a disk's data in a file or on a block device, as raw bytes, by io_uring on the main loop.
  *
- * Two descriptors of the same file: one with O_DIRECT, where the file system has that, for what is aligned to DISK_DIRECT_BYTES
- * in memory and on the disk, so that the data is in the host's memory once; one without for the rest. The kernel keeps the two
- * coherent.
+ * Two descriptors of the same file: one with O_DIRECT, where the file system has that, for what is
+ * aligned as that wants it in memory and on the disk, so that the data is in the host's memory once;
+ * one without for the rest. The kernel keeps the two coherent as long as they are not at work at the
+ * same time. Where they are, a page of the cache that a small write has made dirty is written over
+ * what went past it meanwhile, and the kernel, which may notice, lets the next fdatasync fail. So
+ * they take turns: direct requests, or those that go by the cache, fallocate among them.
  *
  * What is to be stable when it is done: a write has RWF_DSYNC, whatever goes by fallocate an
  * fdatasync behind it. fallocate of a block device takes whole sectors of it alone, which may be
@@ -52,6 +55,9 @@ struct file_watch {
 	struct file *file;
 };
 
+/* What a request goes by: for those that are kept apart. */
+enum way { WAY_DIRECT, WAY_CACHE, WAY_NONE, WAYS };
+
 struct file {
 	struct disk disk;
 	struct io_uring ring;
@@ -61,7 +67,8 @@ struct file {
 	uint32_t sector;		/* what fallocate takes: bytes, a power of two */
 	int event_fd;
 	bool claimed;
-	struct disk_job *queue, **queue_last;	/* the ring had no room for them */
+	struct disk_job *queue, **queue_last;	/* the ring had no room for them, or it is not their turn */
+	unsigned int flying[WAYS];		/* under way, by the way that they go */
 	struct file_watch *watch;
 	char *path;
 };
@@ -153,13 +160,26 @@ static void prepare(struct file *file, struct io_uring_sqe *sqe, struct disk_job
 		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 }
 
+static enum way way_of(const struct disk_job *job)
+{
+	if (job->op == DISK_FLUSH || job->syncing)
+		return WAY_NONE;
+	return job->direct ? WAY_DIRECT : WAY_CACHE;
+}
+
 static bool ring_put(struct file *file, struct disk_job *job)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&file->ring);
+	struct io_uring_sqe *sqe;
+	enum way way;
 
+	job->direct = (job->op == DISK_READ || job->op == DISK_WRITE) && is_direct(file, job);
+	way = way_of(job);
+	if (way != WAY_NONE && file->flying[way == WAY_DIRECT ? WAY_CACHE : WAY_DIRECT])
+		return false;
+	sqe = io_uring_get_sqe(&file->ring);
 	if (!sqe)
 		return false;
-	job->direct = (job->op == DISK_READ || job->op == DISK_WRITE) && is_direct(file, job);
+	file->flying[way]++;
 	prepare(file, sqe, job);
 	io_uring_sqe_set_data(sqe, job);
 	return true;
@@ -181,7 +201,7 @@ static void enter(struct file *file, struct disk_job *job)
 static void submit(struct file *file)
 {
 	struct disk_job *job;
-	int r = 1;
+	int r;
 
 	do {
 		while ((job = file->queue) && ring_put(file, job)) {
@@ -189,8 +209,7 @@ static void submit(struct file *file)
 			if (!file->queue)
 				file->queue_last = &file->queue;
 		}
-		if (io_uring_sq_ready(&file->ring))
-			r = io_uring_submit(&file->ring);
+		r = io_uring_sq_ready(&file->ring) ? io_uring_submit(&file->ring) : 0;
 	} while (r > 0 && (file->queue || io_uring_sq_ready(&file->ring)));
 	if (io_uring_sq_ready(&file->ring))
 		eventfd_write(file->event_fd, 1);
@@ -254,13 +273,25 @@ static int zero_result(struct file *file, struct disk_job *job, int r)
 	return job->moved < job->len;
 }
 
+/*
+ * It wants a coarser alignment than it said, or than was assumed; or it takes O_DIRECT when it is opened and refuses it afterwards. The
+ * descriptor stays: others may be using it.
+ */
+static void direct_refused(struct file *file)
+{
+	if (file->direct_align < DISK_DIRECT_BYTES) {
+		file->direct_align = DISK_DIRECT_BYTES;
+		return;
+	}
+	if (file->direct_works)
+		log_info("disk %s: no direct I/O here after all", file->path);
+	file->direct_works = false;
+}
+
 static int op_result(struct file *file, struct disk_job *job, int r)
 {
-	/* A file system that takes O_DIRECT when it opens, and refuses it afterwards. The descriptor stays: others may be using it. */
 	if (r == -EINVAL && job->direct) {
-		if (file->direct_works)
-			log_info("disk %s: no direct I/O here after all", file->path);
-		file->direct_works = false;
+		direct_refused(file);
 		return 1;
 	}
 	if (job->op == DISK_ZERO)
@@ -302,6 +333,7 @@ static void reap(struct file *file)
 		/* A wait's own timeout has none. */
 		if (!job)
 			continue;
+		file->flying[way_of(job)]--;
 		r = job_result(file, job, r);
 		if (r > 0)
 			enter(file, job);
@@ -346,7 +378,7 @@ static int file_claim(struct disk *disk, struct err *err)
 
 	if (file->claimed)
 		return 0;
-	r = lock_take(file->fd, file->path, disk->readonly, err);
+	r = lock_take(file->fd, file->direct_fd, file->path, disk->readonly, err);
 	if (r < 0)
 		return r;
 	/* Another host may have written since, and this one's cache does not know. What is dirty, which is nothing, would stay. */
@@ -361,7 +393,7 @@ static void file_release(struct disk *disk)
 	struct file *file = file_of(disk);
 
 	if (file->claimed)
-		lock_release(file->fd);
+		lock_release(file->fd, file->direct_fd);
 	file->claimed = false;
 }
 
@@ -420,6 +452,22 @@ static uint64_t queue_read(dev_t dev, const char *name)
 	return value;
 }
 
+/* What O_DIRECT wants of a file, where the kernel says it (Linux 6.1); else what most do, which is tried. */
+static uint32_t direct_alignment(int fd)
+{
+#ifdef STATX_DIOALIGN
+	struct statx stx;
+
+	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && stx.stx_mask & STATX_DIOALIGN && stx.stx_dio_offset_align) {
+		uint32_t most = stx.stx_dio_mem_align > stx.stx_dio_offset_align ? stx.stx_dio_mem_align : stx.stx_dio_offset_align;
+
+		return power_of_two(most, DISK_SECTOR_BYTES);
+	}
+#endif
+	(void)fd;
+	return DISK_SECTOR_BYTES;
+}
+
 /* What it likes. For a file that is its file system's matter, and pages. */
 static void limits_find(struct file *file)
 {
@@ -430,15 +478,14 @@ static void limits_find(struct file *file)
 
 	*limits = (struct disk_limits){ .physical = DISK_DIRECT_BYTES, .discard = DISK_DIRECT_BYTES };
 	file->sector = DISK_SECTOR_BYTES;
-	file->direct_align = DISK_DIRECT_BYTES;
+	file->direct_align = direct_alignment(file->fd);
 	if (fstat(file->fd, &st) < 0 || !S_ISBLK(st.st_mode))
 		return;
 	ioctl(file->fd, BLKSSZGET, &sector);
 	ioctl(file->fd, BLKPBSZGET, &physical);
 	ioctl(file->fd, BLKIOOPT, &optimal);
 	file->sector = power_of_two((uint64_t)sector, DISK_SECTOR_BYTES);
-	if (file->sector > file->direct_align)
-		file->direct_align = file->sector;
+	file->direct_align = file->sector;
 	limits->physical = power_of_two(physical, file->sector);
 	limits->discard = power_of_two(queue_read(st.st_rdev, "discard_granularity"), limits->physical);
 	if (optimal <= LIMIT_MAX && optimal % limits->physical == 0)

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,20 +85,27 @@ out:
 
 /* ---- the lock ---- */
 
-static int lock_set(int fd, short type)
-{
-	struct flock lock = { .l_type = type, .l_whence = SEEK_SET };
+/* Where the other description's part begins: behind any file's end. */
+#define OTHER_AT (INT64_C(1) << 62)
 
-	return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
+static int lock_set(int fd, int other_fd, short type)
+{
+	struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_len = other_fd >= 0 ? OTHER_AT : 0 };
+	struct flock other = { .l_type = type, .l_whence = SEEK_SET, .l_start = OTHER_AT };
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
+		return -errno;
+	return other_fd >= 0 && fcntl(other_fd, F_OFD_SETLK, &other) < 0 ? -errno : 0;
 }
 
-int lock_take(int fd, const char *path, bool shared, struct err *err)
+int lock_take(int fd, int other_fd, const char *path, bool shared, struct err *err)
 {
-	int r = lock_set(fd, shared ? F_RDLCK : F_WRLCK);
+	int r = lock_set(fd, other_fd, shared ? F_RDLCK : F_WRLCK);
 	char holder[96];
 
 	if (!r)
 		return 0;
+	lock_release(fd, other_fd);
 	if (r == -EAGAIN || r == -EACCES) {
 		holder_find(holder, sizeof(holder), fd);
 		return err_set(err, -EBUSY, "%s has it locked%s", holder,
@@ -107,7 +115,7 @@ int lock_take(int fd, const char *path, bool shared, struct err *err)
 	return 0;
 }
 
-void lock_release(int fd)
+void lock_release(int fd, int other_fd)
 {
-	lock_set(fd, F_UNLCK);
+	lock_set(fd, other_fd, F_UNLCK);
 }

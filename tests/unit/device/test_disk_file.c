@@ -86,6 +86,48 @@ static void one_machine_writes(void **state)
 	unlink(path);
 }
 
+/* How many descriptors of this process have a lock on that file. */
+static unsigned int locks_on(const char *path)
+{
+	char name[64], line[256];
+	struct stat want, have;
+	unsigned int n = 0;
+	FILE *info;
+	int fd;
+
+	assert_int_equal(stat(path, &want), 0);
+	for (fd = 3; fd < 64; fd++) {
+		if (fstat(fd, &have) < 0 || have.st_ino != want.st_ino || have.st_dev != want.st_dev)
+			continue;
+		snprintf(name, sizeof(name), "/proc/self/fdinfo/%d", fd);
+		info = fopen(name, "re");
+		while (info && fgets(line, sizeof(line), info))
+			n += !strncmp(line, "lock:", 5);
+		if (info)
+			fclose(info);
+	}
+	return n;
+}
+
+/* Each description that requests go by: one that outlives the process has its lock until it ends. */
+static void all_that_writes_is_locked(void **state)
+{
+	struct disks d;
+	char path[64];
+	int fd = file_new(path, "/var/tmp"), direct = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+
+	(void)state;
+	disks_open(&d, path, false);
+	assert_int_equal(locks_on(path), direct >= 0 ? 2 : 1);
+	disk_release(d.disk);
+	assert_int_equal(locks_on(path), 0);
+	disks_close(&d);
+	if (direct >= 0)
+		close(direct);
+	close(fd);
+	unlink(path);
+}
+
 static void what_looks_like_qcow2_is_not_taken_for_raw(void **state)
 {
 	struct disks d = { 0 };
@@ -222,6 +264,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_file_is_a_disk),
 		cmocka_unit_test(one_machine_writes),
+		cmocka_unit_test(all_that_writes_is_locked),
 		cmocka_unit_test(what_looks_like_qcow2_is_not_taken_for_raw),
 		cmocka_unit_test(what_is_no_disk_says_why),
 		cmocka_unit_test(a_range_that_cannot_be_given_up_is_no_failure),
