@@ -30,7 +30,7 @@ const char options_help[] =
 	"  -m, --memory SIZE         RAM, 16M to 16G, a multiple of 2M (512M)\n"
 	"      --name NAME           what postern ctl knows it by: QMP and (with --gdb auto) gdb in a directory of its own\n"
 	"      --serial CHARDEV      null, stdio, pty[:LINK], file:PATH, unix:PATH (stdio)\n"
-	"      --disk FILE|URI[,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS]\n"
+	"      --disk FILE|URI[,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS][,quiesce=SECONDS]\n"
 	"            [,backing=FILE]...[,data-file=FILE]\n"
 	"                            a virtio disk in a file or block device, or at nbd://HOST[:PORT][/EXPORT],\n"
 	"                            nbd+unix:///[EXPORT]?socket=PATH; up to 8 (raw; reconnect: for ever)\n"

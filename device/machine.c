@@ -177,6 +177,17 @@ bool machine_disk(struct machine *m, unsigned int i, struct disk_info *info)
 	return board_disk(m->board, i, info);
 }
 
+int machine_disk_fenced(struct machine *m, const char *device)
+{
+	struct disk_info info;
+	unsigned int i;
+
+	for (i = 0; machine_disk(m, i, &info); i++)
+		if (!strcmp(info.device, device) && vdev_disk_fenced(info.dev))
+			return 0;
+	return -ENODEV;
+}
+
 static void user_quits(void *arg)
 {
 	machine_shutdown(arg, false, "host-ui");

@@ -148,6 +148,8 @@ bool machine_disk(struct machine *machine, unsigned int i, struct disk_info *inf
  */
 void machine_boot_found(struct machine *machine, const struct boot_files *found,
 			const struct err *err);
+/* The server of the disk that is called so has dropped what lost connections had asked: as disk_fenced. -ENODEV: there is none. */
+int machine_disk_fenced(struct machine *machine, const char *device);
 /* What a reset loads. Lasts until the machine changes it, on this thread. */
 const struct boot_files *machine_boot(const struct machine *machine);
 /*

@@ -8,15 +8,15 @@
 #include <string.h>
 
 #define ALLOWED                                                                                                        \
-	"FILE or URI, then [,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS] and, with qcow2, " \
-	"[,backing=FILE]... and [,data-file=FILE] are allowed; a comma of a name is written twice"
+	"FILE or URI, then [,format=raw|qcow2][,readonly][,serial=TEXT][,reconnect=SECONDS], with NBD " \
+	"[,quiesce=SECONDS], with qcow2 [,backing=FILE]... and [,data-file=FILE] are allowed; a comma of a name is written twice"
 
 static bool begins(const char *text, const char *with)
 {
 	return !strncmp(text, with, strlen(with));
 }
 
-static int number_take(int *to, const char *text)
+static int number_take(int *to, const char *text, int most)
 {
 	char *end;
 	long value;
@@ -25,7 +25,7 @@ static int number_take(int *to, const char *text)
 		return -EINVAL;
 	errno = 0;
 	value = strtol(text, &end, 10);
-	if (errno || *end || value > DISK_RECONNECT_MAX_S)
+	if (errno || *end || value > most)
 		return -EINVAL;
 	*to = (int)value;
 	return 0;
@@ -64,10 +64,13 @@ static int word_take(struct disk_config *config, const char *word, struct err *e
 			return err_set(err, -EINVAL, "%s: at most %d bytes are allowed", word, DISK_SERIAL_BYTES);
 		strcpy(config->serial, word + 7);
 	} else if (begins(word, "reconnect=")) {
-		if (number_take(&config->reconnect_s, word + 10) < 0)
+		if (number_take(&config->reconnect_s, word + 10, DISK_RECONNECT_MAX_S) < 0)
 			return err_set(err, -EINVAL, "%s: 0 to %d seconds are allowed", word, DISK_RECONNECT_MAX_S);
 	} else if (begins(word, "backing=") || begins(word, "data-file=")) {
 		return file_take(config, word, err);
+	} else if (begins(word, "quiesce=")) {
+		if (number_take(&config->quiesce_s, word + 8, DISK_QUIESCE_MAX_S) < 0)
+			return err_set(err, -EINVAL, "%s: 0 to %d seconds are allowed", word, DISK_QUIESCE_MAX_S);
 	} else {
 		return err_set(err, -EINVAL, "\"%s\" is not known: " ALLOWED, word);
 	}
@@ -113,6 +116,8 @@ static int check(const struct disk_config *config, struct err *err)
 	if (!config->nbd && config->format == DISK_FORMAT_NONE && has_ending(config->path, ".qcow2"))
 		return err_set(err, -EINVAL, "%s: its name is a qcow2 image's: format=raw or format=qcow2 has to say which of them it was made as",
 			       config->path);
+	if (!config->nbd && config->quiesce_s >= 0)
+		return err_set(err, -EINVAL, "quiesce= is for NBD: nothing else goes on with what a lost connection asked");
 	return config->nbd ? nbd_address_parse(&address, config->path, err) : 0;
 }
 
@@ -121,7 +126,7 @@ int disk_config_parse(struct disk_config *config, const char *text, struct err *
 	char *at, *word;
 	int r = 0;
 
-	*config = (struct disk_config){ .path = strdup(text), .reconnect_s = -1 };
+	*config = (struct disk_config){ .path = strdup(text), .reconnect_s = -1, .quiesce_s = -1 };
 	if (!config->path)
 		return err_set(err, -ENOMEM, "no memory for a disk's configuration");
 	at = name_end(config->path);

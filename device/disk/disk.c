@@ -18,6 +18,9 @@ int disk_open(struct disk **out, const struct disk_config *config, const struct 
 	else if (config->format == DISK_FORMAT_QCOW2)
 		open = qcow2_open;
 	r = open(out, config, env, err);
+	/* Whoever cannot say yet. */
+	if (!r && !(*out)->limits.physical)
+		(*out)->limits = (struct disk_limits){ .physical = DISK_DIRECT_BYTES, .discard = DISK_DIRECT_BYTES };
 	return r < 0 ? err_prefix(err, "disk %.200s", config->path) : 0;
 }
 
@@ -52,7 +55,7 @@ void disk_add(struct disk *disk, struct disk_job *job)
 	assert(disk->jobs < DISK_JOBS_MAX);
 	job->next = NULL;
 	job->moved = 0;
-	job->direct = job->by_hand = job->syncing = job->sent = false;
+	job->direct = job->by_hand = job->syncing = job->own = job->reserved = job->sent = false;
 	job->parts = 0;
 	job->error = 0;
 	disk->jobs++;
@@ -78,6 +81,19 @@ int disk_claim(struct disk *disk, struct err *err)
 void disk_release(struct disk *disk)
 {
 	disk->ops->release(disk);
+}
+
+void disk_doubt(const struct disk *disk, struct disk_doubt *doubt)
+{
+	*doubt = (struct disk_doubt){ 0 };
+	if (disk->ops->doubt)
+		disk->ops->doubt(disk, doubt);
+}
+
+void disk_fenced(struct disk *disk)
+{
+	if (disk->ops->fenced)
+		disk->ops->fenced(disk);
 }
 
 void disk_done(struct disk *disk, struct disk_job *job, int result)

@@ -57,7 +57,7 @@ struct disk_job {
 	void (*done)(struct disk_job *job, int result);
 	/* not the caller's */
 	struct disk_job *next;
-	bool direct, by_hand, syncing;
+	bool direct, by_hand, syncing, own, reserved;
 	bool sent;			/* all of it */
 	unsigned int parts;		/* of it that are under way */
 	int error;
@@ -98,6 +98,15 @@ int disk_claim(struct disk *disk, struct err *err);
 /* Another machine runs from now on. No job is under way. */
 void disk_release(struct disk *disk);
 
+/* What a lost connection had asked, and its server may still do. */
+struct disk_doubt {
+	int64_t ms;			/* for so long; 0: there is no such thing */
+	unsigned int held;		/* jobs that wait for that, since they would change the same */
+};
+void disk_doubt(const struct disk *disk, struct disk_doubt *doubt);
+/* The server is known to have dropped every connection but the present one. */
+void disk_fenced(struct disk *disk);
+
 /* ---- for backends, which embed a struct disk ---- */
 
 struct disk_ops {
@@ -108,6 +117,9 @@ struct disk_ops {
 	void (*wait)(struct disk *disk, int64_t deadline_ns);
 	int (*claim)(struct disk *disk, struct err *err);
 	void (*release)(struct disk *disk);
+	/* Both may be NULL: nothing is ever in doubt. */
+	void (*doubt)(const struct disk *disk, struct disk_doubt *doubt);
+	void (*fenced)(struct disk *disk);
 };
 
 struct disk {

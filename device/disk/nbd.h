@@ -12,10 +12,15 @@
 
 /* Where connections come from. None of these waits. */
 struct nbd_origin {
-	/* A socket that is connected to a server, or on its way: the caller's to close. A negative errno says why there is none. */
+	/*
+	 * A socket that is connected to a server, or on its way: the caller's to close. A negative errno says why there is none. ours: what
+	 * served the last one has ended.
+	 */
 	int (*connect)(void *arg, struct err *err);
 	/* That connection is over, or there was none. May say more of why (NULL: nobody asks). */
 	void (*lost)(void *arg, char *why, size_t room);
+	/* ours: waits until what served the last connection has ended. */
+	void (*end)(void *arg);
 	void (*free)(void *arg);
 	void *arg;
 	const char *export_name;

@@ -208,6 +208,21 @@ static void qcow2_lost(void *arg, char *why, size_t room)
 	child_end(q);
 }
 
+/* For who lets another machine have the image: all is flushed. Half of the time to end by itself, half to be killed. */
+static void qcow2_end(void *arg)
+{
+	struct qcow2 *q = arg;
+
+	child_end(q);
+	if (!q->child || helper_wait(q->child, END_PATIENCE_NS))
+		return;
+	helper_kill(q->child);
+	/* The kernel does something for it that takes so long. The image stays locked meanwhile. */
+	if (!helper_wait(q->child, END_PATIENCE_NS))
+		log_error("disk %s: its %s does not end, though killed: let nobody else write to the image before it has",
+			  q->config.path, PROGRAM);
+}
+
 static void qcow2_free(void *arg)
 {
 	struct qcow2 *q = arg;
@@ -242,7 +257,7 @@ int qcow2_open(struct disk **out, const struct disk_config *config, const struct
 {
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	struct nbd_origin origin = {
-		.connect = qcow2_connect, .lost = qcow2_lost, .free = qcow2_free, .arg = q,
+		.connect = qcow2_connect, .lost = qcow2_lost, .end = qcow2_end, .free = qcow2_free, .arg = q,
 		.export_name = "", .choices = 1, .ours = true,
 	};
 	struct qcow2_image image = { 0 };

@@ -294,11 +294,24 @@ static int drain_flush(struct blk *blk, int64_t deadline_ns, struct err *err)
 	return flush_wait(blk, deadline_ns, err);
 }
 
+/* What is done late would undo what another host has written by then. */
+static int doubt_check(const struct blk *blk, struct err *err)
+{
+	struct disk_doubt doubt;
+
+	disk_doubt(blk->disk, &doubt);
+	if (!doubt.ms)
+		return 0;
+	return err_set(err, -EAGAIN, "disk %s: its server may do for %" PRId64 " s more what a lost connection had asked; "
+		       "try again then, or after postern-disk-fenced", blk->given.path, doubt.ms / 1000 + 1);
+}
+
 static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 {
 	struct blk *blk = arg;
 	const struct timespec moment = { .tv_nsec = NS_PER_MS };
 	unsigned int n;
+	int r;
 
 	while ((n = vdev_in_hand(&blk->dev)) && !disk_away(blk->disk) && clock_now_ns() < deadline_ns) {
 		/* Without jobs it is the ring's page that is missing. */
@@ -313,7 +326,8 @@ static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 	if (n)
 		return err_set(err, -ETIMEDOUT, "disk %s: %u requests are not finished in time", blk->given.path, n);
 	/* Also what was written long ago: the host that goes on has a cache of its own. */
-	return blk->given.readonly ? 0 : drain_flush(blk, deadline_ns, err);
+	r = blk->given.readonly ? 0 : drain_flush(blk, deadline_ns, err);
+	return r < 0 ? r : doubt_check(blk, err);
 }
 
 static int blk_claim(void *arg, struct err *err)
@@ -441,11 +455,22 @@ bool vdev_disk_info(struct vdev *dev, struct disk_info *info)
 	if (dev->ops != &blk_ops)
 		return false;
 	*info = (struct disk_info){
-		.file = blk->given.path, .driver = blk->disk->ops->driver, .away = disk_away(blk->disk),
+		.dev = dev, .file = blk->given.path, .driver = blk->disk->ops->driver, .away = disk_away(blk->disk),
 		.format = blk->given.format == DISK_FORMAT_QCOW2 ? "qcow2" : "raw",
 		.bytes = disk_bytes(blk->disk), .readonly = blk->given.readonly, .jobs = disk_jobs(blk->disk),
 	};
 	strcpy(info->device, blk->name);
+	disk_doubt(blk->disk, &info->doubt);
+	return true;
+}
+
+bool vdev_disk_fenced(struct vdev *dev)
+{
+	const struct blk *blk = dev->arg;
+
+	if (dev->ops != &blk_ops)
+		return false;
+	disk_fenced(blk->disk);
 	return true;
 }
 

@@ -26,6 +26,7 @@ struct disk_news {
 };
 
 struct disk_info {
+	struct vdev *dev;
 	char device[16];
 	const char *file;	/* path or URI */
 	const char *driver;	/* file, nbd */
@@ -34,9 +35,12 @@ struct disk_info {
 	uint64_t bytes;
 	bool readonly;
 	unsigned int jobs;	/* under way, or waiting for it to be back */
+	struct disk_doubt doubt;
 };
 
 /* False: the device is no disk. What is pointed to lives as long as the device, `away` until the loop goes on. Main thread. */
 bool vdev_disk_info(struct vdev *dev, struct disk_info *info);
+/* As disk_fenced. False: the device is no disk. Main thread. */
+bool vdev_disk_fenced(struct vdev *dev);
 
 #endif

@@ -207,11 +207,19 @@ void machine_set_autostart(struct machine *machine, bool run)
 	machine->autostart = run;
 }
 
+int machine_disk_fenced(struct machine *machine, const char *device)
+{
+	if (strcmp(device, "disk0") != 0)
+		return -ENODEV;
+	machine->doubt = (struct disk_doubt){ 0 };
+	return 0;
+}
+
 bool machine_disk(struct machine *machine, unsigned int i, struct disk_info *info)
 {
-	(void)machine;
 	*info = (struct disk_info){
 		.device = "disk0", .file = "nbd://host/x", .driver = "nbd", .format = "raw", .away = "gone", .bytes = 512, .jobs = 3,
+		.doubt = machine->doubt,
 	};
 	return i == 0;
 }

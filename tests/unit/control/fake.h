@@ -76,6 +76,7 @@ struct machine {
 	int64_t powerdown_ns;		/* how long one keeps the caller busy */
 	bool balloon;
 	uint64_t balloon_bytes;
+	struct disk_doubt doubt;	/* disk0's */
 };
 
 struct migration {

@@ -51,8 +51,7 @@ struct late_server {
 	struct late_options options;
 	struct asked asked[REQUESTS_MAX];
 	struct link *link[LINKS_MAX];
-	unsigned int links, late, refused, seed;
-	uint32_t largest;
+	unsigned int links, late, refused, largest, flushes, name_bytes, seed;
 	uint64_t next_id;
 	bool hold, end;
 	int fd;
@@ -107,28 +106,27 @@ static void answer(struct late_server *server, struct asked *asked)
 
 	if (!reply.error)
 		apply(server, asked);
-	if (asked->type == NBD_FLUSH) {
-		media_flush_begin(server->media, asked->id);
-		media_flush_end(server->media, asked->id);
-	}
+	server->flushes += asked->type == NBD_FLUSH;
+	if (asked->type == NBD_FLUSH)
+		media_flush_end(server->media, media_flush_begin(server->media));
 	/* Where nothing can be made stable by asking, all is. */
 	media_acknowledge(server->media, asked->id, asked->flags & 1 || (!server->options.flush && !server->options.fua));
 	sendmsg(asked->link->fd, &message, MSG_NOSIGNAL);
 	asked_free(asked);
 }
 
-/* One of them, at random, that may be done now. */
-static struct asked *choose(struct late_server *server)
+/* One of them, at random. */
+static struct asked *choose(struct late_server *server, bool late)
 {
 	unsigned int i, n = 0, at;
 
 	for (i = 0; i < REQUESTS_MAX; i++)
-		n += server->asked[i].link && (server->asked[i].late || !server->hold);
+		n += server->asked[i].link && server->asked[i].late == late;
 	if (!n)
 		return NULL;
 	at = (unsigned int)rand_r(&server->seed) % n;
 	for (i = 0;; i++)
-		if (server->asked[i].link && (server->asked[i].late || !server->hold) && !at--)
+		if (server->asked[i].link && server->asked[i].late == late && !at--)
 			return &server->asked[i];
 }
 
@@ -148,15 +146,15 @@ static void *work(void *arg)
 
 	pthread_mutex_lock(&server->lock);
 	while (!server->end) {
-		asked = choose(server);
+		asked = server->hold ? NULL : choose(server, false);
 		if (!asked) {
 			pthread_cond_wait(&server->more, &server->lock);
 			continue;
 		}
-		/* What is late takes its time. */
-		if (!asked->late)
-			answer(server, asked);
-		else if (rand_r(&server->seed) % 4 == 0)
+		answer(server, asked);
+		/* What is late comes after what was asked later. */
+		asked = rand_r(&server->seed) % 8 ? NULL : choose(server, true);
+		if (asked)
 			late_do(server, asked);
 		moment.tv_nsec = rand_r(&server->seed) % 100000;
 		pthread_mutex_unlock(&server->lock);
@@ -217,13 +215,19 @@ static bool shake_hands(struct late_server *server, int fd)
 		uint32_t option, len;
 	} __attribute__((packed)) ask;
 	uint8_t data[8192];
+	uint32_t name_bytes;
 	bool good;
 
 	good = say_bytes(fd, "NBDMAGICIHAVEOPT\0\x03", 18) && take_bytes(fd, data, 4);
 	while (good) {
 		good = take_bytes(fd, &ask, sizeof(ask)) && be32toh(ask.len) <= sizeof(data) && take_bytes(fd, data, be32toh(ask.len));
-		if (good && be32toh(ask.option) == 7)
+		if (good && be32toh(ask.option) == 7) {
+			pthread_mutex_lock(&server->lock);
+			memcpy(&name_bytes, data, 4);
+			server->name_bytes = be32toh(name_bytes);
+			pthread_mutex_unlock(&server->lock);
 			return say_export(server, fd);
+		}
 		good = good && say_reply(fd, be32toh(ask.option), 0x80000001, NULL, 0);
 	}
 	return false;
@@ -422,32 +426,48 @@ void late_server_settle(struct late_server *server)
 	pthread_mutex_unlock(&server->lock);
 }
 
-unsigned int late_server_late(struct late_server *server)
+static unsigned int counted(struct late_server *server, const unsigned int *count)
 {
 	unsigned int n;
 
 	pthread_mutex_lock(&server->lock);
-	n = server->late;
+	n = *count;
 	pthread_mutex_unlock(&server->lock);
 	return n;
+}
+
+unsigned int late_server_late(struct late_server *server)
+{
+	return counted(server, &server->late);
+}
+
+unsigned int late_server_flushes(struct late_server *server)
+{
+	return counted(server, &server->flushes);
+}
+
+unsigned int late_server_name_bytes(struct late_server *server)
+{
+	return counted(server, &server->name_bytes);
 }
 
 unsigned int late_server_refused(struct late_server *server)
 {
-	unsigned int n;
-
-	pthread_mutex_lock(&server->lock);
-	n = server->refused;
-	pthread_mutex_unlock(&server->lock);
-	return n;
+	return counted(server, &server->refused);
 }
 
 uint32_t late_server_largest(struct late_server *server)
 {
-	uint32_t n;
+	return counted(server, &server->largest);
+}
+
+unsigned int late_server_pending(struct late_server *server)
+{
+	unsigned int i, n = 0;
 
 	pthread_mutex_lock(&server->lock);
-	n = server->largest;
+	for (i = 0; i < REQUESTS_MAX; i++)
+		n += server->asked[i].link != NULL;
 	pthread_mutex_unlock(&server->lock);
 	return n;
 }

@@ -32,6 +32,12 @@ void late_server_cut_power(struct late_server *server);
 void late_server_settle(struct late_server *server);
 /* How many requests of ended connections were done after their connection's end. */
 unsigned int late_server_late(struct late_server *server);
+/* How many requests it has and has not done. */
+unsigned int late_server_pending(struct late_server *server);
+/* How many flushes it has done. */
+unsigned int late_server_flushes(struct late_server *server);
+/* How long the last export's name was that it was asked for. */
+unsigned int late_server_name_bytes(struct late_server *server);
 /* Requests that it has refused since they do not fit its blocks. */
 unsigned int late_server_refused(struct late_server *server);
 /* The most bytes of one request of data. */

@@ -70,27 +70,23 @@ void media_acknowledge(struct media *media, uint64_t id, bool stable)
 	for (i = 0; i < media->n; i++) {
 		if (media->write[i].id != id || media->write[i].acknowledged)
 			continue;
-		media->write[i].acknowledged = true;
+		media->write[i].acknowledged = ++media->time;
 		if (stable)
 			settle(media, &media->write[i]);
 	}
 }
 
-void media_flush_begin(struct media *media, uint64_t id)
+uint64_t media_flush_begin(struct media *media)
 {
-	unsigned int i;
-
-	for (i = 0; i < media->n; i++)
-		if (media->write[i].acknowledged && !media->write[i].flush)
-			media->write[i].flush = id;
+	return ++media->time;
 }
 
-void media_flush_end(struct media *media, uint64_t id)
+void media_flush_end(struct media *media, uint64_t begin)
 {
 	unsigned int i = 0;
 
 	while (i < media->n) {
-		if (media->write[i].flush != id) {
+		if (!media->write[i].acknowledged || media->write[i].acknowledged > begin) {
 			i++;
 			continue;
 		}

@@ -14,8 +14,8 @@ struct tape tape;
 
 /* Under way, by what completes them. */
 static struct {
-	uint64_t data, id;
-	bool stable, flush;
+	uint64_t data, id, flush;
+	bool stable;
 } pending[PENDING_MAX];
 static uint64_t next_id;
 
@@ -34,7 +34,7 @@ static void completed(uint64_t data, int result)
 	if (i == PENDING_MAX)
 		return;
 	if (result >= 0 && pending[i].flush)
-		media_flush_end(tape.media, pending[i].id);
+		media_flush_end(tape.media, pending[i].flush);
 	else if (result >= 0)
 		media_acknowledge(tape.media, pending[i].id, pending[i].stable);
 	pending[i].id = 0;
@@ -54,7 +54,7 @@ void tape_look(void)
 	}
 }
 
-static uint64_t remember(uint64_t data, bool stable, bool flush)
+static uint64_t remember(uint64_t data, bool stable, uint64_t flush)
 {
 	unsigned int i;
 
@@ -73,7 +73,7 @@ static void note_write(const struct io_uring_sqe *sqe)
 	const struct iovec one = { (void *)(uintptr_t)sqe->addr, sqe->len };
 	unsigned int i, n = sqe->opcode == IORING_OP_WRITEV ? sqe->len : 1;
 	bool stable = sqe->rw_flags & RWF_DSYNC;
-	uint64_t at = sqe->off, id = remember(sqe->user_data, stable, false);
+	uint64_t at = sqe->off, id = remember(sqe->user_data, stable, 0);
 
 	tape.writes++;
 	tape.stable_writes += stable;
@@ -92,12 +92,12 @@ static void note(struct io_uring_sqe *sqe)
 		break;
 	case IORING_OP_FSYNC:
 		tape.flushes++;
-		media_flush_begin(tape.media, remember(sqe->user_data, false, true));
+		remember(sqe->user_data, false, media_flush_begin(tape.media));
 		break;
 	case IORING_OP_FALLOCATE:
 		tape.fallocates++;
 		if (!tape.fallocate_error) {
-			media_put(tape.media, remember(sqe->user_data, false, false), sqe->off, NULL, sqe->addr);
+			media_put(tape.media, remember(sqe->user_data, false, 0), sqe->off, NULL, sqe->addr);
 			break;
 		}
 		/* The kernel is to say it itself: nothing to do, or a mode that there is not. */

@@ -62,12 +62,22 @@ static void names_and_options(void **state)
 	refused("nbd://h,reconnect=", "seconds");
 	refused("nbd://h,reconnect=-1", "seconds");
 	refused("nbd://h,reconnect=99999999999999999999", "seconds");
+	assert_int_equal(disk_config_parse(&config, "nbd://h,quiesce=0", &err), 0);
+	assert_int_equal(config.quiesce_s, 0);
+	disk_config_fini(&config);
+	assert_int_equal(disk_config_parse(&config, "nbd://h", &err), 0);
+	assert_int_equal(config.quiesce_s, -1);
+	disk_config_fini(&config);
+	refused("nbd://h,quiesce=-1", "0 to 3600 seconds");
+	refused("nbd://h,quiesce=3601", "0 to 3600 seconds");
+	refused("a,quiesce=1", "is for NBD");
+	refused("a,quiesce=1,format=qcow2", "is for NBD");
 }
 
 static void uris(void **state)
 {
 	struct nbd_address a;
-	char long_name[1100];
+	char long_name[NBD_NAME_BYTES + 10];
 	struct err err;
 
 	(void)state;
@@ -104,7 +114,11 @@ static void uris(void **state)
 	memset(long_name, 'a', sizeof(long_name) - 1);
 	memcpy(long_name, "nbd://h/", 8);
 	long_name[sizeof(long_name) - 1] = '\0';
-	refused(long_name, "longer than");
+	refused(long_name, "longer than 4096");
+	/* The protocol's longest. */
+	long_name[sizeof(long_name) - 2] = '\0';
+	assert_int_equal(nbd_address_parse(&a, long_name, &err), 0);
+	assert_int_equal(strlen(a.export_name), NBD_NAME_BYTES);
 	memcpy(long_name, "nbd+unix:///?socket=", 20);
 	long_name[200] = '\0';
 	refused(long_name, "longer than 107");

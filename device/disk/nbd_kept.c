@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+#include "device/disk/nbd_kept.h"
+
+#include <errno.h>
+#include <search.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Those that overlap are the same: so a search finds one that does, and none that do are in it. */
+static int compare(const void *a, const void *b)
+{
+	const struct nbd_kept_range *x = a, *y = b;
+
+	return x->at + x->len <= y->at ? -1 : y->at + y->len <= x->at;
+}
+
+static void range_free(struct nbd_kept *kept, struct nbd_kept_range *range)
+{
+	kept->bytes -= sizeof(*range) + (range->data ? range->len : 0);
+	free(range->data);
+	free(range);
+}
+
+static void take_out(struct nbd_kept *kept, struct nbd_kept_range *range)
+{
+	tdelete(range, &kept->tree, compare);
+	*(range->prev ? &range->prev->next : &kept->first) = range->next;
+	*(range->next ? &range->next->prev : &kept->last) = range->prev;
+}
+
+/* Behind `prev`, NULL: first. */
+static int put_in(struct nbd_kept *kept, struct nbd_kept_range *range, struct nbd_kept_range *prev)
+{
+	if (!tsearch(range, &kept->tree, compare))
+		return -ENOMEM;
+	range->prev = prev;
+	range->next = prev ? prev->next : kept->first;
+	*(prev ? &prev->next : &kept->first) = range;
+	*(range->next ? &range->next->prev : &kept->last) = range;
+	return 0;
+}
+
+/* Takes up memory; nothing is in it yet. */
+static struct nbd_kept_range *range_new(struct nbd_kept *kept, uint64_t at, uint64_t len, bool data, uint64_t sequence)
+{
+	struct nbd_kept_range *range = malloc(sizeof(*range));
+
+	if (!range)
+		return NULL;
+	*range = (struct nbd_kept_range){ .at = at, .len = len, .sequence = sequence };
+	range->data = data ? malloc(len) : NULL;
+	if (data && !range->data) {
+		free(range);
+		return NULL;
+	}
+	kept->bytes += sizeof(*range) + (data ? len : 0);
+	return range;
+}
+
+/* [from, to) of a range that is about to go stays, in its place. */
+static int piece_stays(struct nbd_kept *kept, const struct nbd_kept_range *of, uint64_t from, uint64_t to,
+		       struct nbd_kept_range *prev)
+{
+	struct nbd_kept_range *piece;
+
+	if (from >= to)
+		return 0;
+	piece = range_new(kept, from, to - from, of->data, of->sequence);
+	if (!piece)
+		return -ENOMEM;
+	if (of->data)
+		memcpy(piece->data, of->data + (from - of->at), piece->len);
+	if (put_in(kept, piece, prev) < 0) {
+		range_free(kept, piece);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static int cut(struct nbd_kept *kept, uint64_t at, uint64_t len)
+{
+	const struct nbd_kept_range what = { .at = at, .len = len };
+	struct nbd_kept_range *range, *prev;
+	void *node;
+	int r = 0;
+
+	while (len && (node = tfind(&what, &kept->tree, compare))) {
+		range = *(struct nbd_kept_range **)node;
+		prev = range->prev;
+		take_out(kept, range);
+		if (piece_stays(kept, range, range->at, at, prev) < 0 ||
+		    piece_stays(kept, range, at + len, range->at + range->len, prev) < 0)
+			r = -ENOMEM;
+		range_free(kept, range);
+	}
+	return r;
+}
+
+int nbd_kept_put(struct nbd_kept *kept, uint64_t at, uint64_t len, const struct iovec *iov, uint64_t sequence)
+{
+	int r = cut(kept, at, len);
+	struct nbd_kept_range *range = range_new(kept, at, len, iov, sequence);
+	uint64_t done, n;
+
+	if (!range)
+		return -ENOMEM;
+	for (done = 0; iov && done < len; done += n, iov++) {
+		n = iov->iov_len < len - done ? iov->iov_len : len - done;
+		memcpy(range->data + done, iov->iov_base, n);
+	}
+	if (put_in(kept, range, kept->last) < 0) {
+		range_free(kept, range);
+		return -ENOMEM;
+	}
+	return r;
+}
+
+int nbd_kept_cut(struct nbd_kept *kept, uint64_t at, uint64_t len)
+{
+	return cut(kept, at, len);
+}
+
+void nbd_kept_flushed(struct nbd_kept *kept, uint64_t sequence)
+{
+	struct nbd_kept_range *range;
+
+	while ((range = kept->first) && range->sequence <= sequence) {
+		take_out(kept, range);
+		range_free(kept, range);
+	}
+}
