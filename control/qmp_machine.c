@@ -133,10 +133,14 @@ static json_t *disk_to_json(const struct disk_info *disk)
 				     "detect_zeroes", "off", "bps", 0, "bps_rd", 0, "bps_wr", 0, "iops", 0, "iops_rd", 0,
 				     "iops_wr", 0, "write_threshold", 0, "image", image);
 
-	return json_pack("{s:s,s:s,s:s,s:b,s:b,s:s,s:o,s:{s:s,s:b,s:i,s:o*}}", "device", disk->device, "qdev", disk->device, "type",
+	json_t *in_doubt = disk->doubt.ms ? json_integer(disk->doubt.ms) : NULL;
+	json_t *held = disk->doubt.ms ? json_integer(disk->doubt.held) : NULL;
+
+	return json_pack("{s:s,s:s,s:s,s:b,s:b,s:s,s:o,s:{s:s,s:b,s:i,s:o*,s:o*,s:o*}}", "device", disk->device, "qdev", disk->device, "type",
 			 "unknown", "removable", false, "locked", false, "io-status", disk->away ? "failed" : "ok", "inserted",
 			 inserted, "x-postern", "driver", disk->driver, "away", disk->away != NULL, "requests",
-			 (int)disk->jobs, "reason", disk->away ? qmp_string(disk->away) : NULL);
+			 (int)disk->jobs, "reason", disk->away ? qmp_string(disk->away) : NULL, "in-doubt-ms", in_doubt,
+			 "held", held);
 }
 
 static int cmd_block(struct qmp_call *call, struct err *err)

@@ -166,12 +166,24 @@ static int cmd_reclaim(struct qmp_call *call, struct err *err)
 	return migration_reclaim(call->qmp->migration, err);
 }
 
+/* Only one who knows that the server has dropped what it had of old connections may say so. */
+static int cmd_disk_fenced(struct qmp_call *call, struct err *err)
+{
+	const char *device = qmp_arg_string(call, "device");
+
+	if (machine_disk_fenced(call->qmp->machine, device) < 0)
+		return err_set(err, -ENODEV, "Device '%s' not found", device);
+	return 0;
+}
+
 static const struct qmp_arg map_args[] = { { "cells", QMP_UINT, true }, { 0 } };
+static const struct qmp_arg fenced_args[] = { { "device", QMP_STRING, false }, { 0 } };
 static const struct qmp_arg reclaim_args[] = { { "destination-is-dead", QMP_BOOL, false }, { 0 } };
 
 const struct qmp_command qmp_postern_commands[] = {
 	{ "query-postern-faults", cmd_faults, NULL, false },
 	{ "query-postern-map", cmd_map, map_args, false },
+	{ "postern-disk-fenced", cmd_disk_fenced, fenced_args, false },
 	{ "postern-reclaim", cmd_reclaim, reclaim_args, false },
 	{ 0 },
 };

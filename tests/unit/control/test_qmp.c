@@ -394,7 +394,18 @@ static void test_block(void **state)
 	assert_true(json_is_false(json_object_get(inserted, "ro")));
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(inserted, "image"), "virtual-size")), 512);
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(disk, "x-postern"), "requests")), 3);
+	assert_null(json_object_get(json_object_get(disk, "x-postern"), "held"));
 	json_decref(disks);
+	s->machine->doubt = (struct disk_doubt){ .ms = 4000, .held = 2 };
+	disks = ask_return(s, "{\"execute\":\"query-block\"}");
+	disk = json_object_get(json_array_get(disks, 0), "x-postern");
+	assert_int_equal(json_integer_value(json_object_get(disk, "in-doubt-ms")), 4000);
+	assert_int_equal(json_integer_value(json_object_get(disk, "held")), 2);
+	json_decref(disks);
+	ask_error(s, "{\"execute\":\"postern-disk-fenced\",\"arguments\":{\"device\":\"disk7\"}}", "GenericError",
+		  "Device 'disk7' not found");
+	json_decref(ask_return(s, "{\"execute\":\"postern-disk-fenced\",\"arguments\":{\"device\":\"disk0\"}}"));
+	assert_int_equal(s->machine->doubt.ms, 0);
 	for (i = 0; i < 3; i++) {
 		static const char *const names[] = { "POSTERN_DISK_AWAY", "POSTERN_DISK_BACK", "BLOCK_IO_ERROR" };
 
