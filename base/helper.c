@@ -25,7 +25,6 @@
 
 #define LISTEN_PID "LISTEN_PID="
 #define PATH_VARIABLE "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#define LOOK_NS NS_PER_MS
 
 struct helper {
 	pid_t pid;		/* 0: it was reaped */
@@ -70,22 +69,24 @@ static void on_end(uv_poll_t *poll, int status, int events)
 		h->ended(h->arg);
 }
 
-static void watch(struct helper *h, struct loop *loop)
+static int watch(struct helper *h, struct loop *loop)
 {
-	if (h->pidfd < 0 || !loop)
-		return;
+	int r;
+
 	h->poll = malloc(sizeof(*h->poll));
 	if (!h->poll)
-		return;
-	if (uv_poll_init(loop_uv(loop), h->poll, h->pidfd) < 0) {
+		return -ENOMEM;
+	r = uv_poll_init(loop_uv(loop), h->poll, h->pidfd);
+	if (r < 0) {
 		free(h->poll);
 		h->poll = NULL;
-		return;
+		return r;
 	}
 	h->poll->data = h;
 	uv_poll_start(h->poll, UV_READABLE, on_end);
 	/* A loop that has nothing else to do does not wait for it. */
 	uv_unref((uv_handle_t *)h->poll);
+	return 0;
 }
 
 int helper_end_fd(const struct helper *h)
@@ -96,6 +97,11 @@ int helper_end_fd(const struct helper *h)
 bool helper_is_confined(const struct helper *h)
 {
 	return h->confined;
+}
+
+bool helper_ended_well(const struct helper *h)
+{
+	return WIFEXITED(h->status) && !WEXITSTATUS(h->status);
 }
 
 void helper_describe_end(const struct helper *h, char *to, size_t room)
@@ -141,8 +147,6 @@ bool helper_wait(struct helper *h, int64_t patience_ns)
 		left = end - clock_now_ns();
 		if (left <= 0)
 			return false;
-		if (h->pidfd < 0 && left > LOOK_NS)
-			left = LOOK_NS;
 		poll(&event, 1, (int)(left / NS_PER_MS) + 1);
 	}
 	return true;
@@ -244,13 +248,14 @@ static int spawn(struct helper *h, const struct helper_config *config, const cha
 		h->pid = 0;
 		return err_errno(err, -errno, "starting %s", path);
 	}
-	h->pidfd = pidfd_open(h->pid, 0);
 	h->confined = birth.jailed || birth.locked;
-	if (!birth.step)
-		return 0;
-	waitpid(h->pid, &h->status, 0);
-	h->pid = 0;
-	return err_errno(err, birth.error, "starting %s: %s", path, birth.step);
+	if (birth.step) {
+		waitpid(h->pid, &h->status, 0);
+		h->pid = 0;
+		return err_errno(err, birth.error, "starting %s: %s", path, birth.step);
+	}
+	h->pidfd = pidfd_open(h->pid, 0);
+	return 0;
 }
 
 int helper_start(struct helper **out, struct loop *loop, const struct helper_config *config, struct err *err)
@@ -269,11 +274,17 @@ int helper_start(struct helper **out, struct loop *loop, const struct helper_con
 			: program_find(path, sizeof(path), config, err);
 	if (!r)
 		r = spawn(h, config, path, err);
+	if (!r)
+		r = h->pidfd < 0 ? -errno : loop ? watch(h, loop) : 0;
+	if (r < 0 && h->pid) {
+		err_errno(err, r, "watching %s", path);
+		helper_kill(h);
+		waitpid(h->pid, NULL, 0);
+	}
 	if (r < 0) {
 		helper_leave(h);
 		return r;
 	}
-	watch(h, loop);
 	*out = h;
 	return 0;
 }

@@ -58,15 +58,18 @@ struct helper;
  * Starts one; all of config but `arg` may be gone afterwards. With a loop it is reaped by that as soon as it ends; loop may be NULL: it is
  * reaped by the functions below then.
  *
- * -ENOENT: there is no such program, the error says which package has it; other errors name the program and the step that failed.
+ * -ENOENT: there is no such program, the error says which package has it; other errors name the program and the step that failed. Needs
+ * Linux 5.3 (pidfd_open).
  */
 int helper_start(struct helper **out, struct loop *loop, const struct helper_config *config, struct err *err);
 /* False: it can be kept from no file here; HELPER_CONFINED was asked for and the kernel has nothing for that. */
 bool helper_is_confined(const struct helper *h);
 /* Reaps it if it has ended. */
 bool helper_runs(struct helper *h);
-/* A descriptor that is readable once it has ended; -1: there is none here (before Linux 5.3). */
+/* A descriptor that is readable once it has ended. */
 int helper_end_fd(const struct helper *h);
+/* Of one that does not run: did it end by itself, with status 0? */
+bool helper_ended_well(const struct helper *h);
 /* "ended with status 1", "was ended by signal 9": of one that does not run. */
 void helper_describe_end(const struct helper *h, char *to, size_t room);
 /* What it has said so far, lines of ASCII; to be freed. NULL: no memory. */

@@ -4,7 +4,6 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/helper.h"
 #include "base/log.h"
 #include "device/disk/config.h"
 
@@ -174,20 +174,18 @@ static void on_closed(uv_handle_t *handle)
 	struct disk_boot *boot = handle->data;
 	struct err err = { 0 };
 
-	boot->open_handles--;
-	if (boot->open_handles || !boot->wanted)
+	boot->closing = false;
+	if (!boot->wanted)
 		return;
 	boot->wanted = false;
 	if (begin(boot, &err) < 0)
 		boot->done(boot->arg, NULL, &err);
 }
 
-static void handles_close(struct disk_boot *boot)
+static void timer_close(struct disk_boot *boot)
 {
-	if (!uv_is_closing((uv_handle_t *)&boot->process))
-		uv_close((uv_handle_t *)&boot->process, on_closed);
-	if (!uv_is_closing((uv_handle_t *)&boot->timer))
-		uv_close((uv_handle_t *)&boot->timer, on_closed);
+	boot->closing = true;
+	uv_close((uv_handle_t *)&boot->timer, on_closed);
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -195,23 +193,27 @@ static void on_timer(uv_timer_t *timer)
 	struct disk_boot *boot = timer->data;
 
 	boot->late = true;
-	uv_process_kill(&boot->process, SIGKILL);
+	helper_kill(boot->child);
 }
 
-static void on_child_end(uv_process_t *process, int64_t status, int sig)
+static void on_child_end(void *arg)
 {
-	struct disk_boot *boot = process->data;
+	struct disk_boot *boot = arg;
 	struct err err = { 0 };
+	char how[64];
 
-	handles_close(boot);
-	boot->busy = false;
+	helper_describe_end(boot->child, how, sizeof(how));
 	if (boot->late)
 		err_set(&err, -ETIMEDOUT, "%s: no kernel taken out of it in %d s", boot->path, FETCH_MS / 1000);
-	else if (sig || status)
-		err_set(&err, -EINVAL, "%s: no kernel taken out of it: its reader died (%s %d); the file system is damaged, or meant to "
-				       "do harm", boot->path, sig ? "signal" : "status", sig ? sig : (int)status);
+	else if (!helper_ended_well(boot->child))
+		err_set(&err, -EINVAL, "%s: no kernel taken out of it: its reader %s; the file system is damaged, or meant to do harm",
+			boot->path, how);
 	else
 		report_take(boot, &err);
+	helper_free(boot->child, 0);
+	boot->child = NULL;
+	timer_close(boot);
+	boot->busy = false;
 	if (err.code)
 		disk_boot_drop(boot);
 	boot->done(boot->arg, err.code ? NULL : &boot->found, err.code ? &err : NULL);
@@ -219,36 +221,25 @@ static void on_child_end(uv_process_t *process, int64_t status, int sig)
 
 static int spawn(struct disk_boot *boot, int disk, struct err *err)
 {
-	char memory[24];
-	char *const words[] = { "postern", "disk-child", memory, NULL };
-	static char *const environment[] = { "PATH=", NULL };
-	uv_stdio_container_t stdio[DISK_CHILD_FDS];
-	const int fds[DISK_CHILD_FDS] = { disk, boot->fds[0], STDERR_FILENO, boot->fds[1], boot->fds[2] };
-	const uv_process_options_t options = {
-		.file = "/proc/self/exe",
-		.args = (char **)words,
-		.env = (char **)environment,
-		.exit_cb = on_child_end,
-		.stdio_count = DISK_CHILD_FDS,
-		.stdio = stdio,
+	char memory[24], name[] = "postern", command[] = "disk-child";
+	char *const words[] = { name, command, memory, NULL };
+	const int fds[] = {
+		[DISK_CHILD_DISK - HELPER_FD] = disk, [DISK_CHILD_REPORT - HELPER_FD] = boot->fds[0],
+		[DISK_CHILD_KERNEL - HELPER_FD] = boot->fds[1], [DISK_CHILD_INITRD - HELPER_FD] = boot->fds[2],
 	};
-	unsigned int i;
+	const struct helper_config config = {
+		.program = "/proc/self/exe", .words = words, .fds = fds, .n_fds = sizeof(fds) / sizeof(fds[0]), .ended = on_child_end,
+		.arg = boot,
+	};
 	int r;
 
 	snprintf(memory, sizeof(memory), "%" PRIu64, boot->memory_bytes);
-	for (i = 0; i < DISK_CHILD_FDS; i++) {
-		stdio[i].flags = UV_INHERIT_FD;
-		stdio[i].data.fd = fds[i];
-	}
-	uv_timer_init(loop_uv(boot->loop), &boot->timer);
-	boot->process.data = boot->timer.data = boot;
-	boot->open_handles = 2;
+	r = helper_start(&boot->child, boot->loop, &config, err);
+	if (r < 0)
+		return err_prefix(err, "%s: looking for a kernel there", boot->path);
 	boot->late = false;
-	r = uv_spawn(loop_uv(boot->loop), &boot->process, &options);
-	if (r < 0) {
-		handles_close(boot);
-		return err_errno(err, r, "%s: starting the process that looks for a kernel there", boot->path);
-	}
+	uv_timer_init(loop_uv(boot->loop), &boot->timer);
+	boot->timer.data = boot;
 	uv_timer_start(&boot->timer, on_timer, FETCH_MS, 0);
 	return 0;
 }
@@ -279,8 +270,8 @@ int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, stru
 		return err_set(err, -EBUSY, "a kernel is being taken out of the disk already");
 	boot->done = done;
 	boot->arg = arg;
-	/* The last one's handles are closing: when they have, this one begins. */
-	boot->wanted = boot->open_handles;
+	/* The last one's timer is closing: when it has, this one begins. */
+	boot->wanted = boot->closing;
 	return boot->wanted ? 0 : begin(boot, err);
 }
 
@@ -288,8 +279,9 @@ void disk_boot_fini(struct disk_boot *boot)
 {
 	boot->wanted = false;
 	if (boot->busy) {
-		uv_process_kill(&boot->process, SIGKILL);
-		handles_close(boot);
+		helper_free(boot->child, 0);
+		boot->child = NULL;
+		timer_close(boot);
 		boot->busy = false;
 	}
 	disk_boot_drop(boot);

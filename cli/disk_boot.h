@@ -14,6 +14,7 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "base/helper.h"
 #include "base/loop.h"
 #include "cli/disk_child.h"
 #include "device/boot_files.h"
@@ -34,11 +35,10 @@ struct disk_boot {
 	/* Its own. */
 	char *path;
 	bool readonly, busy, late;
-	bool wanted;			/* a fetch waits for the last one's handles to be closed */
+	bool closing, wanted;		/* the timer is closing; a fetch waits for that */
 	int fds[DISK_BOOT_FILES];	/* report, kernel, initial RAM disk */
-	uv_process_t process;
+	struct helper *child;
 	uv_timer_t timer;
-	unsigned int open_handles;
 	struct boot_files found;
 };
 

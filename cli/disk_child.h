@@ -10,12 +10,12 @@
 
 #include <stdint.h>
 
+#include "base/helper.h"
 #include "cli/disk_files.h"
 
 enum {
-	DISK_CHILD_DISK,	/* the file or block device, for reading */
+	DISK_CHILD_DISK = HELPER_FD,	/* the file or block device, for reading */
 	DISK_CHILD_REPORT,	/* memory that gets a struct disk_report */
-	DISK_CHILD_ERRORS,	/* standard error: nothing goes there unless it crashes */
 	DISK_CHILD_KERNEL,	/* memory that gets the kernel, and */
 	DISK_CHILD_INITRD,	/* the initial RAM disk: empty if there is none */
 	DISK_CHILD_FDS

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -293,11 +294,27 @@ static void test_one_that_follows_can_be_ended(void **state)
 	loop_run(t->loop);
 	assert_int_equal(t->fetched, 0);
 	assert_int_equal(t->more, 0);
-	while (t->boot.open_handles)
+	while (t->boot.closing)
 		uv_run(loop_uv(t->loop), UV_RUN_NOWAIT);
 	uv_run(loop_uv(t->loop), UV_RUN_NOWAIT);
 	assert_false(t->done);
 	assert_false(t->boot.busy);
+}
+
+/* Its reader is gone at once, and reaped. */
+static void test_one_under_way_can_be_ended(void **state)
+{
+	struct test *t = *state;
+
+	file(t, "boot/vmlinuz-1.0", 1000, 'a');
+	make(t, "");
+	assert_int_equal(disk_boot_fetch(&t->boot, on_done, t, &t->err), 0);
+	disk_boot_fini(&t->boot);
+	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+	assert_int_equal(errno, ECHILD);
+	while (t->boot.closing)
+		uv_run(loop_uv(t->loop), UV_RUN_NOWAIT);
+	assert_false(t->done);
 }
 
 static void test_what_is_no_disk(void **state)
@@ -375,6 +392,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_damage_is_an_error_or_harmless, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_can_follow_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_follows_can_be_ended, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_under_way_can_be_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_what_is_no_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_it_can_be_ended_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_reader_has_no_other_descriptors, setup, teardown),
