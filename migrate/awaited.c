@@ -5,9 +5,9 @@
  * that is of use would hold a session for ever, and with it the guest or the destination: so
  * whatever is waited for has its time, in every phase and on both sides. It runs from when the
  * wait began and is not prolonged by bytes that come or go in the meantime; a second is added
- * for each BYTES_A_SECOND that have to pass first. Three waits last as long as there is progress:
- * that for pages that the guest needs, that for the end once all has been sent, and that for a
- * kernel to be taken, since the guest runs meanwhile.
+ * for each BYTES_A_SECOND that have to pass first. Four waits last as long as there is progress:
+ * that for pages that the guest needs, that for the destination to take what is sent, that for the
+ * end once all has been sent, and that for a kernel to be taken, since the guest runs meanwhile.
  *
  * A destination waits twice as long as a source: who has the guest decides first what becomes
  * of it.
@@ -39,6 +39,7 @@ static const char *const undone[] = {
 	[AWAITED_RUN_REPLY] = "answered Run",
 	[AWAITED_RESUME_REPLY] = "answered the Resume",
 	[AWAITED_MISSING] = "said all that is missing there",
+	[AWAITED_TAKEN] = "taken any more of the pages that were sent",
 	[AWAITED_COMPLETE] = "said that it has every page, all of which were sent",
 	[AWAITED_CLOSE] = "closed the link of a migration that is complete",
 };
@@ -93,6 +94,14 @@ static bool is_boot_taken(const struct migration *m)
 	return !boot_sender_is_done(m->boot_sender) && !link_queued(m->link);
 }
 
+static enum awaited running_source_awaits(const struct migration *m)
+{
+	if (is_all_sent(m))
+		return AWAITED_COMPLETE;
+	/* Where a limit holds pages back, or a page is lost, nothing is on its way. */
+	return link_unsent(m->link) ? AWAITED_TAKEN : AWAITED_NOTHING;
+}
+
 static enum awaited source_awaits(const struct migration *m)
 {
 	if (m->resume != RESUME_NONE)
@@ -107,7 +116,7 @@ static enum awaited source_awaits(const struct migration *m)
 	case OUT_DECIDED:
 		return AWAITED_RUN_REPLY;
 	case OUT_RUNNING:
-		return is_all_sent(m) ? AWAITED_COMPLETE : AWAITED_NOTHING;
+		return running_source_awaits(m);
 	case OUT_DONE:
 		return AWAITED_CLOSE;
 	default:
@@ -117,7 +126,7 @@ static enum awaited source_awaits(const struct migration *m)
 
 /* ---- both ---- */
 
-/* What makes three of the waits begin anew; otherwise 0. */
+/* What makes four of the waits begin anew; otherwise 0. */
 static uint64_t progress(const struct migration *m, enum awaited what)
 {
 	struct sender_stats sent;
@@ -129,11 +138,10 @@ static uint64_t progress(const struct migration *m, enum awaited what)
 	}
 	if (what == AWAITED_BOOT_REPLY)
 		return boot_sender_sent(m->boot_sender);
-	if (what == AWAITED_COMPLETE) {
-		sender_stats(m->sender, &sent);
-		return sent.bytes;
-	}
-	return 0;
+	if (what != AWAITED_TAKEN && what != AWAITED_COMPLETE)
+		return 0;
+	sender_stats(m->sender, &sent);
+	return what == AWAITED_TAKEN ? sent.bytes - link_unsent(m->link) : sent.bytes;
 }
 
 /* Bytes that have to pass before it can come. */
@@ -141,6 +149,9 @@ static uint64_t bytes_before(const struct migration *m, enum awaited what)
 {
 	uint64_t ram = memory_pages(machine_memory(m->machine)) * PAGE_BYTES;
 
+	/* They last as long as there is progress. */
+	if (what == AWAITED_TAKEN || what == AWAITED_PAGE)
+		return 0;
 	if (what == AWAITED_BOOT)
 		return m->boot_receiver.done[0] + m->boot_receiver.done[1];
 	if (what != AWAITED_STATE)

@@ -178,7 +178,7 @@ static void say(struct hand *hand, wire_body body, const void *content)
 	buf_fini(&buf);
 }
 
-/* Until a message of that kind has come from the destination. */
+/* Until a message of that kind has come from the other side. */
 static void hear(struct hand *hand, wire_body body)
 {
 	static uint8_t payload[FRAME_MESSAGE_MAX];
@@ -380,11 +380,83 @@ static void test_a_source_that_only_lives_is_given_up(void **state)
 		hand_end(&hands[i]);
 }
 
+/* ---- a destination by hand, that takes no pages ---- */
+
+struct taker {
+	int listening;
+	unsigned int n;
+	int fd[WIRE_CHANNELS];
+	struct hand hand;	/* what says and hears, and its world */
+};
+
+static void taker_accept(struct taker *t)
+{
+	struct challenge challenge = { .version = WIRE_MAJOR };
+	struct preface preface;
+	uint8_t bytes[PREFACE_BYTES];
+
+	for (; t->n < WIRE_CHANNELS; t->n++)
+		world_until(&t->hand.w, (t->fd[t->n] = accept4(t->listening, NULL, NULL, SOCK_CLOEXEC)) >= 0);
+	for (t->n = 0; t->n < WIRE_CHANNELS; t->n++) {
+		world_until(&t->hand.w, recv(t->fd[t->n], bytes, sizeof(bytes), MSG_DONTWAIT) == PREFACE_BYTES);
+		assert_int_equal(preface_decode(&preface, bytes, NULL), 0);
+		if (preface.channel == WIRE_CONTROL)
+			t->hand.fd[WIRE_CONTROL] = t->fd[t->n];
+		challenge_encode(&challenge, bytes);
+		assert_int_equal(send(t->fd[t->n], bytes, HANDSHAKE_BYTES, 0), HANDSHAKE_BYTES);
+	}
+}
+
+static void taker_begin(struct taker *t)
+{
+	Postern__Wire__HelloReply hello = POSTERN__WIRE__HELLO_REPLY__INIT;
+	Postern__Wire__StateReply loaded = POSTERN__WIRE__STATE_REPLY__INIT;
+	Postern__Wire__RunReply run = POSTERN__WIRE__RUN_REPLY__INIT;
+
+	hello.major = WIRE_MAJOR;
+	taker_accept(t);
+	hear(&t->hand, WIRE(HELLO));
+	say(&t->hand, WIRE(HELLO_REPLY), &hello);
+	hear(&t->hand, WIRE(STATE));
+	say(&t->hand, WIRE(STATE_REPLY), &loaded);
+	hear(&t->hand, WIRE(RUN));
+	say(&t->hand, WIRE(RUN_REPLY), &run);
+}
+
+static void test_a_destination_that_takes_nothing_is_given_up(void **state)
+{
+	static struct taker t = { .hand = { .name = "taker", .says = SAYS_NOTHING } };
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	char uri[160];
+	struct err err;
+	int i;
+
+	(void)state;
+	NEEDS(&t.hand.w);
+	timeouts(&t.hand.w);
+	t.hand.w.from.machine.early_pages = 0;
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%.50s/taker", t.hand.w.dir);
+	snprintf(uri, sizeof(uri), "unix:%s", addr.sun_path);
+	t.listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	assert_int_equal(bind(t.listening, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(t.listening, WIRE_CHANNELS), 0);
+	assert_int_equal(migration_outgoing(t.hand.w.from.migration, uri, false, NULL, &err), 0);
+	taker_begin(&t);
+	world_until(&t.hand.w, (hand_live(&t.hand), world_status(&t.hand.w.from) == P));
+	expect(t.hand.name, &t.hand.w.from, P, "the destination lives, but has not taken any more of the pages that were sent within 5000 ms");
+	for (i = 0; i < WIRE_CHANNELS; i++)
+		close(t.fd[i]);
+	close(t.listening);
+	unlink(addr.sun_path);
+	world_free(&t.hand.w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_answer_has_its_time),
 		cmocka_unit_test(test_a_source_that_only_lives_is_given_up),
+		cmocka_unit_test(test_a_destination_that_takes_nothing_is_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
