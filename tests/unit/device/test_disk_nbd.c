@@ -933,6 +933,65 @@ static void a_qcow2_image_is_a_disk(void **state)
 	server_free(&s);
 }
 
+/* What qemu-nbd has of the image's tables in its memory goes with it; what the guest wrote does not. */
+static void a_qcow2_image_keeps_what_was_not_flushed(void **state)
+{
+	char text[120], *const path = text;
+	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, "64M", NULL };
+	static uint8_t out[65536], in[65536];
+	struct server s;
+	struct disks d;
+	unsigned int i, round;
+
+	(void)state;
+	need("qemu-nbd");
+	server_new(&s);
+	strcpy(text, s.image);
+	assert_int_equal(run_to_end(create), 0);
+	strcat(text, ",format=qcow2");
+	disks_open(&d, text, false);
+	for (round = 1; round <= 3; round++) {
+		memset(out, (int)round, sizeof(out));
+		for (i = 0; i < 32; i++)
+			assert_int_equal(job_run(&d, DISK_WRITE, i * UINT64_C(1114112), out, sizeof(out), 1), 0);
+		kill(child_of_ours(), SIGKILL);
+		disks_until(&d, d.gone == round);
+		for (i = 0; i < 32; i++) {
+			assert_int_equal(job_run(&d, DISK_READ, i * UINT64_C(1114112), in, sizeof(in), 1), 0);
+			assert_memory_equal(in, out, sizeof(in));
+		}
+	}
+	disks_close(&d);
+	server_free(&s);
+}
+
+/* Another machine may have the image from then on: nothing of ours writes to it, whatever qemu-nbd is at. */
+static void a_release_waits_for_qemu_nbd(void **state)
+{
+	char text[120], *const path = text;
+	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, "8M", NULL };
+	struct server s;
+	struct disks d;
+	int hung;
+
+	(void)state;
+	need("qemu-nbd");
+	server_new(&s);
+	strcpy(text, s.image);
+	assert_int_equal(run_to_end(create), 0);
+	strcat(text, ",format=qcow2");
+	for (hung = 0; hung < 2; hung++) {
+		disks_open(&d, text, false);
+		assert_true(child_of_ours() > 0);
+		if (hung)
+			kill(child_of_ours(), SIGSTOP);
+		disk_release(d.disk);
+		assert_int_equal(child_of_ours(), 0);
+		disks_close(&d);
+	}
+	server_free(&s);
+}
+
 static void a_missing_program_is_named(void **state)
 {
 	struct disks d = { 0 };
@@ -983,6 +1042,8 @@ int main(void)
 		cmocka_unit_test(who_waits_sleeps),
 		cmocka_unit_test(a_flush_that_hangs_is_one),
 		cmocka_unit_test(a_qcow2_image_is_a_disk),
+		cmocka_unit_test(a_qcow2_image_keeps_what_was_not_flushed),
+		cmocka_unit_test(a_release_waits_for_qemu_nbd),
 		cmocka_unit_test(a_missing_program_is_named),
 	};
 
