@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/dynamic.h"
 #include "cli/cli.h"
 #include "cli/descriptors.h"
 #include "cli/disk_child.h"
@@ -29,6 +30,12 @@
 #define __SANITIZE_ADDRESS__ 1
 #endif
 #endif
+
+#define SECCOMP_FUNCTIONS(f) f(seccomp_init) f(seccomp_rule_add) f(seccomp_load) f(seccomp_release)
+
+struct seccomp_library {
+	DYNAMIC_TABLE(SECCOMP_FUNCTIONS)
+};
 
 static int disk_pread(void *arg, uint64_t offset, void *to, size_t len)
 {
@@ -82,20 +89,27 @@ static int syscalls_drop(struct err *err)
 		SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(exit), SCMP_SYS(exit_group),
 		SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),	/* the latter: AddressSanitizer's end of a process */
 	};
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	static const char *const names[] = { DYNAMIC_NAMES(SECCOMP_FUNCTIONS) };
+	static const struct dynamic_library library = { "libseccomp.so.2", "libseccomp2", "the reader of disks" };
+	struct seccomp_library lib;
+	scmp_filter_ctx filter;
 	size_t i;
-	int r = filter ? 0 : -ENOMEM;
+	int r = dynamic_load(&lib, names, sizeof(names) / sizeof(names[0]), &library, err);
 
+	if (r < 0)
+		return r;
+	filter = lib.seccomp_init(SCMP_ACT_KILL_PROCESS);
+	r = filter ? 0 : -ENOMEM;
 	for (i = 0; i < sizeof(allowed) / sizeof(allowed[0]) && !r; i++)
-		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+		r = lib.seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (!r)
-		r = seccomp_load(filter);
-	seccomp_release(filter);
+		r = lib.seccomp_load(filter);
+	lib.seccomp_release(filter);
 	return r ? err_errno(err, r, "the reader of disks cannot give up system calls (seccomp)") : 0;
 }
 
 /* The first partition with a kernel; if there is none, what the first was like. */
-static int search(struct disk_report *report, uint64_t size, uint64_t memory_bytes, struct err *err)
+static int search(struct disk_files_reader *reader, struct disk_report *report, uint64_t size, uint64_t memory_bytes, struct err *err)
 {
 	const struct disk_reader disk = { .size_bytes = size, .read = disk_pread };
 	struct disk_partition partitions[DISK_PARTITIONS_MAX];
@@ -106,7 +120,7 @@ static int search(struct disk_report *report, uint64_t size, uint64_t memory_byt
 		return n;
 	r = -ENOENT;
 	for (i = 0; i < n && r == -ENOENT; i++) {
-		r = disk_files_copy(&report->files, &disk, &partitions[i], DISK_CHILD_KERNEL, DISK_CHILD_INITRD, memory_bytes,
+		r = disk_files_copy(reader, &report->files, &disk, &partitions[i], DISK_CHILD_KERNEL, DISK_CHILD_INITRD, memory_bytes,
 				    &other);
 		memcpy(report->uuid, partitions[i].uuid, sizeof(report->uuid));
 		if (!i || r != -ENOENT)
@@ -117,6 +131,7 @@ static int search(struct disk_report *report, uint64_t size, uint64_t memory_byt
 
 int cmd_disk_child(int argc, char **argv)
 {
+	struct disk_files_reader *reader = NULL;
 	struct disk_report report = { 0 };
 	struct err err = { 0 };
 	uint64_t memory_bytes;
@@ -130,10 +145,12 @@ int cmd_disk_child(int argc, char **argv)
 	size = r ? 0 : lseek(DISK_CHILD_DISK, 0, SEEK_END);
 	if (!r)
 		r = size < 0 ? err_errno(&err, -errno, "its size") : privileges_drop(memory_bytes, &err);
+	if (!r && !(reader = disk_files_reader_new(&err)))
+		r = err.code;
 	if (!r)
 		r = syscalls_drop(&err);
 	if (!r)
-		r = search(&report, (uint64_t)size, memory_bytes, &err);
+		r = search(reader, &report, (uint64_t)size, memory_bytes, &err);
 	report.code = r;
 	snprintf(report.text, sizeof(report.text), "%.255s", err.text);
 	/* No exit handlers: they may want other system calls. */

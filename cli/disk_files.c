@@ -16,10 +16,26 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/dynamic.h"
+
 #define CHUNK (256u << 10)
 #define BOOT_ENTRIES_MAX 10000
 
+#define EXT2_FUNCTIONS(f)                                                                          \
+	f(ext2fs_open) f(ext2fs_free) f(ext2fs_namei_follow) f(ext2fs_read_inode)                  \
+	f(ext2fs_dir_iterate) f(ext2fs_dirent_name_len) f(ext2fs_file_open) f(ext2fs_file_close)   \
+	f(ext2fs_file_get_lsize) f(ext2fs_file_read) f(initialize_ext2_error_table) f(error_message)
+
+struct ext2_library {
+	DYNAMIC_TABLE(EXT2_FUNCTIONS)
+};
+
+struct disk_files_reader {
+	struct ext2_library library;
+};
+
 struct volume {
+	const struct ext2_library *lib;
 	const struct disk_reader *disk;
 	const struct disk_partition *partition;
 	ext2_filsys fs;
@@ -116,9 +132,9 @@ static errcode_t volume_open(const char *name, int flags, io_channel *out)
 
 /* ---- files ---- */
 
-static int ext_failed(struct err *err, errcode_t code, const char *what)
+static int ext_failed(const struct volume *v, struct err *err, errcode_t code, const char *what)
 {
-	return err_set(err, code == EXT2_ET_NO_MEMORY ? -ENOMEM : -EINVAL, "%s: %s", what, error_message(code));
+	return err_set(err, code == EXT2_ET_NO_MEMORY ? -ENOMEM : -EINVAL, "%s: %s", what, v->lib->error_message(code));
 }
 
 /* The regular file of that path, symbolic links followed; 0: there is none. */
@@ -127,7 +143,7 @@ static ext2_ino_t find(struct volume *v, const char *path)
 	struct ext2_inode inode;
 	ext2_ino_t ino;
 
-	if (ext2fs_namei_follow(v->fs, EXT2_ROOT_INO, EXT2_ROOT_INO, path, &ino) || ext2fs_read_inode(v->fs, ino, &inode) ||
+	if (v->lib->ext2fs_namei_follow(v->fs, EXT2_ROOT_INO, EXT2_ROOT_INO, path, &ino) || v->lib->ext2fs_read_inode(v->fs, ino, &inode) ||
 	    !LINUX_S_ISREG(inode.i_mode))
 		return 0;
 	return ino;
@@ -162,7 +178,7 @@ static int size_check(uint64_t bytes, const struct room *room, const char *path,
 			" bytes for it", path, bytes, room->memory_bytes);
 }
 
-static int copy_open(ext2_file_t file, int fd, struct room *room, const char *path, struct err *err)
+static int copy_open(const struct volume *v, ext2_file_t file, int fd, struct room *room, const char *path, struct err *err)
 {
 	char *chunk = malloc(CHUNK);
 	uint64_t left = 0;
@@ -172,17 +188,17 @@ static int copy_open(ext2_file_t file, int fd, struct room *room, const char *pa
 
 	if (!chunk)
 		return err_set(err, -ENOMEM, "no memory");
-	code = ext2fs_file_get_lsize(file, (__u64 *)&left);
+	code = v->lib->ext2fs_file_get_lsize(file, (__u64 *)&left);
 	if (code)
-		r = ext_failed(err, code, path);
+		r = ext_failed(v, err, code, path);
 	else
 		r = size_check(left, room, path, err);
 	if (!r)
 		room->memory_bytes -= left;
 	while (!r && left) {
-		code = ext2fs_file_read(file, chunk, left < CHUNK ? (unsigned int)left : CHUNK, &got);
+		code = v->lib->ext2fs_file_read(file, chunk, left < CHUNK ? (unsigned int)left : CHUNK, &got);
 		if (code || !got || got > left) {
-			r = code ? ext_failed(err, code, path) : err_set(err, -EINVAL, "%s: it ends early", path);
+			r = code ? ext_failed(v, err, code, path) : err_set(err, -EINVAL, "%s: it ends early", path);
 			break;
 		}
 		left -= got;
@@ -197,13 +213,13 @@ static int copy_open(ext2_file_t file, int fd, struct room *room, const char *pa
 static int copy(struct volume *v, ext2_ino_t ino, int fd, struct room *room, const char *path, struct err *err)
 {
 	ext2_file_t file;
-	errcode_t code = ext2fs_file_open(v->fs, ino, 0, &file);
+	errcode_t code = v->lib->ext2fs_file_open(v->fs, ino, 0, &file);
 	int r;
 
 	if (code)
-		return ext_failed(err, code, path);
-	r = copy_open(file, fd, room, path, err);
-	ext2fs_file_close(file);
+		return ext_failed(v, err, code, path);
+	r = copy_open(v, file, fd, room, path, err);
+	v->lib->ext2fs_file_close(file);
 	return r;
 }
 
@@ -246,9 +262,10 @@ static int look_at(struct ext2_dir_entry *entry, int offset, int block_bytes, ch
 	static const char stem[] = "vmlinuz-";
 	char name[EXT2_NAME_LEN + 1], path[DISK_FILES_PATH_MAX];
 	struct search *s = arg;
-	int len = ext2fs_dirent_name_len(entry);
+	int len;
 
 	(void)offset, (void)block_bytes, (void)block;
+	len = s->volume->lib->ext2fs_dirent_name_len(entry);
 	if (s->seen++ == BOOT_ENTRIES_MAX)
 		return DIRENT_ABORT;
 	if (len <= (int)sizeof(stem) - 1 || len > EXT2_NAME_LEN || memcmp(entry->name, stem, sizeof(stem) - 1) != 0)
@@ -271,8 +288,8 @@ static ext2_ino_t newest(struct volume *v, struct disk_files *files)
 	ext2_ino_t boot;
 	size_t i;
 
-	if (ext2fs_namei_follow(v->fs, EXT2_ROOT_INO, EXT2_ROOT_INO, "/boot", &boot) ||
-	    ext2fs_dir_iterate(v->fs, boot, 0, NULL, look_at, &s) || !*s.newest)
+	if (v->lib->ext2fs_namei_follow(v->fs, EXT2_ROOT_INO, EXT2_ROOT_INO, "/boot", &boot) ||
+	    v->lib->ext2fs_dir_iterate(v->fs, boot, 0, NULL, look_at, &s) || !*s.newest)
 		return 0;
 	snprintf(files->kernel, sizeof(files->kernel), "/boot/vmlinuz-%s", s.newest);
 	for (i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
@@ -319,22 +336,44 @@ static int copy_both(struct volume *v, struct disk_files *files, int kernel_fd, 
 	return r;
 }
 
-int disk_files_copy(struct disk_files *files, const struct disk_reader *disk, const struct disk_partition *partition, int kernel_fd,
-		    int initrd_fd, uint64_t memory_bytes, struct err *err)
+struct disk_files_reader *disk_files_reader_new(struct err *err)
 {
-	struct volume v = { .disk = disk, .partition = partition };
+	static const char *const names[] = { DYNAMIC_NAMES(EXT2_FUNCTIONS) };
+	static const struct dynamic_library library = { "libext2fs.so.2", "libext2fs2", "reading a disk's file system" };
+	struct disk_files_reader *reader = calloc(1, sizeof(*reader));
+
+	if (!reader) {
+		err_set(err, -ENOMEM, "no memory");
+		return NULL;
+	}
+	if (dynamic_load(&reader->library, names, sizeof(names) / sizeof(names[0]), &library, err) < 0) {
+		free(reader);
+		return NULL;
+	}
+	reader->library.initialize_ext2_error_table();
+	return reader;
+}
+
+void disk_files_reader_free(struct disk_files_reader *reader)
+{
+	free(reader);
+}
+
+int disk_files_copy(struct disk_files_reader *reader, struct disk_files *files, const struct disk_reader *disk,
+		    const struct disk_partition *partition, int kernel_fd, int initrd_fd, uint64_t memory_bytes, struct err *err)
+{
+	struct volume v = { .lib = &reader->library, .disk = disk, .partition = partition };
 	char name[2 * sizeof(uintptr_t) + 1];
 	errcode_t code;
 	int r;
 
-	initialize_ext2_error_table();
 	snprintf(name, sizeof(name), "%" PRIxPTR, (uintptr_t)&v);
-	code = ext2fs_open(name, EXT2_FLAG_64BITS, 0, 0, &volume_manager, &v.fs);
+	code = reader->library.ext2fs_open(name, EXT2_FLAG_64BITS, 0, 0, &volume_manager, &v.fs);
 	if (code) {
-		r = ext_failed(err, code, "it has no file system that can be read");
+		r = ext_failed(&v, err, code, "it has no file system that can be read");
 		return r == -EINVAL ? -ENOENT : r;
 	}
 	r = copy_both(&v, files, kernel_fd, initrd_fd, memory_bytes, err);
-	ext2fs_free(v.fs);
+	reader->library.ext2fs_free(v.fs);
 	return r;
 }

@@ -6,12 +6,14 @@
 // the screen.
 #include <errno.h>
 #include <getopt.h>
+#define NCURSES_NOMACROS
 #include <ncurses.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/dynamic.h"
 #include "cli/cli.h"
 #include "cli/top_text.h"
 #include "control/qmp_remote.h"
@@ -119,15 +121,49 @@ static char *picture(const json_t *machines, unsigned int width)
 	return text;
 }
 
-static void draw(const json_t *machines)
-{
-	char *text = picture(machines, (unsigned int)COLS), *line, *save = text;
-	int row = 0;
+/* ---- the screen ---- */
 
-	erase();
-	while (row < LINES && (line = strsep(&save, "\n")))
-		mvaddnstr(row++, 0, line, COLS);
-	refresh();
+#define SCREEN_FUNCTIONS(f)                                                                        \
+	f(initscr) f(endwin) f(cbreak) f(noecho) f(curs_set) f(keypad) f(wtimeout) f(wgetch)       \
+	f(werase) f(wmove) f(waddnstr) f(wrefresh) f(getmaxx) f(getmaxy)
+
+struct screen {
+	struct {
+		DYNAMIC_TABLE(SCREEN_FUNCTIONS)
+	} lib;
+	WINDOW *window;
+};
+
+static int screen_open(struct screen *screen, struct err *err)
+{
+	static const char *const names[] = { DYNAMIC_NAMES(SCREEN_FUNCTIONS) };
+	static const struct dynamic_library library = { "libncursesw.so.6", "libncursesw6", "postern top" };
+	int r = dynamic_load(&screen->lib, names, sizeof(names) / sizeof(names[0]), &library, err);
+
+	if (r < 0)
+		return r;
+	screen->window = screen->lib.initscr();
+	if (!screen->window)
+		return err_set(err, -ENOTTY, "the terminal cannot be used");
+	screen->lib.cbreak();
+	screen->lib.noecho();
+	screen->lib.curs_set(0);
+	screen->lib.keypad(screen->window, TRUE);
+	screen->lib.wtimeout(screen->window, REFRESH_MS);
+	return 0;
+}
+
+static void draw(const struct screen *screen, const json_t *machines)
+{
+	int rows = screen->lib.getmaxy(screen->window), columns = screen->lib.getmaxx(screen->window), row = 0;
+	char *text = picture(machines, (unsigned int)columns), *line, *save = text;
+
+	screen->lib.werase(screen->window);
+	while (row < rows && (line = strsep(&save, "\n"))) {
+		screen->lib.wmove(screen->window, row++, 0);
+		screen->lib.waddnstr(screen->window, line, columns);
+	}
+	screen->lib.wrefresh(screen->window);
 	free(text);
 }
 
@@ -135,14 +171,11 @@ static int watch(struct err *err)
 {
 	json_t *before = NULL, *now;
 	int64_t at = clock_now_ns(), was;
-	int key = ERR;
+	struct screen screen;
+	int key = ERR, r = screen_open(&screen, err);
 
-	initscr();
-	cbreak();
-	noecho();
-	curs_set(0);
-	keypad(stdscr, TRUE);
-	timeout(REFRESH_MS);
+	if (r < 0)
+		return r;
 	while (key != 'q' && key != 'Q') {
 		now = look_around(err);
 		if (!now)
@@ -150,12 +183,12 @@ static int watch(struct err *err)
 		was = at;
 		at = clock_now_ns();
 		set_rates(now, before, at - was);
-		draw(now);
+		draw(&screen, now);
 		json_decref(before);
 		before = now;
-		key = getch();
+		key = screen.lib.wgetch(screen.window);
 	}
-	endwin();
+	screen.lib.endwin();
 	json_decref(before);
 	return now ? 0 : err->code;
 }

@@ -102,9 +102,9 @@ static struct nbd_part *part_find(struct nbd *nbd)
 
 static int lib_error(struct nbd *nbd)
 {
-	int error = nbd->lib.get_errno();
+	int error = nbd->lib.nbd_get_errno();
 
-	log_debug("disk %s: %s", nbd->path, nbd->lib.get_error());
+	log_debug("disk %s: %s", nbd->path, nbd->lib.nbd_get_error());
 	return error ? -error : -EIO;
 }
 

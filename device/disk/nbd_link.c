@@ -34,21 +34,21 @@ static void on_soon(uv_timer_t *timer);
 
 static const char *lib_says(const struct nbd *nbd)
 {
-	const char *text = nbd->lib.get_error();
+	const char *text = nbd->lib.nbd_get_error();
 
 	return text ? text : "the server has ended the connection";
 }
 
 static int lib_errno(const struct nbd *nbd)
 {
-	int error = nbd->lib.get_errno();
+	int error = nbd->lib.nbd_get_errno();
 
 	return error ? -error : -EIO;
 }
 
 bool nbd_link_is_over(const struct nbd *nbd)
 {
-	return nbd->lib.aio_is_dead(nbd->h) || nbd->lib.aio_is_closed(nbd->h);
+	return nbd->lib.nbd_aio_is_dead(nbd->h) || nbd->lib.nbd_aio_is_closed(nbd->h);
 }
 
 /* ---- its end ---- */
@@ -62,7 +62,7 @@ static void on_watch_closed(uv_handle_t *handle)
 static void link_abort(const struct nbd *nbd)
 {
 	const struct linger at_once = { .l_onoff = 1 };
-	int fd = nbd->lib.aio_get_fd(nbd->h);
+	int fd = nbd->lib.nbd_aio_get_fd(nbd->h);
 
 	if (fd >= 0)
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
@@ -71,7 +71,7 @@ static void link_abort(const struct nbd *nbd)
 /* Has it ended without a word of the server, or of its host? */
 static bool fell_silent(const struct nbd *nbd)
 {
-	int error = nbd->h ? nbd->lib.get_errno() : 0;
+	int error = nbd->h ? nbd->lib.nbd_get_errno() : 0;
 
 	return error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH || error == EHOSTDOWN || error == ENETDOWN;
 }
@@ -84,11 +84,11 @@ void nbd_link_close(struct nbd *nbd, bool in_order)
 		uv_close((uv_handle_t *)&nbd->watch->poll, on_watch_closed);
 	nbd->watch = NULL;
 	if (nbd->h && nbd->ready && in_order)
-		nbd->lib.aio_disconnect(nbd->h, 0);
+		nbd->lib.nbd_aio_disconnect(nbd->h, 0);
 	else if (nbd->h)
 		link_abort(nbd);
 	if (nbd->h)
-		nbd->lib.close(nbd->h);
+		nbd->lib.nbd_close(nbd->h);
 	nbd->h = NULL;
 	nbd->ready = false;
 	nbd_jobs_restart(nbd, silent);
@@ -142,9 +142,9 @@ static void lost(struct nbd *nbd, const char *reason)
 /* What requests the server takes. */
 static int blocks_check(struct nbd *nbd, struct err *err)
 {
-	int64_t block = nbd->lib.get_block_size(nbd->h, LIBNBD_SIZE_MINIMUM);
-	int64_t likes = nbd->lib.get_block_size(nbd->h, LIBNBD_SIZE_PREFERRED);
-	int64_t most = nbd->lib.get_block_size(nbd->h, LIBNBD_SIZE_MAXIMUM);
+	int64_t block = nbd->lib.nbd_get_block_size(nbd->h, LIBNBD_SIZE_MINIMUM);
+	int64_t likes = nbd->lib.nbd_get_block_size(nbd->h, LIBNBD_SIZE_PREFERRED);
+	int64_t most = nbd->lib.nbd_get_block_size(nbd->h, LIBNBD_SIZE_MAXIMUM);
 
 	if (block < 0 || likes < 0 || most < 0)
 		return err_set(err, -EIO, "%s", lib_says(nbd));
@@ -168,7 +168,7 @@ static int blocks_check(struct nbd *nbd, struct err *err)
 /* Is it the export that we know? Sets its size when it is new. */
 static int export_check(struct nbd *nbd, struct err *err)
 {
-	int64_t bytes = nbd->lib.get_size(nbd->h);
+	int64_t bytes = nbd->lib.nbd_get_size(nbd->h);
 	uint64_t whole;
 	int r;
 
@@ -183,11 +183,11 @@ static int export_check(struct nbd *nbd, struct err *err)
 	if (nbd->disk.bytes && whole != nbd->disk.bytes)
 		return err_set(err, -EINVAL, "it has %llu bytes now, and had %llu", (unsigned long long)whole,
 			       (unsigned long long)nbd->disk.bytes);
-	if (!nbd->disk.readonly && nbd->lib.is_read_only(nbd->h) != 0)
+	if (!nbd->disk.readonly && nbd->lib.nbd_is_read_only(nbd->h) != 0)
 		return err_set(err, -EROFS, "the server has it for reading only: say readonly");
 	nbd->disk.bytes = whole;
-	nbd->flushes = nbd->lib.can_flush(nbd->h) > 0;
-	nbd->fua = nbd->lib.can_fua(nbd->h) > 0;
+	nbd->flushes = nbd->lib.nbd_can_flush(nbd->h) > 0;
+	nbd->fua = nbd->lib.nbd_can_fua(nbd->h) > 0;
 	return 0;
 }
 
@@ -230,7 +230,7 @@ void nbd_link_watch(struct nbd *nbd)
 
 	if (!nbd->watch)
 		return;
-	direction = nbd->lib.aio_get_direction(nbd->h);
+	direction = nbd->lib.nbd_aio_get_direction(nbd->h);
 	events = (direction & LIBNBD_AIO_DIRECTION_READ ? UV_READABLE : 0) |
 		 (direction & LIBNBD_AIO_DIRECTION_WRITE ? UV_WRITABLE : 0);
 	if (events)
@@ -245,7 +245,7 @@ void nbd_link_look(struct nbd *nbd)
 
 	if (!nbd->h)
 		return;
-	if (!nbd->ready && nbd->lib.aio_is_ready(nbd->h))
+	if (!nbd->ready && nbd->lib.nbd_aio_is_ready(nbd->h))
 		ready(nbd);
 	nbd_pump(nbd);
 	if (!nbd->h)
@@ -258,13 +258,13 @@ void nbd_link_look(struct nbd *nbd)
 
 static void notify(struct nbd *nbd, bool readable, bool writable)
 {
-	unsigned int direction = nbd->lib.aio_get_direction(nbd->h);
+	unsigned int direction = nbd->lib.nbd_aio_get_direction(nbd->h);
 
 	/* One of them: the first may change what it waits for. An error shows as dead. */
 	if (readable && direction & LIBNBD_AIO_DIRECTION_READ)
-		nbd->lib.aio_notify_read(nbd->h);
+		nbd->lib.nbd_aio_notify_read(nbd->h);
 	else if (writable && direction & LIBNBD_AIO_DIRECTION_WRITE)
-		nbd->lib.aio_notify_write(nbd->h);
+		nbd->lib.nbd_aio_notify_write(nbd->h);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events)
@@ -283,7 +283,7 @@ static int watch_new(struct nbd *nbd, struct err *err)
 
 	if (!watch)
 		return err_set(err, -ENOMEM, "no memory for a disk");
-	r = uv_poll_init(loop_uv(nbd->disk.env.loop), &watch->poll, nbd->lib.aio_get_fd(nbd->h));
+	r = uv_poll_init(loop_uv(nbd->disk.env.loop), &watch->poll, nbd->lib.nbd_aio_get_fd(nbd->h));
 	if (r < 0) {
 		free(watch);
 		return err_errno(err, r, "event loop");
@@ -303,21 +303,21 @@ static int handle_new(struct nbd *nbd, struct err *err)
 
 	if (fd < 0)
 		return fd;
-	nbd->h = nbd->lib.create();
+	nbd->h = nbd->lib.nbd_create();
 	/*
 	 * Simple replies alone: one that is no error brings exactly the bytes that were asked for. A structured one may leave some out, which
 	 * libnbd lets pass when it was told by a callback; what the memory had before would be taken for the disk's. With simple ones guest
 	 * memory need not be cleared before each read either.
 	 */
-	if (!nbd->h || nbd->lib.set_request_structured_replies(nbd->h, false) < 0 ||
-	    nbd->lib.set_pread_initialize(nbd->h, false) < 0 ||
-	    nbd->lib.set_export_name(nbd->h, nbd->origin.export_name) < 0) {
+	if (!nbd->h || nbd->lib.nbd_set_request_structured_replies(nbd->h, false) < 0 ||
+	    nbd->lib.nbd_set_pread_initialize(nbd->h, false) < 0 ||
+	    nbd->lib.nbd_set_export_name(nbd->h, nbd->origin.export_name) < 0) {
 		close(fd);
 		return err_set(err, -ENOMEM, "%s", lib_says(nbd));
 	}
 	nbd->handshake_end_ns = clock_now_ns() + HANDSHAKE_NS;
 	/* It owns the socket from here on, also when this fails. */
-	if (nbd->lib.aio_connect_socket(nbd->h, fd) < 0)
+	if (nbd->lib.nbd_aio_connect_socket(nbd->h, fd) < 0)
 		return err_set(err, lib_errno(nbd), "%s", lib_says(nbd));
 	return 0;
 }
@@ -338,10 +338,10 @@ void nbd_link_start(struct nbd *nbd)
 
 static struct pollfd poll_for(const struct nbd *nbd)
 {
-	unsigned int direction = nbd->lib.aio_get_direction(nbd->h);
+	unsigned int direction = nbd->lib.nbd_aio_get_direction(nbd->h);
 
 	return (struct pollfd){
-		.fd = nbd->lib.aio_get_fd(nbd->h),
+		.fd = nbd->lib.nbd_aio_get_fd(nbd->h),
 		.events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
 				  (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0)),
 	};
@@ -361,7 +361,7 @@ static int first_try(struct nbd *nbd, struct err *err)
 
 	if (r < 0)
 		return r;
-	while (!nbd->lib.aio_is_ready(nbd->h)) {
+	while (!nbd->lib.nbd_aio_is_ready(nbd->h)) {
 		if (nbd_link_is_over(nbd))
 			return err_set(err, lib_errno(nbd), "%s", lib_says(nbd));
 		left = (nbd->handshake_end_ns - clock_now_ns()) / NS_PER_MS;

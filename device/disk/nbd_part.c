@@ -147,7 +147,7 @@ static int edge_read(struct nbd *nbd, struct nbd_part *part)
 	part->wire_len = nbd->block;
 	if (!buffer_new(part))
 		return no_memory(part->job);
-	return nbd->lib.aio_pread(nbd->h, part->buffer, part->wire_len, part->wire_at, completion(part), 0) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_pread(nbd->h, part->buffer, part->wire_len, part->wire_at, completion(part), 0) < 0 ? -1 : 0;
 }
 
 static int edge_write(struct nbd *nbd, struct nbd_part *part)
@@ -158,7 +158,7 @@ static int edge_write(struct nbd *nbd, struct nbd_part *part)
 		copy(part, false);
 	else
 		memset(part->buffer + (part->job->offset + part->at - part->wire_at), 0, part->len);
-	return nbd->lib.aio_pwrite(nbd->h, part->buffer, part->wire_len, part->wire_at, completion(part),
+	return nbd->lib.nbd_aio_pwrite(nbd->h, part->buffer, part->wire_len, part->wire_at, completion(part),
 				   flags_of(nbd, part->job)) < 0 ? -1 : 0;
 }
 
@@ -170,9 +170,9 @@ static int data_send(struct nbd *nbd, struct nbd_part *part)
 	if (!place)
 		return no_memory(part->job);
 	if (part->job->op == DISK_READ)
-		r = nbd->lib.aio_pread(nbd->h, place, part->wire_len, part->wire_at, completion(part), 0);
+		r = nbd->lib.nbd_aio_pread(nbd->h, place, part->wire_len, part->wire_at, completion(part), 0);
 	else
-		r = nbd->lib.aio_pwrite(nbd->h, place, part->wire_len, part->wire_at, completion(part),
+		r = nbd->lib.nbd_aio_pwrite(nbd->h, place, part->wire_len, part->wire_at, completion(part),
 					flags_of(nbd, part->job));
 	return r < 0 ? -1 : 0;
 }
@@ -182,7 +182,7 @@ static int flush_send(struct nbd *nbd, struct nbd_part *part)
 	if (!nbd->flushes)
 		return 1;
 	part->sequence = nbd->sequence;
-	return nbd->lib.aio_flush(nbd->h, completion(part), 0) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_flush(nbd->h, completion(part), 0) < 0 ? -1 : 0;
 }
 
 /* A hint. */
@@ -191,11 +191,11 @@ static int discard_send(struct nbd *nbd, struct nbd_part *part)
 	uint64_t mask = nbd->block - 1, from = (part->job->offset + mask) & ~mask;
 	uint64_t end = (part->job->offset + part->job->len) & ~mask;
 
-	if (nbd->lib.can_trim(nbd->h) <= 0 || from >= end)
+	if (nbd->lib.nbd_can_trim(nbd->h) <= 0 || from >= end)
 		return 1;
 	part->wire_at = from;
 	part->wire_len = end - from;
-	return nbd->lib.aio_trim(nbd->h, part->wire_len, part->wire_at, completion(part), flags_of(nbd, part->job)) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_trim(nbd->h, part->wire_len, part->wire_at, completion(part), flags_of(nbd, part->job)) < 0 ? -1 : 0;
 }
 
 static int zero_send(struct nbd *nbd, struct nbd_part *part)
@@ -204,13 +204,13 @@ static int zero_send(struct nbd *nbd, struct nbd_part *part)
 
 	part->wire_at = part->job->offset + part->at;
 	part->len -= part->len % nbd->block;
-	if (nbd->lib.can_zero(nbd->h) > 0) {
+	if (nbd->lib.nbd_can_zero(nbd->h) > 0) {
 		part->wire_len = part->len;
 		flags |= part->job->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
-		return nbd->lib.aio_zero(nbd->h, part->wire_len, part->wire_at, completion(part), flags) < 0 ? -1 : 0;
+		return nbd->lib.nbd_aio_zero(nbd->h, part->wire_len, part->wire_at, completion(part), flags) < 0 ? -1 : 0;
 	}
 	part->len = part->wire_len = least(least(part->len, ZEROS_BYTES), nbd->most);
-	return nbd->lib.aio_pwrite(nbd->h, zeros, part->wire_len, part->wire_at, completion(part), flags) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_pwrite(nbd->h, zeros, part->wire_len, part->wire_at, completion(part), flags) < 0 ? -1 : 0;
 }
 
 int nbd_part_send(struct nbd *nbd, struct nbd_part *part)
