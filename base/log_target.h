@@ -20,7 +20,8 @@ void log_set_level(enum log_level level);
 
 /*
  * Lines go to `handler`, one a call, without newline, from any thread; NULL, as at first: to standard error. The handler must
- * not sleep for long, and must not call into postern.
+ * not sleep for long, and must not call into postern. Each place in the source has a limit, 100 lines and one more a second; of those that
+ * are left out, the next one of that place says how many, in a line before it.
  */
 void log_set_handler(void (*handler)(enum log_level level, const char *line));
 
