@@ -35,6 +35,7 @@ struct dial {
 	bool at_one;		/* found is given, and address of no meaning */
 	struct lookup *lookup;	/* under way */
 	struct addresses found, known;
+	struct addresses last;		/* not more than one */
 	struct attempt attempt[ADDRESSES_MAX];
 	unsigned int started;
 	int timeout_ms;
@@ -208,6 +209,22 @@ static int64_t lookup_end_ns(const struct dial *d)
 	return d->known.n && d->end_ns != INT64_MAX ? d->begin_ns + (d->end_ns - d->begin_ns) / 2 : d->end_ns;
 }
 
+static void put_last(struct dial *d)
+{
+	struct addresses *a = &d->found;
+	unsigned int i;
+
+	for (i = 0; i < a->n; i++)
+		if (d->last.n && a->len[i] == d->last.len[0] && !memcmp(&a->at[i], &d->last.at[0], a->len[i]))
+			break;
+	for (; i + 1 < a->n; i++) {
+		a->at[i] = a->at[i + 1];
+		a->len[i] = a->len[i + 1];
+		a->at[i + 1] = d->last.at[0];
+		a->len[i + 1] = d->last.len[0];
+	}
+}
+
 /* The addresses: 0, -EINPROGRESS, or the end. */
 static int step_lookup(struct dial *d, struct err *err)
 {
@@ -216,8 +233,10 @@ static int step_lookup(struct dial *d, struct err *err)
 	if (d->found.n)
 		return 0;
 	if (!d->lookup) {
-		if (addresses_known(&d->found, &d->address))
+		if (addresses_known(&d->found, &d->address)) {
+			put_last(d);
 			return 0;
+		}
 		r = lookup_new(&d->lookup, &d->address, err);
 		if (!r)
 			r = watch(d, lookup_fd(d->lookup), EPOLLIN);
@@ -237,6 +256,7 @@ static int step_lookup(struct dial *d, struct err *err)
 	epoll_ctl(d->epoll, EPOLL_CTL_DEL, lookup_fd(d->lookup), NULL);
 	lookup_free(d->lookup);
 	d->lookup = NULL;
+	put_last(d);
 	return 0;
 }
 
@@ -383,6 +403,13 @@ int dial_new_at(struct dial **out, const struct sockaddr_storage *at, socklen_t 
 	(*out)->found.at[0] = *at;
 	(*out)->found.len[0] = len;
 	return 0;
+}
+
+void dial_put_last(struct dial *dial, const struct sockaddr_storage *at, socklen_t len)
+{
+	dial->last.n = 1;
+	dial->last.at[0] = *at;
+	dial->last.len[0] = len;
 }
 
 int dial_fd(const struct dial *dial)

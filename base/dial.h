@@ -29,6 +29,8 @@ int dial_check(const struct address *address, struct err *err);
 int dial_new(struct dial **out, const struct address *address, const struct addresses *known, int timeout_ms, struct err *err);
 /* To this one alone, such as a second connection to where a first one has got. */
 int dial_new_at(struct dial **out, const struct sockaddr_storage *at, socklen_t len, int timeout_ms, struct err *err);
+/* Before the first step: this address is tried after all others of the name, since it was of no use the last time. */
+void dial_put_last(struct dial *dial, const struct sockaddr_storage *at, socklen_t len);
 /* Readable when a step is to be taken; at once after dial_new. It stays the dial's. */
 int dial_fd(const struct dial *dial);
 /*

@@ -182,6 +182,44 @@ static void the_first_address_is_a_black_hole(void **state)
 	hole_close(&hole);
 }
 
+/* dial(), of an address that was of no use. */
+static unsigned int reached_after(unsigned int n)
+{
+	struct address address = named("name");
+	struct sockaddr_storage at = { 0 };
+	struct sockaddr_in host = host_at(n);
+	struct dial *d;
+	struct err err;
+	int fd;
+
+	memcpy(&at, &host, sizeof(host));
+	assert_int_equal(dial_new(&d, &address, NULL, LONG_MS, &err), 0);
+	dial_put_last(d, &at, sizeof(host));
+	fd = dial_wait(d, -1, &err);
+	dial_free(d);
+	return reached(fd);
+}
+
+static void one_that_was_of_no_use_is_tried_last(void **state)
+{
+	int fd[3];
+	unsigned int i;
+
+	(void)state;
+	port = 0;
+	for (i = 0; i < 3; i++)
+		fd[i] = server(i + 1, 4);
+	hosts_are(3);
+	assert_int_equal(reached_after(1), 2);
+	assert_int_equal(reached_after(2), 1);
+	assert_int_equal(reached_after(7), 1);
+	/* Nothing else is left. */
+	close(fd[1]);
+	close(fd[2]);
+	assert_int_equal(reached_after(1), 1);
+	close(fd[0]);
+}
+
 static void those_that_refuse_are_passed_over(void **state)
 {
 	struct err err;
@@ -391,6 +429,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_first_address_is_a_black_hole),
 		cmocka_unit_test(those_that_refuse_are_passed_over),
+		cmocka_unit_test(one_that_was_of_no_use_is_tried_last),
 		cmocka_unit_test(the_error_has_every_address_and_what_became_of_it),
 		cmocka_unit_test(more_addresses_than_an_error_has_room_for_are_counted),
 		cmocka_unit_test(a_name_that_is_none),
