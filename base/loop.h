@@ -30,7 +30,7 @@ static inline int64_t loop_turn_end(void)
 /* Main thread. */
 int loop_new(struct loop **out, struct err *err);
 /*
- * Closes what loop_new opened and runs pending callbacks. False: a request that nobody can cancel, the look-up of a host name,
+ * Closes what loop_new opened and runs pending callbacks. False: a request that nobody can cancel, a write to a file whose disk hangs,
  * is still under way after a moment; nothing was freed, and only _exit leaves without waiting for it.
  */
 bool loop_free(struct loop *loop);

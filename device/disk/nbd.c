@@ -148,6 +148,7 @@ static int set_up(struct nbd *nbd, const struct disk_config *config, struct err 
 	nbd->jobs.last = &nbd->jobs.first;
 	nbd->own.last = &nbd->own.first;
 	nbd->block = DISK_SECTOR_BYTES;
+	nbd->dialing = -1;
 	nbd->pause_ms = PAUSE_MIN_MS;
 	nbd->reconnect_s = config->reconnect_s;
 	nbd->quiesce_s = config->quiesce_s;

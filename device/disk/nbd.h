@@ -13,19 +13,19 @@
 /* Where connections come from. None of these waits. */
 struct nbd_origin {
 	/*
-	 * A socket that is connected to a server, or on its way: the caller's to close. A negative errno says why there is none. ours: what
-	 * served the last one has ended.
+	 * A socket that is connected to a server: the caller's to close. -EINPROGRESS: not yet; to be asked again when *wait, which stays the
+	 * origin's, is readable. Another negative errno says why there is none. ours: what served the last one has ended.
 	 */
-	int (*connect)(void *arg, struct err *err);
-	/* That connection is over, or there was none. May say more of why (NULL: nobody asks). */
+	int (*connect)(void *arg, int *wait, struct err *err);
+	/* That connection is over, or there was none, or none is wanted any more. May say more of why (NULL: nobody asks). */
 	void (*lost)(void *arg, char *why, size_t room);
 	/* ours: waits until what served the last connection has ended. */
 	void (*end)(void *arg);
+	/* How many servers a first connection may try, should one that was reached be of no use; NULL: one. */
+	unsigned int (*choices)(void *arg);
 	void (*free)(void *arg);
 	void *arg;
 	const char *export_name;
-	/* Other addresses that an opening may try at once. */
-	unsigned int choices;
 	/* Nobody but us: the connection is made when the disk is claimed, and ended when it is released. */
 	bool ours;
 	uint64_t bytes;		/* 0: the server says */

@@ -50,6 +50,7 @@ struct nbd {
 	struct nbd_lib lib;
 	struct nbd_origin origin;
 	struct nbd_handle *h;		/* NULL: no connection */
+	int dialing;			/* what says that the next step to one is due; -1: none is on its way */
 	bool ready;			/* the handshake is done */
 	bool held;			/* an origin of ours is claimed */
 	int reconnect_s, quiesce_s;

@@ -14,16 +14,20 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "device/disk/nbd_internal.h"
 
-/* For connecting and the handshake. */
+/* Connecting has a time of its own. */
 #define HANDSHAKE_NS (10 * NS_PER_SEC)
 #define PAUSE_MIN_MS 100
+/* Why there is no connection: as much as an error has. */
+#define WHY_BYTES sizeof(((struct err *)NULL)->text)
 #define PAUSE_MAX_MS 5000
 /* What the protocol lets a client assume of a server that does not say. */
 #define MOST_DEFAULT (UINT32_C(32) << 20)
@@ -58,6 +62,13 @@ static void on_watch_closed(uv_handle_t *handle)
 	free(handle->data);
 }
 
+static void watch_close(struct nbd *nbd)
+{
+	if (nbd->watch)
+		uv_close((uv_handle_t *)&nbd->watch->poll, on_watch_closed);
+	nbd->watch = NULL;
+}
+
 /* TCP's: a reset instead of whatever waits to be sent. A unix socket has none of that. */
 static void link_abort(const struct nbd *nbd)
 {
@@ -80,9 +91,8 @@ void nbd_link_close(struct nbd *nbd, bool in_order)
 {
 	bool silent = fell_silent(nbd);
 
-	if (nbd->watch)
-		uv_close((uv_handle_t *)&nbd->watch->poll, on_watch_closed);
-	nbd->watch = NULL;
+	watch_close(nbd);
+	nbd->dialing = -1;
 	if (nbd->h && nbd->ready && in_order)
 		nbd->lib.nbd_aio_disconnect(nbd->h, 0);
 	else if (nbd->h)
@@ -117,7 +127,7 @@ static void retry_later(struct nbd *nbd)
 static void lost(struct nbd *nbd, const char *reason)
 {
 	bool first = !*nbd->disk.away;
-	char why[160];
+	char why[WHY_BYTES];
 
 	snprintf(why, sizeof(why), "%s", reason);
 	nbd_link_close(nbd, false);
@@ -272,18 +282,23 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 	struct nbd_watch *watch = poll->data;
 	struct nbd *nbd = watch->nbd;
 
-	notify(nbd, status < 0 || events & UV_READABLE, status < 0 || events & UV_WRITABLE);
+	if (nbd->h)
+		notify(nbd, status < 0 || events & UV_READABLE, status < 0 || events & UV_WRITABLE);
+	else
+		nbd_link_start(nbd);
 	nbd_link_look(nbd);
 }
 
+/* Of the connection, or of what makes one. */
 static int watch_new(struct nbd *nbd, struct err *err)
 {
+	int fd = nbd->h ? nbd->lib.nbd_aio_get_fd(nbd->h) : nbd->dialing;
 	struct nbd_watch *watch = calloc(1, sizeof(*watch));
 	int r;
 
 	if (!watch)
 		return err_set(err, -ENOMEM, "no memory for a disk");
-	r = uv_poll_init(loop_uv(nbd->disk.env.loop), &watch->poll, nbd->lib.nbd_aio_get_fd(nbd->h));
+	r = uv_poll_init(loop_uv(nbd->disk.env.loop), &watch->poll, fd);
 	if (r < 0) {
 		free(watch);
 		return err_errno(err, r, "event loop");
@@ -291,16 +306,21 @@ static int watch_new(struct nbd *nbd, struct err *err)
 	watch->nbd = nbd;
 	watch->poll.data = watch;
 	nbd->watch = watch;
-	nbd_link_watch(nbd);
+	if (nbd->h)
+		nbd_link_watch(nbd);
+	else
+		uv_poll_start(&watch->poll, UV_READABLE, on_poll);
 	return 0;
 }
 
 /* ---- its beginning ---- */
 
+/* The next step: 0, there is a handle; -EINPROGRESS, when nbd->dialing is readable there is another one; or the end. */
 static int handle_new(struct nbd *nbd, struct err *err)
 {
-	int fd = nbd->origin.connect(nbd->origin.arg, err);
+	int wait = -1, fd = nbd->origin.connect(nbd->origin.arg, &wait, err);
 
+	nbd->dialing = fd == -EINPROGRESS ? wait : -1;
 	if (fd < 0)
 		return fd;
 	nbd->h = nbd->lib.nbd_create();
@@ -325,21 +345,31 @@ static int handle_new(struct nbd *nbd, struct err *err)
 void nbd_link_start(struct nbd *nbd)
 {
 	struct err err = { 0 };
-	char why[160];
+	int r;
 
-	if (handle_new(nbd, &err) < 0 || watch_new(nbd, &err) < 0) {
-		snprintf(why, sizeof(why), "%.150s", err.text);
-		lost(nbd, why);
+	/* Of the step before. */
+	watch_close(nbd);
+	uv_timer_stop(&nbd->timers->retry);
+	r = handle_new(nbd, &err);
+	if (!r || r == -EINPROGRESS)
+		r = watch_new(nbd, &err);
+	if (r < 0) {
+		lost(nbd, err.text);
 		return;
 	}
+	if (!nbd->h)
+		return;
 	nbd_link_retry(nbd, HANDSHAKE_NS / NS_PER_MS);
 	nbd_link_look(nbd);
 }
 
 static struct pollfd poll_for(const struct nbd *nbd)
 {
-	unsigned int direction = nbd->lib.nbd_aio_get_direction(nbd->h);
+	unsigned int direction;
 
+	if (!nbd->h)
+		return (struct pollfd){ .fd = nbd->dialing, .events = POLLIN };
+	direction = nbd->lib.nbd_aio_get_direction(nbd->h);
 	return (struct pollfd){
 		.fd = nbd->lib.nbd_aio_get_fd(nbd->h),
 		.events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
@@ -352,15 +382,11 @@ static void polled(struct nbd *nbd, const struct pollfd *fd)
 	notify(nbd, fd->revents & (POLLIN | POLLERR | POLLHUP), fd->revents & (POLLOUT | POLLERR | POLLHUP));
 }
 
-/* One attempt at a first connection, to its end. */
-static int first_try(struct nbd *nbd, struct err *err)
+static int handshake_first(struct nbd *nbd, struct err *err)
 {
 	struct pollfd fd;
 	int64_t left;
-	int r = handle_new(nbd, err);
 
-	if (r < 0)
-		return r;
 	while (!nbd->lib.nbd_aio_is_ready(nbd->h)) {
 		if (nbd_link_is_over(nbd))
 			return err_set(err, lib_errno(nbd), "%s", lib_says(nbd));
@@ -376,26 +402,58 @@ static int first_try(struct nbd *nbd, struct err *err)
 	return export_check(nbd, err);
 }
 
+/* Connecting ends by itself. */
+static int first_try(struct nbd *nbd, struct err *err)
+{
+	struct pollfd fd;
+	int r;
+
+	while ((r = handle_new(nbd, err)) == -EINPROGRESS) {
+		fd = poll_for(nbd);
+		if (poll(&fd, 1, -1) < 0 && errno == EINTR)
+			return err_set(err, -EINTR, "interrupted by a signal");
+	}
+	return r < 0 ? r : handshake_first(nbd, err);
+}
+
+/* What became of one that was reached, behind what became of others. */
+static void note(const struct nbd *nbd, char *all, const char *why)
+{
+	struct sockaddr_storage at = { 0 };
+	socklen_t len = sizeof(at);
+	char name[SOCKADDR_TEXT_BYTES] = "";
+	size_t used = strlen(all);
+
+	if (nbd->h && nbd->origin.choices && !getpeername(nbd->lib.nbd_aio_get_fd(nbd->h), (struct sockaddr *)&at, &len) &&
+	    at.ss_family != AF_UNIX)
+		sockaddr_print(&at, len, true, name);
+	/* What has no room is left out. */
+	if (snprintf(all + used, WHY_BYTES - used, "%s%s%s%s", used ? "; " : "", name, *name ? ": " : "", why) < 0)
+		all[used] = '\0';
+}
+
 int nbd_link_first(struct nbd *nbd, struct err *err)
 {
-	unsigned int i;
-	char why[160];
-	int r = -EIO;
+	char why[WHY_BYTES], all[WHY_BYTES] = "";
+	unsigned int tried = 0;
+	bool reached;
+	int r;
 
-	for (i = 0; i < nbd->origin.choices && r < 0 && r != -EINTR && r != -ETIMEDOUT; i++) {
+	do {
 		r = first_try(nbd, err);
-		if (!r)
-			break;
-		snprintf(why, sizeof(why), "%.150s", err ? err->text : "");
+		if (!r) {
+			is_ready(nbd);
+			return watch_new(nbd, err);
+		}
+		reached = nbd->h;
+		note(nbd, all, err ? err->text : "");
 		nbd_link_close(nbd, false);
+		snprintf(why, sizeof(why), "%s", all);
 		nbd->origin.lost(nbd->origin.arg, why, sizeof(why));
-		if (r != -EINTR)
-			err_set(err, r, "%s", why);
-	}
-	if (r < 0)
-		return r;
-	is_ready(nbd);
-	return watch_new(nbd, err);
+		if (r == -EINTR)
+			return r;
+	} while (reached && nbd->origin.choices && ++tried < nbd->origin.choices(nbd->origin.arg));
+	return err_set(err, r, "%s", why);
 }
 
 void nbd_link_wait(struct nbd *nbd, int64_t deadline_ns)
@@ -405,10 +463,10 @@ void nbd_link_wait(struct nbd *nbd, int64_t deadline_ns)
 
 	if (!nbd->h && (!nbd->origin.ours || nbd->held))
 		nbd_link_start(nbd);
-	if (nbd->h) {
+	if (nbd->h)
 		nbd_pump(nbd);
+	if (nbd->h || nbd->dialing >= 0)
 		fd = poll_for(nbd);
-	}
 	/* What is done already needs nobody's answer, and what the timer is for is done below: the loop does not turn. */
 	if (uv_is_active((uv_handle_t *)&nbd->timers->soon)) {
 		uv_timer_stop(&nbd->timers->soon);

@@ -3,136 +3,34 @@
 /*
  * net.c - NBD by URI: sockets for nbd.c, to a host or to a unix socket.
  *
- * A host's name is looked up when the disk is opened, and again, on libuv's threads, whenever a connection is lost: the server may have
- * moved. Each attempt takes the next address. A peer whose link is cut says nothing: TCP itself is told to find out.
+ * A host's name is looked up for each connection (base/dial.h): the server may have moved. When it cannot be, the addresses that it had do.
+ * A peer whose link is cut says nothing: TCP itself is told to find out.
  */
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-#include "base/log.h"
+#include "base/dial.h"
 #include "device/disk/nbd.h"
 
-#define ADDRESSES_MAX 8
-#define LOOKUP_S 10
+#define CONNECT_MS 10000
 /* Without an answer for so long a link is cut. */
 #define KEEPALIVE_S 5
 #define KEEPALIVE_PROBES 3
 #define UNACKNOWLEDGED_MS 20000
 
-struct net_lookup {
-	uv_getaddrinfo_t request;
-	struct net *net;		/* NULL: nobody waits for it any more */
-};
-
 struct net {
-	struct nbd_address address;
-	struct sockaddr_storage at[ADDRESSES_MAX];
-	socklen_t at_len[ADDRESSES_MAX];
-	unsigned int n, next;
-	bool numeric;
-	uv_loop_t *uv;
-	struct net_lookup *lookup;
+	struct nbd_address nbd;
+	struct address address;
+	struct addresses known;		/* of the last look-up */
+	struct addresses last;		/* where the last connection was: not more than one */
+	struct dial *dial;		/* under way */
 };
-
-/* ---- names ---- */
-
-static void addresses_take(struct net *net, const struct addrinfo *list)
-{
-	unsigned int n = 0;
-
-	for (; list && n < ADDRESSES_MAX; list = list->ai_next) {
-		if (list->ai_addrlen > sizeof(net->at[0]))
-			continue;
-		memcpy(&net->at[n], list->ai_addr, list->ai_addrlen);
-		net->at_len[n++] = list->ai_addrlen;
-	}
-	/* None: those that we had may still do. */
-	if (n)
-		net->n = n;
-}
-
-static void on_lookup(uv_getaddrinfo_t *request, int status, struct addrinfo *list)
-{
-	struct net_lookup *lookup = request->data;
-
-	if (lookup->net) {
-		if (!status)
-			addresses_take(lookup->net, list);
-		lookup->net->lookup = NULL;
-	}
-	uv_freeaddrinfo(list);
-	free(lookup);
-}
-
-static const struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
-
-static void lookup_again(struct net *net)
-{
-	struct net_lookup *lookup;
-
-	if (net->numeric || net->lookup || !(lookup = calloc(1, sizeof(*lookup))))
-		return;
-	lookup->net = net;
-	lookup->request.data = lookup;
-	if (uv_getaddrinfo(net->uv, &lookup->request, on_lookup, net->address.host, net->address.port, &hints) < 0)
-		free(lookup);
-	else
-		net->lookup = lookup;
-}
-
-/* The first look-up. One that does not end in time is left to end when it likes, with what it writes to. */
-static int lookup_first(struct net *net, struct err *err)
-{
-	const struct timespec patience = { .tv_sec = LOOKUP_S };
-	struct addrinfo numeric = hints, *list = NULL;
-	struct gaicb *ask = calloc(1, sizeof(*ask));
-	const struct gaicb *const asks[] = { ask };
-	char *host = strdup(net->address.host), *port = strdup(net->address.port);
-	int r;
-
-	if (!ask || !host || !port) {
-		free(ask);
-		free(host);
-		free(port);
-		return err_set(err, -ENOMEM, "no memory for a disk");
-	}
-	numeric.ai_flags = AI_NUMERICHOST;
-	net->numeric = !getaddrinfo(host, port, &numeric, &list);
-	if (!net->numeric) {
-		*ask = (struct gaicb){ .ar_name = host, .ar_service = port, .ar_request = &hints };
-		r = getaddrinfo_a(GAI_NOWAIT, &ask, 1, NULL);
-		if (!r) {
-			r = gai_suspend(asks, 1, &patience);
-			if (r == EAI_INTR)
-				return err_set(err, -EINTR, "interrupted by a signal");
-			if (r == EAI_AGAIN)
-				return err_set(err, -ETIMEDOUT, "the host's name is not found in %d s", LOOKUP_S);
-			r = gai_error(ask);
-		}
-		if (r)
-			err_set(err, -EHOSTUNREACH, "host %s: %s", host, gai_strerror(r));
-		else
-			list = ask->ar_result;
-	}
-	addresses_take(net, list);
-	if (list)
-		freeaddrinfo(list);
-	free(ask);
-	free(host);
-	free(port);
-	return net->n ? 0 : -EHOSTUNREACH;
-}
-
-/* ---- sockets ---- */
 
 static void socket_set_up(int fd)
 {
@@ -146,58 +44,80 @@ static void socket_set_up(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged, sizeof(unacknowledged));
 }
 
-static int net_connect(void *arg, struct err *err)
+static void dial_end(struct net *net)
+{
+	dial_free(net->dial);
+	net->dial = NULL;
+}
+
+static int dial_begin(struct net *net, struct err *err)
+{
+	int r = dial_new(&net->dial, &net->address, &net->known, CONNECT_MS, err);
+
+	/* It was lost, or was of no use. */
+	if (!r && net->last.n)
+		dial_put_last(net->dial, &net->last.at[0], net->last.len[0]);
+	return r;
+}
+
+static void peer_keep(struct net *net, int fd)
+{
+	net->last.len[0] = sizeof(net->last.at[0]);
+	net->last.n = !getpeername(fd, (struct sockaddr *)&net->last.at[0], &net->last.len[0]);
+}
+
+static int net_connect(void *arg, int *wait, struct err *err)
 {
 	struct net *net = arg;
-	unsigned int i = net->next++ % net->n;
-	int family = net->at[i].ss_family;
-	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r;
+	int r = net->dial ? 0 : dial_begin(net, err);
 
-	if (fd < 0)
-		return err_errno(err, -errno, "socket");
-	if (family != AF_UNIX)
-		socket_set_up(fd);
-	if (connect(fd, (struct sockaddr *)&net->at[i], net->at_len[i]) < 0 && errno != EINPROGRESS) {
-		r = err_errno(err, -errno, "connecting to the server");
-		close(fd);
+	if (r < 0)
+		return r;
+	r = dial_step(net->dial, err);
+	if (r == -EINPROGRESS) {
+		*wait = dial_fd(net->dial);
 		return r;
 	}
-	return fd;
+	if (dial_found(net->dial)->n)
+		net->known = *dial_found(net->dial);
+	dial_end(net);
+	if (r >= 0 && net->address.kind == ADDRESS_TCP) {
+		socket_set_up(r);
+		peer_keep(net, r);
+	}
+	return r;
+}
+
+static unsigned int net_choices(void *arg)
+{
+	const struct net *net = arg;
+
+	return net->known.n;
 }
 
 static void net_lost(void *arg, char *why, size_t room)
 {
-	struct net *net = arg;
-
+	(void)why;
 	(void)room;
-	if (why)
-		lookup_again(net);
+	dial_end(arg);
 }
 
 static void net_free(void *arg)
 {
-	struct net *net = arg;
-
-	if (net->lookup) {
-		net->lookup->net = NULL;
-		uv_cancel((uv_req_t *)&net->lookup->request);
-	}
-	free(net);
+	dial_end(arg);
+	free(arg);
 }
 
 /* The port was checked, the path fits. */
-static int address_find(struct net *net, struct err *err)
+static void address_take(struct net *net)
 {
-	struct sockaddr_un *local = (struct sockaddr_un *)&net->at[0];
-
-	if (*net->address.host)
-		return lookup_first(net, err);
-	local->sun_family = AF_UNIX;
-	strcpy(local->sun_path, net->address.socket);
-	net->at_len[0] = sizeof(*local);
-	net->n = 1;
-	net->numeric = true;
-	return 0;
+	_Static_assert(sizeof(net->address.host) >= sizeof(net->nbd.host), "one fits into the other");
+	_Static_assert(sizeof(net->address.path) >= sizeof(net->nbd.socket), "... so does this");
+	net->address.kind = *net->nbd.host ? ADDRESS_TCP : ADDRESS_UNIX;
+	strcpy(net->address.host, net->nbd.host);
+	/* Without leading zeros. */
+	snprintf(net->address.port, sizeof(net->address.port), "%hu", (unsigned short)atoi(net->nbd.port));
+	strcpy(net->address.path, net->nbd.socket);
 }
 
 int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
@@ -208,15 +128,13 @@ int nbd_open(struct disk **out, const struct disk_config *config, const struct d
 
 	if (!net)
 		return err_set(err, -ENOMEM, "no memory for a disk");
-	net->uv = loop_uv(env->loop);
-	r = nbd_address_parse(&net->address, config->path, err);
-	if (!r)
-		r = address_find(net, err);
+	r = nbd_address_parse(&net->nbd, config->path, err);
 	if (r < 0) {
 		net_free(net);
 		return r;
 	}
-	origin.export_name = net->address.export_name;
-	origin.choices = net->n;
+	address_take(net);
+	origin.choices = net_choices;
+	origin.export_name = net->nbd.export_name;
 	return nbd_open_at(out, config, env, &origin, err);
 }

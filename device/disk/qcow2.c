@@ -175,12 +175,13 @@ static int sockets_new(int *listener, int *client, struct err *err)
 /* ---- for nbd.c ---- */
 
 /* Not before the last one has gone, with all that it was asked to do: it could undo what the next one does, and has the image locked. */
-static int qcow2_connect(void *arg, struct err *err)
+static int qcow2_connect(void *arg, int *wait, struct err *err)
 {
 	struct qcow2 *q = arg;
 	struct qcow2_image image;
 	int listener = -1, client = -1, r;
 
+	(void)wait;
 	child_end(q);
 	if (ending(q))
 		return err_set(err, -EAGAIN, "the last %s has not ended yet", PROGRAM);
@@ -258,7 +259,7 @@ int qcow2_open(struct disk **out, const struct disk_config *config, const struct
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	struct nbd_origin origin = {
 		.connect = qcow2_connect, .lost = qcow2_lost, .end = qcow2_end, .free = qcow2_free, .arg = q,
-		.export_name = "", .choices = 1, .ours = true,
+		.export_name = "", .ours = true,
 	};
 	struct qcow2_image image = { 0 };
 	int r;

@@ -3,6 +3,7 @@
 """Where things listen and how they connect, for all that has an address: QMP, gdb, migrations, disks over the network. In network
 namespaces of the tests' own."""
 
+import os
 import pathlib
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 
 import pytest
 
+from harness.disks import need
 from harness.lan import socket_in
 from harness.net import Link, ip
 from harness.vm import Postern, program
@@ -184,3 +186,57 @@ def test_postern_ctl_reaches_such_a_name(named):
         assert done.returncode == 0 and 'running' in done.stdout, done.stdout
         done = ctl('dark')
         assert done.returncode and '%s: no answer within' % named.black in done.stdout, done.stdout
+class Nbd:
+    """An NBD server of a disk at the other side, at its address or at this one."""
+
+    def __init__(self, link, directory, address=None):
+        need('nbdkit', 'nbdkit')
+        path = os.path.join(str(directory), 'disk')
+        with open(path, 'wb') as file:
+            file.truncate(16 << 20)
+        self.words = ['ip', 'netns', 'exec', link.b.name, 'nbdkit', '-f', '-i', address or link.b.address, '-p', str(PORT), 'file', path]
+        self.netns = link.b.name
+        self.process = None
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: listening(self.netns), 20, 'nbdkit does not listen')
+        return self
+
+    def __exit__(self, *exc):
+        self.process.kill()
+        self.process.wait(seconds(10))
+
+
+def test_a_disk_at_a_name_whose_first_address_is_a_black_hole(named, tmp_path):
+    """At the start, and when the server comes back."""
+    nbd = Nbd(named, tmp_path)
+    with nbd:
+        vm = Postern(memory='64M', netns=named.a.name, options=['--disk', 'nbd://two:%d' % PORT])
+    with vm:
+        wait_for(lambda: 'is away' in vm.log(), 20, 'the disk is not away')
+        with nbd:
+            wait_for(lambda: 'is back' in vm.log(), 30, 'the disk is not back')
+
+
+def test_a_server_that_says_nothing_is_not_in_the_way_of_the_next(named, tmp_path):
+    """It lets clients in; of one name, it is the first."""
+    well = named.b.address[:-1] + '4'
+    ip('-n', named.b.name, 'address', 'add', well + '/24', 'dev', named.b.interface)
+    hosts = pathlib.Path('/etc/netns') / named.a.name / 'hosts'
+    hosts.write_text('%s both\n%s both\n' % (named.b.address, well))
+    with socket_in(named.b.name, socket.AF_INET) as mute, Nbd(named, tmp_path, well):
+        mute.bind((named.b.address, PORT))
+        mute.listen(4)
+        assert first_of(named.a.name, 'both') == named.b.address
+        with Postern(memory='64M', netns=named.a.name, options=['--disk', 'nbd://both:%d' % PORT], wait=False) as vm:
+            wait_for(lambda: os.path.exists(vm.path('qmp')), 40, 'it does not start')
+            assert vm.command('query-status')['status'] == 'running'
+
+
+def test_a_disk_that_is_nowhere_says_where_it_was_looked_for(named):
+    vm = Postern(memory='64M', netns=named.a.name, options=['--disk', 'nbd://two:%d' % PORT], wait=False)
+    with vm:
+        assert vm.wait_exit(30) == 1
+        said = vm.log()
+        assert '%s: Connection refused' % named.b.address in said and '%s: no answer within ' % named.black in said, said
