@@ -25,11 +25,15 @@ enum log_format {
 /* Like log_target.h's: process-wide, set once before any thread starts. A handler gets the bare message in either format. */
 void log_set_format(enum log_format format);
 /*
- * Appends lines to this file from now on, which is made if it is not there. Every line is one write(2) with O_APPEND, so others may
- * write to it too, and it may be truncated at any time. A pipe that nobody reads, or that is full, never holds a thread up: the line is
- * dropped. 0 or a negative errno; standard error then stays the place.
+ * Appends lines to this file from now on, which is made if it is not there, and
+ * moved away at its limit (rotate.h; 0: never). Every line is one write(2) with
+ * O_APPEND, so others may write to it too, and it may be truncated at any time.
+ * A pipe that nobody reads, or that is full, never holds a thread up, nor does a
+ * full disk: the line is dropped, and the next that can be written is preceded
+ * by one that says how many were, and why. 0 or a negative errno; standard
+ * error then stays the place.
  */
-int log_open_file(const char *path, struct err *err);
+int log_open_file(const char *path, uint64_t limit_bytes, struct err *err);
 /* Closes it: standard error again. */
 void log_close_file(void);
 

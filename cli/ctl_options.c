@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
+#include "base/size.h"
 #include "cli/ctl_options.h"
 
 #include <ctype.h>
@@ -138,7 +139,7 @@ static int take(struct ctl_options *o, int option, const char *value, struct err
 		break;
 	case OPT_BANDWIDTH:
 		o->limit = true;
-		if (options_parse_bytes(&o->bandwidth, value) < 0 || o->bandwidth > INT64_MAX)
+		if (size_parse(&o->bandwidth, value) < 0 || o->bandwidth > INT64_MAX)
 			return err_set(err, -EINVAL, "--bandwidth %s: bytes a second are allowed, with K, M, G or T "
 						     "(such as 200M), or 0 for no limit", value);
 		break;

@@ -16,10 +16,10 @@
 #include <unistd.h>
 
 #include "base/dynamic.h"
+#include "base/size.h"
 #include "cli/cli.h"
 #include "cli/descriptors.h"
 #include "cli/disk_child.h"
-#include "cli/options.h"
 
 #define NOBODY 65534
 #define CPU_SECONDS 60
@@ -138,7 +138,7 @@ int cmd_disk_child(int argc, char **argv)
 	off_t size;
 	int r;
 
-	if (argc != 2 || options_parse_bytes(&memory_bytes, argv[1]) < 0)
+	if (argc != 2 || size_parse(&memory_bytes, argv[1]) < 0)
 		return CLI_USAGE;
 	/* The machine's process has others, and what its user has handed to it. */
 	r = descriptors_close(DISK_CHILD_FDS, &err);

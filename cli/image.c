@@ -28,6 +28,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/size.h"
 #include "cli/cli.h"
 #include "cli/options.h"
 
@@ -144,7 +145,7 @@ static int size_take(struct image *image, const char *text, struct err *err)
 {
 	uint64_t bytes;
 
-	if (options_parse_bytes(&bytes, text) < 0 || bytes < SIZE_MIN || bytes > SIZE_MAX_BYTES)
+	if (size_parse(&bytes, text) < 0 || bytes < SIZE_MIN || bytes > SIZE_MAX_BYTES)
 		return err_set(err, -EINVAL, "--size %s: from 400M to 16T is allowed", text);
 	if (bytes % BLOCK_BYTES)
 		return err_set(err, -EINVAL, "--size %s: a multiple of 4K is allowed; the next is %" PRIu64 "K", text,

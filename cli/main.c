@@ -75,6 +75,8 @@ int main(int argc, char **argv)
 	open_standard_streams();
 	raise_file_limit();
 	signal(SIGPIPE, SIG_IGN);
+	/* A file at a limit of the process's is an error of its writer's, as a full disk is. */
+	signal(SIGXFSZ, SIG_IGN);
 	if (argc < 2) {
 		fputs(help, stderr);
 		return CLI_USAGE;

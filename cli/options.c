@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
+#include "base/size.h"
 #include "cli/options.h"
 
 #include <ctype.h>
@@ -62,7 +63,9 @@ const char options_help[] =
 	"process\n"
 	"      --log-level LEVEL     error, warn, info or debug (warn)\n"
 	"      --log-format FORMAT   text, or json: one object a line (text)\n"
-	"      --log-file FILE       append the log to FILE instead of standard error\n"
+	"      --log-file FILE[,limit=SIZE]\n"
+	"                            append the log to FILE instead of standard error; at its limit it\n"
+	"                            becomes FILE.1; 0: none (16M)\n"
 	"      --config FILE         options from a JSON file (docs/config.md); the command line goes over it\n"
 	"      --pid-file FILE       write the process id there, once all is set up\n"
 	"  -h, --help                print this\n"
@@ -147,32 +150,6 @@ static const struct config_key config_keys[] = {
 	{ 0 },
 };
 
-int options_parse_bytes(uint64_t *bytes, const char *text)
-{
-	static const char suffixes[] = "KMGT";
-	const char *suffix;
-	unsigned int shift = 0;
-	uint64_t value;
-	char *end;
-
-	if (!isdigit((unsigned char)*text))
-		return -EINVAL;
-	errno = 0;
-	value = strtoull(text, &end, 10);
-	if (errno)
-		return -EINVAL;
-	if (*end) {
-		suffix = strchr(suffixes, toupper((unsigned char)*end));
-		if (!suffix || end[1])
-			return -EINVAL;
-		shift = 10 * (unsigned int)(suffix - suffixes + 1);
-	}
-	if (value > UINT64_MAX >> shift)
-		return -EINVAL;
-	*bytes = value << shift;
-	return 0;
-}
-
 static int parse_number(unsigned int *to, const char *option, const char *text, unsigned int min,
 			unsigned int max, struct err *err)
 {
@@ -203,7 +180,7 @@ static int parse_memory(struct options *o, const char *text, struct err *err)
 {
 	uint64_t bytes;
 
-	if (options_parse_bytes(&bytes, text) < 0 || bytes < MEMORY_MIN || bytes > MEMORY_MAX ||
+	if (size_parse(&bytes, text) < 0 || bytes < MEMORY_MIN || bytes > MEMORY_MAX ||
 	    bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
 			       "--memory %s: a size from 16M to 16G, in steps of 2M, is allowed (such as 512M or 2G)", text);
@@ -247,9 +224,16 @@ static int parse_log_format(struct options *o, const char *text, struct err *err
 	return 0;
 }
 
+static int parse_log_file(struct options *o, const char *text, struct err *err)
+{
+	int r = size_parse_limited(o->log_file, sizeof(o->log_file), &o->log_limit, text, err);
+
+	return r < 0 ? err_prefix(err, "--log-file") : 0;
+}
+
 static int parse_bandwidth(struct options *o, const char *text, struct err *err)
 {
-	if (options_parse_bytes(&o->bandwidth, text) < 0)
+	if (size_parse(&o->bandwidth, text) < 0)
 		return err_set(err, -EINVAL,
 			       "--bandwidth %s: bytes a second are allowed, with K, M, G or T (such as 200M), or 0 for no limit",
 			       text);
@@ -302,9 +286,6 @@ static void take_plain(struct options *o, int option, const char *value)
 	case OPT_DUMP_GUEST_CORE:
 		o->machine.dump_guest_core = true;
 		break;
-	case OPT_LOG_FILE:
-		o->log_file = value;
-		break;
 	case OPT_PID_FILE:
 		o->pid_file = value;
 		break;
@@ -354,6 +335,8 @@ static int take(struct options *o, int option, const char *value, struct err *er
 		return parse_log_level(o, value, err);
 	case OPT_LOG_FORMAT:
 		return parse_log_format(o, value, err);
+	case OPT_LOG_FILE:
+		return parse_log_file(o, value, err);
 	default:
 		take_plain(o, option, value);
 		return 0;

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <limits.h>
+
 #include "base/err.h"
 #include "base/log.h"
 #include "cli/config.h"
@@ -34,7 +36,8 @@ struct options {
 	uint64_t bandwidth;		/* bytes a second, 0: no limit */
 	enum log_level log_level;
 	enum log_format log_format;
-	const char *log_file;		/* NULL: standard error */
+	char log_file[PATH_MAX];	/* "": standard error */
+	uint64_t log_limit;		/* of log_file, bytes; 0: none */
 	const char *pid_file;		/* NULL: none */
 	bool help;
 	bool serial_given, console_stdio;
@@ -46,9 +49,6 @@ struct options {
 int options_parse(struct options *options, int argc, char **argv, struct err *err);
 /* Also after an error. */
 void options_fini(struct options *options);
-
-/* "512M", "2G", "4096": bytes; suffixes K, M, G, T are powers of 1024. -EINVAL: not such a number, or too large. */
-int options_parse_bytes(uint64_t *bytes, const char *text);
 
 extern const char options_help[];
 

@@ -411,9 +411,9 @@ static int log_open(const struct run *run, struct err *err)
 	const struct options *o = &run->options;
 	int r;
 
-	if (!o->log_file || o->help)
+	if (!*o->log_file || o->help)
 		return 0;
-	r = log_open_file(o->log_file, err);
+	r = log_open_file(o->log_file, o->log_limit, err);
 	return r < 0 ? err_prefix(err, "--log-file") : 0;
 }
 
@@ -450,7 +450,7 @@ int cmd_run(int argc, char **argv)
 		chardev_restore_terminal();
 		log_error("%s", err.text);
 		/* Whoever started it looks here first. */
-		if (run.options.log_file)
+		if (*run.options.log_file)
 			fprintf(stderr, "postern run: %s\n", err.text);
 		status = run.misused ? CLI_USAGE : CLI_FAILED;
 	} else {

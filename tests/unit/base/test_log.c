@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/log_text.h"
+#include "base/rotate.h"
 
 static void test_json_strings(void **unused)
 {
@@ -113,7 +116,7 @@ static void test_lines_in_a_file(void **unused)
 	(void)unused;
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/log", dir);
-	assert_int_equal(log_open_file(path, NULL), 0);
+	assert_int_equal(log_open_file(path, 0, NULL), 0);
 	log_info("dropped");
 	log_warn("disk %s: gone", "a\nb");
 	assert_int_equal(stat(path, &st), 0);
@@ -122,7 +125,7 @@ static void test_lines_in_a_file(void **unused)
 	assert_file(path, "", " warning: disk a?b: gone\n");
 
 	log_set_format(LOG_JSON);
-	assert_int_equal(log_open_file(path, NULL), 0);
+	assert_int_equal(log_open_file(path, 0, NULL), 0);
 	log_line_from(&site, "../device/virtio/disk.c", LOG_ERROR, "disk %s: gone", "\"a\nb\"");
 	log_close_file();
 	log_set_format(LOG_TEXT);
@@ -142,7 +145,7 @@ static void test_the_longest_line_is_whole(void **unused)
 	evil[sizeof(evil) - 1] = '\0';
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/log", dir);
-	assert_int_equal(log_open_file(path, NULL), 0);
+	assert_int_equal(log_open_file(path, 0, NULL), 0);
 	log_set_format(LOG_JSON);
 	log_warn("%s", evil);
 	log_set_format(LOG_TEXT);
@@ -157,6 +160,78 @@ static void test_the_longest_line_is_whole(void **unused)
 	rmdir(dir);
 }
 
+static void read_all(char *text, size_t room, const char *path)
+{
+	FILE *f = fopen(path, "re");
+
+	assert_non_null(f);
+	text[fread(text, 1, room - 1, f)] = '\0';
+	fclose(f);
+}
+
+/* Lines that cannot be written are counted, and told of as soon as one can be. */
+static void test_a_full_disk_is_survived(void **unused)
+{
+	char dir[] = "/tmp/postern-log-XXXXXX", path[64], text[8192];
+	struct rlimit limit;
+
+	(void)unused;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/log", dir);
+	assert_int_equal(log_open_file(path, 0, NULL), 0);
+	log_warn("before");
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = 100;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	log_warn("one that is torn: %0100d", 1);
+	log_warn("second");
+	log_warn("third");
+	limit.rlim_cur = limit.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	log_warn("after");
+	log_close_file();
+	read_all(text, sizeof(text), path);
+	assert_non_null(strstr(text, " warning: before\n"));
+	assert_null(strstr(text, "second"));
+	assert_non_null(strstr(text, "\n20"));	/* the torn line has an end */
+	assert_non_null(strstr(text, "3 lines of this log are missing here: File too large\n"));
+	assert_non_null(strstr(text, " warning: after\n"));
+	assert_true(strstr(text, "missing here") < strstr(text, "after"));
+	unlink(path);
+	assert_int_equal(rmdir(dir), 0);
+}
+
+static void test_a_log_has_a_limit(void **unused)
+{
+	char dir[] = "/tmp/postern-log-XXXXXX", path[64], old[80], line[900], text[8192];
+	struct stat st;
+	int i;
+
+	(void)unused;
+	memset(line, 'x', sizeof(line) - 1);
+	line[sizeof(line) - 1] = '\0';
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/log", dir);
+	snprintf(old, sizeof(old), "%s.1", path);
+	assert_int_equal(log_open_file(path, ROTATE_LIMIT_MIN, NULL), 0);
+	for (i = 0; i < 1000; i++) {
+		struct log_site site = { 0 };
+
+		log_line_from(&site, __FILE__, LOG_WARN, "%d %s", i, line);
+		assert_int_equal(stat(path, &st), 0);
+		assert_true((uint64_t)st.st_size <= ROTATE_LIMIT_MIN);
+	}
+	log_close_file();
+	assert_int_equal(stat(old, &st), 0);
+	assert_true((uint64_t)st.st_size <= ROTATE_LIMIT_MIN);
+	/* Lines stay whole. */
+	read_all(text, sizeof(text), path);
+	assert_memory_equal(text, "20", 2);
+	unlink(path);
+	unlink(old);
+	assert_int_equal(rmdir(dir), 0);
+}
+
 static void test_places_that_cannot_be_written(void **unused)
 {
 	char dir[] = "/tmp/postern-log-XXXXXX", path[64];
@@ -164,14 +239,14 @@ static void test_places_that_cannot_be_written(void **unused)
 
 	(void)unused;
 	assert_non_null(mkdtemp(dir));
-	assert_int_equal(log_open_file(dir, &err), -EISDIR);
+	assert_int_equal(log_open_file(dir, 0, &err), -EISDIR);
 	assert_non_null(strstr(err.text, dir));
 	snprintf(path, sizeof(path), "%s/none/log", dir);
-	assert_int_equal(log_open_file(path, &err), -ENOENT);
+	assert_int_equal(log_open_file(path, 0, &err), -ENOENT);
 	/* A pipe without a reader is an error, not a wait. */
 	snprintf(path, sizeof(path), "%s/pipe", dir);
 	assert_int_equal(mkfifo(path, 0600), 0);
-	assert_int_equal(log_open_file(path, &err), -ENXIO);
+	assert_int_equal(log_open_file(path, 0, &err), -ENXIO);
 	unlink(path);
 	rmdir(dir);
 }
@@ -261,10 +336,13 @@ int main(void)
 		cmocka_unit_test(test_times_and_areas),
 		cmocka_unit_test(test_lines_in_a_file),
 		cmocka_unit_test(test_the_longest_line_is_whole),
+		cmocka_unit_test(test_a_full_disk_is_survived),
+		cmocka_unit_test(test_a_log_has_a_limit),
 		cmocka_unit_test(test_places_that_cannot_be_written),
 		cmocka_unit_test(test_a_place_that_logs_without_end_is_cut_short_and_counted),
 		cmocka_unit_test(test_a_place_gets_its_lines_back),
 	};
 
+	signal(SIGXFSZ, SIG_IGN);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
