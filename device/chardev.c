@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * chardev.c - character back ends: the ring of output, the buffer of input, and their life.
+ * chardev.c - character back ends: the way of output, the buffer of input, and
+ * their life.
  *
- * A writer (a vCPU, mostly) appends to the ring under its lock and wakes the main loop; many bytes share a
- * wake-up. The main loop writes from the ring without the lock, since writers only ever touch the free
- * part, and then frees what was taken.
+ * A writer (a vCPU, mostly) appends to the ring (chardev_ring.h) and wakes the
+ * main loop; many bytes share a wake-up. The main loop writes what the far side
+ * takes.
  *
- * Input is read into a buffer and offered to the receiver. What the receiver refuses stays, and reading
- * stops when the buffer is full, until chardev_accept_input: back pressure reaches the far side.
+ * Input is read into a buffer and offered to the receiver. What the receiver
+ * refuses stays, and reading stops when the buffer is full, until
+ * chardev_accept_input: back pressure reaches the far side.
  */
 #include "device/chardev_backend.h"
 
@@ -22,14 +24,15 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/outfile.h"
+#include "base/size.h"
 
 /* How long chardev_free tries to get rid of the rest. */
 #define FLUSH_NS (50 * NS_PER_MS)
 /* What the system has no memory for is tried again after that. */
 #define AGAIN_MS 100
 
-static const char allowed[] = "allowed are null, stdio, pty, pty:LINK, file:PATH and unix:PATH";
+static const char allowed[] =
+	"allowed are null, stdio, pty, pty:LINK, file:PATH[,limit=SIZE] and unix:PATH";
 
 /* QEMU's options of a listening socket; what they ask for is how it is anyway. */
 static int parse_unix_options(char *path, const char *text, struct err *err)
@@ -83,6 +86,9 @@ int chardev_parse(struct chardev_config *config, const char *text, struct err *e
 		return err_set(err, -ENAMETOOLONG, "the path of %s is longer than %zu bytes",
 			       kinds[i].word, sizeof(config->path) - 1);
 	config->kind = kinds[i].kind;
+	if (config->kind == CHARDEV_FILE)
+		return size_parse_limited(config->path, sizeof(config->path), &config->limit, path,
+					  err);
 	strcpy(config->path, path);
 	if (config->kind != CHARDEV_UNIX)
 		return 0;
@@ -100,8 +106,7 @@ void chardev_put(struct chardev *c)
 {
 	if (--c->refs)
 		return;
-	pthread_mutex_destroy(&c->lock);
-	free(c->ring);
+	chardev_ring_fini(&c->ring);
 	free(c);
 }
 
@@ -109,51 +114,23 @@ void chardev_put(struct chardev *c)
 
 void chardev_write(struct chardev *c, const uint8_t *data, size_t len)
 {
-	size_t room, n, at, first;
-
 	if (c->config.kind == CHARDEV_NULL)
 		return;
-	pthread_mutex_lock(&c->lock);
-	room = CHARDEV_RING_BYTES - c->len;
-	n = len < room ? len : room;
-	at = (c->head + c->len) % CHARDEV_RING_BYTES;
-	first = n < CHARDEV_RING_BYTES - at ? n : CHARDEV_RING_BYTES - at;
-	memcpy(c->ring + at, data, first);
-	memcpy(c->ring, data + first, n - first);
-	c->len += n;
-	c->dropped += len - n;
-	pthread_mutex_unlock(&c->lock);
+	chardev_ring_put(&c->ring, data, len);
+	uv_async_send(&c->wake);
+}
+
+void chardev_skip(struct chardev *c, uint64_t len)
+{
+	if (c->config.kind == CHARDEV_NULL)
+		return;
+	chardev_ring_lose(&c->ring, len);
 	uv_async_send(&c->wake);
 }
 
 uint64_t chardev_dropped(struct chardev *c)
 {
-	uint64_t dropped;
-
-	pthread_mutex_lock(&c->lock);
-	dropped = c->dropped;
-	pthread_mutex_unlock(&c->lock);
-	return dropped;
-}
-
-/* The oldest output that lies in one piece. */
-static size_t ring_peek(struct chardev *c, const uint8_t **data)
-{
-	size_t n;
-
-	pthread_mutex_lock(&c->lock);
-	n = c->len < CHARDEV_RING_BYTES - c->head ? c->len : CHARDEV_RING_BYTES - c->head;
-	*data = c->ring + c->head;
-	pthread_mutex_unlock(&c->lock);
-	return n < CHARDEV_CHUNK_BYTES ? n : CHARDEV_CHUNK_BYTES;
-}
-
-static void ring_drop(struct chardev *c, size_t n)
-{
-	pthread_mutex_lock(&c->lock);
-	c->head = (c->head + n) % CHARDEV_RING_BYTES;
-	c->len -= n;
-	pthread_mutex_unlock(&c->lock);
+	return chardev_ring_dropped(&c->ring);
 }
 
 /* ---- streams ---- */
@@ -174,8 +151,9 @@ static void stream_lost(struct chardev_stream *s, int error)
 /* One piece of output to a polled stream. Returns bytes taken, or a negative errno. */
 static ssize_t stream_write(struct chardev_stream *s)
 {
+	struct chardev *c = s->chardev;
 	const uint8_t *data;
-	size_t len = ring_peek(s->chardev, &data);
+	size_t len = chardev_ring_peek(&c->ring, &data);
 	ssize_t n;
 
 	if (!len)
@@ -185,72 +163,38 @@ static ssize_t stream_write(struct chardev_stream *s)
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
-	ring_drop(s->chardev, (size_t)n);
+	chardev_ring_taken(&c->ring, (size_t)n);
 	return n;
 }
 
-static void file_write(struct chardev_stream *s);
+static void stream_drop(struct chardev_stream *s)
+{
+	free(s->rotate);
+	free(s);
+}
 
 /* The request refers to the stream, the stream to the chardev. */
-static void file_done(struct chardev_stream *s)
+void chardev_stream_done(struct chardev_stream *s)
 {
 	struct chardev *c = s->chardev;
 
 	s->busy = false;
-	uv_fs_req_cleanup(&s->request);
 	if (s->closing) {
 		close(s->fd);
-		free(s->chunk);
-		free(s);
+		stream_drop(s);
 	}
 	chardev_put(c);
 }
 
-static void on_file_written(uv_fs_t *request)
+void chardev_output_waits(struct chardev *c, int error)
 {
-	struct chardev_stream *s = request->data;
-	struct chardev *c = s->chardev;
-	ssize_t n = request->result;
-
-	chardev_get(c);
-	if (n > 0)
-		s->chunk_done += (size_t)n;
-	file_done(s);
-	/* chardev_free has left the rest to us: all is written before the stream goes. */
-	if (c->out == s) {
-		if (n < 0)
-			stream_lost(s, (int)n);
-		else
-			file_write(s);
-		if (c->closing && c->out && !c->out->busy)
-			chardev_stream_close(c->out);
-	}
-	chardev_put(c);
-}
-
-/* Starts to write the next chunk of the ring to a file. */
-static void file_write(struct chardev_stream *s)
-{
-	const uint8_t *data;
-	uv_buf_t buf;
-
-	if (s->busy)
-		return;
-	if (s->chunk_done == s->chunk_len) {
-		s->chunk_len = ring_peek(s->chardev, &data);
-		s->chunk_done = 0;
-		if (!s->chunk_len)
-			return;
-		memcpy(s->chunk, data, s->chunk_len);
-		ring_drop(s->chardev, s->chunk_len);
-	}
-	buf = uv_buf_init((char *)s->chunk + s->chunk_done,
-			  (unsigned int)(s->chunk_len - s->chunk_done));
-	s->busy = true;
-	s->request.data = s;
-	chardev_get(s->chardev);
-	if (uv_fs_write(loop_uv(s->chardev->loop), &s->request, s->fd, &buf, 1, -1, on_file_written) < 0)
-		file_done(s);
+	if (!c->trouble_told)
+		log_warn("console output%s%s waits: %s; of what comes, the newest %zu KiB are kept",
+			 *c->config.path ? " to " : "", c->config.path, strerror(-error),
+			 CHARDEV_RING_BYTES >> 10);
+	c->trouble_told = true;
+	c->stalled = c->rests = true;
+	chardev_try_again(c);
 }
 
 static void output_failed(struct chardev *c, int error)
@@ -265,11 +209,7 @@ static void output_failed(struct chardev *c, int error)
 		stream_lost(c->out, error);
 		return;
 	}
-	if (!c->trouble_told)
-		log_warn("console output waits: %s", strerror(-error));
-	c->trouble_told = true;
-	c->stalled = c->rests = true;
-	chardev_try_again(c);
+	chardev_output_waits(c, error);
 }
 
 static void output_move(struct chardev *c)
@@ -280,7 +220,7 @@ static void output_move(struct chardev *c)
 	if (!c->out || c->stalled)
 		return;
 	if (!c->out->polled) {
-		file_write(c->out);
+		chardev_file_write(c->out);
 		return;
 	}
 	/* Not for ever: others want the loop too. Rather "stalled", and on when the loop comes round. */
@@ -321,7 +261,8 @@ static void on_file_read(uv_fs_t *request)
 	ssize_t n = request->result;
 
 	chardev_get(c);
-	file_done(s);
+	uv_fs_req_cleanup(request);
+	chardev_stream_done(s);
 	if (c->in == s && !c->closing) {
 		if (n > 0)
 			input_came(c, (size_t)n);
@@ -345,7 +286,7 @@ static void file_read(struct chardev_stream *s)
 	s->request.data = s;
 	chardev_get(c);
 	if (uv_fs_read(loop_uv(c->loop), &s->request, s->fd, &buf, 1, -1, on_file_read) < 0)
-		file_done(s);
+		chardev_stream_done(s);
 }
 
 static void stream_read(struct chardev_stream *s)
@@ -410,7 +351,8 @@ void chardev_update(struct chardev *c)
 	output_move(c);
 	if (!c->drop_told && chardev_dropped(c)) {
 		c->drop_told = true;
-		log_warn("console output is dropped: the far side does not take it");
+		log_warn("console output is lost: nobody takes it; of what comes, the newest "
+			 "%zu KiB are kept", CHARDEV_RING_BYTES >> 10);
 	}
 	if (c->in && !c->in->polled)
 		file_read(c->in);
@@ -433,7 +375,7 @@ static void on_stream_closed(uv_handle_t *handle)
 	struct chardev_stream *s = handle->data;
 	struct chardev *c = s->chardev;
 
-	free(s);
+	stream_drop(s);
 	chardev_put(c);
 }
 
@@ -452,9 +394,7 @@ int chardev_stream_new(struct chardev_stream **out, struct chardev *c, int fd,
 	s->restore_flags = -1;
 	s->ready = ready ? ready : on_ready;
 	r = uv_poll_init(loop_uv(c->loop), &s->poll, fd);
-	if (r == -EPERM)
-		s->chunk = malloc(CHARDEV_CHUNK_BYTES);
-	if (r < 0 && (r != -EPERM || !s->chunk)) {
+	if (r < 0 && r != -EPERM) {
 		close(fd);
 		free(s);
 		return err_errno(err, r, "event loop");
@@ -487,10 +427,8 @@ void chardev_stream_close(struct chardev_stream *s)
 	if (s->polled)
 		uv_close((uv_handle_t *)&s->poll, on_stream_closed);
 	close(s->fd);
-	if (!s->polled) {
-		free(s->chunk);
-		free(s);
-	}
+	if (!s->polled)
+		stream_drop(s);
 }
 
 /* ---- life ---- */
@@ -553,18 +491,6 @@ static int null_open(struct chardev *c, struct err *err)
 
 static const struct chardev_backend null_backend = { .open = null_open };
 
-static int file_open(struct chardev *c, struct err *err)
-{
-	/* A FIFO that nobody reads is an error and not a wait. */
-	int fd = outfile_open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC, 0600, err);
-
-	if (fd < 0)
-		return err_prefix(err, "console output file");
-	return chardev_stream_new(&c->out, c, fd, NULL, err);
-}
-
-const struct chardev_backend chardev_file_backend = { .open = file_open };
-
 static void on_handle_closed(uv_handle_t *handle)
 {
 	chardev_put(handle->data);
@@ -581,11 +507,10 @@ int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_co
 	struct chardev *c = calloc(1, sizeof(*c));
 	int r;
 
-	if (!c || !(c->ring = malloc(CHARDEV_RING_BYTES))) {
+	if (!c || chardev_ring_init(&c->ring) < 0) {
 		free(c);
 		return err_set(err, -ENOMEM, "no memory for a character device");
 	}
-	pthread_mutex_init(&c->lock, NULL);
 	c->loop = loop;
 	c->ops = *ops;
 	c->config = *config;
@@ -636,17 +561,17 @@ void chardev_free(struct chardev *c)
 	if (c->out && c->out->polled)
 		flush(c);
 	else if (c->out)
-		file_write(c->out);
+		chardev_file_write(c->out);
 	c->closing = true;
 	if (c->backend->close)
 		c->backend->close(c);
 	if (c->in)
 		chardev_stream_close(c->in);
-	/* A file is closed by on_file_written, when everything is in it. */
+	/* A file is closed by chardev_file.c, when everything is in it. */
 	if (c->out && (c->out->polled || !c->out->busy))
 		chardev_stream_close(c->out);
 	if (chardev_dropped(c))
-		log_warn("%" PRIu64 " bytes of console output were dropped", chardev_dropped(c));
+		log_warn("%" PRIu64 " bytes of console output were lost", chardev_dropped(c));
 	uv_close((uv_handle_t *)&c->wake, on_handle_closed);
 	uv_close((uv_handle_t *)&c->again, on_handle_closed);
 	chardev_put(c);

@@ -3,9 +3,10 @@
  *
  * Character back ends of a serial port: standard input and output, a pty, a file, a unix socket, nothing.
  *
- * Output never blocks the guest: it goes into a ring of CHARDEV_RING_BYTES that the main loop empties as
- * the far side takes it. What does not fit is dropped, oldest kept, and counted. Output that comes while a
- * socket has no client waits in the ring for the next one.
+ * Output never blocks the guest: it goes into a ring of CHARDEV_RING_BYTES that
+ * the main loop empties as the far side takes it. What does not fit drives out
+ * the oldest; that is counted, and marked in the stream (chardev_ring.h). Output
+ * that comes while a socket has no client waits in the ring for the next one.
  */
 #ifndef POSTERN_DEVICE_CHARDEV_H
 #define POSTERN_DEVICE_CHARDEV_H
@@ -24,7 +25,7 @@ enum chardev_kind {
 	/* Raw when a terminal. Ctrl-A is the escape key, as in QEMU: Ctrl-A x ends, h helps, a sends one. */
 	CHARDEV_STDIO,
 	CHARDEV_PTY,	/* the pty's name is logged, and linked at `path` if that is given */
-	CHARDEV_FILE,	/* output only; the file is truncated */
+	CHARDEV_FILE,	/* output only; the file is emptied, and has a limit (base/rotate.h) */
 	/* Listens on `path` (mode 0600); one client at a time, a new one when it has gone; waits for none. */
 	CHARDEV_UNIX,
 };
@@ -32,13 +33,15 @@ enum chardev_kind {
 struct chardev_config {
 	enum chardev_kind kind;
 	char path[PATH_MAX];	/* "" if none */
+	uint64_t limit;		/* bytes of a file, 0: none */
 };
 
 struct chardev;
 
 /*
- * Parses "null" ("none"), "stdio", "pty[:LINK]", "file:PATH", "unix:PATH" (QEMU's ",server=on,wait=off" is
- * accepted and ignored). -EINVAL: says what is allowed.
+ * Parses "null" ("none"), "stdio", "pty[:LINK]", "file:PATH[,limit=SIZE]",
+ * "unix:PATH" (QEMU's ",server=on,wait=off" is accepted and ignored). -EINVAL:
+ * says what is allowed.
  */
 int chardev_parse(struct chardev_config *config, const char *text, struct err *err);
 
@@ -61,9 +64,11 @@ int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_co
 		const struct chardev_ops *ops, struct err *err);
 /* Any thread, never blocks. */
 void chardev_write(struct chardev *chardev, const uint8_t *data, size_t len);
+/* As if so many bytes had been written and driven out again, with all that waits. Any thread. */
+void chardev_skip(struct chardev *chardev, uint64_t len);
 /* Any thread: there is room for input again. */
 void chardev_accept_input(struct chardev *chardev);
-/* Bytes of output that were dropped. Any thread. */
+/* Bytes of output that were driven out. Any thread. */
 uint64_t chardev_dropped(struct chardev *chardev);
 /*
  * Restores the terminal, writes what is left (for at most some 50 ms), removes socket and link. Main

@@ -18,10 +18,11 @@
 #include <uv.h>
 
 #include "base/listening.h"
+#include "base/rotate.h"
 #include "device/chardev.h"
+#include "device/chardev_ring.h"
 
 #define CHARDEV_INPUT_BYTES 4096
-#define CHARDEV_CHUNK_BYTES 65536
 
 struct chardev_stream {
 	uv_poll_t poll;
@@ -35,8 +36,13 @@ struct chardev_stream {
 	/* Who is told, main thread. */
 	void (*ready)(struct chardev_stream *stream, int events);
 	uv_fs_t request;
-	uint8_t *chunk;		/* of a file that is written */
-	size_t chunk_len, chunk_done;
+	/* chardev_file.c: a file that is written. While busy, all of it is a thread's. */
+	uv_work_t work;
+	struct rotate *rotate;	/* one of our own; NULL: standard output */
+	int rotated;		/* what rotate_make_room said */
+	const uint8_t *write_from;
+	size_t write_len;
+	ssize_t written;	/* bytes, or a negative errno */
 };
 
 struct chardev_backend {
@@ -58,10 +64,7 @@ struct chardev {
 	unsigned int refs;		/* its owner, each handle, each request under way; main thread */
 	bool closing;
 
-	pthread_mutex_t lock;		/* guards the ring's head, len and dropped; a leaf */
-	uint8_t *ring;			/* [head, head + len) is the main thread's, the rest the writers' */
-	size_t head, len;
-	uint64_t dropped;
+	struct chardev_ring ring;	/* its taker is whoever writes to `out` */
 	bool drop_told;
 
 	uv_async_t wake;
@@ -104,6 +107,15 @@ int chardev_stream_new(struct chardev_stream **out, struct chardev *chardev, int
 void chardev_stream_close(struct chardev_stream *stream);
 /* Polls for these uv_poll_events, 0: for none. */
 void chardev_stream_poll(struct chardev_stream *stream, int events);
+/* A request on it has ended: what was to be closed meanwhile is closed now. */
+void chardev_stream_done(struct chardev_stream *stream);
+/* Writes what waits in the ring, if it is not at it already. */
+void chardev_file_write(struct chardev_stream *stream);
+/*
+ * What is written cannot be had now, for a reason that may go away: it is tried
+ * again (logged once).
+ */
+void chardev_output_waits(struct chardev *chardev, int error);
 /* in or out have changed: polls for what is wanted now, and moves what can be moved. */
 void chardev_update(struct chardev *chardev);
 /* ... after a moment. */

@@ -7,8 +7,8 @@
  * page, or the machine is stopped, the rest stays with the back end, which then no longer reads: back pressure reaches the far side. Any
  * kick of the queue (buffers, the page, the start) asks for it again.
  *
- * Output is given back to the driver at once, taken or not: drivers spin until it is. What does not fit into the back end's ring is
- * dropped, as a serial port would.
+ * Output is given back to the driver at once, taken or not: drivers spin until it is. What does not
+ * fit into the back end's ring drives out the oldest there.
  */
 #include <errno.h>
 #include <linux/virtio_console.h>
@@ -59,13 +59,15 @@ static size_t on_input(void *arg, const uint8_t *data, size_t len)
 static void output(struct console *console, const struct vchain *chain)
 {
 	uint8_t piece[PIECE_BYTES];
-	uint64_t at, end = chain->out_bytes;
+	uint64_t at = 0, end = chain->out_bytes;
 	size_t part;
 
-	/* More than that does not fit, whatever the ring holds now. */
-	if (end > CHARDEV_RING_BYTES)
-		end = CHARDEV_RING_BYTES;
-	for (at = 0; at < end; at += part) {
+	/* More than the last of it is not kept in any case. */
+	if (end > CHARDEV_RING_BYTES) {
+		at = end - CHARDEV_RING_BYTES;
+		chardev_skip(console->chardev, at);
+	}
+	for (; at < end; at += part) {
 		part = end - at < sizeof(piece) ? (size_t)(end - at) : sizeof(piece);
 		if (!vchain_read(chain, at, piece, part))
 			break;

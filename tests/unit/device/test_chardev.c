@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -33,6 +34,10 @@ static void specifications_are_parsed(void **state)
 		{ "pty", 0, CHARDEV_PTY, "" },
 		{ "pty:/tmp/link", 0, CHARDEV_PTY, "/tmp/link" },
 		{ "file:/tmp/out,x", 0, CHARDEV_FILE, "/tmp/out,x" },
+		{ "file:/tmp/out,limit=1M", 0, CHARDEV_FILE, "/tmp/out" },
+		{ "file:/tmp/out,limit=0", 0, CHARDEV_FILE, "/tmp/out" },
+		{ "file:/tmp/out,limit=5", -EINVAL, 0, "limit=" },
+		{ "file:,limit=1M", -EINVAL, 0, "lacks its path" },
 		{ "unix:/tmp/s", 0, CHARDEV_UNIX, "/tmp/s" },
 		{ "unix:/tmp/s,server=on,wait=off", 0, CHARDEV_UNIX, "/tmp/s" },
 		{ "unix:/tmp/s,server,nowait", 0, CHARDEV_UNIX, "/tmp/s" },
@@ -105,6 +110,87 @@ static void a_file_holds_all_when_the_loop_has_ended(void **state)
 	assert_int_equal(loop_new(&l->loop, &err), 0);
 }
 
+static size_t size_of(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) ? 0 : (size_t)st.st_size;
+}
+
+static void a_file_has_a_limit(void **state)
+{
+	struct line *l = *state;
+	static uint8_t block[50000];
+	struct chardev_config config;
+	const struct chardev_ops ops = { .arg = l };
+	char text[128], old[80];
+	size_t i, before;
+	struct err err;
+
+	snprintf(text, sizeof(text), "file:%s,limit=128K", l->path);
+	snprintf(old, sizeof(old), "%s.1", l->path);
+	assert_int_equal(chardev_parse(&config, text, &err), 0);
+	assert_int_equal(chardev_new(&l->chardev, l->loop, &config, &ops, &err), 0);
+	memset(block, 'x', sizeof(block));
+	for (i = 0; i < 20; i++) {
+		before = size_of(l->path);
+		chardev_write(l->chardev, block, sizeof(block));
+		/* It goes behind the other, or begins anew: never does it find room for a third. */
+		run_until(l, size_of(l->path) == (before == sizeof(block) ? 2 : 1) * sizeof(block));
+		assert_true(size_of(l->path) <= 128 << 10);
+		assert_true(size_of(old) <= 128 << 10);
+	}
+	assert_int_equal(chardev_dropped(l->chardev), 0);
+	assert_int_equal(size_of(l->path) + size_of(old), 4 * sizeof(block));
+	unlink(old);
+}
+
+/* As a full disk does: at its limit the process may write no more. */
+static void disk_limit(rlim_t bytes)
+{
+	struct rlimit limit;
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static void a_full_disk_is_survived(void **state)
+{
+	static char said[CHARDEV_RING_BYTES + 300000], got[2 * sizeof(said)];
+	struct line *l = *state;
+	const char *mark;
+	struct err err;
+	size_t len;
+	FILE *f;
+
+	memset(said, 'x', sizeof(said));
+	assert_int_equal(open_as(l, "file:", &err), 0);
+	disk_limit(100000);
+	chardev_write(l->chardev, (uint8_t *)said, 150000);
+	run_until(l, size_of(l->path) == 100000);
+	/* More than what waits can hold: the newest are kept. */
+	chardev_write(l->chardev, (uint8_t *)said, sizeof(said));
+	say(l, "last words");
+	for (len = 0; len < 20; len++)
+		uv_run(loop_uv(l->loop), UV_RUN_ONCE);
+	assert_int_equal(size_of(l->path), 100000);
+	disk_limit(RLIM_INFINITY);
+	run_until(l, size_of(l->path) > 100000 + CHARDEV_RING_BYTES);
+	chardev_free(l->chardev);
+	l->chardev = NULL;
+	loop_free(l->loop);
+	f = fopen(l->path, "re");
+	assert_non_null(f);
+	len = fread(got, 1, sizeof(got) - 1, f);
+	fclose(f);
+	assert_memory_equal(got + len - 10, "last words", 10);
+	mark = strstr(got, "\r\n[postern: ");
+	assert_non_null(mark);
+	assert_in_range(mark - got, 100000, 150000);
+	assert_int_equal(loop_new(&l->loop, &err), 0);
+}
+
 static void a_file_that_cannot_be_is_named(void **state)
 {
 	struct line *l = *state;
@@ -152,6 +238,35 @@ static void a_pty_speaks_both_ways(void **state)
 	chardev_free(l->chardev);
 	l->chardev = NULL;
 	assert_int_equal(lstat(l->path, &st), -1);
+}
+
+/* Nobody has opened it, and the guest speaks on: who does then gets its last words. */
+static void a_pty_keeps_the_newest(void **state)
+{
+	static char block[5000], got[4 << 20];
+	struct line *l = *state;
+	const char *mark;
+	size_t i, len = 0;
+	struct err err;
+	int fd;
+
+	memset(block, 'x', sizeof(block) - 1);
+	assert_int_equal(open_as(l, "pty:", &err), 0);
+	for (i = 0; i < 200; i++) {
+		say(l, block);
+		uv_run(loop_uv(l->loop), UV_RUN_NOWAIT);
+	}
+	say(l, "last words");
+	assert_true(chardev_dropped(l->chardev) > 0);
+	fd = open(l->path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	assert_true(fd >= 0);
+	run_until(l, (len += drain(fd, (uint8_t *)got + len, sizeof(got) - 1 - len)) &&
+		  strstr(got, "last words"));
+	mark = strstr(got, "\r\n[postern: ");
+	assert_non_null(mark);
+	assert_int_equal(strtoull(mark + strlen("\r\n[postern: "), NULL, 10),
+			 chardev_dropped(l->chardev));
+	close(fd);
 }
 
 /* ---- stdio ---- */
@@ -369,9 +484,12 @@ int main(void)
 		cmocka_unit_test(specifications_are_parsed),
 		cmocka_unit_test(a_path_too_long_is_refused),
 		TEST(a_file_holds_all_when_the_loop_has_ended),
+		TEST(a_file_has_a_limit),
+		TEST(a_full_disk_is_survived),
 		TEST(a_file_that_cannot_be_is_named),
 		TEST(null_swallows),
 		TEST(a_pty_speaks_both_ways),
+		TEST(a_pty_keeps_the_newest),
 		TEST(stdio_on_pipes_knows_the_escape_key),
 		TEST(stdio_reads_a_file_to_its_end),
 		TEST(the_rest_is_written_at_the_end),
@@ -381,5 +499,6 @@ int main(void)
 	};
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -198,33 +198,72 @@ static void refused_input_is_offered_again(void **state)
 	close(fd);
 }
 
-static void a_full_ring_drops_the_newest_and_counts(void **state)
+/* Reads so many bytes of what the far side gets. */
+static void get(struct line *l, int fd, uint8_t *got, size_t len)
 {
+	size_t have = 0;
+
+	run_until(l, (have += drain(fd, got + have, len - have)) == len);
+}
+
+#define MARK "\r\n[postern: 123456 bytes are missing here]\r\n"
+
+static void who_comes_late_gets_the_newest_and_is_told_of_the_rest(void **state)
+{
+	static uint8_t said[CHARDEV_RING_BYTES + 123456];
+	static uint8_t got[sizeof(MARK) - 1 + CHARDEV_RING_BYTES];
 	struct line *l = *state;
-	static uint8_t block[4096], got[CHARDEV_RING_BYTES];
-	size_t i, len = 0, n;
+	struct err err;
+	size_t i;
+	int fd;
+
+	for (i = 0; i < sizeof(said); i++)
+		said[i] = (uint8_t)(i / 1000);
+	assert_int_equal(open_as(l, "unix:", &err), 0);
+	chardev_write(l->chardev, said, CHARDEV_RING_BYTES);
+	assert_int_equal(chardev_dropped(l->chardev), 0);
+	chardev_write(l->chardev, said + CHARDEV_RING_BYTES, 123456);
+	assert_int_equal(chardev_dropped(l->chardev), 123456);
+	fd = dial(l);
+	get(l, fd, got, sizeof(got));
+	assert_memory_equal(got, MARK, sizeof(MARK) - 1);
+	assert_memory_equal(got + sizeof(MARK) - 1, said + 123456, CHARDEV_RING_BYTES);
+	say(l, "after");
+	expect(l, fd, "after");
+	close(fd);
+}
+
+/*
+ * One that is connected and does not read: what was sent stands, then the mark,
+ * then the last words.
+ */
+static void who_reads_again_gets_the_last_words(void **state)
+{
+	static uint8_t block[4096];
+	static char got[8 << 20];
+	struct line *l = *state;
+	const char *mark;
+	size_t i, len = 0;
 	struct err err;
 	int fd;
 
+	memset(block, 'x', sizeof(block));
 	assert_int_equal(open_as(l, "unix:", &err), 0);
-	for (i = 0; i < CHARDEV_RING_BYTES / sizeof(block); i++) {
-		memset(block, (int)i, sizeof(block));
-		chardev_write(l->chardev, block, sizeof(block));
-	}
-	assert_int_equal(chardev_dropped(l->chardev), 0);
-	say(l, "too much");
-	assert_int_equal(chardev_dropped(l->chardev), 8);
 	fd = dial(l);
-	do {
+	for (i = 0; i < 512; i++) {
+		chardev_write(l->chardev, block, sizeof(block));
 		uv_run(loop_uv(l->loop), UV_RUN_NOWAIT);
-		n = drain(fd, got + len, sizeof(got) - len);
-		len += n;
-	} while (len < sizeof(got));
-	for (i = 0; i < sizeof(got); i++)
-		assert_int_equal(got[i], (uint8_t)(i / sizeof(block)));
-	/* There is room again, and order is kept across the ring's end. */
-	say(l, "after");
-	expect(l, fd, "after");
+	}
+	assert_true(chardev_dropped(l->chardev) > 0);
+	say(l, "Kernel panic - not syncing");
+	run_until(l, (len += drain(fd, (uint8_t *)got + len, sizeof(got) - 1 - len)) &&
+		  strstr(got, "not syncing"));
+	mark = strstr(got, "\r\n[postern: ");
+	assert_non_null(mark);
+	assert_int_equal(strtoull(mark + strlen("\r\n[postern: "), NULL, 10),
+			 chardev_dropped(l->chardev));
+	assert_memory_equal(got + len - strlen("Kernel panic - not syncing"),
+			    "Kernel panic - not syncing", strlen("Kernel panic - not syncing"));
 	close(fd);
 }
 
@@ -319,7 +358,8 @@ int main(void)
 		TEST(a_system_without_memory_is_waited_for),
 		TEST(a_client_waits_for_a_descriptor),
 		TEST(refused_input_is_offered_again),
-		TEST(a_full_ring_drops_the_newest_and_counts),
+		TEST(who_comes_late_gets_the_newest_and_is_told_of_the_rest),
+		TEST(who_reads_again_gets_the_last_words),
 		TEST(a_stale_socket_goes_a_live_one_stays),
 		TEST(a_file_in_the_socket_s_place_is_not_ours),
 		TEST(writes_of_many_threads_stay_whole),

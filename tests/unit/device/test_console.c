@@ -160,6 +160,37 @@ static void a_far_side_that_takes_nothing_holds_up_nobody(void **state)
 	world_free(&w);
 }
 
+/* A buffer of more than what is kept: its end is. */
+static void the_last_words_of_a_flood_are_kept(void **state)
+{
+	static const char words[] = "last words";
+	const struct driver_buf buf = { SMALL_DATA, 1 << 20, false };
+	static char got[8 << 20];
+	struct world w = world_new(false);
+	uint8_t *end = w.s->ram + SMALL_DATA + (1 << 20) - strlen(words);
+	size_t len = 0;
+	unsigned int i;
+	uint32_t used;
+
+	(void)state;
+	small_start(w.s, 0);
+	memset(w.s->ram + SMALL_DATA, 'x', 1 << 20);
+	for (i = 0; i < 4; i++) {
+		if (i == 3)
+			memcpy(end, words, strlen(words));
+		driver_add(&w.s->driver[TX], &buf, 1, 0);
+		small_notify(w.s, TX);
+		small_until(w.s, driver_used(&w.s->driver[TX], 1, &used) >= 0);
+	}
+	small_until(w.s, ({
+		ssize_t n = read(w.fd, got + len, sizeof(got) - 1 - len);
+		len += n > 0 ? (size_t)n : 0;
+		strstr(got, words) != NULL;
+	}));
+	assert_non_null(strstr(got, " bytes are missing here]"));
+	world_free(&w);
+}
+
 static void fill(struct small *s, uint64_t gpa, uint64_t pages)
 {
 	assert_true(memory_fill(s->mem, gpa_to_gfn(GPA(gpa)), pages, NULL) >= 0);
@@ -260,6 +291,7 @@ int main(void)
 		cmocka_unit_test(input_waits_for_buffers),
 		cmocka_unit_test(a_guest_that_takes_nothing_holds_up_the_far_side),
 		cmocka_unit_test(a_far_side_that_takes_nothing_holds_up_nobody),
+		cmocka_unit_test(the_last_words_of_a_flood_are_kept),
 		cmocka_unit_test(input_waits_for_a_page_and_output_does_not),
 		cmocka_unit_test(a_stopped_machine_takes_no_input),
 		cmocka_unit_test(its_state_travels),
