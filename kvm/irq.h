@@ -29,7 +29,8 @@ void vm_msi_fire(struct vm *vm, unsigned int msi);
 
 /*
  * Guest writes at gpa, of any width, count up eventfd `fd` instead of leaving the guest; the same arguments take it back.
- * Any thread. 0, or a negative errno: they stay MMIO exits.
+ * Any thread, but only while no vCPU waits for a page: KVM waits for every vCPU that is inside KVM_RUN's kernel code, deaf to
+ * signals (synchronize_srcu). 0, or a negative errno: they stay MMIO exits.
  */
 int vm_ioeventfd_add(struct vm *vm, gpa_t gpa, int fd);
 int vm_ioeventfd_remove(struct vm *vm, gpa_t gpa, int fd);
