@@ -127,6 +127,7 @@ class QemuPair:
         try:
             self.link = self.stack.enter_context(Link())
             self.source = self._machine('qsrc', self.link.a)
+            self.attach()
             self.destination = self._machine('qdst', self.link.b, incoming='defer')
             for machine in (self.source, self.destination):
                 machine.q.command('migrate-set-capabilities', capabilities=[
@@ -142,6 +143,9 @@ class QemuPair:
         machine = _Qemu(name, netns=side.name, **self.machine_options, **more)
         self.stack.callback(machine.close)      # killed: it does not end while it waits
         return machine
+
+    def attach(self):
+        """Before anything else takes time: QEMU throws away what a guest says to nobody."""
 
     def greet(self):
         """The guest answers, and has filled its memory."""
@@ -224,9 +228,11 @@ class DebianQemuPair(QemuPair):
                        'options': debian.words('memcheck.mb=48 memcheck.workers=1 memcheck.random=1 no-kvmapf watchdog_thresh=60'
                                                + (' console=ttyAMA0' if machine.ARM64 else ''))}
 
-    def greet(self):
+    def attach(self):
         self.guest = debian.Console(self.source)
         self.stack.callback(self.guest.close)
+
+    def greet(self):
         self.guest.wait_ready()
         self.guest.wait_passes(1)
 
