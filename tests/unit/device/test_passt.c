@@ -55,7 +55,7 @@ static void open_fails(const char *text, struct err *err)
 static struct net_backend *open_well(const char *text, struct loop *loop)
 {
 	struct net_config config;
-	struct net_backend *b;
+	struct net_backend *b = NULL;
 	struct err err;
 
 	if (net_config_parse(&config, text, &err) < 0 || net_backend_open(&b, loop, &config, &err) < 0)
