@@ -442,6 +442,7 @@ static int judge_first(const struct migration *m, const struct preface *preface,
 			return 0;
 		return err_set(why, -ENOENT, "this destination has no migration that could be resumed");
 	case IN_HELLO:
+	case IN_BOOT:
 	case IN_STATE:
 		/* One that has just failed at its source may only have to be noticed. */
 		return err_set(why, -EAGAIN, "this destination is busy with another migration");

@@ -105,6 +105,35 @@ static void test_a_cancel_in_the_middle_is_heard(void **state)
 	world_free(&w);
 }
 
+/* One that comes meanwhile is busy's matter: a source that tries again may be faster than the end of what it tried before. */
+static void test_who_comes_in_the_middle_waits_a_moment(void **state)
+{
+	char kernel[128], initrd[128];
+	struct migration_info info;
+	struct migration *second;
+	struct machine machine;
+	struct world w;
+	struct err err;
+
+	(void)state;
+	NEEDS(&w);
+	on_files(&w, kernel, initrd, 16 << 20);
+	machine = w.from.machine;
+	machine.listeners = NULL;
+	assert_int_equal(migration_new(&second, &machine, &err), 0);
+	relay_hold_at(w.relay, AT_BOOT_DATA);
+	world_migrate(&w, false);
+	world_until(&w, relay_holds(w.relay));
+	assert_int_equal(migration_outgoing(second, w.direct_uri, false, NULL, &err), 0);
+	world_until(&w, (migration_query(second, &info), info.status == MIGRATION_FAILED));
+	assert_non_null(strstr(info.error, "busy with another migration"));
+	relay_hold(w.relay, false);
+	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED);
+	migration_free(second);
+	files_remove(kernel, initrd);
+	world_free(&w);
+}
+
 static void test_a_destination_with_a_kernel_of_its_own_keeps_it(void **state)
 {
 	struct boot_files *own;
@@ -241,6 +270,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_it_goes_along_while_the_guest_runs),
 		cmocka_unit_test(test_a_cancel_in_the_middle_is_heard),
+		cmocka_unit_test(test_who_comes_in_the_middle_waits_a_moment),
 		cmocka_unit_test(test_a_destination_with_a_kernel_of_its_own_keeps_it),
 		cmocka_unit_test(test_a_guest_that_starts_from_its_disk_does_so_there),
 		cmocka_unit_test(test_a_guest_without_a_kernel_loses_nothing),
