@@ -94,6 +94,8 @@ int parked_settle(struct vcpu_parked *parked, bool drop, struct err *err)
 
 	if (!vcpu_is_parked(vcpu))
 		return err_set(err, -EBUSY, "vCPU %u runs", vcpu->index);
+	/* Of one that did not come back in time. */
+	vcpu->dropping = false;
 	/* One instruction may have several. */
 	while (vcpu->ram_pending && !r) {
 		if (drop)
