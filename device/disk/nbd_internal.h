@@ -70,6 +70,7 @@ struct nbd {
 	uint64_t sequence;		/* of the job that was acknowledged last */
 	uint64_t unkept;		/* ... of one that could not be kept and is not flushed; 0: none */
 	uint64_t reserved;		/* bytes of jobs under way that will be kept */
+	bool cramped;			/* a job waits for room among what is kept */
 	struct nbd_kept_range *again;	/* the next to be written again; NULL: none is left */
 	unsigned int agains;		/* ... and those under way */
 	bool flushing;			/* a flush of our own is under way */

@@ -51,11 +51,15 @@ static uint64_t kept_bytes(const struct disk_job *job)
 	return job->op == DISK_WRITE ? job->len : 0;
 }
 
-static bool has_room(const struct nbd *nbd, const struct disk_job *job)
+/* In their order: one that needs much is not to wait for as long as others that need little come. */
+static bool has_room(struct nbd *nbd, const struct disk_job *job)
 {
 	uint64_t used = nbd->kept.bytes + nbd->reserved;
 
-	return !is_kept(nbd, job) || !used || used + kept_bytes(job) <= KEPT_BYTES;
+	if (job->reserved || !is_kept(nbd, job))
+		return true;
+	nbd->cramped |= used && used + kept_bytes(job) > KEPT_BYTES;
+	return !nbd->cramped;
 }
 
 /* Does none before it in the list change the same? */
@@ -85,7 +89,7 @@ static bool may_go(const struct nbd *nbd, const struct nbd_jobs *jobs, const str
 	if (!is_first(nbd, jobs, job, at, len))
 		return false;
 	/* What is written again is what was there before anything that is in doubt. */
-	return job->own || (has_room(nbd, job) && nbd_doubt_allows(&nbd->doubts, at, len, job));
+	return job->own || nbd_doubt_allows(&nbd->doubts, at, len, job);
 }
 
 /* ---- sending ---- */
@@ -152,8 +156,9 @@ static bool list_send(struct nbd *nbd, const struct nbd_jobs *jobs, bool *ended)
 {
 	struct disk_job *job;
 
+	nbd->cramped = false;
 	for (job = jobs->first; job; job = job->next) {
-		if (!may_go(nbd, jobs, job))
+		if (!may_go(nbd, jobs, job) || !has_room(nbd, job))
 			continue;
 		if (!job_send(nbd, job))
 			return false;
@@ -237,7 +242,10 @@ static void on_own_flush(struct disk_job *job, int result)
 
 static void pressure_look(struct nbd *nbd)
 {
-	if (!nbd->flushing && nbd->kept.bytes > KEPT_BYTES / 2)
+	/* A large job may want more than half, and nothing else be under way that would make it more. */
+	bool cramped = nbd->cramped && !nbd->reserved;
+
+	if (!nbd->flushing && (cramped || nbd->kept.bytes > KEPT_BYTES / 2))
 		nbd->flushing = own_new(nbd, DISK_FLUSH, on_own_flush);
 }
 
@@ -249,11 +257,13 @@ void nbd_pump(struct nbd *nbd)
 		return;
 	if (nbd->again || nbd->agains)
 		again_send(nbd);
-	else
-		pressure_look(nbd);
 	room = list_send(nbd, &nbd->own, &ended);
-	if (room && !nbd->again && !nbd->agains)
-		list_send(nbd, &nbd->jobs, &ended);
+	if (room && !nbd->again && !nbd->agains) {
+		room = list_send(nbd, &nbd->jobs, &ended);
+		pressure_look(nbd);
+		if (room)
+			list_send(nbd, &nbd->own, &ended);
+	}
 	/* Its `done` is not called from within an addition. */
 	if (ended)
 		nbd_link_soon(nbd);

@@ -429,6 +429,27 @@ static void what_is_kept_is_bounded(void **state)
 	media_free(media);
 }
 
+/* One that leaves no room for the little that is kept already waits for a flush of ours, and not for the guest's. */
+static void a_large_write_makes_itself_room(void **state)
+{
+	enum { LITTLE = 1 << 20, LARGE = (32 << 20) - LITTLE / 2, TOTAL = 64 << 20 };
+	static const struct late_options both = { .flush = true };
+	static uint8_t out[LARGE];
+	struct media *media = media_new(TOTAL, 1);
+	struct late_server *server = late_server_new(media, &both, 1);
+	struct disks d;
+
+	(void)state;
+	disks_open(&d, late_server_uri(server), false);
+	assert_int_equal(job_run(&d, DISK_WRITE, 0, out, LITTLE, 1), 0);
+	assert_int_equal(late_server_flushes(server), 0);
+	assert_int_equal(job_run(&d, DISK_WRITE, LITTLE, out, LARGE, 1), 0);
+	assert_true(late_server_flushes(server) >= 1);
+	disks_close(&d);
+	late_server_free(server);
+	media_free(media);
+}
+
 /* Another host's writes would be undone. */
 static void what_is_in_doubt_stays_on_this_host(void **state)
 {
@@ -1031,6 +1052,7 @@ int main(void)
 		cmocka_unit_test(doubt_ends),
 		cmocka_unit_test(a_flush_does_not_lie),
 		cmocka_unit_test(what_is_kept_is_bounded),
+		cmocka_unit_test(a_large_write_makes_itself_room),
 		cmocka_unit_test(what_is_in_doubt_stays_on_this_host),
 		cmocka_unit_test(an_export_has_the_longest_name_there_is),
 		cmocka_unit_test(a_server_gets_blocks_that_it_takes),
