@@ -87,12 +87,28 @@ static void test_the_next_source_is_asked_then_the_page_is_lost(void **state)
 	assert_int_equal(f->near.losses, 1);
 	assert_int_equal(stats_of(retry).lost, 1);
 	assert_int_equal(stats_of(retry).moved, 1);
-	/* The second answers. */
+}
+
+static void test_a_page_that_the_next_source_has_is_not_lost(void **state)
+{
+	struct retry_config config = {
+		.deadline_ns = 3600 * NS_PER_SEC, .deadline_max_ns = 3600 * NS_PER_SEC, .tries = 1,
+		.policy = RETRY_LOSE, .pages_max = 4,
+	};
+	struct ends *f = *state;
+	struct page_source *top;
+	struct retry *retry;
+	struct far second;
+
+	retry = start(f, &config, &top);
+	far_init(&second);
+	assert_int_equal(retry_add(retry, &second.source), 0);
 	assert_int_equal(ask(top, 5, 1), 0);
+	assert_int_equal(far_lose(&f->far, 5), 0);
 	wait_until(second.asked[5]);
 	assert_int_equal(far_fill(&second, 5, 1), 1);
 	assert_int_equal(stats_of(retry).outstanding, 0);
-	assert_int_equal(f->near.losses, 1);
+	assert_int_equal(f->near.losses, 0);
 }
 
 static void test_waiting_goes_round_all_sources(void **state)
@@ -247,6 +263,7 @@ int main(void)
 		T(test_silence_is_asked_again_until_the_page_comes),
 		T(test_patience_doubles_up_to_its_limit),
 		T(test_the_next_source_is_asked_then_the_page_is_lost),
+		T(test_a_page_that_the_next_source_has_is_not_lost),
 		T(test_waiting_goes_round_all_sources),
 		T(test_a_refused_page_is_asked_of_the_others_at_once),
 		T(test_a_source_that_is_gone_is_bridged),
