@@ -210,8 +210,8 @@ static void vcpu_forget_kick(struct vcpu *vcpu)
 	memory_thread_clear(vcpu->waits);
 }
 
-/* KVM_RUN has failed with errno -r. */
-static void vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
+/* KVM_RUN has failed with errno -r. False: another try would do no better. */
+static bool vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 {
 	struct vm_event event = { .kind = VM_EVENT_ERROR };
 	char reason[64];
@@ -220,16 +220,17 @@ static void vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 	if (r == -EINTR || r == -EAGAIN) {
 		atomic_fetch_add_explicit(&vcpu->interrupted, 1, memory_order_relaxed);
 		vcpu_forget_kick(vcpu);
-		return;
+		return true;
 	}
 	if (ejected) {
 		atomic_fetch_add_explicit(&vcpu->ejected, 1, memory_order_relaxed);
 		memory_thread_sit_out(vcpu->waits);
 		vcpu_forget_kick(vcpu);
-		return;
+		return true;
 	}
 	snprintf(event.text, sizeof(event.text), "KVM_RUN: %s", strerror_r(-r, reason, sizeof(reason)));
 	vcpu_event(vcpu, &event);
+	return false;
 }
 
 /*
@@ -249,16 +250,17 @@ static void vcpu_poisoned(struct vcpu *vcpu, const void *host)
 
 /* ---- the loop ---- */
 
-static void vcpu_turn(struct vcpu *vcpu)
+/* False: KVM will not do what it was asked to. */
+static bool vcpu_turn(struct vcpu *vcpu)
 {
+	bool ejected, goes_on = true;
 	void *poisoned;
-	bool ejected;
 	int r;
 
 	if (vcpu->ram_pending) {
 		vcpu_mmio_ram(vcpu);
 		vcpu_forget_kick(vcpu);
-		return;
+		return true;
 	}
 	memory_thread_enter(vcpu->waits);
 	poison_enter(&vcpu->poison);
@@ -271,21 +273,24 @@ static void vcpu_turn(struct vcpu *vcpu)
 	if (r >= 0 || r == -EINTR)
 		vcpu->io_pending = false;
 	if (r < 0) {
-		vcpu_run_failed(vcpu, r, ejected);
+		goes_on = vcpu_run_failed(vcpu, r, ejected);
 	} else {
 		atomic_fetch_add_explicit(&vcpu->exits, 1, memory_order_relaxed);
 		vcpu_exit(vcpu);
 	}
 	if (poisoned)
 		vcpu_poisoned(vcpu, poisoned);
+	return goes_on;
 }
 
 /* Lets KVM finish the instruction whose I/O was handled, without running the guest further. */
 static void vcpu_finish_io(struct vcpu *vcpu)
 {
-	while (vcpu->io_pending) {
+	bool goes_on = true;
+
+	while (vcpu->io_pending && goes_on) {
 		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-		vcpu_turn(vcpu);
+		goes_on = vcpu_turn(vcpu);
 	}
 }
 

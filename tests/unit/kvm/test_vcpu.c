@@ -35,6 +35,8 @@ static struct {
 	_Atomic unsigned int entered;	/* the guest itself */
 	void *_Atomic poison;		/* the guest touches this, whose memory has failed */
 	_Atomic unsigned int spins;	/* tries in vain since */
+	_Atomic bool gives_up;		/* ... on what is under way */
+	_Atomic unsigned int errors;	/* told since */
 } kvm;
 
 static struct vm vm;
@@ -73,6 +75,10 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
 
 	if (request != KVM_RUN)
 		return __real_ioctl(fd, request, arg);
+	if (kvm.under_way && atomic_load(&kvm.gives_up)) {
+		errno = EIO;
+		return -1;
+	}
 	if (kvm.under_way) {
 		kvm.under_way = false;
 		memcpy(kvm.read, run->mmio.data, sizeof(kvm.read));
@@ -112,6 +118,10 @@ static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
 	if (event->kind == VM_EVENT_POISONED) {
 		atomic_store(&kvm.poison, NULL);
 		atomic_store(&poisoned, event->gfn.v);
+		return;
+	}
+	if (event->kind == VM_EVENT_ERROR && atomic_load(&kvm.gives_up)) {
+		atomic_fetch_add(&kvm.errors, 1);
 		return;
 	}
 	print_message("event: %s\n", event->text);
@@ -417,6 +427,32 @@ static void a_poisoned_page_is_told_and_ends_the_try(void **state)
 	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
 }
 
+/* KVM does not even finish an instruction, as once it has found a fault of its own: that is told, and the vCPU parks all the same. */
+static void a_vcpu_that_kvm_gives_up_parks(void **state)
+{
+	unsigned int i;
+	struct err err;
+	int r;
+
+	(void)state;
+	need_watch();
+	operand_comes();
+	kvm.write = true;
+	kvm.parts = 1;
+	atomic_store(&kvm.gives_up, true);
+	atomic_store(&kvm.start, 1);
+	vm_resume(&vm);
+	for (i = 0; !atomic_load(&kvm.errors); i++) {
+		assert_true(i < 100000);
+		usleep(100);
+	}
+	r = vm_pause(&vm, 1000, &err);
+	assert_in_range(atomic_load(&kvm.errors), 1, r < 0 ? UINT32_MAX : 2);
+	/* For the end, if it has not. */
+	atomic_store(&kvm.gives_up, false);
+	assert_int_equal(r, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -429,6 +465,7 @@ int main(void)
 		TEST(a_vcpu_that_was_resumed_cannot_be_held),
 		TEST(a_vcpu_that_is_held_does_not_run),
 		TEST(a_poisoned_page_is_told_and_ends_the_try),
+		TEST(a_vcpu_that_kvm_gives_up_parks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
