@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of data, in one range: whoever cuts one copies what is left of it, on the main thread. */
+#define RANGE_BYTES (UINT64_C(64) << 10)
+
 /* Those that overlap are the same: so a search finds one that does, and none that do are in it. */
 static int compare(const void *a, const void *b)
 {
@@ -98,21 +101,40 @@ static int cut(struct nbd_kept *kept, uint64_t at, uint64_t len)
 	return r;
 }
 
+/* The next len bytes of iov, which *offset of the first are behind. */
+static void gather(uint8_t *to, uint64_t len, const struct iovec **iov, size_t *offset)
+{
+	uint64_t n;
+
+	for (; len; to += n, len -= n) {
+		n = (*iov)->iov_len - *offset < len ? (*iov)->iov_len - *offset : len;
+		memcpy(to, (const uint8_t *)(*iov)->iov_base + *offset, n);
+		*offset += n;
+		if (*offset < (*iov)->iov_len)
+			continue;
+		++*iov;
+		*offset = 0;
+	}
+}
+
 int nbd_kept_put(struct nbd_kept *kept, uint64_t at, uint64_t len, const struct iovec *iov, uint64_t sequence)
 {
+	struct nbd_kept_range *range;
 	int r = cut(kept, at, len);
-	struct nbd_kept_range *range = range_new(kept, at, len, iov, sequence);
-	uint64_t done, n;
+	size_t offset = 0;
+	uint64_t n;
 
-	if (!range)
-		return -ENOMEM;
-	for (done = 0; iov && done < len; done += n, iov++) {
-		n = iov->iov_len < len - done ? iov->iov_len : len - done;
-		memcpy(range->data + done, iov->iov_base, n);
-	}
-	if (put_in(kept, range, kept->last) < 0) {
-		range_free(kept, range);
-		return -ENOMEM;
+	for (; len; at += n, len -= n) {
+		n = iov && len > RANGE_BYTES ? RANGE_BYTES : len;
+		range = range_new(kept, at, n, iov, sequence);
+		if (!range)
+			return -ENOMEM;
+		if (iov)
+			gather(range->data, n, &iov, &offset);
+		if (put_in(kept, range, kept->last) < 0) {
+			range_free(kept, range);
+			return -ENOMEM;
+		}
 	}
 	return r;
 }

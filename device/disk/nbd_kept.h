@@ -32,7 +32,7 @@ struct nbd_kept {
 
 /*
  * `len` bytes were written at `at`, out of iov (NULL: zeros), and acknowledged as number
- * `sequence`, not below that of an earlier one. -ENOMEM: they are not kept, nor is what they
+ * `sequence`, not below that of an earlier one. -ENOMEM: not all of them are kept, nor is what they
  * replaced.
  */
 int nbd_kept_put(struct nbd_kept *kept, uint64_t at, uint64_t len, const struct iovec *iov, uint64_t sequence);

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include "device/disk/nbd_kept.h"
 #include "device/virtio/disk_news.h"
 #include "disks.h"
 #include "late_server.h"
@@ -427,6 +428,33 @@ static void what_is_kept_is_bounded(void **state)
 	disks_close(&d);
 	late_server_free(server);
 	media_free(media);
+}
+
+/* A guest that changes a little of much, again and again, does not make the main thread copy all of it each time. */
+static void what_is_kept_is_kept_in_pieces(void **state)
+{
+	enum { BYTES_KEPT = 1 << 20, AT = 4608, HOLE = 512 };
+	static uint8_t in[BYTES_KEPT], out[BYTES_KEPT];
+	const struct iovec iov[] = { { in, 1000 }, { in + 1000, 0 }, { in + 1000, 300000 }, { in + 301000, BYTES_KEPT - 301000 } };
+	struct nbd_kept_range *range;
+	struct nbd_kept kept = { 0 };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < BYTES_KEPT; i++)
+		in[i] = (uint8_t)(i * 2654435761u >> 24);
+	assert_int_equal(nbd_kept_put(&kept, AT, BYTES_KEPT, iov, 1), 0);
+	assert_int_equal(nbd_kept_cut(&kept, AT + 70000, HOLE), 0);
+	memset(in + 70000, 0, HOLE);
+	for (range = kept.first; range; range = range->next) {
+		assert_true(range->len <= 65536);
+		assert_in_range(range->at, AT, AT + BYTES_KEPT - range->len);
+		memcpy(out + range->at - AT, range->data, range->len);
+	}
+	assert_memory_equal(out, in, BYTES_KEPT);
+	nbd_kept_flushed(&kept, 1);
+	assert_null(kept.first);
+	assert_int_equal(kept.bytes, 0);
 }
 
 /* One that leaves no room for the little that is kept already waits for a flush of ours, and not for the guest's. */
@@ -1052,6 +1080,7 @@ int main(void)
 		cmocka_unit_test(doubt_ends),
 		cmocka_unit_test(a_flush_does_not_lie),
 		cmocka_unit_test(what_is_kept_is_bounded),
+		cmocka_unit_test(what_is_kept_is_kept_in_pieces),
 		cmocka_unit_test(a_large_write_makes_itself_room),
 		cmocka_unit_test(what_is_in_doubt_stays_on_this_host),
 		cmocka_unit_test(an_export_has_the_longest_name_there_is),
