@@ -11,10 +11,10 @@
  * - a session's Ctrl-C does not reach it (a process group of its own), and it is sent SIGTERM when we die, however we do;
  * - with HELPER_CONFINED: no file but the system's programs and libraries, and the ones that it is given.
  *
- * HELPER_CONFINED is Landlock's where the kernel has it (Linux 5.13, and not switched off), otherwise a mount and user namespace with
- * nothing else in it. Where we are root it is a mount namespace, and Landlock as well: nobody has to be let past the modes of the files
- * that it is given (CAP_DAC_OVERRIDE), and Landlock alone does not keep who can do that from sockets, nor, before Linux 6.2, from
- * truncate(2).
+ * HELPER_CONFINED is a mount and network namespace with nothing else in it, and Landlock as well where the kernel has it (Linux 5.13, and
+ * not switched off). Who is not root needs a user namespace for the first. Where that is not to be had Landlock is all there is: it keeps
+ * nobody from unix sockets that have a name, such as QMP's, nor, before Linux 6.2, from truncate(2). Where we are root nobody has to be
+ * let past the modes of the files that it is given (CAP_DAC_OVERRIDE), in the namespace alone.
  *
  * All of it is the main thread's.
  */

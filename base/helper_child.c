@@ -225,7 +225,7 @@ void __attribute__((noreturn)) helper_child(struct helper_birth *birth)
 	r = descriptors_set(birth);
 	if (r < 0)
 		fail(birth, "its descriptors", r);
-	if (config->flags & HELPER_CONFINED && (birth->root || birth->landlock < 0))
+	if (config->flags & HELPER_CONFINED)
 		birth->jailed = helper_jail(birth) == 0;
 	r = rights_drop(birth);
 	if (r < 0)

@@ -329,8 +329,8 @@ static void files_free(struct files *f)
 	assert_int_equal(rmdir(f->dir), 0);
 }
 
-/* What is not as it should be; NULL: nothing. */
-static const char *files_look(const struct files *f, bool expect_confined)
+/* What is not as it should be; NULL: nothing. expect_gone: what it may not open is not even there, sockets neither. */
+static const char *files_look(const struct files *f, bool expect_confined, bool expect_gone)
 {
 	static const char *const open_words = "mine\nwritten\nread another\nwrote another\nmade another\npasswd\n";
 	struct helper_config config = { .fds = &f->fd, .n_fds = 1, .flags = HELPER_CONFINED, .writable = 1 };
@@ -357,6 +357,9 @@ static const char *files_look(const struct files *f, bool expect_confined)
 	unlink(script);
 	if (!expect_confined)
 		return NULL;
+	snprintf(script, sizeof(script), "test -e %s && echo a socket", f->socket);
+	if (expect_gone && !says(script, config, ""))
+		return "a socket";
 	config.writable = 0;
 	config.readable = 1;
 	if (!says("read x < /proc/self/fd/3 && echo $x; (echo more >> /proc/self/fd/3) 2>&- || echo for reading", config,
@@ -374,12 +377,12 @@ static void a_confined_one_reaches_its_own_files_alone(void **state)
 
 	(void)state;
 	files_make(&f);
-	assert_null(files_look(&f, true));
+	assert_null(files_look(&f, true, false));
 	files_free(&f);
 }
 
 /* In a process that is somebody else, perhaps on a kernel that lacks things. */
-static void look_as_user(const struct files *f, bool landlock, bool namespaces)
+static void look_as_user(const struct files *f, bool landlock, bool namespaces, bool mounts)
 {
 	scmp_filter_ctx filter;
 	const char *why;
@@ -395,12 +398,14 @@ static void look_as_user(const struct files *f, bool landlock, bool namespaces)
 			seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(landlock_create_ruleset), 0);
 		if (!namespaces)
 			seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(unshare), 0);
+		if (!mounts)
+			seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(mount), 0);
 		if (setgroups(0, NULL) || setresgid(12345, 12345, 12345) || setresuid(12345, 12345, 12345) || prctl(PR_SET_DUMPABLE, 1) ||
 		    seccomp_load(filter))
 			_exit(2);
-		why = files_look(f, landlock || namespaces);
+		why = files_look(f, landlock || (namespaces && mounts), namespaces && mounts);
 		if (why)
-			print_error("landlock %d, namespaces %d: %s\n", landlock, namespaces, why);
+			print_error("landlock %d, namespaces %d, mounts %d: %s\n", landlock, namespaces, mounts, why);
 		_exit(why != NULL);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -420,6 +425,7 @@ static bool user_namespaces_work(void)
 
 static void a_user_without_rights_confines_as_well(void **state)
 {
+	bool landlock, namespaces;
 	struct files f;
 
 	(void)state;
@@ -428,15 +434,22 @@ static void a_user_without_rights_confines_as_well(void **state)
 		skip();
 	}
 	files_make(&f);
-	if (syscall(SYS_landlock_create_ruleset, NULL, 0, 1) >= 1)
-		look_as_user(&f, true, false);
-	else
+	landlock = syscall(SYS_landlock_create_ruleset, NULL, 0, 1) >= 1;
+	namespaces = user_namespaces_work();
+	if (!landlock)
 		print_message("partly skipped: this kernel has no Landlock\n");
-	if (user_namespaces_work())
-		look_as_user(&f, false, true);
-	else
+	if (!namespaces)
 		print_message("partly skipped: users may not have namespaces here\n");
-	look_as_user(&f, false, false);
+	if (landlock)
+		look_as_user(&f, true, false, false);
+	if (namespaces)
+		look_as_user(&f, false, true, true);
+	if (landlock && namespaces)
+		look_as_user(&f, true, true, true);
+	/* As where a security module lets users have namespaces, and do nothing in them. */
+	if (landlock && namespaces)
+		look_as_user(&f, true, true, false);
+	look_as_user(&f, false, false, false);
 	files_free(&f);
 }
 
