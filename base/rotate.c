@@ -86,8 +86,11 @@ int rotate_make_room(struct rotate *rotate, size_t len)
 	if (!rotate->limit || fstat(rotate->fd, &st) < 0 || !S_ISREG(st.st_mode) ||
 	    (uint64_t)st.st_size + len <= rotate->limit)
 		return 0;
-	/* Another process is about it: it may be a little longer than its limit. */
-	if (flock(rotate->fd, LOCK_EX | LOCK_NB) < 0)
+	/*
+	 * Another process is about it: it may be a little longer than its limit. Not more: who may
+	 * read the file may hold its lock for ever.
+	 */
+	if (flock(rotate->fd, LOCK_EX | LOCK_NB) < 0 && (uint64_t)st.st_size < 2 * rotate->limit)
 		return 0;
 	r = move_away(rotate, &st);
 	rotate->refused = r < 0;

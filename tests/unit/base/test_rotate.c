@@ -8,10 +8,12 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -149,6 +151,25 @@ static void test_two_writers_move_it_away_once(void **state)
 	rotate_close(&other);
 }
 
+/* Whoever may read it can do so. */
+static void test_who_holds_its_lock_does_not_make_it_grow(void **state)
+{
+	struct place *p = *state;
+	struct rotate r;
+	unsigned int i;
+	int reader;
+
+	assert_int_equal(rotate_open(&r, p->path, LIMIT, 0640, false, NULL), 0);
+	reader = open(p->path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(flock(reader, LOCK_EX), 0);
+	for (i = 0; i < 3 * LIMIT / PIECE; i++) {
+		assert_int_equal(put(&r, i), 0);
+		assert_in_range(size_of(p->path), 0, 2 * LIMIT + PIECE);
+	}
+	close(reader);
+	rotate_close(&r);
+}
+
 /* Its place is taken, by what cannot be replaced: the limit stands, and it is said once. */
 static void test_what_cannot_move_away_begins_anew(void **state)
 {
@@ -272,6 +293,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_without_a_limit_it_grows, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_writers_move_it_away_once, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_who_holds_its_lock_does_not_make_it_grow,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_what_cannot_move_away_begins_anew, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_others_may_rotate_it_too, setup, teardown),
