@@ -14,6 +14,7 @@ and comes back. Whatever it meets (the machine may have been let run behind its 
 BOUND_S, and each "stopped" that it is told comes after an interruption in that time. What goes wrong is raised by run().
 """
 
+import os
 import random
 import re
 import threading
@@ -64,6 +65,37 @@ def _takes(resume, before=None):
 def able():
     """What the debugger may use of KVM's guest debugging without harm to the guest: some of ALL."""
     return {what for what, sound in (('step', _takes('vCont;s:1')), ('break', _takes('vCont;c', '0,%x,1'))) if sound}
+
+
+class Stalls:
+    """The longest time for which this host did not run a thread of a processor that was due: no answer can be expected of it
+    in less."""
+
+    EVERY_S = 0.005
+
+    def __init__(self):
+        self.longest = 0.0
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(cpu,), daemon=True) for cpu in sorted(os.sched_getaffinity(0))]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, cpu):
+        os.sched_setaffinity(0, {cpu})      # of this thread
+        before = time.monotonic()
+        while not self._end.is_set():
+            time.sleep(self.EVERY_S)
+            now = time.monotonic()
+            self.longest = max(self.longest, now - before - self.EVERY_S)
+            before = now
 
 
 class Debugger:
@@ -219,6 +251,7 @@ class Stress:
         # Each has its own, so that a seed means the same however the two meet.
         self.debugger = Debugger('unix:' + vm.path('gdb'), random.Random(rng.getrandbits(64)), can)
         self.slowest = {}
+        self.stalls = Stalls()
         self.pairs = 0
 
     def _command(self, name):
@@ -228,6 +261,10 @@ class Stress:
 
     def run(self, pairs, go_on=lambda: True):
         """So many pairs of cont and stop, or for as long as go_on() says, asked now and then."""
+        with self.stalls:
+            self._run(pairs, go_on)
+
+    def _run(self, pairs, go_on):
         self.debugger.start()
         try:
             while self.pairs < pairs and not self.debugger.error:
@@ -246,6 +283,6 @@ class Stress:
     def report(self):
         """The slowest of each request, and how many there were; E: that were refused with an error."""
         slowest = {**self.slowest, **self.debugger.slowest}
-        return '%d pairs; slowest of each, ms: %s; gdb: %s' % (
-            self.pairs, ', '.join('%s %.1f' % (k, v * 1e3) for k, v in sorted(slowest.items())),
+        return '%d pairs; the host stalled for up to %.0f ms; slowest of each, ms: %s; gdb: %s' % (
+            self.pairs, self.stalls.longest * 1e3, ', '.join('%s %.1f' % (k, v * 1e3) for k, v in sorted(slowest.items())),
             ', '.join('%s %d' % (k, v) for k, v in sorted(self.debugger.count.items())))
