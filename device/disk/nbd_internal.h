@@ -52,6 +52,8 @@ struct nbd {
 	struct nbd_handle *h;		/* NULL: no connection */
 	int dialing;			/* what says that the next step to one is due; -1: none is on its way */
 	bool ready;			/* the handshake is done */
+	int died_errno;			/* of a connection that libnbd gave up, and what it said: "" where the server ended it */
+	char died[sizeof(((struct err *)NULL)->text)];
 	bool held;			/* an origin of ours is claimed */
 	int reconnect_s, quiesce_s;
 	int64_t lost_ns, ready_ns, handshake_end_ns;
@@ -118,6 +120,8 @@ unsigned int nbd_jobs_held(const struct nbd *nbd);
 /* The connection ends, or the attempt at one. in_order: the server is told; else nothing more is sent. */
 void nbd_link_close(struct nbd *nbd, bool in_order);
 bool nbd_link_is_over(const struct nbd *nbd);
+/* After each call that may have ended it, before the next one: why, if libnbd has given it up. */
+void nbd_link_note_end(struct nbd *nbd);
 /* The first attempts, to their end: waits. */
 int nbd_link_first(struct nbd *nbd, struct err *err);
 void nbd_link_start(struct nbd *nbd);

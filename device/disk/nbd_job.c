@@ -125,6 +125,7 @@ static bool job_send(struct nbd *nbd, struct disk_job *job)
 		part->job = job;
 		part->at = job->moved;
 		r = nbd_part_send(nbd, part);
+		nbd_link_note_end(nbd);
 		/* One that was not taken because the connection has just died keeps its place. */
 		if (r < 0 && nbd_link_is_over(nbd)) {
 			nbd_part_free(part);
@@ -367,10 +368,12 @@ static bool part_collect(struct nbd *nbd, struct nbd_part *part)
 
 	if (part->error == ENOTCONN || part->error == ESHUTDOWN)
 		return false;
-	if (part->error)
+	if (part->error) {
 		job->error = -part->error;
-	else
+	} else {
 		r = nbd_part_answered(nbd, part);
+		nbd_link_note_end(nbd);
+	}
 	if (!r)
 		return true;
 	if (r < 0 && nbd_link_is_over(nbd))

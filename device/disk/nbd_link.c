@@ -29,6 +29,7 @@
 /* Why there is no connection: as much as an error has. */
 #define WHY_BYTES sizeof(((struct err *)NULL)->text)
 #define PAUSE_MAX_MS 5000
+#define ENDED "the server has ended the connection"
 /* What the protocol lets a client assume of a server that does not say. */
 #define MOST_DEFAULT (UINT32_C(32) << 20)
 
@@ -40,7 +41,7 @@ static const char *lib_says(const struct nbd *nbd)
 {
 	const char *text = nbd->lib.nbd_get_error();
 
-	return text ? text : "the server has ended the connection";
+	return text ? text : ENDED;
 }
 
 static int lib_errno(const struct nbd *nbd)
@@ -53,6 +54,20 @@ static int lib_errno(const struct nbd *nbd)
 bool nbd_link_is_over(const struct nbd *nbd)
 {
 	return nbd->lib.nbd_aio_is_dead(nbd->h) || nbd->lib.nbd_aio_is_closed(nbd->h);
+}
+
+/* What libnbd says is of this thread's last call that failed, whichever connection that was of. */
+void nbd_link_note_end(struct nbd *nbd)
+{
+	if (*nbd->died || !nbd->lib.nbd_aio_is_dead(nbd->h))
+		return;
+	nbd->died_errno = nbd->lib.nbd_get_errno();
+	snprintf(nbd->died, sizeof(nbd->died), "%s", lib_says(nbd));
+}
+
+static const char *why_over(const struct nbd *nbd)
+{
+	return *nbd->died ? nbd->died : ENDED;
 }
 
 /* ---- its end ---- */
@@ -82,7 +97,7 @@ static void link_abort(const struct nbd *nbd)
 /* Has it ended without a word of the server, or of its host? */
 static bool fell_silent(const struct nbd *nbd)
 {
-	int error = nbd->h ? nbd->lib.nbd_get_errno() : 0;
+	int error = nbd->h ? nbd->died_errno : 0;
 
 	return error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH || error == EHOSTDOWN || error == ENETDOWN;
 }
@@ -261,7 +276,7 @@ void nbd_link_look(struct nbd *nbd)
 	if (!nbd->h)
 		return;
 	if (!stays || nbd_link_is_over(nbd))
-		lost(nbd, stays ? lib_says(nbd) : "the server has ended the connection");
+		lost(nbd, why_over(nbd));
 	else
 		nbd_link_watch(nbd);
 }
@@ -275,6 +290,7 @@ static void notify(struct nbd *nbd, bool readable, bool writable)
 		nbd->lib.nbd_aio_notify_read(nbd->h);
 	else if (writable && direction & LIBNBD_AIO_DIRECTION_WRITE)
 		nbd->lib.nbd_aio_notify_write(nbd->h);
+	nbd_link_note_end(nbd);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events)
@@ -324,6 +340,8 @@ static int handle_new(struct nbd *nbd, struct err *err)
 	if (fd < 0)
 		return fd;
 	nbd->h = nbd->lib.nbd_create();
+	nbd->died_errno = 0;
+	*nbd->died = '\0';
 	/*
 	 * Simple replies alone: one that is no error brings exactly the bytes that were asked for. A structured one may leave some out, which
 	 * libnbd lets pass when it was told by a callback; what the memory had before would be taken for the disk's. With simple ones guest
@@ -389,7 +407,7 @@ static int handshake_first(struct nbd *nbd, struct err *err)
 
 	while (!nbd->lib.nbd_aio_is_ready(nbd->h)) {
 		if (nbd_link_is_over(nbd))
-			return err_set(err, lib_errno(nbd), "%s", lib_says(nbd));
+			return err_set(err, nbd->died_errno ? -nbd->died_errno : -EIO, "%s", why_over(nbd));
 		left = (nbd->handshake_end_ns - clock_now_ns()) / NS_PER_MS;
 		if (left <= 0)
 			return err_set(err, -ETIMEDOUT, "the server does not answer (one that serves a single client at a time does not "

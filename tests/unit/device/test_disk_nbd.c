@@ -636,6 +636,31 @@ static void another_export_is_not_taken(void **state)
 	server_free(&s);
 }
 
+/* And not of another disk's connection, which libnbd has said something of meanwhile. */
+static void each_disk_says_its_own_reason(void **state)
+{
+	struct disks d[2];
+	struct server s[2];
+	unsigned int i;
+
+	(void)state;
+	need("nbdkit");
+	for (i = 0; i < 2; i++) {
+		server_new(&s[i]);
+		server_start(&s[i], NULL, NULL);
+		disks_open(&d[i], s[i].uri, false);
+	}
+	for (i = 0; i < 2; i++) {
+		server_kill(&s[i]);
+		disks_until(&d[i], disk_away(d[i].disk));
+		assert_string_equal(disk_away(d[i].disk), "the server has ended the connection");
+	}
+	for (i = 0; i < 2; i++) {
+		disks_close(&d[i]);
+		server_free(&s[i]);
+	}
+}
+
 /* Who listens there is no NBD server at all. */
 static void a_server_that_talks_nonsense_is_refused(void **state)
 {
@@ -1088,6 +1113,7 @@ int main(void)
 		cmocka_unit_test(edges_do_not_cross),
 		cmocka_unit_test(nbdkit_refuses_nothing),
 		cmocka_unit_test(another_export_is_not_taken),
+		cmocka_unit_test(each_disk_says_its_own_reason),
 		cmocka_unit_test(a_server_that_talks_nonsense_is_refused),
 		cmocka_unit_test(an_answer_without_data_is_none),
 		cmocka_unit_test(who_waits_sleeps),
