@@ -91,6 +91,16 @@ static bool is_address(const char *text, size_t len)
 	return inet_pton(AF_INET, address, &in6) == 1 || inet_pton(AF_INET6, address, &in6) == 1;
 }
 
+static bool is_loopback(const char *address)
+{
+	struct in6_addr in6;
+	struct in_addr in;
+
+	if (inet_pton(AF_INET, address, &in) == 1)
+		return ntohl(in.s_addr) >> 24 == IN_LOOPBACKNET;
+	return inet_pton(AF_INET6, address, &in6) == 1 && IN6_IS_ADDR_LOOPBACK(&in6);
+}
+
 /* It becomes a word of a program's command line: nothing but numbers goes through. */
 static bool forward_parse(struct net_forward *forward, const char *text)
 {
@@ -136,6 +146,8 @@ static int own_word_parse(struct net_config *config, const char *word, struct er
 	if (!strncmp(word, "dns=", 4)) {
 		if (!is_address(word + 4, strlen(word + 4)))
 			return err_set(err, -EINVAL, "%s: an IPv4 or IPv6 address is allowed", word);
+		if (is_loopback(word + 4))
+			return err_set(err, -EINVAL, "%s: that is the guest's own loopback to the guest: one that it can reach is needed", word);
 		strcpy(config->dns, word + 4);
 		return 0;
 	}

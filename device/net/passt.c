@@ -182,11 +182,11 @@ static int answer_take(struct net_backend *b, int64_t end, struct err *err)
 }
 
 /* 0: it runs. -ENOTSUP: it has ended, since it does not know `option`. */
-static int own_wait(struct net_backend *b, const uint8_t mac[NET_MAC_BYTES], const char *option, struct err *err)
+static int own_wait(struct net_backend *b, const struct net_config *config, const char *option, struct err *err)
 {
 	int64_t end = clock_now_ns() + START_PATIENCE_NS;
 	char how[64], said[320];
-	int r = ask(b, mac);
+	int r = ask(b, config->mac);
 
 	if (!r)
 		r = answer_take(b, end, err);
@@ -194,7 +194,8 @@ static int own_wait(struct net_backend *b, const uint8_t mac[NET_MAC_BYTES], con
 		said_copy(b->helper, said, sizeof(said));
 		if (*said)
 			log_info("passt: %s", said);
-		if (strstr(said, "nameserver"))
+		/* Debian 12's says so of an IPv4 --dns as well, which it tells the guest all the same. */
+		if (!*config->dns && strstr(said, "nameserver"))
 			log_warn("the guest is told of no name server, as the host's is at its loopback: --net passt,dns=ADDRESS names one");
 		return 0;
 	}
@@ -318,13 +319,13 @@ static int own_open(struct net_backend *b, struct loop *loop, const struct net_c
 	}
 	r = own_start(b, loop, config, map, err);
 	if (!r)
-		r = own_wait(b, config->mac, map ? map[0] : "", err);
+		r = own_wait(b, config, map ? map[0] : "", err);
 	if (r != -ENOTSUP)
 		return r;
 	own_drop(b);
 	r = own_start(b, loop, config, no_host, err);
 	if (!r)
-		r = own_wait(b, config->mac, no_host[0], err);
+		r = own_wait(b, config, no_host[0], err);
 	return r == -ENOTSUP ? err_set(err, r, "this passt cannot be kept from the host's loopback: it knows neither %s nor %s",
 				       no_gateway[0], no_host[0]) : r;
 }

@@ -78,6 +78,8 @@ def is_gone(pid):
     ('passt=/nonexistent/socket', '/nonexistent/socket: No such file'),
     ('fd=99', 'descriptor 99'),
     ('passt,forward=tcp:22;reboot:22', 'forward=tcp|udp:'),
+    ('passt,dns=127.0.0.53', 'own loopback'),
+    ('passt,dns=::1', 'own loopback'),
     ('tap=x,mac=01:00:00:00:00:01', 'of no group'),
 ])
 def test_what_is_wrong_is_said(text, words):
@@ -130,6 +132,14 @@ def test_a_passt_that_ends_is_reaped(passt):
             wait_for(lambda: not os.path.exists('/proc/%d' % child), 10, 'a zombie stays')
             vm.kill()
         passt.with_name('passt.pid').unlink()
+
+
+@pytest.mark.parametrize('words, warned', [('passt', True), ('passt,dns=192.0.2.7', False)])
+def test_who_names_a_name_server_is_not_told_to(place, words, warned):
+    """Debian 12's passt says that it found none of the host's also where it is told of one."""
+    program(place, '#!/bin/sh\necho "Couldn\'t get any nameserver address" >&2\nexec cat <&3 >&3\n')
+    with Postern(memory='64M', options=['--net', words], env=environment(place)) as vm:
+        assert ('is told of no name server' in vm.log()) == warned, vm.log()
 
 
 def refused(directory, *words):
