@@ -214,8 +214,9 @@ static int resume(struct gdb_client *client, const char action[VM_VCPUS_MAX], st
 		machine_set_autostart(gdb->machine, true);
 		return 0;
 	}
+	/* Somebody else's cont: there is nothing to begin a step at, and so it would have no end. */
 	if (machine_is_running(gdb->machine))
-		return 0;
+		return steps ? err_set(err, -EBUSY, "the machine ran already, somebody else had let it: no step was made") : 0;
 	if (!gdb_all_parked(gdb))
 		return err_set(err, -EBUSY, "a vCPU has not parked yet");
 	r = gdb_run_set_debug(gdb, action, err);

@@ -558,6 +558,20 @@ static void assert_console(const struct setup *s, const char *wanted)
 	assert_non_null(strstr(text, wanted));
 }
 
+/* gdb takes the machine for stopped, and makes a step to get past a breakpoint: it must not wait for its end for ever. */
+static void test_a_step_of_a_machine_that_others_let_run(void **state)
+{
+	struct setup *s = *state;
+
+	ASK("qC", "QC1");
+	fake_set_state(s->machine, RUN_STATE_RUNNING);
+	send_packet(s, "vCont;s:1;c", 11);
+	reply(s);
+	assert_console(s, "no step was made");
+	assert_string_equal(reply(s), "T02thread:1;");
+	assert_int_equal(s->machine->state, RUN_STATE_DEBUG);
+}
+
 /* gdb is not told that the machine has stopped as long as a vCPU runs, and can interrupt again. */
 static void test_a_vcpu_that_does_not_come_out(void **state)
 {
@@ -914,7 +928,8 @@ int main(void)
 		TEST(test_a_flood_of_packets_has_its_turn_like_others),
 		TEST(test_detached_and_still_there), TEST(test_registers),
 		TEST(test_memory), TEST(test_missing_page), LONG(test_page_comes), LONG(test_end_while_waiting),
-		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_a_vcpu_that_does_not_come_out),
+		LONG(test_leave_while_waiting), TEST(test_continue_and_interrupt), TEST(test_a_step_of_a_machine_that_others_let_run),
+		TEST(test_a_vcpu_that_does_not_come_out),
 		TEST(test_a_vcpu_alone_that_does_not_come_out), TEST(test_attach_to_a_vcpu_that_does_not_come_out),
 		TEST(test_breakpoint), TEST(test_breakpoint_and_another_address),
 		TEST(test_breakpoint_met_at_another_address),
