@@ -22,7 +22,7 @@ PASST = '''#!/bin/sh
 ls /proc/$$/fd > $0.fds
 echo "$@" > $0.words
 tr '\\0' '\\n' < /proc/$$/environ > $0.environ
-cat /proc/$$/status > $0.status
+while read -r line; do echo "$line"; done < /proc/$$/status > $0.status
 echo $$ > $0.pid.new; mv $0.pid.new $0.pid
 exec cat <&3 >&3
 '''
