@@ -383,6 +383,19 @@ static void greet(struct qmp_client *client)
 	json_decref(greeting);
 }
 
+/* Who does not negotiate keeps nobody out: of those the one goes that has been there the longest. */
+static void make_place(struct qmp *qmp)
+{
+	struct qmp_client *client, *silent = NULL;
+
+	/* The newest is first on the list. */
+	for (client = qmp->clients; client; client = client->next)
+		if (!client->negotiated)
+			silent = client;
+	if (qmp->nclients == QMP_CLIENTS_MAX && silent)
+		drop_stranger(silent, "it has not negotiated, and others come");
+}
+
 void qmp_client_accept(struct qmp *qmp, struct server *server)
 {
 	struct qmp_client *client = calloc(1, sizeof(*client));
@@ -392,6 +405,7 @@ void qmp_client_accept(struct qmp *qmp, struct server *server)
 		log_error("QMP: no memory for a client");
 		return;
 	}
+	make_place(qmp);
 	r = server_accept(server, &client->stream);
 	uv_idle_init(qmp->uv, &client->more);
 	client->stream.handle.data = client->more.data = client;

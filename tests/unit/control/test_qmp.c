@@ -374,6 +374,27 @@ static void test_a_flood_of_commands_has_its_turn_like_others(void **state)
 	assert_int_equal(s->machine->powerdowns, FLOOD);
 }
 
+/* However many there are: who comes is let in, and who has negotiated stays. */
+static void test_who_says_nothing_keeps_nobody_out(void **state)
+{
+	struct setup *s = *state;
+	int first = s->fd, silent[80];
+	size_t i, n = sizeof(silent) / sizeof(silent[0]);
+
+	for (i = 0; i < n; i++) {
+		silent[i] = fake_connect(s->machine, s->path);
+		fake_pump(s->machine, silent[i], NULL, NULL);
+	}
+	connect_client(s);
+	json_decref(receive(s));
+	ask(s, "{\"execute\":\"qmp_capabilities\"}", "{\"return\":{}}");
+	close(s->fd);
+	s->fd = first;
+	json_decref(ask_return(s, "{\"execute\":\"query-status\"}"));
+	for (i = 0; i < n; i++)
+		close(silent[i]);
+}
+
 static void test_block(void **state)
 {
 	const struct disk_news news[] = {
@@ -833,6 +854,7 @@ int main(void)
 		TEST(test_a_client_that_has_said_all_hears_all), TEST(test_a_client_waits_for_a_descriptor),
 		TEST(test_socket), TEST(test_ids_come_back_as_they_were), TEST(test_numbers_of_arguments),
 		TEST(test_what_does_not_begin_as_a_client_is_not_heard), TEST(test_a_flood_of_commands_has_its_turn_like_others),
+		TEST(test_who_says_nothing_keeps_nobody_out),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
