@@ -148,7 +148,7 @@ int secret_load(struct secret *secret, const char *path, struct err *err)
 	if (!r && len < 0)
 		r = err_errno(err, (int)len, "%s", path);
 	if (!r && (len < SECRET_FILE_MIN_BYTES || len > SECRET_FILE_MAX_BYTES))
-		r = err_set(err, -EINVAL, "%s: a secret has %d to %d bytes, such as 'openssl rand -hex 32' "
+		r = err_set(err, -EINVAL, "%s: a secret has %d to %d bytes, such as 'head -c 32 /dev/urandom | base64' "
 			    "writes", path, SECRET_FILE_MIN_BYTES, SECRET_FILE_MAX_BYTES);
 	if (!r)
 		r = secret_derive(secret, content, (size_t)len, err);
