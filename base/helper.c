@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * helper.c - the parent's side of helpers. vfork and not fork: that would copy the page tables of a whole guest; and not posix_spawn, which
- * knows neither of a parent's death nor of rights.
+ * helper.c - the parent's side of helpers. vfork and not fork: that would copy
+ * the page tables of a whole guest; and not posix_spawn, which knows neither of
+ * a parent's death nor of rights.
  */
 #include "base/helper.h"
 
@@ -186,27 +187,37 @@ static bool is_program(const char *path)
 }
 
 /* As a shell would find it. */
-static int program_find(char *path, size_t room, const struct helper_config *config, struct err *err)
+static int program_find(char *path, size_t room, const struct helper_config *config,
+			struct err *err)
 {
 	const char *at = getenv("PATH"), *end;
+	int len;
 
-	if (strchr(config->program, '/') && (size_t)snprintf(path, room, "%s", config->program) < room)
+	if (strchr(config->program, '/') &&
+	    (size_t)snprintf(path, room, "%s", config->program) < room)
 		return 0;
 	for (at = at ? at : "/usr/bin:/bin"; *at; at = *end ? end + 1 : end) {
 		end = strchrnul(at, ':');
-		if (end > at && (size_t)snprintf(path, room, "%.*s/%s", (int)(end - at), at, config->program) < room && is_program(path))
+		len = (int)(end - at);
+		if (len && (size_t)snprintf(path, room, "%.*s/%s", len, at, config->program) < room &&
+		    is_program(path))
 			return 0;
 	}
-	return err_set(err, -ENOENT, "the program %s is missing%s%s", config->program, config->package ? ": apt install " : "",
+	return err_set(err, -ENOENT, "the program %s is missing%s%s", config->program,
+		       config->package ? ": apt install " : "",
 		       config->package ? config->package : "");
 }
 
-/* Of a fixed size from the start: whoever writes past its end gets an error, and memory stays bounded. */
+/*
+ * Of a fixed size from the start: whoever writes past its end gets an error,
+ * and memory stays bounded.
+ */
 static int said_new(void)
 {
 	int fd = memfd_create("said", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
-	if (fd >= 0 && (ftruncate(fd, HELPER_SAID_BYTES) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)) {
+	if (fd >= 0 && (ftruncate(fd, HELPER_SAID_BYTES) < 0 ||
+			fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)) {
 		close(fd);
 		return -1;
 	}
@@ -228,13 +239,16 @@ static pid_t bear(struct helper_birth *birth)
 	return pid;
 }
 
-static int spawn(struct helper *h, const struct helper_config *config, const char *path, struct err *err)
+static int spawn(struct helper *h, const struct helper_config *config, const char *path,
+		 struct err *err)
 {
-	char variable[] = PATH_VARIABLE, locale[] = "LC_ALL=C", fds[] = "LISTEN_FDS=1", pid[sizeof(LISTEN_PID) + 16] = LISTEN_PID;
+	char variable[] = PATH_VARIABLE, locale[] = "LC_ALL=C", fds[] = "LISTEN_FDS=1",
+		pid[sizeof(LISTEN_PID) + 16] = LISTEN_PID;
 	char *envp[] = { variable, locale, config->flags & HELPER_LISTENS ? fds : NULL, pid, NULL };
 	char jail_path[300];
 	struct helper_birth birth = {
-		.config = config, .path = path, .jail_path = jail_path, .envp = envp, .said = h->said, .landlock = -1, .parent = getpid(), .root = !geteuid(),
+		.config = config, .path = path, .jail_path = jail_path, .envp = envp,
+			.said = h->said, .landlock = -1, .parent = getpid(), .root = !geteuid(),
 		.pid_at = pid + strlen(LISTEN_PID),
 	};
 
@@ -258,7 +272,8 @@ static int spawn(struct helper *h, const struct helper_config *config, const cha
 	return 0;
 }
 
-int helper_start(struct helper **out, struct loop *loop, const struct helper_config *config, struct err *err)
+int helper_start(struct helper **out, struct loop *loop, const struct helper_config *config,
+		 struct err *err)
 {
 	struct helper *h = calloc(1, sizeof(*h));
 	char path[512];

@@ -48,7 +48,8 @@ static void allow(int ruleset, int fd, uint64_t access)
 	if (fstat(fd, &st) < 0)
 		return;
 	if (!S_ISDIR(st.st_mode))
-		rule.allowed_access &= LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+		rule.allowed_access &= LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE |
+				       LANDLOCK_ACCESS_FS_WRITE_FILE |
 				       FS_TRUNCATE | FS_IOCTL_DEV;
 	/* What is not allowed for this fails later, and says so. */
 	syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
@@ -66,10 +67,14 @@ static void allow_path(int ruleset, const char *path, uint64_t access)
 
 int helper_landlock_new(const struct helper_config *config, const char *path)
 {
-	static const char *const system[] = { "/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache" };
-	const uint64_t run = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
-	const uint64_t write = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | FS_TRUNCATE | FS_IOCTL_DEV;
-	int version = (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION), fd;
+	static const char *const system[] = { "/usr", "/lib", "/lib64", "/bin", "/sbin",
+		"/etc/ld.so.cache" };
+	const uint64_t run = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE |
+			     LANDLOCK_ACCESS_FS_READ_DIR;
+	const uint64_t write = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+			       FS_TRUNCATE | FS_IOCTL_DEV;
+	int version = (int)syscall(SYS_landlock_create_ruleset, NULL, 0,
+				   LANDLOCK_CREATE_RULESET_VERSION), fd;
 	struct ruleset attr = { 0 };
 	unsigned int i;
 
@@ -78,7 +83,8 @@ int helper_landlock_new(const struct helper_config *config, const char *path)
 	attr.fs = handled_of(version);
 	attr.net = version >= 4 ? NET_TCP : 0;
 	attr.scoped = version >= 6 ? SCOPES : 0;
-	fd = (int)syscall(SYS_landlock_create_ruleset, &attr, version >= 6 ? 24 : version >= 4 ? 16 : 8, 0);
+	fd = (int)syscall(SYS_landlock_create_ruleset, &attr,
+			  version >= 6 ? 24 : version >= 4 ? 16 : 8, 0);
 	if (fd < 0)
 		return -1;
 	for (i = 0; i < sizeof(system) / sizeof(system[0]); i++)
@@ -88,7 +94,8 @@ int helper_landlock_new(const struct helper_config *config, const char *path)
 	for (i = 0; i < config->n_fds; i++)
 		if ((config->readable | config->writable) >> i & 1)
 			allow(fd, config->fds[i],
-			      (config->writable >> i & 1 ? write : LANDLOCK_ACCESS_FS_READ_FILE | FS_IOCTL_DEV) & attr.fs);
+			      (config->writable >> i & 1
+			       ? write : LANDLOCK_ACCESS_FS_READ_FILE | FS_IOCTL_DEV) & attr.fs);
 	return fd;
 }
 
@@ -121,7 +128,10 @@ static int descriptors_set(const struct helper_birth *birth)
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	unsigned int i;
 
-	/* Any may stand where another is to go: all are moved out of the way first. */
+	/*
+	 * Any may stand where another is to go: all are moved out of the way
+	 * first.
+	 */
 	null = null < 0 ? -1 : fcntl(null, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
 	for (i = 0; i < config->n_fds; i++) {
 		high[i] = fcntl(config->fds[i], F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
@@ -136,13 +146,19 @@ static int descriptors_set(const struct helper_birth *birth)
 	return 0;
 }
 
-/* The others, but Landlock's, which are closed when the program begins. Before Linux 5.11: they are all close-on-exec anyway. */
+/*
+ * The others, but Landlock's, which are closed when the program begins. Before
+ * Linux 5.11: they are all close-on-exec anyway.
+ */
 static void descriptors_withhold(unsigned int n)
 {
 	syscall(SYS_close_range, HELPER_FD + n, ~0U, 1U << 2 /* CLOSE_RANGE_CLOEXEC */);
 }
 
-/* None that it has not now can come to it later. Takes a right that goes with root. */
+/*
+ * None that it has not now can come to it later. Takes a right that goes with
+ * root.
+ */
 static void capabilities_bound(uint64_t keep)
 {
 	unsigned int i;
@@ -159,7 +175,8 @@ static void capabilities_set(uint64_t keep)
 	unsigned int i;
 
 	for (i = 0; i < 2; i++)
-		data[i].effective = data[i].permitted = data[i].inheritable = (uint32_t)(keep >> 32 * i);
+		data[i].effective = data[i].permitted = data[i].inheritable =
+			(uint32_t)(keep >> 32 * i);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	/* One that we do not have ourselves cannot be kept: then none is. */
 	if (syscall(SYS_capset, &head, data) < 0) {
@@ -171,7 +188,10 @@ static void capabilities_set(uint64_t keep)
 			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0);
 }
 
-/* A root that may not become another user (a container's) stays what it is, without capabilities. */
+/*
+ * A root that may not become another user (a container's) stays what it is,
+ * without capabilities.
+ */
 static void user_change(void)
 {
 	prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
@@ -185,14 +205,18 @@ static int rights_drop(struct helper_birth *birth)
 {
 	const struct helper_config *config = birth->config;
 	bool files = config->flags & HELPER_CONFINED && config->readable | config->writable;
-	uint64_t keep = birth->root && config->flags & HELPER_LOW_PORTS ? UINT64_C(1) << CAP_NET_BIND_SERVICE : 0;
+	bool low = birth->root && config->flags & HELPER_LOW_PORTS;
+	uint64_t keep = low ? UINT64_C(1) << CAP_NET_BIND_SERVICE : 0;
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
 	if (birth->root && files && birth->jailed)
 		keep |= UINT64_C(1) << CAP_DAC_OVERRIDE;
 	capabilities_bound(keep);
-	/* Files that are root's, and no namespace in which others may be let past their modes: then it stays root without capabilities. */
+	/*
+	 * Files that are root's, and no namespace in which others may be let
+	 * past their modes: then it stays root without capabilities.
+	 */
 	if (birth->root && (!files || birth->jailed))
 		user_change();
 	capabilities_set(keep);

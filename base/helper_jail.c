@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * helper_jail.c - a root directory for a helper, in a mount namespace of its own, and no network but the sockets that it is given.
+ * helper_jail.c - a root directory for a helper, in a mount namespace of its
+ * own, and no network but the sockets that it is given.
  *
- * A file that it may open is bound to /proc/self/fd/<number>, which is what it is called where there is no such root, too. It has to be
- * found again for that, by the path that the kernel has for the descriptor, since mounts of another namespace cannot be bound; what
- * lies there by now is compared with what the descriptor is.
+ * A file that it may open is bound to /proc/self/fd/<number>, which is what it
+ * is called where there is no such root, too. It has to be found again for
+ * that, by the path that the kernel has for the descriptor, since mounts of
+ * another namespace cannot be bound; what lies there by now is compared with
+ * what the descriptor is.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +21,10 @@
 
 #include "base/helper_child.h"
 
-/* The new root is made there: a directory that every host has, and nobody keeps images in. */
+/*
+ * The new root is made there: a directory that every host has, and nobody keeps
+ * images in.
+ */
 #define PLACE "/sys"
 
 /* to = from, then a number's digits. */
@@ -62,7 +68,10 @@ static int map_write(const char *path, unsigned int id)
 	return write_file(path, text, (size_t)(at - text));
 }
 
-/* Who is not root needs a user namespace for the others, in which it is who it was. */
+/*
+ * Who is not root needs a user namespace for the others, in which it is who it
+ * was.
+ */
 static int namespaces_enter(bool root)
 {
 	unsigned int uid = (unsigned int)geteuid(), gid = (unsigned int)getegid();
@@ -126,7 +135,8 @@ static int file_add(unsigned int fd, bool writable)
 	r = bind_file(path, to);
 	if (r < 0)
 		return r;
-	if (fstat((int)fd, &was) < 0 || stat(to, &is) < 0 || is.st_dev != was.st_dev || is.st_ino != was.st_ino)
+	if (fstat((int)fd, &was) < 0 || stat(to, &is) < 0 || is.st_dev != was.st_dev ||
+	    is.st_ino != was.st_ino)
 		return -ESTALE;
 	if (!writable)
 		read_only(to);
@@ -137,7 +147,8 @@ static int files_add(const struct helper_birth *birth)
 {
 	static const char *const system[] = { "/usr", "/lib", "/lib64", "/bin", "/sbin" };
 	static const char *const make[] = {
-		PLACE "/dev", PLACE "/etc", PLACE HELPER_JAIL_DIR, PLACE "/proc", PLACE "/proc/self", PLACE "/proc/self/fd",
+		PLACE "/dev", PLACE "/etc", PLACE HELPER_JAIL_DIR, PLACE "/proc",
+		PLACE "/proc/self", PLACE "/proc/self/fd",
 	};
 	char program[256] = PLACE;
 	const struct helper_config *config = birth->config;

@@ -14,7 +14,8 @@
 
 /* Where a field is. */
 enum {
-	AT_VERSION = 4, AT_BACKING = 8, AT_BACKING_BYTES = 16, AT_CLUSTER_BITS = 20, AT_BYTES = 24, AT_ENCRYPTION = 32,
+	AT_VERSION = 4, AT_BACKING = 8, AT_BACKING_BYTES = 16, AT_CLUSTER_BITS = 20, AT_BYTES = 24,
+	AT_ENCRYPTION = 32,
 	AT_INCOMPATIBLE = 72, AT_HEADER_BYTES = 100,
 };
 
@@ -56,14 +57,22 @@ size_t qcow2_header_bytes(const uint8_t *data, size_t len)
 		return 0;
 	bits = get32(data, AT_CLUSTER_BITS);
 	/* What is wrong is said by who parses it. */
-	return (size_t)1 << (bits < CLUSTER_BITS_MIN || bits > CLUSTER_BITS_MAX ? CLUSTER_BITS_MIN : bits);
+	if (bits < CLUSTER_BITS_MIN || bits > CLUSTER_BITS_MAX)
+		bits = CLUSTER_BITS_MIN;
+	return (size_t)1 << bits;
 }
 
-/* A name of n bytes at `at`; one with a byte of 0 in it would be another to who reads on. */
-static int name_take(char *to, size_t room, const uint8_t *data, size_t at, uint32_t n, const char *what, struct err *err)
+/*
+ * A name of n bytes at `at`; one with a byte of 0 in it would be another to who
+ * reads on.
+ */
+static int name_take(char *to, size_t room, const uint8_t *data, size_t at, uint32_t n,
+		     const char *what, struct err *err)
 {
 	if (n >= room)
-		return err_set(err, -EINVAL, "its header names %s of %u bytes, at most %zu are possible", what, n, room - 1);
+		return err_set(err, -EINVAL,
+			       "its header names %s of %u bytes, at most %zu are possible", what,
+			       n, room - 1);
 	if (memchr(data + at, 0, n))
 		return err_set(err, -EINVAL, "its header names %s with a byte of 0 in it", what);
 	memcpy(to, data + at, n);
@@ -71,13 +80,16 @@ static int name_take(char *to, size_t room, const uint8_t *data, size_t at, uint
 	return 0;
 }
 
-static int extension_take(struct qcow2_header *header, const uint8_t *data, size_t at, uint32_t type, uint32_t n, struct err *err)
+static int extension_take(struct qcow2_header *header, const uint8_t *data, size_t at,
+			  uint32_t type, uint32_t n, struct err *err)
 {
 	switch (type) {
 	case EXTENSION_BACKING_FORMAT:
-		return name_take(header->backing_format, sizeof(header->backing_format), data, at, n, "a format", err);
+		return name_take(header->backing_format, sizeof(header->backing_format), data, at,
+				 n, "a format", err);
 	case EXTENSION_DATA_FILE:
-		return name_take(header->data_file, sizeof(header->data_file), data, at, n, "a data file", err);
+		return name_take(header->data_file, sizeof(header->data_file), data, at, n,
+				 "a data file", err);
 	case EXTENSION_ENCRYPTION:
 		return err_set(err, -EINVAL, "it is encrypted, which is not supported");
 	default:
@@ -86,7 +98,8 @@ static int extension_take(struct qcow2_header *header, const uint8_t *data, size
 }
 
 /* [at, end): type, length, data, up to the next multiple of 8. */
-static int extensions_take(struct qcow2_header *header, const uint8_t *data, size_t at, size_t end, struct err *err)
+static int extensions_take(struct qcow2_header *header, const uint8_t *data, size_t at, size_t end,
+			   struct err *err)
 {
 	uint32_t type, n;
 	int r = 0;
@@ -98,7 +111,9 @@ static int extensions_take(struct qcow2_header *header, const uint8_t *data, siz
 			return 0;
 		at += 8;
 		if (n > end - at)
-			return err_set(err, -EINVAL, "its header has an extension 0x%x of %u bytes, which has no room for it", type, n);
+			return err_set(err, -EINVAL,
+				       "its header has an extension 0x%x of %u bytes, which has "
+				       "no room for it", type, n);
 		r = extension_take(header, data, at, type, n, err);
 		at += n;
 		at += at % 8 && end - at >= 8 - at % 8 ? 8 - at % 8 : 0;
@@ -107,7 +122,8 @@ static int extensions_take(struct qcow2_header *header, const uint8_t *data, siz
 }
 
 /* Fixed fields, and where the extensions begin. */
-static int fields_take(struct qcow2_header *header, size_t *extensions, const uint8_t *data, size_t len, struct err *err)
+static int fields_take(struct qcow2_header *header, size_t *extensions, const uint8_t *data,
+		       size_t len, struct err *err)
 {
 	uint32_t bits = get32(data, AT_CLUSTER_BITS);
 	uint64_t features;
@@ -115,7 +131,8 @@ static int fields_take(struct qcow2_header *header, size_t *extensions, const ui
 	header->version = get32(data, AT_VERSION);
 	*extensions = header->version == 2 ? VERSION_2_BYTES : VERSION_3_BYTES;
 	if (header->version != 2 && header->version != 3)
-		return err_set(err, -EINVAL, "it is of version %u of qcow2: 2 and 3 are supported", header->version);
+		return err_set(err, -EINVAL, "it is of version %u of qcow2: 2 and 3 are supported",
+			       header->version);
 	if (bits < CLUSTER_BITS_MIN || bits > CLUSTER_BITS_MAX)
 		return err_set(err, -EINVAL, "its header says that a cluster has 2^%u bytes", bits);
 	header->cluster_bytes = 1u << bits;
@@ -123,14 +140,16 @@ static int fields_take(struct qcow2_header *header, size_t *extensions, const ui
 		return err_set(err, -EINVAL, "it ends in its header");
 	header->bytes = get64(data, AT_BYTES);
 	if (!header->bytes || header->bytes > INT64_MAX)
-		return err_set(err, -EINVAL, "its header says that the disk has %" PRIu64 " bytes", header->bytes);
+		return err_set(err, -EINVAL, "its header says that the disk has %" PRIu64 " bytes",
+			       header->bytes);
 	if (get32(data, AT_ENCRYPTION))
 		return err_set(err, -EINVAL, "it is encrypted, which is not supported");
 	if (header->version == 2)
 		return 0;
 	features = get64(data, AT_INCOMPATIBLE);
 	if (features & ~FEATURES_KNOWN)
-		return err_set(err, -EINVAL, "it has features that are not known (0x%" PRIx64 ")", features & ~FEATURES_KNOWN);
+		return err_set(err, -EINVAL, "it has features that are not known (0x%" PRIx64 ")",
+			       features & ~FEATURES_KNOWN);
 	header->has_data_file = features & FEATURE_DATA_FILE;
 	*extensions = get32(data, AT_HEADER_BYTES);
 	if (*extensions < VERSION_3_BYTES || *extensions > len)
@@ -138,7 +157,8 @@ static int fields_take(struct qcow2_header *header, size_t *extensions, const ui
 	return 0;
 }
 
-int qcow2_header_parse(struct qcow2_header *header, const uint8_t *data, size_t len, struct err *err)
+int qcow2_header_parse(struct qcow2_header *header, const uint8_t *data, size_t len,
+		       struct err *err)
 {
 	size_t at, end;
 	uint64_t name;
@@ -155,9 +175,14 @@ int qcow2_header_parse(struct qcow2_header *header, const uint8_t *data, size_t 
 	name = get64(data, AT_BACKING);
 	n = get32(data, AT_BACKING_BYTES);
 	if (at > end || (name && (name < at || name > end || n > end - name)))
-		return err_set(err, -EINVAL, "its header names an image below it, outside of its first cluster");
-	/* QEMU takes it for none if it has no bytes, and its place for the end of the extensions all the same. */
+		return err_set(err, -EINVAL,
+			       "its header names an image below it, outside of its first cluster");
+	/*
+	 * QEMU takes it for none if it has no bytes, and its place for the end
+	 * of the extensions all the same.
+	 */
 	if (name && n)
-		r = name_take(header->backing, sizeof(header->backing), data, (size_t)name, n, "an image below it", err);
+		r = name_take(header->backing, sizeof(header->backing), data, (size_t)name, n,
+			      "an image below it", err);
 	return r < 0 ? r : extensions_take(header, data, at, name ? (size_t)name : end, err);
 }

@@ -13,7 +13,9 @@
 #include "device/disk/disk.h"
 #include "device/disk/qcow2_header.h"
 
-/* What is read of an image before it is known how much of it there is to read. */
+/*
+ * What is read of an image before it is known how much of it there is to read.
+ */
 #define FIRST_BYTES 4096
 
 static const char *last_component(const char *path)
@@ -51,7 +53,10 @@ static int part_open(struct qcow2_image *image, const char *path, bool writable,
 	return 0;
 }
 
-/* What the host's cache has of a file that another machine writes to is old soon. */
+/*
+ * What the host's cache has of a file that another machine writes to is old
+ * soon.
+ */
 static int header_read(struct qcow2_header *header, int fd, struct err *err)
 {
 	uint8_t *data = malloc(QCOW2_CLUSTER_MAX);
@@ -63,29 +68,42 @@ static int header_read(struct qcow2_header *header, int fd, struct err *err)
 	n = pread(fd, data, FIRST_BYTES, 0);
 	if (n == FIRST_BYTES && qcow2_header_bytes(data, (size_t)n) > FIRST_BYTES)
 		n = pread(fd, data, qcow2_header_bytes(data, (size_t)n), 0);
-	r = n < 0 ? err_errno(err, -errno, "reading its header") : qcow2_header_parse(header, data, (size_t)n, err);
+	if (n < 0)
+		r = err_errno(err, -errno, "reading its header");
+	else
+		r = qcow2_header_parse(header, data, (size_t)n, err);
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 	free(data);
 	return r;
 }
 
-/* An image's header and the user name the same, or neither does. option: with what the user names it. */
-static int names_match(const char *header, const char *user, const char *option, const char *what, struct err *err)
+/*
+ * An image's header and the user name the same, or neither does. option: with
+ * what the user names it.
+ */
+static int names_match(const char *header, const char *user, const char *option, const char *what,
+		       struct err *err)
 {
 	char text[128];
 
 	printable(text, sizeof(text), header);
 	if (*header && !user)
-		return err_set(err, -EACCES, "its header names \"%s\" as %s, which is opened only if %s=FILE names it, too", text, what, option);
+		return err_set(err, -EACCES,
+			       "its header names \"%s\" as %s, which is opened only if %s=FILE "
+			       "names it, too", text, what, option);
 	if (!*header && user)
-		return err_set(err, -EINVAL, "%s=%.120s, but its header names nothing as %s", option, user, what);
+		return err_set(err, -EINVAL, "%s=%.120s, but its header names nothing as %s",
+			       option, user, what);
 	/* A protocol's, or one that QEMU would take for one, is no file. */
-	if (user && (strcmp(last_component(header), last_component(user)) != 0 || !strncmp(header, "json:", 5)))
-		return err_set(err, -EINVAL, "%s=%.120s, but its header names \"%s\" as %s", option, user, text, what);
+	if (user && (strcmp(last_component(header), last_component(user)) != 0 ||
+		     !strncmp(header, "json:", 5)))
+		return err_set(err, -EINVAL, "%s=%.120s, but its header names \"%s\" as %s", option,
+			       user, text, what);
 	return 0;
 }
 
-static int data_file_open(struct qcow2_image *image, const struct qcow2_header *header, const struct disk_config *config, struct err *err)
+static int data_file_open(struct qcow2_image *image, const struct qcow2_header *header,
+			  const struct disk_config *config, struct err *err)
 {
 	const char *name = header->has_data_file ? header->data_file : "";
 	int r;
@@ -94,9 +112,12 @@ static int data_file_open(struct qcow2_image *image, const struct qcow2_header *
 	if (header->has_data_file && !*name && config->data_file)
 		r = 0;
 	else if (header->has_data_file && !*name)
-		r = err_set(err, -EACCES, "its data is in another file, which its header does not name: data-file=FILE does");
+		r = err_set(err, -EACCES,
+			    "its data is in another file, which its header does not name: "
+			    "data-file=FILE does");
 	else
-		r = names_match(name, config->data_file, "data-file", "the file that has its data", err);
+		r = names_match(name, config->data_file, "data-file", "the file that has its data",
+				err);
 	if (r < 0 || !config->data_file)
 		return r;
 	image->data_file = true;
@@ -113,14 +134,19 @@ static int format_take(bool *raw, const char *format, struct err *err)
 	if (*raw || !strcmp(format, "qcow2"))
 		return 0;
 	if (!*format)
-		return err_set(err, -EINVAL, "its header does not say of what format the image below it is: qemu-img rebase -u -F raw, or -F "
+		return err_set(err, -EINVAL,
+			       "its header does not say of what format the image below it is: "
+			       "qemu-img rebase -u -F raw, or -F "
 					     "qcow2, and -b with the name writes that");
-	return err_set(err, -EINVAL, "its header says that the image below it is \"%s\": raw and qcow2 are supported",
+	return err_set(err, -EINVAL,
+		       "its header says that the image below it is \"%s\": raw and qcow2 are "
+		       "supported",
 		       printable(text, sizeof(text), format));
 }
 
 /* The image below number i: fills in header, if it has one. */
-static int backing_open(struct qcow2_image *image, struct qcow2_header *header, const struct disk_config *config, unsigned int i,
+static int backing_open(struct qcow2_image *image, struct qcow2_header *header,
+			const struct disk_config *config, unsigned int i,
 			struct err *err)
 {
 	const char *path = config->backing[i];
@@ -134,7 +160,9 @@ static int backing_open(struct qcow2_image *image, struct qcow2_header *header, 
 	if (!r && !*raw)
 		r = header_read(header, image->fd[image->n - 1], err);
 	if (!r && header->has_data_file)
-		r = err_set(err, -EINVAL, "its data is in another file, which is not supported below another image");
+		r = err_set(err, -EINVAL,
+			    "its data is in another file, which is not supported below another "
+			    "image");
 	return r < 0 ? err_prefix(err, "backing %.200s", path) : 0;
 }
 
@@ -153,7 +181,8 @@ static int all_open(struct qcow2_image *image, const struct disk_config *config,
 	if (!r)
 		r = data_file_open(image, &header, config, err);
 	for (i = 0; !r && i <= config->backings; i++) {
-		r = names_match(header.backing, i < config->backings ? config->backing[i] : NULL, "backing", "the image below it", err);
+		r = names_match(header.backing, i < config->backings ? config->backing[i] : NULL,
+				"backing", "the image below it", err);
 		if (r < 0 && i)
 			err_prefix(err, "backing %.200s", path);
 		if (r || i == config->backings)
@@ -175,7 +204,8 @@ int qcow2_image_open(struct qcow2_image *image, const struct disk_config *config
 		qcow2_image_close(image);
 		return r;
 	}
-	fd = open(config->path, (config->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
+	fd = open(config->path,
+		  (config->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
 	image->direct = fd >= 0;
 	if (fd >= 0)
 		close(fd);
@@ -188,20 +218,27 @@ void qcow2_image_close(struct qcow2_image *image)
 		close(image->fd[--image->n]);
 }
 
-void qcow2_image_describe(const struct qcow2_image *image, unsigned int first, char to[QCOW2_JSON_BYTES])
+void qcow2_image_describe(const struct qcow2_image *image, unsigned int first,
+			  char to[QCOW2_JSON_BYTES])
 {
 	unsigned int i, open = 0;
 	size_t n = 0;
 
-	/* There is room: a file takes 90 bytes. Each image but the lowest is open until all are said. */
+	/*
+	 * There is room: a file takes 90 bytes. Each image but the lowest is
+	 * open until all are said.
+	 */
 	_Static_assert(QCOW2_FILES_MAX * 96 + 32 < QCOW2_JSON_BYTES, "it fits");
 #define SAY(...) (n += (size_t)snprintf(to + n, QCOW2_JSON_BYTES - n, __VA_ARGS__))
-#define SAY_FILE(i) SAY("{\"driver\":\"%s\",\"filename\":\"/proc/self/fd/%u\"}", image->block[i] ? "host_device" : "file", first + (i))
+#define SAY_FILE(i) \
+	SAY("{\"driver\":\"%s\",\"filename\":\"/proc/self/fd/%u\"}", \
+	    image->block[i] ? "host_device" : "file", first + (i))
 	SAY("json:");
 	for (i = 0; i < image->n; i++) {
 		if (i == 1 && image->data_file)
 			continue;
-		SAY("%s{\"driver\":\"%s\",\"file\":", i ? ",\"backing\":" : "", image->raw[i] ? "raw" : "qcow2");
+		SAY("%s{\"driver\":\"%s\",\"file\":", i ? ",\"backing\":" : "",
+		    image->raw[i] ? "raw" : "qcow2");
 		SAY_FILE(i);
 		if (!i && image->data_file) {
 			SAY(",\"data-file\":");

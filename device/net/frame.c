@@ -41,7 +41,8 @@ size_t net_frame_ask_ipv4(uint8_t frame[NET_FRAME_ASK_MAX], const uint8_t mac[NE
 		uint8_t sender[ETH_ALEN], sender_ip[4], target[ETH_ALEN], target_ip[4];
 	} __attribute__((packed)) ask = {
 		.eth = { .h_proto = htons(ETH_P_ARP) },
-		.arp = { .ar_hrd = htons(ARPHRD_ETHER), .ar_pro = htons(ETH_P_IP), .ar_hln = ETH_ALEN, .ar_pln = 4,
+		.arp = { .ar_hrd = htons(ARPHRD_ETHER), .ar_pro = htons(ETH_P_IP),
+			.ar_hln = ETH_ALEN, .ar_pln = 4,
 			 .ar_op = htons(ARPOP_REQUEST) },
 		.target_ip = { 192, 0, 2, 1 },
 	};
@@ -89,14 +90,20 @@ size_t net_frame_ask_ipv6(uint8_t frame[NET_FRAME_ASK_MAX], const uint8_t mac[NE
 		.body = { .ask = { .nd_ns_hdr = { .icmp6_type = ND_NEIGHBOR_SOLICIT } },
 			  .option = { .nd_opt_type = ND_OPT_SOURCE_LINKADDR, .nd_opt_len = 1 } },
 	};
-	struct ip6_hdr ip = { .ip6_flow = htonl(6u << 28), .ip6_plen = htons(sizeof(ask.body)), .ip6_nxt = IPPROTO_ICMPV6, .ip6_hlim = 255 };
+	struct ip6_hdr ip = {
+		.ip6_flow = htonl(6u << 28), .ip6_plen = htons(sizeof(ask.body)),
+		.ip6_nxt = IPPROTO_ICMPV6, .ip6_hlim = 255,
+	};
 	struct in6_addr target;
 	uint16_t sum;
 
 	_Static_assert(sizeof(ask) <= NET_FRAME_ASK_MAX, "it fits");
 	inet_pton(AF_INET6, "fe80::1", &target);
 	inet_pton(AF_INET6, "ff02::1:ff00:1", &ip.ip6_dst);
-	/* An address that no other has, out of the MAC address (RFC 4291, appendix A). */
+	/*
+	 * An address that no other has, out of the MAC address (RFC 4291,
+	 * appendix A).
+	 */
 	inet_pton(AF_INET6, "fe80::ff:fe00:0", &ip.ip6_src);
 	memcpy(&ip.ip6_src.s6_addr[8], mac, 3);
 	ip.ip6_src.s6_addr[8] ^= 2;

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * passt.c - passt (user-mode networking without privileges): frames over a stream socket, each with its length in front, 4 bytes
- * big-endian. Either one that runs already, at a unix socket, or a helper of our own on one end of a socket pair. passt ends when that
- * is closed, and so with this process, however it ends.
+ * passt.c - passt (user-mode networking without privileges): frames over a
+ * stream socket, each with its length in front, 4 bytes big-endian. Either one
+ * that runs already, at a unix socket, or a helper of our own on one end of a
+ * socket pair. passt ends when that is closed, and so with this process,
+ * however it ends.
  *
- * By itself passt takes connections to its gateway's address to the host's loopback, where QMP and much else listens that trusts
- * whoever can reach it: ours is told not to, unless the user has asked for it. (Frames that name the loopback itself: frame.h.)
+ * By itself passt takes connections to its gateway's address to the host's
+ * loopback, where QMP and much else listens that trusts whoever can reach it:
+ * ours is told not to, unless the user has asked for it. (Frames that name the
+ * loopback itself: frame.h.)
  *
- * What passt cannot do, a port that is taken for one, it says and ends. So a start waits until it has answered a frame: by then it has
- * bound its ports and given up its rights.
+ * What passt cannot do, a port that is taken for one, it says and ends. So a
+ * start waits until it has answered a frame: by then it has bound its ports and
+ * given up its rights.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -75,7 +80,10 @@ static int stream_connect(struct net_backend *b, const char *path, struct err *e
 
 /* ---- our own ---- */
 
-/* Its complaint on one line: without what is no error, and without the help that follows what it does not know. */
+/*
+ * Its complaint on one line: without what is no error, and without the help
+ * that follows what it does not know.
+ */
 static void said_copy(const struct helper *h, char *to, size_t room)
 {
 	static const char *const noise[] = { "Failed to send ", "Don't run as root" };
@@ -86,7 +94,8 @@ static void said_copy(const struct helper *h, char *to, size_t room)
 	while (at && (line = strsep(&at, "\n"))) {
 		if (!strncmp(line, "Usage:", 6))
 			break;
-		if (!*line || !strncmp(line, noise[0], strlen(noise[0])) || !strncmp(line, noise[1], strlen(noise[1])))
+		if (!*line || !strncmp(line, noise[0], strlen(noise[0])) ||
+		    !strncmp(line, noise[1], strlen(noise[1])))
 			continue;
 		n += (size_t)snprintf(to + n, room - n, "%s%.200s", n ? "; " : "", line);
 		if (n >= room)
@@ -142,7 +151,10 @@ static int ask(struct net_backend *b, const uint8_t mac[NET_MAC_BYTES])
 /* Waits for so many bytes. -ECONNRESET: it has gone. */
 static int take(struct net_backend *b, void *to, size_t len, int64_t end, struct err *err)
 {
-	struct pollfd events[2] = { { .fd = b->fd, .events = POLLIN }, { .fd = helper_end_fd(b->helper), .events = POLLIN } };
+	struct pollfd events[2] = {
+		{ .fd = b->fd, .events = POLLIN },
+		{ .fd = helper_end_fd(b->helper), .events = POLLIN },
+	};
 	ssize_t n;
 
 	while (len) {
@@ -173,7 +185,8 @@ static int answer_take(struct net_backend *b, int64_t end, struct err *err)
 
 	len = ntohl(len);
 	if (!r && len > NET_FRAME_MAX)
-		return err_set(err, -EPROTO, "passt: a frame of %u bytes, at most %u are possible", len, NET_FRAME_MAX);
+		return err_set(err, -EPROTO, "passt: a frame of %u bytes, at most %u are possible",
+			       len, NET_FRAME_MAX);
 	for (; !r && len; len -= (uint32_t)n) {
 		n = len < sizeof(part) ? len : sizeof(part);
 		r = take(b, part, n, end, err);
@@ -182,7 +195,8 @@ static int answer_take(struct net_backend *b, int64_t end, struct err *err)
 }
 
 /* 0: it runs. -ENOTSUP: it has ended, since it does not know `option`. */
-static int own_wait(struct net_backend *b, const struct net_config *config, const char *option, struct err *err)
+static int own_wait(struct net_backend *b, const struct net_config *config, const char *option,
+		    struct err *err)
 {
 	int64_t end = clock_now_ns() + START_PATIENCE_NS;
 	char how[64], said[320];
@@ -194,9 +208,13 @@ static int own_wait(struct net_backend *b, const struct net_config *config, cons
 		said_copy(b->helper, said, sizeof(said));
 		if (*said)
 			log_info("passt: %s", said);
-		/* Debian 12's says so of an IPv4 --dns as well, which it tells the guest all the same. */
+		/*
+		 * Debian 12's says so of an IPv4 --dns as well, which it tells
+		 * the guest all the same.
+		 */
 		if (!*config->dns && strstr(said, "nameserver"))
-			log_warn("the guest is told of no name server, as the host's is at its loopback: --net passt,dns=ADDRESS names one");
+			log_warn("the guest is told of no name server, as the host's is at its "
+				 "loopback: --net passt,dns=ADDRESS names one");
 		return 0;
 	}
 	if (r != -ECONNRESET && r != -EPIPE)
@@ -211,7 +229,10 @@ static int own_wait(struct net_backend *b, const struct net_config *config, cons
 	return err_set(err, -EIO, "passt %s%s%s", how, *said ? ": " : "", said);
 }
 
-/* An address that is nobody's is each of the host's: passt is content if it gets one of them. A port is what was asked for if it is all. */
+/*
+ * An address that is nobody's is each of the host's: passt is content if it
+ * gets one of them. A port is what was asked for if it is all.
+ */
 static int port_check(const struct net_forward *forward, struct err *err)
 {
 	struct sockaddr_in any4 = { .sin_family = AF_INET, .sin_port = htons(forward->port) };
@@ -223,7 +244,8 @@ static int port_check(const struct net_forward *forward, struct err *err)
 	int one = 1, fd, r;
 
 	for (i = 0; i < 2; i++) {
-		fd = socket(all[i].family, (forward->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+		fd = socket(all[i].family, (forward->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC,
+			    0);
 		if (fd < 0)
 			continue;
 		if (all[i].family == AF_INET6)
@@ -234,7 +256,8 @@ static int port_check(const struct net_forward *forward, struct err *err)
 		r = bind(fd, all[i].addr, all[i].len) < 0 ? -errno : 0;
 		close(fd);
 		if (r == -EADDRINUSE)
-			return err_errno(err, r, "forward: %s port %u of every %s address", forward->udp ? "UDP" : "TCP", forward->port,
+			return err_errno(err, r, "forward: %s port %u of every %s address",
+					 forward->udp ? "UDP" : "TCP", forward->port,
 					 i ? "IPv6" : "IPv4");
 	}
 	return 0;
@@ -260,11 +283,16 @@ static unsigned int forwards_add(char **words, struct net_forward *forward, unsi
 }
 
 /* map: the words that keep it from the host's loopback; NULL: none. */
-static int own_start(struct net_backend *b, struct loop *loop, const struct net_config *config, char *const *map, struct err *err)
+static int own_start(struct net_backend *b, struct loop *loop, const struct net_config *config,
+		     char *const *map, struct err *err)
 {
-	char number[] = "3", dns[INET6_ADDRSTRLEN], *words[WORDS_MAX] = { "passt", "--foreground", "--quiet", "--fd", number };
+	char number[] = "3", dns[INET6_ADDRSTRLEN];
+	char *words[WORDS_MAX] = { "passt", "--foreground", "--quiet", "--fd", number };
 	struct net_forward forward[NET_FORWARDS_MAX];
-	struct helper_config helper = { .program = "passt", .package = "passt", .words = words, .n_fds = 1, .ended = own_ended, .arg = b };
+	struct helper_config helper = {
+		.program = "passt", .package = "passt", .words = words, .n_fds = 1,
+		.ended = own_ended, .arg = b,
+	};
 	unsigned int i, n = 5;
 	int fds[2], r;
 
@@ -303,10 +331,15 @@ static void own_drop(struct net_backend *b)
 	b->helper = NULL;
 }
 
-static int own_open(struct net_backend *b, struct loop *loop, const struct net_config *config, struct err *err)
+static int own_open(struct net_backend *b, struct loop *loop, const struct net_config *config,
+		    struct err *err)
 {
-	/* What passt calls it from 2024 on, with the first word still known: should that go. */
-	static char *const no_gateway[] = { "--no-map-gw", NULL }, *const no_host[] = { "--map-host-loopback", "none", NULL };
+	/*
+	 * What passt calls it from 2024 on, with the first word still known:
+	 * should that go.
+	 */
+	static char *const no_gateway[] = { "--no-map-gw", NULL },
+		*const no_host[] = { "--map-host-loopback", "none", NULL };
 	char *const *map = config->host_loopback ? NULL : no_gateway;
 	unsigned int i;
 	int r;
@@ -326,11 +359,16 @@ static int own_open(struct net_backend *b, struct loop *loop, const struct net_c
 	r = own_start(b, loop, config, no_host, err);
 	if (!r)
 		r = own_wait(b, config, no_host[0], err);
-	return r == -ENOTSUP ? err_set(err, r, "this passt cannot be kept from the host's loopback: it knows neither %s nor %s",
+	return r == -ENOTSUP ? err_set(err, r,
+				       "this passt cannot be kept from the host's loopback: it "
+				       "knows neither %s nor %s",
 				       no_gateway[0], no_host[0]) : r;
 }
 
-int net_passt_open(struct net_backend *b, struct loop *loop, const struct net_config *config, struct err *err)
+int net_passt_open(struct net_backend *b, struct loop *loop, const struct net_config *config,
+		   struct err *err)
 {
-	return *config->where ? stream_connect(b, config->where, err) : own_open(b, loop, config, err);
+	if (*config->where)
+		return stream_connect(b, config->where, err);
+	return own_open(b, loop, config, err);
 }

@@ -17,8 +17,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (qcow2_header_parse(&header, data, size, &err))
 		return 0;
 	/* What was taken is text, and the size a disk's. */
-	if (!wanted || !header.bytes || header.bytes > INT64_MAX || !memchr(header.backing, 0, sizeof(header.backing)) ||
-	    !memchr(header.backing_format, 0, sizeof(header.backing_format)) || !memchr(header.data_file, 0, sizeof(header.data_file)))
+	if (!wanted || !header.bytes || header.bytes > INT64_MAX || !memchr(header.backing, 0,
+			sizeof(header.backing)) ||
+	    !memchr(header.backing_format, 0, sizeof(header.backing_format)) ||
+		    !memchr(header.data_file, 0, sizeof(header.data_file)))
 		__builtin_trap();
 	return 0;
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Helpers say themselves what they have: each is a shell with a script. What a user who is not root gets, on kernels with and without
- * Landlock, is tried in a process of its own that first becomes such a user, or loses that system call.
+ * Helpers say themselves what they have: each is a shell with a script. What a
+ * user who is not root gets, on kernels with and without Landlock, is tried in
+ * a process of its own that first becomes such a user, or loses that system
+ * call.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,7 +34,8 @@
 
 #define PATIENCE_NS (30 * NS_PER_SEC)
 
-static int start(struct helper **out, struct loop *loop, const char *script, struct helper_config config, struct err *err)
+static int start(struct helper **out, struct loop *loop, const char *script,
+		 struct helper_config config, struct err *err)
 {
 	char *words[] = { "sh", "-c", (char *)script, NULL };
 
@@ -84,12 +87,17 @@ static void it_has_the_descriptors_that_it_is_given_and_no_other(void **state)
 
 	(void)state;
 	assert_int_equal(pipe(pipes), 0);
-	/* Neither in order nor close-on-exec, and one stands where another is to go. */
+	/*
+	 * Neither in order nor close-on-exec, and one stands where another is
+	 * to go.
+	 */
 	fds[0] = fcntl(pipes[1], F_DUPFD, 20);
 	assert_int_equal(dup2(pipes[0], 4), 4);
 	fds[1] = 4;
-	expect("cd /proc/self/fd; for i in *; do test -e $i && printf '%s ' $i; done; test -p 3 && test -p 4 && echo pipes; "
-	       "readlink 0", (struct helper_config){ .fds = fds, .n_fds = 2 }, "0 1 2 3 4 pipes\n/dev/null\n");
+	expect("cd /proc/self/fd; for i in *; do test -e $i && printf '%s ' $i; done; test -p 3 "
+	       "&& test -p 4 && echo pipes; "
+	       "readlink 0", (struct helper_config){ .fds = fds, .n_fds = 2 },
+		       "0 1 2 3 4 pipes\n/dev/null\n");
 	expect("echo well >&3", (struct helper_config){ .fds = fds, .n_fds = 1 }, "");
 	assert_int_equal(read(pipes[0], name, sizeof(name)), 5);
 	for (i = 0; i < 2; i++)
@@ -106,21 +114,27 @@ static void its_environment_is_clean(void **state)
 	setenv("SECRET_TOKEN", "x", 1);
 	setenv("LD_PRELOAD_NOT", "x", 1);
 	setenv("LISTEN_FDS", "7", 1);
-	said = run("env | grep -v -e ^PWD= -e ^_= -e ^OLDPWD= -e ^SHLVL= | sort", (struct helper_config){ 0 });
-	assert_string_equal(said, "LC_ALL=C\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
+	said = run("env | grep -v -e ^PWD= -e ^_= -e ^OLDPWD= -e ^SHLVL= | sort",
+		   (struct helper_config){ 0 });
+	assert_string_equal(said,
+			    "LC_ALL=C\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
 	free(said);
-	expect("echo $LISTEN_FDS; test $LISTEN_PID = $$ && echo its own", (struct helper_config){ .flags = HELPER_LISTENS }, "1\nits own\n");
+	expect("echo $LISTEN_FDS; test $LISTEN_PID = $$ && echo its own",
+	       (struct helper_config){ .flags = HELPER_LISTENS }, "1\nits own\n");
 	unsetenv("LISTEN_FDS");
 }
 
 static void it_has_no_rights(void **state)
 {
-	const char *script = "grep -E '^(NoNewPrivs|CapPrm|CapEff|CapInh|CapAmb)' /proc/self/status | tr -d '\\t'; id -u; id -G";
+	const char *script = "grep -E '^(NoNewPrivs|CapPrm|CapEff|CapInh|CapAmb)' "
+			     "/proc/self/status | tr -d '\\t'; id -u; id -G";
 	char *said = run(script, (struct helper_config){ 0 }), words[256];
 
 	(void)state;
-	snprintf(words, sizeof(words), "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\n"
-				       "CapAmb:0000000000000000\nNoNewPrivs:1\n%u\n", geteuid() ? geteuid() : 65534);
+	snprintf(words, sizeof(words),
+		 "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\n"
+				       "CapAmb:0000000000000000\nNoNewPrivs:1\n%u\n",
+					       geteuid() ? geteuid() : 65534);
 	assert_memory_equal(said, words, strlen(words));
 	if (!geteuid())
 		assert_string_equal(said + strlen(words), "65534\n");
@@ -129,7 +143,8 @@ static void it_has_no_rights(void **state)
 		print_message("partly skipped: no root here, who has low ports to give\n");
 		return;
 	}
-	said = run("sed -n 's/^CapEff:.//p' /proc/self/status", (struct helper_config){ .flags = HELPER_LOW_PORTS });
+	said = run("sed -n 's/^CapEff:.//p' /proc/self/status",
+		   (struct helper_config){ .flags = HELPER_LOW_PORTS });
 	assert_string_equal(said, "0000000000000400\n");
 	free(said);
 }
@@ -143,7 +158,8 @@ static void signals_are_as_a_program_expects_them(void **state)
 	sigemptyset(&some);
 	sigaddset(&some, SIGTERM);
 	sigprocmask(SIG_BLOCK, &some, &before);
-	expect("grep -E '^Sig(Blk|Ign)' /proc/self/status | tr -d '\\t'", (struct helper_config){ 0 },
+	expect("grep -E '^Sig(Blk|Ign)' /proc/self/status | tr -d '\\t'",
+	       (struct helper_config){ 0 },
 	       "SigBlk:0000000000000000\nSigIgn:0000000000000000\n");
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	signal(SIGPIPE, SIG_DFL);
@@ -156,7 +172,8 @@ static void what_it_says_is_bounded_and_holds_nobody_up(void **state)
 	char *said;
 
 	(void)state;
-	said = run("printf 'first\\n\\033[2J\\n'; i=0; while test $i -lt 5000; do echo 0123456789; i=$((i+1)); done 2>&-", (struct helper_config){ 0 });
+	said = run("printf 'first\\n\\033[2J\\n'; i=0; while test $i -lt 5000; do echo "
+		   "0123456789; i=$((i+1)); done 2>&-", (struct helper_config){ 0 });
 	assert_memory_equal(said, "first\n?[2J\n0123456789\n", 22);
 	assert_in_range(strlen(said), HELPER_SAID_BYTES - 64, HELPER_SAID_BYTES);
 	free(said);
@@ -197,7 +214,9 @@ static void who_ends_is_reaped_by_the_loop(void **state)
 	assert_int_equal(loop_new(&loop, &err), 0);
 	for (i = 0; i < 20; i++) {
 		ended = 0;
-		assert_int_equal(start(&h, loop, i % 2 ? "exit 3" : "kill -9 $$", (struct helper_config){ .ended = note, .arg = &ended }, &err), 0);
+		assert_int_equal(start(&h, loop, i % 2 ? "exit 3" : "kill -9 $$",
+				       (struct helper_config){ .ended = note, .arg = &ended },
+					       &err), 0);
 		pid = child_of_ours();
 		assert_true(pid > 0);
 		while (!ended)
@@ -220,7 +239,9 @@ static void who_does_not_end_is_killed(void **state)
 	pid_t pid;
 
 	(void)state;
-	assert_int_equal(start(&h, NULL, "trap 'echo asked' TERM; echo up; while :; do sleep 1 & wait; done", (struct helper_config){ 0 }, &err), 0);
+	assert_int_equal(start(&h, NULL,
+			       "trap 'echo asked' TERM; echo up; while :; do sleep 1 & wait; done",
+				       (struct helper_config){ 0 }, &err), 0);
 	pid = child_of_ours();
 	do
 		said = helper_said(h);
@@ -268,14 +289,17 @@ static void it_ends_with_its_parent(void **state)
 static void who_is_missing_is_named(void **state)
 {
 	char *words[] = { "none", NULL }, name[] = "/tmp/postern-helper-XXXXXX";
-	struct helper_config config = { .program = "postern-no-such-program", .package = "some-package", .words = words };
+	struct helper_config config = { .program = "postern-no-such-program",
+		.package = "some-package", .words = words };
 	struct helper *h;
 	struct err err;
 	int fd;
 
 	(void)state;
 	assert_int_equal(helper_start(&h, NULL, &config, &err), -ENOENT);
-	assert_string_equal(err.text, "the program postern-no-such-program is missing: apt install some-package");
+	assert_string_equal(err.text,
+			    "the program postern-no-such-program is missing: apt install "
+			    "some-package");
 	fd = mkstemp(name);
 	assert_true(fd >= 0);
 	close(fd);
@@ -329,11 +353,16 @@ static void files_free(struct files *f)
 	assert_int_equal(rmdir(f->dir), 0);
 }
 
-/* What is not as it should be; NULL: nothing. expect_gone: what it may not open is not even there, sockets neither. */
+/*
+ * What is not as it should be; NULL: nothing. expect_gone: what it may not open
+ * is not even there, sockets neither.
+ */
 static const char *files_look(const struct files *f, bool expect_confined, bool expect_gone)
 {
-	static const char *const open_words = "mine\nwritten\nread another\nwrote another\nmade another\npasswd\n";
-	struct helper_config config = { .fds = &f->fd, .n_fds = 1, .flags = HELPER_CONFINED, .writable = 1 };
+	static const char *const open_words = "mine\nwritten\nread another\nwrote another\nmade "
+					      "another\npasswd\n";
+	struct helper_config config = { .fds = &f->fd, .n_fds = 1, .flags = HELPER_CONFINED,
+		.writable = 1 };
 	struct helper *h = NULL;
 	struct err err = { 0 };
 	char script[1024];
@@ -345,11 +374,17 @@ static const char *files_look(const struct files *f, bool expect_confined, bool 
 	helper_free(h, PATIENCE_NS);
 	if (confined != expect_confined)
 		return "what it says of itself";
-	/* It opens its own anew, to read and to write; nothing else, not even what anybody may. */
+	/*
+	 * It opens its own anew, to read and to write; nothing else, not even
+	 * what anybody may.
+	 */
 	snprintf(script, sizeof(script),
-		 "read x < /proc/self/fd/3 && echo $x; echo more >> /proc/self/fd/3 && echo written; "
-		 "(read x < %s) 2>&- && echo read another; (echo x >> %s) 2>&- && echo wrote another; "
-		 "(echo x > %s/new) 2>&- && echo made another; (read x < /etc/passwd) 2>&- && echo passwd",
+		 "read x < /proc/self/fd/3 && echo $x; echo more >> /proc/self/fd/3 && echo "
+		 "written; "
+		 "(read x < %s) 2>&- && echo read another; (echo x >> %s) 2>&- && echo wrote "
+		 "another; "
+		 "(echo x > %s/new) 2>&- && echo made another; (read x < /etc/passwd) 2>&- && "
+		 "echo passwd",
 		 f->other, f->other, f->dir);
 	if (!says(script, config, expect_confined ? "mine\nwritten\n" : open_words))
 		return "what it reaches";
@@ -362,12 +397,14 @@ static const char *files_look(const struct files *f, bool expect_confined, bool 
 		return "a socket";
 	config.writable = 0;
 	config.readable = 1;
-	if (!says("read x < /proc/self/fd/3 && echo $x; (echo more >> /proc/self/fd/3) 2>&- || echo for reading", config,
+	if (!says("read x < /proc/self/fd/3 && echo $x; (echo more >> /proc/self/fd/3) 2>&- || "
+		  "echo for reading", config,
 		  "mine\nfor reading\n"))
 		return "a file for reading";
 	config.readable = 0;
 	lseek(f->fd, 0, SEEK_SET);
-	return says("(read x < /proc/self/fd/3) 2>&- || echo not again; read x <&3; echo $x", config, "not again\nmine\n")
+	return says("(read x < /proc/self/fd/3) 2>&- || echo not again; read x <&3; echo $x",
+		    config, "not again\nmine\n")
 		       ? NULL : "a file that it may not open";
 }
 
@@ -395,17 +432,20 @@ static void look_as_user(const struct files *f, bool landlock, bool namespaces, 
 	if (!pid) {
 		filter = seccomp_init(SCMP_ACT_ALLOW);
 		if (!landlock)
-			seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(landlock_create_ruleset), 0);
+			seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS),
+					 SCMP_SYS(landlock_create_ruleset), 0);
 		if (!namespaces)
 			seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(unshare), 0);
 		if (!mounts)
 			seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(mount), 0);
-		if (setgroups(0, NULL) || setresgid(12345, 12345, 12345) || setresuid(12345, 12345, 12345) || prctl(PR_SET_DUMPABLE, 1) ||
+		if (setgroups(0, NULL) || setresgid(12345, 12345, 12345) || setresuid(12345, 12345,
+				12345) || prctl(PR_SET_DUMPABLE, 1) ||
 		    seccomp_load(filter))
 			_exit(2);
 		why = files_look(f, landlock || (namespaces && mounts), namespaces && mounts);
 		if (why)
-			print_error("landlock %d, namespaces %d, mounts %d: %s\n", landlock, namespaces, mounts, why);
+			print_error("landlock %d, namespaces %d, mounts %d: %s\n", landlock,
+				    namespaces, mounts, why);
 		_exit(why != NULL);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -446,18 +486,24 @@ static void a_user_without_rights_confines_as_well(void **state)
 		look_as_user(&f, false, true, true);
 	if (landlock && namespaces)
 		look_as_user(&f, true, true, true);
-	/* As where a security module lets users have namespaces, and do nothing in them. */
+	/*
+	 * As where a security module lets users have namespaces, and do nothing
+	 * in them.
+	 */
 	if (landlock && namespaces)
 		look_as_user(&f, true, true, false);
 	look_as_user(&f, false, false, false);
 	files_free(&f);
 }
 
-/* Past the modes of files, but nowhere else: neither by a socket nor by a name. */
+/*
+ * Past the modes of files, but nowhere else: neither by a socket nor by a name.
+ */
 static void who_opens_roots_files_reaches_no_socket(void **state)
 {
 	struct files f;
-	struct helper_config config = { .fds = &f.fd, .n_fds = 1, .flags = HELPER_CONFINED, .writable = 1 };
+	struct helper_config config = { .fds = &f.fd, .n_fds = 1, .flags = HELPER_CONFINED,
+		.writable = 1 };
 	char script[256];
 
 	(void)state;
@@ -466,7 +512,9 @@ static void who_opens_roots_files_reaches_no_socket(void **state)
 		skip();
 	}
 	files_make(&f);
-	snprintf(script, sizeof(script), "for i in %s /dev/zero /sys /tmp /etc/passwd /proc/1; do test -e $i && echo $i; done; id -u", f.socket);
+	snprintf(script, sizeof(script),
+		 "for i in %s /dev/zero /sys /tmp /etc/passwd /proc/1; do test -e $i && echo $i; "
+		 "done; id -u", f.socket);
 	expect(script, config, "65534\n");
 	files_free(&f);
 }

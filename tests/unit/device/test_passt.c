@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * passt as a network's back end: the real one, in a network namespace of the test's, which is spoken to as a guest would; and
- * programs that are called passt and behave as the real one seldom does. Skipped where there is no passt, no root or no veth.
+ * passt as a network's back end: the real one, in a network namespace of the
+ * test's, which is spoken to as a guest would; and programs that are called
+ * passt and behave as the real one seldom does. Skipped where there is no
+ * passt, no root or no veth.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -58,7 +60,8 @@ static struct net_backend *open_well(const char *text, struct loop *loop)
 	struct net_backend *b = NULL;
 	struct err err;
 
-	if (net_config_parse(&config, text, &err) < 0 || net_backend_open(&b, loop, &config, &err) < 0)
+	if (net_config_parse(&config, text, &err) < 0 || net_backend_open(&b, loop, &config,
+			&err) < 0)
 		fail_msg("%s: %s", text, err.text);
 	return b;
 }
@@ -78,13 +81,19 @@ static uint16_t checksum(uint32_t sum, const void *data, size_t len)
 	return htons((uint16_t)~sum);
 }
 
-/* The guest begins a connection to this address, at PORT, from a port of its own; the frame's length. */
+/*
+ * The guest begins a connection to this address, at PORT, from a port of its
+ * own; the frame's length.
+ */
 static size_t syn_make(uint8_t *to, const char *address, uint16_t from_port)
 {
-	struct tcphdr tcp = { .source = htons(from_port), .dest = htons(PORT), .seq = htonl(1000), .doff = 5, .syn = 1, .window = 0xffff };
+	struct tcphdr tcp = { .source = htons(from_port), .dest = htons(PORT), .seq = htonl(1000),
+		.doff = 5, .syn = 1, .window = 0xffff };
 	uint8_t pseudo[40] = { 0 };
-	struct iphdr ip = { .version = 4, .ihl = 5, .tot_len = htons(40), .ttl = 64, .protocol = IPPROTO_TCP };
-	struct ip6_hdr ip6 = { .ip6_flow = htonl(6u << 28), .ip6_plen = htons(20), .ip6_nxt = IPPROTO_TCP, .ip6_hlim = 64 };
+	struct iphdr ip = { .version = 4, .ihl = 5, .tot_len = htons(40), .ttl = 64,
+		.protocol = IPPROTO_TCP };
+	struct ip6_hdr ip6 = { .ip6_flow = htonl(6u << 28), .ip6_plen = htons(20),
+		.ip6_nxt = IPPROTO_TCP, .ip6_hlim = 64 };
 	bool six = strchr(address, ':');
 	size_t at = 14, n = six ? 16 : 4;
 
@@ -105,7 +114,8 @@ static size_t syn_make(uint8_t *to, const char *address, uint16_t from_port)
 		memcpy(to + at, &ip, sizeof(ip));
 		at += sizeof(ip);
 	}
-	tcp.check = checksum(IPPROTO_TCP + 20 + (uint16_t)~ntohs(checksum(0, pseudo, 2 * n)), &tcp, sizeof(tcp));
+	tcp.check = checksum(IPPROTO_TCP + 20 + (uint16_t)~ntohs(checksum(0, pseudo, 2 * n)), &tcp,
+			     sizeof(tcp));
 	memcpy(to + at, &tcp, sizeof(tcp));
 	return at + sizeof(tcp);
 }
@@ -119,14 +129,19 @@ static int send_frame(struct net_backend *b, uint8_t *frame, size_t len)
 }
 
 static const char *const loopbacks[] = {
-	"127.0.0.1", "127.9.8.7", "127.255.255.255", "0.0.0.0", "0.1.2.3", "::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0",
+	"127.0.0.1", "127.9.8.7", "127.255.255.255", "0.0.0.0", "0.1.2.3", "::1", "::",
+		"::ffff:127.0.0.1", "::ffff:0.0.0.0",
 };
 static const char *const others[] = {
-	"10.9.0.1", "126.255.255.255", "128.0.0.1", "1.0.0.0", "255.255.255.255", "fd09::1", "::2", "::1:1", "100::1", "fe80::1", "ff02::1",
+	"10.9.0.1", "126.255.255.255", "128.0.0.1", "1.0.0.0", "255.255.255.255", "fd09::1", "::2",
+		"::1:1", "100::1", "fe80::1", "ff02::1",
 };
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-/* Over a stream, however the guest has cut its frame to pieces; what else it sends comes out unchanged. */
+/*
+ * Over a stream, however the guest has cut its frame to pieces; what else it
+ * sends comes out unchanged.
+ */
 static void frames_for_a_loopback_go_nowhere(void **state)
 {
 	struct virtio_net_hdr_v1 header = { 0 };
@@ -146,12 +161,17 @@ static void frames_for_a_loopback_go_nowhere(void **state)
 		for (i = 0; i < COUNT(loopbacks) + COUNT(others); i++) {
 			bool to_loopback = i < COUNT(loopbacks);
 
-			len = syn_make(frame, to_loopback ? loopbacks[i] : others[i - COUNT(loopbacks)], 40000);
+			len = syn_make(frame,
+				       to_loopback ? loopbacks[i] : others[i - COUNT(loopbacks)],
+					       40000);
 			for (at = 0, n = 1; at < len; at += piece, n++)
-				iov[n] = (struct iovec){ frame + at, len - at < piece ? len - at : piece };
-			assert_int_equal(net_backend_send(b, &header, iov, (unsigned int)n, len), to_loopback ? -EACCES : 0);
+				iov[n] = (struct iovec){ frame + at,
+					len - at < piece ? len - at : piece };
+			assert_int_equal(net_backend_send(b, &header, iov, (unsigned int)n, len),
+					 to_loopback ? -EACCES : 0);
 			n = to_loopback ? 0 : len + 4;
-			assert_int_equal(recv(fds[1], got, sizeof(got), MSG_DONTWAIT), to_loopback ? -1 : (ssize_t)n);
+			assert_int_equal(recv(fds[1], got, sizeof(got), MSG_DONTWAIT),
+					 to_loopback ? -1 : (ssize_t)n);
 			if (!to_loopback)
 				assert_memory_equal(got + 4, frame, len);
 		}
@@ -171,9 +191,12 @@ static void frames_for_a_loopback_go_nowhere(void **state)
 
 static bool in_namespace(void)
 {
-	char command[] = "command -v passt >/dev/null && ip link set lo up && ip link add v0 type veth peer name v1 && ip link set v1 up && "
-			 "ip address add " HOST4 "/24 dev v0 && ip -6 address add " HOST6 "/64 dev v0 nodad && ip link set v0 up && "
-			 "ip route add default via " GATEWAY4 " && ip -6 route add default via " GATEWAY6;
+	char command[] = "command -v passt >/dev/null && ip link set lo up && ip link add v0 type "
+			 "veth peer name v1 && ip link set v1 up && "
+			 "ip address add " HOST4 "/24 dev v0 && ip -6 address add " HOST6 "/64 "
+					 "dev v0 nodad && ip link set v0 up && "
+			 "ip route add default via " GATEWAY4 " && ip -6 route add default via "
+							      "" GATEWAY6;
 	static int works = -1;
 
 	if (works < 0)
@@ -185,11 +208,15 @@ static void need_namespace(void)
 {
 	if (in_namespace())
 		return;
-	print_message("skipped: no passt, or no network namespace with a default route can be made\n");
+	print_message("skipped: no passt, or no network namespace with a default route can be "
+		      "made\n");
 	skip();
 }
 
-/* What it knows of the protocol is of no matter: whoever listens there would have been connected to. */
+/*
+ * What it knows of the protocol is of no matter: whoever listens there would
+ * have been connected to.
+ */
 static int listen_at(const char *address, int type)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons(PORT) };
@@ -253,7 +280,10 @@ static void call(struct net_backend *b, const char *address, uint16_t port, int 
 	assert_int_equal(send_frame(b, frame, len), result);
 }
 
-/* QMP may listen there, and much else that takes whoever can reach it for the host's own. */
+/*
+ * QMP may listen there, and much else that takes whoever can reach it for the
+ * host's own.
+ */
 static void no_guest_reaches_the_hosts_loopback(void **state)
 {
 	int local4, local6, all4;
@@ -271,7 +301,10 @@ static void no_guest_reaches_the_hosts_loopback(void **state)
 		call(b, loopbacks[i], port++, -EACCES);
 	call(b, GATEWAY4, port++, 0);
 	call(b, GATEWAY6, port++, 0);
-	/* The host's other addresses are as reachable as from any neighbour; and it takes one after the other. */
+	/*
+	 * The host's other addresses are as reachable as from any neighbour;
+	 * and it takes one after the other.
+	 */
 	call(b, HOST4, port, 0);
 	answered(b, port);
 	assert_int_equal(clients(local4), 0);
@@ -302,10 +335,14 @@ static void a_port_that_is_taken_is_said_in_its_own_words(void **state)
 		{ "127.0.0.1", "passt,forward=tcp:4444:22", "Failed to bind", SOCK_STREAM },
 		{ HOST4, "passt,forward=tcp:10.9.0.2/4444:22", "Failed to bind", SOCK_STREAM },
 		{ "127.0.0.1", "passt,forward=udp:4444:22", "Failed to bind", SOCK_DGRAM },
-		{ "::1", "passt,forward=tcp:8080,forward=tcp:::1/4444", "Failed to bind", SOCK_STREAM },
+		{ "::1", "passt,forward=tcp:8080,forward=tcp:::1/4444", "Failed to bind",
+			SOCK_STREAM },
 		/* passt itself is content with the other half. */
-		{ "0.0.0.0", "passt,forward=tcp:*/4444:22", "TCP port 4444 of every IPv4 address: Address already in use", SOCK_STREAM },
-		{ "::", "passt,forward=udp:*/4444:22", "UDP port 4444 of every IPv6 address: Address already in use", SOCK_DGRAM },
+		{ "0.0.0.0", "passt,forward=tcp:*/4444:22",
+			"TCP port 4444 of every IPv4 address: Address already in use",
+				SOCK_STREAM },
+		{ "::", "passt,forward=udp:*/4444:22",
+			"UDP port 4444 of every IPv6 address: Address already in use", SOCK_DGRAM },
 	};
 	struct net_backend *b;
 	struct err err;
@@ -332,7 +369,8 @@ static void a_port_that_is_taken_is_said_in_its_own_words(void **state)
 static void forwards_listen_at_the_loopback(void **state)
 {
 	struct net_backend *b;
-	char command[] = "ss -Hltn | grep -q '127.0.0.1:8080 ' && ! ss -Hltn | grep -v '127.0.0.1:8080 ' | grep -q :8080 && "
+	char command[] = "ss -Hltn | grep -q '127.0.0.1:8080 ' && ! ss -Hltn | grep -v "
+			 "'127.0.0.1:8080 ' | grep -q :8080 && "
 			 "ss -Hlun | grep -qF '0.0.0.0:8081 '";
 
 	(void)state;
@@ -391,20 +429,27 @@ static void a_newer_one_is_told_in_its_words(void **state)
 
 	(void)state;
 	for (i = 0; i < 2; i++) {
-		snprintf(script, sizeof(script), "for w in \"$@\"; do case $w in %s) echo \"passt: unrecognized option '$w'\" >&2; "
-						 "printf 'Usage:\\n  --no-map-gw\\n' >&2; exit 1;; esac; done; "
-						 "echo \"$@\" > $0.new; mv $0.new ${0%%/*}/note; exec cat <&3 >&3", refuses[i]);
+		snprintf(script, sizeof(script),
+			 "for w in \"$@\"; do case $w in %s) echo \"passt: unrecognized option "
+			 "'$w'\" >&2; "
+						 "printf 'Usage:\\n  --no-map-gw\\n' >&2; exit "
+						 "1;; esac; done; "
+						 "echo \"$@\" > $0.new; mv $0.new ${0%%/*}/note; "
+						 "exec cat <&3 >&3", refuses[i]);
 		fake_begin(&f, script);
 		if (i) {
 			open_fails("passt", &err);
-			assert_non_null(strstr(err.text, "cannot be kept from the host's loopback"));
+			assert_non_null(strstr(err.text,
+					       "cannot be kept from the host's loopback"));
 		} else {
 			b = open_well("passt,dns=192.0.2.7", NULL);
 			file = fopen(f.file, "re");
 			assert_non_null(file);
 			assert_non_null(fgets(words, sizeof(words), file));
 			fclose(file);
-			assert_string_equal(words, "--foreground --quiet --fd 3 --map-host-loopback none --dns 192.0.2.7 -t none -u none\n");
+			assert_string_equal(words,
+					    "--foreground --quiet --fd 3 --map-host-loopback none "
+					    "--dns 192.0.2.7 -t none -u none\n");
 			net_backend_close(b);
 		}
 		fake_end(&f);
@@ -418,8 +463,10 @@ static void one_that_dies_at_once_is_an_error(void **state)
 	} tries[] = {
 		{ "exit 7", "passt ended with status 7" },
 		{ "kill -9 $$", "passt was ended by signal 9" },
-		{ "echo 'Failed to send 47 bytes to syslog' >&2; echo no way >&2; echo nor there >&2; exit 1", "status 1: no way; nor there" },
-		{ "printf '\\377\\377\\377\\377' >&3; exec sleep 100", "a frame of 4294967295 bytes" },
+		{ "echo 'Failed to send 47 bytes to syslog' >&2; echo no way >&2; echo nor there "
+		  ">&2; exit 1", "status 1: no way; nor there" },
+		{ "printf '\\377\\377\\377\\377' >&3; exec sleep 100",
+			"a frame of 4294967295 bytes" },
 	};
 	struct fake f;
 	struct err err;
@@ -456,7 +503,10 @@ static void a_signal_ends_the_wait(void **state)
 	if (!pid) {
 		while (access(f.file, F_OK) < 0)
 			usleep(1000);
-		/* As long as it is there: a signal may come a moment before the wait. */
+		/*
+		 * As long as it is there: a signal may come a moment before the
+		 * wait.
+		 */
 		while (!kill(self, SIGUSR1))
 			usleep(10000);
 		_exit(0);
@@ -494,7 +544,10 @@ static void one_that_ends_is_reaped(void **state)
 	int i;
 
 	(void)state;
-	/* An answer, then its end, with its socket's a while before or at the same moment. */
+	/*
+	 * An answer, then its end, with its socket's a while before or at the
+	 * same moment.
+	 */
 	fake_begin(&f, "head -c 64 <&3 >&3; exec 3>&-; exit 3");
 	assert_int_equal(loop_new(&loop, &err), 0);
 	for (i = 0; i < 20; i++) {

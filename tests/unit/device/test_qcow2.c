@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Which files a qcow2 image has: what its header says of them, what the user says, and what its qemu-nbd can reach. Headers are made here;
- * whole images by qemu-img, without which those tests are skipped.
+ * Which files a qcow2 image has: what its header says of them, what the user
+ * says, and what its qemu-nbd can reach. Headers are made here; whole images by
+ * qemu-img, without which those tests are skipped.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -126,16 +127,26 @@ static void wrong_headers_are_refused(void **state)
 		uint64_t value;
 		const char *words;
 	} wrong[] = {
-		{ 0, 4, 0x514649fa, "no qcow2 image" }, { 4, 4, 1, "version 1" }, { 4, 4, 4, "version 4" }, { 20, 4, 8, "2^8 bytes" },
-		{ 20, 4, 22, "2^22 bytes" }, { 20, 4, 0xffffffff, "2^4294967295 bytes" }, { 24, 8, 0, "has 0 bytes" },
-		{ 24, 8, UINT64_MAX, "has 18446744073709551615 bytes" }, { 32, 4, 1, "encrypted" }, { 32, 4, 2, "encrypted" },
-		{ 72, 8, 1 << 5, "features that are not known (0x20)" }, { 72, 8, UINT64_C(1) << 63, "features" },
-		{ 100, 4, 103, "has 103 bytes" }, { 100, 4, CLUSTER + 1, "has 65537 bytes" }, { 100, 4, UINT32_MAX, "has 4294967295 bytes" },
-		{ 8, 8, CLUSTER - 3, "outside of its first cluster" }, { 8, 8, 50, "outside of its first cluster" },
-		{ 8, 8, UINT64_MAX - 2, "outside of its first cluster" }, { 16, 4, UINT32_MAX, "outside of its first cluster" },
-		{ 16, 4, 1024, "an image below it of 1024 bytes" }, { 602, 1, 0, "a byte of 0" }, { 104, 4, 0x0537be77, "encrypted" },
-		{ 108, 4, 16, "a format of 16 bytes" }, { 108, 4, 600, "extension 0xe2792aca of 600 bytes" },
-		{ 108, 4, UINT32_MAX, "extension 0xe2792aca of 4294967295 bytes" }, { 113, 1, 0, "a byte of 0" },
+		{ 0, 4, 0x514649fa, "no qcow2 image" }, { 4, 4, 1, "version 1" }, { 4, 4, 4,
+			"version 4" }, { 20, 4, 8, "2^8 bytes" },
+		{ 20, 4, 22, "2^22 bytes" }, { 20, 4, 0xffffffff, "2^4294967295 bytes" }, { 24, 8,
+			0, "has 0 bytes" },
+		{ 24, 8, UINT64_MAX, "has 18446744073709551615 bytes" }, { 32, 4, 1, "encrypted" },
+			{ 32, 4, 2, "encrypted" },
+		{ 72, 8, 1 << 5, "features that are not known (0x20)" }, { 72, 8, UINT64_C(1) << 63,
+			"features" },
+		{ 100, 4, 103, "has 103 bytes" }, { 100, 4, CLUSTER + 1, "has 65537 bytes" }, { 100,
+			4, UINT32_MAX, "has 4294967295 bytes" },
+		{ 8, 8, CLUSTER - 3, "outside of its first cluster" }, { 8, 8, 50,
+			"outside of its first cluster" },
+		{ 8, 8, UINT64_MAX - 2, "outside of its first cluster" }, { 16, 4, UINT32_MAX,
+			"outside of its first cluster" },
+		{ 16, 4, 1024, "an image below it of 1024 bytes" }, { 602, 1, 0, "a byte of 0" },
+			{ 104, 4, 0x0537be77, "encrypted" },
+		{ 108, 4, 16, "a format of 16 bytes" }, { 108, 4, 600,
+			"extension 0xe2792aca of 600 bytes" },
+		{ 108, 4, UINT32_MAX, "extension 0xe2792aca of 4294967295 bytes" }, { 113, 1, 0,
+			"a byte of 0" },
 	};
 	static uint8_t data[CLUSTER];
 	struct qcow2_header header;
@@ -154,7 +165,8 @@ static void wrong_headers_are_refused(void **state)
 		else
 			put64(data, wrong[i].at, wrong[i].value);
 		err.text[0] = '\0';
-		if (qcow2_header_parse(&header, data, sizeof(data), &err) != -EINVAL || !strstr(err.text, wrong[i].words))
+		if (qcow2_header_parse(&header, data, sizeof(data), &err) != -EINVAL ||
+		    !strstr(err.text, wrong[i].words))
 			fail_msg("%s: %s", wrong[i].words, err.text);
 	}
 	header_make(data, 3);
@@ -168,8 +180,10 @@ static void wrong_headers_are_refused(void **state)
 static void options_say_what_is_wrong(void **state)
 {
 	static const char *const wrong[] = {
-		"a,format=raw,backing=b", "a,backing=b", "a,format=qcow2,backing=", "a,format=qcow2,data-file=", "a,data-file=b",
-		"nbd://h,backing=b", "a,format=qcow2,backing=1,backing=2,backing=3,backing=4,backing=5,backing=6,backing=7", "a,format=qcow2,",
+		"a,format=raw,backing=b", "a,backing=b", "a,format=qcow2,backing=",
+			"a,format=qcow2,data-file=", "a,data-file=b",
+		"nbd://h,backing=b",
+			"a,format=qcow2,backing=1,backing=2,backing=3,backing=4,backing=5,backing=6,backing=7", "a,format=qcow2,",
 	};
 	struct disk_config config;
 	struct err err;
@@ -178,7 +192,8 @@ static void options_say_what_is_wrong(void **state)
 	(void)state;
 	for (i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
 		assert_int_equal(disk_config_parse(&config, wrong[i], &err), -EINVAL);
-	assert_int_equal(disk_config_parse(&config, "a,,1,backing=b,,2,format=qcow2,backing=c=3,data-file=d,,4,readonly", &err), 0);
+	assert_int_equal(disk_config_parse(&config,
+					   "a,,1,backing=b,,2,format=qcow2,backing=c=3,data-file=d,,4,readonly", &err), 0);
 	assert_string_equal(config.path, "a,1");
 	assert_int_equal(config.backings, 2);
 	assert_string_equal(config.backing[0], "b,2");
@@ -188,7 +203,10 @@ static void options_say_what_is_wrong(void **state)
 	disk_config_fini(&config);
 }
 
-/* Opens a disk as --disk says; the error's text, "" if it goes well and its first byte is `first`. */
+/*
+ * Opens a disk as --disk says; the error's text, "" if it goes well and its
+ * first byte is `first`.
+ */
 static const char *try(const char *dir, const char *text, int first)
 {
 	static uint8_t data[4096];
@@ -199,7 +217,8 @@ static const char *try(const char *dir, const char *text, int first)
 
 	/* % is the directory. */
 	for (; *text; text++)
-		to += *text == '%' ? snprintf(to, sizeof(name) - (size_t)(to - name), "%s", dir) : snprintf(to, 2, "%c", *text);
+		to += *text == '%' ? snprintf(to, sizeof(name) - (size_t)(to - name), "%s",
+					      dir) : snprintf(to, 2, "%c", *text);
 	assert_int_equal(loop_new(&d.loop, &err), 0);
 	said[0] = '\0';
 	if (disks_try(&d, name, false, &err) < 0) {
@@ -224,27 +243,41 @@ static void place_remove(const char *dir)
 	run("rm -r %s", dir);
 }
 
-/* Whoever has made an image would see any file of the host's that he can name. */
+/*
+ * Whoever has made an image would see any file of the host's that he can name.
+ */
 static void no_file_is_opened_because_a_header_names_it(void **state)
 {
 	static const struct {
 		const char *make, *option, *words;
 	} tries[] = {
-		{ "qemu-img create -q -u -f qcow2 -F raw -b /etc/passwd a 1M", "%/a,format=qcow2", "names \"/etc/passwd\" as the image below" },
-		{ "qemu-img create -q -u -f qcow2 -F raw -b nbd://127.0.0.1/x a 1M", "%/a,format=qcow2,readonly", "names \"nbd://127.0.0.1/x\"" },
-		{ "qemu-img create -q -u -f qcow2 -F raw -b 'json:{\"driver\":\"null-co\"}' a 1M", "%/a,format=qcow2,backing=%/x", "names \"json:{" },
-		{ "qemu-img create -q -u -f qcow2 -F raw -b base a 1M", "%/a,format=qcow2,backing=%/other", "but its header names \"base\"" },
-		{ "qemu-img create -q -u -f qcow2 -F vmdk -b base a 1M", "%/a,format=qcow2,backing=%/base", "\"vmdk\": raw and qcow2 are" },
-		{ "qemu-img create -q -f qcow2 a 1M", "%/a,format=qcow2,backing=%/base", "but its header names nothing as the image below it" },
-		{ "qemu-img create -q -f qcow2 a 1M", "%/a,format=qcow2,data-file=%/base", "but its header names nothing as the file that has its data" },
-		{ "qemu-img create -q -f qcow2 -o data_file=data a 1M", "%/a,format=qcow2", "names \"data\" as the file" },
+		{ "qemu-img create -q -u -f qcow2 -F raw -b /etc/passwd a 1M", "%/a,format=qcow2",
+			"names \"/etc/passwd\" as the image below" },
+		{ "qemu-img create -q -u -f qcow2 -F raw -b nbd://127.0.0.1/x a 1M",
+			"%/a,format=qcow2,readonly", "names \"nbd://127.0.0.1/x\"" },
+		{ "qemu-img create -q -u -f qcow2 -F raw -b 'json:{\"driver\":\"null-co\"}' a 1M",
+			"%/a,format=qcow2,backing=%/x", "names \"json:{" },
+		{ "qemu-img create -q -u -f qcow2 -F raw -b base a 1M",
+			"%/a,format=qcow2,backing=%/other", "but its header names \"base\"" },
+		{ "qemu-img create -q -u -f qcow2 -F vmdk -b base a 1M",
+			"%/a,format=qcow2,backing=%/base", "\"vmdk\": raw and qcow2 are" },
+		{ "qemu-img create -q -f qcow2 a 1M", "%/a,format=qcow2,backing=%/base",
+			"but its header names nothing as the image below it" },
+		{ "qemu-img create -q -f qcow2 a 1M", "%/a,format=qcow2,data-file=%/base",
+			"but its header names nothing as the file that has its data" },
+		{ "qemu-img create -q -f qcow2 -o data_file=data a 1M", "%/a,format=qcow2",
+			"names \"data\" as the file" },
 		/* One step down. */
-		{ "qemu-img create -q -u -f qcow2 -F raw -b /etc/passwd base 1M; qemu-img create -q -u -f qcow2 -F qcow2 -b base a 1M",
-		  "%/a,format=qcow2,backing=%/base", "/base: its header names \"/etc/passwd\" as the image below it" },
-		{ "qemu-img create -q -f qcow2 -o data_file=data base 1M; qemu-img create -q -u -f qcow2 -F qcow2 -b base a 1M",
+		{ "qemu-img create -q -u -f qcow2 -F raw -b /etc/passwd base 1M; qemu-img create "
+		  "-q -u -f qcow2 -F qcow2 -b base a 1M",
+		  "%/a,format=qcow2,backing=%/base",
+			  "/base: its header names \"/etc/passwd\" as the image below it" },
+		{ "qemu-img create -q -f qcow2 -o data_file=data base 1M; qemu-img create -q -u "
+		  "-f qcow2 -F qcow2 -b base a 1M",
 		  "%/a,format=qcow2,backing=%/base", "not supported below another image" },
 		/* A raw one is raw, whatever it begins with. */
-		{ "qemu-img create -q -u -f qcow2 -F raw -b base a 1M; mkfifo base", "%/a,format=qcow2,backing=%/base", "neither a file" },
+		{ "qemu-img create -q -u -f qcow2 -F raw -b base a 1M; mkfifo base",
+			"%/a,format=qcow2,backing=%/base", "neither a file" },
 	};
 	char dir[64];
 	size_t i;
@@ -268,24 +301,36 @@ static void what_the_user_names_too_is_opened(void **state)
 	need_images();
 	place_make(dir);
 	run("cd %s; head -c 1048576 /dev/zero | tr '\\0' A > lowest", dir);
-	run("cd %s; qemu-img create -q -f qcow2 -F raw -b lowest middle && qemu-img create -q -f qcow2 -F qcow2 -b %s/middle top", dir, dir);
-	assert_string_equal(try(dir, "%/top,format=qcow2,backing=%/middle,backing=%/lowest", 'A'), "");
-	assert_string_equal(try(dir, "%/top,format=qcow2,readonly,backing=%/middle,backing=%/lowest", 'A'), "");
+	run("cd %s; qemu-img create -q -f qcow2 -F raw -b lowest middle && qemu-img create -q -f "
+	    "qcow2 -F qcow2 -b %s/middle top", dir, dir);
+	assert_string_equal(try(dir, "%/top,format=qcow2,backing=%/middle,backing=%/lowest", 'A'),
+			    "");
+	assert_string_equal(try(dir,
+				"%/top,format=qcow2,readonly,backing=%/middle,backing=%/lowest",
+					'A'), "");
 	/* All of them have moved. */
 	run("cd %s; mkdir new; mv lowest middle top new", dir);
-	assert_string_equal(try(dir, "%/new/top,format=qcow2,backing=%/new/middle,backing=%/new/lowest", 'A'), "");
-	run("cd %s; qemu-img create -q -f qcow2 -o data_file=data split 1M; qemu-io -f qcow2 -c 'write -P 0x42 0 64k' split >/dev/null", dir);
+	assert_string_equal(try(dir,
+				"%/new/top,format=qcow2,backing=%/new/middle,backing=%/new/lowest",
+					'A'), "");
+	run("cd %s; qemu-img create -q -f qcow2 -o data_file=data split 1M; qemu-io -f qcow2 -c "
+	    "'write -P 0x42 0 64k' split >/dev/null", dir);
 	assert_string_equal(try(dir, "%/split,format=qcow2,data-file=%/data", 'B'), "");
 	place_remove(dir);
 }
 
 /* ---- what a reader of it can reach ---- */
 
-/* qemu-img, as qemu-nbd is started, reads an image whose header names another, and is not told to leave that alone. */
+/*
+ * qemu-img, as qemu-nbd is started, reads an image whose header names another,
+ * and is not told to leave that alone.
+ */
 static bool reads(const char *dir, unsigned int flags, bool described)
 {
-	char top[96], json[QCOW2_JSON_BYTES], path[] = "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/proc/self/fd/3\"}}";
-	char *words[] = { "qemu-img", "bench", "-c", "1", "-d", "1", described ? json : path, NULL };
+	char top[96], json[QCOW2_JSON_BYTES],
+		path[] = "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/proc/self/fd/3\"}}";
+	char *words[] = { "qemu-img", "bench", "-c", "1", "-d", "1", described ? json : path,
+		NULL };
 	struct disk_config config;
 	struct qcow2_image image;
 	struct helper *h;
@@ -299,8 +344,10 @@ static bool reads(const char *dir, unsigned int flags, bool described)
 	assert_int_equal(qcow2_image_open(&image, &config, &err), 0);
 	run("cd %s; qemu-img rebase -u -f qcow2 -F raw -b %s/lowest top", dir, dir);
 	qcow2_image_describe(&image, HELPER_FD, json);
-	if (helper_start(&h, NULL, &(struct helper_config){ .program = "qemu-img", .words = words, .fds = image.fd, .n_fds = image.n,
-							    .flags = flags, .readable = 1 }, &err) < 0)
+	if (helper_start(&h, NULL, &(struct helper_config){ .program = "qemu-img", .words = words,
+		.fds = image.fd, .n_fds = image.n,
+							    .flags = flags, .readable = 1 },
+								    &err) < 0)
 		fail_msg("%s", err.text);
 	assert_true(helper_wait(h, 60 * NS_PER_SEC));
 	helper_describe_end(h, end, sizeof(end));
@@ -318,7 +365,8 @@ static void a_header_that_changes_leads_nowhere(void **state)
 	need_images();
 	place_make(dir);
 	/* Anybody may read them. */
-	run("chmod 755 %s; cd %s; umask 022; truncate -s 1M lowest; qemu-img create -q -f qcow2 top 1M", dir, dir);
+	run("chmod 755 %s; cd %s; umask 022; truncate -s 1M lowest; qemu-img create -q -f qcow2 "
+	    "top 1M", dir, dir);
 	assert_true(reads(dir, 0, false));
 	assert_false(reads(dir, HELPER_CONFINED, false));
 	/* Nor is it tried. */
