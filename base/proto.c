@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <stdbool.h>
 
+#define TAG_BYTES_MAX 5
+
 enum wire_type {
 	WIRE_TYPE_VARINT = 0,
 	WIRE_TYPE_64 = 1,
@@ -161,6 +163,17 @@ static int walk_field(struct walk *walk, const ProtobufCFieldDescriptor *field, 
 	return walk_message(walk, field->descriptor, content, depth + 1);
 }
 
+/* What begins a field: its number and how it is encoded; protobuf-c reads five bytes of it at most. */
+static int take_tag(struct walk *walk, struct bytes *bytes, uint64_t *tag)
+{
+	const uint8_t *begin = bytes->at;
+	int r = take_varint(walk, bytes, tag);
+
+	if (!r && (bytes->at - begin > TAG_BYTES_MAX || *tag > UINT32_MAX || !(*tag >> 3)))
+		r = refuse(walk, "a field without a number");
+	return r;
+}
+
 static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor, struct bytes bytes,
 			unsigned int depth)
 {
@@ -174,9 +187,7 @@ static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *des
 		struct bytes content;
 		uint64_t tag, bit;
 
-		r = take_varint(walk, &bytes, &tag);
-		if (!r && (tag > UINT32_MAX || !(tag >> 3)))
-			r = refuse(walk, "a field without a number");
+		r = take_tag(walk, &bytes, &tag);
 		if (!r)
 			r = take_content(walk, &bytes, (enum wire_type)(tag & 7), &content);
 		if (!r)

@@ -116,6 +116,8 @@ static void test_what_is_malformed_is_refused(void **state)
 	REFUSED("\x4d" "12", "longer than the message");
 	REFUSED("\x00\x00", "without a number");
 	REFUSED("\x80\x80\x80\x80\x10\x00", "without a number");
+	/* Field 10 in six bytes, of which protobuf-c reads five. */
+	REFUSED("\xd0\x80\x80\x80\x80\x00\x01", "without a number");
 	/* A group, and two types that there are not. */
 	REFUSED("\x0b\x0c", "of a type that is not used");
 	REFUSED("\x0e", "of a type that is not used");
