@@ -108,15 +108,19 @@ static void __attribute__((noreturn)) fail(struct helper_birth *birth, const cha
 	_exit(127);
 }
 
-/* Signals that somebody has us ignore would stay ignored. */
+/*
+ * Signals that somebody has us ignore would stay ignored; also 32 and 33, which
+ * libc has for itself and does not let sigaction touch.
+ */
 static void signals_reset(void)
 {
-	const struct sigaction plain = { .sa_handler = SIG_DFL };
+	/* struct kernel_sigaction, whatever its order: SIG_DFL is 0. */
+	const uint64_t plain[4] = { 0 };
 	sigset_t none;
 	int i;
 
 	for (i = 1; i < NSIG; i++)
-		sigaction(i, &plain, NULL);
+		syscall(SYS_rt_sigaction, i, plain, NULL, NSIG / 8);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
