@@ -55,7 +55,10 @@ def phony():
 
 def dry_run(target):
     """What make would do for a target, where nothing is built yet."""
-    done = subprocess.run([MAKE, '-n', 'BUILD=never-built', target], cwd=TOP,
+    # Also where make itself runs the tests, and has its options in the environment.
+    env = {name: value for name, value in os.environ.items()
+           if name not in ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'MAKEOVERRIDES')}
+    done = subprocess.run([MAKE, '-n', 'BUILD=never-built', target], cwd=TOP, env=env,
                           stdout=subprocess.PIPE, text=True, timeout=60, check=True)
     return done.stdout.splitlines()
 
