@@ -24,7 +24,7 @@
 #include "arch/arch.h"
 #include "arch/ram.h"
 #include "floors.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 #define COM1 0x3f8
 #define COM1_IIR (COM1 + 2)

@@ -13,7 +13,7 @@
 #include "arch/arch.h"
 #include "base/clock.h"
 #include "floors.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 #define RAM_BYTES (8 * HUGE_BYTES)
 #define WAIT_MS 10000

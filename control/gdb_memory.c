@@ -12,7 +12,7 @@
 #include "base/thread.h"
 #include "control/gdb_packet.h"
 #include "memory/gup.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 struct gdb_worker {
 	struct memory *mem;

@@ -18,7 +18,7 @@
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
 #include "memory/memory.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 struct machine;
 

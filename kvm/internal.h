@@ -13,7 +13,7 @@
 #include "kvm/parked.h"
 #include "kvm/vcpu.h"
 #include "memory/gup.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 /* What vcpu_hold gives out: see parked.h. */
 struct vcpu_parked {

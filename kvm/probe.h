@@ -7,7 +7,7 @@
 #define POSTERN_KVM_PROBE_H
 
 #include "base/err.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 /*
  * Lets a one-instruction guest wait for a missing page and sends its vCPU a signal. *way becomes WAY_OUT_KERNEL

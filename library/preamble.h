@@ -9,7 +9,7 @@
  * integrates it; examples/lazy_file.c is a whole one.
  *
  * In this order: addresses; errors; where log lines go; the histogram; the page source's interface; memory and the states
- * of its pages; gup, the door; kick, eject and sitting out; the staging area for pages that come in bulk.
+ * of its pages; gup, the door; threads that wait; kick, eject and sitting out; the staging area for pages that come in bulk.
  *
  * Conventions. Functions that return int or int64_t return 0 or a count, or a negative errno. `struct postern_err *err`
  * may be NULL. Where nothing else is said any thread may call a function, and several at a time. Times are nanoseconds of

@@ -61,219 +61,6 @@ void gup_put(struct memory *mem, struct gup_span *span)
 	*span = (struct gup_span){ 0 };
 }
 
-/* ---- tickets ---- */
-
-/* Arms the ticket for a page. False: the page is usable by now (or memory shuts down), look again. */
-static bool ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region,
-		       uint64_t offset)
-{
-	bool armed;
-
-	pthread_mutex_lock(&mem->wait_lock);
-	assert(!ticket->armed);
-	/* Lost since the caller looked: nobody would fire it. */
-	armed = !atomic_load(&mem->shut) && state_set_waited(&mem->state[region][offset]) &&
-		state_of(state_load(&mem->state[region][offset])) != PAGE_LOST;
-	if (armed) {
-		ticket->gfn = GFN(mem->region[region].first.v + offset);
-		ticket->since_ns = clock_now_ns();
-		ticket->armed = true;
-		ticket->next = mem->tickets;
-		mem->tickets = ticket;
-	}
-	pthread_mutex_unlock(&mem->wait_lock);
-	return armed;
-}
-
-bool gup_ticket_cancel(struct memory *mem, struct gup_ticket *ticket)
-{
-	struct gup_ticket **p;
-	bool was = false;
-
-	pthread_mutex_lock(&mem->wait_lock);
-	for (p = &mem->tickets; *p; p = &(*p)->next) {
-		if (*p != ticket)
-			continue;
-		*p = ticket->next;
-		ticket->armed = false;
-		was = true;
-		break;
-	}
-	pthread_mutex_unlock(&mem->wait_lock);
-	return was;
-}
-
-/* ---- waking ---- */
-
-static bool gfn_in(gfn_t gfn, gfn_t first, uint64_t n)
-{
-	return gfn.v >= first.v && gfn.v - first.v < n;
-}
-
-/* Keeps the earlier beginning in *since. */
-static void wait_end(struct memory *mem, struct wait *wait, gfn_t first, uint64_t n, int64_t now, int64_t *since)
-{
-	if (!atomic_load(&wait->active) || !gfn_in(wait->gfn, first, n))
-		return;
-	hist_add(&mem->latency, now - wait->since_ns);
-	*since = wait->since_ns < *since ? wait->since_ns : *since;
-	atomic_store(&wait->active, false);
-}
-
-/* Unlinks the tickets for [first, first + n), or all with n == UINT64_MAX; wait_lock held. */
-static struct gup_ticket *tickets_take(struct memory *mem, gfn_t first, uint64_t n)
-{
-	struct gup_ticket **p = &mem->tickets, *ticket, *taken = NULL;
-
-	while ((ticket = *p)) {
-		if (n != UINT64_MAX && !gfn_in(ticket->gfn, first, n)) {
-			p = &ticket->next;
-			continue;
-		}
-		*p = ticket->next;
-		ticket->next = taken;
-		ticket->armed = false;
-		taken = ticket;
-	}
-	return taken;
-}
-
-/* Fires them; *since as wait_end. */
-static void tickets_fire(struct gup_ticket *ticket, int64_t *since)
-{
-	struct gup_ticket *next;
-
-	for (; ticket; ticket = next) {
-		/* Its owner may free it as soon as it has fired. */
-		next = ticket->next;
-		*since = ticket->since_ns < *since ? ticket->since_ns : *since;
-		ticket->fire(ticket);
-	}
-}
-
-int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
-{
-	int64_t now = clock_now_ns(), since = now;
-	struct gup_ticket *tickets;
-	struct memory_thread *thread;
-	struct gup_wait *wait;
-	unsigned int i;
-
-	pthread_mutex_lock(&mem->wait_lock);
-	for (wait = mem->gup_waits; wait; wait = wait->next) {
-		if (!gfn_in(wait->gfn, first, n))
-			continue;
-		/* A thread that sits out is counted as the wait that it began with. */
-		if (filled && !wait->woken && !(wait->self && atomic_load(&wait->self->wait.active)))
-			hist_add(&mem->latency, now - wait->since_ns);
-		if (!wait->woken && wait->since_ns < since)
-			since = wait->since_ns;
-		wait->woken = true;
-		pthread_cond_signal(&wait->cond);
-	}
-	if (filled) {
-		for (thread = mem->threads; thread; thread = thread->next)
-			wait_end(mem, &thread->wait, first, n, now, &since);
-		for (i = 0; i < MEMORY_STRANGERS; i++)
-			wait_end(mem, &mem->stranger[i].wait, first, n, now, &since);
-	}
-	tickets = tickets_take(mem, first, n);
-	pthread_mutex_unlock(&mem->wait_lock);
-	tickets_fire(tickets, &since);
-	return now - since;
-}
-
-void memory_wake_all(struct memory *mem)
-{
-	struct gup_ticket *tickets;
-	struct gup_wait *wait;
-	int64_t since = 0;
-
-	pthread_mutex_lock(&mem->wait_lock);
-	for (wait = mem->gup_waits; wait; wait = wait->next) {
-		wait->woken = true;
-		pthread_cond_signal(&wait->cond);
-	}
-	tickets = tickets_take(mem, GFN(0), UINT64_MAX);
-	while (mem->sleepers)
-		pthread_cond_wait(&mem->no_sleepers, &mem->wait_lock);
-	pthread_mutex_unlock(&mem->wait_lock);
-	tickets_fire(tickets, &since);
-}
-
-/* ---- sleeping ---- */
-
-static bool gup_interrupted(const struct memory *mem, const struct memory_thread *self)
-{
-	return atomic_load(&mem->shut) || (self && atomic_load(&self->kicked));
-}
-
-/*
- * Sleeps until the page at offset is usable or (lost_ends) lost, self is kicked, memory shuts down, or the deadline has passed; the
- * map lock is dropped meanwhile. Returns without sleep, and without dropping the lock, when one of these is so already.
- * The caller looks again in any case.
- */
-static void gup_sleep(struct memory *mem, unsigned int region, uint64_t offset, int64_t deadline_ns,
-		      struct memory_thread *self, bool lost_ends, bool *unlocked)
-{
-	struct timespec until = clock_to_timespec(deadline_ns);
-	struct gup_wait wait = {
-		.self = self,
-		.gfn = GFN(mem->region[region].first.v + offset),
-		.since_ns = clock_now_ns(),
-	}, **p;
-	state_byte *state = &mem->state[region][offset];
-	pthread_condattr_t attr;
-	int r = 0;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&wait.cond, &attr);
-	pthread_condattr_destroy(&attr);
-
-	pthread_mutex_lock(&mem->wait_lock);
-	if (gup_interrupted(mem, self) || !state_set_waited(state) ||
-	    (lost_ends && state_of(state_load(state)) == PAGE_LOST)) {
-		pthread_mutex_unlock(&mem->wait_lock);
-		pthread_cond_destroy(&wait.cond);
-		return;
-	}
-	wait.next = mem->gup_waits;
-	mem->gup_waits = &wait;
-	mem->sleepers++;
-	count_add(&mem->n_gup_sleeps, 1);
-	if (unlocked)
-		*unlocked = true;
-	memory_map_unlock(mem);
-	while (!wait.woken && r != ETIMEDOUT)
-		r = deadline_ns ? pthread_cond_timedwait(&wait.cond, &mem->wait_lock, &until) :
-				  pthread_cond_wait(&wait.cond, &mem->wait_lock);
-	for (p = &mem->gup_waits; *p != &wait; p = &(*p)->next)
-		;
-	*p = wait.next;
-	if (!--mem->sleepers)
-		pthread_cond_broadcast(&mem->no_sleepers);
-	pthread_mutex_unlock(&mem->wait_lock);
-	pthread_cond_destroy(&wait.cond);
-	memory_map_lock(mem);
-}
-
-bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self)
-{
-	unsigned int region;
-	bool usable = false;
-	uint64_t offset;
-
-	memory_map_lock(mem);
-	while (!gup_interrupted(mem, self) && memory_find(mem, gfn, 1, &region, &offset) &&
-	       !(usable = state_usable(state_load(&mem->state[region][offset])))) {
-		memory_ask(mem, region, offset, 1);
-		gup_sleep(mem, region, offset, 0, self, false, NULL);
-	}
-	memory_map_unlock(mem);
-	return usable;
-}
-
 /* ---- gup ---- */
 
 static const struct gup_opts gup_no_opts;
@@ -300,19 +87,19 @@ int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const str
 			return -EFAULT;
 		if (gup_pin(mem, region, offset, n, flags & GUP_WRITE, &bad, &byte))
 			break;
-		if (gup_interrupted(mem, self))
+		if (memory_wait_is_off(mem, self))
 			return -EINTR;
 		if (state_of(byte) == PAGE_LOST)
 			return -EIO;
 		memory_ask(mem, region, bad, n - (bad - offset));
 		if (flags & GUP_NOWAIT) {
-			if (opts->ticket && !ticket_arm(mem, opts->ticket, region, bad))
+			if (opts->ticket && !memory_ticket_arm(mem, opts->ticket, region, bad))
 				continue;
 			return -EAGAIN;
 		}
 		if (opts->deadline_ns && clock_now_ns() >= opts->deadline_ns)
 			return -ETIMEDOUT;
-		gup_sleep(mem, region, bad, opts->deadline_ns, self, true, opts->unlocked);
+		memory_wait_sleep(mem, region, bad, opts->deadline_ns, self, true, opts->unlocked);
 	}
 	*span = (struct gup_span){
 		.hva = mem->region[region].host + offset * PAGE_BYTES + gpa_offset(gpa),

@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What the files of memory/ share, and nobody else sees.
- *
- * Locks, in their order:
- *   map_lock    (rwlock) the set of regions, and whether they are watched
- *   huge_lock   (mutex, of a huge page) the right to bring pages into it; held across UFFDIO_COPY and the like, which do not
- *                        wait for pages
- *   source_lock (rwlock) which source is attached; shared around its request(), so that detach can wait for that
- *   wait_lock   (mutex)  who waits: gup waits, tickets, the `waits` of threads and strangers
- *   eject_lock  (mutex)  who is inside KVM_RUN, which pages are being ejected; held across mprotect and UFFDIO_WAKE,
- *                        which do not wait for pages
+ * What the files of memory/ share, and nobody else sees. The order of the locks
+ * stands in docs/architecture.md ("Order of locks"); none is held across a wait
+ * for a page.
  */
 #ifndef POSTERN_MEMORY_INTERNAL_H
 #define POSTERN_MEMORY_INTERNAL_H
@@ -19,10 +12,11 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "memory/eject.h"
 #include "memory/gup.h"
 #include "memory/memory.h"
 #include "memory/state.h"
-#include "memory/way_out.h"
+#include "memory/wait.h"
 
 /* Strangers: threads that wait for a page and have no memory_thread (KVM's own workers). Kept for statistics only. */
 #define MEMORY_STRANGERS 32
@@ -86,13 +80,14 @@ struct memory {
 	uint64_t pages;
 	bool dumpable;			/* set before other threads know of it */
 
-	pthread_rwlock_t map_lock;
+	pthread_rwlock_t map_lock;	/* the set of regions, and whether they are watched */
 
 	/* Watching. Set by memory_watch; uffd is -1 otherwise. */
 	int uffd;
 	bool can_move;			/* UFFDIO_MOVE */
 	bool can_protect;		/* UFFDIO_WRITEPROTECT */
 	_Atomic unsigned int mends_failed;	/* one after the other: huge pages that did not become one (stage.c) */
+	/* Of a huge page: the right to bring pages into it and to take them away; held across UFFDIO_COPY and the like. */
 	pthread_mutex_t huge_lock[MEMORY_HUGE_LOCKS];
 	int stop_fd;
 	pthread_t fault_thread;
@@ -102,11 +97,12 @@ struct memory {
 	pthread_t collapse_thread;
 	bool collapsing;		/* the thread is to be joined; written once, by who completes */
 
+	/* Which source is attached; shared around its request(), so that detach can wait for that. */
 	pthread_rwlock_t source_lock;
 	struct page_source *source;
 	struct page_sink sink;		/* ours, for sources */
 
-	pthread_mutex_t wait_lock;
+	pthread_mutex_t wait_lock;	/* who waits (wait.c) */
 	struct gup_wait *gup_waits;
 	struct gup_ticket *tickets;
 	struct memory_thread *threads;
@@ -114,6 +110,7 @@ struct memory {
 	unsigned int sleepers;
 	pthread_cond_t no_sleepers;
 
+	/* Who is inside KVM_RUN, which pages are ejected from; held across mprotect and UFFDIO_WAKE. */
 	pthread_mutex_t eject_lock;
 	pthread_cond_t eject_over;
 	unsigned int ejecting;		/* threads with an eject under way */
@@ -155,17 +152,47 @@ bool memory_find(const struct memory *mem, gfn_t first, uint64_t pages, unsigned
 bool memory_find_host(const struct memory *mem, uint64_t address, unsigned int *region,
 		      uint64_t *offset);
 
-/* Asks the source, if there is one, for the pages of [offset, offset + n) that are MISSING. Takes source_lock. */
-void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
+/* ---- wait.c ---- */
+
+/* A thread (by id) was seen waiting in the kernel for a page. *kicked: it has been kicked, and is to be ejected. */
+void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked);
+/* On the thread itself: it does not wait in the kernel any more. */
+void memory_wait_clear(struct memory_thread *thread);
+
+/* Arms the ticket for a page. False: the page is usable by now, or lost, or memory shuts down: look again. */
+bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region, uint64_t offset);
+
+/* Has self been kicked (NULL: nobody can be), or does memory shut down? Then nobody begins to wait. */
+bool memory_wait_is_off(const struct memory *mem, const struct memory_thread *self);
+/*
+ * Sleeps until the page at offset is usable or (lost_ends) lost, self is kicked, memory shuts down, or the
+ * deadline has passed; the map lock is dropped meanwhile. Returns without sleep, and without dropping the
+ * lock, when one of these is so already. The caller looks again in any case.
+ */
+void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset, int64_t deadline_ns,
+		       struct memory_thread *self, bool lost_ends, bool *unlocked);
+/* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. Is it usable? */
+bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
 
 /*
  * Wakes gup sleepers and fires tickets for [first, first + n); ends the waits of threads there when `filled`. Returns for how many
  * nanoseconds the oldest of the waits had lasted, 0: there was none.
  */
 int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled);
-
 /* All gup waits end, all tickets fire; returns when the last sleeper has left gup. */
 void memory_wake_all(struct memory *mem);
+
+/* ---- eject.c ---- */
+
+/* Ejects `thread`, if it is still there, from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
+bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn);
+/*
+ * Brings threads whose wait in the kernel has become long to user space (memory_thread_sit_out), and nudges those whose eject has not
+ * brought them out. Called by the fault thread; returns after how many milliseconds it is to be called again, -1: not before the next fault.
+ */
+int memory_eject_overdue(struct memory *mem);
+/* Waits until no page is being ejected from, or memory shuts down; for who reads guest memory that is all PRESENT and pins nothing. */
+void memory_ejects_wait(struct memory *mem);
 
 /* ---- fill.c ---- */
 
@@ -198,11 +225,14 @@ int memory_fill_quietly(struct memory *mem, gfn_t first, uint64_t n, const void 
 /* So many pages are new, which were published: the last one completes. No huge page's lock is held. */
 void memory_count_fresh(struct memory *mem, uint64_t fresh);
 
+/* ---- watch.c ---- */
+
+/* Asks the source, if there is one, for the pages of [offset, offset + n) that are MISSING. Takes source_lock. */
+void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
 /* UFFDIO_WAKE of one page. */
 void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset);
-
-/* A thread (by id) was seen waiting in the kernel for a page: the fault thread's side of a kick. */
-void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked);
+/* The userfaultfd and its thread end. */
+void memory_unwatch(struct memory *mem);
 
 /* ---- stray.c ---- */
 
@@ -211,18 +241,7 @@ uint64_t memory_returns(struct memory *mem);
 /* A report, read since: may the thread wait in the kernel? */
 void memory_check_touch(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t returns);
 
-/* Waits until no page is being ejected from, or memory shuts down; for who reads guest memory that is all PRESENT and pins nothing. */
-void memory_ejects_wait(struct memory *mem);
-/* Ejects `thread`, if it is still there, from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
-bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn);
-
-/*
- * Brings threads whose wait in the kernel has become long to user space (memory_thread_sit_out), and nudges those whose eject has not
- * brought them out. Called by the fault thread; returns after how many milliseconds it is to be called again, -1: not before the next fault.
- */
-int memory_eject_overdue(struct memory *mem);
-/* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. Is it usable? */
-bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
+/* ---- stage.c, collapse.c, poison.c ---- */
 
 /* Can a huge page take the place of small ones (stage.c)? memory_count_mend: it did, or it did not. */
 bool memory_can_mend(const struct memory *mem);
@@ -235,8 +254,5 @@ void memory_collapse_end(struct memory *mem);
 
 /* Has the host's memory of this page, which is LOST, failed (poison.c)? It is not to be filled then. Any thread. */
 bool memory_is_poisoned(struct memory *mem, gfn_t gfn);
-
-/* userfaultfd set-up and end (watch.c). */
-void memory_unwatch(struct memory *mem);
 
 #endif

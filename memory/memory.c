@@ -2,7 +2,7 @@
 // Copyright The postern authors
 //
 // Regions, their allocation and look-up; the statistics. Where pages come from and who waits for them is in watch.c,
-// fill.c, gup.c and way_out.c.
+// fill.c and wait.c.
 #include "memory/memory.h"
 
 #include <errno.h>

@@ -15,7 +15,8 @@
  * Guest memory is reached only through gup. Threads that may wait for pages, vCPUs above all, are
  * known by a memory_thread and can be brought out of the wait.
  *
- * Order of locks: map lock, then wait lock, then eject lock. None is held across a wait for a page.
+ * The one lock that callers see is the map lock (gup.h). No lock is held across
+ * a wait for a page.
  */
 #ifndef POSTERN_MEMORY_MEMORY_H
 #define POSTERN_MEMORY_MEMORY_H

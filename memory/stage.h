@@ -4,7 +4,7 @@
  * A staging area: room for one huge page, into which a source receives pages before it hands them over. Once nothing of the huge
  * page is missing any more, it takes the guest's place for it in one piece (UFFDIO_MOVE, Linux 6.8 and later), together with
  * the pages that came earlier and alone; the guest has a huge page again. What is not whole, and on older kernels everything, is
- * copied page by page. Pages that came earlier are taken along only with WAY_OUT_KERNEL (memory/way_out.h).
+ * copied page by page. Pages that came earlier are taken along only with WAY_OUT_KERNEL (memory/eject.h).
  */
 #ifndef POSTERN_MEMORY_STAGE_H
 #define POSTERN_MEMORY_STAGE_H

@@ -4,7 +4,7 @@
  * The byte that is the truth about a page, and every transition of it.
  *
  *   bit 0-1  enum page_state
- *   bit 2    EJECTING  the page's protection is taken away for a moment (way_out.c), or its content, being
+ *   bit 2    EJECTING  the page's protection is taken away for a moment (eject.c), or its content, being
  *                      PRESENT (discard.c); not to be touched, even when it is PRESENT
  *   bit 3    WAITED    somebody waits for it, or has a ticket: who makes it PRESENT must wake them. Stays
  *                      set while the page is missing, so a new source is asked for all such pages

@@ -16,7 +16,7 @@
 #include "arch/x86/msr.h"
 #include "arch/x86/state.h"
 #include "arch/x86/x86.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 #define CPUS 2
 #define RAM (16 << 20)

@@ -12,7 +12,7 @@
 #include "arch/arch.h"
 #include "base/hist.h"
 #include "device/machine.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 #include "migrate/migration.h"
 
 #define FAKE_PAGES 16u

@@ -14,7 +14,7 @@
 #include "arch/arch.h"
 #include "arch/arm64/arm64.h"
 #include "base/clock.h"
-#include "memory/way_out.h"
+#include "memory/eject.h"
 
 #define CPUS 2
 #define RAM (4 << 20)

@@ -1,31 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Threads that may wait for late pages, and how they are brought out: see way_out.h.
+// How a thread that waits for a page is brought out of the wait (eject.h): the
+// kick, and the eject for those that wait where no signal reaches them. Who
+// waits stands in wait.c.
 //
-// The eject, step by step. Under eject_lock: the thread is inside KVM_RUN, the page is not PRESENT: its byte becomes
-// EJECTING (gup treats it as not there), the page's protection is taken away, UFFDIO_WAKE. The vCPU retries the fault,
-// finds no permission, KVM_RUN returns -EFAULT; memory_thread_left ends the eject: when no other thread is being ejected
-// from the same page, its protection comes back and the byte is plain again.
+// The eject, step by step. Under eject_lock: the thread is inside KVM_RUN, the
+// page is not PRESENT: its byte becomes EJECTING (gup treats it as not there),
+// the page's protection is taken away, UFFDIO_WAKE. The vCPU retries the fault,
+// finds no permission, KVM_RUN returns -EFAULT; memory_thread_left ends the
+// eject: when no other thread is being ejected from the same page, its
+// protection comes back and the byte is plain again.
 //
-//   - Several vCPUs wait for the page: all are woken and come out with -EFAULT. One that nobody asked to stop waits in
-//     memory_thread_left until the protection is back, and just runs again.
-//   - The page arrives meanwhile: UFFDIO_COPY works on a page without permissions; the byte becomes PRESENT + EJECTING, which
-//     nobody touches until the eject ends. The vCPU comes out all the same.
-//   - Nobody kicked, but the wait has become long: the fault thread ejects the vCPU all the same, and it waits on in user space
-//     (memory_thread_sit_out). A thread that sleeps in the kernel for a page cannot be ptraced, stopped or dumped on these kernels.
-//   - The wait that an eject was for was over (the page had been copied, and its byte did not say so yet): the thread is not woken by
-//     it. Either it runs, and comes out by a signal, of the next kick or of the fault thread, which sends one for as long as the eject is
-//     under way, and ends the eject then. Or it waits for another page by now, where no signal reaches it: when that is reported, the
-//     eject moves to that page.
-#include "memory/way_out.h"
+//   - Several vCPUs wait for the page: all are woken and come out with -EFAULT.
+//     One that nobody asked to stop waits in memory_thread_left until the
+//     protection is back, and just runs again.
+//   - The page arrives meanwhile: UFFDIO_COPY works on a page without
+//     permissions; the byte becomes PRESENT + EJECTING, which nobody touches
+//     until the eject ends. The vCPU comes out all the same.
+//   - Nobody kicked, but the wait has become long: the fault thread ejects the
+//     vCPU all the same, and it waits on in user space (memory_thread_sit_out).
+//     A thread that sleeps in the kernel for a page cannot be ptraced, stopped
+//     or dumped on these kernels.
+//   - The wait that an eject was for was over (the page had been copied, and its
+//     byte did not say so yet): the thread is not woken by it. Either it runs,
+//     and comes out by a signal, of the next kick or of the fault thread, which
+//     sends one for as long as the eject is under way, and ends the eject then.
+//     Or it waits for another page by now, where no signal reaches it: when that
+//     is reported, the eject moves to that page.
+#include "memory/eject.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -45,139 +51,6 @@ enum way_out memory_way_out(const struct memory *mem)
 	return mem->way;
 }
 
-/* ---- threads ---- */
-
-struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu)
-{
-	struct memory_thread *thread = calloc(1, sizeof(*thread));
-
-	if (!thread)
-		return NULL;
-	thread->mem = mem;
-	thread->cpu = cpu;
-	strncpy(thread->name, name, sizeof(thread->name) - 1);
-	pthread_mutex_lock(&mem->wait_lock);
-	thread->next = mem->threads;
-	mem->threads = thread;
-	pthread_mutex_unlock(&mem->wait_lock);
-	return thread;
-}
-
-void memory_thread_free(struct memory_thread *thread)
-{
-	struct memory_thread **p;
-	struct memory *mem;
-
-	if (!thread)
-		return;
-	mem = thread->mem;
-	pthread_mutex_lock(&mem->wait_lock);
-	for (p = &mem->threads; *p != thread; p = &(*p)->next)
-		;
-	*p = thread->next;
-	pthread_mutex_unlock(&mem->wait_lock);
-	free(thread);
-}
-
-void memory_thread_bind(struct memory_thread *thread)
-{
-	atomic_store(&thread->tid, (pid_t)syscall(SYS_gettid));
-}
-
-/* Its number may be another thread's as soon as it has ended. Under the lock: a nudge that is under way is waited for. */
-void memory_thread_unbind(struct memory_thread *thread)
-{
-	pthread_mutex_lock(&thread->mem->wait_lock);
-	atomic_store(&thread->tid, 0);
-	atomic_store(&thread->wait.active, false);
-	pthread_mutex_unlock(&thread->mem->wait_lock);
-}
-
-/* The note is for statistics and for kicks; that the page is waited for stands in its WAITED bit. */
-static void wait_note(struct wait *wait, gfn_t gfn, int64_t now)
-{
-	/* The same wait reported again keeps its beginning. */
-	if (!atomic_load(&wait->active) || wait->gfn.v != gfn.v)
-		wait->since_ns = wait->tried_ns = now;
-	wait->gfn = gfn;
-	atomic_store(&wait->active, true);
-}
-
-static void stranger_note(struct memory *mem, pid_t tid, gfn_t gfn, int64_t now)
-{
-	struct memory_stranger *free_slot = NULL, *s;
-
-	for (s = mem->stranger; s < mem->stranger + MEMORY_STRANGERS; s++) {
-		if (atomic_load(&s->wait.active) && s->tid == tid) {
-			free_slot = s;
-			break;
-		}
-		if (!atomic_load(&s->wait.active) && !free_slot)
-			free_slot = s;
-	}
-	if (!free_slot)
-		return;
-	free_slot->tid = tid;
-	wait_note(&free_slot->wait, gfn, now);
-}
-
-void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked)
-{
-	int64_t now = clock_now_ns();
-	struct memory_thread *thread;
-
-	pthread_mutex_lock(&mem->wait_lock);
-	for (thread = mem->threads; thread; thread = thread->next)
-		if (atomic_load(&thread->tid) == tid)
-			break;
-	PROBE_FAULT(gfn.v, tid, thread ? thread->cpu : -1);
-	if (thread) {
-		wait_note(&thread->wait, gfn, now);
-		/* A kick that came before this report found nobody waiting; its eject is made up for now. */
-		if (atomic_load(&thread->kicked) && mem->way == WAY_OUT_EJECT)
-			*kicked = thread;
-	} else {
-		stranger_note(mem, tid, gfn, now);
-	}
-	pthread_mutex_unlock(&mem->wait_lock);
-}
-
-unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, unsigned int max)
-{
-	struct memory_thread *thread;
-	struct gup_wait *gw;
-	unsigned int i, n = 0;
-
-	pthread_mutex_lock(&mem->wait_lock);
-	for (thread = mem->threads; thread && n < max; thread = thread->next) {
-		if (!atomic_load(&thread->wait.active))
-			continue;
-		waiters[n] = (struct memory_waiter){
-			.cpu = thread->cpu,
-			.gpa = gfn_to_gpa(thread->wait.gfn),
-			.since_ns = thread->wait.since_ns,
-		};
-		memcpy(waiters[n++].name, thread->name, sizeof(thread->name));
-	}
-	for (gw = mem->gup_waits; gw && n < max; gw = gw->next) {
-		if (gw->self && atomic_load(&gw->self->wait.active))
-			continue;	/* sits out: shown above */
-		waiters[n++] = (struct memory_waiter){
-			.name = "gup", .cpu = -1,
-			.gpa = gfn_to_gpa(gw->gfn), .since_ns = gw->since_ns,
-		};
-	}
-	for (i = 0; i < MEMORY_STRANGERS && n < max; i++)
-		if (atomic_load(&mem->stranger[i].wait.active))
-			waiters[n++] = (struct memory_waiter){
-				.name = "other", .cpu = -1,
-				.gpa = gfn_to_gpa(mem->stranger[i].wait.gfn),
-				.since_ns = mem->stranger[i].wait.since_ns,
-			};
-	pthread_mutex_unlock(&mem->wait_lock);
-	return n;
-}
-
 /* ---- kick ---- */
 
 enum kick_result memory_thread_kick(struct memory_thread *thread)
@@ -187,7 +60,7 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 	struct gup_wait *gw;
 	gfn_t gfn = GFN(0);
 
-	/* Before the look at who waits: a wait that begins from now on sees it (gup_sleep, memory_note_wait). */
+	/* Before the look at who waits: a wait that begins from now on sees it (memory_wait_sleep, memory_note_wait). */
 	if (!atomic_exchange(&thread->kicked, true)) {
 		count_add(&mem->n_kicks, 1);
 		PROBE_KICK(thread->cpu, atomic_load_explicit(&thread->tid, memory_order_relaxed));
@@ -429,15 +302,6 @@ void memory_thread_enter(struct memory_thread *thread)
 	pthread_mutex_unlock(&mem->eject_lock);
 }
 
-static void wait_clear(struct memory_thread *thread)
-{
-	if (!atomic_load(&thread->wait.active))
-		return;
-	pthread_mutex_lock(&thread->mem->wait_lock);
-	atomic_store(&thread->wait.active, false);
-	pthread_mutex_unlock(&thread->mem->wait_lock);
-}
-
 /* Ends this thread's eject, if there is one. Returns whether there was. */
 static bool eject_leave(struct memory_thread *thread)
 {
@@ -473,7 +337,7 @@ bool memory_thread_left(struct memory_thread *thread, int result)
 	ejected = eject_leave(thread);
 	if (result == -EFAULT && (ejected || eject_bystander(thread)))
 		return true;	/* it still waits for the page; memory_thread_sit_out */
-	wait_clear(thread);
+	memory_wait_clear(thread);
 	return false;
 }
 

@@ -3,30 +3,31 @@
  *
  * The way out of a wait for a page: kick and eject.
  *
- * A thread that may wait for late pages, in KVM_RUN or in gup, is known by a memory_thread. To bring it out:
+ * To bring a thread (wait.h) out:
  *
  *   - it waits in gup: woken, gup returns -EINTR;
- *   - it waits inside KVM_RUN and the kernel's guest faults are interruptible (WAY_OUT_KERNEL): the
- *     caller's signal does it, nothing is needed here;
- *   - it waits inside KVM_RUN on a kernel that ignores signals there (WAY_OUT_EJECT): mprotect(page, PROT_NONE),
- *     UFFDIO_WAKE; the fault is retried, finds no permission, KVM_RUN returns -EFAULT with the guest's state
- *     untouched; when the last ejected thread is out the protection is restored.
+ *   - it waits inside KVM_RUN and the kernel's guest faults are interruptible
+ *     (WAY_OUT_KERNEL): the caller's signal does it, nothing is needed here;
+ *   - it waits inside KVM_RUN on a kernel that ignores signals there
+ *     (WAY_OUT_EJECT): mprotect(page, PROT_NONE), UFFDIO_WAKE; the fault is
+ *     retried, finds no permission, KVM_RUN returns -EFAULT with the guest's
+ *     state untouched; when the last ejected thread is out the protection is
+ *     restored.
  *
- * A kick is a loop, not an event: between "not waiting" and "waiting" a thread may slip past any single
- * attempt, so whoever wants it out repeats memory_thread_kick (and its signal) until it is.
+ * A kick is a loop, not an event: between "not waiting" and "waiting" a thread
+ * may slip past any single attempt, so whoever wants it out repeats
+ * memory_thread_kick (and its signal) until it is.
  */
-#ifndef POSTERN_MEMORY_WAY_OUT_H
-#define POSTERN_MEMORY_WAY_OUT_H
+#ifndef POSTERN_MEMORY_EJECT_H
+#define POSTERN_MEMORY_EJECT_H
 
-#include "memory/memory.h"
+#include "memory/wait.h"
 
 enum way_out {
 	WAY_OUT_AUTO,	/* find out by trying, once */
 	WAY_OUT_KERNEL,
 	WAY_OUT_EJECT,
 };
-
-struct memory_thread;
 
 /*
  * How memory_thread_kick gets threads out of KVM_RUN; WAY_OUT_AUTO is not accepted. Until it is set: WAY_OUT_EJECT, which
@@ -35,20 +36,12 @@ struct memory_thread;
 void memory_set_way_out(struct memory *mem, enum way_out way);
 enum way_out memory_way_out(const struct memory *mem);
 
-/* Registers a thread-to-be. name: at most 15 bytes are kept; cpu: vCPU index or -1. NULL: no memory. */
-struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu);
-/* Its thread has unbound it or was never bound, and nobody kicks it. */
-void memory_thread_free(struct memory_thread *thread);
 /*
  * What makes the thread leave KVM_RUN although nobody kicked it, a signal: used when an eject did not find it where it was
  * believed to be. It is called on any thread, while the thread is bound and never after memory_thread_unbind has returned, so that
  * pthread_kill in it always has a thread to send to. It must not sleep nor call anything of this library. Set before the thread is bound.
  */
 void memory_thread_set_nudge(struct memory_thread *thread, void (*nudge)(void *arg), void *arg);
-/* On the thread itself, before its first wait. */
-void memory_thread_bind(struct memory_thread *thread);
-/* On the thread itself, before it ends: its waits are over, and no nudge comes any more. */
-void memory_thread_unbind(struct memory_thread *thread);
 
 /* What a kick found. */
 enum kick_result {
