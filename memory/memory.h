@@ -185,6 +185,20 @@ int memory_poison(struct memory *mem, const void *host, gfn_t *gfn);
  */
 int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
 
+/*
+ * The pages of [first, first + n) that the VMM has written, through gup or by memory_discard, since they
+ * were last harvested: bit i of byte i / 8 is set when page first + i was; the other bits stay as they are, so
+ * that KVM's dirty log can be gathered in the same place (what vCPUs write is there and not here, nor are pages
+ * that come from a source). `bits` has (n + 7) / 8 bytes. Takes the marks away. Returns how many there were, or
+ * -EFAULT: not RAM of one region. Any thread, at any time; whoever reads a page because of its mark does so by gup,
+ * and waits there while it is ejected from or given up, or learns that it is lost.
+ *
+ * A page is marked when the writer's span is put. One that is held for writing now is thus not told now, unless
+ * it was written before, but by a harvest after the put: the last harvest comes when vCPUs and devices write no
+ * more and have put what they held. It is so for a page that is pinned for good, too: each put marks it.
+ */
+int64_t memory_harvest_dirty(struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
+
 /* The sink that ends here: its fill and lose are the two above. Valid until memory_free. */
 struct page_sink *memory_sink(struct memory *mem);
 

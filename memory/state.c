@@ -163,3 +163,9 @@ void state_unpin(state_byte *s)
 			return;
 	} while (!state_cas(s, &old, (uint8_t)(old - (1u << STATE_PIN_SHIFT))));
 }
+
+bool state_take_dirty(state_byte *s)
+{
+	/* Acquire: whoever copies the page next sees what was written before the mark. */
+	return atomic_fetch_and_explicit(s, (uint8_t)~STATE_DIRTY, memory_order_acq_rel) & STATE_DIRTY;
+}

@@ -8,7 +8,7 @@
  *                      PRESENT (discard.c); not to be touched, even when it is PRESENT
  *   bit 3    WAITED    somebody waits for it, or has a ticket: who makes it PRESENT must wake them. Stays
  *                      set while the page is missing, so a new source is asked for all such pages
- *   bit 4    DIRTY     written through gup
+ *   bit 4    DIRTY     written through gup, or given up; taken by a harvest (dirty.c)
  *   bit 5-7  pins      spans that hold it, 0 to 6; 7: pinned for good (more than 6 at one time). Page-out
  *                      leaves pinned pages alone
  *
@@ -74,5 +74,7 @@ bool state_start_discard(state_byte *s);
 /* Takes a pin, and marks the page dirty if asked, when it is usable. Returns the byte before; look with state_usable. */
 uint8_t state_pin(state_byte *s, bool dirty);
 void state_unpin(state_byte *s);
+/* Clears DIRTY. True: it was set, and what was written before is seen by this thread. */
+bool state_take_dirty(state_byte *s);
 
 #endif
