@@ -5,6 +5,9 @@
  *
  * It is loaded in the order in which its parts depend on each other: the VM (interrupt controllers,
  * clocks), the vCPUs, and last the devices, since a device sets its interrupt line again.
+ *
+ * A device that boards did not have yet when version N - 1 was written is as
+ * after a reset in a state of that version: its driver has not seen it.
  */
 #include "device/machine_internal.h"
 
@@ -14,9 +17,12 @@
 #include <string.h>
 
 #include "base/proto.h"
+#include "base/state_version.h"
 #include "machine.pb-c.h"
 
 #define MACHINE_STATE_VERSION 2
+/* What boards have had since that version: a PCI bus. */
+static const char *const devices_new[] = { "pci-host" };
 #define DEVICES_MAX 32
 
 typedef Postern__Device__MachineState MachineState;
@@ -166,9 +172,10 @@ static int check_shape(struct machine *m, const MachineState *msg, struct err *e
 	const struct memory_region *region;
 	unsigned int i, n;
 
-	if (msg->version != MACHINE_STATE_VERSION)
-		return err_set(err, -EPROTO, "state of version %u, this postern reads version %u",
-			       msg->version, MACHINE_STATE_VERSION);
+	int r = state_version_check("machine state", msg->version, MACHINE_STATE_VERSION, err);
+
+	if (r < 0)
+		return r;
 	if (msg->cpus != m->config.cpus || msg->n_vcpus != msg->cpus)
 		return err_set(err, -EINVAL, "state of a machine with %u vCPUs (%zu present), this one has %u",
 			       msg->cpus, msg->n_vcpus, m->config.cpus);
@@ -197,11 +204,39 @@ static const DeviceState *state_of(const MachineState *msg, const char *name)
 	return NULL;
 }
 
+/* Is it of a version in which no board had such a device? */
+static bool is_before(const MachineState *msg, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(devices_new) / sizeof(devices_new[0]); i++)
+		if (!strcmp(devices_new[i], name))
+			return msg->version < MACHINE_STATE_VERSION;
+	return false;
+}
+
+static int check_device(const struct device *device, const MachineState *msg, struct err *err)
+{
+	const char *name = device->ops->name;
+	const DeviceState *state = state_of(msg, name);
+
+	if (is_before(msg, name) && !state)
+		return 0;
+	if (is_before(msg, name))
+		return err_set(err, -EINVAL,
+			       "state of device %s, in a machine state of version %u, which has none", name,
+			       msg->version);
+	if (!state)
+		return err_set(err, -EINVAL, "no state of device %s", name);
+	return device_version_check(device, state->version, err);
+}
+
 /* Each device exactly once. */
 static int check_devices(struct machine *m, const MachineState *msg, struct err *err)
 {
 	const struct device *device;
 	unsigned int i, n;
+	int r = 0;
 	size_t k;
 
 	device = board_devices(m->board, &n);
@@ -215,16 +250,9 @@ static int check_devices(struct machine *m, const MachineState *msg, struct err 
 		if (state_of(msg, name) != msg->devices[k])
 			return err_set(err, -EINVAL, "state of device %s comes twice", name);
 	}
-	for (i = 0; i < n; i++) {
-		const DeviceState *state = state_of(msg, device[i].ops->name);
-
-		if (!state)
-			return err_set(err, -EINVAL, "no state of device %s", device[i].ops->name);
-		if (state->version != device[i].ops->version)
-			return err_set(err, -EPROTO, "state of device %s is of version %u, this postern reads %u",
-				       device[i].ops->name, state->version, device[i].ops->version);
-	}
-	return 0;
+	for (i = 0; i < n && !r; i++)
+		r = check_device(&device[i], msg, err);
+	return r;
 }
 
 static int apply_cpu(struct vcpu_parked *vcpu, void *arg, struct err *err)
@@ -235,6 +263,14 @@ static int apply_cpu(struct vcpu_parked *vcpu, void *arg, struct err *err)
 
 	r = arch_vcpu_load(vcpu, msg->vcpus[i].data, msg->vcpus[i].len, err);
 	return r < 0 ? err_prefix(err, "state of vCPU %u", i) : 0;
+}
+
+static int apply_device(const struct device *device, const DeviceState *state, struct err *err)
+{
+	if (state)
+		return device_load(device, state->version, state->data.data, state->data.len, err);
+	device->ops->reset(device->dev);
+	return 0;
 }
 
 static int apply(struct machine *m, const MachineState *msg, struct err *err)
@@ -250,14 +286,9 @@ static int apply(struct machine *m, const MachineState *msg, struct err *err)
 	if (r < 0)
 		return r;
 	device = board_devices(m->board, &n);
-	for (i = 0; i < n; i++) {
-		const DeviceState *state = state_of(msg, device[i].ops->name);
-
-		r = device[i].ops->load(device[i].dev, state->data.data, state->data.len, err);
-		if (r < 0)
-			return err_prefix(err, "state of device %s", device[i].ops->name);
-	}
-	return 0;
+	for (i = 0; i < n && !r; i++)
+		r = apply_device(&device[i], state_of(msg, device[i].ops->name), err);
+	return r;
 }
 
 int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err *err)

@@ -19,9 +19,12 @@
 #include "arch/arm64/arm64.h"
 #include "arch/arm64/gic.h"
 #include "arch/message.h"
+#include "base/state_version.h"
 #include "state.pb-c.h"
 
-#define STATE_VERSION 1u
+/* Of Arm64__VmState and Arm64__VcpuState: docs/state.md. */
+#define VM_STATE_VERSION 1u
+#define VCPU_STATE_VERSION 1u
 #define REGISTERS_MAX 2048u
 #define REGISTER_BYTES_MAX 256u		/* KVM_REG_SIZE_U2048 */
 
@@ -32,7 +35,7 @@ int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
 	Arm64__VmState state = ARM64__VM_STATE__INIT;
 	int r;
 
-	state.version = STATE_VERSION;
+	state.version = VM_STATE_VERSION;
 	state.n_gic = gic_shared_n();
 	state.gic = calloc(state.n_gic, sizeof(*state.gic));
 	if (!state.gic)
@@ -54,12 +57,11 @@ int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err
 
 	if (!message)
 		return -EPROTO;
-	if (state->version != STATE_VERSION)
-		r = err_set(err, -EPROTO, "VM state: version %u, this postern knows %u", state->version, STATE_VERSION);
-	else if (state->n_gic != gic_shared_n())
+	r = state_version_check("VM state", state->version, VM_STATE_VERSION, err);
+	if (!r && state->n_gic != gic_shared_n())
 		r = err_set(err, -EPROTO, "VM state: %zu values of the interrupt controller, there must be %zu",
 			    state->n_gic, gic_shared_n());
-	else
+	if (!r)
 		r = gic_shared_load(arm64_vm(vm)->gic, state->gic, err);
 	if (!r)
 		r = arch_clock_start(vm, state->counter, err);
@@ -168,7 +170,7 @@ static int save_rest(struct vcpu_parked *vcpu, struct work *work, struct err *er
 		r = gic_private_save(arm64_vm(parked_vm(vcpu))->gic, parked_index(vcpu), work->gic, err);
 	if (r < 0)
 		return r;
-	work->state.version = STATE_VERSION;
+	work->state.version = VCPU_STATE_VERSION;
 	work->state.index = parked_index(vcpu);
 	work->state.mp_state = mp.mp_state;
 	work->state.serror_pending = events.exception.serror_pending;
@@ -263,9 +265,10 @@ static int load_rest(struct vcpu_parked *vcpu, const Arm64__VcpuState *state, st
 
 static int state_check(const struct vcpu_parked *vcpu, const Arm64__VcpuState *state, struct err *err)
 {
-	if (state->version != STATE_VERSION)
-		return err_set(err, -EPROTO, "vCPU state: version %u, this postern knows %u", state->version,
-			       STATE_VERSION);
+	int r = state_version_check("vCPU state", state->version, VCPU_STATE_VERSION, err);
+
+	if (r)
+		return r;
 	if (state->index != parked_index(vcpu))
 		return err_set(err, -EPROTO, "vCPU state: of vCPU %u", state->index);
 	if (state->n_registers > REGISTERS_MAX)

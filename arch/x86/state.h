@@ -11,7 +11,9 @@
 #include "base/err.h"
 #include "kvm/parked.h"
 
-#define STATE_VERSION 1u
+/* Of X86__VmState and X86__VcpuState: docs/state.md. */
+#define VM_STATE_VERSION 1u
+#define VCPU_STATE_VERSION 1u
 
 /* A nested guest's state: *data is NULL while there is none; else to be freed. */
 int nested_get(struct vcpu_parked *vcpu, struct kvm_nested_state **state, struct err *err);

@@ -37,6 +37,7 @@
 #include "arch/x86/state_vcpu.h"
 #include "arch/x86/x86.h"
 #include "base/log.h"
+#include "base/state_version.h"
 
 /* FXSAVE image and XSAVE header: no XSAVE area is shorter. */
 #define XSAVE_MIN 576u
@@ -215,7 +216,7 @@ int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err)
 	if (!work)
 		return -ENOMEM;
 	x86__vcpu_state__init(&work->state);
-	work->state.version = STATE_VERSION;
+	work->state.version = VCPU_STATE_VERSION;
 	work->state.index = parked_index(vcpu);
 	result = save_registers(vcpu, work, err);
 	if (!result)
@@ -237,10 +238,10 @@ int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err)
 static int state_check(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct err *err)
 {
 	unsigned int index = parked_index(vcpu);
+	int result = state_version_check("vCPU state", state->version, VCPU_STATE_VERSION, err);
 
-	if (state->version != STATE_VERSION)
-		return err_set(err, -EPROTO, "vCPU %u: state version %u, this postern knows %u", index,
-			       state->version, STATE_VERSION);
+	if (result)
+		return result;
 	if (state->index != index)
 		return err_set(err, -EPROTO, "vCPU %u: got the state of vCPU %u", index, state->index);
 	if (!state->regs || !state->sregs || !state->debug || !state->events)

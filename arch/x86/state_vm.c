@@ -11,6 +11,7 @@
 #include "arch/x86/board.h"
 #include "arch/x86/state.h"
 #include "arch/x86/x86.h"
+#include "base/state_version.h"
 #include "state.pb-c.h"
 
 #define PITS 3u
@@ -144,7 +145,7 @@ int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
 		result = pit_get(vm, channels, &state.pit_flags, err);
 	if (result < 0)
 		return result;
-	state.version = STATE_VERSION;
+	state.version = VM_STATE_VERSION;
 	state.pics = pic_list;
 	state.n_pics = 2;
 	state.ioapic = &ioapic;
@@ -233,9 +234,10 @@ static int pit_set(struct vm *vm, const X86__VmState *state, struct err *err)
 
 static int vm_state_check(const X86__VmState *state, struct err *err)
 {
-	if (state->version != STATE_VERSION)
-		return err_set(err, -EPROTO, "VM state: version %u, this postern knows %u", state->version,
-			       STATE_VERSION);
+	int result = state_version_check("VM state", state->version, VM_STATE_VERSION, err);
+
+	if (result)
+		return result;
 	if (state->n_pics != 2 || state->n_pit != PITS)
 		return bad(err, "number of 8259s or of 8254 channels");
 	if (!state->ioapic || state->ioapic->n_redirection != KVM_IOAPIC_NUM_PINS ||

@@ -284,6 +284,7 @@ static void balloon_free(void *arg)
 
 static const struct vdev_ops balloon_ops = {
 	.name = "virtio-balloon",
+	.version = 1,
 	.type = VIRTIO_ID_BALLOON,
 	.pci_class = 0x00ff00,
 	.queue = on_queue,

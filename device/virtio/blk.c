@@ -437,6 +437,7 @@ static void blk_free(void *arg)
 
 static const struct vdev_ops blk_ops = {
 	.name = "virtio-blk",
+	.version = 1,
 	.type = VIRTIO_ID_BLOCK,
 	.pci_class = 0x010000,
 	.queue = on_queue,

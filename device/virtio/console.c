@@ -115,6 +115,7 @@ static void console_free(void *arg)
 
 static const struct vdev_ops console_ops = {
 	.name = "virtio-console",
+	.version = 1,
 	.type = VIRTIO_ID_CONSOLE,
 	.pci_class = 0x078000,
 	.queue = on_queue,

@@ -706,6 +706,7 @@ static void net_free(void *arg)
 
 static const struct vdev_ops net_ops = {
 	.name = "virtio-net",
+	.version = 1,
 	.type = VIRTIO_ID_NET,
 	.pci_class = 0x020000,
 	.queue = on_queue,

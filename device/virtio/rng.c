@@ -48,6 +48,7 @@ static void rng_free(void *arg)
 
 static const struct vdev_ops rng_ops = {
 	.name = "virtio-rng",
+	.version = 1,
 	.type = VIRTIO_ID_RNG,
 	.pci_class = 0x00ff00,
 	.queue = on_queue,

@@ -439,14 +439,15 @@ static int queue_from(struct vqueue *q, const VirtioQueue *msg, uint64_t feature
 	return 0;
 }
 
-static int state_check(const struct vdev *dev, const VirtioState *msg, struct err *err)
+static int state_check(const struct vdev *dev, const VirtioState *msg, vdev_load_fn load,
+		       struct err *err)
 {
 	struct vqueue *trial;
 	size_t i;
 	int r = 0;
 
 	/* First, since it can say what a feature that is missing means. */
-	if (dev->ops->load && dev->ops->load(dev->arg, msg->own.data, msg->own.len, false, err) < 0)
+	if (load && load(dev->arg, msg->own.data, msg->own.len, false, err) < 0)
 		return -EINVAL;
 	if (msg->features & ~(dev->offered | dev->arriving) && msg->status & VIRTIO_CONFIG_S_FEATURES_OK)
 		return err_set(err, -EINVAL, "features 0x%" PRIx64 ", this device has 0x%" PRIx64, msg->features, dev->offered);
@@ -455,7 +456,7 @@ static int state_check(const struct vdev *dev, const VirtioState *msg, struct er
 		return err_set(err, -EINVAL, "a register has bits that do not exist");
 	if (msg->n_queues != dev->queues)
 		return err_set(err, -EINVAL, "%zu queues, this device has %u", msg->n_queues, dev->queues);
-	if (!dev->ops->load && msg->own.len)
+	if (!load && msg->own.len)
 		return err_set(err, -EINVAL, "%zu bytes of its own, this device has none", msg->own.len);
 	trial = malloc(sizeof(*trial));
 	if (!trial)
@@ -469,7 +470,7 @@ static int state_check(const struct vdev *dev, const VirtioState *msg, struct er
 	return r;
 }
 
-static void state_apply(struct vdev *dev, const VirtioState *msg)
+static void state_apply(struct vdev *dev, const VirtioState *msg, vdev_load_fn load)
 {
 	unsigned int i;
 
@@ -485,14 +486,15 @@ static void state_apply(struct vdev *dev, const VirtioState *msg)
 	dev->queue_select = (uint16_t)msg->queue_select;
 	for (i = 0; i < dev->queues; i++)
 		queue_from(&dev->queue[i], msg->queues[i], msg->features, NULL);
-	if (dev->ops->load)
-		dev->ops->load(dev->arg, msg->own.data, msg->own.len, true, NULL);
+	if (load)
+		load(dev->arg, msg->own.data, msg->own.len, true, NULL);
 }
 
-static int dev_load(void *arg, const uint8_t *data, size_t len, struct err *err)
+/* load: of what is the device's own, or NULL. */
+static int state_load(struct vdev *dev, vdev_load_fn load, const uint8_t *data, size_t len,
+		      struct err *err)
 {
 	VirtioState *msg = proto_unpack(&postern__device__virtio_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
-	struct vdev *dev = arg;
 	int r;
 
 	if (!msg)
@@ -501,15 +503,29 @@ static int dev_load(void *arg, const uint8_t *data, size_t len, struct err *err)
 	if (in_hand(dev))
 		r = err_set(err, -EBUSY, "requests are under way");
 	else
-		r = state_check(dev, msg, err);
+		r = state_check(dev, msg, load, err);
 	/* The last that may say no. */
 	if (!r)
 		r = pci_function_load(&dev->fn, msg->function.data, msg->function.len, err);
 	if (!r)
-		state_apply(dev, msg);
+		state_apply(dev, msg, load);
 	vdev_unlock(dev);
 	postern__device__virtio_state__free_unpacked(msg, NULL);
 	return r;
+}
+
+static int dev_load(void *arg, const uint8_t *data, size_t len, struct err *err)
+{
+	struct vdev *dev = arg;
+
+	return state_load(dev, dev->ops->load, data, len, err);
+}
+
+static int dev_load_previous(void *arg, const uint8_t *data, size_t len, struct err *err)
+{
+	struct vdev *dev = arg;
+
+	return state_load(dev, dev->ops->load_previous, data, len, err);
 }
 
 /* ---- life ---- */
@@ -527,7 +543,8 @@ int vdev_init(struct vdev *dev, const struct vdev_ops *ops, void *arg, const str
 	};
 	snprintf(dev->name, sizeof(dev->name), "%s%u", ops->name, config->number);
 	dev->device_ops = (struct device_ops){
-		.name = dev->name, .version = 1, .save = dev_save, .load = dev_load, .reset = dev_reset,
+		.name = dev->name, .version = ops->version, .save = dev_save, .load = dev_load,
+		.load_previous = ops->version > 1 ? dev_load_previous : NULL, .reset = dev_reset,
 	};
 	for (i = 0; i < config->queues; i++) {
 		r = vqueue_init(&dev->queue[i], env->mem, i, config->queue_size);

@@ -26,8 +26,17 @@
 
 struct disk_news;
 
+/*
+ * Takes the device's own state, hostile input, after reset; with apply false it
+ * only checks. 0 or -EINVAL. Locked.
+ */
+typedef int (*vdev_load_fn)(void *arg, const uint8_t *data, size_t len, bool apply,
+			    struct err *err);
+
 struct vdev_ops {
 	const char *name;
+	/* of all of its saved state, also of what every virtio device has: docs/state.md */
+	uint32_t version;
 	uint16_t type;			/* virtio 1.2, chapter 5 */
 	uint32_t pci_class;
 	/* Chains may be there: vdev_take until it says no, or VDEV_TURN_CHAINS were taken (then vqueue_kick). Main thread, locked. */
@@ -55,11 +64,11 @@ struct vdev_ops {
 	int (*claim)(void *arg, struct err *err);
 	void (*release)(void *arg);
 	/*
-	 * A state of its own, beyond the queues'. Locked. Load gets what a peer sent (hostile), after reset; with apply false it only
-	 * checks. Without them that state must be empty.
+	 * A state of its own, beyond the queues'; without these it must be empty.
+	 * load is of `version`, load_previous of the one before. Locked.
 	 */
 	int (*save)(void *arg, struct buf *out, struct err *err);
-	int (*load)(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err);
+	vdev_load_fn load, load_previous;
 };
 
 /* What a device stands on. The functions: any thread; a negative errno: not possible, writes come as exits. */

@@ -536,6 +536,7 @@ static void vsock_free(void *arg)
 
 static const struct vdev_ops vsock_ops = {
 	.name = "virtio-vsock",
+	.version = 1,
 	.type = VIRTIO_ID_VSOCK,
 	.pci_class = 0x028000,
 	.queue = on_queue,

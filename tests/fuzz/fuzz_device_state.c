@@ -4,6 +4,7 @@
 #include "device/power.h"
 #include "device/rtc.h"
 #include "device/serial.h"
+#include "state.h"
 
 static void set_line(void *arg, bool level)
 {
@@ -31,7 +32,7 @@ static void drive(const struct device_ops *ops, void *dev, access_fn access, uns
 	struct err err;
 	size_t i;
 
-	ops->load(dev, data, size / 2, &err);
+	fuzz_load(ops, dev, data, size / 2);
 	for (i = size / 2; i + 1 < size; i += 2) {
 		value[0] = data[i + 1];
 		access(dev, data[i] % ports, data[i] & 0x80, value, width);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "device/virtio/net.h"
+#include "state.h"
 
 #define RAM_BYTES (UINT64_C(2) << 20)
 #define CONTENT_MAX 8192
@@ -191,7 +192,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(ram, in, in_len);
 	dev = device_new();
 	if (data[0] & FUZZ_STATE)
-		dev->device_ops.load(dev, data + 2, size - 2, &err);
+		fuzz_load(&dev->device_ops, dev, data + 2, size - 2);
 	else
 		start(dev, data[0], queue);
 	vdev_start(dev);

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "device/virtio/kind.h"
+#include "state.h"
 
 #define RAM_BYTES (UINT64_C(2) << 20)
 #define CONTENT_MAX 8192
@@ -101,15 +102,13 @@ static inline void fuzz_start(struct fuzz *f, uint8_t how, uint32_t features)
 /* The rest of the input into memory, the device started or loaded. */
 static inline void fuzz_begin(struct fuzz *f, uint8_t how, uint32_t features, const uint8_t *data, size_t size)
 {
-	struct err err;
-
 	size = size < CONTENT_MAX ? size : CONTENT_MAX;
 	memset(f->ram, 0, CONTENT_MAX);
 	if (size)
 		memcpy(f->ram, data, size);
 	vdev_start(f->dev);
 	if (how & FUZZ_STATE)
-		f->dev->device_ops.load(f->dev, data, size, &err);
+		fuzz_load(&f->dev->device_ops, f->dev, data, size);
 	else
 		fuzz_start(f, how, features);
 }

@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "device/virtio/kind.h"
+#include "state.h"
 
 #define FUZZ_RAM_BYTES (UINT64_C(2) << 20)
 #define FUZZ_CONTENT_MAX 8192
@@ -125,7 +126,7 @@ static int fuzz_device(struct vdev *dev, const uint8_t *data, size_t size, void 
 	memcpy(fuzz_ram, data + 1, size - 1);
 	vdev_start(dev);
 	if (data[0] & FUZZ_STATE)
-		dev->device_ops.load(dev, data + 1, size - 1, &err);
+		fuzz_load(&dev->device_ops, dev, data + 1, size - 1);
 	else
 		fuzz_start(dev, data[0]);
 	for (i = 0; i < FUZZ_ROUNDS; i++) {
