@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The postern authors
+"""What is saved stays readable: the fields of every state are as tests/golden/fields says, and
+docs/state.md names the version of each that is recorded."""
+import pathlib
+import re
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+GOLDEN = TOP / 'tests/golden'
+FIELD = re.compile(r'(repeated\s+)?([\w.]+)\s+(\w+)\s*=\s*(\d+)\s*;')
+
+
+def states():
+    """The .proto files of states."""
+    areas = ('arch', 'device', 'machine')
+    return [path for area in areas for path in sorted((TOP / area).rglob('*.proto'))]
+
+
+def fields(text):
+    """The lines of tests/golden/fields that a .proto file comes to; it has no nested messages."""
+    text = re.sub(r'//[^\n]*', '', text)
+    package = re.search(r'package\s+([\w.]+)\s*;', text).group(1)
+    found = []
+    for message, body in re.findall(r'message\s+(\w+)\s*{([^{}]*)}', text):
+        for repeated, kind, name, number in FIELD.findall(body):
+            kind = ('repeated ' if repeated else '') + kind
+            found.append(f'{package}.{message} {number} {name} {kind}')
+    return found
+
+
+def test_fields_are_those_that_were_recorded():
+    """One that is gone or is another now cannot be read any more; a new one wants a thought."""
+    recorded = (GOLDEN / 'fields').read_text().splitlines()
+    present = [line for path in states() for line in fields(path.read_text())]
+    gone = sorted(set(recorded) - set(present))
+    new = sorted(set(present) - set(recorded))
+    due = 'docs/state.md, "What a change needs"'
+    assert not gone, f'no longer there, or not as they were ({due}): ' + '; '.join(gone)
+    assert not new, f'new ({due}; then they go into tests/golden/fields): ' + '; '.join(new)
+
+
+def test_every_number_is_used_once():
+    """Also one that is reserved."""
+    for path in states():
+        text = re.sub(r'//[^\n]*', '', path.read_text())
+        for message, body in re.findall(r'message\s+(\w+)\s*{([^{}]*)}', text):
+            numbers = [number for _, _, _, number in FIELD.findall(body)]
+            for line in re.findall(r'reserved([^;"]*);', body):
+                numbers += re.findall(r'\d+', line)
+            assert len(set(numbers)) == len(numbers), f'{path.relative_to(TOP)}: {message}'
+
+
+def test_what_is_recorded_is_documented():
+    """Each device's newest golden file is of the version that docs/state.md names."""
+    newest = {}
+    for path in (GOLDEN / 'devices').glob('*.state'):
+        match = re.fullmatch(r'([a-z-]+?)\d*-(\d+)\.state', path.name)
+        if match:
+            newest[match.group(1)] = max(newest.get(match.group(1), 0), int(match.group(2)))
+    text = (TOP / 'docs/state.md').read_text()
+    documented = dict(re.findall(r'^\| `([a-z-]+)` \| (\d+) \|', text, re.M))
+    assert newest
+    assert {name: str(version) for name, version in newest.items()} == documented
