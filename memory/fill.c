@@ -187,8 +187,8 @@ static bool fill_is_over(struct memory *mem, unsigned int region, uint64_t offse
 	       (state == PAGE_LOST && memory_is_poisoned(mem, GFN(mem->region[region].first.v + offset)));
 }
 
-/* Fills [offset, offset + n) of one huge page, around what is PRESENT. */
-static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages, int64_t *fresh)
+int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages,
+		     int64_t *fresh)
 {
 	pthread_mutex_t *lock = memory_huge_lock(mem, region, offset);
 	struct wakes wakes = { 0 };
@@ -213,11 +213,12 @@ static int fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 	return r;
 }
 
-int memory_fill_quietly(struct memory *mem, gfn_t first, uint64_t n, const void *data, int64_t *fresh)
+int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data)
 {
 	const uint8_t *pages = data;
 	uint64_t offset, i, part;
 	unsigned int region;
+	int64_t fresh = 0;
 	int r = 0;
 
 	if (!memory_find(mem, first, n, &region, &offset))
@@ -227,21 +228,12 @@ int memory_fill_quietly(struct memory *mem, gfn_t first, uint64_t n, const void 
 	for (i = 0; i < n && !r; i += part) {
 		part = HUGE_PAGES - (offset + i) % HUGE_PAGES;
 		part = part < n - i ? part : n - i;
-		r = fill_huge(mem, region, offset + i, part, pages ? pages + i * PAGE_BYTES : NULL, fresh);
+		r = memory_fill_huge(mem, region, offset + i, part, pages ? pages + i * PAGE_BYTES : NULL, &fresh);
 	}
-	return r;
-}
-
-int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data)
-{
-	int64_t fresh = 0;
-	int r = memory_fill_quietly(mem, first, n, data, &fresh);
-
 	memory_count_fresh(mem, (uint64_t)fresh);
 	if (r < 0)
 		return r;
-	if (mem->uffd >= 0)
-		count_add(&mem->n_duplicates, n - (uint64_t)fresh);
+	count_add(&mem->n_duplicates, n - (uint64_t)fresh);
 	return fresh;
 }
 
@@ -267,32 +259,4 @@ int memory_lose(struct memory *mem, gfn_t gfn)
 	if (mem->events.lost)
 		mem->events.lost(mem->events.arg, gfn);
 	return 0;
-}
-
-/* ---- as a sink ---- */
-
-static struct memory *memory_of(struct page_sink *sink)
-{
-	return (struct memory *)(void *)((char *)sink - offsetof(struct memory, sink));
-}
-
-static int64_t sink_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
-{
-	return memory_fill(memory_of(sink), first, n, data);
-}
-
-static int sink_lose(struct page_sink *sink, gfn_t gfn)
-{
-	return memory_lose(memory_of(sink), gfn);
-}
-
-const struct page_sink_ops memory_sink_ops = {
-	.name = "memory",
-	.fill = sink_fill,
-	.lose = sink_lose,
-};
-
-struct page_sink *memory_sink(struct memory *mem)
-{
-	return &mem->sink;
 }

@@ -73,6 +73,17 @@ struct memory_stranger {
 	struct wait wait;
 };
 
+/* Staging areas in which pages wait for the rest of their huge page (sink.c). */
+struct memory_rooms {
+	pthread_mutex_t lock;		/* the areas, and what is noted of them */
+	pthread_cond_t placed;		/* an area was placed */
+	pthread_cond_t held;		/* pages are held back where none were, or shut */
+	struct memory_area *areas;
+	int64_t wake_ns;		/* when the thread looks again; INT64_MAX: when `held` */
+	pthread_t thread;
+	bool started;
+};
+
 struct memory {
 	struct memory_region region[MEMORY_REGIONS_MAX];
 	state_byte *state[MEMORY_REGIONS_MAX];
@@ -101,6 +112,7 @@ struct memory {
 	pthread_rwlock_t source_lock;
 	struct page_source *source;
 	struct page_sink sink;		/* ours, for sources */
+	struct memory_rooms rooms;
 
 	pthread_mutex_t wait_lock;	/* who waits (wait.c) */
 	struct gup_wait *gup_waits;
@@ -194,9 +206,21 @@ int memory_eject_overdue(struct memory *mem);
 /* Waits until no page is being ejected from, or memory shuts down; for who reads guest memory that is all PRESENT and pins nothing. */
 void memory_ejects_wait(struct memory *mem);
 
-/* ---- fill.c ---- */
+/* ---- sink.c ---- */
 
 extern const struct page_sink_ops memory_sink_ops;
+
+void memory_rooms_init(struct memory *mem);
+/*
+ * All that was committed is placed when it returns; what cannot be is dropped, and MISSING as it
+ * was. Rooms that are out stay out.
+ */
+void memory_rooms_flush(struct memory *mem);
+/* Once `shut` is set: joins the thread. memory_rooms_fini: nobody uses a room any more. */
+void memory_rooms_end(struct memory *mem);
+void memory_rooms_fini(struct memory *mem);
+
+/* ---- fill.c ---- */
 
 /* Locks the huge page that page `offset` lies in; returns what is to be unlocked. */
 pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint64_t offset);
@@ -219,8 +243,12 @@ uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset
 /* Wakes them; `offset` is any page of the huge page. No huge page's lock is held: tickets fire. Returns the longest wait as memory_wake. */
 int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes);
 
-/* memory_fill without the end: adds to *fresh how many are new, which memory_count_fresh is to be told. 0 or a negative errno. */
-int memory_fill_quietly(struct memory *mem, gfn_t first, uint64_t n, const void *data, int64_t *fresh);
+/*
+ * Fills [offset, offset + n) of one huge page, around what is PRESENT (pages NULL: zeros). Adds to *fresh how many are new, which
+ * memory_count_fresh is to be told. 0 or a negative errno.
+ */
+int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages,
+		     int64_t *fresh);
 
 /* So many pages are new, which were published: the last one completes. No huge page's lock is held. */
 void memory_count_fresh(struct memory *mem, uint64_t fresh);

@@ -74,6 +74,7 @@ static void memory_init_locks(struct memory *mem)
 	pthread_cond_init(&mem->no_sleepers, &attr);
 	pthread_cond_init(&mem->eject_over, &attr);
 	pthread_condattr_destroy(&attr);
+	memory_rooms_init(mem);
 }
 
 int memory_new(struct memory **out, const struct memory_range *ranges, unsigned int n,
@@ -131,6 +132,7 @@ void memory_shut(struct memory *mem)
 	atomic_store(&mem->shut, true);
 	memory_wake_all(mem);
 	memory_collapse_end(mem);
+	memory_rooms_end(mem);
 	memory_unwatch(mem);
 }
 
@@ -141,6 +143,7 @@ void memory_free(struct memory *mem)
 	if (!mem)
 		return;
 	memory_shut(mem);
+	memory_rooms_fini(mem);
 	for (i = 0; i < mem->regions; i++) {
 		if (mem->region[i].host)
 			munmap(mem->region[i].host, mem->region[i].pages * PAGE_BYTES);

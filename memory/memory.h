@@ -152,7 +152,8 @@ bool memory_is_late(const struct memory *mem);
 void memory_attach(struct memory *mem, struct page_source *source);
 /*
  * The source is gone: REQUESTED pages are MISSING again. When it returns, no thread is inside the
- * source's request(). Waiters go on waiting. Any thread but one inside request().
+ * source's request(), and what was committed until then is PRESENT, or MISSING if it cannot be
+ * placed. Waiters go on waiting. Any thread but one inside request().
  */
 void memory_detach(struct memory *mem);
 
@@ -199,7 +200,10 @@ int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
  */
 int64_t memory_harvest_dirty(struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
 
-/* The sink that ends here: its fill and lose are the two above. Valid until memory_free. */
+/*
+ * The sink that ends here: its fill and lose are the two above; room and commit place whole huge
+ * pages where they can, also around pages that came earlier. Valid until memory_free.
+ */
 struct page_sink *memory_sink(struct memory *mem);
 
 enum page_state memory_page_state(const struct memory *mem, gfn_t gfn);

@@ -5,7 +5,8 @@
  * migration, a snapshot file, a page store, or a wrapper around another source implement them.
  *
  * A source is asked with request(), which never blocks, and answers later, on any thread, into its sink: with fill() or with
- * lose(). Pages that nobody asked for may come too. memory/ is the last sink (memory_sink); a wrapper is a source to
+ * lose(). Pages that nobody asked for may come too, and better by room() and commit(): the source asks where to put a run of
+ * pages, writes them there, and says that the run is whole. memory/ is the last sink (memory_sink); a wrapper is a source to
  * what is above it and a sink to what is below it, so wrappers stack in any order (docs/sources.md).
  */
 #ifndef POSTERN_MEMORY_PAGE_SOURCE_H
@@ -34,6 +35,21 @@ struct page_sink_ops {
 	int64_t (*fill)(struct page_sink *sink, gfn_t first, uint64_t n, const void *data);
 	/* The source does not have page gfn, now or ever. 0 or -EFAULT: not RAM. */
 	int (*lose)(struct page_sink *sink, gfn_t gfn);
+	/*
+	 * Where to put the n pages from `first` on, for which nobody is in a hurry: *data, at a
+	 * page's boundary. Returns for how many of them there is room in one piece, 1 to n;
+	 * -EFAULT: not RAM, -ENOMEM: the host has none. The room is the caller's alone until it
+	 * is committed, by any thread, which it has to be. Several may be out at a time.
+	 */
+	int64_t (*room)(struct page_sink *sink, gfn_t first, uint64_t n, void **data);
+	/*
+	 * The first n pages of the room at `data`, which is that of page `first`, are whole. The
+	 * room is the sink's again; what it had beyond them is given back (n is 0: all of it).
+	 * `data` is NULL: the n pages from `first` on are zero, and have no room. The pages
+	 * become PRESENT now or some milliseconds later, with others of their huge page. Returns
+	 * how many of them are PRESENT now, as far as is known, or fill's errors.
+	 */
+	int64_t (*commit)(struct page_sink *sink, gfn_t first, uint64_t n, const void *data);
 };
 
 /* Embedded in each implementation. */

@@ -44,6 +44,7 @@ struct memory_stage {
 	unsigned int region;
 	uint64_t offset;	/* of the huge page in its region, in pages */
 	unsigned int n, zeros;	/* pages, and those of them that are zero */
+	bool split;		/* the area's own huge page went in pieces */
 	uint64_t has[STAGE_WORDS], zero[STAGE_WORDS];
 };
 
@@ -55,6 +56,11 @@ static bool bit_get(const uint64_t *words, unsigned int i)
 static void bit_set(uint64_t *words, unsigned int i)
 {
 	words[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+static void bit_clear(uint64_t *words, unsigned int i)
+{
+	words[i / 64] &= ~(UINT64_C(1) << (i % 64));
 }
 
 /* ---- life ---- */
@@ -194,7 +200,6 @@ void memory_count_mend(struct memory *mem, bool huge)
 /* The guest's pages that are taken back for the time of a move, and who waits for any page. */
 struct frozen {
 	unsigned int n;
-	bool split;		/* the stage's own huge page went in pieces */
 	uint64_t page[STAGE_WORDS];
 	struct wakes wakes;
 };
@@ -209,20 +214,19 @@ static uint8_t *stage_host(const struct memory_stage *stage)
 	return stage->mem->region[stage->region].host + stage->offset * PAGE_BYTES;
 }
 
-/* Pages [first, first + n) of the huge page are in the kernel. Returns how many are new: those taken back were counted before. */
-static uint64_t stage_publish(struct memory_stage *stage, struct frozen *frozen, unsigned int first, unsigned int n)
+/* Pages [first, first + n) of the huge page were published. Returns how many of them had been taken back: they were counted before. */
+static unsigned int stage_count_again(struct memory_stage *stage, struct frozen *frozen, unsigned int first, unsigned int n)
 {
-	uint64_t fresh = memory_publish(stage->mem, stage->region, stage->offset + first, n, &frozen->wakes);
 	unsigned int i, again = 0;
 
 	for (i = first; i < first + n; i++) {
 		again += bit_get(frozen->page, i);
-		frozen->page[i / 64] &= ~(UINT64_C(1) << (i % 64));
+		bit_clear(frozen->page, i);
 	}
 	count_sub(&stage->mem->n_filled, again);
 	/* Never to zero: a page that is new is still counted. */
 	atomic_fetch_sub(&stage->mem->n_missing, again);
-	return fresh - again;
+	return again;
 }
 
 /*
@@ -260,8 +264,10 @@ static void stage_thaw(struct memory_stage *stage, struct frozen *frozen)
 	unsigned int i;
 
 	for (i = 0; i < HUGE_PAGES; i++)
-		if (bit_get(frozen->page, i))
-			stage_publish(stage, frozen, i, 1);
+		if (bit_get(frozen->page, i)) {
+			memory_publish(stage->mem, stage->region, stage->offset + i, 1, &frozen->wakes);
+			stage_count_again(stage, frozen, i, 1);
+		}
 }
 
 /* Takes the PRESENT pages back. False: somebody took hold of one meanwhile. */
@@ -368,29 +374,39 @@ static void stage_put_back(struct memory_stage *stage, const struct frozen *froz
 	}
 }
 
-/* With the huge page's lock held. False: it is to be placed in pieces. Adds to *fresh how many are new. */
-static bool stage_place_whole(struct memory_stage *stage, struct frozen *frozen, int64_t *fresh)
+/* False: it is to be placed in pieces. Adds to *fresh how many are new. */
+static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
 {
 	struct memory *mem = stage->mem;
-	unsigned int done = 0;
-	bool emptied, huge;
+	pthread_mutex_t *lock = memory_huge_lock(mem, stage->region, stage->offset);
+	struct frozen frozen = { 0 };
+	unsigned int done = 0, i;
+	int64_t waited;
+	bool huge;
 
-	if (!stage_is_placeable(stage) || !stage_take(stage, frozen))
-		return false;
-	/* It may fail half-way: locked memory, say. */
-	emptied = !madvise(stage_host(stage), HUGE_BYTES, MADV_DONTNEED);
-	if (emptied || !frozen->n)
-		done = stage_move(stage);
-	*fresh += (int64_t)stage_publish(stage, frozen, 0, done);
-	if (done < HUGE_PAGES && frozen->n) {
-		stage_put_back(stage, frozen);
-		stage_protect(stage, false);
-		stage_thaw(stage, frozen);
+	if (stage_is_placeable(stage) && stage_take(stage, &frozen)) {
+		/* It may fail half-way: locked memory, say. */
+		if (!madvise(stage_host(stage), HUGE_BYTES, MADV_DONTNEED) || !frozen.n)
+			done = stage_move(stage);
+		*fresh += (int64_t)memory_publish(mem, stage->region, stage->offset, done, &frozen.wakes);
+		*fresh -= stage_count_again(stage, &frozen, 0, done);
+		if (done < HUGE_PAGES && frozen.n) {
+			stage_put_back(stage, &frozen);
+			stage_protect(stage, false);
+			stage_thaw(stage, &frozen);
+		}
+		huge = done == HUGE_PAGES && memory_is_huge(stage->pagemap, stage_host(stage));
+		stage->split |= done && !huge;
+		/* The area has no longer what went: should the rest fail, this is not placed again. */
+		for (i = 0; i < done; i++)
+			bit_clear(stage->has, i);
+		if (frozen.n)
+			memory_count_mend(mem, huge);
 	}
-	huge = done == HUGE_PAGES && memory_is_huge(stage->pagemap, stage_host(stage));
-	frozen->split = done && !huge;
-	if (frozen->n)
-		memory_count_mend(mem, huge);
+	pthread_mutex_unlock(lock);
+	waited = memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);
+	if (*fresh)
+		PROBE_FILL(mem->region[stage->region].first.v + stage->offset, (uint64_t)*fresh, waited);
 	return done == HUGE_PAGES;
 }
 
@@ -399,53 +415,59 @@ static bool stage_place_whole(struct memory_stage *stage, struct frozen *frozen,
 /* Around what is PRESENT. Adds to *fresh how many are new. */
 static int stage_place_pieces(struct memory_stage *stage, int64_t *fresh)
 {
-	gfn_t first = GFN(stage->mem->region[stage->region].first.v + stage->offset);
 	unsigned int i = 0, start;
-	int64_t got;
 	bool zero;
+	int r = 0;
 
-	while (i < HUGE_PAGES) {
+	while (i < HUGE_PAGES && !r) {
 		start = i++;
 		if (!bit_get(stage->has, start))
 			continue;
 		zero = bit_get(stage->zero, start);
 		while (i < HUGE_PAGES && bit_get(stage->has, i) && bit_get(stage->zero, i) == zero)
 			i++;
-		got = memory_fill_quietly(stage->mem, GFN(first.v + start), i - start,
-					  zero ? NULL : stage->area + start * PAGE_BYTES, fresh);
-		if (got < 0)
-			return (int)got;
+		r = memory_fill_huge(stage->mem, stage->region, stage->offset + start, i - start,
+				     zero ? NULL : stage->area + start * PAGE_BYTES, fresh);
 	}
-	return 0;
+	return r;
+}
+
+/* So many of what was held are new, or why not all of it could be placed. */
+static int64_t stage_placed(struct memory_stage *stage, int64_t fresh, int r)
+{
+	memory_count_fresh(stage->mem, (uint64_t)fresh);
+	if (r < 0)
+		return r;
+	if (stage->mem->uffd >= 0)
+		count_add(&stage->mem->n_duplicates, stage->n - (uint64_t)fresh);
+	stage->n = 0;
+	return fresh;
 }
 
 int64_t memory_stage_place(struct memory_stage *stage)
 {
-	struct memory *mem = stage->mem;
-	unsigned int n = stage->n;
-	struct frozen frozen = { 0 };
-	pthread_mutex_t *lock;
-	int64_t fresh = 0, waited;
-	bool whole;
+	int64_t fresh = 0;
 	int r = 0;
 
-	stage->n = 0;
-	if (!n || mem->uffd < 0)
-		return 0;
-	lock = memory_huge_lock(mem, stage->region, stage->offset);
-	whole = stage_place_whole(stage, &frozen, &fresh);
-	pthread_mutex_unlock(lock);
-	waited = memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);
-	if (fresh)
-		PROBE_FILL(mem->region[stage->region].first.v + stage->offset, (uint64_t)fresh, waited);
-	if (!whole)
+	if (stage->n && stage->mem->uffd >= 0 && !stage_place_whole(stage, &fresh))
 		r = stage_place_pieces(stage, &fresh);
-	memory_count_fresh(mem, (uint64_t)fresh);
+	fresh = stage_placed(stage, fresh, r);
 	/* A huge page that was moved whole left nothing behind; of one that was split, what is left would serve the next badly. */
-	if (frozen.split && stage_renew(stage) < 0)
-		r = -ENOMEM;
-	if (r < 0)
-		return r;
-	count_add(&mem->n_duplicates, n - (uint64_t)fresh);
-	return fresh;
+	if (fresh < 0 || !stage->split)
+		return fresh;
+	stage->split = false;
+	return stage_renew(stage) < 0 ? -ENOMEM : fresh;
+}
+
+int64_t memory_stage_place_apart(struct memory_stage *stage)
+{
+	int64_t fresh = 0;
+	int r = stage->mem->uffd >= 0 ? stage_place_pieces(stage, &fresh) : 0;
+
+	return stage_placed(stage, fresh, r);
+}
+
+void memory_stage_drop(struct memory_stage *stage)
+{
+	stage->n = 0;
 }

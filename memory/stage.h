@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A staging area: room for one huge page, into which a source receives pages before it hands them over. Once nothing of the huge
+ * A staging area: room for one huge page, into which pages are received before they become visible. Once nothing of the huge
  * page is missing any more, it takes the guest's place for it in one piece (UFFDIO_MOVE, Linux 6.8 and later), together with
  * the pages that came earlier and alone; the guest has a huge page again. What is not whole, and on older kernels everything, is
  * copied page by page. Pages that came earlier are taken along only with WAY_OUT_KERNEL (memory/eject.h).
+ *
+ * The heart's own: sources ask memory_sink for room, which has these areas (sink.c).
  */
 #ifndef POSTERN_MEMORY_STAGE_H
 #define POSTERN_MEMORY_STAGE_H
@@ -13,7 +15,7 @@
 
 struct memory_stage;
 
-/* One thread uses it; mem outlives it. -ENOMEM. */
+/* One thread at a time uses it; mem outlives it. -ENOMEM. */
 int memory_stage_new(struct memory_stage **out, struct memory *mem, struct err *err);
 /* Placed or not, what it holds is gone. */
 void memory_stage_free(struct memory_stage *stage);
@@ -37,7 +39,13 @@ bool memory_stage_takes(const struct memory_stage *stage, gfn_t first, uint64_t 
  */
 bool memory_stage_is_due(const struct memory_stage *stage);
 
-/* memory_fill of all that waits; the stage is empty afterwards. */
+/*
+ * memory_fill of all that waits; the stage is empty afterwards. With an error what has not come in
+ * still waits, to be placed again or dropped; if the stage is empty all the same, it is of no
+ * more use. memory_stage_place_apart does it page by page, while others write into the area.
+ */
 int64_t memory_stage_place(struct memory_stage *stage);
+int64_t memory_stage_place_apart(struct memory_stage *stage);
+void memory_stage_drop(struct memory_stage *stage);
 
 #endif

@@ -84,7 +84,10 @@ int memory_take_back(struct memory *mem)
 	uint64_t at, n;
 	int r = 0;
 
-	if (mem->uffd < 0 || !memory_is_late(mem))
+	if (mem->uffd < 0)
+		return -EINVAL;
+	memory_rooms_flush(mem);
+	if (!memory_is_late(mem))
 		return -EINVAL;
 	for (region = 0; region < mem->regions && !r; region++)
 		for (at = 0; at < mem->region[region].pages && !r; at += n) {

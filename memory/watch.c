@@ -105,6 +105,7 @@ void memory_detach(struct memory *mem)
 	mem->source = NULL;
 	pthread_rwlock_unlock(&mem->source_lock);
 	scan(mem, STATE_MASK, PAGE_REQUESTED, unask_one);
+	memory_rooms_flush(mem);
 }
 
 /* ---- the fault thread ---- */
