@@ -4,6 +4,9 @@
  * Jobs lie in a heap by due time (and by age, where that is equal); a thread delivers them. A job's data is copied, since a fill's
  * is good only during the call. When the heap is full, requests pass at once: request() may not sleep, and to refuse
  * would be to lose the source.
+ *
+ * Room is a job's own: were it that of the sink above, pages that come in any order could keep a huge page of it each. What
+ * came there is copied on when it is due.
  */
 #include "source/delay.h"
 
@@ -15,7 +18,7 @@
 #define JOBS_MAX (64u << 10)
 #define DELAY_MAX (3600 * NS_PER_SEC)
 
-enum job_kind { JOB_REQUEST, JOB_FILL, JOB_LOSE };
+enum job_kind { JOB_REQUEST, JOB_FILL, JOB_COMMIT, JOB_LOSE };
 
 struct job {
 	int64_t due_ns;
@@ -24,7 +27,7 @@ struct job {
 	gfn_t first;
 	uint64_t n;
 	bool zero;
-	uint8_t data[];
+	uint8_t *data;		/* a page behind the job itself, as rooms have to be */
 };
 
 struct delay {
@@ -33,7 +36,7 @@ struct delay {
 	pthread_t thread;
 	pthread_mutex_t lock;		/* guards the rest */
 	pthread_cond_t changed;		/* there is an earlier job, or stop */
-	pthread_cond_t room;		/* bytes became less, or stop */
+	pthread_cond_t drained;		/* bytes became less, or stop */
 	struct job **heap;
 	size_t jobs;
 	uint64_t bytes;			/* of data in the heap */
@@ -78,20 +81,23 @@ static struct job *heap_pop(struct delay *delay)
 
 static uint64_t job_bytes(const struct job *job)
 {
-	return job->kind == JOB_FILL && !job->zero ? job->n * PAGE_BYTES : 0;
+	return job->zero ? 0 : job->n * PAGE_BYTES;
 }
 
-static struct job *job_new(enum job_kind kind, gfn_t first, uint64_t n, const void *data)
+static struct job *job_new(enum job_kind kind, gfn_t first, uint64_t n, bool zero)
 {
-	size_t bytes = data ? n * PAGE_BYTES : 0;
-	struct job *job = malloc(sizeof(*job) + bytes);
+	struct job *job = zero ? malloc(sizeof(*job)) : aligned_alloc(PAGE_BYTES, (n + 1) * PAGE_BYTES);
 
-	if (!job)
-		return NULL;
-	*job = (struct job){ .kind = kind, .first = first, .n = n, .zero = !data };
-	if (data)
-		memcpy(job->data, data, bytes);
+	if (job)
+		*job = (struct job){
+			.kind = kind, .first = first, .n = n, .zero = zero, .data = (uint8_t *)job + PAGE_BYTES,
+		};
 	return job;
+}
+
+static struct job *job_of_room(const void *data)
+{
+	return (struct job *)(void *)((uintptr_t)data - PAGE_BYTES);
 }
 
 /* Takes the job over; false: it cannot, and the caller delivers at once. */
@@ -106,7 +112,7 @@ static bool job_add(struct delay *delay, struct job *job)
 	/* A fill larger than all the room still gets in, alone. */
 	while (!layer_is_stopped(&delay->layer) && delay->bytes && delay->bytes + job_bytes(job) > config->bytes_max &&
 	       job_bytes(job))
-		layer_cond_wait(&delay->room, &delay->lock, INT64_MAX);
+		layer_cond_wait(&delay->drained, &delay->lock, INT64_MAX);
 	added = !layer_is_stopped(&delay->layer) && delay->jobs < JOBS_MAX;
 	if (added) {
 		job->seq = delay->seq++;
@@ -131,6 +137,8 @@ static int64_t deliver(struct delay *delay, enum job_kind kind, gfn_t first, uin
 		return layer_ask(&delay->layer, first, n);
 	case JOB_FILL:
 		return layer_fill(&delay->layer, first, n, data);
+	case JOB_COMMIT:
+		return layer_put(&delay->layer, first, n, data);
 	default:
 		return layer_lose(&delay->layer, first);
 	}
@@ -138,8 +146,10 @@ static int64_t deliver(struct delay *delay, enum job_kind kind, gfn_t first, uin
 
 static int64_t postpone(struct delay *delay, enum job_kind kind, gfn_t first, uint64_t n, const void *data)
 {
-	struct job *job = job_new(kind, first, n, data);
+	struct job *job = job_new(kind, first, n, !data);
 
+	if (job && data)
+		memcpy(job->data, data, n * PAGE_BYTES);
 	if (job && job_add(delay, job))
 		return 0;
 	free(job);
@@ -161,7 +171,7 @@ static void *delay_main(void *arg)
 		}
 		job = heap_pop(delay);
 		delay->bytes -= job_bytes(job);
-		pthread_cond_broadcast(&delay->room);
+		pthread_cond_broadcast(&delay->drained);
 		pthread_mutex_unlock(&delay->lock);
 		r = deliver(delay, job->kind, job->first, job->n, job->zero ? NULL : job->data);
 		pthread_mutex_lock(&delay->lock);
@@ -189,6 +199,37 @@ static int64_t delay_fill(struct page_sink *sink, gfn_t first, uint64_t n, const
 	return postpone((struct delay *)layer_of_sink(sink), JOB_FILL, first, n, data);
 }
 
+static int64_t delay_room(struct page_sink *sink, gfn_t first, uint64_t n, void **data)
+{
+	struct job *job;
+
+	(void)sink;
+	n = n < HUGE_PAGES ? n : HUGE_PAGES;
+	job = job_new(JOB_COMMIT, first, n, false);
+	if (!job)
+		return -ENOMEM;
+	*data = job->data;
+	return (int64_t)n;
+}
+
+static int64_t delay_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	struct delay *delay = (struct delay *)layer_of_sink(sink);
+	struct job *job;
+	int64_t r = 0;
+
+	if (!data)
+		return postpone(delay, JOB_COMMIT, first, n, NULL);
+	job = job_of_room(data);
+	job->n = n;
+	if (n && job_add(delay, job))
+		return 0;
+	if (n)
+		r = deliver(delay, JOB_COMMIT, first, n, data);
+	free(job);
+	return r;
+}
+
 static int delay_lose(struct page_sink *sink, gfn_t gfn)
 {
 	return (int)postpone((struct delay *)layer_of_sink(sink), JOB_LOSE, gfn, 1, NULL);
@@ -200,7 +241,7 @@ static void delay_stop(struct layer *layer)
 
 	pthread_mutex_lock(&delay->lock);
 	pthread_cond_broadcast(&delay->changed);
-	pthread_cond_broadcast(&delay->room);
+	pthread_cond_broadcast(&delay->drained);
 	pthread_mutex_unlock(&delay->lock);
 	pthread_join(delay->thread, NULL);
 }
@@ -210,7 +251,7 @@ static void delay_release(struct delay *delay)
 	while (delay->jobs)
 		free(delay->heap[--delay->jobs]);
 	free(delay->heap);
-	pthread_cond_destroy(&delay->room);
+	pthread_cond_destroy(&delay->drained);
 	pthread_cond_destroy(&delay->changed);
 	pthread_mutex_destroy(&delay->lock);
 	free(delay);
@@ -223,7 +264,9 @@ static void delay_free(struct layer *layer)
 }
 
 static const struct page_source_ops source_ops = { .name = "delay", .request = delay_request };
-static const struct page_sink_ops sink_ops = { .name = "delay", .fill = delay_fill, .lose = delay_lose };
+static const struct page_sink_ops sink_ops = {
+	.name = "delay", .fill = delay_fill, .lose = delay_lose, .room = delay_room, .commit = delay_commit,
+};
 static const struct layer_ops layer_ops = { .stop = delay_stop, .free = delay_free };
 
 static bool is_delay(int64_t ns, int64_t spread_ns)
@@ -246,7 +289,7 @@ int delay_new(struct delay **out, const struct delay_config *config, struct err 
 	delay->config = *config;
 	pthread_mutex_init(&delay->lock, NULL);
 	layer_cond_init(&delay->changed);
-	layer_cond_init(&delay->room);
+	layer_cond_init(&delay->drained);
 	delay->heap = calloc(JOBS_MAX, sizeof(*delay->heap));
 	r = delay->heap ? layer_thread_start(&delay->thread, "delay", delay_main, delay, err) :
 			  err_set(err, -ENOMEM, "no memory to delay pages");

@@ -89,11 +89,11 @@ static int64_t fill_run(struct inject *inject, gfn_t first, uint64_t start, uint
 	return i > start ? layer_fill(&inject->layer, GFN(first.v + start), i - start, fill_page(data, start)) : 0;
 }
 
-static int64_t inject_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+/* What is committed goes on whole; around a fault its pages go by fill, and the room is given back. */
+static int64_t inject_pass(struct inject *inject, bool commit, gfn_t first, uint64_t n, const void *data)
 {
-	struct inject *inject = (struct inject *)layer_of_sink(sink);
 	uint64_t i, start = 0;
-	int64_t r, done = 0;
+	int64_t r = 0, done = 0;
 
 	for (i = 0; i < n; i++) {
 		bool lose = hits(inject, INJECT_LOSE), corrupt = hits(inject, INJECT_CORRUPT);
@@ -110,10 +110,25 @@ static int64_t inject_fill(struct page_sink *sink, gfn_t first, uint64_t n, cons
 			done += r > 0 ? r : 0;
 		}
 		if (r < 0)
-			return r;
+			break;
 	}
-	r = fill_run(inject, first, start, n, data);
+	if (commit && !start)
+		return layer_commit(&inject->layer, first, n, data);
+	if (r >= 0)
+		r = fill_run(inject, first, start, n, data);
+	if (commit && data)
+		layer_commit(&inject->layer, first, 0, data);
 	return r < 0 ? r : done + r;
+}
+
+static int64_t inject_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	return inject_pass((struct inject *)layer_of_sink(sink), false, first, n, data);
+}
+
+static int64_t inject_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	return inject_pass((struct inject *)layer_of_sink(sink), true, first, n, data);
 }
 
 static int inject_lose(struct page_sink *sink, gfn_t gfn)
@@ -127,7 +142,9 @@ static void inject_free(struct layer *layer)
 }
 
 static const struct page_source_ops source_ops = { .name = "inject", .request = inject_request };
-static const struct page_sink_ops sink_ops = { .name = "inject", .fill = inject_fill, .lose = inject_lose };
+static const struct page_sink_ops sink_ops = {
+	.name = "inject", .fill = inject_fill, .lose = inject_lose, .room = layer_room_above, .commit = inject_commit,
+};
 static const struct layer_ops layer_ops = { .free = inject_free };
 
 int inject_new(struct inject **out, const struct inject_rule *rules, unsigned int n, uint64_t seed, struct err *err)

@@ -2,6 +2,7 @@
 // Copyright The postern authors
 #include "source/layer.h"
 
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/thread.h"
@@ -27,6 +28,32 @@ void layer_stop(struct layer *layer)
 	/* Sequentially consistent: a wait either sees it, or is seen by who wakes under the wait's lock. */
 	if (!atomic_exchange(&layer->stopped, true) && layer->ops->stop)
 		layer->ops->stop(layer);
+}
+
+int64_t layer_room_above(struct page_sink *sink, gfn_t first, uint64_t n, void **data)
+{
+	return layer_room(layer_of_sink(sink), first, n, data);
+}
+
+int64_t layer_put(struct layer *layer, gfn_t first, uint64_t n, const void *data)
+{
+	int64_t part, r, done = 0;
+	void *room;
+	uint64_t i;
+
+	if (!data)
+		return layer_commit(layer, first, n, NULL);
+	for (i = 0; i < n && !layer_is_stopped(layer); i += (uint64_t)part) {
+		part = layer_room(layer, GFN(first.v + i), n - i, &room);
+		if (part < 0)
+			return part;
+		memcpy(room, fill_page(data, i), (size_t)part * PAGE_BYTES);
+		r = layer_commit(layer, GFN(first.v + i), (uint64_t)part, room);
+		if (r < 0)
+			return r;
+		done += r;
+	}
+	return done;
 }
 
 void layer_cond_init(pthread_cond_t *cond)

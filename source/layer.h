@@ -6,10 +6,15 @@
  *
  *     memory  --request-->  layer  --request-->  layer  --request-->  source
  *             <--fill, lose--      <--fill, lose--      <--fill, lose--
+ *             <----commit----      <----commit----      <----commit----
+ *             -----room----->      -----room----->      -----room----->
  *
  * Rules for a layer: request() never sleeps; no lock is held across a call to the neighbours; whatever waits is
  * ended by stop(). Once stopped, request() says -ENOTCONN, and what comes from below is dropped (those pages are as
  * missing as before).
+ *
+ * Room is that of the sink above, handed down, so that what comes by commit needs no copy; what is not to pass is not
+ * committed above. A layer that keeps pages for longer gives room of its own, and layer_put hands on what came there.
  */
 #ifndef POSTERN_SOURCE_LAYER_H
 #define POSTERN_SOURCE_LAYER_H
@@ -75,6 +80,35 @@ static inline int layer_lose(struct layer *layer, gfn_t gfn)
 
 	return layer_is_stopped(layer) ? 0 : sink->ops->lose(sink, gfn);
 }
+
+/* Room above; also when stopped: what is written there is given back. */
+static inline int64_t layer_room(struct layer *layer, gfn_t first, uint64_t n, void **data)
+{
+	struct page_sink *sink = layer->source.sink;
+
+	return sink->ops->room(sink, first, n, data);
+}
+
+/* Commits n pages of such room, 0: gives it back. */
+static inline int64_t layer_commit(struct layer *layer, gfn_t first, uint64_t n, const void *data)
+{
+	struct page_sink *sink = layer->source.sink;
+
+	if (!layer_is_stopped(layer))
+		return sink->ops->commit(sink, first, n, data);
+	return data ? sink->ops->commit(sink, first, 0, data) : 0;
+}
+
+/* What came to the layer by commit, or by fill, goes on the same way. */
+static inline int64_t layer_pass(struct layer *layer, bool commit, gfn_t first, uint64_t n, const void *data)
+{
+	return (commit ? layer_commit : layer_fill)(layer, first, n, data);
+}
+
+/* `room` of a sink whose layer has none of its own. */
+int64_t layer_room_above(struct page_sink *sink, gfn_t first, uint64_t n, void **data);
+/* Copies pages (NULL: zeros) that came to room of the layer's own into room above, and commits them. As commit. */
+int64_t layer_put(struct layer *layer, gfn_t first, uint64_t n, const void *data);
 
 /* The i-th page of a fill's data, or NULL: it is zero. */
 static inline const uint8_t *fill_page(const void *data, uint64_t i)

@@ -262,7 +262,7 @@ static void forget(struct retry *retry, gfn_t first, uint64_t n)
 }
 
 /* Up to HUGE_PAGES pages. */
-static int64_t take_piece(struct retry *retry, gfn_t first, uint64_t n, const void *data)
+static int64_t take_piece(struct retry *retry, bool commit, gfn_t first, uint64_t n, const void *data)
 {
 	uint64_t was[HUGE_PAGES / 64] = { 0 }, i;
 	int64_t now, r;
@@ -273,7 +273,7 @@ static int64_t take_piece(struct retry *retry, gfn_t first, uint64_t n, const vo
 			was[i / 64] |= UINT64_C(1) << i % 64;
 	counted(retry);
 	pthread_mutex_unlock(&retry->lock);
-	r = layer_fill(&retry->layer, first, n, data);
+	r = layer_pass(&retry->layer, commit, first, n, data);
 	if (r == (int64_t)n)
 		forget(retry, first, n);
 	if (r != -ENOMEM)
@@ -287,21 +287,22 @@ static int64_t take_piece(struct retry *retry, gfn_t first, uint64_t n, const vo
 	return r;
 }
 
-static int64_t retry_take(struct retry *retry, gfn_t first, uint64_t n, const void *data)
+/* A room has HUGE_PAGES at most, so it is one piece. */
+static int64_t retry_take(struct retry *retry, bool commit, gfn_t first, uint64_t n, const void *data)
 {
 	uint64_t i, piece;
 	int64_t r, done = 0;
 
 	/* Nothing is watched: no lock, no pieces. */
-	if (!atomic_load(&retry->outstanding)) {
-		r = layer_fill(&retry->layer, first, n, data);
+	if (!n || !atomic_load(&retry->outstanding)) {
+		r = layer_pass(&retry->layer, commit, first, n, data);
 		if (r == (int64_t)n)
 			forget(retry, first, n);
 		return r;
 	}
 	for (i = 0; i < n; i += piece) {
 		piece = n - i < HUGE_PAGES ? n - i : HUGE_PAGES;
-		r = take_piece(retry, GFN(first.v + i), piece, fill_page(data, i));
+		r = take_piece(retry, commit, GFN(first.v + i), piece, fill_page(data, i));
 		if (r < 0)
 			return r;
 		done += r;
@@ -347,7 +348,12 @@ static int retry_refused(struct retry *retry, unsigned int index, gfn_t gfn)
 
 static int64_t first_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
 {
-	return retry_take((struct retry *)layer_of_sink(sink), first, n, data);
+	return retry_take((struct retry *)layer_of_sink(sink), false, first, n, data);
+}
+
+static int64_t first_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	return retry_take((struct retry *)layer_of_sink(sink), true, first, n, data);
 }
 
 static int first_lose(struct page_sink *sink, gfn_t gfn)
@@ -357,7 +363,17 @@ static int first_lose(struct page_sink *sink, gfn_t gfn)
 
 static int64_t other_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
 {
-	return retry_take(((struct other *)sink)->retry, first, n, data);	/* the first member */
+	return retry_take(((struct other *)sink)->retry, false, first, n, data);	/* the first member */
+}
+
+static int64_t other_room(struct page_sink *sink, gfn_t first, uint64_t n, void **data)
+{
+	return layer_room(&((struct other *)sink)->retry->layer, first, n, data);
+}
+
+static int64_t other_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	return retry_take(((struct other *)sink)->retry, true, first, n, data);
 }
 
 static int other_lose(struct page_sink *sink, gfn_t gfn)
@@ -394,8 +410,12 @@ static void retry_free(struct layer *layer)
 }
 
 static const struct page_source_ops source_ops = { .name = "retry", .request = retry_request };
-static const struct page_sink_ops sink_ops = { .name = "retry", .fill = first_fill, .lose = first_lose };
-static const struct page_sink_ops other_ops = { .name = "retry", .fill = other_fill, .lose = other_lose };
+static const struct page_sink_ops sink_ops = {
+	.name = "retry", .fill = first_fill, .lose = first_lose, .room = layer_room_above, .commit = first_commit,
+};
+static const struct page_sink_ops other_ops = {
+	.name = "retry", .fill = other_fill, .lose = other_lose, .room = other_room, .commit = other_commit,
+};
 static const struct layer_ops layer_ops = { .stop = retry_stop, .free = retry_free };
 
 static bool is_usable(const struct retry_config *config)

@@ -60,9 +60,8 @@ static void hold(struct throttle *throttle, gfn_t first, uint64_t n, uint64_t by
 	throttle->stats.held_ns += (uint64_t)(now - start);
 }
 
-static int64_t throttle_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+static int64_t throttle_pass(struct throttle *throttle, bool commit, gfn_t first, uint64_t n, const void *data)
 {
-	struct throttle *throttle = (struct throttle *)layer_of_sink(sink);	/* the first member */
 	uint64_t bytes = data ? n * PAGE_BYTES : 0;
 	int64_t r;
 
@@ -72,14 +71,25 @@ static int64_t throttle_fill(struct page_sink *sink, gfn_t first, uint64_t n, co
 	throttle->stats.bytes += bytes;
 	forget(throttle, first, n);
 	pthread_mutex_unlock(&throttle->lock);
-	r = layer_fill(&throttle->layer, first, n, data);
-	if (r == (int64_t)n) {
+	r = layer_pass(&throttle->layer, commit, first, n, data);
+	if (n && r == (int64_t)n) {
 		/* Requested meanwhile, and here all the same: nobody would answer, and the note would stay. */
 		pthread_mutex_lock(&throttle->lock);
 		forget(throttle, first, n);
 		pthread_mutex_unlock(&throttle->lock);
 	}
 	return r;
+}
+
+static int64_t throttle_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	/* The first member. */
+	return throttle_pass((struct throttle *)layer_of_sink(sink), false, first, n, data);
+}
+
+static int64_t throttle_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	return throttle_pass((struct throttle *)layer_of_sink(sink), true, first, n, data);
 }
 
 static int throttle_lose(struct page_sink *sink, gfn_t gfn)
@@ -127,7 +137,9 @@ static void throttle_free(struct layer *layer)
 }
 
 static const struct page_source_ops source_ops = { .name = "throttle", .request = throttle_request };
-static const struct page_sink_ops sink_ops = { .name = "throttle", .fill = throttle_fill, .lose = throttle_lose };
+static const struct page_sink_ops sink_ops = {
+	.name = "throttle", .fill = throttle_fill, .lose = throttle_lose, .room = layer_room_above, .commit = throttle_commit,
+};
 static const struct layer_ops layer_ops = { .stop = throttle_stop, .free = throttle_free };
 
 int throttle_new(struct throttle **out, uint64_t bytes_per_second, size_t requested_max, struct err *err)

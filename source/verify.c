@@ -83,15 +83,19 @@ static int reject(struct verify *verify, gfn_t gfn)
 	return 0;
 }
 
-static int64_t verify_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+/* *whole: are all of the pages right? Then nothing has been handed on yet. */
+static int64_t fill_good(struct verify *verify, gfn_t first, uint64_t n, const void *data, bool *whole)
 {
-	struct verify *verify = (struct verify *)layer_of_sink(sink);	/* the first member */
 	uint64_t i = 0, start;
 	int64_t r, done = 0;
 
 	while (i < n) {
 		for (start = i; i < n && page_is_good(verify, GFN(first.v + i), fill_page(data, i)); i++)
 			forget(verify, GFN(first.v + i));
+		if (i - start == n) {
+			*whole = true;
+			return 0;
+		}
 		if (i > start) {
 			r = layer_fill(&verify->layer, GFN(first.v + start), i - start, fill_page(data, start));
 			if (r < 0)
@@ -106,6 +110,29 @@ static int64_t verify_fill(struct page_sink *sink, gfn_t first, uint64_t n, cons
 		i++;
 	}
 	return done;
+}
+
+static int64_t verify_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	struct verify *verify = (struct verify *)layer_of_sink(sink);	/* the first member */
+	bool whole = false;
+	int64_t r = fill_good(verify, first, n, data, &whole);
+
+	return whole ? layer_fill(&verify->layer, first, n, data) : r;
+}
+
+/* Nothing of the room is visible yet. With a wrong page in it the right ones go by fill, and the room is given back. */
+static int64_t verify_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	struct verify *verify = (struct verify *)layer_of_sink(sink);
+	bool whole = !n;
+	int64_t r = fill_good(verify, first, n, data, &whole);
+
+	if (whole)
+		return layer_commit(&verify->layer, first, n, data);
+	if (data)
+		layer_commit(&verify->layer, first, 0, data);
+	return r;
 }
 
 static int verify_lose(struct page_sink *sink, gfn_t gfn)
@@ -131,7 +158,9 @@ static void verify_free(struct layer *layer)
 }
 
 static const struct page_source_ops source_ops = { .name = "verify", .request = verify_request };
-static const struct page_sink_ops sink_ops = { .name = "verify", .fill = verify_fill, .lose = verify_lose };
+static const struct page_sink_ops sink_ops = {
+	.name = "verify", .fill = verify_fill, .lose = verify_lose, .room = layer_room_above, .commit = verify_commit,
+};
 static const struct layer_ops layer_ops = { .free = verify_free };
 
 int verify_new(struct verify **out, const struct verify_config *config, struct err *err)

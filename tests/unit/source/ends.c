@@ -37,17 +37,15 @@ void ends_page(uint8_t *page, uint64_t gfn)
 	}
 }
 
-static int64_t near_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+static int64_t near_take(struct near *near, gfn_t first, uint64_t n, const void *data)
 {
-	struct near *near = (struct near *)sink;
 	int answer = atomic_load(&near->answer);
 	uint8_t should[PAGE_BYTES];
 	static const uint8_t zeros[PAGE_BYTES];
-	unsigned int order;
+	unsigned int order = atomic_load(&near->fills) + atomic_load(&near->commits);
 	int64_t fresh = 0;
 	uint64_t i;
 
-	order = atomic_fetch_add(&near->fills, 1) + 1;
 	if (answer < 0)
 		return answer;
 	for (i = 0; i < n; i++) {
@@ -60,6 +58,41 @@ static int64_t near_fill(struct page_sink *sink, gfn_t first, uint64_t n, const 
 	return fresh;
 }
 
+static int64_t near_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	struct near *near = (struct near *)sink;
+
+	atomic_fetch_add(&near->fills, 1);
+	return near_take(near, first, n, data);
+}
+
+static int64_t near_room(struct page_sink *sink, gfn_t first, uint64_t n, void **data)
+{
+	struct near *near = (struct near *)sink;
+
+	(void)first;
+	n = n < 64 ? n : 64;
+	*data = aligned_alloc(PAGE_BYTES, n * PAGE_BYTES);
+	assert_non_null(*data);
+	atomic_fetch_add(&near->rooms, 1);
+	return (int64_t)n;
+}
+
+static int64_t near_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
+{
+	struct near *near = (struct near *)sink;
+	int64_t r = 0;
+
+	if (n) {
+		atomic_fetch_add(&near->commits, 1);
+		r = near_take(near, first, n, data);
+	}
+	if (data)
+		atomic_fetch_sub(&near->rooms, 1);
+	free((void *)(uintptr_t)data);
+	return r;
+}
+
 static int near_lose(struct page_sink *sink, gfn_t gfn)
 {
 	struct near *near = (struct near *)sink;
@@ -69,7 +102,9 @@ static int near_lose(struct page_sink *sink, gfn_t gfn)
 	return 0;
 }
 
-static const struct page_sink_ops near_ops = { .name = "near", .fill = near_fill, .lose = near_lose };
+static const struct page_sink_ops near_ops = {
+	.name = "near", .fill = near_fill, .lose = near_lose, .room = near_room, .commit = near_commit,
+};
 
 void near_init(struct near *near)
 {
@@ -92,6 +127,35 @@ int64_t far_fill_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wro
 	r = sink->ops->fill(sink, GFN(first), n, n == 1 && first % 4 == 0 && wrong != first ? NULL : pages);
 	free(pages);
 	return r;
+}
+
+int64_t far_commit_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wrong)
+{
+	struct page_sink *sink = far->source.sink;
+	int64_t part, r, done = 0;
+	uint64_t i, k;
+	void *room;
+
+	if (n == 1 && first % 4 == 0 && wrong != first)
+		return sink->ops->commit(sink, GFN(first), n, NULL);
+	for (i = 0; i < n; i += (uint64_t)part) {
+		part = sink->ops->room(sink, GFN(first + i), n - i, &room);
+		assert_true(part >= 1 && (uint64_t)part <= n - i && (uintptr_t)room % PAGE_BYTES == 0);
+		for (k = 0; k < (uint64_t)part; k++)
+			ends_page((uint8_t *)room + k * PAGE_BYTES, first + i + k);
+		if (wrong >= first + i && wrong < first + i + (uint64_t)part)
+			((uint8_t *)room)[(wrong - first - i) * PAGE_BYTES + 77] ^= 4;
+		r = sink->ops->commit(sink, GFN(first + i), (uint64_t)part, room);
+		if (r < 0)
+			return r;
+		done += r;
+	}
+	return done;
+}
+
+int64_t far_commit(struct far *far, uint64_t first, uint64_t n)
+{
+	return far_commit_wrong(far, first, n, UINT64_MAX);
 }
 
 int64_t far_fill(struct far *far, uint64_t first, uint64_t n)

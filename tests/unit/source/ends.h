@@ -36,7 +36,9 @@ struct near {
 	_Atomic unsigned int wrong;		/* pages whose content is not theirs */
 	_Atomic unsigned int lost[ENDS_PAGES];
 	_Atomic unsigned int fills, losses;
-	_Atomic unsigned int order[ENDS_PAGES];	/* the how manieth fill brought the page last */
+	_Atomic unsigned int order[ENDS_PAGES];	/* the how manieth fill or commit brought the page last */
+	_Atomic int rooms;			/* out now: of up to 64 pages each */
+	_Atomic unsigned int commits;		/* of pages; they count as filled */
 };
 
 void far_init(struct far *far);
@@ -48,6 +50,12 @@ void ends_page(uint8_t *page, uint64_t gfn);
 int64_t far_fill(struct far *far, uint64_t first, uint64_t n);
 /* The same with a bit flipped in page `wrong`. */
 int64_t far_fill_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wrong);
+/*
+ * The same by room and commit, in as many pieces as there is room for; a run of zero pages has no room. Returns what the commits
+ * did, or the first error of one.
+ */
+int64_t far_commit(struct far *far, uint64_t first, uint64_t n);
+int64_t far_commit_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wrong);
 int far_lose(struct far *far, uint64_t gfn);
 
 static inline int ask(struct page_source *source, uint64_t first, uint64_t n)

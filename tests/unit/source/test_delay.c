@@ -123,6 +123,35 @@ static void test_a_fill_waits_for_room_and_gets_it(void **state)
 	assert_int_equal(f->near.wrong, 0);
 }
 
+static void test_commits_come_late_into_room_above(void **state)
+{
+	const struct delay_config config = { .fill_ns = 30 * NS_PER_MS, .bytes_max = HUGE_BYTES };
+	struct ends *f = *state;
+	struct page_sink *sink;
+	struct page_source *top;
+	int64_t begin = clock_now_ns();
+	void *room;
+
+	start(f, &config, &top);
+	sink = f->far.source.sink;
+	assert_int_equal(far_commit(&f->far, 1, 200), 0);
+	assert_int_equal(far_commit(&f->far, 204, 1), 0);
+	assert_int_equal(sink->ops->room(sink, GFN(300), 1000, &room), HUGE_PAGES);
+	assert_int_equal(sink->ops->commit(sink, GFN(300), 0, room), 0);
+	wait_until(f->near.filled[204]);
+	assert_true(clock_now_ns() - begin >= config.fill_ns);
+	/* 200 pages in rooms of 64, and one of zeros. */
+	assert_int_equal(f->near.commits, 5);
+	assert_int_equal(f->near.fills, 0);
+	assert_int_equal(f->near.wrong, 0);
+	assert_int_equal(f->near.rooms, 0);
+	assert_int_equal(far_commit(&f->far, 400, 20), 0);
+	stack_stop(f->stack);
+	assert_int_equal(far_commit(&f->far, 500, 20), 0);
+	assert_int_equal(f->near.commits, 5);
+	assert_int_equal(f->near.rooms, 0);
+}
+
 static void test_a_late_refusal_is_counted(void **state)
 {
 	const struct delay_config config = { .request_ns = NS_PER_MS, .bytes_max = HUGE_BYTES };
@@ -156,6 +185,7 @@ int main(void)
 		T(test_order_is_by_due_time),
 		T(test_stop_ends_at_once_and_drops),
 		T(test_a_fill_waits_for_room_and_gets_it),
+		T(test_commits_come_late_into_room_above),
 		T(test_a_late_refusal_is_counted),
 		T(test_values_are_checked),
 	};

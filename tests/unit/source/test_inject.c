@@ -71,6 +71,28 @@ static void test_one_page_is_corrupt_one_lost_the_rest_whole(void **state)
 	assert_int_equal(f->near.losses, 1);
 }
 
+static void test_commits_are_cut_around_faults(void **state)
+{
+	const struct inject_rule rules[] = {
+		{ .fault = INJECT_CORRUPT, .nth = 5, .pages = 1 },
+		{ .fault = INJECT_LOSE, .nth = 9, .pages = 1 },
+	};
+	struct ends *f = *state;
+	struct page_source *top;
+	uint64_t i;
+
+	start(f, rules, 2, 1, &top);
+	assert_int_equal(far_commit(&f->far, 200, 16), 15);
+	for (i = 0; i < 16; i++)
+		assert_int_equal(f->near.filled[200 + i], i != 8);
+	assert_int_equal(f->near.wrong, 1);
+	assert_int_equal(f->near.lost[208], 1);
+	assert_int_equal(f->near.commits, 0);
+	assert_int_equal(far_commit(&f->far, 300, 16), 16);
+	assert_int_equal(f->near.commits, 1);
+	assert_int_equal(f->near.rooms, 0);
+}
+
 static void count_by_chance(uint64_t seed, unsigned int *hit, unsigned int *first)
 {
 	const struct inject_rule rule = { .fault = INJECT_SILENCE, .chance = 0.1 };
@@ -152,6 +174,7 @@ int main(void)
 		T(test_the_nth_request_fails_and_the_nth_is_swallowed),
 		T(test_silence_cuts_a_request_in_runs),
 		T(test_one_page_is_corrupt_one_lost_the_rest_whole),
+		T(test_commits_are_cut_around_faults),
 		T(test_chance_is_kept_and_a_seed_repeats),
 		T(test_disabled_it_is_not_there),
 		T(test_rules_are_checked),

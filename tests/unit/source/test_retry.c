@@ -222,6 +222,28 @@ static void test_no_room_in_memory_is_asked_again(void **state)
 	assert_int_equal(stats_of(retry).outstanding, 0);
 }
 
+static void test_commits_answer_requests_of_every_source(void **state)
+{
+	struct ends *f = *state;
+	struct page_source *top;
+	struct retry *retry = start(f, &quick, &top);
+	static struct far second;
+
+	far_init(&second);
+	assert_int_equal(retry_add(retry, &second.source), 0);
+	assert_int_equal(ask(top, 10, 3), 0);
+	assert_int_equal(far_commit(&f->far, 9, 3), 3);
+	assert_int_equal(stats_of(retry).outstanding, 1);
+	f->near.answer = -ENOMEM;
+	assert_int_equal(far_commit(&second, 12, 1), -ENOMEM);
+	assert_int_equal(stats_of(retry).outstanding, 1);
+	f->near.answer = 0;
+	assert_int_equal(far_commit(&second, 12, 1), 1);
+	assert_int_equal(stats_of(retry).outstanding, 0);
+	assert_int_equal(f->near.rooms, 0);
+	assert_int_equal(f->near.fills, 0);
+}
+
 /* More than a batch, lost in one go: every page once. */
 static void test_many_pages_are_lost_once_each(void **state)
 {
@@ -269,6 +291,7 @@ int main(void)
 		T(test_a_source_that_is_gone_is_bridged),
 		T(test_a_full_table_still_asks),
 		T(test_no_room_in_memory_is_asked_again),
+		T(test_commits_answer_requests_of_every_source),
 		T(test_many_pages_are_lost_once_each),
 		T(test_values_are_checked),
 	};

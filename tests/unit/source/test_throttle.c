@@ -170,6 +170,34 @@ static void test_more_requests_than_can_be_noted_are_still_asked(void **state)
 	assert_int_equal(stats.forgotten, 6);
 }
 
+static void *committer_main(void *arg)
+{
+	far_commit(arg, 1, 300);
+	return NULL;
+}
+
+static void test_commits_are_held_as_fills_are(void **state)
+{
+	struct ends *f = *state;
+	struct throttle_stats stats;
+	struct page_source *top;
+	struct throttle *throttle = start(f, 1, 16, &top);
+	pthread_t thread;
+
+	/* The burst of 64 KiB is for less than one room, so the second is held. */
+	assert_int_equal(pthread_create(&thread, NULL, committer_main, &f->far), 0);
+	wait_until(f->near.rooms == 1 && f->near.commits == 1);
+	assert_int_equal(ask(top, 401, 1), 0);
+	assert_int_equal(far_commit(&f->far, 401, 1), 1);
+	throttle_stats(throttle, &stats);
+	assert_int_equal(stats.bytes_requested, PAGE_BYTES);
+	stack_stop(f->stack);
+	pthread_join(thread, NULL);
+	assert_int_equal(f->near.commits, 2);
+	assert_int_equal(f->near.rooms, 0);
+	assert_int_equal(f->near.fills, 0);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, ends_setup, ends_teardown)
@@ -180,6 +208,7 @@ int main(void)
 		T(test_a_request_frees_the_page_that_is_held),
 		T(test_stop_ends_the_wait_and_drops),
 		T(test_more_requests_than_can_be_noted_are_still_asked),
+		T(test_commits_are_held_as_fills_are),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -121,6 +121,38 @@ static void test_refusals_and_errors_pass_through(void **state)
 	assert_int_equal(f->near.filled[1], 0);
 }
 
+static void test_what_is_committed_goes_on_in_its_room(void **state)
+{
+	struct ends *f = *state;
+	struct verify_stats stats;
+	struct page_source *top;
+	struct verify *verify = start(f, 3, 8, &top);
+	struct page_sink *sink = f->far.source.sink;
+
+	assert_int_equal(far_commit(&f->far, 1, 100), 100);
+	assert_int_equal(f->near.commits, 2);
+	assert_int_equal(far_commit(&f->far, 104, 1), 1);
+	assert_int_equal(f->near.commits, 3);
+	assert_int_equal(f->near.fills, 0);
+	/* Around a wrong page they go by fill, and nothing of its room is committed. */
+	assert_int_equal(far_commit_wrong(&f->far, 200, 20, 217), 19);
+	assert_int_equal(f->near.filled[217], 0);
+	assert_int_equal(f->far.asked[217], 1);
+	assert_int_equal(f->near.fills, 2);
+	assert_int_equal(far_commit(&f->far, 217, 1), 1);
+	assert_int_equal(sink->ops->commit(sink, GFN(33), 1, NULL), 0);
+	assert_int_equal(f->far.asked[33], 1);
+	assert_int_equal(f->near.wrong, 0);
+	verify_stats(verify, &stats);
+	assert_int_equal(stats.wrong, 2);
+	assert_int_equal(stats.good, 121);
+	/* Stopped, it gives room that goes back. */
+	stack_stop(f->stack);
+	assert_int_equal(far_commit(&f->far, 300, 20), 0);
+	assert_int_equal(f->near.filled[300], 0);
+	assert_int_equal(f->near.rooms, 0);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, ends_setup, ends_teardown)
@@ -130,6 +162,7 @@ int main(void)
 		T(test_too_many_wrong_pages_are_lost_never_passed),
 		T(test_pages_without_a_checksum_pass_and_are_counted),
 		T(test_refusals_and_errors_pass_through),
+		T(test_what_is_committed_goes_on_in_its_room),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
