@@ -94,6 +94,8 @@ static void flow(struct migration *m)
 
 	if (link_pair(m->link, &pair, &err) < 0 || peer_start(m->peer, &pair, &err) < 0)
 		link_fail(m->link, &err);
+	else
+		memory_attach(machine_memory(m->machine), peer_source(m->peer));
 }
 
 static void say_complete(struct migration *m)
@@ -412,8 +414,8 @@ static void on_pages(void *arg, const struct frame *frame, const uint8_t *payloa
 
 		m->pages_placed = true;
 		m->early_bytes += FRAME_BYTES + frame->payload_bytes;
-		r = stream_place(mem, memory_sink(mem), frame, payload,
-				 payload + FRAME_SUMS_BYTES(frame->count), &err);
+		r = receiver_place(mem, memory_sink(mem), frame, payload,
+				   payload + FRAME_SUMS_BYTES(frame->count), &err);
 	}
 	if (r < 0) {
 		err_prefix(&err, "control connection");

@@ -21,6 +21,7 @@
 #include "migrate/listen.h"
 #include "migrate/migration.h"
 #include "source/peer.h"
+#include "source/receiver.h"
 #include "source/sender.h"
 
 #define MIGRATION_LISTENERS_MAX 8

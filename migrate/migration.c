@@ -73,8 +73,10 @@ void migration_drop_link(struct migration *m, const char *reason)
 	link_cut(m->link, reason);
 	if (m->sender)
 		sender_stop(m->sender);
-	if (m->peer)
+	if (m->peer) {
 		peer_stop(m->peer);
+		memory_detach(machine_memory(m->machine));
+	}
 	link_free(m->link);
 	m->link = NULL;
 	m->awaited = AWAITED_NOTHING;

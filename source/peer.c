@@ -9,12 +9,7 @@
  * Requests are not repeated and need not be: the connection either delivers them or breaks, and then memory_detach
  * makes their pages MISSING, so that the next link asks for them anew.
  *
- * Receiving. Each thread reads a header, checks it, reads what it promises, checks that, and only then lets memory see it.
- * A fill may find the page there already: the urgent and the bulk connection race, which is harmless.
- *
- * The bulk's pages are received into a staging area, huge page by huge page, and placed together when nothing of that is missing any
- * more: where the kernel can, they are moved into the guest and not copied (memory/stage.h). With a wrapper between peer
- * and memory there is no such short cut: every frame's pages go through the sink.
+ * Receiving is the receiver's: a thread for each connection.
  */
 #include "source/peer.h"
 
@@ -28,12 +23,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/page.h"
 #include "base/thread.h"
-#include "memory/stage.h"
+#include "source/receiver.h"
 
 #define QUEUE_BYTES (256u << 10)
-#define HOLD_BACK_MS 10		/* how long pages wait for the others of their huge page */
 
 struct peer {
 	struct page_source source;
@@ -163,153 +156,36 @@ static const struct page_source_ops peer_ops = {
 
 /* ---- receiving ---- */
 
-/* Is memory itself our sink? Then pages can be staged, and we attach and detach ourselves. */
-static bool peer_is_alone(const struct peer *peer)
+static void count_frame(struct peer *peer, const struct frame *frame, bool urgent)
 {
-	return peer->source.sink == memory_sink(peer->mem);
-}
-
-/* Where one thread puts what it receives. */
-struct inbox {
-	struct stream_reader reader;
-	uint8_t *sums;
-	uint8_t *pages;
-	struct memory_stage *stage;	/* the bulk thread's, for pages that were verified; NULL: none */
-};
-
-static int inbox_init(struct inbox *inbox, struct peer *peer, int fd, bool stage, struct err *err)
-{
-	*inbox = (struct inbox){ .reader = { .fd = fd, .heard_ns = peer->pair.heard_ns } };
-	if (stage && memory_stage_new(&inbox->stage, peer->mem, err) < 0)
-		return -ENOMEM;
-	inbox->sums = malloc(FRAME_SUMS_BYTES(FRAME_PAGES_MAX));
-	inbox->pages = page_buffer_new(FRAME_PAGES_MAX * PAGE_BYTES);
-	if (inbox->sums && inbox->pages)
-		return 0;
-	return err_set(err, -ENOMEM, "no memory to receive pages");
-}
-
-static void inbox_fini(struct inbox *inbox)
-{
-	memory_stage_free(inbox->stage);
-	free(inbox->sums);
-	page_buffer_free(inbox->pages, FRAME_PAGES_MAX * PAGE_BYTES);
-}
-
-/* Places what is staged. */
-static int inbox_flush(struct inbox *inbox, struct err *err)
-{
-	int64_t r = inbox->stage ? memory_stage_place(inbox->stage) : 0;
-
-	return r < 0 ? err_errno(err, (int)r, "placing pages of the bulk") : 0;
-}
-
-/* Can the frame's pages be staged? */
-static bool frame_is_stageable(const struct peer *peer, const struct frame *frame)
-{
-	return (frame->type == FRAME_PAGES || frame->type == FRAME_ZERO) &&
-	       frame->gfn.v % HUGE_PAGES + frame->count <= HUGE_PAGES &&
-	       memory_is_ram(peer->mem, gfn_to_gpa(frame->gfn), frame->count * PAGE_BYTES);
-}
-
-/* A frame of pages or zeros whose header was read: to the stage. */
-static int receive_staged(struct inbox *inbox, const struct frame *frame, struct err *err)
-{
-	bool zero = frame->type == FRAME_ZERO;
-	uint8_t *pages = memory_stage_at(inbox->stage, frame->gfn);
-	int r = 0;
-
-	if (!memory_stage_takes(inbox->stage, frame->gfn, frame->count))
-		r = inbox_flush(inbox, err);
-	if (!r && !zero)
-		r = stream_read(&inbox->reader, inbox->sums, FRAME_SUMS_BYTES(frame->count), err);
-	if (!r && !zero)
-		r = stream_read(&inbox->reader, pages, frame->count * PAGE_BYTES, err);
-	if (!r && !zero)
-		r = frame_check_pages(frame, inbox->sums, pages, err);
-	if (!r)
-		r = memory_stage_add(inbox->stage, frame->gfn, frame->count, zero);
-	if (r < 0)
-		return r;
-	return memory_stage_is_due(inbox->stage) ? inbox_flush(inbox, err) : 0;
-}
-
-/* Any frame whose header was read: to the sink. */
-static int receive_placed(struct peer *peer, struct inbox *inbox, const struct frame *frame, struct err *err)
-{
-	int r = 0;
-
-	if (frame->type == FRAME_PAGES)
-		r = stream_read(&inbox->reader, inbox->sums, FRAME_SUMS_BYTES(frame->count), err);
-	if (!r && frame->type == FRAME_PAGES)
-		r = stream_read(&inbox->reader, inbox->pages, frame->count * PAGE_BYTES, err);
-	return r < 0 ? r : stream_place(peer->mem, peer->source.sink, frame, inbox->sums, inbox->pages, err);
-}
-
-/* One frame from start to end. */
-static int receive_frame(struct peer *peer, enum wire_channel channel, struct inbox *inbox, struct err *err)
-{
-	uint8_t head[FRAME_BYTES];
-	struct frame frame;
-	int r;
-
-	r = stream_read(&inbox->reader, head, sizeof(head), err);
-	if (r < 0)
-		return r;
-	r = frame_decode(&frame, head, err);
-	if (r < 0)
-		return r;
-	if (frame.type == FRAME_MESSAGE)
-		r = err_set(err, -EBADMSG, "a message where only pages belong");
-	else if (inbox->stage && frame_is_stageable(peer, &frame))
-		r = receive_staged(inbox, &frame, err);
-	else
-		r = receive_placed(peer, inbox, &frame, err);
-	if (r < 0)
-		return r;
-	count(&peer->bytes, sizeof(head) + frame.payload_bytes);
-	count(frame.type == FRAME_PAGES ? &peer->pages_normal : &peer->pages_zero,
-	      frame.type == FRAME_LOST ? 0 : frame.count);
-	if (channel == WIRE_URGENT)
-		count(&peer->pages_urgent, frame.count);
-	return 0;
-}
-
-/*
- * Before a wait for more: pages are held back for a moment, until their huge page is whole, and no longer. Whoever misses one of them
- * meanwhile has asked for it.
- */
-static int bulk_wait(struct inbox *inbox, struct err *err)
-{
-	struct pollfd fd = { .fd = inbox->reader.fd, .events = POLLIN };
-
-	if (!inbox->stage || memory_stage_is_empty(inbox->stage) || stream_has_ahead(&inbox->reader) ||
-	    poll(&fd, 1, HOLD_BACK_MS) > 0)
-		return 0;
-	/* Nothing came, or a signal did. */
-	return inbox_flush(inbox, err);
+	count(&peer->bytes, FRAME_BYTES + frame->payload_bytes);
+	count(frame->type == FRAME_PAGES ? &peer->pages_normal : &peer->pages_zero,
+	      frame->type == FRAME_LOST ? 0 : frame->count);
+	if (urgent)
+		count(&peer->pages_urgent, frame->count);
 }
 
 static void *bulk_main(void *arg)
 {
 	struct peer *peer = arg;
-	struct inbox inbox;
+	struct receiver receiver;
+	struct frame frame;
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "peer-bulk");
 	thread_is_bulk();
-	if (!inbox_init(&inbox, peer, peer->pair.bulk, peer_is_alone(peer), &err))
-		while (!bulk_wait(&inbox, &err) && !receive_frame(peer, WIRE_BULK, &inbox, &err))
+	if (!receiver_init(&receiver, &peer->pair, WIRE_BULK, peer->mem, peer->source.sink, &err))
+		while (!receiver_frame(&receiver, &frame, &err)) {
+			count_frame(peer, &frame, false);
 			thread_give_way();
-	/* Whole and verified: no reason to ask for it again. */
-	inbox_flush(&inbox, NULL);
+		}
 	peer_lost(peer, WIRE_BULK, &err);
-	inbox_fini(&inbox);
+	receiver_fini(&receiver);
 	return NULL;
 }
 
 /* Waits until a frame has come, and sends queued requests meanwhile. */
-static int urgent_wait(struct peer *peer, const struct inbox *inbox, struct err *err)
+static int urgent_wait(struct peer *peer, const struct receiver *receiver, struct err *err)
 {
 	struct pollfd fds[2] = {
 		{ .fd = peer->pair.urgent, .events = POLLIN },
@@ -317,7 +193,7 @@ static int urgent_wait(struct peer *peer, const struct inbox *inbox, struct err 
 	};
 	eventfd_t unused;
 
-	while (!stream_has_ahead(&inbox->reader)) {
+	while (!stream_has_ahead(&receiver->reader)) {
 		int r = 0;
 
 		pthread_mutex_lock(&peer->lock);
@@ -342,16 +218,17 @@ static int urgent_wait(struct peer *peer, const struct inbox *inbox, struct err 
 static void *urgent_main(void *arg)
 {
 	struct peer *peer = arg;
-	struct inbox inbox;
+	struct receiver receiver;
+	struct frame frame;
 	struct err err = { 0 };
 
 	pthread_setname_np(pthread_self(), "peer-urgent");
 	thread_is_urgent();
-	if (!inbox_init(&inbox, peer, peer->pair.urgent, false, &err))
-		while (!urgent_wait(peer, &inbox, &err) && !receive_frame(peer, WIRE_URGENT, &inbox, &err))
-			;
+	if (!receiver_init(&receiver, &peer->pair, WIRE_URGENT, peer->mem, peer->source.sink, &err))
+		while (!urgent_wait(peer, &receiver, &err) && !receiver_frame(&receiver, &frame, &err))
+			count_frame(peer, &frame, true);
 	peer_lost(peer, WIRE_URGENT, &err);
-	inbox_fini(&inbox);
+	receiver_fini(&receiver);
 	return NULL;
 }
 
@@ -403,8 +280,6 @@ int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *er
 	pthread_mutex_lock(&peer->lock);
 	peer->dead = false;
 	pthread_mutex_unlock(&peer->lock);
-	if (peer_is_alone(peer))
-		memory_attach(peer->mem, &peer->source);
 	return 0;
 }
 
@@ -416,8 +291,6 @@ void peer_stop(struct peer *peer)
 	pthread_mutex_lock(&peer->lock);
 	peer->dead = true;
 	pthread_mutex_unlock(&peer->lock);
-	if (peer_is_alone(peer))
-		memory_detach(peer->mem);
 	shutdown(peer->pair.urgent, SHUT_RDWR);
 	shutdown(peer->pair.bulk, SHUT_RDWR);
 	eventfd_write(peer->wake, 1);

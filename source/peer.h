@@ -4,11 +4,12 @@
  * The destination's page source: the source of a migration, at the far end of an urgent and a bulk connection.
  *
  * It lives as long as the migration and is started anew with each link. Requests go out on the urgent connection and
- * never block; two threads receive pages, check them and place them in memory.
+ * never block; two threads receive pages, check them and hand them to its sink.
  */
 #ifndef POSTERN_SOURCE_PEER_H
 #define POSTERN_SOURCE_PEER_H
 
+#include "memory/memory.h"
 #include "source/stream.h"
 
 struct peer;
@@ -25,16 +26,17 @@ struct peer_stats {
 
 /* One thread calls these four; mem outlives the peer. */
 int peer_new(struct peer **out, struct memory *mem, struct err *err);
-/* Starts the threads and attaches to memory, unless something is stacked on it. pair->lost may be called before this returns. */
+/* Starts the threads; then it can be attached to memory. pair->lost may be called before this returns. */
 int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *err);
-/* Detaches from memory (if it attached), shuts the connections down and joins the threads; never waits for the far end. */
+/* Shuts the connections down and joins the threads; never waits for the far end. Requests get -ENOTCONN until the next start. */
 void peer_stop(struct peer *peer);
 /* Stops as well. */
 void peer_free(struct peer *peer);
 
 /*
- * To stack something on it, before its first start: its sink is memory's until another is set. Who stacks it attaches the
- * top to memory, and detaches it. Stopped, or its link lost, it answers requests with -ENOTCONN.
+ * What to attach to memory, or to stack something on before the first start: its sink is memory's until another is set.
+ * Its link lost, it answers requests with -ENOTCONN. It is detached before it is freed; detached once it is stopped, memory
+ * has placed all that has come.
  */
 struct page_source *peer_source(struct peer *peer);
 

@@ -9,6 +9,7 @@
 #ifndef POSTERN_SOURCE_SENDER_H
 #define POSTERN_SOURCE_SENDER_H
 
+#include "memory/memory.h"
 #include "source/stream.h"
 
 struct sender;

@@ -3,7 +3,6 @@
 #include "source/stream.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -117,33 +116,4 @@ int stream_send_bare(int fd, enum frame_type type, gfn_t first, uint32_t n, stru
 
 	frame_encode(&frame, head);
 	return stream_send(fd, &iov, 1, err);
-}
-
-int stream_place(struct memory *mem, struct page_sink *sink, const struct frame *frame, const uint8_t *sums,
-		 const uint8_t *pages, struct err *err)
-{
-	int64_t r;
-
-	if (!memory_is_ram(mem, gfn_to_gpa(frame->gfn), frame->count * PAGE_BYTES))
-		return err_set(err, -EBADMSG, "%s frame of %u pages from 0x%" PRIx64 ", which are not this guest's RAM",
-			       frame_type_name(frame->type), frame->count, frame->gfn.v);
-	switch (frame->type) {
-	case FRAME_PAGES:
-		r = frame_check_pages(frame, sums, pages, err);
-		if (r < 0)
-			return (int)r;
-		r = sink->ops->fill(sink, frame->gfn, frame->count, pages);
-		break;
-	case FRAME_ZERO:
-		r = sink->ops->fill(sink, frame->gfn, frame->count, NULL);
-		break;
-	case FRAME_LOST:
-		r = sink->ops->lose(sink, frame->gfn);
-		break;
-	default:
-		return err_set(err, -EBADMSG, "%s frame from the source", frame_type_name(frame->type));
-	}
-	if (r < 0)
-		return err_errno(err, (int)r, "placing %u pages from 0x%" PRIx64, frame->count, frame->gfn.v);
-	return 0;
 }

@@ -13,7 +13,6 @@
 
 #include "base/err.h"
 #include "base/types.h"
-#include "memory/memory.h"
 #include "source/frame.h"
 
 /*
@@ -55,9 +54,5 @@ static inline bool stream_has_ahead(const struct stream_reader *reader)
 int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err);
 /* Sends a frame that is a header only. */
 int stream_send_bare(int fd, enum frame_type type, gfn_t first, uint32_t n, struct err *err);
-
-/* Passes a PAGES, ZERO or LOST frame's content on to the sink, after checking it; mem says what RAM is. */
-int stream_place(struct memory *mem, struct page_sink *sink, const struct frame *frame, const uint8_t *sums,
-		 const uint8_t *pages, struct err *err);
 
 #endif

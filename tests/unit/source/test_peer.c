@@ -169,12 +169,27 @@ static void start_sender(struct fixture *f)
 	assert_int_equal(sender_start(f->sender, &pair, NULL), 0);
 }
 
+/* Is nothing stacked on it? */
+static bool peer_is_alone(struct fixture *f)
+{
+	return peer_source(f->peer)->sink == memory_sink(f->to);
+}
+
 static void start_peer(struct fixture *f)
 {
 	struct stream_pair pair = { f->fd_to[0], f->fd_to[1], &f->heard_to, news_lost, &f->at_to };
 
 	f->at_to.lost = 0;
 	assert_int_equal(peer_start(f->peer, &pair, NULL), 0);
+	if (peer_is_alone(f))
+		memory_attach(f->to, peer_source(f->peer));
+}
+
+static void end_peer(struct fixture *f)
+{
+	peer_stop(f->peer);
+	if (peer_is_alone(f))
+		memory_detach(f->to);
 }
 
 static int setup(void **state)
@@ -213,6 +228,7 @@ static int teardown(void **state)
 
 	if (!f)
 		return 0;
+	end_peer(f);
 	peer_free(f->peer);
 	sender_free(f->sender);
 	memory_shut(f->to);
@@ -361,7 +377,7 @@ static void test_links_cut_again_and_again_lose_nothing(void **state)
 			memory_stats(f->to, &stats);
 		while (stats.filled < had + 200 && stats.missing > 0);
 		shutdown(round & 1 ? f->fd_from[round / 2 & 1] : f->fd_to[round / 2 & 1], SHUT_RDWR);
-		peer_stop(f->peer);
+		end_peer(f);
 		sender_stop(f->sender);
 		memory_stats(f->to, &stats);
 		assert_int_equal(stats.requested, 0);
@@ -420,7 +436,7 @@ static void test_a_stack_on_peer_bridges_cut_links(void **state)
 			memory_stats(f->to, &stats);
 		while (stats.filled < had + 200 && stats.missing > 0);
 		shutdown(f->fd_to[round & 1], SHUT_RDWR);
-		peer_stop(f->peer);
+		end_peer(f);
 		sender_stop(f->sender);
 		fixture_close(f);
 		fixture_connect(f);
@@ -449,7 +465,7 @@ static void test_a_cut_is_reported_once_with_its_connection(void **state)
 	news_wait(&f->at_to, f->at_to.lost);
 	assert_non_null(strstr(f->at_to.err.text, "bulk connection"));
 	shutdown(f->fd_from[0], SHUT_RDWR);
-	peer_stop(f->peer);
+	end_peer(f);
 	assert_int_equal(f->at_to.lost, 1);
 }
 
@@ -468,7 +484,7 @@ static void expect_refused(struct fixture *f, const void *data, size_t len, cons
 	news_wait(&f->at_to, f->at_to.lost);
 	if (!strstr(f->at_to.err.text, word))
 		fail_msg("'%s' lacks '%s'", f->at_to.err.text, word);
-	peer_stop(f->peer);
+	end_peer(f);
 	memory_stats(f->to, &stats);
 	assert_int_equal(stats.filled, 0);
 	fixture_close(f);
@@ -604,7 +620,7 @@ static void test_stop_does_not_wait_for_the_far_end(void **state)
 	fixture_connect(f);
 	start_peer(f);
 	start = clock_now_ns();
-	peer_stop(f->peer);
+	end_peer(f);
 	assert_true(clock_now_ns() - start < NS_PER_SEC);
 	assert_int_equal(f->at_from.lost, 0);
 	assert_int_equal(f->at_to.lost, 0);
