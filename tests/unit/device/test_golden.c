@@ -6,9 +6,6 @@
  * then, and what was recorded, of this version and of the one before, loads
  * and is saved as it was. A field that changes its meaning without a new
  * version fails one or the other.
- *
- * POSTERN_GOLDEN: the folder. With POSTERN_GOLDEN_WRITE set, files that are
- * missing are written; none is ever overwritten.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +15,7 @@
 #include <linux/virtio_net.h>
 #include <linux/virtio_pci.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include "../../own_dir.h"
@@ -26,75 +24,15 @@
 #include "device/rtc.h"
 #include "device/serial.h"
 #include "device/virtio/balloon.h"
+#include "device/virtio/net.h"
 #include "small.h"
 
-#define STATE_BYTES_MAX 65536
+/* Needs cmocka, which small.h brings. */
+#include "../../golden.h"
+
 #define BIT(n) (UINT64_C(1) << (n))
 #define DISK_BYTES (UINT64_C(3) << 20)
 #define TABLE_AT 0x4000u
-
-/* ---- files ---- */
-
-struct file {
-	uint8_t data[STATE_BYTES_MAX];
-	size_t len;
-};
-
-static void name_to(char *to, size_t room, const char *name, const char *version)
-{
-	snprintf(to, room, "%s/devices/%s-%s.state", getenv("POSTERN_GOLDEN"), name, version);
-}
-
-static bool file_read(struct file *file, const char *name, const char *version)
-{
-	char path[512];
-	FILE *from;
-
-	name_to(path, sizeof(path), name, version);
-	from = fopen(path, "rb");
-	if (!from)
-		return false;
-	file->len = fread(file->data, 1, sizeof(file->data), from);
-	assert_true(file->len < sizeof(file->data));
-	fclose(from);
-	return true;
-}
-
-static void file_write(const struct buf *buf, const char *name, const char *version)
-{
-	char path[512];
-	FILE *to;
-
-	name_to(path, sizeof(path), name, version);
-	to = fopen(path, "wxb");
-	if (!to)
-		fail_msg("%s: %s", path, strerror(errno));
-	assert_int_equal(fwrite(buf->data, 1, buf->len, to), buf->len);
-	assert_int_equal(fclose(to), 0);
-	print_message("written: %s\n", path);
-}
-
-/* buf is what such a file holds. */
-static void file_compare(const struct buf *buf, const char *name, const char *version)
-{
-	static struct file file;
-	size_t i;
-
-	if (!file_read(&file, name, version)) {
-		if (!getenv("POSTERN_GOLDEN_WRITE"))
-			fail_msg(
-				"tests/golden/devices/%s-%s.state is missing: tests/golden/README.md says how to write it",
-				name, version);
-		file_write(buf, name, version);
-		return;
-	}
-	for (i = 0; i < buf->len && i < file.len && buf->data[i] == file.data[i]; i++)
-		;
-	if (i < buf->len || i < file.len)
-		fail_msg(
-			"the state of %s is no longer that of version %s (byte %zu; %zu bytes, were %zu): docs/state.md",
-			name, version, i, buf->len, file.len);
-}
 
 /* ---- the two sides of every test ---- */
 
@@ -108,45 +46,42 @@ static struct buf saved(const struct device *device)
 	return buf;
 }
 
+/* what: "", or "+" and what is different about this one. */
+static void name_of(char to[64], const struct device *device, const char *what)
+{
+	snprintf(to, 64, "devices/%s%s", device->ops->name, what);
+}
+
 /* The device has been brought to the state that was recorded. */
-static void is_saved_as_recorded(const struct device *device)
+static void is_saved_as_recorded(const struct device *device, const char *what)
 {
 	struct buf buf = saved(device);
-	char version[32];
+	char name[64];
 
-	snprintf(version, sizeof(version), "%u", device->ops->version);
-	file_compare(&buf, device->ops->name, version);
+	name_of(name, device, what);
+	golden_saved(&buf, name, device->ops->version);
 	buf_fini(&buf);
 }
 
-/*
- * The device is fresh. What the version before left out may be another state
- * than the one recorded since: it has a file of its own then.
- */
-static void loads_as_recorded(const struct device *device)
+static struct buf reload(void *arg, uint32_t version, const uint8_t *data, size_t len)
 {
-	uint32_t now = device->ops->version, version;
-	static struct file file, own;
-	char text[32];
+	const struct device *device = arg;
 	struct err err;
 
-	for (version = now > 1 ? now - 1 : now; version <= now; version++) {
-		struct buf buf;
+	if (device_load(device, version, data, len, &err))
+		fail_msg("%s", err.text);
+	return saved(device);
+}
 
-		snprintf(text, sizeof(text), "%u", version);
-		if (!file_read(&file, device->ops->name, text))
-			fail_msg("%s-%s.state is missing", device->ops->name, text);
-		if (device_load(device, version, file.data, file.len, &err))
-			fail_msg("%s", err.text);
-		buf = saved(device);
-		if (version < now)
-			snprintf(text, sizeof(text), "%u-as-%u", version, now);
-		if (version < now && !file_read(&own, device->ops->name, text))
-			snprintf(text, sizeof(text), "%u", now);
-		file_compare(&buf, device->ops->name, text);
-		buf_fini(&buf);
-	}
-	assert_int_equal(device_load(device, now + 1, file.data, file.len, &err), -EPROTO);
+/* The device is fresh. */
+static void loads_as_recorded(struct device *device, const char *what)
+{
+	struct err err;
+	char name[64];
+
+	name_of(name, device, what);
+	golden_loads(name, device->ops->version, reload, device);
+	assert_int_equal(device_load(device, device->ops->version + 1, NULL, 0, &err), -EPROTO);
 }
 
 /* ---- serial port, power management, clock ---- */
@@ -195,8 +130,8 @@ static void the_serial_port(void **state)
 	put8(serial_access, from, 4, 0x19); /* loops back: modem lines change, a byte too many */
 	for (i = 0; i < 2; i++)
 		put8(serial_access, from, 0, 'x');
-	is_saved_as_recorded(&(struct device){ &serial_device_ops, from });
-	loads_as_recorded(&(struct device){ &serial_device_ops, to });
+	is_saved_as_recorded(&(struct device){ &serial_device_ops, from }, "");
+	loads_as_recorded(&(struct device){ &serial_device_ops, to }, "");
 	serial_free(from);
 	serial_free(to);
 }
@@ -238,11 +173,15 @@ static void power_management(void **state)
 	put8(power_reset_access, from, 0, 0x02);
 	put8(power_port_a_access, from, 0, 0x02);
 	power_press_button(from);
-	time_ns += 3 * NS_PER_SEC + 1; /* the timer's carry has changed */
-	is_saved_as_recorded(&(struct device){ &power_device_ops, from });
+	time_ns += 3 * NS_PER_SEC + 1;
+	is_saved_as_recorded(&(struct device){ &power_device_ops, from }, "");
 	time_ns += 100 * NS_PER_SEC;
 	to = power_make();
-	loads_as_recorded(&(struct device){ &power_device_ops, to });
+	loads_as_recorded(&(struct device){ &power_device_ops, to }, "");
+	/* The timer's top bit has changed. */
+	time_ns += 600 * NS_PER_SEC;
+	is_saved_as_recorded(&(struct device){ &power_device_ops, from }, "+carry");
+	loads_as_recorded(&(struct device){ &power_device_ops, to }, "+carry");
 	power_free(from);
 	power_free(to);
 }
@@ -266,8 +205,8 @@ static void the_clock(void **state)
 		put8(rtc_access, from, 1, 0x80 ^ i);
 	}
 	put8(rtc_access, from, 0, 0x2f);
-	is_saved_as_recorded(&(struct device){ &rtc_device_ops, from });
-	loads_as_recorded(&(struct device){ &rtc_device_ops, to });
+	is_saved_as_recorded(&(struct device){ &rtc_device_ops, from }, "");
+	loads_as_recorded(&(struct device){ &rtc_device_ops, to }, "");
 	rtc_free(from);
 	rtc_free(to);
 }
@@ -286,8 +225,8 @@ static void the_pci_bridge(void **state)
 		assert_int_equal(pci_host_new(&host[i], windows, &err), 0);
 	pci_host_ecam_access(host[0], PCI_INTERRUPT_LINE, true, (uint8_t[]){ 0x0b }, 1);
 	pci_host_port_access(host[0], 0, true, address, sizeof(address));
-	is_saved_as_recorded(&(struct device){ &pci_host_device_ops, host[0] });
-	loads_as_recorded(&(struct device){ &pci_host_device_ops, host[1] });
+	is_saved_as_recorded(&(struct device){ &pci_host_device_ops, host[0] }, "");
+	loads_as_recorded(&(struct device){ &pci_host_device_ops, host[1] }, "");
 	for (i = 0; i < 2; i++)
 		pci_host_free(host[i]);
 }
@@ -338,16 +277,17 @@ static void virtio_selectors(struct vdev *dev)
 }
 
 /* The device has been brought where it was; `text` makes another one of it. */
-static void virtio_end(struct small *s, const struct virtio_kind *kind, const char *text)
+static void virtio_end(struct small *s, const struct virtio_kind *kind, const char *text,
+		       const char *what)
 {
 	struct vdev *to;
 
 	virtio_selectors(s->dev);
 	vdev_stop(s->dev);
-	is_saved_as_recorded(&(struct device){ &s->dev->device_ops, s->dev });
+	is_saved_as_recorded(&(struct device){ &s->dev->device_ops, s->dev }, what);
 	vdev_release(s->dev);
 	to = small_device(s, kind, text);
-	loads_as_recorded(&(struct device){ &to->device_ops, to });
+	loads_as_recorded(&(struct device){ &to->device_ops, to }, what);
 	vdev_free(to);
 	small_free(s);
 }
@@ -373,7 +313,7 @@ static void entropy(void **state)
 	small_start(s, 0);
 	for (i = 0; i < 3; i++)
 		chain(s, 0, &buf, 1);
-	virtio_end(s, &rng_kind, "");
+	virtio_end(s, &rng_kind, "", "");
 }
 
 static void a_disk(void **state)
@@ -383,7 +323,7 @@ static void a_disk(void **state)
 					    { SMALL_DATA + 0x1000, 1, true } };
 	const struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_FLUSH };
 	struct small *s;
-	char path[64];
+	char path[64], text[80];
 	int fd;
 
 	(void)state;
@@ -397,7 +337,12 @@ static void a_disk(void **state)
 	virtio_vectors(s->dev);
 	memcpy(s->ram + SMALL_DATA, &header, sizeof(header));
 	chain(s, 0, flush, 2);
-	virtio_end(s, &blk_kind, path);
+	virtio_end(s, &blk_kind, path, "");
+	snprintf(text, sizeof(text), "%s,readonly", path);
+	s = small_new(&blk_kind, text, false);
+	small_start(s, BIT(VIRTIO_BLK_F_RO));
+	virtio_vectors(s->dev);
+	virtio_end(s, &blk_kind, text, "+readonly");
 	unlink(path);
 	own_dir_free(&dir);
 }
@@ -428,9 +373,52 @@ static void a_network(void **state)
 	memcpy(s->ram + SMALL_DATA, order, sizeof(order));
 	chain(s, 2, bufs, 3);
 	assert_int_equal(s->ram[SMALL_DATA + 64], VIRTIO_NET_OK);
-	virtio_end(s, &net_kind, again);
+	virtio_end(s, &net_kind, again, "");
 	close(fds[1]);
 	close(fds[3]);
+}
+
+static ssize_t tap_write(struct net_backend *b, const struct iovec *iov, unsigned int n)
+{
+	(void)b, (void)iov, (void)n;
+	return -EAGAIN;
+}
+
+static ssize_t tap_read(struct net_backend *b, void *to, size_t room)
+{
+	(void)b, (void)to, (void)room;
+	return -EAGAIN;
+}
+
+/* What a tap can do, which a socket cannot. */
+static int tap_make(struct vdev **out, const struct vdev_env *env, const char *text,
+		    unsigned int number, struct err *err)
+{
+	static const struct net_backend_ops ops = { .write = tap_write, .read = tap_read };
+	const struct net_config config = { .mac = { 2, 0, 0, 0, 0, 1 } };
+	struct net_backend *b = calloc(1, sizeof(*b));
+
+	(void)text;
+	b->ops = &ops;
+	b->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	b->header = true;
+	b->offloads = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 | NET_OFFLOAD_ECN;
+	b->mtu = 1400;
+	assert_int_equal(net_backend_init(b, err), 0);
+	return net_new(out, env, b, &config, number, err);
+}
+
+static void a_network_with_offloads(void **state)
+{
+	const struct virtio_kind kind = { .make = tap_make };
+	struct small *s = small_new(&kind, "", false);
+
+	(void)state;
+	small_start(s, BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_MTU) | BIT(VIRTIO_NET_F_CSUM) |
+			       BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_GUEST_CSUM) |
+			       BIT(VIRTIO_NET_F_GUEST_TSO4));
+	virtio_vectors(s->dev);
+	virtio_end(s, &kind, "", "+offloads");
 }
 
 static void a_console(void **state)
@@ -442,7 +430,7 @@ static void a_console(void **state)
 	small_start(s, 0);
 	virtio_vectors(s->dev);
 	chain(s, 1, &out, 1);
-	virtio_end(s, &console_kind, "null");
+	virtio_end(s, &console_kind, "null", "");
 }
 
 static void a_balloon(void **state)
@@ -458,7 +446,7 @@ static void a_balloon(void **state)
 	memcpy(s->ram + SMALL_DATA, &page, sizeof(page));
 	chain(s, 0, &pages, 1);
 	small_put(s->dev, SMALL_CONFIG + 4, 0x1001, 4);
-	virtio_end(s, &balloon_kind, "");
+	virtio_end(s, &balloon_kind, "", "");
 }
 
 static void sockets(void **state)
@@ -473,18 +461,24 @@ static void sockets(void **state)
 	s = small_new(&vsock_kind, text, false);
 	small_start(s, 0);
 	virtio_vectors(s->dev);
-	virtio_end(s, &vsock_kind, again);
+	virtio_end(s, &vsock_kind, again, "");
 	own_dir_free(&dir);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_serial_port), cmocka_unit_test(power_management),
-		cmocka_unit_test(the_clock),	   cmocka_unit_test(the_pci_bridge),
-		cmocka_unit_test(entropy),	   cmocka_unit_test(a_disk),
-		cmocka_unit_test(a_network),	   cmocka_unit_test(a_console),
-		cmocka_unit_test(a_balloon),	   cmocka_unit_test(sockets),
+		cmocka_unit_test(the_serial_port),
+		cmocka_unit_test(power_management),
+		cmocka_unit_test(the_clock),
+		cmocka_unit_test(the_pci_bridge),
+		cmocka_unit_test(entropy),
+		cmocka_unit_test(a_disk),
+		cmocka_unit_test(a_network),
+		cmocka_unit_test(a_network_with_offloads),
+		cmocka_unit_test(a_console),
+		cmocka_unit_test(a_balloon),
+		cmocka_unit_test(sockets),
 	};
 
 	if (!getenv("POSTERN_GOLDEN")) {
