@@ -185,7 +185,10 @@ int machine_save(struct machine *machine, struct buf *out, struct err *err);
  * asked for (reset, power-off) before it was saved is done when the machine leaves INMIGRATE.
  */
 int machine_load(struct machine *machine, const uint8_t *data, size_t len, struct err *err);
-/* Calls fn for every page that must have come before the machine runs on a destination; see arch_vcpu_early_pages. */
+/*
+ * Calls fn for every page that must have come before the machine runs on a
+ * destination, in ascending order and once each; see arch_vcpu_early_pages.
+ */
 int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err);
 
 #endif

@@ -32,7 +32,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -46,7 +45,7 @@
 
 struct early {
 	const struct memory *mem;
-	struct buf gfns;	/* of uint64_t */
+	struct buf gfns;	/* of uint64_t, ascending */
 };
 
 static int early_add(void *arg, gfn_t gfn)
@@ -59,13 +58,6 @@ static int early_add(void *arg, gfn_t gfn)
 	if (early->gfns.len >= EARLY_GFNS_MAX * sizeof(gfn.v))
 		return -E2BIG;
 	return buf_append(&early->gfns, &gfn.v, sizeof(gfn.v));
-}
-
-static int compare_u64(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
 }
 
 static int early_send_run(struct migration *m, gfn_t first, uint32_t n, struct err *err)
@@ -99,7 +91,7 @@ static size_t early_run(const struct memory *mem, const uint64_t *gfn, size_t n,
 	return i;
 }
 
-/* Sends the pages that the destination needs before its vCPUs first run: sorted, each once, in runs. */
+/* Sends the pages that the destination needs before its vCPUs first run, in runs. */
 static int early_send(struct migration *m, struct err *err)
 {
 	struct early early = { .mem = machine_memory(m->machine) };
@@ -111,8 +103,6 @@ static int early_send(struct migration *m, struct err *err)
 	r = machine_early_pages(m->machine, early_add, &early, err);
 	gfn = (uint64_t *)(void *)early.gfns.data;
 	n = early.gfns.len / sizeof(*gfn);
-	if (r >= 0 && n)
-		qsort(gfn, n, sizeof(*gfn), compare_u64);
 	for (i = 0; i < n && r >= 0; sent += pages) {
 		size_t used = early_run(early.mem, gfn + i, n - i, &pages);
 

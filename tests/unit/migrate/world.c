@@ -134,8 +134,10 @@ int machine_boot_take(struct machine *machine, struct boot_files *from, struct e
 
 int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
 {
-	/* Unsorted, repeated, and some that are no RAM. */
-	static const uint64_t gfn[] = { 700, 3, 4, 4095, 3, 0x100007ff, 4096, UINT64_MAX, 0x100000, 0x100001, 5 };
+	/* Some are no RAM. */
+	static const uint64_t gfn[] = {
+		3, 4, 5, 700, 4095, 4096, 0x100000, 0x100001, 0x100007ff, UINT64_MAX,
+	};
 	size_t i;
 	int r = 0;
 
@@ -234,7 +236,7 @@ static bool side_new(struct world *world, struct side *side, bool incoming)
 	struct err err;
 	unsigned int i;
 
-	*machine = (struct machine){ .world = world, .autostart = true, .early_pages = 11 };
+	*machine = (struct machine){ .world = world, .autostart = true, .early_pages = 10 };
 	machine->config = (struct machine_config){ .cpus = 2, .incoming = incoming };
 	boot_files_init(&machine->boot);
 	if (!incoming)
