@@ -23,7 +23,6 @@
  */
 #include "source/sender.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -32,6 +31,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/page.h"
 #include "base/thread.h"
@@ -162,10 +162,8 @@ static uint64_t bits_at(const uint8_t *bits, uint64_t at, unsigned int n)
 	uint64_t value = 0;
 	unsigned int i, take;
 
-	if (at % 8 == 0 && n == 64) {
-		memcpy(&value, bits + at / 8, sizeof(value));
-		return le64toh(value);
-	}
+	if (at % 8 == 0 && n == 64)
+		return get64(bits + at / 8);
 	for (i = 0; i < n; i += take, at += take) {
 		take = 8 - (unsigned int)(at % 8);
 		take = take < n - i ? take : n - i;

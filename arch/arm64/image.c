@@ -2,29 +2,14 @@
 // Copyright The postern authors
 #include "arch/arm64/image.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <string.h>
+
+#include "base/bytes.h"
 
 #define MAGIC 0x644d5241u	/* "ARM\x64" */
 #define FLAG_BIG_ENDIAN 1u
 #define IMAGE_MAX (1ull << 30)
-
-static uint64_t get64(const uint8_t *from)
-{
-	uint64_t value;
-
-	memcpy(&value, from, sizeof(value));
-	return le64toh(value);
-}
-
-static uint32_t get32(const uint8_t *from)
-{
-	uint32_t value;
-
-	memcpy(&value, from, sizeof(value));
-	return le32toh(value);
-}
 
 int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t file_len,
 		struct err *err)

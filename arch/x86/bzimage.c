@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/bytes.h"
+
 #define SECTOR 512u
 #define HEADER_END_MIN 0x268u		/* behind init_size and handover_offset: protocol 2.11 */
 #define MAGIC 0x53726448u		/* "HdrS" */
@@ -17,40 +19,16 @@
 #define ALIGNMENT_MAX (1ull << 30)
 #define LOAD_MIN 0x100000ull
 
-static uint16_t get16(const uint8_t *data, size_t at)
-{
-	uint16_t value;
-
-	memcpy(&value, data + at, sizeof(value));
-	return value;
-}
-
-static uint32_t get32(const uint8_t *data, size_t at)
-{
-	uint32_t value;
-
-	memcpy(&value, data + at, sizeof(value));
-	return value;
-}
-
-static uint64_t get64(const uint8_t *data, size_t at)
-{
-	uint64_t value;
-
-	memcpy(&value, data + at, sizeof(value));
-	return value;
-}
-
 bool bzimage_is(const uint8_t *data, size_t len)
 {
-	return len >= 0x208 && get16(data, 0x1fe) == 0xaa55 && get32(data, 0x202) == MAGIC;
+	return len >= 0x208 && get16(data + 0x1fe) == 0xaa55 && get32(data + 0x202) == MAGIC;
 }
 
 static int check_protocol(struct bzimage *image, const uint8_t *data, size_t len, struct err *err)
 {
 	if (!bzimage_is(data, len))
 		return err_set(err, -EINVAL, "no Linux set-up header");
-	image->version = get16(data, 0x206);
+	image->version = get16(data + 0x206);
 	if (image->version < 0x20c)
 		return err_set(err, -EINVAL, "boot protocol %u.%u is too old: 2.12 (Linux 3.8) or later is needed",
 			       image->version >> 8, image->version & 0xff);
@@ -63,7 +41,7 @@ static int check_protocol(struct bzimage *image, const uint8_t *data, size_t len
 		return err_set(err, -EINVAL, "set-up header of %u bytes cannot be", image->header_bytes);
 	if (!(data[0x211] & LOADED_HIGH))
 		return err_set(err, -EINVAL, "a zImage; only a bzImage can be loaded");
-	if (!(get16(data, 0x236) & XLF_KERNEL_64))
+	if (!(get16(data + 0x236) & XLF_KERNEL_64))
 		return err_set(err, -EINVAL, "not a 64-bit kernel");
 	return 0;
 }
@@ -80,7 +58,7 @@ int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64
 		return result;
 	sectors = data[BZIMAGE_HEADER] ? data[BZIMAGE_HEADER] : 4;
 	image->payload = (sectors + 1) * SECTOR;
-	protected_bytes = get32(data, 0x1f4) * 16ull;
+	protected_bytes = get32(data + 0x1f4) * 16ull;
 	if (protected_bytes <= BZIMAGE_ENTRY_64)
 		return err_set(err, -EINVAL, "kernel of %llu bytes cannot be", (unsigned long long)protected_bytes);
 	if (image->payload >= file_len || file_len - image->payload < protected_bytes)
@@ -89,12 +67,12 @@ int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64
 			       (unsigned long long)(image->payload + protected_bytes),
 			       (unsigned long long)file_len);
 	image->payload_bytes = protected_bytes;
-	image->initrd_max = get32(data, 0x22c);
-	image->alignment = get32(data, 0x230);
+	image->initrd_max = get32(data + 0x22c);
+	image->alignment = get32(data + 0x230);
 	image->relocatable = data[0x234] != 0;
-	image->cmdline_max = get32(data, 0x238);
-	image->preferred = get64(data, 0x258);
-	image->init_bytes = get32(data, 0x260);
+	image->cmdline_max = get32(data + 0x238);
+	image->preferred = get64(data + 0x258);
+	image->init_bytes = get32(data + 0x260);
 	if (image->init_bytes < protected_bytes)
 		return err_set(err, -EINVAL, "needs less memory (%llu bytes) than it is long",
 			       (unsigned long long)image->init_bytes);

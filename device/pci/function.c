@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/proto.h"
 #include "device/pci/host.h"
 #include "pci.pb-c.h"
@@ -15,32 +16,6 @@
 #define COMMAND_WRITABLE (PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE)
 /* Offset in a BAR and which BAR share a register (6.8.2.4): the low three bits. */
 #define MSIX_BODY_BYTES 10
-
-static uint16_t get16(const uint8_t *at)
-{
-	uint16_t v;
-
-	memcpy(&v, at, sizeof(v));
-	return v;
-}
-
-static uint32_t get32(const uint8_t *at)
-{
-	uint32_t v;
-
-	memcpy(&v, at, sizeof(v));
-	return v;
-}
-
-static void put16(uint8_t *at, uint16_t v)
-{
-	memcpy(at, &v, sizeof(v));
-}
-
-static void put32(uint8_t *at, uint32_t v)
-{
-	memcpy(at, &v, sizeof(v));
-}
 
 /* ---- building ---- */
 

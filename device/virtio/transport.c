@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "device/virtio/vdev.h"
 
 #define BAR 0
@@ -50,37 +51,27 @@ static void half_set(uint64_t *value, unsigned int select, uint32_t to)
 		*value = (*value & ~((uint64_t)UINT32_MAX << 32 * select)) | (uint64_t)to << 32 * select;
 }
 
-static void put16(uint8_t *image, unsigned int at, uint16_t value)
-{
-	memcpy(image + at, &value, sizeof(value));
-}
-
-static void put32(uint8_t *image, unsigned int at, uint32_t value)
-{
-	memcpy(image + at, &value, sizeof(value));
-}
-
 /* The structure as it reads now. */
 static void common_image(struct vdev *dev, uint8_t *image)
 {
 	const struct vqueue *q = selected(dev);
 
 	memset(image, 0, COMMON_BYTES);
-	put32(image, VIRTIO_PCI_COMMON_DFSELECT, dev->device_select);
-	put32(image, VIRTIO_PCI_COMMON_DF, half(dev->offered, dev->device_select));
-	put32(image, VIRTIO_PCI_COMMON_GFSELECT, dev->driver_select);
-	put32(image, VIRTIO_PCI_COMMON_GF, half(dev->accepted, dev->driver_select));
-	put16(image, VIRTIO_PCI_COMMON_MSIX, dev->config_vector);
-	put16(image, VIRTIO_PCI_COMMON_NUMQ, (uint16_t)dev->queues);
+	put32(image + VIRTIO_PCI_COMMON_DFSELECT, dev->device_select);
+	put32(image + VIRTIO_PCI_COMMON_DF, half(dev->offered, dev->device_select));
+	put32(image + VIRTIO_PCI_COMMON_GFSELECT, dev->driver_select);
+	put32(image + VIRTIO_PCI_COMMON_GF, half(dev->accepted, dev->driver_select));
+	put16(image + VIRTIO_PCI_COMMON_MSIX, dev->config_vector);
+	put16(image + VIRTIO_PCI_COMMON_NUMQ, (uint16_t)dev->queues);
 	image[VIRTIO_PCI_COMMON_STATUS] = dev->status;
 	image[VIRTIO_PCI_COMMON_CFGGENERATION] = dev->generation;
-	put16(image, VIRTIO_PCI_COMMON_Q_SELECT, dev->queue_select);
+	put16(image + VIRTIO_PCI_COMMON_Q_SELECT, dev->queue_select);
 	if (!q)
 		return;
-	put16(image, VIRTIO_PCI_COMMON_Q_SIZE, q->size);
-	put16(image, VIRTIO_PCI_COMMON_Q_MSIX, q->vector);
-	put16(image, VIRTIO_PCI_COMMON_Q_ENABLE, q->enabled);
-	put16(image, VIRTIO_PCI_COMMON_Q_NOFF, (uint16_t)q->index);
+	put16(image + VIRTIO_PCI_COMMON_Q_SIZE, q->size);
+	put16(image + VIRTIO_PCI_COMMON_Q_MSIX, q->vector);
+	put16(image + VIRTIO_PCI_COMMON_Q_ENABLE, q->enabled);
+	put16(image + VIRTIO_PCI_COMMON_Q_NOFF, (uint16_t)q->index);
 	memcpy(image + VIRTIO_PCI_COMMON_Q_DESCLO, &q->desc, sizeof(q->desc));
 	memcpy(image + VIRTIO_PCI_COMMON_Q_AVAILLO, &q->driver, sizeof(q->driver));
 	memcpy(image + VIRTIO_PCI_COMMON_Q_USEDLO, &q->device, sizeof(q->device));
