@@ -22,7 +22,7 @@ static uint64_t discard_run(struct memory *mem, unsigned int region, uint64_t of
 	uint64_t i;
 
 	for (i = offset; i < offset + n; i++)
-		if (state_end_eject(&mem->state[region][i]) & STATE_WAITED)
+		if (state_end_discard(&mem->state[region][i]) & STATE_WAITED)
 			memory_wake(mem, GFN(mem->region[region].first.v + i), 1, false);
 	return gone ? n : 0;
 }

@@ -24,25 +24,25 @@ void memory_map_unlock(struct memory *mem)
 
 /* ---- pins ---- */
 
-static void gup_unpin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
+static void gup_unpin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, bool dirty)
 {
 	uint64_t i;
 
 	for (i = 0; i < n; i++)
-		state_unpin(&mem->state[region][offset + i]);
+		state_unpin(&mem->state[region][offset + i], dirty);
 }
 
 /* Pins all n pages, or none: then *bad is the first that is not usable, *byte what it was. */
-static bool gup_pin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, bool dirty,
-		    uint64_t *bad, uint8_t *byte)
+static bool gup_pin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, uint64_t *bad,
+		    uint8_t *byte)
 {
 	uint64_t i;
 
 	for (i = 0; i < n; i++) {
-		*byte = state_pin(&mem->state[region][offset + i], dirty);
+		*byte = state_pin(&mem->state[region][offset + i]);
 		if (state_usable(*byte))
 			continue;
-		gup_unpin(mem, region, offset, i);
+		gup_unpin(mem, region, offset, i, false);
 		*bad = offset + i;
 		return false;
 	}
@@ -57,7 +57,7 @@ void gup_put(struct memory *mem, struct gup_span *span)
 
 	assert(found);
 	if (found)
-		gup_unpin(mem, region, offset, span->pages);
+		gup_unpin(mem, region, offset, span->pages, span->flags & GUP_WRITE);
 	*span = (struct gup_span){ 0 };
 }
 
@@ -79,13 +79,15 @@ int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const str
 	if (!len || __builtin_add_overflow(gpa.v, len - 1, &last))
 		return -EFAULT;
 	n = last / PAGE_BYTES - gpa.v / PAGE_BYTES + 1;
+	if (n > UINT32_MAX)
+		return -EFAULT;
 	self = (flags & (GUP_INTERRUPTIBLE | GUP_NOWAIT)) == GUP_INTERRUPTIBLE ? opts->self : NULL;
 
 	for (;;) {
 		/* Inside the loop: a sleep has dropped the map lock. */
 		if (!memory_find(mem, gpa_to_gfn(gpa), n, &region, &offset))
 			return -EFAULT;
-		if (gup_pin(mem, region, offset, n, flags & GUP_WRITE, &bad, &byte))
+		if (gup_pin(mem, region, offset, n, &bad, &byte))
 			break;
 		if (memory_wait_is_off(mem, self))
 			return -EINTR;
@@ -105,7 +107,8 @@ int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const str
 		.hva = mem->region[region].host + offset * PAGE_BYTES + gpa_offset(gpa),
 		.len = len,
 		.first = gpa_to_gfn(gpa),
-		.pages = n,
+		.pages = (uint32_t)n,
+		.flags = flags & GUP_WRITE,
 	};
 	return 0;
 }

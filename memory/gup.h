@@ -5,7 +5,7 @@
  * get_user_pages; the flags carry the kernel's names and meaning.
  *
  *   GUP_WRITE (kernel: FOLL_WRITE)
- *	the caller will write; the page is marked dirty
+ *	the caller will write; the pages are marked dirty when the span is put
  *   GUP_NOWAIT (FOLL_NOWAIT, FAULT_FLAG_RETRY_NOWAIT)
  *	never sleep, never drop the map lock: -EAGAIN, the fetch is under way, the ticket fires when the page is in
  *   GUP_INTERRUPTIBLE (FOLL_INTERRUPTIBLE)
@@ -64,7 +64,8 @@ struct gup_span {
 	uint8_t *hva;
 	size_t len;
 	gfn_t first;
-	uint64_t pages;
+	uint32_t pages;
+	uint32_t flags;		/* GUP_WRITE: it was got for writing, and gup_put marks its pages */
 };
 
 /* Shared: any number of threads hold it at a time. */
@@ -78,7 +79,11 @@ void memory_map_unlock(struct memory *mem);
  */
 int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const struct gup_opts *opts,
 	struct gup_span *span);
-/* Unpins. Each span that gup returned is put once. */
+/*
+ * Unpins, and marks the pages of a GUP_WRITE span dirty: so it comes after the last write, by whomever (a read(2) or
+ * io_uring into the span that is still under way). Each span that gup returned is put once; one that was copied
+ * is one span still.
+ */
 void gup_put(struct memory *mem, struct gup_span *span);
 
 /* Takes an armed ticket back. True: it will not fire; false: it has fired, is firing or was never armed. */

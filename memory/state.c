@@ -121,23 +121,34 @@ bool state_start_discard(state_byte *s)
 	do {
 		if ((old & (STATE_MASK | STATE_EJECTING | STATE_PIN_MASK)) != PAGE_PRESENT)
 			return false;
-	} while (!state_cas(s, &old, old | STATE_EJECTING | STATE_DIRTY));
+	} while (!state_cas(s, &old, (uint8_t)(old | STATE_EJECTING)));
 	return true;
 }
 
-uint8_t state_end_eject(state_byte *s)
+/* Clears EJECTING, and WAITED when PRESENT; sets the bits of `set`. */
+static uint8_t state_end(state_byte *s, uint8_t set)
 {
 	uint8_t old = state_load(s), new;
 
 	do {
-		new = (uint8_t)(old & ~STATE_EJECTING);
+		new = (uint8_t)((old & ~STATE_EJECTING) | set);
 		if (state_of(old) == PAGE_PRESENT)
 			new &= (uint8_t)~STATE_WAITED;
 	} while (!state_cas(s, &old, new));
 	return old;
 }
 
-uint8_t state_pin(state_byte *s, bool dirty)
+uint8_t state_end_eject(state_byte *s)
+{
+	return state_end(s, 0);
+}
+
+uint8_t state_end_discard(state_byte *s)
+{
+	return state_end(s, STATE_DIRTY);
+}
+
+uint8_t state_pin(state_byte *s)
 {
 	uint8_t old = state_load(s), new;
 
@@ -147,21 +158,21 @@ uint8_t state_pin(state_byte *s, bool dirty)
 		new = old;
 		if ((old >> STATE_PIN_SHIFT) < STATE_PIN_MAX)
 			new = (uint8_t)(new + (1u << STATE_PIN_SHIFT));
-		if (dirty)
-			new |= STATE_DIRTY;
 	} while (!state_cas(s, &old, new));
 	return old;
 }
 
-void state_unpin(state_byte *s)
+void state_unpin(state_byte *s, bool dirty)
 {
-	uint8_t old = state_load(s);
+	uint8_t old = state_load(s), new;
 
 	do {
 		assert(old >> STATE_PIN_SHIFT);
-		if ((old >> STATE_PIN_SHIFT) == STATE_PIN_MAX)
-			return;
-	} while (!state_cas(s, &old, (uint8_t)(old - (1u << STATE_PIN_SHIFT))));
+		new = (uint8_t)(old | (dirty ? STATE_DIRTY : 0));
+		if ((old >> STATE_PIN_SHIFT) < STATE_PIN_MAX)
+			new = (uint8_t)(new - (1u << STATE_PIN_SHIFT));
+		/* A writer's step is never left out: it orders what he wrote before whoever takes the mark. */
+	} while ((dirty || new != old) && !state_cas(s, &old, new));
 }
 
 bool state_take_dirty(state_byte *s)

@@ -8,7 +8,8 @@
  *                      PRESENT (discard.c); not to be touched, even when it is PRESENT
  *   bit 3    WAITED    somebody waits for it, or has a ticket: who makes it PRESENT must wake them. Stays
  *                      set while the page is missing, so a new source is asked for all such pages
- *   bit 4    DIRTY     written through gup, or given up; taken by a harvest (dirty.c)
+ *   bit 4    DIRTY     written through gup, or given up; set when the writer puts the page, not when he gets
+ *                      it, and taken by a harvest (dirty.c)
  *   bit 5-7  pins      spans that hold it, 0 to 6; 7: pinned for good (more than 6 at one time). Page-out
  *                      leaves pinned pages alone
  *
@@ -69,11 +70,14 @@ bool state_set_waited_by_kernel(state_byte *s);
 bool state_start_eject(state_byte *s);
 /* Clears EJECTING, and WAITED when PRESENT. Returns the byte before. */
 uint8_t state_end_eject(state_byte *s);
-/* Sets EJECTING, and DIRTY, when it is PRESENT and nobody holds or ejects it. True when this call did. */
+/* Sets EJECTING when it is PRESENT and nobody holds or ejects it. True when this call did. */
 bool state_start_discard(state_byte *s);
-/* Takes a pin, and marks the page dirty if asked, when it is usable. Returns the byte before; look with state_usable. */
-uint8_t state_pin(state_byte *s, bool dirty);
-void state_unpin(state_byte *s);
+/* As state_end_eject, and sets DIRTY. */
+uint8_t state_end_discard(state_byte *s);
+/* Takes a pin when the page is usable. Returns the byte before; look with state_usable. */
+uint8_t state_pin(state_byte *s);
+/* Gives a pin back; dirty: sets DIRTY in the same step, also where pins are not counted any more. */
+void state_unpin(state_byte *s, bool dirty);
 /* Clears DIRTY. True: it was set, and what was written before is seen by this thread. */
 bool state_take_dirty(state_byte *s);
 

@@ -313,7 +313,8 @@ static int chain_locate(struct vqueue *q, struct gup_span *span)
 			return ring_wrong(q, "the buffer of %u bytes at 0x%" PRIx64 " is not in RAM", p->len, p->gpa.v);
 		first = (p->gpa.v + PAGE_BYTES - 1) / PAGE_BYTES;
 		end = (p->gpa.v + p->len) / PAGE_BYTES;
-		span[i] = (struct gup_span){ .len = p->len, .first = GFN(first), .pages = end > first ? end - first : 0 };
+		span[i] = (struct gup_span){ .len = p->len, .first = GFN(first) };
+		span[i].pages = end > first ? (uint32_t)(end - first) : 0;
 	}
 	return 0;
 }

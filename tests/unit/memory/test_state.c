@@ -84,22 +84,28 @@ static void test_pins_count_and_saturate(void **unused)
 	unsigned int i;
 
 	(void)unused;
-	state_pin(&s, false);
+	state_pin(&s);
 	assert_int_equal(s, PAGE_PRESENT | 1u << STATE_PIN_SHIFT);
-	state_pin(&s, true);
-	assert_int_equal(s, PAGE_PRESENT | STATE_DIRTY | 2u << STATE_PIN_SHIFT);
-	state_unpin(&s);
-	state_unpin(&s);
+	state_pin(&s);
+	assert_int_equal(s, PAGE_PRESENT | 2u << STATE_PIN_SHIFT);
+	/* A writer's page is dirty once it is put. */
+	state_unpin(&s, true);
+	state_unpin(&s, false);
 	assert_int_equal(s, PAGE_PRESENT | STATE_DIRTY);
+	assert_true(state_take_dirty(&s));
+	assert_false(state_take_dirty(&s));
 	for (i = 0; i < 20; i++)
-		state_pin(&s, false);
+		state_pin(&s);
 	assert_int_equal(s >> STATE_PIN_SHIFT, STATE_PIN_MAX);
 	for (i = 0; i < 20; i++)
-		state_unpin(&s);
+		state_unpin(&s, false);
 	/* Pinned for good: nobody knows any more how many there were. */
 	assert_int_equal(s >> STATE_PIN_SHIFT, STATE_PIN_MAX);
+	/* ... but a writer's put still tells. */
+	state_unpin(&s, true);
+	assert_int_equal(s, PAGE_PRESENT | STATE_DIRTY | STATE_PIN_MAX << STATE_PIN_SHIFT);
 	s = PAGE_REQUESTED;
-	assert_int_equal(state_pin(&s, true), PAGE_REQUESTED);
+	assert_int_equal(state_pin(&s), PAGE_REQUESTED);
 	assert_int_equal(s, PAGE_REQUESTED);
 }
 
