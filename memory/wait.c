@@ -15,7 +15,7 @@
 // takes WAITED out of the byte, and comes here if it was set (memory_wake). Of a
 // sleeper and a ticket the byte and the entry change under wait_lock, together.
 // A thread in the kernel is noted after its WAITED, and the byte looked at once
-// more (watch.c).
+// more (watch.c). Nor is a page left that nobody asks for: see ask_again.
 //
 // To be woken means to look again; it does not say that the page is there. How
 // threads are brought out of a wait is in eject.c.
@@ -176,6 +176,17 @@ unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, u
 	return n;
 }
 
+/*
+ * Somebody has just entered himself as waiting for this page. He has asked for it before, when there may have been no
+ * source, or when the page was there and has gone since (memory_invalidate). Whoever attaches a source, or
+ * takes a page away, asks for those whose WAITED he sees; he who set it afterwards asks here.
+ */
+static void ask_again(struct memory *mem, unsigned int region, uint64_t offset)
+{
+	if (state_of(state_load(&mem->state[region][offset])) == PAGE_MISSING)
+		memory_ask(mem, region, offset, 1);
+}
+
 /* ---- tickets ---- */
 
 bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region, uint64_t offset)
@@ -195,6 +206,9 @@ bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned i
 		mem->tickets = ticket;
 	}
 	pthread_mutex_unlock(&mem->wait_lock);
+	/* The ticket is not looked at any more: it may have fired. */
+	if (armed)
+		ask_again(mem, region, offset);
 	return armed;
 }
 
@@ -254,7 +268,10 @@ void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
 	count_add(&mem->n_gup_sleeps, 1);
 	if (unlocked)
 		*unlocked = true;
+	pthread_mutex_unlock(&mem->wait_lock);
+	ask_again(mem, region, offset);
 	memory_map_unlock(mem);
+	pthread_mutex_lock(&mem->wait_lock);
 	while (!wait.woken && r != ETIMEDOUT)
 		r = deadline_ns ? pthread_cond_timedwait(&wait.cond, &mem->wait_lock, &until) :
 				  pthread_cond_wait(&wait.cond, &mem->wait_lock);

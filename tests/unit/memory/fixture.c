@@ -3,6 +3,7 @@
 #include "fixture.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <unistd.h>
 
 static int counting_request(struct page_source *source, gfn_t first, uint64_t n)
@@ -49,6 +50,19 @@ struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool
 void wait_a_little(void)
 {
 	usleep(100);
+}
+
+bool thread_sleeps(pid_t tid)
+{
+	char path[64], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%*d (%*[^)]) %c", &state), 1);
+	fclose(f);
+	return state == 'S';
 }
 
 void page_pattern(uint8_t *page, gfn_t gfn)

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #include "memory/gup.h"
 #include "memory/memory.h"
@@ -39,6 +40,8 @@ struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool
 		} \
 	} while (0)
 void wait_a_little(void);
+/* Does this thread of ours sleep in the kernel now? */
+bool thread_sleeps(pid_t tid);
 
 /* A page's content for tests: every word tells which page it is. */
 void page_pattern(uint8_t *page, gfn_t gfn);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "memory/internal.h"
@@ -312,6 +313,62 @@ static void test_a_new_source_is_asked_for_what_is_waited_for(void **unused)
 	memory_free(mem);
 }
 
+/* Asks for page 3, when nobody lets it enter itself as waiting yet. */
+struct late_waiter {
+	struct memory *mem;
+	struct gup_ticket *ticket;	/* NULL: it sleeps */
+	pthread_t thread;
+	_Atomic pid_t tid;
+	int result;
+};
+
+static void *late_waiter_main(void *arg)
+{
+	struct late_waiter *w = arg;
+	struct gup_opts opts = { .ticket = w->ticket };
+	uint64_t word;
+
+	atomic_store(&w->tid, gettid());
+	w->result = gup_read(w->mem, GPA(3 * PAGE_BYTES), &word, sizeof(word), w->ticket ? GUP_NOWAIT : 0, &opts);
+	return NULL;
+}
+
+/* It has found no source to ask, and one comes before it waits: whoever comes second sees the other. */
+static void check_source_that_comes_meanwhile(struct gup_ticket *ticket)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct late_waiter w = { .mem = mem, .ticket = ticket };
+	struct counting_source source;
+
+	counting_source_init(&source);
+	pthread_mutex_lock(&mem->wait_lock);
+	assert_int_equal(pthread_create(&w.thread, NULL, late_waiter_main, &w), 0);
+	wait_until(atomic_load(&w.tid) && thread_sleeps(w.tid));
+	memory_attach(mem, &source.source);
+	assert_int_equal(atomic_load(&source.pages), 0);
+	pthread_mutex_unlock(&mem->wait_lock);
+	wait_until(memory_page_state(mem, GFN(3)) == PAGE_REQUESTED);
+	assert_int_equal(memory_fill(mem, GFN(3), 1, NULL), 1);
+	pthread_join(w.thread, NULL);
+	assert_int_equal(w.result, ticket ? -EAGAIN : 0);
+	assert_int_equal(atomic_load(&source.pages), 1);
+	memory_detach(mem);
+	memory_free(mem);
+}
+
+static void count_fire(struct gup_ticket *ticket);
+
+static void test_a_source_that_comes_while_one_begins_to_wait_is_asked(void **unused)
+{
+	_Atomic int fired = 0;
+	struct gup_ticket ticket = { .fire = count_fire, .arg = &fired };
+
+	(void)unused;
+	check_source_that_comes_meanwhile(NULL);
+	check_source_that_comes_meanwhile(&ticket);
+	assert_int_equal(fired, 1);
+}
+
 static void test_a_source_that_is_gone_leaves_the_page_missing(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
@@ -372,6 +429,7 @@ int main(void)
 		cmocka_unit_test(test_shut_down_ends_every_wait),
 		cmocka_unit_test(test_loss_ends_the_wait_with_eio),
 		cmocka_unit_test(test_a_new_source_is_asked_for_what_is_waited_for),
+		cmocka_unit_test(test_a_source_that_comes_while_one_begins_to_wait_is_asked),
 		cmocka_unit_test(test_a_source_that_is_gone_leaves_the_page_missing),
 		cmocka_unit_test(test_a_ticket_fires_once_when_the_page_is_in),
 	};
