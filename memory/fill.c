@@ -111,6 +111,11 @@ static void fill_complete(struct memory *mem)
 	unsigned int i;
 
 	pthread_rwlock_wrlock(&mem->map_lock);
+	/* Memory that failed just now (poison.c) is missing for good, and more may have been invalidated since. */
+	if (atomic_load(&mem->n_missing)) {
+		pthread_rwlock_unlock(&mem->map_lock);
+		return;
+	}
 	for (i = 0; i < mem->regions; i++) {
 		struct uffdio_range range = {
 			.start = (uintptr_t)mem->region[i].host,
@@ -120,9 +125,9 @@ static void fill_complete(struct memory *mem)
 		if (ioctl(mem->uffd, UFFDIO_UNREGISTER, &range) < 0)
 			log_warn("UFFDIO_UNREGISTER: errno %d", errno);
 	}
-	pthread_rwlock_unlock(&mem->map_lock);
 	/* Sequentially consistent: who sees "not late" sees all that the fills did. */
 	atomic_store(&mem->late, false);
+	pthread_rwlock_unlock(&mem->map_lock);
 	memory_collapse_start(mem);
 	if (mem->events.complete)
 		mem->events.complete(mem->events.arg);

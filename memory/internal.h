@@ -216,6 +216,12 @@ void memory_rooms_init(struct memory *mem);
  * was. Rooms that are out stay out.
  */
 void memory_rooms_flush(struct memory *mem);
+/*
+ * Of these pages, of one huge page, what was committed and is not placed yet is not placed any more; sets in *forgotten
+ * which ones that were. What is being placed is placed first.
+ */
+struct wakes;
+void memory_rooms_forget(struct memory *mem, gfn_t first, uint64_t n, struct wakes *forgotten);
 /* Once `shut` is set: joins the thread. memory_rooms_fini: nobody uses a room any more. */
 void memory_rooms_end(struct memory *mem);
 void memory_rooms_fini(struct memory *mem);

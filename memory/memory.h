@@ -3,7 +3,7 @@
  *
  * Guest RAM and the state of each of its pages.
  *
- *     MISSING --ask--> REQUESTED --data complete--> PRESENT
+ *     MISSING --ask--> REQUESTED --data complete--> PRESENT --out of date--> MISSING
  *        ^                |  |
  *        +---link lost----+  +---the source says so---> LOST
  *
@@ -34,7 +34,10 @@ enum page_state {
 	PAGE_MISSING = 0,
 	/* Asked of the attached source. Left by a fill, by loss, by a detached source (to MISSING). */
 	PAGE_REQUESTED = 1,
-	/* Here, whole. Left for some microseconds (to REQUESTED) when it is taken into a huge page, unless it is pinned: stage.h. */
+	/*
+	 * Here, whole. Left for some microseconds (to REQUESTED) when it is taken into a huge page, unless it is pinned: stage.h;
+	 * for longer (to MISSING) when what it holds is out of date: memory_invalidate.
+	 */
 	PAGE_PRESENT = 2,
 	/* The source said that it does not have it. Left only by a fill from another source. */
 	PAGE_LOST = 3,
@@ -164,9 +167,25 @@ void memory_detach(struct memory *mem);
  */
 int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data);
 /*
- * All that has come is MISSING again, as if it had never come. Only before a vCPU or a device has used any of it, and while no source is
- * attached and nobody fills. 0; -EINVAL: not watched, or nothing is missing any more; -EBUSY: somebody holds a page, -EPERM and the like: the
- * host keeps it (madvise(2)): some pages are then MISSING and others are not.
+ * What these pages hold is out of date: PRESENT pages are MISSING again, whoever waits for one has it asked of the
+ * source, and the copy that comes next is the truth. Others stay as they are; of none does a copy come back that was
+ * handed over before, also where it waits in the sink for the rest of its huge page. What is handed over
+ * afterwards counts, so the caller sees to it that no source has an older copy under way, or a room with one.
+ *
+ * Only while memory is late. Once all has come, or is about to, nothing is watched any more: -EINVAL, and nothing changes.
+ *
+ * A page that somebody holds by gup, or that is ejected from, stays as it is: -EBUSY, the others are MISSING, and the
+ * caller may try again. It is not waited for, since a pin may last (a receive buffer's) and one for good never
+ * ends. So whoever needs a page to stay holds it: those that KVM reaches by kernel copies, once vCPUs may run. What
+ * the guest writes meanwhile goes with the page, and so does the mark that memory_harvest_dirty takes.
+ *
+ * Any thread, many at a time. Returns how many became MISSING, or -EFAULT: not RAM of one region; -EINVAL; -EBUSY;
+ * -EPERM: the host keeps some of them (locked memory), which are as they were.
+ */
+int64_t memory_invalidate(struct memory *mem, gfn_t first, uint64_t n);
+/*
+ * memory_invalidate of all memory: as if nothing had ever come. Only before a vCPU or a device has used any of it, and
+ * while no source is attached and nobody fills. 0, or its errors: some pages are then MISSING and others are not.
  */
 int memory_take_back(struct memory *mem);
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */

@@ -374,6 +374,29 @@ void memory_rooms_flush(struct memory *mem)
 	pthread_mutex_unlock(&mem->rooms.lock);
 }
 
+/* One of this huge page that is being placed, or NULL. */
+static struct memory_area *area_placing(struct memory *mem, gfn_t gfn)
+{
+	struct memory_area *area = mem->rooms.areas;
+
+	while (area && (area->huge != gfn.v / HUGE_PAGES || !area->placing))
+		area = area->next;
+	return area;
+}
+
+void memory_rooms_forget(struct memory *mem, gfn_t first, uint64_t n, struct wakes *forgotten)
+{
+	struct memory_area *area;
+
+	pthread_mutex_lock(&mem->rooms.lock);
+	while (area_placing(mem, first))
+		pthread_cond_wait(&mem->rooms.placed, &mem->rooms.lock);
+	for (area = mem->rooms.areas; area; area = area->next)
+		if (area->huge == first.v / HUGE_PAGES)
+			memory_stage_forget(area->stage, first, n, forgotten);
+	pthread_mutex_unlock(&mem->rooms.lock);
+}
+
 void memory_rooms_end(struct memory *mem)
 {
 	pthread_mutex_lock(&mem->rooms.lock);

@@ -471,3 +471,18 @@ void memory_stage_drop(struct memory_stage *stage)
 {
 	stage->n = 0;
 }
+
+void memory_stage_forget(struct memory_stage *stage, gfn_t first, uint64_t n, struct wakes *forgotten)
+{
+	unsigned int i, at = (unsigned int)(first.v % HUGE_PAGES);
+
+	for (i = at; stage->n && i < at + n; i++) {
+		if (!bit_get(stage->has, i))
+			continue;
+		bit_clear(stage->has, i);
+		stage->zeros -= bit_get(stage->zero, i);
+		bit_clear(stage->zero, i);
+		bit_set(forgotten->page, i);
+		stage->n--;
+	}
+}

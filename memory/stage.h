@@ -14,6 +14,7 @@
 #include "memory/memory.h"
 
 struct memory_stage;
+struct wakes;
 
 /* One thread at a time uses it; mem outlives it. -ENOMEM. */
 int memory_stage_new(struct memory_stage **out, struct memory *mem, struct err *err);
@@ -47,5 +48,7 @@ bool memory_stage_is_due(const struct memory_stage *stage);
 int64_t memory_stage_place(struct memory_stage *stage);
 int64_t memory_stage_place_apart(struct memory_stage *stage);
 void memory_stage_drop(struct memory_stage *stage);
+/* Of these pages, of its huge page, nothing waits any more; sets in *forgotten which ones did. */
+void memory_stage_forget(struct memory_stage *stage, gfn_t first, uint64_t n, struct wakes *forgotten);
 
 #endif

@@ -61,6 +61,18 @@ bool state_freeze(state_byte *s)
 	return true;
 }
 
+uint8_t state_drop(state_byte *s)
+{
+	uint8_t old = state_load(s), new;
+
+	do {
+		new = (uint8_t)(old & ~STATE_DIRTY);
+		if (state_of(old) == PAGE_REQUESTED)
+			new = state_with(new, PAGE_MISSING);
+	} while (!state_cas(s, &old, new));
+	return old;
+}
+
 uint8_t state_set_lost(state_byte *s)
 {
 	uint8_t old = state_load(s);

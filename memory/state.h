@@ -56,8 +56,11 @@ bool state_ask(state_byte *s);
 bool state_unask(state_byte *s);
 /* any -> PRESENT, WAITED cleared unless EJECTING (eject's end will wake). Returns the byte before. */
 uint8_t state_set_present(state_byte *s);
-/* PRESENT -> REQUESTED, when nobody holds or ejects it (stage.c). True when this call made the change. */
+/* PRESENT -> REQUESTED, when nobody holds or ejects it (stage.c, discard.c). True when this call
+ * made the change. */
 bool state_freeze(state_byte *s);
+/* REQUESTED, by state_freeze -> MISSING, DIRTY cleared: its content is gone. Returns the byte before. */
+uint8_t state_drop(state_byte *s);
 /* MISSING, REQUESTED -> LOST. Returns the byte before. */
 uint8_t state_set_lost(state_byte *s);
 /* any -> LOST: its memory is gone (poison.c). Returns the byte before. */
