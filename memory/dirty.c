@@ -24,7 +24,10 @@ int64_t memory_harvest_dirty(struct memory *mem, gfn_t first, uint64_t n, uint8_
 		return -EFAULT;
 	state = &mem->state[region][offset];
 	for (i = 0; i < n; i++) {
-		/* Most are clean: eight at a time. What is marked meanwhile is the next harvest's. */
+		/*
+		 * Most are clean: eight at a time. What is marked meanwhile is
+		 * the next harvest's.
+		 */
 		if ((offset + i) % 8 == 0 && n - i >= 8 &&
 		    !(__atomic_load_n((uint64_t *)(void *)&state[i], __ATOMIC_RELAXED) & dirty)) {
 			i += 7;

@@ -37,7 +37,8 @@ struct drop {
 	int64_t gone;			/* pages that were dropped */
 	int error;			/* the worst that happened to the others, or 0 */
 	uint64_t kept;			/* pages that are counted as missing and are not */
-	struct wakes wake, ask;		/* whose waiters are to be woken, which are to be asked for */
+	struct wakes wake;		/* whose waiters are to be woken */
+	struct wakes ask;		/* which are to be asked for */
 	struct wakes forgotten;		/* of which the sink held a copy */
 };
 
@@ -66,7 +67,8 @@ static void drop_each(struct drop *drop, const struct wakes *set, uint64_t offse
 
 	for (word = 0; word < HUGE_PAGES / 64; word++)
 		for (bits = set->page[word]; bits; bits &= bits - 1)
-			fn(drop, offset - offset % HUGE_PAGES + 64 * word + (unsigned int)__builtin_ctzll(bits));
+			fn(drop, offset - offset % HUGE_PAGES + 64 * word +
+				 (unsigned int)__builtin_ctzll(bits));
 }
 
 /* ---- the mechanism ---- */
@@ -187,9 +189,9 @@ static bool missing_add(struct memory *mem)
 /* A copy that waits in the sink is of before, too: it is not to come back as the truth. */
 static void invalidate_before(struct drop *drop, uint64_t offset, uint64_t n)
 {
-	struct memory *mem = drop->mem;
+	uint64_t first = drop->mem->region[drop->region].first.v + offset;
 
-	memory_rooms_forget(mem, GFN(mem->region[drop->region].first.v + offset), n, &drop->forgotten);
+	memory_rooms_forget(drop->mem, GFN(first), n, &drop->forgotten);
 }
 
 static bool invalidate_start(struct drop *drop, state_byte *s)

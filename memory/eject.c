@@ -60,7 +60,10 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 	struct gup_wait *gw;
 	gfn_t gfn = GFN(0);
 
-	/* Before the look at who waits: a wait that begins from now on sees it (memory_wait_sleep, memory_note_wait). */
+	/*
+	 * Before the look at who waits: a wait that begins from now on sees it
+	 * (memory_wait_sleep, memory_note_wait).
+	 */
 	if (!atomic_exchange(&thread->kicked, true)) {
 		count_add(&mem->n_kicks, 1);
 		PROBE_KICK(thread->cpu, atomic_load_explicit(&thread->tid, memory_order_relaxed));
@@ -101,7 +104,10 @@ static int page_protect(struct memory *mem, unsigned int region, uint64_t offset
 	return mprotect(mem->region[region].host + offset * PAGE_BYTES, PAGE_BYTES, protection);
 }
 
-/* Is another thread than `but` being ejected from gfn? eject_lock held; the list is stable under wait_lock or as here. */
+/*
+ * Is another thread than `but` being ejected from gfn? eject_lock held; the
+ * list is stable under wait_lock or as here.
+ */
 static bool eject_shared(struct memory *mem, const struct memory_thread *but, gfn_t gfn)
 {
 	struct memory_thread *t;
@@ -112,7 +118,10 @@ static bool eject_shared(struct memory *mem, const struct memory_thread *but, gf
 	return false;
 }
 
-/* With wait_lock and eject_lock held. True: the page has come meanwhile and somebody in gup waits for the eject's end. */
+/*
+ * With wait_lock and eject_lock held. True: the page has come meanwhile and
+ * somebody in gup waits for the eject's end.
+ */
 static bool eject_end(struct memory_thread *thread)
 {
 	struct memory *mem = thread->mem;
@@ -138,7 +147,10 @@ struct come {
 	unsigned int n;
 };
 
-/* With wait_lock (for the list of threads) and eject_lock held. come: empty; who is in it is to be woken without the locks. */
+/*
+ * With wait_lock (for the list of threads) and eject_lock held. come: empty;
+ * who is in it is to be woken without the locks.
+ */
 static bool eject_start(struct memory_thread *thread, gfn_t gfn, struct come *come)
 {
 	struct memory *mem = thread->mem;
@@ -148,7 +160,10 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn, struct come *co
 
 	if (!thread->in_run)
 		return false;
-	/* From this page, already: that attempt found nobody in the page's wait queue; the caller's signal will do it. */
+	/*
+	 * From this page, already: that attempt found nobody in the page's wait
+	 * queue; the caller's signal will do it.
+	 */
 	if (thread->ejecting && thread->eject_gfn.v == gfn.v)
 		return false;
 	if (thread->ejecting && eject_end(thread))
@@ -200,9 +215,11 @@ bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn)
 }
 
 /*
- * When the thread is to be brought out, or INT64_MAX; *nudge: by its signal. wait_lock and eject_lock held. A wait that has become long
- * is ejected from. An eject that has not brought its thread out missed it, and a nudge does not, whether or not the thread waits: it may
- * have found the page and run on, and until it is out nobody else gets at that page.
+ * When the thread is to be brought out, or INT64_MAX; *nudge: by its signal.
+ * wait_lock and eject_lock held. A wait that has become long is ejected from.
+ * An eject that has not brought its thread out missed it, and a nudge does not,
+ * whether or not the thread waits: it may have found the page and run on, and
+ * until it is out nobody else gets at that page.
  */
 static int64_t overdue_at(const struct memory_thread *thread, bool *nudge)
 {
@@ -215,7 +232,8 @@ static int64_t overdue_at(const struct memory_thread *thread, bool *nudge)
 }
 
 /* The first thread that is overdue by now, which counts as tried; NULL: none is, until *next. */
-static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool *nudge, gfn_t *gfn, int64_t *next)
+static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool *nudge, gfn_t *gfn,
+					  int64_t *next)
 {
 	struct memory_thread *thread;
 	int64_t due;
@@ -248,7 +266,10 @@ int memory_eject_overdue(struct memory *mem)
 		pthread_mutex_lock(&mem->eject_lock);
 		thread = overdue_find(mem, now, &nudge, &gfn, &next);
 		pthread_mutex_unlock(&mem->eject_lock);
-		/* With wait_lock held, so that the thread does not end meanwhile: a signal to one that was joined is nobody's. */
+		/*
+		 * With wait_lock held, so that the thread does not end
+		 * meanwhile: a signal to one that was joined is nobody's.
+		 */
 		if (thread && nudge && thread->nudge && atomic_load(&thread->tid))
 			thread->nudge(thread->nudge_arg);
 		pthread_mutex_unlock(&mem->wait_lock);
@@ -260,7 +281,10 @@ int memory_eject_overdue(struct memory *mem)
 	return next > now ? (int)((next - now + NS_PER_MS - 1) / NS_PER_MS) : 0;
 }
 
-/* A bystander's -EFAULT: was there an eject since it entered KVM_RUN? Waits until none is under way, or it is kicked. */
+/*
+ * A bystander's -EFAULT: was there an eject since it entered KVM_RUN? Waits
+ * until none is under way, or it is kicked.
+ */
 static bool eject_bystander(struct memory_thread *thread)
 {
 	struct memory *mem = thread->mem;
@@ -297,7 +321,10 @@ void memory_thread_enter(struct memory_thread *thread)
 		return;
 	pthread_mutex_lock(&mem->eject_lock);
 	thread->in_run = true;
-	/* Ejects that have ended: one under way now may be what this thread meets, and end before it is out. */
+	/*
+	 * Ejects that have ended: one under way now may be what this thread
+	 * meets, and end before it is out.
+	 */
 	thread->entered_at = mem->eject_seq - mem->ejecting;
 	pthread_mutex_unlock(&mem->eject_lock);
 }
@@ -356,7 +383,10 @@ void memory_thread_sit_out(struct memory_thread *thread)
 	came = memory_wait_page(mem, gfn, thread);
 	pthread_mutex_lock(&mem->wait_lock);
 	thread->sitting = false;
-	/* Seen by itself, before whoever filled the page could tell it: that would have counted the wait. */
+	/*
+	 * Seen by itself, before whoever filled the page could tell it: that
+	 * would have counted the wait.
+	 */
 	if (atomic_exchange(&thread->wait.active, false) && came)
 		hist_add(&mem->latency, clock_now_ns() - thread->wait.since_ns);
 	pthread_mutex_unlock(&mem->wait_lock);

@@ -30,16 +30,20 @@ enum way_out {
 };
 
 /*
- * How memory_thread_kick gets threads out of KVM_RUN; WAY_OUT_AUTO is not accepted. Until it is set: WAY_OUT_EJECT, which
- * works on every kernel. Set it before a vCPU runs, or while it waits (a probe).
+ * How memory_thread_kick gets threads out of KVM_RUN; WAY_OUT_AUTO is not
+ * accepted. Until it is set: WAY_OUT_EJECT, which works on every kernel. Set it
+ * before a vCPU runs, or while it waits (a probe).
  */
 void memory_set_way_out(struct memory *mem, enum way_out way);
 enum way_out memory_way_out(const struct memory *mem);
 
 /*
- * What makes the thread leave KVM_RUN although nobody kicked it, a signal: used when an eject did not find it where it was
- * believed to be. It is called on any thread, while the thread is bound and never after memory_thread_unbind has returned, so that
- * pthread_kill in it always has a thread to send to. It must not sleep nor call anything of this library. Set before the thread is bound.
+ * What makes the thread leave KVM_RUN although nobody kicked it, a signal: used
+ * when an eject did not find it where it was believed to be. It is called on
+ * any thread, while the thread is bound and never after memory_thread_unbind
+ * has returned, so that pthread_kill in it always has a thread to send to. It
+ * must not sleep nor call anything of this library. Set before the thread is
+ * bound.
  */
 void memory_thread_set_nudge(struct memory_thread *thread, void (*nudge)(void *arg), void *arg);
 
@@ -55,19 +59,24 @@ enum kick_result memory_thread_kick(struct memory_thread *thread);
 void memory_thread_clear(struct memory_thread *thread);
 
 /*
- * Around KVM_RUN, on the thread itself. memory_thread_left says that KVM_RUN has returned, with what (0 or
- * a negative errno): it ends this thread's eject if there was one. Returns true when a -EFAULT was an eject's doing
- * (this thread's or, for the same page, another's): the access is retried by the next KVM_RUN; it has then waited
- * until the protection is restored. False: -EFAULT is a real error.
+ * Around KVM_RUN, on the thread itself. memory_thread_left says that KVM_RUN
+ * has returned, with what (0 or a negative errno): it ends this thread's eject
+ * if there was one. Returns true when a -EFAULT was an eject's doing (this
+ * thread's or, for the same page, another's): the access is retried by the next
+ * KVM_RUN; it has then waited until the protection is restored. False: -EFAULT
+ * is a real error.
  */
 void memory_thread_enter(struct memory_thread *thread);
 bool memory_thread_left(struct memory_thread *thread, int result);
 
 /*
- * After memory_thread_left has returned true, before the next KVM_RUN: waits for the page that the thread was ejected from here, in
- * user space, where every signal and every debugger reaches it. Ends when the page is there, by a kick, or when memory shuts
- * down; returns at once when there is nothing to wait for. On WAY_OUT_EJECT every wait that lasts longer than some
- * milliseconds is moved here, for in the kernel such a thread could not be attached to (ptrace), stopped (SIGSTOP) or dumped.
+ * After memory_thread_left has returned true, before the next KVM_RUN: waits
+ * for the page that the thread was ejected from here, in user space, where
+ * every signal and every debugger reaches it. Ends when the page is there, by a
+ * kick, or when memory shuts down; returns at once when there is nothing to
+ * wait for. On WAY_OUT_EJECT every wait that lasts longer than some
+ * milliseconds is moved here, for in the kernel such a thread could not be
+ * attached to (ptrace), stopped (SIGSTOP) or dumped.
  */
 void memory_thread_sit_out(struct memory_thread *thread);
 

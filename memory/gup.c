@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The door. The fast path is one compare-and-swap a page, which looks and pins in one step; everything else happens
-// when a page is not usable: see the order of checks in gup.h.
+// The door. The fast path is one compare-and-swap a page, which looks and pins in
+// one step; everything else happens when a page is not usable: see the order of
+// checks in gup.h. Waiting, and tickets: wait.c.
 #include "memory/gup.h"
 
 #include <assert.h>
@@ -24,7 +25,8 @@ void memory_map_unlock(struct memory *mem)
 
 /* ---- pins ---- */
 
-static void gup_unpin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, bool dirty)
+static void gup_unpin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+		      bool dirty)
 {
 	uint64_t i;
 
@@ -33,8 +35,8 @@ static void gup_unpin(struct memory *mem, unsigned int region, uint64_t offset, 
 }
 
 /* Pins all n pages, or none: then *bad is the first that is not usable, *byte what it was. */
-static bool gup_pin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, uint64_t *bad,
-		    uint8_t *byte)
+static bool gup_pin(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+		    uint64_t *bad, uint8_t *byte)
 {
 	uint64_t i;
 

@@ -167,25 +167,33 @@ void memory_detach(struct memory *mem);
  */
 int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data);
 /*
- * What these pages hold is out of date: PRESENT pages are MISSING again, whoever waits for one has it asked of the
- * source, and the copy that comes next is the truth. Others stay as they are; of none does a copy come back that was
- * handed over before, also where it waits in the sink for the rest of its huge page. What is handed over
- * afterwards counts, so the caller sees to it that no source has an older copy under way, or a room with one.
+ * What these pages hold is out of date: PRESENT pages are MISSING again,
+ * whoever waits for one has it asked of the source, and the copy that comes
+ * next is the truth. Others stay as they are; of none does a copy come back
+ * that was handed over before, also where it waits in the sink for the rest of
+ * its huge page. What is handed over afterwards counts, so the caller sees to
+ * it that no source has an older copy under way, or a room with one.
  *
- * Only while memory is late. Once all has come, or is about to, nothing is watched any more: -EINVAL, and nothing changes.
+ * Only while memory is late. Once all has come, or is about to, nothing is
+ * watched any more: -EINVAL, and nothing changes.
  *
- * A page that somebody holds by gup, or that is ejected from, stays as it is: -EBUSY, the others are MISSING, and the
- * caller may try again. It is not waited for, since a pin may last (a receive buffer's) and one for good never
- * ends. So whoever needs a page to stay holds it: those that KVM reaches by kernel copies, once vCPUs may run. What
- * the guest writes meanwhile goes with the page, and so does the mark that memory_harvest_dirty takes.
+ * A page that somebody holds by gup, or that is ejected from, stays as it is:
+ * -EBUSY, the others are MISSING, and the caller may try again. It is not
+ * waited for, since a pin may last (a receive buffer's) and one for good never
+ * ends. So whoever needs a page to stay holds it: those that KVM reaches by
+ * kernel copies, once vCPUs may run. What the guest writes meanwhile goes with
+ * the page, and so does the mark that memory_harvest_dirty takes.
  *
- * Any thread, many at a time. Returns how many became MISSING, or -EFAULT: not RAM of one region; -EINVAL; -EBUSY;
- * -EPERM: the host keeps some of them (locked memory), which are as they were.
+ * Any thread, many at a time. Returns how many became MISSING, or -EFAULT: not
+ * RAM of one region; -EINVAL; -EBUSY; -EPERM: the host keeps some of them
+ * (locked memory), which are as they were.
  */
 int64_t memory_invalidate(struct memory *mem, gfn_t first, uint64_t n);
 /*
- * memory_invalidate of all memory: as if nothing had ever come. Only before a vCPU or a device has used any of it, and
- * while no source is attached and nobody fills. 0, or its errors: some pages are then MISSING and others are not.
+ * memory_invalidate of all memory: as if nothing had ever come. Only before a
+ * vCPU or a device has used any of it, and while no source is attached and
+ * nobody fills. 0, or its errors: some pages are then MISSING and others are
+ * not.
  */
 int memory_take_back(struct memory *mem);
 /* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
@@ -206,16 +214,21 @@ int memory_poison(struct memory *mem, const void *host, gfn_t *gfn);
 int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
 
 /*
- * The pages of [first, first + n) that the VMM has written, through gup or by memory_discard, since they
- * were last harvested: bit i of byte i / 8 is set when page first + i was; the other bits stay as they are, so
- * that KVM's dirty log can be gathered in the same place (what vCPUs write is there and not here, nor are pages
- * that come from a source). `bits` has (n + 7) / 8 bytes. Takes the marks away. Returns how many there were, or
- * -EFAULT: not RAM of one region. Any thread, at any time; whoever reads a page because of its mark does so by gup,
- * and waits there while it is ejected from or given up, or learns that it is lost.
+ * The pages of [first, first + n) that the VMM has written, through gup or by
+ * memory_discard, since they were last harvested: bit i of byte i / 8 is set
+ * when page first + i was; the other bits stay as they are, so that KVM's dirty
+ * log can be gathered in the same place (what vCPUs write is there and not
+ * here, nor are pages that come from a source). `bits` has (n + 7) / 8 bytes.
+ * Takes the marks away. Returns how many there were, or -EFAULT: not RAM of one
+ * region. Any thread, at any time; whoever reads a page because of its mark
+ * does so by gup, and waits there while it is ejected from or given up, or
+ * learns that it is lost.
  *
- * A page is marked when the writer's span is put. One that is held for writing now is thus not told now, unless
- * it was written before, but by a harvest after the put: the last harvest comes when vCPUs and devices write no
- * more and have put what they held. It is so for a page that is pinned for good, too: each put marks it.
+ * A page is marked when the writer's span is put. One that is held for writing
+ * now is thus not told now, unless it was written before, but by a harvest
+ * after the put: the last harvest comes when vCPUs and devices write no more
+ * and have put what they held. It is so for a page that is pinned for good,
+ * too: each put marks it.
  */
 int64_t memory_harvest_dirty(struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
 

@@ -4,7 +4,10 @@
 
 #include <assert.h>
 
-/* Success publishes what was done before and sees what others published; a failed try only looks again. */
+/*
+ * Success publishes what was done before and sees what others published; a
+ * failed try only looks again.
+ */
 static bool state_cas(state_byte *s, uint8_t *old, uint8_t new)
 {
 	return atomic_compare_exchange_weak_explicit(s, old, new, memory_order_acq_rel,
@@ -183,12 +186,16 @@ void state_unpin(state_byte *s, bool dirty)
 		new = (uint8_t)(old | (dirty ? STATE_DIRTY : 0));
 		if ((old >> STATE_PIN_SHIFT) < STATE_PIN_MAX)
 			new = (uint8_t)(new - (1u << STATE_PIN_SHIFT));
-		/* A writer's step is never left out: it orders what he wrote before whoever takes the mark. */
+		/*
+		 * A writer's step is never left out: it orders what he wrote
+		 * before whoever takes the mark.
+		 */
 	} while ((dirty || new != old) && !state_cas(s, &old, new));
 }
 
 bool state_take_dirty(state_byte *s)
 {
 	/* Acquire: whoever copies the page next sees what was written before the mark. */
-	return atomic_fetch_and_explicit(s, (uint8_t)~STATE_DIRTY, memory_order_acq_rel) & STATE_DIRTY;
+	return atomic_fetch_and_explicit(s, (uint8_t)~STATE_DIRTY, memory_order_acq_rel) &
+	       STATE_DIRTY;
 }

@@ -71,7 +71,10 @@ void memory_thread_bind(struct memory_thread *thread)
 	atomic_store(&thread->tid, (pid_t)syscall(SYS_gettid));
 }
 
-/* Its number may be another thread's as soon as it has ended. Under the lock: a nudge that is under way is waited for. */
+/*
+ * Its number may be another thread's as soon as it has ended. Under the lock: a
+ * nudge that is under way is waited for.
+ */
 void memory_thread_unbind(struct memory_thread *thread)
 {
 	pthread_mutex_lock(&thread->mem->wait_lock);
@@ -82,7 +85,10 @@ void memory_thread_unbind(struct memory_thread *thread)
 
 /* ---- who waits inside the kernel ---- */
 
-/* The note is for statistics and for kicks; that the page is waited for stands in its WAITED bit. */
+/*
+ * The note is for statistics and for kicks; that the page is waited for stands
+ * in its WAITED bit.
+ */
 static void wait_note(struct wait *wait, gfn_t gfn, int64_t now)
 {
 	/* The same wait reported again keeps its beginning. */
@@ -122,7 +128,10 @@ void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_th
 	PROBE_FAULT(gfn.v, tid, thread ? thread->cpu : -1);
 	if (thread) {
 		wait_note(&thread->wait, gfn, now);
-		/* A kick that came before this report found nobody waiting; its eject is made up for now. */
+		/*
+		 * A kick that came before this report found nobody waiting; its
+		 * eject is made up for now.
+		 */
 		if (atomic_load(&thread->kicked) && mem->way == WAY_OUT_EJECT)
 			*kicked = thread;
 	} else {
@@ -177,9 +186,11 @@ unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, u
 }
 
 /*
- * Somebody has just entered himself as waiting for this page. He has asked for it before, when there may have been no
- * source, or when the page was there and has gone since (memory_invalidate). Whoever attaches a source, or
- * takes a page away, asks for those whose WAITED he sees; he who set it afterwards asks here.
+ * Somebody has just entered himself as waiting for this page. He has asked for
+ * it before, when there may have been no source, or when the page was there and
+ * has gone since (memory_invalidate). Whoever attaches a source, or takes a
+ * page away, asks for those whose WAITED he sees; he who set it afterwards asks
+ * here.
  */
 static void ask_again(struct memory *mem, unsigned int region, uint64_t offset)
 {
@@ -189,7 +200,8 @@ static void ask_again(struct memory *mem, unsigned int region, uint64_t offset)
 
 /* ---- tickets ---- */
 
-bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region, uint64_t offset)
+bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region,
+		       uint64_t offset)
 {
 	bool armed;
 
@@ -237,8 +249,9 @@ bool memory_wait_is_off(const struct memory *mem, const struct memory_thread *se
 	return atomic_load(&mem->shut) || (self && atomic_load(&self->kicked));
 }
 
-void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset, int64_t deadline_ns,
-		       struct memory_thread *self, bool lost_ends, bool *unlocked)
+void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
+		       int64_t deadline_ns, struct memory_thread *self, bool lost_ends,
+		       bool *unlocked)
 {
 	struct timespec until = clock_to_timespec(deadline_ns);
 	struct gup_wait wait = {
@@ -309,7 +322,8 @@ static bool gfn_in(gfn_t gfn, gfn_t first, uint64_t n)
 }
 
 /* Keeps the earlier beginning in *since. */
-static void wait_end(struct memory *mem, struct wait *wait, gfn_t first, uint64_t n, int64_t now, int64_t *since)
+static void wait_end(struct memory *mem, struct wait *wait, gfn_t first, uint64_t n, int64_t now,
+		     int64_t *since)
 {
 	if (!atomic_load(&wait->active) || !gfn_in(wait->gfn, first, n))
 		return;
@@ -362,7 +376,8 @@ int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
 		if (!gfn_in(wait->gfn, first, n))
 			continue;
 		/* A thread that sits out is counted as the wait that it began with. */
-		if (filled && !wait->woken && !(wait->self && atomic_load(&wait->self->wait.active)))
+		if (filled && !wait->woken &&
+		    !(wait->self && atomic_load(&wait->self->wait.active)))
 			hist_add(&mem->latency, now - wait->since_ns);
 		if (!wait->woken && wait->since_ns < since)
 			since = wait->since_ns;

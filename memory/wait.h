@@ -12,13 +12,19 @@
 
 struct memory_thread;
 
-/* Registers a thread-to-be. name: at most 15 bytes are kept; cpu: vCPU index or -1. NULL: no memory. */
+/*
+ * Registers a thread-to-be. name: at most 15 bytes are kept; cpu: vCPU index or
+ * -1. NULL: no memory.
+ */
 struct memory_thread *memory_thread_new(struct memory *mem, const char *name, int cpu);
 /* Its thread has unbound it or was never bound, and nobody kicks it. */
 void memory_thread_free(struct memory_thread *thread);
 /* On the thread itself, before its first wait. */
 void memory_thread_bind(struct memory_thread *thread);
-/* On the thread itself, before it ends: its waits are over, and no nudge (eject.h) comes any more. */
+/*
+ * On the thread itself, before it ends: its waits are over, and no nudge
+ * (eject.h) comes any more.
+ */
 void memory_thread_unbind(struct memory_thread *thread);
 
 #endif
