@@ -6,7 +6,7 @@
 
 _postern_words() {
 	local IFS=$' \t\n'
-	COMPREPLY=($(compgen -W "$1" -- "$2"))
+	mapfile -t COMPREPLY < <(compgen -W "$1" -- "$2")
 }
 
 _postern_files() {

@@ -129,8 +129,8 @@ class QemuPair:
             self.source = self._machine('qsrc', self.link.a)
             self.attach()
             self.destination = self._machine('qdst', self.link.b, incoming='defer')
-            for machine in (self.source, self.destination):
-                machine.q.command('migrate-set-capabilities', capabilities=[
+            for side in (self.source, self.destination):
+                side.q.command('migrate-set-capabilities', capabilities=[
                     {'capability': name, 'state': True} for name in ('events', 'postcopy-ram')])
             self.greet()
         except BaseException:
@@ -200,15 +200,15 @@ class QemuPair:
         self._finished()
 
     def _finished(self):
-        for machine in (self.source, self.destination):
-            machine.wait_migration('completed', timeout=60)
+        for side in (self.source, self.destination):
+            side.wait_migration('completed', timeout=60)
         self.verify()
 
     def recover_and_verify(self):
         """As PosternPair's."""
-        for machine in (self.source, self.destination):
-            machine.command('migrate-pause')
-            machine.wait_migration('postcopy-paused')
+        for side in (self.source, self.destination):
+            side.command('migrate-pause')
+            side.wait_migration('postcopy-paused')
         self.link.up()
         self.link.shape()
         uri = self._address()
