@@ -1,64 +1,72 @@
-# The commands of the README. Each installs what is missing (tools/targets says
-# what it needs), builds, and runs; everything deeper goes through meson:
-# `meson setup build && ninja -C build`.
+# `make help` says what there is. What is to run for somebody who comes by (demo,
+# test, bench and the like) installs what it needs, builds, and runs. `make`,
+# `make check` and `make lint` install nothing: they say what is missing, and
+# `make setup` brings it. tools/targets lists what each target needs. Everything
+# deeper goes through meson: `meson setup build && ninja -C build`.
 PYTHON := /usr/bin/python3
 BUILD := build
 
-.PHONY: all setup test test-control test-sanitize arm64 demo demo-arm64 test-arm64 bench bench-quick kernels clean
+.PHONY: all help setup check lint test test-control test-sanitize arm64 demo demo-arm64 test-arm64 bench bench-quick kernels clean
 # Two at a time would get into each other's way: apt, ninja, measurements.
 .NOTPARALLEL:
 
-all: setup-all $(BUILD)/build.ninja
+all: needs-all $(BUILD)/build.ninja	## build: the default, and it installs nothing
 	@ninja -C $(BUILD)
 
-setup:
+help:	## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/\1	\2/p' Makefile | expand -t 16
+
+setup:	## install all that building, testing and linting take
 	@tools/setup
 
-# What one target needs, before anything that takes long.
+# What one target needs, before anything that takes long: looked for, or installed.
+needs-%:
+	@tools/setup --check $*
+
 setup-%:
 	@tools/setup $*
 
 $(BUILD)/build.ninja:
 	@meson setup $(BUILD) >/dev/null
 
-# Unit tests, system tests natively, system tests in the lab, the layer check.
-test: setup-test all
+check: needs-check all	## the fast tests, without the lab, in under 3 minutes
+	@$(PYTHON) tools/test --fast $(BUILD)
+
+lint: needs-lint all	## formatting, clang-tidy, layers, names, shell and Python scripts
+	@$(PYTHON) tools/lint $(BUILD)
+
+test: setup-test all	## all tests: unit, build, library, command line, system, lab
 	@$(PYTHON) tools/test $(BUILD)
 
-# The same unit and native system tests, built with ASan and UBSan.
-test-sanitize: setup-test-sanitize
+test-sanitize: setup-test-sanitize	## all but the lab, built with ASan and UBSan
 	@[ -f build-sanitize/build.ninja ] || meson setup build-sanitize -Db_sanitize=address,undefined -Db_lundef=false -Dtouch_check=true >/dev/null
 	@ninja -C build-sanitize
 	@$(PYTHON) tools/test --no-lab build-sanitize
 
-# The lab's tests on a kernel with interruptible guest faults, for comparison. Under emulation it is less steady than 6.1.
-test-control: setup-test-control all
+# Under emulation 6.12 is less steady than 6.1.
+test-control: setup-test-control all	## the lab's tests on Linux 6.12, whose guest faults can be interrupted
 	@$(PYTHON) tools/test --only lab --kernel 6.12 $(BUILD)
 
-# What QEMU and postern answer on 5.10, 6.1, 6.12 and this machine's kernel while a guest waits for a page, with the kernel module and
-# without: the table of docs/kernels.md. 20 minutes.
-kernels: setup-kernels all
+kernels: setup-kernels all	## what QEMU and postern answer on each kernel: docs/kernels.md, 20 minutes
 	@$(PYTHON) tools/kernels $(BUILD)
 
-demo: setup-demo all
+demo: setup-demo all	## cut a migration's link, time what answers, recover, verify
 	@$(PYTHON) tools/demo $(BUILD)
 
-# For arm64, by Debian's cross compiler; the demonstration and the tests in the arm64 lab (docs/arm64.md).
-arm64: setup-arm64
+arm64: setup-arm64	## build for arm64 by Debian's cross compiler: docs/arm64.md
 	@$(PYTHON) tools/arm64 build-arm64
 
-demo-arm64: setup-demo-arm64 arm64
+demo-arm64: setup-demo-arm64 arm64	## the demonstration in the arm64 lab
 	@$(PYTHON) tools/demo --arch arm64 build-arm64
 
-test-arm64: setup-test-arm64 arm64
+test-arm64: setup-test-arm64 arm64	## the tests in the arm64 lab
 	@$(PYTHON) tools/test --arch arm64 --only lab build-arm64
 
-# At most 20 minutes; the quick one at most 2.
-bench: setup-bench all
+bench: setup-bench all	## measurements beside QEMU and the host's floors, 20 minutes
 	@$(PYTHON) bench/bench $(BUILD)
 
-bench-quick: setup-bench-quick all
+bench-quick: setup-bench-quick all	## few rounds of them, 2 minutes
 	@$(PYTHON) bench/bench --quick $(BUILD)
 
-clean:
+clean:	## remove what was built
 	rm -rf build build-sanitize build-arm64

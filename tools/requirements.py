@@ -13,4 +13,4 @@ def check(target):
     done = subprocess.run([SETUP, '--check', target], stdin=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit('%s: %s (or: make setup-%s)' % (target, done.stderr.strip(), target))
+        raise SystemExit('%s: %s' % (target, done.stderr.strip()))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The postern authors
 """What the Makefile's targets need: declared in tools/targets, installed before
-anything else, named at once by the tools themselves."""
+anything else (a contributor's targets only look for it), named at once by the
+tools themselves."""
 import os
 import pathlib
 import re
@@ -29,6 +30,8 @@ TOOLS = {
     'arm64': (['tools/arm64', 'build-arm64'], 'arm64'),
     'fuzz': (['tools/fuzz'], 'fuzz'),
 }
+# Those that install nothing.
+CONTRIBUTORS = {'all', 'check', 'lint'}
 # Called where they are there, and no loss elsewhere.
 CALL = re.compile(
     r'''\b(?:which|find_program|program|run|Popen|output|check_output)\(\[?["']([a-z][\w.+-]*)["']''')
@@ -48,9 +51,9 @@ def declared():
 
 
 def phony():
-    """The Makefile's targets that stand for something to do, but `clean`."""
+    """The Makefile's targets that take something: all but `clean` and `help`."""
     text = (TOP / 'Makefile').read_text('ascii')
-    return sorted(set(re.search(r'^\.PHONY:(.*)$', text, re.M)[1].split()) - {'clean'})
+    return sorted(set(re.search(r'^\.PHONY:(.*)$', text, re.M)[1].split()) - {'clean', 'help'})
 
 
 def dry_run(target):
@@ -105,8 +108,26 @@ def machine_fixture(tmp_path):
 @pytest.mark.parametrize('target', phony())
 def test_a_target_begins_with_what_it_needs(target):
     first = dry_run(target)[0]
-    assert first == 'tools/setup' + ('' if target == 'setup' else ' ' + target)
+    wanted = 'tools/setup --check ' if target in CONTRIBUTORS else 'tools/setup '
+    assert first == ('tools/setup' if target == 'setup' else wanted + target)
     assert declared()[target]
+
+
+@pytest.mark.parametrize('target', sorted(CONTRIBUTORS))
+def test_a_contributors_target_installs_nothing_and_names_the_command_that_does(machine, target):
+    assert not [line for line in dry_run(target)
+                if line.startswith('tools/setup') and '--check' not in line]
+    done = machine.run('tools/setup', '--check', target)
+    assert done.returncode == 1 and declared()[target] <= set(done.stdout.split())
+    assert 'make setup)' in done.stdout and machine.said() == []
+    assert declared()[target] <= declared()['setup']
+
+
+def test_every_target_has_a_line_in_help():
+    done = subprocess.run([MAKE, 'help'], cwd=TOP, stdout=subprocess.PIPE, text=True, timeout=60,
+                          check=True)
+    assert {line.split()[0] for line in done.stdout.splitlines() if len(line.split()) > 1} == {
+        *phony(), 'clean', 'help'}
 
 
 @pytest.mark.parametrize('target', phony())
