@@ -109,11 +109,33 @@ class Figures:
 
     def of(self, figure, who):
         """The figure's value for one who, or None."""
+        if who == FLOOR:
+            return self._least(figure.source, figure.take)
         return percentile(self.values.get(figure.source, {}).get(who, []), figure.take)
 
     def n(self, figure, who=POSTERN):
         """How many values there are."""
-        return len(self.values.get(figure.source, {}).get(who, []))
+        return max((len(values) for name, values in self.values.get(figure.source, {}).items()
+                    if name == who or who == FLOOR and name.startswith(FLOOR)), default=0)
+
+    @staticmethod
+    def floor_at(place):
+        """The floor in one placement: CPUs of vCPU, of the thread that copies, of the process that serves; -1: any."""
+        return FLOOR + ' %d %d %d' % place
+
+    def _floors(self, source, take=0.5):
+        """{placement: the floor there}"""
+        return {who: percentile(values, take) for who, values in self.values.get(source, {}).items()
+                if who.startswith(FLOOR) and values}
+
+    def _least(self, source, take=0.5):
+        """The floor is that of the best placement."""
+        return min(self._floors(source, take).values(), default=None)
+
+    def placements(self):
+        """A line: what the placements came to, best first; '' where there was one only."""
+        found = sorted(self._floors('fault_p50_random_read_1g').items(), key=lambda item: item[1])
+        return ', '.join('%s: %s' % (who, _number(value)) for who, value in found) if len(found) > 1 else ''
 
     def qemu(self, figure):
         """What stands for QEMU: preempt for faults, else the better of the two."""
@@ -128,10 +150,10 @@ class Figures:
         if figure.name in ('walk_first', 'walk_after') and self.of(figure, POSTERN) is not None:
             return 1.0
         if '_capped_' in figure.name:
-            return percentile(self.values.get(figure.name.replace('capped', 'random_read'), {}).get(FLOOR, []), 0.5)
+            return self._least(figure.name.replace('capped', 'random_read'))
         if figure.name.endswith('_2cpus') or figure.name.endswith(('_4g', '_8g')) and figure.name.startswith('fault_'):
             name = figure.name.replace('_2cpus', '').replace('_4g', '_1g').replace('_8g', '_1g')
-            return percentile(self.values.get(name, {}).get(FLOOR, []), 0.5)
+            return self._least(name)
         return self.of(figure, FLOOR)
 
     def finish(self):

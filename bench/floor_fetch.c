@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -28,6 +27,8 @@ struct floor_fetch {
 	int socket;		/* to the server process */
 	int uffd;
 	int handler_cpu;
+	pid_t server;
+	_Atomic pid_t handler_tid;	/* 0 until it runs */
 	pthread_t handler;
 	bool started;
 	bool watched;
@@ -71,12 +72,18 @@ struct floor_fetch *floor_fetch_new(uint64_t most_bytes)
 		serve(fetch, far);
 	}
 	close(far);
+	fetch->server = pid;
 	return fetch;
 }
 
-void floor_fetch_pin(struct floor_fetch *fetch, int handler_cpu)
+void floor_fetch_place(struct floor_fetch *fetch, int handler_cpu, int server_cpu)
 {
+	pid_t tid = atomic_load(&fetch->handler_tid);
+
 	fetch->handler_cpu = handler_cpu;
+	if (tid)
+		floor_place(tid, handler_cpu);
+	floor_place(fetch->server, server_cpu);
 }
 
 /* ---- the handler ---- */
@@ -116,14 +123,10 @@ static void *handle(void *arg)
 {
 	struct floor_fetch *fetch = arg;
 	struct uffd_msg msg;
-	cpu_set_t set;
 	uint64_t page;
 
-	if (fetch->handler_cpu >= 0) {
-		CPU_ZERO(&set);
-		CPU_SET((size_t)fetch->handler_cpu, &set);
-		sched_setaffinity(0, sizeof(set), &set);
-	}
+	floor_place(gettid(), fetch->handler_cpu);
+	atomic_store(&fetch->handler_tid, gettid());
 	for (;;) {
 		/* A blocking read: one system call fewer than poll and read. */
 		if (read(fetch->uffd, &msg, sizeof(msg)) != sizeof(msg)) {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * floor_guest.c - `floors serve KERNEL MIB SERIAL-FD VCPU-CPU HANDLER-CPU`: the bare guest on one vCPU, its serial port
- * on a connected socket, its work area over raw userfaultfd. Whoever speaks to it there measures a floor with the same
- * commands as a migration.
+ * floor_guest.c - `floors serve KERNEL MIB SERIAL-FD`: the bare guest on one vCPU, its serial port on a connected
+ * socket, its work area over raw userfaultfd. Whoever speaks to it there measures a floor with the same commands as a
+ * migration.
  *
  * Lines on standard input, each answered by one line:
  *
  *	late local|tcp BASE PAGES	the pages from guest address BASE on are taken away	ok
  *	count				ok <pages asked for> <messages that asked>
  *	whole				all pages are there, on huge pages			ok
+ *	place VCPU HANDLER SERVER	a CPU for each of the three, -1: any			ok
  *
- * Ends at the end of its input. CPUs: -1 for no pinning.
+ * Ends at the end of its input.
  */
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,18 +140,6 @@ static void guest_start(struct floor_guest *guest, const char *kernel, uint64_t 
 	vm_resume(guest->vm);
 }
 
-static void pin(pid_t tid, int cpu)
-{
-	cpu_set_t set;
-
-	if (cpu < 0)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET((size_t)cpu, &set);
-	if (sched_setaffinity(tid, sizeof(set), &set) < 0)
-		floor_die("sched_setaffinity");
-}
-
 /* Where guest address base lies in this process; ends it when there are no such pages. */
 static uint8_t *guest_host(struct floor_guest *guest, uint64_t base, uint64_t pages)
 {
@@ -178,6 +166,7 @@ static void guest_pause(struct floor_guest *guest)
 static bool command(struct floor_guest *guest, const char *line)
 {
 	unsigned long long base, pages;
+	int vcpu_cpu, handler_cpu, server_cpu;
 	uint64_t came, messages;
 	char from[8];
 
@@ -194,6 +183,10 @@ static bool command(struct floor_guest *guest, const char *line)
 		floor_fetch_whole(guest->fetch);
 		vm_resume(guest->vm);
 		puts("ok");
+	} else if (sscanf(line, "place %d %d %d", &vcpu_cpu, &handler_cpu, &server_cpu) == 3) {
+		floor_place(vcpu_tid(vm_vcpu(guest->vm, 0)), vcpu_cpu);
+		floor_fetch_place(guest->fetch, handler_cpu, server_cpu);
+		puts("ok");
 	} else {
 		return false;
 	}
@@ -208,11 +201,9 @@ int floor_serve(int argc, char **argv)
 
 	(void)argc;
 	guest.port.fd = atoi(argv[3]);
-	/* The server process is forked before there are threads, and inherits no pinning. */
+	/* The server process is forked before there are threads. */
 	guest.fetch = floor_fetch_new(bytes);
-	floor_fetch_pin(guest.fetch, atoi(argv[5]));
 	guest_start(&guest, argv[1], bytes);
-	pin(vcpu_tid(vm_vcpu(guest.vm, 0)), atoi(argv[4]));
 	while (fgets(line, sizeof(line), stdin))
 		if (!command(&guest, line)) {
 			fprintf(stderr, "floors: what is %s", line);

@@ -16,6 +16,7 @@
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,6 +129,18 @@ bool floor_receive(int fd, void *data, uint64_t len_bytes)
 	return true;
 }
 
+void floor_place(pid_t tid, int cpu)
+{
+	cpu_set_t set;
+
+	/* The kernel leaves out what there is not. */
+	memset(&set, cpu < 0 ? 0xff : 0, sizeof(set));
+	if (cpu >= 0)
+		CPU_SET((size_t)cpu, &set);
+	if (sched_setaffinity(tid, sizeof(set), &set) < 0)
+		floor_die("sched_setaffinity");
+}
+
 static uint64_t tsc_now(void)
 {
 	return __builtin_ia32_rdtsc();
@@ -165,7 +178,7 @@ static int hold(uint64_t bytes)
 static int usage(void)
 {
 	fprintf(stderr, "usage: floors tsc | hold MIB | rates | kick kernel|eject N CPUS |\n"
-			"       floors serve KERNEL MIB SERIAL-FD VCPU-CPU HANDLER-CPU\n");
+			"       floors serve KERNEL MIB SERIAL-FD\n");
 	return 2;
 }
 
@@ -182,7 +195,7 @@ int main(int argc, char **argv)
 		return floor_rates(argc - 1, argv + 1);
 	if (!strcmp(what, "kick") && argc == 5)
 		return floor_kick(argc - 1, argv + 1);
-	if (!strcmp(what, "serve") && argc == 7)
+	if (!strcmp(what, "serve") && argc == 5)
 		return floor_serve(argc - 1, argv + 1);
 	return usage();
 }

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/err.h"
 
@@ -48,8 +49,10 @@ void floor_fetch_late(struct floor_fetch *fetch, uint8_t *start, uint64_t pages,
 void floor_fetch_whole(struct floor_fetch *fetch);
 /* Since floor_fetch_late: pages that were asked for, and messages that asked. */
 void floor_fetch_count(struct floor_fetch *fetch, uint64_t *pages, uint64_t *messages);
-/* CPUs for handler and server, -1: wherever the scheduler likes. */
-void floor_fetch_pin(struct floor_fetch *fetch, int handler_cpu);
+/* A CPU each for the handler's thread and the process that serves, -1: wherever the scheduler likes. */
+void floor_fetch_place(struct floor_fetch *fetch, int handler_cpu, int server_cpu);
+/* The same for any thread; ends the process when it cannot be done. */
+void floor_place(pid_t tid, int cpu);
 
 /* `floors serve`: see floor_guest.c. Returns the exit code. */
 int floor_serve(int argc, char **argv);

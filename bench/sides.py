@@ -222,10 +222,9 @@ class Floor:
 
     name = 'floor'
 
-    def __init__(self, program, memory_mib, pin=(None, None)):
+    def __init__(self, program, memory_mib):
         ours, theirs = socket.socketpair()
         words = [program, 'serve', vm.bare_elf(), str(memory_mib), str(theirs.fileno())]
-        words += [str(-1 if c is None else c) for c in pin]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         pass_fds=[theirs.fileno()], process_group=0)
         theirs.close()
@@ -266,6 +265,10 @@ class Floor:
     def whole(self):
         """All pages are there, on huge pages."""
         self._ask('whole')
+
+    def place(self, *cpus):
+        """CPUs of the vCPU, of the thread that copies, of the process that serves; -1: any."""
+        self._ask('place %d %d %d' % cpus)
 
     def count(self):
         """Pages asked for since late()."""
