@@ -82,6 +82,8 @@ static void touch(struct toucher *t)
 	pthread_join(t->thread, NULL);
 }
 
+/* What the fault thread logs. */
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static char log_last[1024];
 static unsigned int log_lines;
 
@@ -89,57 +91,77 @@ static void log_keep(enum log_level level, const char *line)
 {
 	if (level != LOG_ERROR)
 		return;
+	pthread_mutex_lock(&log_lock);
 	strncpy(log_last, line, sizeof(log_last) - 1);
 	log_lines++;
+	pthread_mutex_unlock(&log_lock);
+}
+
+/* How many lines there were so far; last gets the latest. */
+static unsigned int log_kept(char last[sizeof(log_last)])
+{
+	unsigned int lines;
+
+	pthread_mutex_lock(&log_lock);
+	memcpy(last, log_last, sizeof(log_last));
+	lines = log_lines;
+	pthread_mutex_unlock(&log_lock);
+	return lines;
 }
 
 static void test_a_stray_touch_is_counted_and_named_once_a_thread(void **unused)
 {
-	struct memory *mem = memory_for_test(2, 0, true, NULL);
-	struct toucher t = { .mem = mem, .gfn = 3 };
+	char last[sizeof(log_last)];
+	struct toucher t = { .gfn = 3 };
+	struct memory *mem;
 
 	(void)unused;
+	/* A handler is set while there are no threads. */
+	log_set_handler(log_keep);
+	t.mem = mem = memory_for_test(2, 0, true, NULL);
 	touch(&t);
 	assert_int_equal(strays(mem), 1);
+	assert_int_equal(log_kept(last), 0);
 	memory_set_stray(mem, MEMORY_STRAY_LOG);
-	log_lines = 0;
-	log_set_handler(log_keep);
 	t.gfn = 4;
 	touch(&t);
-	assert_int_equal(log_lines, 1);
-	assert_non_null(strstr(log_last, "(toucher)"));
-	assert_non_null(strstr(log_last, "0x4000;"));
+	assert_int_equal(log_kept(last), 1);
+	assert_non_null(strstr(last, "(toucher)"));
+	assert_non_null(strstr(last, "0x4000;"));
 	/* The same thread again. */
 	t.gfn = 5;
 	t.more = true;
 	touch(&t);
-	log_set_handler(NULL);
 	assert_int_equal(strays(mem), 4);
-	assert_int_equal(log_lines, 2);
+	assert_int_equal(log_kept(last), 2);
 	memory_free(mem);
+	log_set_handler(NULL);
 }
 
 static void test_a_vcpu_thread_may_wait_inside_kvm_run_alone(void **unused)
 {
-	struct memory *mem = memory_for_test(2, 0, true, NULL);
-	struct toucher t = { .mem = mem, .self = memory_thread_new(mem, "vcpu7", 7) };
+	char last[sizeof(log_last)];
+	struct toucher t = { .inside = true };
+	struct memory *mem;
 
 	(void)unused;
+	log_set_handler(log_keep);
+	t.mem = mem = memory_for_test(2, 0, true, NULL);
+	t.self = memory_thread_new(mem, "vcpu7", 7);
 	/* The eject's mprotect would end a touch in user mode by a SIGSEGV. */
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
-	t.inside = true;
 	touch(&t);
 	assert_int_equal(strays(mem), 0);
 	t.inside = false;
 	t.gfn = 1;
 	memory_set_stray(mem, MEMORY_STRAY_LOG);
-	log_set_handler(log_keep);
 	touch(&t);
-	log_set_handler(NULL);
 	assert_int_equal(strays(mem), 1);
-	assert_non_null(strstr(log_last, "0x1000 outside KVM_RUN;"));
+	log_kept(last);
+	assert_non_null(strstr(last, "0x1000 outside KVM_RUN;"));
 	memory_thread_free(t.self);
 	memory_free(mem);
+	log_set_handler(NULL);
 }
 
 static void test_a_vcpu_thread_that_has_just_left_is_not_blamed(void **unused)
