@@ -51,14 +51,29 @@ void freeaddrinfo(struct addrinfo *found)
 struct setup {
 	char dir[32], address[64];
 	int listener;
-	const char *script;	/* what each client is sent */
-	size_t script_bytes;
+	pthread_mutex_t lock;	/* of the next two */
+	char *script;		/* what each client is sent */
 	bool stays;		/* does not close after the script */
 	pthread_t thread;
 	bool joined;
 	char heard[4096];	/* of the last client */
 	size_t heard_bytes;
 };
+
+static void script_send(struct setup *s, int fd)
+{
+	char *script;
+	bool stays;
+
+	pthread_mutex_lock(&s->lock);
+	script = strdup(s->script);
+	stays = s->stays;
+	pthread_mutex_unlock(&s->lock);
+	/* A client may have gone already. */
+	if (!script || send(fd, script, strlen(script), MSG_NOSIGNAL) < 0 || !stays)
+		shutdown(fd, SHUT_WR);
+	free(script);
+}
 
 static void *serve(void *arg)
 {
@@ -68,10 +83,7 @@ static void *serve(void *arg)
 
 	while ((fd = accept(s->listener, NULL, NULL)) >= 0) {
 		s->heard_bytes = 0;
-		if (send(fd, s->script, s->script_bytes, MSG_NOSIGNAL) < 0)
-			n = -1;
-		if (!s->stays)
-			shutdown(fd, SHUT_WR);
+		script_send(s, fd);
 		/* Until the client has gone. */
 		do {
 			n = recv(fd, s->heard + s->heard_bytes, sizeof(s->heard) - s->heard_bytes - 1, 0);
@@ -97,8 +109,10 @@ static int set_up(void **state)
 	s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(s->listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(s->listener, 4) < 0)
 		return -1;
+	pthread_mutex_init(&s->lock, NULL);
+	s->script = strdup("");
 	*state = s;
-	return pthread_create(&s->thread, NULL, serve, s);
+	return s->script ? pthread_create(&s->thread, NULL, serve, s) : -1;
 }
 
 /* The server has ended: what it heard can be looked at. */
@@ -119,20 +133,28 @@ static int tear_down(void **state)
 	close(s->listener);
 	unlink(s->address + strlen("unix:"));
 	rmdir(s->dir);
+	pthread_mutex_destroy(&s->lock);
+	free(s->script);
 	free(s);
 	return 0;
 }
 
+/* What the next client is sent. */
 static void play(struct setup *s, const char *script, bool stays)
 {
-	s->script = script;
-	s->script_bytes = strlen(script);
+	char *copy = strdup(script);
+
+	assert_non_null(copy);
+	pthread_mutex_lock(&s->lock);
+	free(s->script);
+	s->script = copy;
 	s->stays = stays;
+	pthread_mutex_unlock(&s->lock);
 }
 
 static struct qmp_remote *open_fine(struct setup *s, const char *more, bool stays)
 {
-	static char script[8192];
+	char script[8192];
 	struct qmp_remote *remote = NULL;
 	struct err err = { 0 };
 
