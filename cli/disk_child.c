@@ -25,9 +25,12 @@
 #define CPU_SECONDS 60
 #define MEMORY_BYTES (UINT64_C(1) << 30)
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1
+/* A sanitizer maps its shadow, which is large. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SHADOWED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SHADOWED 1
 #endif
 #endif
 
@@ -67,7 +70,7 @@ static int privileges_drop(uint64_t memory_bytes, struct err *err)
 	limit(RLIMIT_CORE, 0);
 	limit(RLIMIT_CPU, CPU_SECONDS);
 	limit(RLIMIT_FSIZE, memory_bytes < DISK_INITRD_MAX ? memory_bytes : DISK_INITRD_MAX);
-#ifndef __SANITIZE_ADDRESS__	/* it maps its shadow, which is large */
+#ifndef SHADOWED
 	limit(RLIMIT_AS, MEMORY_BYTES);
 #endif
 	if (!geteuid() && (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY)))
