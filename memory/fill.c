@@ -192,8 +192,8 @@ static bool fill_is_over(struct memory *mem, unsigned int region, uint64_t offse
 	       (state == PAGE_LOST && memory_is_poisoned(mem, GFN(mem->region[region].first.v + offset)));
 }
 
-int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages,
-		     int64_t *fresh)
+int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+		     const uint8_t *pages, int64_t *fresh)
 {
 	pthread_mutex_t *lock = memory_huge_lock(mem, region, offset);
 	struct wakes wakes = { 0 };
@@ -233,7 +233,8 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
 	for (i = 0; i < n && !r; i += part) {
 		part = HUGE_PAGES - (offset + i) % HUGE_PAGES;
 		part = part < n - i ? part : n - i;
-		r = memory_fill_huge(mem, region, offset + i, part, pages ? pages + i * PAGE_BYTES : NULL, &fresh);
+		r = memory_fill_huge(mem, region, offset + i, part,
+				     pages ? pages + i * PAGE_BYTES : NULL, &fresh);
 	}
 	memory_count_fresh(mem, (uint64_t)fresh);
 	if (r < 0)

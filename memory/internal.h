@@ -250,11 +250,11 @@ uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset
 int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes);
 
 /*
- * Fills [offset, offset + n) of one huge page, around what is PRESENT (pages NULL: zeros). Adds to *fresh how many are new, which
- * memory_count_fresh is to be told. 0 or a negative errno.
+ * Fills [offset, offset + n) of one huge page, around what is PRESENT (pages NULL: zeros). Adds
+ * to *fresh how many are new, which memory_count_fresh is to be told. 0 or a negative errno.
  */
-int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages,
-		     int64_t *fresh);
+int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+		     const uint8_t *pages, int64_t *fresh);
 
 /* So many pages are new, which were published: the last one completes. No huge page's lock is held. */
 void memory_count_fresh(struct memory *mem, uint64_t fresh);

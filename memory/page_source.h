@@ -4,10 +4,11 @@
  * Where late pages come from, and where they go. memory/ defines both interfaces and knows no source: a peer in a
  * migration, a snapshot file, a page store, or a wrapper around another source implement them.
  *
- * A source is asked with request(), which never blocks, and answers later, on any thread, into its sink: with fill() or with
- * lose(). Pages that nobody asked for may come too, and better by room() and commit(): the source asks where to put a run of
- * pages, writes them there, and says that the run is whole. memory/ is the last sink (memory_sink); a wrapper is a source to
- * what is above it and a sink to what is below it, so wrappers stack in any order (docs/sources.md).
+ * A source is asked with request(), which never blocks, and answers later, on any thread, into
+ * its sink: with fill() or with lose(). Pages that nobody asked for may come too, and better by
+ * room() and commit(): the source asks where to put a run of pages, writes them there, and says
+ * that the run is whole. memory/ is the last sink (memory_sink); a wrapper is a source to what is
+ * above it and a sink to what is below it, so wrappers stack in any order (docs/sources.md).
  */
 #ifndef POSTERN_MEMORY_PAGE_SOURCE_H
 #define POSTERN_MEMORY_PAGE_SOURCE_H

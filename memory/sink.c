@@ -257,7 +257,7 @@ static int area_add(struct memory *mem, struct memory_area *area, gfn_t first, u
 	return r < 0 ? r : memory_stage_is_due(area->stage) || !keeper_knows(mem);
 }
 
-/* Zeros of one huge page. If they are all of it they are not moved: they cost no memory as they are. */
+/* Zeros of one huge page. If that is all of it they are not moved: they cost no memory now. */
 static int64_t commit_zeros(struct memory *mem, gfn_t first, uint64_t n)
 {
 	struct memory_area *area = NULL;

@@ -214,8 +214,9 @@ static uint8_t *stage_host(const struct memory_stage *stage)
 	return stage->mem->region[stage->region].host + stage->offset * PAGE_BYTES;
 }
 
-/* Pages [first, first + n) of the huge page were published. Returns how many of them had been taken back: they were counted before. */
-static unsigned int stage_count_again(struct memory_stage *stage, struct frozen *frozen, unsigned int first, unsigned int n)
+/* Pages [first, first + n) were published. Returns how many had been taken back, and counted before. */
+static unsigned int stage_count_again(struct memory_stage *stage, struct frozen *frozen,
+				      unsigned int first, unsigned int n)
 {
 	unsigned int i, again = 0;
 
@@ -265,7 +266,8 @@ static void stage_thaw(struct memory_stage *stage, struct frozen *frozen)
 
 	for (i = 0; i < HUGE_PAGES; i++)
 		if (bit_get(frozen->page, i)) {
-			memory_publish(stage->mem, stage->region, stage->offset + i, 1, &frozen->wakes);
+			memory_publish(stage->mem, stage->region, stage->offset + i, 1,
+				       &frozen->wakes);
 			stage_count_again(stage, frozen, i, 1);
 		}
 }
@@ -388,7 +390,8 @@ static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
 		/* It may fail half-way: locked memory, say. */
 		if (!madvise(stage_host(stage), HUGE_BYTES, MADV_DONTNEED) || !frozen.n)
 			done = stage_move(stage);
-		*fresh += (int64_t)memory_publish(mem, stage->region, stage->offset, done, &frozen.wakes);
+		*fresh += (int64_t)memory_publish(mem, stage->region, stage->offset, done,
+						  &frozen.wakes);
 		*fresh -= stage_count_again(stage, &frozen, 0, done);
 		if (done < HUGE_PAGES && frozen.n) {
 			stage_put_back(stage, &frozen);
@@ -397,7 +400,7 @@ static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
 		}
 		huge = done == HUGE_PAGES && memory_is_huge(stage->pagemap, stage_host(stage));
 		stage->split |= done && !huge;
-		/* The area has no longer what went: should the rest fail, this is not placed again. */
+		/* The area does not have it any more: should the rest fail, it is not placed again. */
 		for (i = 0; i < done; i++)
 			bit_clear(stage->has, i);
 		if (frozen.n)
@@ -406,7 +409,8 @@ static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
 	pthread_mutex_unlock(lock);
 	waited = memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);
 	if (*fresh)
-		PROBE_FILL(mem->region[stage->region].first.v + stage->offset, (uint64_t)*fresh, waited);
+		PROBE_FILL(mem->region[stage->region].first.v + stage->offset, (uint64_t)*fresh,
+			   waited);
 	return done == HUGE_PAGES;
 }
 

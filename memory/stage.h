@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A staging area: room for one huge page, into which pages are received before they become visible. Once nothing of the huge
- * page is missing any more, it takes the guest's place for it in one piece (UFFDIO_MOVE, Linux 6.8 and later), together with
- * the pages that came earlier and alone; the guest has a huge page again. What is not whole, and on older kernels everything, is
- * copied page by page. Pages that came earlier are taken along only with WAY_OUT_KERNEL (memory/eject.h).
+ * A staging area: room for one huge page, into which pages are received before they become
+ * visible. Once nothing of the huge page is missing any more, it takes the guest's place for it in
+ * one piece (UFFDIO_MOVE, Linux 6.8 and later), together with the pages that came earlier and
+ * alone; the guest has a huge page again. What is not whole, and on older kernels everything, is
+ * copied page by page. Pages that came earlier are taken along only with WAY_OUT_KERNEL
+ * (memory/eject.h).
  *
  * The heart's own: sources ask memory_sink for room, which has these areas (sink.c).
  */

@@ -5,8 +5,8 @@
  * is good only during the call. When the heap is full, requests pass at once: request() may not sleep, and to refuse
  * would be to lose the source.
  *
- * Room is a job's own: were it that of the sink above, pages that come in any order could keep a huge page of it each. What
- * came there is copied on when it is due.
+ * Room is a job's own: were it that of the sink above, pages that come in any order could keep a
+ * huge page of it each. What came there is copied on when it is due.
  */
 #include "source/delay.h"
 
@@ -86,11 +86,13 @@ static uint64_t job_bytes(const struct job *job)
 
 static struct job *job_new(enum job_kind kind, gfn_t first, uint64_t n, bool zero)
 {
-	struct job *job = zero ? malloc(sizeof(*job)) : aligned_alloc(PAGE_BYTES, (n + 1) * PAGE_BYTES);
+	struct job *job = zero ? malloc(sizeof(*job)) :
+				 aligned_alloc(PAGE_BYTES, (n + 1) * PAGE_BYTES);
 
 	if (job)
 		*job = (struct job){
-			.kind = kind, .first = first, .n = n, .zero = zero, .data = (uint8_t *)job + PAGE_BYTES,
+			.kind = kind, .first = first, .n = n, .zero = zero,
+			.data = (uint8_t *)job + PAGE_BYTES,
 		};
 	return job;
 }
@@ -265,7 +267,11 @@ static void delay_free(struct layer *layer)
 
 static const struct page_source_ops source_ops = { .name = "delay", .request = delay_request };
 static const struct page_sink_ops sink_ops = {
-	.name = "delay", .fill = delay_fill, .lose = delay_lose, .room = delay_room, .commit = delay_commit,
+	.name = "delay",
+	.fill = delay_fill,
+	.lose = delay_lose,
+	.room = delay_room,
+	.commit = delay_commit,
 };
 static const struct layer_ops layer_ops = { .stop = delay_stop, .free = delay_free };
 

@@ -89,8 +89,9 @@ static int64_t fill_run(struct inject *inject, gfn_t first, uint64_t start, uint
 	return i > start ? layer_fill(&inject->layer, GFN(first.v + start), i - start, fill_page(data, start)) : 0;
 }
 
-/* What is committed goes on whole; around a fault its pages go by fill, and the room is given back. */
-static int64_t inject_pass(struct inject *inject, bool commit, gfn_t first, uint64_t n, const void *data)
+/* What is committed goes on whole; around a fault it goes by fill, and the room is given back. */
+static int64_t inject_pass(struct inject *inject, bool commit, gfn_t first, uint64_t n,
+			   const void *data)
 {
 	uint64_t i, start = 0;
 	int64_t r = 0, done = 0;
@@ -143,7 +144,11 @@ static void inject_free(struct layer *layer)
 
 static const struct page_source_ops source_ops = { .name = "inject", .request = inject_request };
 static const struct page_sink_ops sink_ops = {
-	.name = "inject", .fill = inject_fill, .lose = inject_lose, .room = layer_room_above, .commit = inject_commit,
+	.name = "inject",
+	.fill = inject_fill,
+	.lose = inject_lose,
+	.room = layer_room_above,
+	.commit = inject_commit,
 };
 static const struct layer_ops layer_ops = { .free = inject_free };
 

@@ -13,8 +13,9 @@
  * ended by stop(). Once stopped, request() says -ENOTCONN, and what comes from below is dropped (those pages are as
  * missing as before).
  *
- * Room is that of the sink above, handed down, so that what comes by commit needs no copy; what is not to pass is not
- * committed above. A layer that keeps pages for longer gives room of its own, and layer_put hands on what came there.
+ * Room is that of the sink above, handed down, so that what comes by commit needs no copy; what is
+ * not to pass is not committed above. A layer that keeps pages for longer gives room of its own,
+ * and layer_put hands on what came there.
  */
 #ifndef POSTERN_SOURCE_LAYER_H
 #define POSTERN_SOURCE_LAYER_H
@@ -100,14 +101,15 @@ static inline int64_t layer_commit(struct layer *layer, gfn_t first, uint64_t n,
 }
 
 /* What came to the layer by commit, or by fill, goes on the same way. */
-static inline int64_t layer_pass(struct layer *layer, bool commit, gfn_t first, uint64_t n, const void *data)
+static inline int64_t layer_pass(struct layer *layer, bool commit, gfn_t first, uint64_t n,
+				 const void *data)
 {
 	return (commit ? layer_commit : layer_fill)(layer, first, n, data);
 }
 
 /* `room` of a sink whose layer has none of its own. */
 int64_t layer_room_above(struct page_sink *sink, gfn_t first, uint64_t n, void **data);
-/* Copies pages (NULL: zeros) that came to room of the layer's own into room above, and commits them. As commit. */
+/* Commits pages (NULL: zeros) of the layer's own room: copies them into room above. As commit. */
 int64_t layer_put(struct layer *layer, gfn_t first, uint64_t n, const void *data);
 
 /* The i-th page of a fill's data, or NULL: it is zero. */

@@ -225,7 +225,8 @@ static void *urgent_main(void *arg)
 	pthread_setname_np(pthread_self(), "peer-urgent");
 	thread_is_urgent();
 	if (!receiver_init(&receiver, &peer->pair, WIRE_URGENT, peer->mem, peer->source.sink, &err))
-		while (!urgent_wait(peer, &receiver, &err) && !receiver_frame(&receiver, &frame, &err))
+		while (!urgent_wait(peer, &receiver, &err) &&
+		       !receiver_frame(&receiver, &frame, &err))
 			count_frame(peer, &frame, true);
 	peer_lost(peer, WIRE_URGENT, &err);
 	receiver_fini(&receiver);

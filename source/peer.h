@@ -26,17 +26,20 @@ struct peer_stats {
 
 /* One thread calls these four; mem outlives the peer. */
 int peer_new(struct peer **out, struct memory *mem, struct err *err);
-/* Starts the threads; then it can be attached to memory. pair->lost may be called before this returns. */
+/* Starts the threads; then it can be attached. pair->lost may be called before this returns. */
 int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *err);
-/* Shuts the connections down and joins the threads; never waits for the far end. Requests get -ENOTCONN until the next start. */
+/*
+ * Shuts the connections down and joins the threads; never waits for the far end. Requests get
+ * -ENOTCONN until the next start.
+ */
 void peer_stop(struct peer *peer);
 /* Stops as well. */
 void peer_free(struct peer *peer);
 
 /*
- * What to attach to memory, or to stack something on before the first start: its sink is memory's until another is set.
- * Its link lost, it answers requests with -ENOTCONN. It is detached before it is freed; detached once it is stopped, memory
- * has placed all that has come.
+ * What to attach to memory, or to stack something on before the first start: its sink is memory's
+ * until another is set. Its link lost, it answers requests with -ENOTCONN. It is detached before
+ * it is freed; detached once it is stopped, memory has placed all that has come.
  */
 struct page_source *peer_source(struct peer *peer);
 

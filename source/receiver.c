@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A frame's header is read and checked, then what it promises is read and checked, and only then does a sink see it.
+ * A frame's header is read and checked, then what it promises is read and checked, and only then
+ * does a sink see it.
  *
- * Urgent pages are read to a buffer and filled. Those of the bulk are read to where the sink has room for them, which is
- * part of a huge page on its way (memory/sink.c), so that nobody copies them. A page may be there already: the urgent and
- * the bulk connection race, which is harmless.
+ * Urgent pages are read to a buffer and filled. Those of the bulk are read to where the sink has
+ * room for them, which is part of a huge page on its way (memory/sink.c), so that nobody copies
+ * them. A page may be there already: the urgent and the bulk connection race, which is harmless.
  */
 #include "source/receiver.h"
 
@@ -15,12 +16,14 @@
 
 #include "base/page.h"
 
-int receiver_init(struct receiver *receiver, const struct stream_pair *pair, enum wire_channel channel,
-		  struct memory *mem, struct page_sink *sink, struct err *err)
+int receiver_init(struct receiver *receiver, const struct stream_pair *pair,
+		  enum wire_channel channel, struct memory *mem, struct page_sink *sink,
+		  struct err *err)
 {
 	*receiver = (struct receiver){
 		.reader = {
-			.fd = channel == WIRE_BULK ? pair->bulk : pair->urgent, .heard_ns = pair->heard_ns,
+			.fd = channel == WIRE_BULK ? pair->bulk : pair->urgent,
+			.heard_ns = pair->heard_ns,
 		},
 		.mem = mem,
 		.sink = sink,
@@ -44,18 +47,21 @@ static int check_range(const struct memory *mem, const struct frame *frame, stru
 {
 	if (memory_is_ram(mem, gfn_to_gpa(frame->gfn), frame->count * PAGE_BYTES))
 		return 0;
-	return err_set(err, -EBADMSG, "%s frame of %u pages from 0x%" PRIx64 ", which are not this guest's RAM",
+	return err_set(err, -EBADMSG,
+		       "%s frame of %u pages from 0x%" PRIx64 ", which are not this guest's RAM",
 		       frame_type_name(frame->type), frame->count, frame->gfn.v);
 }
 
 /* What a sink said. */
 static int check_placed(const struct frame *frame, int64_t r, struct err *err)
 {
-	return r < 0 ? err_errno(err, (int)r, "placing %u pages from 0x%" PRIx64, frame->count, frame->gfn.v) : 0;
+	if (r >= 0)
+		return 0;
+	return err_errno(err, (int)r, "placing %u pages from 0x%" PRIx64, frame->count, frame->gfn.v);
 }
 
-int receiver_place(struct memory *mem, struct page_sink *sink, const struct frame *frame, const uint8_t *sums,
-		   const uint8_t *pages, struct err *err)
+int receiver_place(struct memory *mem, struct page_sink *sink, const struct frame *frame,
+		   const uint8_t *sums, const uint8_t *pages, struct err *err)
 {
 	int64_t r = check_range(mem, frame, err);
 
@@ -81,7 +87,8 @@ int receiver_place(struct memory *mem, struct page_sink *sink, const struct fram
 }
 
 /* Pages of a frame of the bulk from *done on, as many as there is room for in one piece. */
-static int receive_run(struct receiver *receiver, const struct frame *frame, uint32_t *done, struct err *err)
+static int receive_run(struct receiver *receiver, const struct frame *frame, uint32_t *done,
+		       struct err *err)
 {
 	struct page_sink *sink = receiver->sink;
 	struct frame run = {
@@ -110,7 +117,9 @@ static int receive_zeros(struct receiver *receiver, const struct frame *frame, s
 	struct page_sink *sink = receiver->sink;
 	int r = check_range(receiver->mem, frame, err);
 
-	return r < 0 ? r : check_placed(frame, sink->ops->commit(sink, frame->gfn, frame->count, NULL), err);
+	if (r < 0)
+		return r;
+	return check_placed(frame, sink->ops->commit(sink, frame->gfn, frame->count, NULL), err);
 }
 
 int receiver_frame(struct receiver *receiver, struct frame *frame, struct err *err)
@@ -137,5 +146,8 @@ int receiver_frame(struct receiver *receiver, struct frame *frame, struct err *e
 	}
 	if (frame->type == FRAME_PAGES)
 		r = stream_read(reader, receiver->pages, frame->count * PAGE_BYTES, err);
-	return r < 0 ? r : receiver_place(receiver->mem, receiver->sink, frame, receiver->sums, receiver->pages, err);
+	if (r < 0)
+		return r;
+	return receiver_place(receiver->mem, receiver->sink, frame, receiver->sums,
+			      receiver->pages, err);
 }

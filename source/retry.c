@@ -262,7 +262,8 @@ static void forget(struct retry *retry, gfn_t first, uint64_t n)
 }
 
 /* Up to HUGE_PAGES pages. */
-static int64_t take_piece(struct retry *retry, bool commit, gfn_t first, uint64_t n, const void *data)
+static int64_t take_piece(struct retry *retry, bool commit, gfn_t first, uint64_t n,
+			  const void *data)
 {
 	uint64_t was[HUGE_PAGES / 64] = { 0 }, i;
 	int64_t now, r;
@@ -288,7 +289,8 @@ static int64_t take_piece(struct retry *retry, bool commit, gfn_t first, uint64_
 }
 
 /* A room has HUGE_PAGES at most, so it is one piece. */
-static int64_t retry_take(struct retry *retry, bool commit, gfn_t first, uint64_t n, const void *data)
+static int64_t retry_take(struct retry *retry, bool commit, gfn_t first, uint64_t n,
+			  const void *data)
 {
 	uint64_t i, piece;
 	int64_t r, done = 0;
@@ -363,7 +365,8 @@ static int first_lose(struct page_sink *sink, gfn_t gfn)
 
 static int64_t other_fill(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
 {
-	return retry_take(((struct other *)sink)->retry, false, first, n, data);	/* the first member */
+	/* The first member. */
+	return retry_take(((struct other *)sink)->retry, false, first, n, data);
 }
 
 static int64_t other_room(struct page_sink *sink, gfn_t first, uint64_t n, void **data)
@@ -411,10 +414,18 @@ static void retry_free(struct layer *layer)
 
 static const struct page_source_ops source_ops = { .name = "retry", .request = retry_request };
 static const struct page_sink_ops sink_ops = {
-	.name = "retry", .fill = first_fill, .lose = first_lose, .room = layer_room_above, .commit = first_commit,
+	.name = "retry",
+	.fill = first_fill,
+	.lose = first_lose,
+	.room = layer_room_above,
+	.commit = first_commit,
 };
 static const struct page_sink_ops other_ops = {
-	.name = "retry", .fill = other_fill, .lose = other_lose, .room = other_room, .commit = other_commit,
+	.name = "retry",
+	.fill = other_fill,
+	.lose = other_lose,
+	.room = other_room,
+	.commit = other_commit,
 };
 static const struct layer_ops layer_ops = { .stop = retry_stop, .free = retry_free };
 

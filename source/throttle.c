@@ -60,7 +60,8 @@ static void hold(struct throttle *throttle, gfn_t first, uint64_t n, uint64_t by
 	throttle->stats.held_ns += (uint64_t)(now - start);
 }
 
-static int64_t throttle_pass(struct throttle *throttle, bool commit, gfn_t first, uint64_t n, const void *data)
+static int64_t throttle_pass(struct throttle *throttle, bool commit, gfn_t first, uint64_t n,
+			     const void *data)
 {
 	uint64_t bytes = data ? n * PAGE_BYTES : 0;
 	int64_t r;
@@ -138,7 +139,11 @@ static void throttle_free(struct layer *layer)
 
 static const struct page_source_ops source_ops = { .name = "throttle", .request = throttle_request };
 static const struct page_sink_ops sink_ops = {
-	.name = "throttle", .fill = throttle_fill, .lose = throttle_lose, .room = layer_room_above, .commit = throttle_commit,
+	.name = "throttle",
+	.fill = throttle_fill,
+	.lose = throttle_lose,
+	.room = layer_room_above,
+	.commit = throttle_commit,
 };
 static const struct layer_ops layer_ops = { .stop = throttle_stop, .free = throttle_free };
 

@@ -84,7 +84,8 @@ static int reject(struct verify *verify, gfn_t gfn)
 }
 
 /* *whole: are all of the pages right? Then nothing has been handed on yet. */
-static int64_t fill_good(struct verify *verify, gfn_t first, uint64_t n, const void *data, bool *whole)
+static int64_t fill_good(struct verify *verify, gfn_t first, uint64_t n, const void *data,
+			 bool *whole)
 {
 	uint64_t i = 0, start;
 	int64_t r, done = 0;
@@ -121,7 +122,10 @@ static int64_t verify_fill(struct page_sink *sink, gfn_t first, uint64_t n, cons
 	return whole ? layer_fill(&verify->layer, first, n, data) : r;
 }
 
-/* Nothing of the room is visible yet. With a wrong page in it the right ones go by fill, and the room is given back. */
+/*
+ * Nothing of the room is visible yet. With a wrong page in it the right ones go by fill, and the
+ * room is given back.
+ */
 static int64_t verify_commit(struct page_sink *sink, gfn_t first, uint64_t n, const void *data)
 {
 	struct verify *verify = (struct verify *)layer_of_sink(sink);
@@ -159,7 +163,11 @@ static void verify_free(struct layer *layer)
 
 static const struct page_source_ops source_ops = { .name = "verify", .request = verify_request };
 static const struct page_sink_ops sink_ops = {
-	.name = "verify", .fill = verify_fill, .lose = verify_lose, .room = layer_room_above, .commit = verify_commit,
+	.name = "verify",
+	.fill = verify_fill,
+	.lose = verify_lose,
+	.room = layer_room_above,
+	.commit = verify_commit,
 };
 static const struct layer_ops layer_ops = { .free = verify_free };
 

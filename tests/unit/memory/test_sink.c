@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Pages that come by room and commit: in order and in any, by one thread and by many, held back for a moment, given back.
+// Pages that come by room and commit: in order and in any, by one thread and by many, held back for
+// a moment, given back.
 #include "fixture.h"
 
 #include <errno.h>
@@ -210,7 +211,7 @@ static void *touch(void *arg)
 	return (void *)(intptr_t)gup_read(mem, GPA(40 * PAGE_BYTES), &c, 1, 0, NULL);
 }
 
-/* Somebody waits for a page that comes so: it comes at once, around a room that is out, and is not mixed with it. */
+/* Somebody waits for a page that comes so: it is placed at once, around a room that is out. */
 static void test_nobody_waits_for_what_is_held_back(void **unused)
 {
 	struct memory *mem = late_memory(NULL);
@@ -283,7 +284,8 @@ static void *filler_main(void *arg)
 	for (round = 0; round < 2000; round++, i = round % 4) {
 		if (data[i]) {
 			write_pages(data[i], first[i], n[i]);
-			filler->wrong += commit(filler->mem, first[i], rand_r(&filler->seed) % 8 ? n[i] : 0, data[i]) < 0;
+			got = rand_r(&filler->seed) % 8 ? (int64_t)n[i] : 0;
+			filler->wrong += commit(filler->mem, first[i], (uint64_t)got, data[i]) < 0;
 		}
 		first[i] = (uint64_t)rand_r(&filler->seed) % PAGES;
 		n[i] = 1 + (uint64_t)rand_r(&filler->seed) % 128;
@@ -307,8 +309,8 @@ static void *toucher_main(void *arg)
 		uint64_t gfn = (uint64_t)rand_r(&toucher->seed) % PAGES;
 
 		page_pattern((uint8_t *)want, GFN(gfn));
-		toucher->wrong += gup_read(toucher->mem, GPA(gfn * PAGE_BYTES + 4080), words, 16, 0, NULL) < 0 ||
-				  words[1] != want[511];
+		toucher->wrong += gup_read(toucher->mem, GPA(gfn * PAGE_BYTES + 4080), words, 16, 0,
+					   NULL) < 0 || words[1] != want[511];
 	}
 	return NULL;
 }
@@ -330,7 +332,8 @@ static void test_many_fill_and_touch(void **unused)
 	(void)unused;
 	for (i = 0; i < 2 * FILLERS; i++) {
 		thread[i] = (struct filler){ .mem = mem, .seed = i + 1 };
-		assert_int_equal(pthread_create(&thread[i].thread, NULL, i % 2 ? toucher_main : filler_main, &thread[i]), 0);
+		assert_int_equal(pthread_create(&thread[i].thread, NULL,
+						i % 2 ? toucher_main : filler_main, &thread[i]), 0);
 	}
 	for (i = 0; i < 2 * FILLERS; i++) {
 		pthread_join(thread[i].thread, NULL);

@@ -36,7 +36,7 @@ struct near {
 	_Atomic unsigned int wrong;		/* pages whose content is not theirs */
 	_Atomic unsigned int lost[ENDS_PAGES];
 	_Atomic unsigned int fills, losses;
-	_Atomic unsigned int order[ENDS_PAGES];	/* the how manieth fill or commit brought the page last */
+	_Atomic unsigned int order[ENDS_PAGES];	/* the how manieth brought the page last */
 	_Atomic int rooms;			/* out now: of up to 64 pages each */
 	_Atomic unsigned int commits;		/* of pages; they count as filled */
 };
@@ -51,8 +51,8 @@ int64_t far_fill(struct far *far, uint64_t first, uint64_t n);
 /* The same with a bit flipped in page `wrong`. */
 int64_t far_fill_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wrong);
 /*
- * The same by room and commit, in as many pieces as there is room for; a run of zero pages has no room. Returns what the commits
- * did, or the first error of one.
+ * The same by room and commit, in as many pieces as there is room for; a run of one zero page has
+ * no room. Returns what the commits did, or the first error of one.
  */
 int64_t far_commit(struct far *far, uint64_t first, uint64_t n);
 int64_t far_commit_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wrong);

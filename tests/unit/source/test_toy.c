@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * How little a source needs. This one computes its pages, in 60 lines; huge pages, verification and recovery are those of the
- * shared parts. docs/sources.md shows it.
+ * How little a source needs. This one computes its pages, in 60 lines; huge pages, verification
+ * and recovery are those of the shared parts. docs/sources.md tells how a source is written.
  */
 #include "ends.h"
 
@@ -83,11 +83,14 @@ static void *toy_main(void *arg)
 
 /* ---- its life ---- */
 
-static void toy_start(struct toy *toy, uint64_t first, uint64_t end, void (*page)(uint8_t *page, uint64_t gfn))
+static void toy_start(struct toy *toy, uint64_t first, uint64_t end,
+		      void (*page)(uint8_t *page, uint64_t gfn))
 {
 	struct page_sink *sink = toy->source.sink;
 
-	*toy = (struct toy){ .source = { &toy_ops, sink }, .next = first, .end = end, .page = page };
+	*toy = (struct toy){
+		.source = { &toy_ops, sink }, .next = first, .end = end, .page = page,
+	};
 	pthread_mutex_init(&toy->lock, NULL);
 	pthread_cond_init(&toy->changed, NULL);
 	assert_int_equal(pthread_create(&toy->thread, NULL, toy_main, toy), 0);
@@ -141,7 +144,8 @@ static bool page_is_right(struct memory *mem, uint64_t gfn, unsigned int flags)
 	uint8_t is[PAGE_BYTES], should[PAGE_BYTES];
 
 	toy_page(should, gfn);
-	return !gup_read(mem, gfn_to_gpa(GFN(gfn)), is, sizeof(is), flags, NULL) && !memcmp(is, should, sizeof(is));
+	return !gup_read(mem, gfn_to_gpa(GFN(gfn)), is, sizeof(is), flags, NULL) &&
+	       !memcmp(is, should, sizeof(is));
 }
 
 static unsigned int count_huge(const struct memory *mem)
@@ -271,11 +275,12 @@ static void test_another_goes_on_where_one_has_gone(void **state)
 	(void)state;
 	for (i = 0; i < 2; i++) {
 		reader[i] = (struct reader){ .mem = mem, .first = 11 * i };
-		assert_int_equal(pthread_create(&reader[i].thread, NULL, reader_main, &reader[i]), 0);
+		assert_int_equal(pthread_create(&reader[i].thread, NULL, reader_main, &reader[i]),
+				 0);
 	}
 	for (i = 0; i < 3; i++) {
 		toy[i].source.sink = memory_sink(mem);
-		/* Each fills in the background up to the middle of a huge page, the last one all. */
+		/* Each fills up to the middle of a huge page, the last one all. */
 		toy_start(&toy[i], 0, i == 2 ? PAGES : i * HUGE_PAGES + HUGE_PAGES / 2, toy_page);
 		memory_attach(mem, &toy[i].source);
 		if (i == 2)
