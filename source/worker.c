@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * Requests. A bit a page is the truth about what is wanted, so request() takes no memory, cannot
+ * overflow, and asks for no page twice. A ring beside it keeps the order; what does not fit there is
+ * found by a look through the bits, once the ring is empty.
+ *
+ * The bulk. A bit a huge page says that one of the bulk's threads has taken it. Within a huge page
+ * only what is not PRESENT is read, so a worker that is started on half a guest brings the other half.
+ * A page that the reader does not have is passed over: it is lost only once somebody wants it.
+ *
+ * Pages are numbered through all regions, which begin and end with huge pages. The lock is held
+ * neither across a read nor across a call to the sink.
+ */
+#include "source/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/page.h"
+#include "base/thread.h"
+#include "source/layer.h"
+
+#define RING 256u
+#define NOBODY UINT64_MAX
+#define PAUSE_NS (10 * NS_PER_MS)	/* after the first failure in a row; doubles */
+#define PAUSE_MAX_NS (5 * NS_PER_SEC)
+
+struct worker {
+	struct page_source source;
+	struct memory *mem;
+	struct worker_config config;
+	const struct memory_region *regions;
+	unsigned int n_regions;
+	uint64_t pages;
+	pthread_t thread[2 * WORKER_THREADS_MAX];
+	unsigned int threads;
+
+	pthread_mutex_t lock;		/* guards the rest */
+	pthread_cond_t changed;		/* something is wanted, or stop */
+	pthread_cond_t stopped;		/* for who pauses */
+	bool running;			/* else request() says -ENOTCONN, and the threads end */
+	uint64_t *wanted;		/* a bit a page */
+	uint64_t ring[RING];		/* pages in the order of their requests */
+	unsigned int ring_first, ring_len;
+	uint64_t *taken;		/* a bit a huge page */
+	uint64_t next_huge;		/* all before it are taken */
+	uint64_t hint;			/* the page that was requested last, or NOBODY */
+	struct worker_stats stats;
+};
+
+/* ---- numbers of pages, and bits ---- */
+
+/* False: not RAM. */
+static bool index_of(const struct worker *worker, gfn_t gfn, uint64_t *index)
+{
+	uint64_t before = 0;
+	unsigned int i;
+
+	for (i = 0; i < worker->n_regions; i++) {
+		const struct memory_region *region = &worker->regions[i];
+
+		if (gfn.v >= region->first.v && gfn.v - region->first.v < region->pages) {
+			*index = before + gfn.v - region->first.v;
+			return true;
+		}
+		before += region->pages;
+	}
+	return false;
+}
+
+static gfn_t gfn_of(const struct worker *worker, uint64_t index)
+{
+	unsigned int i;
+
+	for (i = 0; index >= worker->regions[i].pages; i++)
+		index -= worker->regions[i].pages;
+	return GFN(worker->regions[i].first.v + index);
+}
+
+static bool bit_get(const uint64_t *bits, uint64_t i)
+{
+	return bits[i / 64] >> (i % 64) & 1;
+}
+
+/* Was it another before? */
+static bool bit_change(uint64_t *bits, uint64_t i, bool on)
+{
+	bool was = bit_get(bits, i);
+
+	bits[i / 64] ^= (uint64_t)(was != on) << (i % 64);
+	return was != on;
+}
+
+/* ---- requests; with the lock held, but for the first ---- */
+
+static void want(struct worker *worker, uint64_t index)
+{
+	if (!bit_change(worker->wanted, index, true))
+		return;
+	worker->stats.waiting++;
+	if (worker->ring_len < RING)
+		worker->ring[(worker->ring_first + worker->ring_len++) % RING] = index;
+}
+
+static int worker_request(struct page_source *source, gfn_t first, uint64_t n)
+{
+	struct worker *worker = (struct worker *)source;	/* the first member */
+	uint64_t i, index;
+	int r = 0;
+
+	pthread_mutex_lock(&worker->lock);
+	if (!worker->running)
+		r = -ENOTCONN;
+	for (i = 0; i < n && !r; i++)
+		if (index_of(worker, GFN(first.v + i), &index)) {
+			worker->stats.requested += !bit_get(worker->wanted, index);
+			want(worker, index);
+			worker->hint = index;
+		}
+	pthread_cond_signal(&worker->changed);
+	pthread_mutex_unlock(&worker->lock);
+	return r;
+}
+
+/* The page that has waited longest, as far as is known. Something is wanted. */
+static uint64_t oldest_wanted(struct worker *worker)
+{
+	uint64_t index, word;
+
+	while (worker->ring_len) {
+		index = worker->ring[worker->ring_first];
+		worker->ring_first = (worker->ring_first + 1) % RING;
+		worker->ring_len--;
+		if (bit_get(worker->wanted, index))
+			return index;
+	}
+	for (word = 0; !worker->wanted[word]; word++)
+		;
+	return 64 * word + (uint64_t)__builtin_ctzll(worker->wanted[word]);
+}
+
+/* Takes pages to be read, of one huge page. */
+static uint64_t take_wanted(struct worker *worker, uint64_t *first)
+{
+	uint64_t n = 0;
+
+	*first = oldest_wanted(worker);
+	while (n < worker->config.urgent_pages && (*first + n) / HUGE_PAGES == *first / HUGE_PAGES &&
+	       bit_change(worker->wanted, *first + n, false))
+		n++;
+	worker->stats.waiting -= n;
+	return n;
+}
+
+/* A pause after the `failures`th failure in a row, or until stop. */
+static void pause_after(struct worker *worker, unsigned int failures)
+{
+	int64_t wait = PAUSE_NS << (failures < 10 ? failures - 1 : 9), until;
+
+	until = clock_now_ns() + (wait < PAUSE_MAX_NS ? wait : PAUSE_MAX_NS);
+	while (worker->running && clock_now_ns() < until)
+		layer_cond_wait(&worker->stopped, &worker->lock, until);
+}
+
+/* ---- the urgent threads ---- */
+
+/* n pages that somebody waits for. How many are done with; 0: none can be read now. */
+static uint64_t answer(struct worker *worker, gfn_t first, uint64_t n, uint8_t *pages)
+{
+	struct page_sink *sink = worker->source.sink;
+	bool zero = false;
+	int64_t got = worker->config.read(worker->config.arg, first, n, pages, &zero);
+
+	if (got > 0 && sink->ops->fill(sink, first, (uint64_t)got, zero ? NULL : pages) < 0)
+		return 0;
+	if (got == -ENODATA)
+		sink->ops->lose(sink, first);
+	pthread_mutex_lock(&worker->lock);
+	worker->stats.urgent_reads++;
+	worker->stats.urgent_pages += got > 0 ? (uint64_t)got : 0;
+	worker->stats.lost += got == -ENODATA;
+	pthread_mutex_unlock(&worker->lock);
+	return got == -ENODATA ? 1 : got < 0 ? 0 : (uint64_t)got;
+}
+
+static void *urgent_main(void *arg)
+{
+	struct worker *worker = arg;
+	uint8_t *pages = page_buffer_new(worker->config.urgent_pages * PAGE_BYTES);
+	unsigned int failures = 0;
+	uint64_t first, n, done, i;
+
+	pthread_setname_np(pthread_self(), "source-urgent");
+	thread_is_urgent();
+	pthread_mutex_lock(&worker->lock);
+	while (worker->running && pages) {
+		if (!worker->stats.waiting) {
+			pthread_cond_wait(&worker->changed, &worker->lock);
+			continue;
+		}
+		n = take_wanted(worker, &first);
+		if (worker->stats.waiting)
+			pthread_cond_signal(&worker->changed);
+		pthread_mutex_unlock(&worker->lock);
+		done = answer(worker, gfn_of(worker, first), n, pages);
+		pthread_mutex_lock(&worker->lock);
+		for (i = done; i < n; i++)
+			want(worker, first + i);
+		failures = done ? 0 : failures + 1;
+		worker->stats.failed += !done;
+		if (!done)
+			pause_after(worker, failures);
+	}
+	pthread_mutex_unlock(&worker->lock);
+	page_buffer_free(pages, worker->config.urgent_pages * PAGE_BYTES);
+	return NULL;
+}
+
+/* ---- the bulk's threads ---- */
+
+/* The next huge page for the caller, who holds the lock, by its first page; false: all are taken. */
+static bool take_huge(struct worker *worker, uint64_t *first)
+{
+	uint64_t huge = worker->hint == NOBODY ? 0 : worker->hint / HUGE_PAGES;
+
+	if (worker->hint == NOBODY || !bit_change(worker->taken, huge, true)) {
+		while (worker->next_huge < worker->pages / HUGE_PAGES &&
+		       !bit_change(worker->taken, worker->next_huge, true))
+			worker->next_huge++;
+		huge = worker->next_huge;
+	}
+	worker->hint = NOBODY;
+	*first = huge * HUGE_PAGES;
+	return *first < worker->pages;
+}
+
+static bool is_missing(const struct worker *worker, gfn_t gfn)
+{
+	return memory_page_state(worker->mem, gfn) != PAGE_PRESENT;
+}
+
+/* A run that is missing. How many pages are done with; 0: none can be read now. */
+static uint64_t bring(struct worker *worker, gfn_t first, uint64_t n)
+{
+	struct page_sink *sink = worker->source.sink;
+	int64_t got, room, placed;
+	bool zero = false;
+	void *data;
+
+	room = sink->ops->room(sink, first, n, &data);
+	if (room < 0)
+		return 0;
+	got = worker->config.read(worker->config.arg, first, (uint64_t)room, data, &zero);
+	placed = sink->ops->commit(sink, first, got > 0 && !zero ? (uint64_t)got : 0, data);
+	if (got > 0 && zero)
+		placed = sink->ops->commit(sink, first, (uint64_t)got, NULL);
+	pthread_mutex_lock(&worker->lock);
+	worker->stats.bulk_reads++;
+	worker->stats.bulk_pages += got > 0 && placed >= 0 ? (uint64_t)got : 0;
+	pthread_mutex_unlock(&worker->lock);
+	return got == -ENODATA ? 1 : got < 0 || placed < 0 ? 0 : (uint64_t)got;
+}
+
+/* Pages [*at, end) of a huge page, as far as one read goes. False: it failed. */
+static bool bring_run(struct worker *worker, uint64_t *at, uint64_t end)
+{
+	gfn_t first = gfn_of(worker, *at);
+	uint64_t n = 0, done;
+
+	while (*at < end && !is_missing(worker, first)) {
+		++*at;
+		first.v++;
+	}
+	while (*at + n < end && n < worker->config.bulk_pages &&
+	       is_missing(worker, GFN(first.v + n)))
+		n++;
+	done = n ? bring(worker, first, n) : 0;
+	*at += done;
+	return done || !n;
+}
+
+static void *bulk_main(void *arg)
+{
+	struct worker *worker = arg;
+	uint64_t at = 0, end = 0;
+	unsigned int failures = 0;
+	bool ok;
+
+	pthread_setname_np(pthread_self(), "source-bulk");
+	thread_is_bulk();
+	pthread_mutex_lock(&worker->lock);
+	while (worker->running) {
+		if (at == end && !take_huge(worker, &at))
+			break;
+		end = at - at % HUGE_PAGES + HUGE_PAGES;
+		pthread_mutex_unlock(&worker->lock);
+		ok = bring_run(worker, &at, end);
+		thread_give_way();
+		pthread_mutex_lock(&worker->lock);
+		failures = ok ? 0 : failures + 1;
+		worker->stats.failed += !ok;
+		if (!ok)
+			pause_after(worker, failures);
+	}
+	pthread_mutex_unlock(&worker->lock);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+static const struct page_source_ops worker_ops = { .name = "worker", .request = worker_request };
+
+static bool is_usable(const struct worker_config *config)
+{
+	return config->read && config->urgent_threads >= 1 &&
+	       config->urgent_threads <= WORKER_THREADS_MAX &&
+	       config->bulk_threads <= WORKER_THREADS_MAX &&
+	       config->urgent_pages >= 1 && config->urgent_pages <= HUGE_PAGES &&
+	       (!config->bulk_threads ||
+		(config->bulk_pages >= 1 && config->bulk_pages <= HUGE_PAGES));
+}
+
+int worker_new(struct worker **out, const struct worker_config *config, struct memory *mem,
+	       struct err *err)
+{
+	struct worker *worker;
+
+	if (!is_usable(config))
+		return err_set(err, -EINVAL, "worker: a reader, 1 to %d threads and 1 to 512 pages a read",
+			       WORKER_THREADS_MAX);
+	worker = calloc(1, sizeof(*worker));
+	if (!worker)
+		return err_set(err, -ENOMEM, "no memory for a page source");
+	worker->source = (struct page_source){ &worker_ops, memory_sink(mem) };
+	worker->mem = mem;
+	worker->config = *config;
+	worker->regions = memory_regions(mem, &worker->n_regions);
+	worker->pages = memory_pages(mem);
+	pthread_mutex_init(&worker->lock, NULL);
+	layer_cond_init(&worker->changed);
+	layer_cond_init(&worker->stopped);
+	worker->wanted = calloc(worker->pages / 64, sizeof(uint64_t));
+	worker->taken = calloc(worker->pages / HUGE_PAGES / 64 + 1, sizeof(uint64_t));
+	if (!worker->wanted || !worker->taken) {
+		worker_free(worker);
+		return err_set(err, -ENOMEM, "no memory for a page source");
+	}
+	*out = worker;
+	return 0;
+}
+
+struct page_source *worker_source(struct worker *worker)
+{
+	return &worker->source;
+}
+
+int worker_start(struct worker *worker, struct err *err)
+{
+	unsigned int i, all = worker->config.urgent_threads + worker->config.bulk_threads;
+	int r = 0;
+
+	pthread_mutex_lock(&worker->lock);
+	memset(worker->wanted, 0, worker->pages / 8);
+	memset(worker->taken, 0, (worker->pages / HUGE_PAGES / 64 + 1) * sizeof(uint64_t));
+	worker->ring_len = 0;
+	worker->stats.waiting = 0;
+	worker->next_huge = 0;
+	worker->hint = NOBODY;
+	worker->running = true;
+	pthread_mutex_unlock(&worker->lock);
+	for (i = 0; i < all && !r; i++) {
+		r = thread_start(&worker->thread[i],
+				 i < worker->config.urgent_threads ? urgent_main : bulk_main, worker);
+		worker->threads += !r;
+	}
+	if (r < 0)
+		worker_stop(worker);
+	return r < 0 ? err_errno(err, r, "starting a page source's threads") : 0;
+}
+
+void worker_stop(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->lock);
+	worker->running = false;
+	pthread_cond_broadcast(&worker->changed);
+	pthread_cond_broadcast(&worker->stopped);
+	pthread_mutex_unlock(&worker->lock);
+	if (worker->threads && worker->config.cancel)
+		worker->config.cancel(worker->config.arg);
+	while (worker->threads)
+		pthread_join(worker->thread[--worker->threads], NULL);
+}
+
+void worker_free(struct worker *worker)
+{
+	if (!worker)
+		return;
+	worker_stop(worker);
+	pthread_cond_destroy(&worker->stopped);
+	pthread_cond_destroy(&worker->changed);
+	pthread_mutex_destroy(&worker->lock);
+	free(worker->wanted);
+	free(worker->taken);
+	free(worker);
+}
+
+void worker_stats(struct worker *worker, struct worker_stats *stats)
+{
+	pthread_mutex_lock(&worker->lock);
+	*stats = worker->stats;
+	pthread_mutex_unlock(&worker->lock);
+}

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The postern authors
+/*
+ * The worker between real memory and a reader that computes pages, does not have one, fails when
+ * told to, and notes what it was asked to read.
+ */
+#include "ends.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory/gup.h"
+#include "source/worker.h"
+
+#define LOW_HUGES 3u
+#define HIGH_HUGES 2u
+#define HIGH_FIRST (UINT64_C(1) << 20)		/* 4 GiB */
+#define PAGES ((LOW_HUGES + HIGH_HUGES) * HUGE_PAGES)
+#define READS 4096
+
+/* ---- the reader ---- */
+
+struct read {
+	uint64_t first, n;
+	bool bulk;
+};
+
+struct reader {
+	struct memory *mem;
+	struct worker *worker;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct read read[READS];
+	_Atomic unsigned int reads;
+	unsigned int again;			/* pages that were read although they were here */
+	unsigned int failures;			/* so many reads still fail */
+	_Atomic bool stuck, cancelled;		/* reads sleep until they are cancelled */
+};
+
+/* Every seventh page is zero, and page 1000 is nowhere. */
+static bool is_zero(uint64_t gfn)
+{
+	return gfn % 7 == 0;
+}
+
+static void page_of(uint8_t *page, uint64_t gfn)
+{
+	uint64_t i, word;
+
+	for (i = 0; i < PAGE_BYTES / 8; i++) {
+		word = is_zero(gfn) ? 0 : (gfn + 1) * UINT64_C(0x9e3779b97f4a7c15) + i;
+		memcpy(page + i * 8, &word, 8);
+	}
+}
+
+/* 0, or why the read fails. */
+static int note_read(struct reader *reader, uint64_t first, uint64_t n)
+{
+	char name[16];
+	uint64_t i;
+	int r = 0;
+
+	assert_int_equal(pthread_getname_np(pthread_self(), name, sizeof(name)), 0);
+	pthread_mutex_lock(&reader->lock);
+	assert_true(reader->reads < READS);
+	reader->read[reader->reads++] = (struct read){ first, n, !strcmp(name, "source-bulk") };
+	for (i = 0; i < n; i++)
+		reader->again += memory_page_state(reader->mem, GFN(first + i)) == PAGE_PRESENT;
+	while (reader->stuck && !reader->cancelled)
+		pthread_cond_wait(&reader->changed, &reader->lock);
+	if (reader->cancelled) {
+		r = -EINTR;
+	} else if (reader->failures) {
+		reader->failures--;
+		r = -EIO;
+	}
+	pthread_mutex_unlock(&reader->lock);
+	return r;
+}
+
+static int64_t reader_read(void *arg, gfn_t first, uint64_t n, void *data, bool *zero)
+{
+	struct reader *reader = arg;
+	uint64_t i;
+	int r;
+
+	assert_int_equal((uintptr_t)data % PAGE_BYTES, 0);
+	assert_int_equal(first.v / HUGE_PAGES, (first.v + n - 1) / HUGE_PAGES);
+	r = note_read(reader, first.v, n);
+	if (r < 0)
+		return r;
+	if (first.v == 1000)
+		return -ENODATA;
+	*zero = is_zero(first.v);
+	if (*zero)
+		return 1;
+	for (i = 0; i < n && !is_zero(first.v + i) && first.v + i != 1000; i++)
+		page_of((uint8_t *)data + i * PAGE_BYTES, first.v + i);
+	return (int64_t)i;
+}
+
+static void reader_cancel(void *arg)
+{
+	struct reader *reader = arg;
+
+	pthread_mutex_lock(&reader->lock);
+	reader->cancelled = true;
+	pthread_cond_broadcast(&reader->changed);
+	pthread_mutex_unlock(&reader->lock);
+}
+
+/* ---- fixture ---- */
+
+static _Atomic unsigned int lost;
+
+static void on_lost(void *arg, gfn_t gfn)
+{
+	(void)arg;
+	assert_int_equal(gfn.v, 1000);
+	lost++;
+}
+
+static int setup(void **state)
+{
+	static const struct memory_range ranges[] = {
+		{ GPA(0), LOW_HUGES * HUGE_BYTES },
+		{ GPA(HIGH_FIRST * PAGE_BYTES), HIGH_HUGES * HUGE_BYTES },
+	};
+	const struct memory_events events = { .lost = on_lost };
+	struct reader *reader = calloc(1, sizeof(*reader));
+	struct err err;
+
+	assert_non_null(reader);
+	pthread_mutex_init(&reader->lock, NULL);
+	pthread_cond_init(&reader->changed, NULL);
+	assert_int_equal(memory_new(&reader->mem, ranges, 2, &err), 0);
+	lost = 0;
+	*state = reader;
+	if (!memory_watch(reader->mem, &events, &err))
+		return 0;
+	print_message("skipped: %s\n", err.text);
+	memory_free(reader->mem);
+	free(reader);
+	*state = NULL;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct reader *reader = *state;
+
+	if (!reader)
+		return 0;
+	memory_detach(reader->mem);
+	worker_free(reader->worker);
+	memory_free(reader->mem);
+	free(reader);
+	return 0;
+}
+
+#define NEEDS(reader) do { if (!(reader)) skip(); } while (0)
+
+static void start(struct reader *reader, unsigned int bulk_threads)
+{
+	const struct worker_config config = {
+		.read = reader_read, .cancel = reader_cancel, .arg = reader, .urgent_threads = 2,
+		.bulk_threads = bulk_threads, .urgent_pages = 8, .bulk_pages = 64,
+	};
+
+	assert_int_equal(worker_new(&reader->worker, &config, reader->mem, NULL), 0);
+	assert_int_equal(worker_start(reader->worker, NULL), 0);
+	memory_attach(reader->mem, worker_source(reader->worker));
+}
+
+static uint64_t missing(struct reader *reader)
+{
+	struct memory_stats stats;
+
+	memory_stats(reader->mem, &stats);
+	return stats.missing;
+}
+
+static struct worker_stats stats_of(struct reader *reader)
+{
+	struct worker_stats stats;
+
+	worker_stats(reader->worker, &stats);
+	return stats;
+}
+
+static void check_page(struct memory *mem, uint64_t gfn, unsigned int flags)
+{
+	uint8_t is[PAGE_BYTES], should[PAGE_BYTES];
+
+	page_of(should, gfn);
+	assert_int_equal(gup_read(mem, gfn_to_gpa(GFN(gfn)), is, sizeof(is), flags, NULL), 0);
+	assert_memory_equal(is, should, sizeof(is));
+}
+
+static uint64_t gfn_at(uint64_t i)
+{
+	return i < LOW_HUGES * HUGE_PAGES ? i : i - LOW_HUGES * HUGE_PAGES + HIGH_FIRST;
+}
+
+/* All but the page that is nowhere. */
+static void check_all(struct reader *reader)
+{
+	uint64_t i;
+
+	wait_until(missing(reader) == 1);
+	for (i = 0; i < PAGES; i++)
+		if (gfn_at(i) != 1000)
+			check_page(reader->mem, gfn_at(i), GUP_NOWAIT);
+}
+
+static int want(struct reader *reader, uint64_t first, uint64_t n)
+{
+	return ask(worker_source(reader->worker), first, n);
+}
+
+/* ---- tests ---- */
+
+static void test_the_background_brings_everything(void **state)
+{
+	struct reader *reader = *state;
+
+	NEEDS(reader);
+	start(reader, 3);
+	check_all(reader);
+	assert_int_equal(stats_of(reader).bulk_pages, PAGES - 1);
+	assert_int_equal(stats_of(reader).urgent_reads, 0);
+	assert_int_equal(stats_of(reader).failed, 0);
+	assert_int_equal(reader->again, 0);
+	/* What is nowhere is lost once somebody wants it, and not before. */
+	assert_int_equal(lost, 0);
+	assert_int_equal(want(reader, 1000, 1), 0);
+	wait_until(lost == 1);
+	assert_int_equal(stats_of(reader).lost, 1);
+}
+
+static void test_what_is_wanted_is_read_with_its_neighbours(void **state)
+{
+	struct reader *reader = *state;
+	unsigned int i;
+
+	NEEDS(reader);
+	reader->stuck = true;
+	start(reader, 0);
+	/* Both threads are at work; what is wanted meanwhile is put together. */
+	assert_int_equal(want(reader, 1, 1), 0);
+	assert_int_equal(want(reader, HIGH_FIRST + 9, 1), 0);
+	wait_until(stats_of(reader).waiting == 0);
+	for (i = 15; i < 21; i++)
+		assert_int_equal(want(reader, i, 1), 0);
+	assert_int_equal(want(reader, 15, 1), 0);
+	assert_int_equal(stats_of(reader).requested, 8);
+	assert_int_equal(stats_of(reader).waiting, 6);
+	pthread_mutex_lock(&reader->lock);
+	reader->stuck = false;
+	pthread_cond_broadcast(&reader->changed);
+	pthread_mutex_unlock(&reader->lock);
+	wait_until(missing(reader) == PAGES - 8);
+	for (i = 15; i < 21; i++)
+		check_page(reader->mem, i, GUP_NOWAIT);
+	check_page(reader->mem, HIGH_FIRST + 9, GUP_NOWAIT);
+	pthread_mutex_lock(&reader->lock);
+	assert_int_equal(reader->reads, 3);
+	assert_int_equal(reader->read[2].first, 15);
+	assert_int_equal(reader->read[2].n, 6);
+	pthread_mutex_unlock(&reader->lock);
+	assert_int_equal(stats_of(reader).bulk_reads, 0);
+}
+
+/* More than the ring has places for, and none is forgotten. */
+static void test_many_pages_may_be_wanted_at_a_time(void **state)
+{
+	struct reader *reader = *state;
+	uint64_t i;
+
+	NEEDS(reader);
+	reader->stuck = true;
+	start(reader, 0);
+	for (i = 1; i < PAGES; i += 2)
+		if (gfn_at(i) != 1000)
+			assert_int_equal(want(reader, gfn_at(i), 1), 0);
+	pthread_mutex_lock(&reader->lock);
+	reader->stuck = false;
+	pthread_cond_broadcast(&reader->changed);
+	pthread_mutex_unlock(&reader->lock);
+	wait_until(missing(reader) == PAGES / 2);
+	for (i = 1; i < PAGES; i += 2)
+		check_page(reader->mem, gfn_at(i), GUP_NOWAIT);
+}
+
+static void test_failed_reads_are_repeated(void **state)
+{
+	struct reader *reader = *state;
+
+	NEEDS(reader);
+	reader->failures = 5;
+	start(reader, 1);
+	check_page(reader->mem, 77, 0);
+	check_all(reader);
+	assert_int_equal(stats_of(reader).failed, 5);
+	assert_int_equal(lost, 0);
+}
+
+/* Where somebody missed a page the bulk goes on, and then from the start. */
+static void test_the_bulk_follows_the_requests(void **state)
+{
+	struct reader *reader = *state;
+	unsigned int i;
+	bool others = false;
+
+	NEEDS(reader);
+	reader->stuck = true;
+	start(reader, 1);
+	wait_until(reader->reads == 1);
+	assert_int_equal(want(reader, HIGH_FIRST + HUGE_PAGES + 5, 1), 0);
+	wait_until(reader->reads == 2);
+	pthread_mutex_lock(&reader->lock);
+	reader->stuck = false;
+	pthread_cond_broadcast(&reader->changed);
+	pthread_mutex_unlock(&reader->lock);
+	check_all(reader);
+	/* The first huge page was begun; then came the one of the request, and only then the others. */
+	for (i = 0; i < reader->reads; i++) {
+		if (!reader->read[i].bulk)
+			continue;
+		others |= reader->read[i].first >= HUGE_PAGES &&
+			  reader->read[i].first < HIGH_FIRST + HUGE_PAGES;
+		assert_false(others && reader->read[i].first >= HIGH_FIRST + HUGE_PAGES);
+	}
+	assert_true(others);
+}
+
+static void test_stop_cancels_and_another_start_brings_the_rest(void **state)
+{
+	struct reader *reader = *state;
+	uint64_t had;
+
+	NEEDS(reader);
+	start(reader, 2);
+	wait_until(missing(reader) < PAGES - 100);
+	reader->stuck = true;
+	assert_int_equal(want(reader, 2, 1), 0);
+	worker_stop(reader->worker);
+	assert_int_equal(want(reader, 3, 1), -ENOTCONN);
+	memory_detach(reader->mem);
+	had = PAGES - missing(reader);
+	reader->stuck = reader->cancelled = false;
+	reader->again = 0;
+	assert_int_equal(worker_start(reader->worker, NULL), 0);
+	memory_attach(reader->mem, worker_source(reader->worker));
+	check_all(reader);
+	assert_true(had >= 100);
+	assert_int_equal(reader->again, 0);
+}
+
+static void test_values_are_checked(void **state)
+{
+	struct worker_config config = {
+		.read = reader_read, .urgent_threads = 1, .urgent_pages = 1, .bulk_threads = 1,
+		.bulk_pages = 513,
+	};
+	struct reader *reader = *state;
+	struct worker *worker;
+	struct err err;
+
+	NEEDS(reader);
+	assert_int_equal(worker_new(&worker, &config, reader->mem, &err), -EINVAL);
+	config.bulk_threads = 0;
+	config.urgent_threads = 0;
+	assert_int_equal(worker_new(&worker, &config, reader->mem, &err), -EINVAL);
+	config.urgent_threads = 1;
+	assert_int_equal(worker_new(&worker, &config, reader->mem, &err), 0);
+	assert_int_equal(ask(worker_source(worker), 1, 1), -ENOTCONN);
+	worker_free(worker);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_the_background_brings_everything),
+		T(test_what_is_wanted_is_read_with_its_neighbours),
+		T(test_many_pages_may_be_wanted_at_a_time),
+		T(test_failed_reads_are_repeated),
+		T(test_the_bulk_follows_the_requests),
+		T(test_stop_cancels_and_another_start_brings_the_rest),
+		T(test_values_are_checked),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
