@@ -162,6 +162,12 @@ static int areas_leave(struct memory *mem, gfn_t gfn)
 
 /* ---- the thread that places what was held back for long enough ---- */
 
+/* Is it the only one? Then it is kept for the pages to come. */
+static bool area_is_last(const struct memory *mem, const struct memory_area *area)
+{
+	return mem->rooms.areas == area && !area->next;
+}
+
 /* An area whose time has come, or NULL; *wake_ns gets when to look again. */
 static struct memory_area *area_overdue(struct memory *mem, int64_t now, int64_t *wake_ns)
 {
@@ -169,7 +175,7 @@ static struct memory_area *area_overdue(struct memory *mem, int64_t now, int64_t
 
 	*wake_ns = INT64_MAX;
 	for (area = mem->rooms.areas; area; area = area->next) {
-		if (area->placing || (area->rooms && area_is_empty(area)))
+		if (area->placing || (area_is_empty(area) && (area->rooms || area_is_last(mem, area))))
 			continue;
 		if (area->touched_ns + (area->rooms ? PATIENCE_NS : HOLD_BACK_NS) <= now)
 			break;

@@ -35,6 +35,12 @@ def dumped(vm, at_least):
     return sum(size for size, flags in large if 'dd' not in flags and 'wr' in flags)
 
 
+def fit_for_huge_pages(vm):
+    """[(bytes, VmFlags)] of the mappings that are, once there is more than guest memory."""
+    huge = [(size, flags) for size, flags in mappings(vm.pid) if 'hg' in flags]
+    return huge if len(huge) > 1 else None
+
+
 def test_guest_memory_is_in_no_core_dump():
     with Postern(memory='128M') as vm:
         assert dumped(vm, 128 * MIB) == 0
@@ -48,7 +54,7 @@ def test_memory_that_arrives_is_in_no_core_dump():
         pair.start(bandwidth=1 * MIB)
         vm = pair.destination
         assert dumped(vm, 128 * MIB) == 0
-        huge = [(size, flags) for size, flags in mappings(vm.pid) if 'hg' in flags]
+        huge = wait_for(lambda: fit_for_huge_pages(vm), 10)
         assert len(huge) > 1
         assert not [size for size, flags in huge if 'dd' not in flags]
         pair.hurry()
