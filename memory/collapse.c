@@ -6,7 +6,6 @@
 // time with a pause after each, so that the guest gets at the memory map's lock. Those with many zero pages are left: they cost no
 // memory now, and would cost 2 MiB.
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/types.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -82,7 +81,6 @@ static bool collapse_one(uint8_t *host)
 static void *collapse_loop(void *arg)
 {
 	struct memory *mem = arg;
-	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	bool any = false, end = false;
 	unsigned int r;
 	uint64_t i;
@@ -96,7 +94,7 @@ static void *collapse_loop(void *arg)
 		for (i = 0; i < mem->region[r].pages && !end; i += HUGE_PAGES) {
 			uint8_t *host = mem->region[r].host + i * PAGE_BYTES;
 
-			if (collapse_wanted(pagemap, host)) {
+			if (collapse_wanted(mem->pagemap, host)) {
 				any |= collapse_one(host);
 				end = !any;
 			}
@@ -105,8 +103,6 @@ static void *collapse_loop(void *arg)
 			count_sub(&mem->n_broken_huge, 1);
 		}
 	atomic_store(&mem->n_broken_huge, 0);
-	if (pagemap >= 0)
-		close(pagemap);
 	return NULL;
 }
 

@@ -81,7 +81,7 @@ struct memory_rooms {
 	struct memory_area *areas;
 	int64_t wake_ns;		/* when the thread looks again; INT64_MAX: when `held` */
 	pthread_t thread;
-	bool started;
+	bool running;
 };
 
 struct memory {
@@ -101,6 +101,7 @@ struct memory {
 	/* Of a huge page: the right to bring pages into it and to take them away; held across UFFDIO_COPY and the like. */
 	pthread_mutex_t huge_lock[MEMORY_HUGE_LOCKS];
 	int stop_fd;
+	int pagemap;			/* -1: then nothing is known to be huge */
 	pthread_t fault_thread;
 	struct memory_events events;
 	_Atomic bool late;
@@ -211,6 +212,7 @@ void memory_ejects_wait(struct memory *mem);
 extern const struct page_sink_ops memory_sink_ops;
 
 void memory_rooms_init(struct memory *mem);
+int memory_rooms_start(struct memory *mem);
 /*
  * All that was committed is placed when it returns; what cannot be is dropped, and MISSING as it
  * was. Rooms that are out stay out.
@@ -222,7 +224,7 @@ void memory_rooms_flush(struct memory *mem);
  */
 struct wakes;
 void memory_rooms_forget(struct memory *mem, gfn_t first, uint64_t n, struct wakes *forgotten);
-/* Once `shut` is set: joins the thread. memory_rooms_fini: nobody uses a room any more. */
+/* Joins the thread. memory_rooms_fini: nobody uses a room any more. */
 void memory_rooms_end(struct memory *mem);
 void memory_rooms_fini(struct memory *mem);
 

@@ -95,6 +95,7 @@ int memory_new(struct memory **out, const struct memory_range *ranges, unsigned 
 	mem->sink.ops = &memory_sink_ops;
 	mem->uffd = -1;
 	mem->stop_fd = -1;
+	mem->pagemap = -1;
 	mem->way = WAY_OUT_EJECT;
 	for (i = 0; i < n; i++) {
 		pages = ranges[i].len_bytes / PAGE_BYTES;

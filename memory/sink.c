@@ -196,7 +196,7 @@ static void *keeper_main(void *arg)
 	pthread_setname_np(pthread_self(), "stage");
 	thread_is_bulk();
 	pthread_mutex_lock(&rooms->lock);
-	while (!atomic_load(&mem->shut)) {
+	while (rooms->running) {
 		area = area_overdue(mem, clock_now_ns(), &rooms->wake_ns);
 		if (area && area_is_idle(area)) {
 			area_free(mem, area);
@@ -213,18 +213,6 @@ static void *keeper_main(void *arg)
 	}
 	pthread_mutex_unlock(&rooms->lock);
 	return NULL;
-}
-
-/* Something is held back. False: there is nobody who would place it. */
-static bool keeper_knows(struct memory *mem)
-{
-	struct memory_rooms *rooms = &mem->rooms;
-
-	if (!rooms->started)
-		rooms->started = !thread_start(&rooms->thread, keeper_main, mem);
-	else if (rooms->wake_ns == INT64_MAX)
-		pthread_cond_signal(&rooms->held);
-	return rooms->started;
 }
 
 /* ---- room and commit ---- */
@@ -260,7 +248,11 @@ static int area_add(struct memory *mem, struct memory_area *area, gfn_t first, u
 	int r = memory_stage_add(area->stage, first, n, zero);
 
 	area->touched_ns = clock_now_ns();
-	return r < 0 ? r : memory_stage_is_due(area->stage) || !keeper_knows(mem);
+	if (r < 0 || memory_stage_is_due(area->stage))
+		return r < 0 ? r : 1;
+	if (mem->rooms.wake_ns == INT64_MAX)
+		pthread_cond_signal(&mem->rooms.held);
+	return 0;
 }
 
 /* Zeros of one huge page. If that is all of it they are not moved: they cost no memory now. */
@@ -403,14 +395,28 @@ void memory_rooms_forget(struct memory *mem, gfn_t first, uint64_t n, struct wak
 	pthread_mutex_unlock(&mem->rooms.lock);
 }
 
+int memory_rooms_start(struct memory *mem)
+{
+	int r;
+
+	pthread_mutex_lock(&mem->rooms.lock);
+	r = thread_start(&mem->rooms.thread, keeper_main, mem);
+	mem->rooms.running = !r;
+	pthread_mutex_unlock(&mem->rooms.lock);
+	return r;
+}
+
 void memory_rooms_end(struct memory *mem)
 {
+	bool was;
+
 	pthread_mutex_lock(&mem->rooms.lock);
+	was = mem->rooms.running;
+	mem->rooms.running = false;
 	pthread_cond_signal(&mem->rooms.held);
 	pthread_mutex_unlock(&mem->rooms.lock);
-	if (mem->rooms.started)
+	if (was)
 		pthread_join(mem->rooms.thread, NULL);
-	mem->rooms.started = false;
 }
 
 void memory_rooms_fini(struct memory *mem)

@@ -20,7 +20,6 @@
 #include "memory/stage.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +38,6 @@ struct memory_stage {
 	struct memory *mem;
 	uint8_t *map;		/* twice a huge page, so that one lies inside at its boundary */
 	uint8_t *area;
-	int pagemap;		/* -1: none, then nothing is known to be huge */
 	/* What waits. */
 	unsigned int region;
 	uint64_t offset;	/* of the huge page in its region, in pages */
@@ -89,7 +87,6 @@ int memory_stage_new(struct memory_stage **out, struct memory *mem, struct err *
 		free(stage);
 		return err_set(err, -ENOMEM, "no memory to receive pages");
 	}
-	stage->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	stage->area = stage->map + (HUGE_BYTES - (uintptr_t)stage->map % HUGE_BYTES) % HUGE_BYTES;
 	if (stage_renew(stage) < 0) {
 		memory_stage_free(stage);
@@ -104,8 +101,6 @@ void memory_stage_free(struct memory_stage *stage)
 	if (!stage)
 		return;
 	munmap(stage->map, 2 * HUGE_BYTES);
-	if (stage->pagemap >= 0)
-		close(stage->pagemap);
 	free(stage);
 }
 
@@ -398,7 +393,7 @@ static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
 			stage_protect(stage, false);
 			stage_thaw(stage, &frozen);
 		}
-		huge = done == HUGE_PAGES && memory_is_huge(stage->pagemap, stage_host(stage));
+		huge = done == HUGE_PAGES && memory_is_huge(mem->pagemap, stage_host(stage));
 		stage->split |= done && !huge;
 		/* The area does not have it any more: should the rest fail, it is not placed again. */
 		for (i = 0; i < done; i++)

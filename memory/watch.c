@@ -295,6 +295,13 @@ static int fault_thread_start(struct memory *mem, struct err *err)
 	return r < 0 ? err_errno(err, r, "fault thread") : 0;
 }
 
+static void pagemap_close(struct memory *mem)
+{
+	if (mem->pagemap >= 0)
+		close(mem->pagemap);
+	mem->pagemap = -1;
+}
+
 int memory_watch(struct memory *mem, const struct memory_events *events, struct err *err)
 {
 	unsigned int r;
@@ -311,9 +318,10 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 		ret = err_errno(err, -errno, "eventfd");
 		goto err_uffd;
 	}
+	mem->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	ret = uffd_register(mem, err);
 	if (ret < 0)
-		goto err_stop;
+		goto err_pagemap;
 	if (events)
 		mem->events = *events;
 	/* Nobody else looks yet. */
@@ -322,12 +330,20 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 
 	atomic_store(&mem->n_missing, mem->pages);
 	atomic_store(&mem->late, true);
+	ret = memory_rooms_start(mem);
+	if (ret < 0) {
+		err_errno(err, ret, "stage thread");
+		goto err_pagemap;
+	}
 	ret = fault_thread_start(mem, err);
 	if (ret < 0)
-		goto err_stop;
+		goto err_rooms;
 	return 0;
 
-err_stop:
+err_rooms:
+	memory_rooms_end(mem);
+err_pagemap:
+	pagemap_close(mem);
 	close(mem->stop_fd);
 	mem->stop_fd = -1;
 err_uffd:
@@ -345,6 +361,7 @@ void memory_unwatch(struct memory *mem)
 	if (write(mem->stop_fd, &one, sizeof(one)) < 0)
 		log_error("fault thread cannot be told to stop: errno %d", errno);
 	pthread_join(mem->fault_thread, NULL);
+	pagemap_close(mem);
 	close(mem->stop_fd);
 	close(mem->uffd);
 	mem->stop_fd = -1;

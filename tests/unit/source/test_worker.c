@@ -32,7 +32,7 @@ struct reader {
 	pthread_cond_t changed;
 	struct read read[READS];
 	_Atomic unsigned int reads;
-	unsigned int again;			/* pages that were read although they were here */
+	_Atomic unsigned int again;		/* pages that were read although they were here */
 	unsigned int failures;			/* so many reads still fail */
 	_Atomic bool stuck, cancelled;		/* reads sleep until they are cancelled */
 };
