@@ -17,7 +17,7 @@
 #include "base/helper.h"
 #include "base/loop.h"
 #include "cli/disk_child.h"
-#include "device/boot_files.h"
+#include "machine/boot_files.h"
 
 #define DISK_BOOT_FILES 3
 

@@ -15,7 +15,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "cli/config.h"
-#include "device/machine.h"
+#include "machine/machine.h"
 
 #define OPTIONS_QMP_MAX 8
 

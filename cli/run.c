@@ -23,7 +23,7 @@
 #include "control/gdb.h"
 #include "control/qmp.h"
 #include "control/rundir.h"
-#include "device/machine.h"
+#include "machine/machine.h"
 #include "migrate/migration.h"
 
 /* Others may be removing the pid file. */

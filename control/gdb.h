@@ -9,7 +9,7 @@
 #define POSTERN_CONTROL_GDB_H
 
 #include "base/err.h"
-#include "device/machine.h"
+#include "machine/machine.h"
 
 struct gdb;
 

@@ -9,7 +9,7 @@
 #define POSTERN_CONTROL_QMP_H
 
 #include "base/err.h"
-#include "device/machine.h"
+#include "machine/machine.h"
 #include "migrate/migration.h"
 
 struct qmp;

@@ -10,7 +10,7 @@
 #ifndef POSTERN_MIGRATE_BOOT_RECEIVER_H
 #define POSTERN_MIGRATE_BOOT_RECEIVER_H
 
-#include "device/boot_files.h"
+#include "machine/boot_files.h"
 #include "migrate/message.h"
 
 /* Of BootData: each but the last of a file has so many bytes. */

@@ -13,7 +13,7 @@
 #define POSTERN_MIGRATE_BOOT_SENDER_H
 
 #include "base/loop.h"
-#include "device/boot_files.h"
+#include "machine/boot_files.h"
 #include "migrate/boot_receiver.h"
 #include "migrate/link.h"
 

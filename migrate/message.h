@@ -8,7 +8,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
-#include "device/boot_files.h"
+#include "machine/boot_files.h"
 #include "wire.pb-c.h"
 
 typedef Postern__Wire__Envelope wire_message;

@@ -13,7 +13,7 @@
 #define POSTERN_MIGRATE_MIGRATION_H
 
 #include "base/err.h"
-#include "device/machine.h"
+#include "machine/machine.h"
 #include "migrate/secret.h"
 
 struct migration;

@@ -13,7 +13,7 @@ from harness.machine import ARM64
 from harness.vm import Postern, build_dir, run_postern
 from harness.waiting import seconds
 
-UNITS = sorted(p for area in ('memory', 'kvm') + (('arch', 'base', 'source', 'device') if ARM64 else ()) for p in glob.glob(os.path.join(build_dir(), 'tests/unit', area, 'test_*'))
+UNITS = sorted(p for area in ('memory', 'kvm') + (('arch', 'base', 'source', 'device', 'machine') if ARM64 else ()) for p in glob.glob(os.path.join(build_dir(), 'tests/unit', area, 'test_*'))
                if os.path.isfile(p) and os.access(p, os.X_OK))
 
 

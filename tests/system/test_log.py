@@ -10,7 +10,7 @@ import signal
 from harness.vm import Postern, run_postern
 
 LEVELS = {'error', 'warning', 'info', 'debug'}
-AREAS = {'base', 'memory', 'source', 'kvm', 'arch', 'device', 'migrate', 'control', 'cli'}
+AREAS = {'base', 'memory', 'source', 'kvm', 'arch', 'device', 'machine', 'migrate', 'control', 'cli'}
 
 
 def facts(text):
@@ -34,8 +34,8 @@ def test_every_line_is_an_object():
         said = facts(vm.log())
     times = [fact['time'] for fact in said]
     assert times == sorted(times)
-    assert {'control', 'device'} <= {fact['area'] for fact in said}
-    assert [f for f in said if f['level'] == 'info' and f['message'] == 'run state: paused' and f['area'] == 'device']
+    assert {'control', 'machine'} <= {fact['area'] for fact in said}
+    assert [f for f in said if f['level'] == 'info' and f['message'] == 'run state: paused' and f['area'] == 'machine']
 
 
 def test_what_a_path_holds_cannot_break_a_line(tmp_path):

@@ -117,7 +117,7 @@ void fake_migration_status(struct migration *migration, enum migration_status st
 		migration->listener.status(migration->listener.arg, status);
 }
 
-/* ---- device/ ---- */
+/* ---- machine/ ---- */
 
 const char *run_state_name(enum run_state state)
 {

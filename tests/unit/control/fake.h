@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A machine of one file for the tests of control/: what they call of device/, kvm/, memory/, arch/ and migrate/, without
+ * A machine of one file for the tests of control/: what they call of machine/, kvm/, memory/, arch/ and migrate/, without
  * KVM. Guest memory is FAKE_PAGES pages from FAKE_GPA on, mapped at FAKE_GVA and at FAKE_ALIAS; pages can be made missing.
  */
 #ifndef POSTERN_TESTS_CONTROL_FAKE_H
@@ -11,7 +11,7 @@
 
 #include "arch/arch.h"
 #include "base/hist.h"
-#include "device/machine.h"
+#include "machine/machine.h"
 #include "memory/eject.h"
 #include "migrate/migration.h"
 

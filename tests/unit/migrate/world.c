@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * The machine_* functions here take the place of device/'s: what migrate/ needs of a machine and no more.
+ * The machine_* functions here take the place of machine/'s: what migrate/ needs of a machine and no more.
  */
 #include "world.h"
 

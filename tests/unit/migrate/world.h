@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "device/machine.h"
+#include "machine/machine.h"
 #include "migrate/handshake.h"
 #include "migrate/migration.h"
 

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "device/lost_pages.h"
+#include "machine/lost_pages.h"
 
 static void test_only_the_first_page_asks_to_be_taken(void **state)
 {

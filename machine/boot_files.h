@@ -8,8 +8,8 @@
  * was replaced meanwhile is what starts. Or it is a memory file of our own:
  * what came with a migration.
  */
-#ifndef POSTERN_DEVICE_BOOT_FILES_H
-#define POSTERN_DEVICE_BOOT_FILES_H
+#ifndef POSTERN_MACHINE_BOOT_FILES_H
+#define POSTERN_MACHINE_BOOT_FILES_H
 
 #include "arch/ram.h"
 #include "base/err.h"

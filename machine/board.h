@@ -4,8 +4,8 @@
  * The devices of the machine's board, each at its place on a bus. One implementation for each architecture
  * (board_<name>.c), picked by the build.
  */
-#ifndef POSTERN_DEVICE_BOARD_H
-#define POSTERN_DEVICE_BOARD_H
+#ifndef POSTERN_MACHINE_BOARD_H
+#define POSTERN_MACHINE_BOARD_H
 
 #include "base/err.h"
 #include "base/loop.h"

@@ -5,9 +5,9 @@
  *
  * machine_new puts the parts together in the one order that works: the userfaultfd is opened before the VM,
  * so that the end of the process, however it comes, closes it first (see memory.h). machine_free is its
- * mirror. The run state changes only in machine_set_state; run_state.c has the table. A reset is machine_reset.c's.
+ * mirror. The run state changes only in machine_set_state; run_state.c has the table. A reset is reset.c's.
  */
-#include "device/machine_internal.h"
+#include "machine/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -16,9 +16,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "device/run_state.h"
 #include "device/virtio/balloon.h"
 #include "kvm/probe.h"
+#include "machine/run_state.h"
 
 /* How long news of lost pages wait after the last. */
 #define LOST_REST_MS 100

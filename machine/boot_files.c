@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "device/boot_files.h"
+#include "machine/boot_files.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -9,7 +9,6 @@
 
 #include "arch/x86/board.h"
 #include "base/log.h"
-#include "device/board.h"
 #include "device/pci/host.h"
 #include "device/power.h"
 #include "device/rtc.h"
@@ -17,6 +16,7 @@
 #include "device/virtio/balloon.h"
 #include "device/virtio/kind.h"
 #include "kvm/irq.h"
+#include "machine/board.h"
 
 #define RTC_PORT 0x70
 #define PORT_A 0x92

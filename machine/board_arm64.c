@@ -10,8 +10,8 @@
 
 #include "arch/arm64/board.h"
 #include "base/log.h"
-#include "device/board.h"
 #include "device/serial.h"
+#include "machine/board.h"
 
 struct board {
 	struct vm *vm;

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What the machine*.c files share.
+ * What the files of machine/ share.
  */
-#ifndef POSTERN_DEVICE_MACHINE_INTERNAL_H
-#define POSTERN_DEVICE_MACHINE_INTERNAL_H
+#ifndef POSTERN_MACHINE_INTERNAL_H
+#define POSTERN_MACHINE_INTERNAL_H
 
 #include <stdatomic.h>
 
 #include "arch/arch.h"
-#include "device/board.h"
-#include "device/boot_files.h"
 #include "device/bus.h"
-#include "device/machine.h"
+#include "machine/board.h"
+#include "machine/boot_files.h"
+#include "machine/machine.h"
 
 /* How long a pause waits for a vCPU that does not come: longer than any way out takes, shorter than a person's patience. */
 #define MACHINE_PAUSE_MS 2000
@@ -89,7 +89,7 @@ void machine_run(struct machine *machine);
 /* Carries out what the guest has asked for, unless a migration has the guest. */
 void machine_do_asked(struct machine *machine);
 
-/* machine_boot.c */
+/* boot.c */
 /* boot_files of what the options say. -EINVAL: nothing, of a machine that starts here. */
 int machine_boot_configure(struct machine *machine, const struct machine_config *config,
 			   struct err *err);
@@ -103,11 +103,11 @@ int machine_boot_load(struct machine *machine, const struct boot_opened *opened,
 /* The same at the start; found: on a disk, or NULL. */
 int machine_boot_first(struct machine *machine, const struct boot_files *found, struct err *err);
 
-/* machine_reset.c */
+/* reset.c */
 /* What a reset has waited for may be over: if so, it is done now. */
 void machine_reset_retry(struct machine *machine);
 
-/* machine_event.c: entries for other threads */
+/* event.c: entries for other threads */
 struct machine_mail *machine_mail_new(struct machine *machine);
 /* The machine goes: what is still posted is dropped. Main thread. */
 void machine_mail_close(struct machine_mail *mail);

@@ -4,8 +4,8 @@
  * Pages that a source has called lost, gathered until the main thread tells of them: a source may lose millions of them at once, one by
  * one, and in any order, and they take the same memory, one post to the loop and one piece of news a while.
  */
-#ifndef POSTERN_DEVICE_LOST_PAGES_H
-#define POSTERN_DEVICE_LOST_PAGES_H
+#ifndef POSTERN_MACHINE_LOST_PAGES_H
+#define POSTERN_MACHINE_LOST_PAGES_H
 
 #include <pthread.h>
 #include <stdbool.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * machine_state.c - a paused machine's state as a MachineState message, and back.
+ * state.c - a paused machine's state as a MachineState message, and back.
  *
  * It is loaded in the order in which its parts depend on each other: the VM (interrupt controllers,
  * clocks), the vCPUs, and last the devices, since a device sets its interrupt line again.
@@ -9,7 +9,7 @@
  * A device that boards did not have yet when version N - 1 was written is as
  * after a reset in a state of that version: its driver has not seen it.
  */
-#include "device/machine_internal.h"
+#include "machine/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>

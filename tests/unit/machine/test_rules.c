@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * When a machine may run, and what becomes of a reset that waits: machine.c and machine_reset.c with real memory, and
+ * When a machine may run, and what becomes of a reset that waits: machine.c and reset.c with real memory, and
  * without VM, board and architecture.
  */
 #include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <cmocka.h>
+
 #include "base/log.h"
-#include "device/machine_internal.h"
 #include "device/virtio/balloon.h"
-#include "fixture.h"
 #include "kvm/probe.h"
+#include "machine/internal.h"
 
 #define MEMORY_BYTES ((uint64_t)2 << 20)
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * machine_event.c - what other threads have to say to the machine: exits of vCPUs, fates of pages.
+ * event.c - what other threads have to say to the machine: exits of vCPUs, fates of pages.
  *
  * Everything is posted to the main thread. A guest's wish for a reset or a power-off is also kept in
  * machine->asked from the moment at which it is uttered: when a migration pauses the machine before the
  * post arrives, the wish is part of the saved state and comes true on the other side.
  */
-#include "device/machine_internal.h"
+#include "machine/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "device/run_state.h"
-#include "fixture.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "machine/run_state.h"
 
 #define STATES (RUN_STATE_SHUTDOWN + 1)
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * machine_boot.c - what a machine starts with, and its way into memory.
+ * boot.c - what a machine starts with, and its way into memory.
  */
-#include "device/machine_internal.h"
+#include "machine/internal.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -4,19 +4,19 @@
  * A machine: memory, VM and board devices put together, and its run state. Everything here is called on the
  * main thread (the loop's) unless said otherwise, and nothing here waits for a page.
  */
-#ifndef POSTERN_DEVICE_MACHINE_H
-#define POSTERN_DEVICE_MACHINE_H
+#ifndef POSTERN_MACHINE_MACHINE_H
+#define POSTERN_MACHINE_MACHINE_H
 
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/loop.h"
-#include "device/board.h"
-#include "device/boot_files.h"
 #include "device/chardev.h"
-#include "device/lost_pages.h"
 #include "device/virtio/disk_news.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
+#include "machine/board.h"
+#include "machine/boot_files.h"
+#include "machine/lost_pages.h"
 #include "memory/memory.h"
 #include "memory/eject.h"
 
@@ -176,7 +176,7 @@ int machine_balloon(struct machine *machine, uint64_t *memory_bytes, struct err 
 
 /*
  * State of the paused machine without RAM: vCPUs, interrupt controllers, clocks, devices. A MachineState
- * message (device/machine.proto), to be read only by machine_load of a machine of the same shape.
+ * message (machine/machine.proto), to be read only by machine_load of a machine of the same shape.
  */
 int machine_save(struct machine *machine, struct buf *out, struct err *err);
 /*

@@ -20,7 +20,7 @@
  * What leaves PAUSED-like states towards RUNNING is machine_cont's to refuse; the table only says what
  * makes sense.
  */
-#include "device/run_state.h"
+#include "machine/run_state.h"
 
 #define BIT(state) (1u << (state))
 #define STOPS (BIT(RUN_STATE_PAUSED) | BIT(RUN_STATE_DEBUG) | BIT(RUN_STATE_IO_ERROR) | \

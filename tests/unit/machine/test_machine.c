@@ -5,14 +5,19 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include <cmocka.h>
+
 #include "base/clock.h"
-#include "device/machine_internal.h"
-#include "fixture.h"
+#include "machine/internal.h"
 
 #define CPUS 2
 #define MEMORY_BYTES ((uint64_t)16 << 20)

@@ -3,12 +3,12 @@
  *
  * Which run state may follow which. The states stand in machine.h, the table in run_state.c.
  */
-#ifndef POSTERN_DEVICE_RUN_STATE_H
-#define POSTERN_DEVICE_RUN_STATE_H
+#ifndef POSTERN_MACHINE_RUN_STATE_H
+#define POSTERN_MACHINE_RUN_STATE_H
 
 #include <stdbool.h>
 
-#include "device/machine.h"
+#include "machine/machine.h"
 
 /* May a machine that is in `old` go to `now`? Staying where it is is always allowed. */
 bool run_state_may_follow(enum run_state old, enum run_state now);

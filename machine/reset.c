@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * machine_reset.c - a machine's reset, and what it waits for.
+ * reset.c - a machine's reset, and what it waits for.
  *
  * A reset puts every part back to where it was after machine_new, and loads the kernel anew. It waits, with the machine paused, until all
  * memory has come, disks have finished what they were asked for and, with boot_find, the kernel on a disk has been found; reset_resumes
  * says whether the machine then runs. A migration that has the guest meanwhile takes the reset along.
  */
-#include "device/machine_internal.h"
+#include "machine/internal.h"
 
 #include <errno.h>
 
 #include "base/log.h"
-#include "device/run_state.h"
+#include "machine/run_state.h"
 
 static int reset_failed(struct machine *m, struct err *err)
 {

@@ -14,15 +14,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cmocka.h>
+
 #include "../../own_dir.h"
 #include "base/clock.h"
-#include "device/machine_internal.h"
-#include "fixture.h"
+#include "machine/internal.h"
 
 #define CPUS 2
 #define MEMORY_BYTES ((uint64_t)16 << 20)

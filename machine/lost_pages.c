@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "device/lost_pages.h"
+#include "machine/lost_pages.h"
 
 #include <string.h>
 
