@@ -95,30 +95,39 @@ static void on_pages_lost(void *arg, const struct lost_pages *lost)
 						      qmp_uint(lost->pages), "ranges", ranges));
 }
 
-/* The names of QEMU's BlockErrorAction and IoOperationType. */
-static void on_disk(void *arg, const struct disk_news *news)
+static void balloon_event(struct qmp *qmp)
 {
-	switch (news->what) {
-	case DISK_IS_AWAY:
-		qmp_event(arg, "POSTERN_DISK_AWAY",
-			  json_pack("{s:s,s:o,s:i}", "device", news->device, "reason", qmp_string(news->why), "requests",
-				    (int)news->jobs));
-		break;
-	case DISK_IS_BACK:
-		qmp_event(arg, "POSTERN_DISK_BACK", json_pack("{s:s}", "device", news->device));
-		break;
-	case DISK_JOB_FAILED:
-		qmp_event(arg, "BLOCK_IO_ERROR",
-			  json_pack("{s:s,s:s,s:s,s:s,s:b,s:s}", "device", news->device, "node-name", news->device, "operation",
-				    news->op == DISK_READ ? "read" : "write", "action", "report", "nospace",
-				    news->error == -ENOSPC, "reason", strerror(-news->error)));
-		break;
-	}
+	uint64_t memory_bytes;
+	struct err err;
+
+	if (machine_balloon(qmp->machine, &memory_bytes, &err) == 0)
+		qmp_event(qmp, "BALLOON_CHANGE", json_pack("{s:o}", "actual", qmp_uint(memory_bytes)));
 }
 
-static void on_balloon(void *arg, uint64_t memory_bytes)
+/* The names of QEMU's BlockErrorAction and IoOperationType. */
+static void on_device(void *arg, const struct device_event *event)
 {
-	qmp_event(arg, "BALLOON_CHANGE", json_pack("{s:o}", "actual", qmp_uint(memory_bytes)));
+	switch (event->kind) {
+	case DEVICE_EVENT_DISK_AWAY:
+		qmp_event(arg, "POSTERN_DISK_AWAY",
+			  json_pack("{s:s,s:o,s:i}", "device", event->device, "reason", qmp_string(event->reason),
+				    "requests", (int)event->requests));
+		break;
+	case DEVICE_EVENT_DISK_BACK:
+		qmp_event(arg, "POSTERN_DISK_BACK", json_pack("{s:s}", "device", event->device));
+		break;
+	case DEVICE_EVENT_DISK_ERROR:
+		qmp_event(arg, "BLOCK_IO_ERROR",
+			  json_pack("{s:s,s:s,s:s,s:s,s:b,s:s}", "device", event->device, "node-name", event->device,
+				    "operation", event->read ? "read" : "write", "action", "report", "nospace",
+				    event->error == -ENOSPC, "reason", strerror(-event->error)));
+		break;
+	case DEVICE_EVENT_BALLOON:
+		balloon_event(arg);
+		break;
+	default:	/* the machine's own business: it says what comes of it */
+		break;
+	}
 }
 
 static void on_migration(void *arg, enum migration_status status)
@@ -146,8 +155,7 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 		.shutdown = on_shutdown,
 		.powerdown = on_powerdown,
 		.pages_lost = on_pages_lost,
-		.disk = on_disk,
-		.balloon = on_balloon,
+		.device = on_device,
 		.arg = qmp,
 	};
 	machine_listen(machine, &qmp->machine_listener);

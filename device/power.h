@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "device/device.h"
+#include "device/event.h"
 
 #define POWER_TIMER_HZ 3579545
 
@@ -18,10 +19,8 @@ struct power;
 
 struct power_config {
 	struct irq_line sci;
-	/* The guest asks; on a vCPU thread, no lock held, must not wait. May come several times. */
-	void (*reset)(void *arg);
-	void (*shutdown)(void *arg);
-	void *arg;
+	/* RESET and SHUTDOWN; on a vCPU thread, no lock held. */
+	struct device_event_sink events;
 	unsigned int s5_slp_typ;	/* the SLP_TYP value that means soft off */
 	int64_t (*now_ns)(void);	/* NULL: CLOCK_MONOTONIC */
 };

@@ -12,7 +12,8 @@
 #include "device/bus.h"
 #include "device/chardev.h"
 #include "device/device.h"
-#include "device/virtio/disk_news.h"
+#include "device/event.h"
+#include "device/virtio/blk.h"
 #include "device/virtio/kind.h"
 #include "kvm/vm.h"
 
@@ -25,18 +26,7 @@ struct board_config {
 	struct bus *pio, *mmio;
 	const struct chardev_config *serial;
 	const struct virtio_choices *virtio;
-	/* The guest asks, on a vCPU thread; must not wait, may come several times. */
-	void (*reset)(void *arg);
-	void (*shutdown)(void *arg);
-	/* The user asks, with a console's escape key; main thread. */
-	void (*quit)(void *arg);
-	/* A device of the stopped machine has finished what it had in hand; any thread, must not call back. */
-	void (*settled)(void *arg);
-	/* Main thread. */
-	void (*disk_told)(void *arg, const struct disk_news *news);
-	/* The guest says that its balloon has so many pages now; main thread. */
-	void (*balloon)(void *arg, uint32_t pages);
-	void *arg;
+	struct device_event_sink events;	/* of all its devices */
 	bool incoming;		/* another machine still has the disks */
 };
 
@@ -59,7 +49,7 @@ void board_memory_complete(struct board *board);
  * vm_pause waits for vCPUs. -ETIMEDOUT says for whom; nothing is lost, and it can be tried again. Stopped.
  */
 int board_drain(struct board *board, int64_t deadline_ns, struct err *err);
-/* Have devices anything in hand? When they no longer have, config->settled tells. Stopped. */
+/* Have devices requests in flight? When they no longer have, a DEVICE_EVENT_IDLE says so. Stopped. */
 bool board_is_busy(struct board *board);
 /* Takes what is shared with other machines, disks, before this one runs; may come again. -EBUSY: another machine has it. */
 int board_claim(struct board *board, struct err *err);

@@ -18,8 +18,7 @@ struct board {
 	struct chardev *chardev;
 	struct serial *serial;
 	struct device device[1];
-	void (*quit)(void *arg);
-	void *quit_arg;
+	struct device_event_sink events;
 };
 
 static void serial_line(void *arg, bool level)
@@ -56,7 +55,7 @@ static void chardev_quit(void *arg)
 {
 	const struct board *board = arg;
 
-	board->quit(board->quit_arg);
+	device_event(&board->events, &(struct device_event){ .kind = DEVICE_EVENT_QUIT });
 }
 
 static int serial_add(struct board *board, const struct board_config *config, struct err *err)
@@ -91,8 +90,7 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 	if (!board)
 		return err_set(err, -ENOMEM, "no memory for the board");
 	board->vm = config->vm;
-	board->quit = config->quit;
-	board->quit_arg = config->arg;
+	board->events = config->events;
 	r = serial_add(board, config, err);
 	if (r < 0) {
 		board_free(board);

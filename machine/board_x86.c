@@ -40,8 +40,7 @@ struct board {
 	unsigned int virtios;
 	struct device device[BOARD_DEVICES_MAX];
 	unsigned int devices;
-	void (*quit)(void *arg);
-	void *quit_arg;
+	struct device_event_sink events;
 };
 
 static void wire_set(void *arg, bool level)
@@ -78,7 +77,7 @@ static void chardev_quit(void *arg)
 {
 	const struct board *board = arg;
 
-	board->quit(board->quit_arg);
+	device_event(&board->events, &(struct device_event){ .kind = DEVICE_EVENT_QUIT });
 }
 
 /* The reset port is byte 1 of the PCI address register, which takes whole words only. */
@@ -105,7 +104,7 @@ static int devices_new(struct board *board, const struct board_config *config, s
 	};
 	struct power_config power = {
 		.sci = { .fn = wire_set, .arg = &board->sci },
-		.reset = config->reset, .shutdown = config->shutdown, .arg = config->arg,
+		.events = config->events,
 		.s5_slp_typ = BOARD_S5_SLP_TYP,
 	};
 	const struct pci_range windows[PCI_WINDOWS] = {
@@ -190,8 +189,7 @@ static int virtio_new(struct board *board, const struct board_config *config, st
 		.mem = vm_memory(config->vm), .loop = config->loop, .cpus = vm_vcpus(config->vm), .machine = config->name,
 		.msi = { &msi_ops, config->vm },
 		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
-		.incoming = config->incoming, .settled = config->settled, .disk_told = config->disk_told, .told_arg = config->arg,
-		.quit = config->quit, .balloon = config->balloon,
+		.incoming = config->incoming, .events = config->events,
 	};
 	const struct virtio_choices *choices = config->virtio;
 	unsigned int i, k, number;
@@ -341,8 +339,7 @@ int board_new(struct board **out, const struct board_config *config, struct err 
 
 	if (!board)
 		return err_set(err, -ENOMEM, "no memory for the board");
-	board->quit = config->quit;
-	board->quit_arg = config->arg;
+	board->events = config->events;
 	r = devices_new(board, config, err);
 	if (r == 0)
 		r = ports_add(board, config->pio, err);

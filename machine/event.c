@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * event.c - what other threads have to say to the machine: exits of vCPUs, fates of pages.
+ * event.c - what other threads have to say to the machine: exits of vCPUs, devices' events, fates of pages.
  *
  * Everything is posted to the main thread. A guest's wish for a reset or a power-off is also kept in
  * machine->asked from the moment at which it is uttered: when a migration pauses the machine before the
@@ -14,7 +14,7 @@
 
 #include "base/log.h"
 
-enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_SETTLED, POST_DEAF, POST_POISONED };
+enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_IDLE, POST_DEAF, POST_POISONED };
 
 struct post {
 	struct machine_mail *mail;
@@ -81,8 +81,8 @@ static void deliver(void *arg)
 		case POST_DEAF:
 			machine_deaf_event(m, post->text);
 			break;
-		case POST_SETTLED:
-			machine_settled_event(m);
+		case POST_IDLE:
+			machine_idle_event(m);
 			break;
 		}
 	}
@@ -113,16 +113,6 @@ static void ask(struct machine *m, unsigned int what)
 	post_send(m, &(struct post){ .kind = POST_ASKED });
 }
 
-void machine_ask_reset(void *machine)
-{
-	ask(machine, ASKED_RESET);
-}
-
-void machine_ask_shutdown(void *machine)
-{
-	ask(machine, ASKED_SHUTDOWN);
-}
-
 void machine_on_lost(void *machine, gfn_t gfn)
 {
 	struct machine *m = machine;
@@ -144,9 +134,28 @@ void machine_on_deaf(void *machine, int error)
 	post_send(machine, &post);
 }
 
-void machine_on_settled(void *machine)
+/* ---- devices ---- */
+
+void machine_on_device(void *machine, const struct device_event *event)
 {
-	post_send(machine, &(struct post){ .kind = POST_SETTLED });
+	struct machine *m = machine;
+
+	switch (event->kind) {
+	case DEVICE_EVENT_RESET:
+		ask(m, ASKED_RESET);
+		break;
+	case DEVICE_EVENT_SHUTDOWN:
+		ask(m, ASKED_SHUTDOWN);
+		break;
+	case DEVICE_EVENT_IDLE:
+		post_send(m, &(struct post){ .kind = POST_IDLE });
+		break;
+	case DEVICE_EVENT_QUIT:
+		machine_shutdown(m, false, "host-ui");
+		break;
+	default:	/* on the main thread, and none of the machine's business */
+		MACHINE_TELL(m, device, event);
+	}
 }
 
 /* ---- exits of vCPUs ---- */

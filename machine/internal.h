@@ -111,12 +111,11 @@ void machine_reset_retry(struct machine *machine);
 struct machine_mail *machine_mail_new(struct machine *machine);
 /* The machine goes: what is still posted is dropped. Main thread. */
 void machine_mail_close(struct machine_mail *mail);
-void machine_ask_reset(void *machine);
-void machine_ask_shutdown(void *machine);
+/* All that devices report, each kind on the threads that device/event.h says. */
+void machine_on_device(void *machine, const struct device_event *event);
 void machine_on_lost(void *machine, gfn_t gfn);
 void machine_on_complete(void *machine);
 void machine_on_deaf(void *machine, int error);
-void machine_on_settled(void *machine);
 /* ... and what then happens on the main thread, in machine.c */
 void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 void machine_crash_event(struct machine *machine, const char *text);
@@ -125,6 +124,6 @@ void machine_lost_event(struct machine *machine);
 void machine_poisoned_event(struct machine *machine, gfn_t gfn);
 void machine_complete_event(struct machine *machine);
 void machine_deaf_event(struct machine *machine, const char *text);
-void machine_settled_event(struct machine *machine);
+void machine_idle_event(struct machine *machine);
 
 #endif

@@ -165,13 +165,6 @@ static int memory_make(struct machine *m, struct err *err)
 	return 0;
 }
 
-static void on_disk(void *arg, const struct disk_news *news)
-{
-	struct machine *m = arg;
-
-	MACHINE_TELL(m, disk, news);
-}
-
 bool machine_disk(struct machine *m, unsigned int i, struct disk_info *info)
 {
 	return board_disk(m->board, i, info);
@@ -188,11 +181,6 @@ int machine_disk_fenced(struct machine *m, const char *device)
 	return -ENODEV;
 }
 
-static void user_quits(void *arg)
-{
-	machine_shutdown(arg, false, "host-ui");
-}
-
 /* What the guest has left of its memory; what it says need not make sense. */
 static uint64_t balloon_left(const struct machine *m, uint32_t pages)
 {
@@ -201,21 +189,12 @@ static uint64_t balloon_left(const struct machine *m, uint32_t pages)
 	return given < m->config.memory_bytes ? m->config.memory_bytes - given : 0;
 }
 
-static void balloon_changed(void *arg, uint32_t pages)
-{
-	struct machine *m = arg;
-
-	MACHINE_TELL(m, balloon, balloon_left(m, pages));
-}
-
 static int vm_make(struct machine *m, struct err *err)
 {
 	struct board_config board = {
 		.loop = m->loop, .pio = &m->pio, .mmio = &m->mmio, .serial = &m->config.serial,
 		.virtio = &m->config.virtio, .name = m->config.name,
-		.reset = machine_ask_reset, .shutdown = machine_ask_shutdown, .quit = user_quits, .arg = m,
-		.settled = machine_on_settled, .disk_told = on_disk, .incoming = m->config.incoming,
-		.balloon = balloon_changed,
+		.events = { machine_on_device, m }, .incoming = m->config.incoming,
 	};
 	int r;
 
@@ -674,7 +653,7 @@ void machine_complete_event(struct machine *m)
 	machine_reset_retry(m);
 }
 
-void machine_settled_event(struct machine *m)
+void machine_idle_event(struct machine *m)
 {
 	machine_reset_retry(m);
 }

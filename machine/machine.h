@@ -11,7 +11,8 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "device/chardev.h"
-#include "device/virtio/disk_news.h"
+#include "device/event.h"
+#include "device/virtio/blk.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
 #include "machine/board.h"
@@ -73,8 +74,8 @@ struct machine_listener {
 	/* Of pages that the source does not have: at once of the first, and every 100 ms of those that have come since. */
 	void (*pages_lost)(void *arg, const struct lost_pages *pages);
 	void (*memory_complete)(void *arg);			/* every page is PRESENT */
-	void (*disk)(void *arg, const struct disk_news *news);
-	void (*balloon)(void *arg, uint64_t memory_bytes);	/* what the guest has now, without what it has given up */
+	/* What devices report, but for what the guest asks of the machine itself: reset, power-off. */
+	void (*device)(void *arg, const struct device_event *event);
 	void *arg;
 	struct machine_listener *next;
 };

@@ -66,8 +66,7 @@ static void tell(struct teller *teller)
 		return;
 	balloon->told = actual;
 	teller->last_ns = clock_now_ns();
-	if (balloon->dev.env.balloon)
-		balloon->dev.env.balloon(balloon->dev.env.told_arg, actual);
+	device_event(&balloon->dev.env.events, &(struct device_event){ .kind = DEVICE_EVENT_BALLOON, .pages = actual });
 }
 
 static void on_timer(uv_timer_t *timer)

@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "base/proto.h"
 #include "device/disk/disk.h"
-#include "device/virtio/disk_news.h"
+#include "device/virtio/blk.h"
 #include "device/virtio/kind.h"
 #include "disk.pb-c.h"
 
@@ -59,20 +59,16 @@ struct request {
 	struct iovec iov[];
 };
 
-/* ---- news ---- */
-
-static void tell(const struct blk *blk, const struct disk_news *news)
-{
-	if (blk->dev.env.disk_told)
-		blk->dev.env.disk_told(blk->dev.env.told_arg, news);
-}
+/* ---- events ---- */
 
 static void on_away(void *arg, const char *why)
 {
 	struct blk *blk = arg;
 
-	tell(blk, &(struct disk_news){ .what = why ? DISK_IS_AWAY : DISK_IS_BACK, .device = blk->name, .why = why,
-				       .jobs = disk_jobs(blk->disk) });
+	device_event(&blk->dev.env.events, &(struct device_event){
+		.kind = why ? DEVICE_EVENT_DISK_AWAY : DEVICE_EVENT_DISK_BACK, .device = blk->name, .reason = why,
+		.requests = disk_jobs(blk->disk),
+	});
 }
 
 static void failure_tell(struct blk *blk, enum disk_op op, int error)
@@ -83,7 +79,9 @@ static void failure_tell(struct blk *blk, enum disk_op op, int error)
 		return;
 	blk->failure_told_ns = now;
 	log_warn("disk %s: a request of the guest's fails: %s", blk->given.path, strerror(-error));
-	tell(blk, &(struct disk_news){ .what = DISK_JOB_FAILED, .device = blk->name, .op = op, .error = error });
+	device_event(&blk->dev.env.events, &(struct device_event){
+		.kind = DEVICE_EVENT_DISK_ERROR, .device = blk->name, .read = op == DISK_READ, .error = error,
+	});
 }
 
 /* ---- requests; the device's lock is held ---- */

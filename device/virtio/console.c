@@ -99,8 +99,7 @@ static void on_quit(void *arg)
 {
 	const struct console *console = arg;
 
-	if (console->dev.env.quit)
-		console->dev.env.quit(console->dev.env.told_arg);
+	device_event(&console->dev.env.events, &(struct device_event){ .kind = DEVICE_EVENT_QUIT });
 }
 
 static void console_free(void *arg)

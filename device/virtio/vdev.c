@@ -175,8 +175,8 @@ void vdev_give_all(struct vdev *dev, struct vqueue *q, struct vchain *const *cha
 	} else {
 		outcome(dev, q, vqueue_give_all(q, chain, n));
 	}
-	if (!dev->running && dev->env.settled && !in_hand(dev))
-		dev->env.settled(dev->env.told_arg);
+	if (!dev->running && !in_hand(dev))
+		device_event(&dev->env.events, &(struct device_event){ .kind = DEVICE_EVENT_IDLE });
 }
 
 void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written)

@@ -17,14 +17,13 @@
 #include "base/buf.h"
 #include "base/loop.h"
 #include "device/device.h"
+#include "device/event.h"
 #include "device/pci/function.h"
 #include "device/virtio/queue.h"
 
 #define VDEV_QUEUES_MAX 16
 /* Chains that a device takes from a queue before the main loop gets its turn. */
 #define VDEV_TURN_CHAINS 256
-
-struct disk_news;
 
 /*
  * Takes the device's own state, hostile input, after reset; with apply false it
@@ -82,15 +81,7 @@ struct vdev_env {
 	int (*event_remove)(void *arg, uint64_t gpa, int fd);
 	void *arg;
 	bool incoming;			/* another machine still has what devices claim */
-	/* NULL: nobody wants to know. A device of a stopped machine has nothing in hand any more: any thread, locked; must not call back. */
-	void (*settled)(void *told_arg);
-	/* Main thread, not locked. */
-	void (*disk_told)(void *told_arg, const struct disk_news *news);
-	/* Main thread, not locked. The user asks to end, at a console of the device's. */
-	void (*quit)(void *told_arg);
-	/* Main thread, not locked. The guest says that it has given up so many pages. */
-	void (*balloon)(void *told_arg, uint32_t pages);
-	void *told_arg;
+	struct device_event_sink events;
 };
 
 struct vdev_watch;

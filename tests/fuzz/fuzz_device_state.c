@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct irq_line irq = { .fn = set_line };
 	const struct serial_wire wire = { .output = output, .accept_input = asked };
-	const struct power_config config = { .sci = irq, .reset = asked, .shutdown = asked, .s5_slp_typ = 5 };
+	const struct power_config config = { .sci = irq, .s5_slp_typ = 5 };
 	struct serial *serial;
 	struct power *power;
 	struct rtc *rtc;

@@ -249,8 +249,8 @@ int machine_set_balloon(struct machine *machine, uint64_t memory_bytes, struct e
 		return err_set(err, -ENODEV, "No balloon device has been activated");
 	machine->balloon_bytes = memory_bytes;
 	for (l = machine->listeners; l; l = l->next)
-		if (l->balloon)
-			l->balloon(l->arg, memory_bytes);
+		if (l->device)
+			l->device(l->arg, &(struct device_event){ .kind = DEVICE_EVENT_BALLOON });
 	return 0;
 }
 

@@ -397,10 +397,10 @@ static void test_who_says_nothing_keeps_nobody_out(void **state)
 
 static void test_block(void **state)
 {
-	const struct disk_news news[] = {
-		{ .what = DISK_IS_AWAY, .device = "disk0", .why = "gone", .jobs = 2 },
-		{ .what = DISK_IS_BACK, .device = "disk0" },
-		{ .what = DISK_JOB_FAILED, .device = "disk0", .op = DISK_WRITE, .error = -ENOSPC },
+	const struct device_event events[] = {
+		{ .kind = DEVICE_EVENT_DISK_AWAY, .device = "disk0", .reason = "gone", .requests = 2 },
+		{ .kind = DEVICE_EVENT_DISK_BACK, .device = "disk0" },
+		{ .kind = DEVICE_EVENT_DISK_ERROR, .device = "disk0", .error = -ENOSPC },
 	};
 	struct setup *s = *state;
 	json_t *disks = ask_return(s, "{\"execute\":\"query-block\"}"), *disk = json_array_get(disks, 0), *inserted, *event;
@@ -430,7 +430,7 @@ static void test_block(void **state)
 	for (i = 0; i < 3; i++) {
 		static const char *const names[] = { "POSTERN_DISK_AWAY", "POSTERN_DISK_BACK", "BLOCK_IO_ERROR" };
 
-		s->machine->listeners->disk(s->machine->listeners->arg, &news[i]);
+		s->machine->listeners->device(s->machine->listeners->arg, &events[i]);
 		event = receive(s);
 		assert_string_equal(json_string_value(json_object_get(event, "event")), names[i]);
 		if (i == 2)

@@ -39,25 +39,24 @@ struct small {
 	uint32_t balloon;
 };
 
-static inline void small_quit(void *arg)
-{
-	((struct small *)arg)->quits++;
-}
-
-static inline void small_balloon(void *arg, uint32_t pages)
+static inline void small_event(void *arg, const struct device_event *event)
 {
 	struct small *s = arg;
 
+	if (event->kind == DEVICE_EVENT_QUIT)
+		s->quits++;
+	if (event->kind != DEVICE_EVENT_BALLOON)
+		return;
 	s->balloons++;
-	s->balloon = pages;
+	s->balloon = event->pages;
 }
 
 /* One more device on the same memory. */
 static inline struct vdev *small_device(struct small *s, const struct virtio_kind *kind, const char *text)
 {
 	const struct vdev_env env = {
-		.mem = s->mem, .loop = s->loop, .cpus = 1, .msi = { &fake_msi_ops, &s->msi }, .quit = small_quit,
-		.balloon = small_balloon, .told_arg = s,
+		.mem = s->mem, .loop = s->loop, .cpus = 1, .msi = { &fake_msi_ops, &s->msi },
+		.events = { small_event, s },
 	};
 	struct vdev *dev = NULL;
 	struct err err;

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "device/virtio/disk_news.h"
+#include "device/virtio/blk.h"
 #include "late_server.h"
 #include "small.h"
 #include "tape.h"

@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 
 #include "device/disk/nbd_kept.h"
-#include "device/virtio/disk_news.h"
+#include "device/virtio/blk.h"
 #include "disks.h"
 #include "late_server.h"
 #include "small.h"

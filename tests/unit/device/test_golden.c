@@ -147,8 +147,6 @@ static struct power *power_make(void)
 {
 	const struct power_config config = {
 		.sci = { .fn = ignore_line },
-		.reset = ignore,
-		.shutdown = ignore,
 		.s5_slp_typ = 5,
 		.now_ns = time_now,
 	};

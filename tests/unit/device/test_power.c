@@ -22,14 +22,12 @@ struct box {
 	unsigned int resets, shutdowns;
 };
 
-static void on_reset(void *arg)
+static void on_event(void *arg, const struct device_event *event)
 {
-	((struct box *)arg)->resets++;
-}
+	struct box *b = arg;
 
-static void on_shutdown(void *arg)
-{
-	((struct box *)arg)->shutdowns++;
+	b->resets += event->kind == DEVICE_EVENT_RESET;
+	b->shutdowns += event->kind == DEVICE_EVENT_SHUTDOWN;
 }
 
 static struct box *box_new(void)
@@ -37,7 +35,7 @@ static struct box *box_new(void)
 	struct box *b = calloc(1, sizeof(*b));
 	struct power_config config = {
 		.sci = { .fn = fake_irq_set, .arg = &b->sci },
-		.reset = on_reset, .shutdown = on_shutdown, .arg = b, .s5_slp_typ = 5, .now_ns = now_ns,
+		.events = { on_event, b }, .s5_slp_typ = 5, .now_ns = now_ns,
 	};
 	struct err err;
 

@@ -623,9 +623,9 @@ static void a_device_that_is_no_bus_master_leaves_memory_alone(void **state)
 	rig_free(r);
 }
 
-static void settled(void *arg)
+static void count_idle(void *arg, const struct device_event *event)
 {
-	(*(unsigned int *)arg)++;
+	*(unsigned int *)arg += event->kind == DEVICE_EVENT_IDLE;
 }
 
 /* A machine that has stopped is told when it may be reset. */
@@ -638,8 +638,7 @@ static void a_stopped_device_tells_when_it_is_done(void **state)
 	uint32_t len;
 
 	(void)state;
-	r->blk->env.settled = settled;
-	r->blk->env.told_arg = &told;
+	r->blk->env.events = (struct device_event_sink){ count_idle, &told };
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, EVENT);
 	assert_int_equal(request(r, VIRTIO_BLK_T_IN, 0, DATA, 512, true), VIRTIO_BLK_S_OK);
 	assert_int_equal(told, 0);

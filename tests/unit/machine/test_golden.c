@@ -308,8 +308,8 @@ static struct buf file_write(const char *name)
 	port_put(w, 0x3ff, 0x77); /* the serial port's scratch register */
 	port_put(w, 0x70, 0x2f); /* the clock's memory */
 	port_put(w, 0x71, 0x5a);
-	machine_ask_shutdown(w->machine);
-	machine_ask_reset(w->machine);
+	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_SHUTDOWN });
+	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
 	buf = saved(w);
 	snprintf(path, sizeof(path), "%s/machines/%s.state", getenv("POSTERN_GOLDEN"), name);
 	to = fopen(path, "wxb");

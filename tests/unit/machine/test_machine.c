@@ -220,8 +220,8 @@ static void a_guest_s_reset_starts_it_anew(void **state)
 	(void)state;
 	assert_int_equal(machine_cont(w->machine, &err), 0);
 	/* As its vCPU threads do; many times, as a guest in a loop does. */
-	machine_ask_reset(w->machine);
-	machine_ask_reset(w->machine);
+	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
+	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
 	run_until(w, w->resets == 1);
 	assert_int_equal(w->resets_by_guest, 1);
 	assert_true(machine_is_running(w->machine));
@@ -274,7 +274,7 @@ static void without_reboot_a_reset_ends(void **state)
 
 	(void)state;
 	assert_int_equal(machine_cont(w->machine, &err), 0);
-	machine_ask_reset(w->machine);
+	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
 	loop_run(w->loop);
 	assert_int_equal(w->resets, 0);
 	assert_string_equal(w->reason, "guest-reset");
@@ -288,7 +288,7 @@ static void power_off_ends(void **state)
 
 	(void)state;
 	assert_int_equal(machine_cont(w->machine, &err), 0);
-	machine_ask_shutdown(w->machine);
+	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_SHUTDOWN });
 	loop_run(w->loop);
 	assert_string_equal(w->reason, "guest-shutdown");
 	world_free(w);
@@ -304,7 +304,7 @@ static void a_wish_travels(void **state)
 	(void)state;
 	assert_int_equal(machine_cont(from->machine, &err), 0);
 	assert_int_equal(machine_pause(from->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
-	machine_ask_shutdown(from->machine);
+	machine_on_device(from->machine, &(struct device_event){ .kind = DEVICE_EVENT_SHUTDOWN });
 	uv_run(loop_uv(from->loop), UV_RUN_NOWAIT);
 	assert_int_equal(from->shutdowns, 0);
 	assert_int_equal(machine_save(from->machine, &buf, &err), 0);

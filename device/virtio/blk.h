@@ -1,33 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What a user may know of a virtio disk: how it is, and what happens to it.
+ * What the host asks of a virtio disk and learns from it. The rest of it is a device like others: kind.h.
  */
-#ifndef POSTERN_DEVICE_VIRTIO_DISK_NEWS_H
-#define POSTERN_DEVICE_VIRTIO_DISK_NEWS_H
+#ifndef POSTERN_DEVICE_VIRTIO_BLK_H
+#define POSTERN_DEVICE_VIRTIO_BLK_H
 
 #include "device/disk/disk.h"
 
 struct vdev;
 
-enum disk_happening {
-	DISK_IS_AWAY,		/* its server is; requests wait */
-	DISK_IS_BACK,
-	DISK_JOB_FAILED,	/* and the guest was told so */
-};
-
-struct disk_news {
-	enum disk_happening what;
-	const char *device;	/* disk0, disk1, ... as they were given */
-	const char *why;	/* AWAY */
-	unsigned int jobs;	/* AWAY: how many wait */
-	enum disk_op op;	/* FAILED */
-	int error;		/* FAILED: a negative errno */
-};
-
 struct disk_info {
 	struct vdev *dev;
-	char device[16];
+	char device[16];	/* disk0, disk1, ... as they were given */
 	const char *file;	/* path or URI */
 	const char *driver;	/* file, nbd */
 	const char *format;	/* raw, qcow2 */
