@@ -375,11 +375,7 @@ static int run_open(struct run *run, struct err *err)
 		r = pid_write(run, err);
 	if (r < 0)
 		return r;
-	if (o->incoming)
-		machine_set_autostart(run->machine, !o->paused);
-	else if (!o->paused)
-		r = machine_cont(run->machine, err);
-	return r;
+	return o->paused ? machine_stop(run->machine, RUN_STATE_PAUSED, err) : machine_cont(run->machine, err);
 }
 
 static void run_close(struct run *run, int status)

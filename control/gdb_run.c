@@ -7,7 +7,7 @@
 //
 // The machine has other masters too. When QMP or a migration stops it, gdb gets a stop reply with a signal that says so; when
 // QMP lets it run behind gdb's back, what needs a parked vCPU is an error until gdb continues or interrupts.
-// While the machine waits for an incoming migration, continue and interrupt say whether it is to run once it has come.
+// While a migration comes in, continue and interrupt say whether the guest is to run once it has come (machine/run.c).
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,8 +15,6 @@
 
 #include "base/log.h"
 #include "control/gdb_internal.h"
-
-#define PARK_TIMEOUT_MS 1000
 
 /* Text on gdb's console; only while gdb waits for a stop reply. */
 static void console(struct gdb_client *client, const char *text)
@@ -51,9 +49,7 @@ static int park(struct gdb *gdb, struct err *err)
 {
 	if (!gdb_all_parked(gdb))
 		gdb_note_waits(gdb);
-	if (machine_is_running(gdb->machine))
-		return machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
-	return gdb_all_parked(gdb) ? 0 : vm_pause(gdb->vm, PARK_TIMEOUT_MS, err);
+	return machine_stop(gdb->machine, RUN_STATE_DEBUG, err);
 }
 
 /*
@@ -120,24 +116,21 @@ int gdb_run_set_debug(struct gdb *gdb, const char action[VM_VCPUS_MAX], struct e
 
 /* ---- attach and detach ---- */
 
-static bool is_stopped(enum run_state state)
-{
-	return state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED || state == RUN_STATE_PRELAUNCH;
-}
-
 void gdb_run_attach(struct gdb_client *client)
 {
 	struct gdb *gdb = client->gdb;
 	struct err err = { 0 };
 
-	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE) {
-		client->leave_running = machine_autostart(gdb->machine);
-		machine_set_autostart(gdb->machine, false);
-		return;
-	}
-	client->leave_running = machine_is_running(gdb->machine);
+	client->leave_running = machine_is_running(gdb->machine) || machine_autostart(gdb->machine);
 	if (park(gdb, &err) < 0)
 		log_warn("gdb: attached, but the machine has not stopped: %s", err.text);
+}
+
+/* May the machine be continued by who leaves it behind? What others, or its own errors, have stopped stays so. */
+static bool is_left_stopped(enum run_state state)
+{
+	return state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED || state == RUN_STATE_PRELAUNCH ||
+	       state == RUN_STATE_INMIGRATE;
 }
 
 /* The state in which a debugger leaves the machine behind. */
@@ -148,12 +141,10 @@ static void leave(struct gdb_client *client)
 	struct err err = { 0 };
 	int r = 0;
 
-	if (state == RUN_STATE_INMIGRATE)
-		machine_set_autostart(machine, client->leave_running);
-	else if (client->leave_running && is_stopped(state))
+	if (client->leave_running && is_left_stopped(state))
 		r = machine_cont(machine, &err);
 	else if (state == RUN_STATE_DEBUG)
-		r = machine_pause(machine, RUN_STATE_PAUSED, &err);
+		r = machine_stop(machine, RUN_STATE_PAUSED, &err);
 	if (r < 0)
 		log_warn("gdb: detached, but the machine does not go on: %s", err.text);
 }
@@ -180,24 +171,13 @@ void gdb_run_detach(struct gdb_client *client)
 /* Lets vCPUs with the action `which` run, and no other; the machine is not said to run. */
 static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char which, struct err *err)
 {
-	enum run_state state = machine_state(gdb->machine);
+	uint32_t vcpus = 0;
 	unsigned int i;
-	int r;
 
-	if (!is_stopped(state))
-		return err_set(err, -EBUSY, "the machine may not run now, it is %s", run_state_name(state));
-	r = machine_may_run(gdb->machine, err);
-	if (r < 0)
-		return r;
-	if (state != RUN_STATE_DEBUG) {
-		r = machine_pause(gdb->machine, RUN_STATE_DEBUG, err);
-		if (r < 0)
-			return r;
-	}
 	for (i = 0; i < vm_vcpus(gdb->vm); i++)
 		if (action[i] == which)
-			vcpu_resume(vm_vcpu(gdb->vm, i));
-	return 0;
+			vcpus |= UINT32_C(1) << i;
+	return machine_cont_vcpus(gdb->machine, vcpus, err);
 }
 
 static int resume(struct gdb_client *client, const char action[VM_VCPUS_MAX], struct err *err)
@@ -210,10 +190,9 @@ static int resume(struct gdb_client *client, const char action[VM_VCPUS_MAX], st
 		steps += action[i] == 's';
 		conts += action[i] == 'c';
 	}
-	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE && !steps) {
-		machine_set_autostart(gdb->machine, true);
-		return 0;
-	}
+	/* No guest is here yet that breakpoints could be set for. */
+	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE && !steps)
+		return machine_cont(gdb->machine, err);
 	/* Somebody else's cont: there is nothing to begin a step at, and so it would have no end. */
 	if (machine_is_running(gdb->machine))
 		return steps ? err_set(err, -EBUSY, "the machine ran already, somebody else had let it: no step was made") : 0;
@@ -247,13 +226,8 @@ void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX])
 
 void gdb_run_interrupt(struct gdb_client *client)
 {
-	struct machine *machine = client->gdb->machine;
-
-	if (!client->running)
-		return;
-	if (machine_state(machine) == RUN_STATE_INMIGRATE)
-		machine_set_autostart(machine, false);
-	stop_and_tell(client, GDB_SIGINT);
+	if (client->running)
+		stop_and_tell(client, GDB_SIGINT);
 }
 
 /* ---- what the machine tells ---- */
@@ -371,7 +345,7 @@ static void undo_debug(struct gdb *gdb)
 	if (gdb->debug_from_running)
 		r = machine_cont(gdb->machine, &err);
 	else
-		r = machine_pause(gdb->machine, RUN_STATE_PAUSED, &err);
+		r = machine_stop(gdb->machine, RUN_STATE_PAUSED, &err);
 	if (r < 0)
 		log_warn("gdb: a stop without a debugger: %s", err.text);
 }

@@ -38,28 +38,14 @@ static int cmd_kvm(struct qmp_call *call, struct err *err)
 	return 0;
 }
 
-/* As in QEMU: a machine that does not run is stopped already, whatever its state, and keeps that state. */
 static int cmd_stop(struct qmp_call *call, struct err *err)
 {
-	struct machine *machine = call->qmp->machine;
-
-	if (machine_state(machine) == RUN_STATE_INMIGRATE)
-		machine_set_autostart(machine, false);
-	else if (machine_is_running(machine) || machine_state(machine) == RUN_STATE_DEBUG ||
-		 machine_state(machine) == RUN_STATE_PAUSED || machine_state(machine) == RUN_STATE_FINISH_MIGRATE)
-		return machine_pause(machine, RUN_STATE_PAUSED, err);
-	return 0;
+	return machine_stop(call->qmp->machine, RUN_STATE_PAUSED, err);
 }
 
 static int cmd_cont(struct qmp_call *call, struct err *err)
 {
-	struct machine *machine = call->qmp->machine;
-
-	if (machine_state(machine) == RUN_STATE_INMIGRATE) {
-		machine_set_autostart(machine, true);
-		return 0;
-	}
-	return machine_is_running(machine) ? 0 : machine_cont(machine, err);
+	return machine_cont(call->qmp->machine, err);
 }
 
 static void quit(struct qmp *qmp)

@@ -1,28 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * event.c - what other threads have to say to the machine: exits of vCPUs, devices' events, fates of pages.
+ * event.c - what other threads have to say to the machine, and what comes of it: exits of vCPUs, devices' events, fates
+ * of pages.
  *
- * Everything is posted to the main thread. A guest's wish for a reset or a power-off is also kept in
- * machine->asked from the moment at which it is uttered: when a migration pauses the machine before the
- * post arrives, the wish is part of the saved state and comes true on the other side.
+ * An entry for other threads (machine_on_..., exit_event) posts a function to the main thread, where it decides. A
+ * guest's wish for a reset or a power-off is also kept in machine->asked from the moment at which it is uttered: when a
+ * migration pauses the machine before the post arrives, the wish is part of the saved state and comes true on the
+ * other side.
  */
 #include "machine/internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "machine/run_state.h"
 
-enum post_kind { POST_ASKED, POST_DEBUG, POST_CRASH, POST_ERROR, POST_LOST, POST_COMPLETE, POST_IDLE, POST_DEAF, POST_POISONED };
+/* How long lost pages are gathered after the last event that told of some. */
+#define LOST_REST_MS 100
 
 struct post {
 	struct machine_mail *mail;
-	enum post_kind kind;
+	/* Main thread; not called once the machine is shut down or gone. */
+	void (*fn)(struct machine *m, const struct post *post);
 	struct vcpu *vcpu;
-	gfn_t gfn;		/* POST_POISONED */
+	gfn_t gfn;
 	char text[160];
 };
+
+/* ---- posts ---- */
 
 struct machine_mail *machine_mail_new(struct machine *m)
 {
@@ -55,37 +63,8 @@ static void deliver(void *arg)
 	struct post *post = arg;
 	struct machine *m = post->mail->machine;
 
-	if (m && !m->shut) {
-		switch (post->kind) {
-		case POST_ASKED:
-			machine_do_asked(m);
-			break;
-		case POST_DEBUG:
-			machine_debug_event(m, post->vcpu);
-			break;
-		case POST_CRASH:
-			machine_crash_event(m, post->text);
-			break;
-		case POST_ERROR:
-			machine_error_event(m, post->text);
-			break;
-		case POST_LOST:
-			machine_lost_event(m);
-			break;
-		case POST_POISONED:
-			machine_poisoned_event(m, post->gfn);
-			break;
-		case POST_COMPLETE:
-			machine_complete_event(m);
-			break;
-		case POST_DEAF:
-			machine_deaf_event(m, post->text);
-			break;
-		case POST_IDLE:
-			machine_idle_event(m);
-			break;
-		}
-	}
+	if (m && !m->shut)
+		post->fn(m, post);
 	mail_put(post->mail);
 	free(post);
 }
@@ -103,6 +82,29 @@ static void post_send(struct machine *m, const struct post *from)
 	loop_post(m->loop, deliver, post);
 }
 
+/* ---- what the guest asks for ---- */
+
+void machine_do_asked(struct machine *m)
+{
+	struct err err = { 0 };
+	unsigned int asked;
+
+	/* It travels with the guest's state, or is done when the guest stays here after all. */
+	if (run_state_is_away(m->state))
+		return;
+	asked = atomic_exchange(&m->asked, 0);
+	if (asked & ASKED_SHUTDOWN)
+		machine_shutdown(m, true, "guest-shutdown");
+	else if (asked & ASKED_RESET && machine_reset(m, !(asked & ASKED_BY_HOST), &err) < 0)
+		log_error("%s reset: %s", asked & ASKED_BY_HOST ? "the" : "the guest's", err.text);
+}
+
+static void asked(struct machine *m, const struct post *post)
+{
+	(void)post;
+	machine_do_asked(m);
+}
+
 static void ask(struct machine *m, unsigned int what)
 {
 	/* Once is enough: a guest that asks in a loop does not fill the queue. */
@@ -110,31 +112,16 @@ static void ask(struct machine *m, unsigned int what)
 		return;
 	/* The others are to do as little as possible from now on. */
 	vm_ask_pause(m->vm);
-	post_send(m, &(struct post){ .kind = POST_ASKED });
-}
-
-void machine_on_lost(void *machine, gfn_t gfn)
-{
-	struct machine *m = machine;
-
-	if (lost_gather_add(&m->lost, gfn))
-		post_send(m, &(struct post){ .kind = POST_LOST });
-}
-
-void machine_on_complete(void *machine)
-{
-	post_send(machine, &(struct post){ .kind = POST_COMPLETE });
-}
-
-void machine_on_deaf(void *machine, int error)
-{
-	struct post post = { .kind = POST_DEAF };
-
-	snprintf(post.text, sizeof(post.text), "the kernel's page faults cannot be read any more (errno %d)", -error);
-	post_send(machine, &post);
+	post_send(m, &(struct post){ .fn = asked });
 }
 
 /* ---- devices ---- */
+
+static void idle(struct machine *m, const struct post *post)
+{
+	(void)post;
+	machine_reset_retry(m);
+}
 
 void machine_on_device(void *machine, const struct device_event *event)
 {
@@ -148,7 +135,7 @@ void machine_on_device(void *machine, const struct device_event *event)
 		ask(m, ASKED_SHUTDOWN);
 		break;
 	case DEVICE_EVENT_IDLE:
-		post_send(m, &(struct post){ .kind = POST_IDLE });
+		post_send(m, &(struct post){ .fn = idle });
 		break;
 	case DEVICE_EVENT_QUIT:
 		machine_shutdown(m, false, "host-ui");
@@ -156,6 +143,84 @@ void machine_on_device(void *machine, const struct device_event *event)
 	default:	/* on the main thread, and none of the machine's business */
 		MACHINE_TELL(m, device, event);
 	}
+}
+
+/* ---- pages ---- */
+
+static void lost_log(const struct lost_pages *lost)
+{
+	uint64_t lowest = gfn_to_gpa(lost->lowest).v;
+
+	if (lost->pages == 1)
+		log_error("the page at guest physical address 0x%" PRIx64 " is lost", lowest);
+	else if (lost->range[0].pages == lost->pages)
+		log_error("%" PRIu64 " pages from guest physical address 0x%" PRIx64 " on are lost", lost->pages, lowest);
+	else
+		log_error("%" PRIu64 " pages are lost, here and there from guest physical address 0x%" PRIx64 " on", lost->pages, lowest);
+}
+
+static void on_lost_rest(uv_timer_t *timer);
+
+static void lost(struct machine *m, const struct post *post)
+{
+	struct lost_pages pages;
+
+	(void)post;
+	if (!lost_gather_take(&m->lost, &pages))
+		return;
+	uv_timer_start(m->lost_rest, on_lost_rest, LOST_REST_MS, 0);
+	lost_log(&pages);
+	if (m->state == RUN_STATE_RUNNING)
+		machine_stop_for(m, RUN_STATE_IO_ERROR);
+	MACHINE_TELL(m, pages_lost, &pages);
+}
+
+static void on_lost_rest(uv_timer_t *timer)
+{
+	struct machine *m = timer->data;
+
+	if (!m->shut)
+		lost(m, NULL);
+}
+
+void machine_on_lost(void *machine, gfn_t gfn)
+{
+	struct machine *m = machine;
+
+	if (lost_gather_add(&m->lost, gfn))
+		post_send(m, &(struct post){ .fn = lost });
+}
+
+static void complete(struct machine *m, const struct post *post)
+{
+	(void)post;
+	log_info("all of the guest's memory has come");
+	board_memory_complete(m->board);
+	MACHINE_TELL(m, memory_complete);
+	machine_reset_retry(m);
+}
+
+void machine_on_complete(void *machine)
+{
+	post_send(machine, &(struct post){ .fn = complete });
+}
+
+static void deaf(struct machine *m, const struct post *post)
+{
+	/* The bulk comes all the same, and with it, at the end, every page. */
+	log_error("%s: the machine is paused; let the migration complete, then continue it", post->text);
+	if (!memory_is_late(m->mem))
+		return;
+	m->deaf = true;
+	machine_stop_for(m, RUN_STATE_INTERNAL_ERROR);
+}
+
+void machine_on_deaf(void *machine, int error)
+{
+	struct post post = { .fn = deaf };
+
+	snprintf(post.text, sizeof(post.text), "the kernel's page faults cannot be read any more (errno %d)", -error);
+	post_send(machine, &post);
 }
 
 /* ---- exits of vCPUs ---- */
@@ -174,9 +239,39 @@ static void exit_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int
 	bus_access(&m->mmio, gpa.v, write, data, len);
 }
 
+static void debug(struct machine *m, const struct post *post)
+{
+	machine_debug_event(m, post->vcpu);
+}
+
+static void crash(struct machine *m, const struct post *post)
+{
+	log_warn("the guest reports a panic%s%s", *post->text ? ": " : "", post->text);
+	machine_stop_for(m, RUN_STATE_GUEST_PANICKED);
+}
+
+static void poisoned(struct machine *m, const struct post *post)
+{
+	const struct lost_pages page = { .pages = 1, .lowest = post->gfn, .ranges = 1, .range = { { post->gfn, 1 } } };
+
+	log_error("the host's memory behind the page at guest physical address 0x%" PRIx64 " has failed (the kernel has "
+		  "poisoned it, see its log): what the page held is lost, and the guest cannot go on here",
+		  gfn_to_gpa(post->gfn).v);
+	/* A debugger may have let the vCPU run alone. */
+	if (m->state == RUN_STATE_RUNNING || m->state == RUN_STATE_DEBUG)
+		machine_stop_for(m, RUN_STATE_IO_ERROR);
+	MACHINE_TELL(m, pages_lost, &page);
+}
+
+static void error(struct machine *m, const struct post *post)
+{
+	log_error("%s", post->text);
+	machine_stop_for(m, RUN_STATE_INTERNAL_ERROR);
+}
+
 static void exit_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
 {
-	struct post post = { .vcpu = vcpu };
+	struct post post = { .vcpu = vcpu, .gfn = event->gfn };
 	struct machine *m = arg;
 
 	snprintf(post.text, sizeof(post.text), "%s", event->text);
@@ -188,17 +283,16 @@ static void exit_event(void *arg, struct vcpu *vcpu, const struct vm_event *even
 		ask(m, ASKED_SHUTDOWN);
 		return;
 	case VM_EVENT_DEBUG:
-		post.kind = POST_DEBUG;
+		post.fn = debug;
 		break;
 	case VM_EVENT_CRASH:
-		post.kind = POST_CRASH;
+		post.fn = crash;
 		break;
 	case VM_EVENT_POISONED:
-		post.kind = POST_POISONED;
-		post.gfn = event->gfn;
+		post.fn = poisoned;
 		break;
 	case VM_EVENT_ERROR:
-		post.kind = POST_ERROR;
+		post.fn = error;
 		break;
 	}
 	vm_ask_pause(m->vm);

@@ -52,7 +52,7 @@ struct machine {
 	enum run_state state;
 	bool clock_stopped;		/* the guest's clock stands at clock */
 	uint64_t clock;
-	bool autostart;
+	bool autostart;			/* see machine_autostart */
 	bool shut;			/* machine_shutdown has been called */
 	bool deaf;			/* nobody asks for pages that vCPUs wait for */
 	bool reset_waits;		/* for memory to be complete, for disks to be done with it */
@@ -76,18 +76,24 @@ extern const struct vm_exit_ops machine_exit_ops;
 		}                                                                              \
 	} while (0)
 
-/* machine.c */
+/* run.c */
+void machine_set_state(struct machine *machine, enum run_state state);
+/* machine_stop for a reason of the machine's own, where that state may follow; there is nobody to report to. */
+void machine_stop_for(struct machine *machine, enum run_state why);
+/* A vCPU has stopped for the debugger. */
+void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
+/* Parks all vCPUs, and with them the devices and the clock of a running machine. 0 or vm_pause's error. */
+int machine_park(struct machine *machine, struct err *err);
+/* The vCPUs alone. */
+int machine_park_vcpus(struct machine *machine, struct err *err);
 /* Finishes what vCPUs and devices have taken from the guest; see vm_settle and board_drain. All vCPUs are parked. */
 int machine_drain(struct machine *machine, struct err *err);
 /* Sets the guest's clock to where it stopped, if it did. */
 void machine_clock_back(struct machine *machine);
-void machine_set_state(struct machine *machine, enum run_state state);
-/* Parks all vCPUs of a running machine. 0 or vm_pause's error: on a timeout it goes on as it was, rather than half of it. */
-int machine_park(struct machine *machine, struct err *err);
+/* May vCPUs run, some of them or all? 0, or -EBUSY with the reason, as machine_cont, but for the disk. */
+int machine_may_run(const struct machine *machine, struct err *err);
 /* Lets the guest run, whatever the machine's state. */
 void machine_run(struct machine *machine);
-/* Carries out what the guest has asked for, unless a migration has the guest. */
-void machine_do_asked(struct machine *machine);
 
 /* boot.c */
 /* boot_files of what the options say. -EINVAL: nothing, of a machine that starts here. */
@@ -104,26 +110,22 @@ int machine_boot_load(struct machine *machine, const struct boot_opened *opened,
 int machine_boot_first(struct machine *machine, const struct boot_files *found, struct err *err);
 
 /* reset.c */
+/* What the reset that has been asked for waits for, in words; NULL: there is none. */
+const char *machine_reset_waits_for(const struct machine *machine);
 /* What a reset has waited for may be over: if so, it is done now. */
 void machine_reset_retry(struct machine *machine);
 
-/* event.c: entries for other threads */
+/* event.c */
 struct machine_mail *machine_mail_new(struct machine *machine);
 /* The machine goes: what is still posted is dropped. Main thread. */
 void machine_mail_close(struct machine_mail *mail);
-/* All that devices report, each kind on the threads that device/event.h says. */
+/* Carries out what the guest has asked for, unless a migration has the guest. */
+void machine_do_asked(struct machine *machine);
+/* ... and entries for other threads: all that devices report, each kind on the threads that device/event.h says, */
 void machine_on_device(void *machine, const struct device_event *event);
+/* and what memory does (struct memory_events). */
 void machine_on_lost(void *machine, gfn_t gfn);
 void machine_on_complete(void *machine);
 void machine_on_deaf(void *machine, int error);
-/* ... and what then happens on the main thread, in machine.c */
-void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
-void machine_crash_event(struct machine *machine, const char *text);
-void machine_error_event(struct machine *machine, const char *text);
-void machine_lost_event(struct machine *machine);
-void machine_poisoned_event(struct machine *machine, gfn_t gfn);
-void machine_complete_event(struct machine *machine);
-void machine_deaf_event(struct machine *machine, const char *text);
-void machine_idle_event(struct machine *machine);
 
 #endif

@@ -28,8 +28,8 @@ enum run_state {
 	RUN_STATE_PRELAUNCH,		/* built, never started */
 	RUN_STATE_INMIGRATE,		/* waits for an incoming migration */
 	RUN_STATE_RUNNING,
-	RUN_STATE_PAUSED,
-	RUN_STATE_DEBUG,		/* a debugger stopped it */
+	RUN_STATE_PAUSED,		/* somebody has stopped it */
+	RUN_STATE_DEBUG,		/* a debugger has */
 	RUN_STATE_FINISH_MIGRATE,	/* source: paused to be switched over */
 	RUN_STATE_POSTMIGRATE,		/* source: the guest runs elsewhere, or may; never to be resumed by cont */
 	RUN_STATE_IO_ERROR,		/* a page is LOST */
@@ -106,30 +106,46 @@ static inline bool machine_is_running(const struct machine *machine)
 }
 /* It runs, or will once a reset that waits is done. */
 bool machine_is_to_run(const struct machine *machine);
+/* It is in INMIGRATE, and to run once the guest has arrived: so it is made, and machine_stop and machine_cont change it. */
+bool machine_autostart(const struct machine *machine);
+
+/* ---- stop and go: run.c ---- */
 
 /*
- * Parks all vCPUs and goes to `state` (also from one paused state to another). When it was running: the
- * state listener sees it leave RUNNING. PAUSED asked of a machine that does not run changes at most DEBUG;
- * in INMIGRATE it clears autostart. 0, -EBUSY: `state` cannot follow the present one (run_state.c has the
- * table); -ETIMEDOUT with the vCPU that did not come out named: the machine then runs on.
+ * stop. as: PAUSED, DEBUG, or another state that says why. Parks all vCPUs and goes there, also from one stopped state
+ * to another, with two exceptions: PAUSED changes none of them but DEBUG and FINISH_MIGRATE, and DEBUG none at all (the
+ * vCPUs that a debugger lets run are parked). In INMIGRATE the guest is not to run once it has arrived. 0; -EBUSY: `as`
+ * cannot follow the present state (run_state.c has the table); -ETIMEDOUT with the vCPU that did not come out named: a
+ * machine that ran runs on.
  */
-int machine_pause(struct machine *machine, enum run_state state, struct err *err);
+int machine_stop(struct machine *machine, enum run_state as, struct err *err);
 /*
- * cont. 0 when it runs already, or, in INMIGRATE, when it will (see machine_set_autostart). -EBUSY with the
- * reason where it may not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, while a page
- * is lost (in whatever state), a reset that waits for pages or disks, a disk that another machine has.
+ * cont. 0 when it runs already; in INMIGRATE the guest is to run once it has arrived. -EBUSY with the reason where it
+ * may not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, while a page is lost (in whatever state), a reset
+ * that waits for pages or disks, a disk that another machine has.
  */
 int machine_cont(struct machine *machine, struct err *err);
-/* May vCPUs run, some of them or all? 0, or -EBUSY with the reason, as above, but for the disk. INMIGRATE has nothing to run. */
-int machine_may_run(const struct machine *machine, struct err *err);
 /*
- * Only for migration: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: to RUNNING, else PAUSED. Errors, after which it has
- * left as well: a disk that another machine has (PAUSED); a page is lost (IO_ERROR) or cannot be asked for (INTERNAL_ERROR).
+ * A debugger's step, or its continue of some vCPUs only: lets those run whose bit in vcpus is set, and no other, in
+ * DEBUG. From DEBUG, PAUSED and PRELAUNCH; otherwise -EBUSY, and where machine_cont says so (but for the disk).
+ */
+int machine_cont_vcpus(struct machine *machine, uint32_t vcpus, struct err *err);
+
+/* ---- only for migration; also run.c ---- */
+
+/* Source: switchover begins. Parks all, finishes what devices have taken, goes to FINISH_MIGRATE. Errors as machine_stop's. */
+int machine_enter_migrate(struct machine *machine, struct err *err);
+/* Source: from now on another host runs the guest. FINISH_MIGRATE to POSTMIGRATE; -EBUSY: not in FINISH_MIGRATE. */
+int machine_commit_migrate(struct machine *machine, struct err *err);
+/*
+ * The guest is here, whether it has stayed, come, or was taken back: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by
+ * force. run: it ran before. It then goes to RUNNING, but for one that has arrived and was stopped meanwhile
+ * (machine_autostart); else to PAUSED. Errors, after which it has left as well: a disk that another machine has
+ * (PAUSED); a page is lost (IO_ERROR) or cannot be asked for (INTERNAL_ERROR).
  */
 int machine_leave_migrate(struct machine *machine, bool run, struct err *err);
-/* stop / cont while INMIGRATE only remember whether the guest is to run once it has arrived. */
-void machine_set_autostart(struct machine *machine, bool run);
-bool machine_autostart(const struct machine *machine);
+
+/* ---- reset, power, end ---- */
 
 /*
  * system_reset: loads the kernel anew. While pages are missing, or disks still

@@ -14,6 +14,15 @@
 #include "base/log.h"
 #include "machine/run_state.h"
 
+const char *machine_reset_waits_for(const struct machine *m)
+{
+	if (!m->reset_waits)
+		return NULL;
+	if (m->boot_wanted)
+		return "the kernel on its disk";
+	return memory_is_late(m->mem) ? "the pages that are still missing" : "requests that its disks have not finished";
+}
+
 static int reset_failed(struct machine *m, struct err *err)
 {
 	log_error("reset: %s", err->text);
@@ -58,7 +67,7 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, const struct
 	 * It may have waited, and a debugger have let a vCPU run meanwhile: KVM
 	 * would let this thread wait for that one.
 	 */
-	r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
+	r = machine_park_vcpus(m, err);
 	if (r < 0)
 		return reset_failed(m, err);
 	r = boot_files_open(found ? found : &m->boot_files, &opened, err);
@@ -152,8 +161,7 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 		machine_shutdown(m, true, "guest-reset");
 		return 0;
 	}
-	/* A debugger's step lets a vCPU run in other states. */
-	r = m->state == RUN_STATE_RUNNING ? machine_park(m, err) : vm_pause(m->vm, MACHINE_PAUSE_MS, err);
+	r = machine_park(m, err);
 	if (r < 0)
 		return r;
 	m->reset_resumes = false;

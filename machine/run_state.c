@@ -55,6 +55,11 @@ bool run_state_may_follow(enum run_state old, enum run_state now)
 	return old == now || next[old] & BIT(now);
 }
 
+bool run_state_is_away(enum run_state state)
+{
+	return state == RUN_STATE_INMIGRATE || state == RUN_STATE_FINISH_MIGRATE || state == RUN_STATE_POSTMIGRATE;
+}
+
 const char *run_state_name(enum run_state state)
 {
 	static const char *const names[] = {

@@ -127,7 +127,7 @@ int switchover_send(struct migration *m, struct err *err)
 
 	m->was_running = machine_is_to_run(m->machine);
 	m->paused_ns = clock_now_ns();
-	r = machine_pause(m->machine, RUN_STATE_FINISH_MIGRATE, err);
+	r = machine_enter_migrate(m->machine, err);
 	if (r < 0)
 		return r;
 	r = early_send(m, err);
@@ -168,7 +168,7 @@ int switchover_decide(struct migration *m, struct err *err)
 	if (machine_state(m->machine) != RUN_STATE_FINISH_MIGRATE)
 		return err_set(err, -ECANCELED, "the guest was %s while it was being switched over",
 			       machine_is_running(m->machine) ? "started" : "stopped");
-	r = machine_pause(m->machine, RUN_STATE_POSTMIGRATE, err);
+	r = machine_commit_migrate(m->machine, err);
 	if (r < 0)
 		return r;
 	m->out = OUT_DECIDED;
@@ -204,12 +204,11 @@ int switchover_load(struct migration *m, const Postern__Wire__State *state, stru
 void switchover_enter(struct migration *m)
 {
 	Postern__Wire__RunReply reply = POSTERN__WIRE__RUN_REPLY__INIT;
-	bool run = m->run_flag && machine_autostart(m->machine);
 	struct err err = { 0 };
 
 	m->in = IN_RUNNING;
 	m->ran_ns = clock_now_ns();
-	if (machine_leave_migrate(m->machine, run, &err) < 0) {
+	if (machine_leave_migrate(m->machine, m->run_flag, &err) < 0) {
 		err_prefix(&err, "starting the guest");
 		migration_note(m, &err);
 		reply.error = err.text;

@@ -169,16 +169,25 @@ enum run_state machine_state(const struct machine *machine)
 	return machine->state;
 }
 
-int machine_pause(struct machine *machine, enum run_state state, struct err *err)
+/* As machine/run.c: its own tests say what it does in which state. */
+int machine_stop(struct machine *machine, enum run_state as, struct err *err)
 {
-	int r = vm_pause(&machine->vm, 0, err);
+	int r;
 
-	if (!r)
-		fake_set_state(machine, state);
+	if (machine->state == RUN_STATE_INMIGRATE) {
+		machine->autostart = false;
+		return 0;
+	}
+	if (as == RUN_STATE_PAUSED && machine->state != RUN_STATE_RUNNING && machine->state != RUN_STATE_DEBUG &&
+	    machine->state != RUN_STATE_FINISH_MIGRATE)
+		return 0;
+	r = vm_pause(&machine->vm, 0, err);
+	if (!r && (as != RUN_STATE_DEBUG || machine->state == RUN_STATE_RUNNING))
+		fake_set_state(machine, as);
 	return r;
 }
 
-int machine_may_run(const struct machine *machine, struct err *err)
+static int may_run(const struct machine *machine, struct err *err)
 {
 	if (machine->reset_waits)
 		return err_set(err, -EBUSY, "a reset waits");
@@ -187,11 +196,28 @@ int machine_may_run(const struct machine *machine, struct err *err)
 
 int machine_cont(struct machine *machine, struct err *err)
 {
-	int r = machine_may_run(machine, err);
+	int r = may_run(machine, err);
 
 	if (r < 0)
 		return r;
-	fake_set_state(machine, RUN_STATE_RUNNING);
+	if (machine->state == RUN_STATE_INMIGRATE)
+		machine->autostart = true;
+	else
+		fake_set_state(machine, RUN_STATE_RUNNING);
+	return 0;
+}
+
+int machine_cont_vcpus(struct machine *machine, uint32_t vcpus, struct err *err)
+{
+	unsigned int i;
+	int r = may_run(machine, err);
+
+	if (r < 0)
+		return r;
+	fake_set_state(machine, RUN_STATE_DEBUG);
+	for (i = 0; i < FAKE_CPUS; i++)
+		if (vcpus & UINT32_C(1) << i)
+			vcpu_resume(&machine->vm.vcpu[i]);
 	return 0;
 }
 
@@ -200,11 +226,6 @@ int machine_leave_migrate(struct machine *machine, bool run, struct err *err)
 	(void)err;
 	fake_set_state(machine, run ? RUN_STATE_RUNNING : RUN_STATE_PAUSED);
 	return 0;
-}
-
-void machine_set_autostart(struct machine *machine, bool run)
-{
-	machine->autostart = run;
 }
 
 int machine_disk_fenced(struct machine *machine, const char *device)
@@ -226,7 +247,7 @@ bool machine_disk(struct machine *machine, unsigned int i, struct disk_info *inf
 
 bool machine_autostart(const struct machine *machine)
 {
-	return machine->autostart;
+	return machine->state == RUN_STATE_INMIGRATE && machine->autostart;
 }
 
 int machine_reset(struct machine *machine, bool by_guest, struct err *err)

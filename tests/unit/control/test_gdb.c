@@ -834,7 +834,7 @@ static void test_inmigrate(void **state)
 	ASK("D", "OK");
 	close(s->fd);
 	fake_set_state(s->machine, RUN_STATE_INMIGRATE);
-	machine_set_autostart(s->machine, true);
+	s->machine->autostart = true;
 	/* The close is seen first. */
 	uv_run(loop_uv(s->machine->loop), UV_RUN_NOWAIT);
 	connect_client(s);

@@ -304,7 +304,7 @@ static struct buf file_write(const char *name)
 		uv_run(loop_uv(w->loop), UV_RUN_NOWAIT);
 		vcpu_stats(vm_vcpu(machine_vm(w->machine), 0), &stats);
 	}
-	assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+	assert_int_equal(machine_enter_migrate(w->machine, &err), 0);
 	port_put(w, 0x3ff, 0x77); /* the serial port's scratch register */
 	port_put(w, 0x70, 0x2f); /* the clock's memory */
 	port_put(w, 0x71, 0x5a);

@@ -142,14 +142,14 @@ static void stop_and_cont_do_what_they_say(void **state)
 
 	(void)state;
 	assert_int_equal(machine_state(m), RUN_STATE_PRELAUNCH);
-	assert_int_equal(machine_pause(m, RUN_STATE_PAUSED, &err), 0);
+	assert_int_equal(machine_stop(m, RUN_STATE_PAUSED, &err), 0);
 	assert_int_equal(machine_state(m), RUN_STATE_PRELAUNCH);
 	assert_int_equal(machine_cont(m, &err), 0);
 	assert_true(machine_is_running(m));
 	run_until(w, exits(w) > 0);
 	assert_int_equal(machine_save(m, &buf, &err), -EBUSY);
 	assert_int_equal(machine_load(m, buf.data, buf.len, &err), -EBUSY);
-	assert_int_equal(machine_pause(m, RUN_STATE_PAUSED, &err), 0);
+	assert_int_equal(machine_stop(m, RUN_STATE_PAUSED, &err), 0);
 	assert_true(vcpu_is_parked(vm_vcpu(machine_vm(m), 0)));
 	assert_true(vcpu_is_parked(vm_vcpu(machine_vm(m), 1)));
 	assert_int_equal(machine_cont(m, &err), 0);
@@ -167,13 +167,13 @@ static void a_guest_that_leaves_is_not_continued(void **state)
 
 	(void)state;
 	assert_int_equal(machine_leave_migrate(m, true, &err), -EBUSY);
-	assert_int_equal(machine_pause(m, RUN_STATE_POSTMIGRATE, &err), -EBUSY);
+	assert_int_equal(machine_commit_migrate(m, &err), -EBUSY);
 	assert_int_equal(machine_cont(m, &err), 0);
-	assert_int_equal(machine_pause(m, RUN_STATE_FINISH_MIGRATE, &err), 0);
+	assert_int_equal(machine_enter_migrate(m, &err), 0);
 	assert_int_equal(machine_cont(m, &err), -EBUSY);
 	assert_int_equal(machine_reset(m, false, &err), -EBUSY);
 	assert_int_equal(machine_powerdown(m, &err), -EBUSY);
-	assert_int_equal(machine_pause(m, RUN_STATE_POSTMIGRATE, &err), 0);
+	assert_int_equal(machine_commit_migrate(m, &err), 0);
 	assert_int_equal(machine_cont(m, &err), -EBUSY);
 	assert_non_null(strstr(err.text, "another host"));
 	assert_int_equal(machine_leave_migrate(m, true, &err), 0);
@@ -225,7 +225,7 @@ static void a_guest_s_reset_starts_it_anew(void **state)
 	run_until(w, w->resets == 1);
 	assert_int_equal(w->resets_by_guest, 1);
 	assert_true(machine_is_running(w->machine));
-	assert_int_equal(machine_pause(w->machine, RUN_STATE_PAUSED, &err), 0);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_PAUSED, &err), 0);
 	assert_int_equal(machine_reset(w->machine, false, &err), 0);
 	assert_int_equal(w->resets, 2);
 	assert_int_equal(machine_state(w->machine), RUN_STATE_PRELAUNCH);
@@ -303,7 +303,7 @@ static void a_wish_travels(void **state)
 
 	(void)state;
 	assert_int_equal(machine_cont(from->machine, &err), 0);
-	assert_int_equal(machine_pause(from->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+	assert_int_equal(machine_enter_migrate(from->machine, &err), 0);
 	machine_on_device(from->machine, &(struct device_event){ .kind = DEVICE_EVENT_SHUTDOWN });
 	uv_run(loop_uv(from->loop), UV_RUN_NOWAIT);
 	assert_int_equal(from->shutdowns, 0);
@@ -348,7 +348,7 @@ static void a_reset_waits_for_late_memory(void **state)
 	assert_int_equal(machine_reset(m, false, &err), -EBUSY);
 	assert_int_equal(machine_cont(m, &err), 0);
 	assert_true(machine_autostart(m));
-	assert_int_equal(machine_pause(m, RUN_STATE_PAUSED, &err), 0);
+	assert_int_equal(machine_stop(m, RUN_STATE_PAUSED, &err), 0);
 	assert_false(machine_autostart(m));
 	assert_int_equal(machine_state(m), RUN_STATE_INMIGRATE);
 	assert_int_equal(machine_leave_migrate(m, false, &err), 0);

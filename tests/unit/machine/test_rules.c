@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * When a machine may run, and what becomes of a reset that waits: machine.c and reset.c with real memory, and
- * without VM, board and architecture.
+ * What stop and go mean in which state, when a machine may run, and what becomes of a reset that waits: run.c and
+ * reset.c with real memory, and without VM, board and architecture.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -26,6 +26,7 @@
 
 struct vm {
 	bool running;
+	uint32_t alone;		/* vCPUs that run while the machine does not */
 	unsigned int loads;	/* of a kernel */
 };
 
@@ -79,6 +80,7 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 {
 	(void)timeout_ms, (void)err;
 	vm->running = false;
+	vm->alone = 0;
 	return 0;
 }
 
@@ -90,6 +92,24 @@ void vm_ask_pause(struct vm *vm)
 void vm_resume(struct vm *vm)
 {
 	vm->running = true;
+}
+
+struct vcpu {
+	unsigned int index;
+};
+
+struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index)
+{
+	static struct vcpu vcpu[VM_VCPUS_MAX];
+
+	(void)vm;
+	vcpu[index].index = index;
+	return &vcpu[index];
+}
+
+void vcpu_resume(struct vcpu *vcpu)
+{
+	fake_vm.alone |= UINT32_C(1) << vcpu->index;
 }
 
 int vm_settle(struct vm *vm, bool drop, struct err *err)
@@ -353,6 +373,84 @@ static void find(struct world *w)
 	assert_int_equal(memory_fill(machine_memory(w->machine), GFN(7), 1, NULL), 1);
 }
 
+/* ---- stop and go ---- */
+
+/* Nothing runs that could be stopped: whoever says so says what is to be once the guest has arrived. */
+static void while_a_migration_comes_in_stop_and_cont_say_what_is_to_be(void **state)
+{
+	static const enum run_state stops[] = { RUN_STATE_PAUSED, RUN_STATE_DEBUG };
+	struct err err;
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < sizeof(stops) / sizeof(stops[0]); i++) {
+		struct world *w = world_new(true, false);
+
+		assert_true(machine_autostart(w->machine));
+		assert_int_equal(machine_stop(w->machine, stops[i], &err), 0);
+		assert_false(machine_autostart(w->machine));
+		assert_int_equal(machine_cont(w->machine, &err), 0);
+		assert_true(machine_autostart(w->machine));
+		assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), -EBUSY);
+		assert_int_equal(machine_stop(w->machine, stops[i], &err), 0);
+		assert_int_equal(machine_state(w->machine), RUN_STATE_INMIGRATE);
+		assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
+		assert_int_equal(machine_state(w->machine), RUN_STATE_PAUSED);
+		assert_false(fake_vm.running || machine_autostart(w->machine));
+		/* Nor does it run here before anybody says so. */
+		assert_int_equal(machine_cont(w->machine, &err), 0);
+		assert_true(machine_is_running(w->machine));
+		world_free(w);
+	}
+}
+
+/* As in QEMU: a machine that does not run is stopped, and keeps its state. */
+static void a_stop_leaves_a_stopped_machine_as_it_is(void **state)
+{
+	struct world *w = world_new(false, false);
+	struct err err;
+
+	(void)state;
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_PAUSED, &err), 0);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_DEBUG, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_PRELAUNCH);
+	assert_int_equal(machine_cont(w->machine, &err), 0);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_DEBUG, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_DEBUG);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_PAUSED, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_PAUSED);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_DEBUG, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_PAUSED);
+	assert_int_equal(machine_enter_migrate(w->machine, &err), 0);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_DEBUG, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_FINISH_MIGRATE);
+	assert_int_equal(machine_commit_migrate(w->machine, &err), 0);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_PAUSED, &err), 0);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_DEBUG, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_POSTMIGRATE);
+	world_free(w);
+}
+
+/* They are parked by the next stop, whoever says it. */
+static void a_debugger_lets_single_vcpus_run(void **state)
+{
+	struct world *w = world_new(false, false);
+	struct err err;
+
+	(void)state;
+	assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), 0);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_DEBUG);
+	assert_int_equal(fake_vm.alone, 1);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_DEBUG, &err), 0);
+	assert_int_equal(fake_vm.alone, 0);
+	assert_int_equal(machine_cont(w->machine, &err), 0);
+	assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), -EBUSY);
+	assert_int_equal(machine_stop(w->machine, RUN_STATE_GUEST_PANICKED, &err), 0);
+	assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), -EBUSY);
+	assert_int_equal(fake_vm.alone, 0);
+	world_free(w);
+}
+
 /* ---- lost pages ---- */
 
 static void assert_may_not_run(struct world *w)
@@ -382,7 +480,7 @@ static void a_machine_with_a_poisoned_page_is_paused(void **state)
 		mem = machine_memory(w->machine);
 		assert_int_equal(machine_cont(w->machine, &err), 0);
 		if (states[i] != RUN_STATE_RUNNING)
-			assert_int_equal(machine_pause(w->machine, states[i], &err), 0);
+			assert_int_equal(machine_stop(w->machine, states[i], &err), 0);
 		assert_int_equal(memory_poison(mem, memory_regions(mem, &n)[0].host + 5 * PAGE_BYTES, &event.gfn), 1);
 		machine_exit_ops.event(w->machine, NULL, &event);
 		turn(w);
@@ -408,7 +506,7 @@ static void a_machine_without_one_of_its_pages_is_not_continued(void **state)
 		assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
 		assert_true(fake_vm.running);
 		if (states[i] != RUN_STATE_RUNNING)
-			assert_int_equal(machine_pause(w->machine, states[i], &err), 0);
+			assert_int_equal(machine_stop(w->machine, states[i], &err), 0);
 		lose(w);
 		assert_int_equal(machine_state(w->machine), states[i] == RUN_STATE_RUNNING ? RUN_STATE_IO_ERROR : states[i]);
 		assert_may_not_run(w);
@@ -479,7 +577,7 @@ static void a_reset_survives_a_migration_that_fails(void **state)
 		for (by_guest = 0; by_guest < 2; by_guest++) {
 			struct world *w = world_in_reset(by_guest);
 
-			assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+			assert_int_equal(machine_enter_migrate(w->machine, &err), 0);
 			if (early)
 				machine_boot_found(w->machine, &on_disk, NULL);
 			assert_int_equal(w->resets, 0);
@@ -507,7 +605,7 @@ static void a_reset_travels(void **state)
 			struct world *w = world_in_reset(by_guest);
 			struct buf buf = { 0 };
 
-			assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+			assert_int_equal(machine_enter_migrate(w->machine, &err), 0);
 			if (early)
 				machine_boot_found(w->machine, &on_disk, NULL);
 			assert_int_equal(machine_save(w->machine, &buf, &err), 0);
@@ -540,10 +638,10 @@ static void a_stop_during_switchover_stands(void **state)
 	for (early = 0; early < 2; early++) {
 		struct world *w = world_in_reset(false);
 
-		assert_int_equal(machine_pause(w->machine, RUN_STATE_FINISH_MIGRATE, &err), 0);
+		assert_int_equal(machine_enter_migrate(w->machine, &err), 0);
 		if (early)
 			machine_boot_found(w->machine, &on_disk, NULL);
-		assert_int_equal(machine_pause(w->machine, RUN_STATE_PAUSED, &err), 0);
+		assert_int_equal(machine_stop(w->machine, RUN_STATE_PAUSED, &err), 0);
 		assert_false(machine_is_to_run(w->machine));
 		assert_int_equal(w->finds, 1 + early);
 		machine_boot_found(w->machine, &on_disk, NULL);
@@ -558,6 +656,9 @@ static void a_stop_during_switchover_stands(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(while_a_migration_comes_in_stop_and_cont_say_what_is_to_be),
+		cmocka_unit_test(a_stop_leaves_a_stopped_machine_as_it_is),
+		cmocka_unit_test(a_debugger_lets_single_vcpus_run),
 		cmocka_unit_test(a_machine_with_a_poisoned_page_is_paused),
 		cmocka_unit_test(a_machine_without_one_of_its_pages_is_not_continued),
 		cmocka_unit_test(a_machine_that_arrives_without_one_of_its_pages_does_not_run),

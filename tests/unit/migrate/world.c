@@ -68,11 +68,6 @@ const char *run_state_name(enum run_state state)
 	return "somehow";
 }
 
-bool machine_autostart(const struct machine *machine)
-{
-	return machine->autostart;
-}
-
 bool machine_is_to_run(const struct machine *machine)
 {
 	return machine_is_running(machine) || machine->to_run;
@@ -90,16 +85,24 @@ void machine_unlisten(struct machine *machine, struct machine_listener *listener
 	machine->listeners = listener->next;
 }
 
-int machine_pause(struct machine *machine, enum run_state state, struct err *err)
+int machine_enter_migrate(struct machine *machine, struct err *err)
 {
 	(void)err;
-	machine_set(machine, state);
+	machine_set(machine, RUN_STATE_FINISH_MIGRATE);
+	return 0;
+}
+
+int machine_commit_migrate(struct machine *machine, struct err *err)
+{
+	(void)err;
+	machine_set(machine, RUN_STATE_POSTMIGRATE);
 	return 0;
 }
 
 int machine_leave_migrate(struct machine *machine, bool run, struct err *err)
 {
 	(void)err;
+	run = run && (machine->state != RUN_STATE_INMIGRATE || machine->autostart);
 	machine_set(machine, run ? RUN_STATE_RUNNING : RUN_STATE_PAUSED);
 	return 0;
 }
