@@ -35,6 +35,19 @@ struct machine_mail {
 	struct machine *machine;	/* NULL: gone */
 };
 
+/* Of a reset that has been asked for and is not done: reset.c. */
+enum reset_phase {
+	RESET_NONE,		/* there is none */
+	RESET_WAITS,		/* for memory to be complete, for disks to be done with it, for a migration to end */
+	RESET_FINDS,		/* ... for the kernel that boot_find looks for */
+};
+
+struct reset {
+	enum reset_phase phase;
+	bool by_guest;
+	bool resumes;		/* the guest is to run once it is done */
+};
+
 struct machine {
 	struct machine_config config;
 	struct loop *loop;
@@ -55,10 +68,7 @@ struct machine {
 	bool autostart;			/* see machine_autostart */
 	bool shut;			/* machine_shutdown has been called */
 	bool deaf;			/* nobody asks for pages that vCPUs wait for */
-	bool reset_waits;		/* for memory to be complete, for disks to be done with it */
-	bool boot_wanted;		/* ... or for the kernel that boot_find looks for */
-	bool reset_by_guest;
-	bool reset_resumes;		/* it ran when the reset was asked for */
+	struct reset reset;
 	/* Set by vCPU threads, taken by the main thread. */
 	atomic_uint asked;
 };
@@ -84,8 +94,6 @@ void machine_stop_for(struct machine *machine, enum run_state why);
 void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 /* Parks all vCPUs, and with them the devices and the clock of a running machine. 0 or vm_pause's error. */
 int machine_park(struct machine *machine, struct err *err);
-/* The vCPUs alone. */
-int machine_park_vcpus(struct machine *machine, struct err *err);
 /* Finishes what vCPUs and devices have taken from the guest; see vm_settle and board_drain. All vCPUs are parked. */
 int machine_drain(struct machine *machine, struct err *err);
 /* Sets the guest's clock to where it stopped, if it did. */

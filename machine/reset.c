@@ -3,9 +3,15 @@
 /*
  * reset.c - a machine's reset, and what it waits for.
  *
- * A reset puts every part back to where it was after machine_new, and loads the kernel anew. It waits, with the machine paused, until all
- * memory has come, disks have finished what they were asked for and, with boot_find, the kernel on a disk has been found; reset_resumes
- * says whether the machine then runs. A migration that has the guest meanwhile takes the reset along.
+ * A reset puts every part back to where it was after machine_new, and loads the kernel anew. With the machine paused
+ * it goes through the phases of struct reset, which changes only here but for `resumes`:
+ *
+ *   NONE --asked for--> WAITS --all memory has come, no disk has--> FINDS --machine_boot_found--> done: NONE
+ *                         ^     a request in flight                   |
+ *                         +-----a migration has the guest by then-----+
+ *
+ * Without boot_find there is nothing to find, and WAITS is done at once. A migration that has the guest meanwhile takes
+ * the reset along (machine_save); one that fails leaves it here, and it goes on.
  */
 #include "machine/internal.h"
 
@@ -16,9 +22,9 @@
 
 const char *machine_reset_waits_for(const struct machine *m)
 {
-	if (!m->reset_waits)
+	if (m->reset.phase == RESET_NONE)
 		return NULL;
-	if (m->boot_wanted)
+	if (m->reset.phase == RESET_FINDS)
 		return "the kernel on its disk";
 	return memory_is_late(m->mem) ? "the pages that are still missing" : "requests that its disks have not finished";
 }
@@ -55,19 +61,19 @@ static int parts_reset(struct machine *m, const struct boot_opened *opened, stru
 	return r < 0 ? r : machine_boot_load(m, opened, err);
 }
 
-/* All pages are there, nothing is in hand. found: what lies on the disk, or NULL. */
-static int reset_now(struct machine *m, bool by_guest, bool resume, const struct boot_files *found,
-		     struct err *err)
+/* All pages are there, nothing is in flight. found: what lies on the disk, or NULL. */
+static int reset_now(struct machine *m, const struct boot_files *found, struct err *err)
 {
+	const struct reset reset = m->reset;
 	struct boot_opened opened;
 	int r;
 
-	m->reset_waits = false;
+	m->reset = (struct reset){ .phase = RESET_NONE };
 	/*
 	 * It may have waited, and a debugger have let a vCPU run meanwhile: KVM
 	 * would let this thread wait for that one.
 	 */
-	r = machine_park_vcpus(m, err);
+	r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
 	if (r < 0)
 		return reset_failed(m, err);
 	r = boot_files_open(found ? found : &m->boot_files, &opened, err);
@@ -79,8 +85,8 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, const struct
 		return reset_failed(m, err);
 	/* What it asked for before is void now. */
 	atomic_store(&m->asked, 0);
-	MACHINE_TELL(m, reset, by_guest);
-	if (resume) {
+	MACHINE_TELL(m, reset, reset.by_guest);
+	if (reset.resumes) {
 		machine_run(m);
 	} else {
 		/* As QEMU: what was stopped has, after a reset, not been started. */
@@ -89,98 +95,93 @@ static int reset_now(struct machine *m, bool by_guest, bool resume, const struct
 	return 0;
 }
 
-/* As reset_now, but for a machine whose kernel has to be found first: paused until then. */
-static int reset_begin(struct machine *m, bool by_guest, bool resume, struct err *err)
+/* Nothing is in the way of the reset that WAITS, but perhaps that its kernel has to be found first. */
+static int reset_go_on(struct machine *m, struct err *err)
 {
 	int r;
 
 	if (m->boot_files.kind != BOOT_DISK)
-		return reset_now(m, by_guest, resume, NULL, err);
-	m->reset_by_guest = by_guest;
-	m->reset_resumes = resume;
-	m->reset_waits = true;
+		return reset_now(m, NULL, err);
 	if (m->state == RUN_STATE_RUNNING)
 		machine_set_state(m, RUN_STATE_PAUSED);
-	if (m->boot_wanted)
+	if (m->reset.phase == RESET_FINDS)
 		return 0;
 	r = m->config.boot_find(m->config.boot_arg, m, err);
-	m->boot_wanted = !r;
-	if (!r)
-		return 0;
-	m->reset_waits = m->reset_resumes = false;
-	return reset_failed(m, err);
+	if (r) {
+		m->reset = (struct reset){ .phase = RESET_NONE };
+		return reset_failed(m, err);
+	}
+	m->reset.phase = RESET_FINDS;
+	return 0;
 }
 
 void machine_boot_found(struct machine *m, const struct boot_files *found, const struct err *failed)
 {
 	struct err err = { 0 };
-	bool resume = m->reset_resumes;
 
-	m->boot_wanted = false;
+	m->reset.phase = RESET_WAITS;
 	/* A migration has the guest meanwhile: the reset travels, or begins anew when it stays here after all. */
-	if (m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE)
+	if (run_state_is_away(m->state))
 		return;
-	m->reset_waits = m->reset_resumes = false;
+	if (m->state != RUN_STATE_SHUTDOWN && !failed) {
+		reset_now(m, found, &err);
+		return;
+	}
+	m->reset = (struct reset){ .phase = RESET_NONE };
 	if (m->state == RUN_STATE_SHUTDOWN)
 		return;
-	if (failed) {
-		err = *failed;
-		reset_failed(m, &err);
-	} else {
-		reset_now(m, m->reset_by_guest, resume, found, &err);
-	}
+	err = *failed;
+	reset_failed(m, &err);
 }
 
 void machine_reset_retry(struct machine *m)
 {
-	bool resume = m->reset_resumes;
 	struct err err;
 
-	if (!m->reset_waits || m->boot_wanted || m->state == RUN_STATE_FINISH_MIGRATE || m->state == RUN_STATE_POSTMIGRATE ||
-	    m->state == RUN_STATE_INMIGRATE || reset_obstacle(m))
-		return;
-	m->reset_resumes = false;
 	/* What fails is logged and shows in the run state. */
-	reset_begin(m, m->reset_by_guest, resume, &err);
+	if (m->reset.phase == RESET_WAITS && !run_state_is_away(m->state) && !reset_obstacle(m))
+		reset_go_on(m, &err);
+}
+
+/* A reset cannot be, for what it would load is not there. */
+static int reset_refused(struct machine *m, bool by_guest, bool resume, struct err *err)
+{
+	if (by_guest)
+		return reset_failed(m, err);
+	/* What the guest is doing is worth more than a reset that cannot be. */
+	if (resume)
+		machine_run(m);
+	return err->code;
 }
 
 int machine_reset(struct machine *m, bool by_guest, struct err *err)
 {
+	bool resume = m->state == RUN_STATE_RUNNING || m->reset.resumes;
 	struct err local = { 0 };
-	bool resume = m->state == RUN_STATE_RUNNING || m->reset_resumes;
 	const char *obstacle;
-	int r;
 
 	if (!err)
 		err = &local;
-	if (m->state == RUN_STATE_INMIGRATE || m->state == RUN_STATE_FINISH_MIGRATE ||
-	    m->state == RUN_STATE_POSTMIGRATE || m->state == RUN_STATE_SHUTDOWN)
+	if (run_state_is_away(m->state) || m->state == RUN_STATE_SHUTDOWN)
 		return err_set(err, -EBUSY, "a machine in state %s cannot be reset",
 			       run_state_name(m->state));
 	if (by_guest && m->config.no_reboot) {
 		machine_shutdown(m, true, "guest-reset");
 		return 0;
 	}
-	r = machine_park(m, err);
-	if (r < 0)
-		return r;
-	m->reset_resumes = false;
-	r = machine_boot_check(m, err);
-	if (r < 0) {
-		if (by_guest)
-			return reset_failed(m, err);
-		/* What the guest is doing is worth more than a reset that cannot be. */
-		if (resume)
-			machine_run(m);
-		return r;
-	}
+	if (machine_park(m, err) < 0)
+		return err->code;
+	m->reset.resumes = false;
+	if (machine_boot_check(m, err) < 0)
+		return reset_refused(m, by_guest, resume, err);
+	if (m->reset.phase == RESET_NONE)
+		m->reset.phase = RESET_WAITS;
+	m->reset.by_guest = by_guest;
+	m->reset.resumes = resume;
 	obstacle = reset_obstacle(m);
 	if (!obstacle)
-		return reset_begin(m, by_guest, resume, err);
+		return reset_go_on(m, err);
 	log_warn("the machine's reset waits %s", obstacle);
-	m->reset_waits = true;
-	m->reset_by_guest = by_guest;
-	m->reset_resumes = resume;
 	if (m->state == RUN_STATE_RUNNING)
 		machine_set_state(m, RUN_STATE_PAUSED);
 	return 0;

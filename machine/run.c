@@ -15,7 +15,7 @@
  * While a migration comes in there is nothing to stop: machine_stop and machine_cont then say whether the guest is
  * to run once it has arrived.
  *
- * vCPUs are parked in park() and let run in let_run() and nowhere else, but for single ones that a debugger lets run.
+ * A running machine is parked by machine_park() and let run by let_run() alone.
  * The run state changes only in machine_set_state; run_state.c has the table of what may follow what.
  */
 #include "machine/internal.h"
@@ -36,7 +36,7 @@ enum run_state machine_state(const struct machine *m)
 
 bool machine_is_to_run(const struct machine *m)
 {
-	return machine_is_running(m) || (machine_reset_waits_for(m) && m->reset_resumes);
+	return machine_is_running(m) || (machine_reset_waits_for(m) && m->reset.resumes);
 }
 
 bool machine_autostart(const struct machine *m)
@@ -89,18 +89,13 @@ void machine_run(struct machine *m)
 	let_run(m);
 }
 
-int machine_park_vcpus(struct machine *m, struct err *err)
-{
-	return vm_pause(m->vm, MACHINE_PAUSE_MS, err);
-}
-
 /*
  * In states other than RUNNING, a vCPU that a debugger lets run, or that has not parked yet. On a timeout a running
  * machine goes on as it was, rather than half of it.
  */
 int machine_park(struct machine *m, struct err *err)
 {
-	int r = machine_park_vcpus(m, err);
+	int r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
 
 	if (m->state != RUN_STATE_RUNNING)
 		return r;
@@ -144,7 +139,7 @@ int machine_stop(struct machine *m, enum run_state as, struct err *err)
 	}
 	/* Nor is it to run once a reset that waits is done. */
 	if (as == RUN_STATE_PAUSED && (m->state == RUN_STATE_PAUSED || switched))
-		m->reset_resumes = false;
+		m->reset.resumes = false;
 	if (is_stopped_already(m, as))
 		return as == RUN_STATE_DEBUG ? machine_park(m, err) : 0;
 	r = check_follows(m, as, err);
@@ -176,7 +171,7 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 	if (m->state != RUN_STATE_DEBUG && m->state != RUN_STATE_RUNNING && m->state != RUN_STATE_PAUSED)
 		return;
 	/* In DEBUG too: a step lets a single vCPU run. */
-	if (machine_park_vcpus(m, &err) < 0) {
+	if (vm_pause(m->vm, MACHINE_PAUSE_MS, &err) < 0) {
 		log_error("%s", err.text);
 		if (m->state == RUN_STATE_RUNNING) {
 			/* All go on, rather than all but one; this one meets its breakpoint again. */
@@ -329,7 +324,7 @@ int machine_leave_migrate(struct machine *m, bool run, struct err *err)
 	if (!run || machine_reset_waits_for(m) || atomic_load(&m->asked)) {
 		machine_set_state(m, RUN_STATE_PAUSED);
 		/* A reset or power-off that was under way when the guest was paused. */
-		m->reset_resumes |= run;
+		m->reset.resumes |= run;
 		machine_do_asked(m);
 		machine_reset_retry(m);
 		return 0;

@@ -152,7 +152,7 @@ int machine_save(struct machine *m, struct buf *out, struct err *err)
 		r = save_devices(m, s, err);
 	asked = atomic_load(&m->asked);
 	s->msg.reset_asked = asked & ASKED_RESET || machine_reset_waits_for(m);
-	s->msg.reset_by_host = s->msg.reset_asked && (asked & ASKED_RESET ? asked & ASKED_BY_HOST : !m->reset_by_guest);
+	s->msg.reset_by_host = s->msg.reset_asked && (asked & ASKED_RESET ? asked & ASKED_BY_HOST : !m->reset.by_guest);
 	s->msg.shutdown_asked = asked & ASKED_SHUTDOWN;
 	if (!r) {
 		to = buf_reserve(out, postern__device__machine_state__get_packed_size(&s->msg));
