@@ -146,6 +146,10 @@ void machine_reset_retry(struct machine *m)
 /* A reset cannot be, for what it would load is not there. */
 static int reset_refused(struct machine *m, bool by_guest, bool resume, struct err *err)
 {
+	/* One that waits may still be: its files are looked at again then. */
+	if (!by_guest && m->reset.phase != RESET_NONE)
+		return err->code;
+	m->reset.resumes = false;
 	if (by_guest)
 		return reset_failed(m, err);
 	/* What the guest is doing is worth more than a reset that cannot be. */
@@ -171,7 +175,6 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 	}
 	if (machine_park(m, err) < 0)
 		return err->code;
-	m->reset.resumes = false;
 	if (machine_boot_check(m, err) < 0)
 		return reset_refused(m, by_guest, resume, err);
 	if (m->reset.phase == RESET_NONE)

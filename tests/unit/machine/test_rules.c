@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -19,6 +20,7 @@
 #include "device/virtio/balloon.h"
 #include "kvm/probe.h"
 #include "machine/internal.h"
+#include "tests/own_dir.h"
 
 #define MEMORY_BYTES ((uint64_t)2 << 20)
 
@@ -653,6 +655,40 @@ static void a_stop_during_switchover_stands(void **state)
 	}
 }
 
+/* Asked for again while its kernel is away, it waits on: the guest does not run, and is reset once it can be. */
+static void a_reset_that_waits_is_not_undone_by_one_that_cannot_be(void **state)
+{
+	struct world *w = world_new(true, false);
+	struct own_dir dir = own_dir_new();
+	struct boot_files boot;
+	char kernel[64];
+	struct err err;
+	gfn_t gfn;
+
+	(void)state;
+	snprintf(kernel, sizeof(kernel), "%s/kernel", dir.path);
+	assert_int_equal(symlink(SOME_FILE, kernel), 0);
+	boot_files_init(&boot);
+	assert_int_equal(boot_files_set_paths(&boot, kernel, NULL, NULL, &err), 0);
+	boot_files_move(&w->machine->boot_files, &boot);
+	assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
+	assert_int_equal(machine_reset(w->machine, false, &err), 0);
+	assert_int_equal(w->resets, 0);
+	unlink(kernel);
+	assert_int_equal(machine_reset(w->machine, false, &err), -ENOENT);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_PAUSED);
+	assert_false(fake_vm.running);
+	assert_int_equal(symlink(SOME_FILE, kernel), 0);
+	for (gfn = GFN(0); gfn.v < MEMORY_BYTES / PAGE_BYTES; gfn.v++)
+		assert_int_equal(memory_fill(machine_memory(w->machine), gfn, 1, NULL), 1);
+	turn(w);
+	assert_int_equal(w->resets, 1);
+	assert_true(machine_is_running(w->machine));
+	unlink(kernel);
+	own_dir_free(&dir);
+	world_free(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -666,6 +702,7 @@ int main(void)
 		cmocka_unit_test(a_reset_survives_a_migration_that_fails),
 		cmocka_unit_test(a_reset_travels),
 		cmocka_unit_test(a_stop_during_switchover_stands),
+		cmocka_unit_test(a_reset_that_waits_is_not_undone_by_one_that_cannot_be),
 	};
 
 	log_set_level(LOG_ERROR);
