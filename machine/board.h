@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The devices of the machine's board, each at its place on a bus. One implementation for each architecture
- * (board_<name>.c), picked by the build.
+ * The devices of the machine's board, each at its place on a bus. board.c has what all boards have; one file for each
+ * architecture (board_<name>.c), picked by the build, says where things are and what else there is.
  */
 #ifndef POSTERN_MACHINE_BOARD_H
 #define POSTERN_MACHINE_BOARD_H
