@@ -50,7 +50,8 @@ void qmp_event(struct qmp *qmp, const char *name, json_t *data)
 	} else {
 		for (client = qmp->clients; client; client = next) {
 			next = qmp_client_next(client);
-			qmp_client_event(client, event);
+			if (qmp_client_hears_events(client))
+				qmp_client_send(client, event, NULL);
 		}
 	}
 	json_decref(data);

@@ -122,8 +122,7 @@ static char *to_text(const json_t *message, const char *id, size_t *len)
 	return more;
 }
 
-/* The message is not an empty object, if there is an id. */
-static void send_message(struct qmp_client *client, const json_t *message, const char *id)
+void qmp_client_send(struct qmp_client *client, const json_t *message, const char *id)
 {
 	struct output *output;
 	uv_buf_t buf;
@@ -149,15 +148,9 @@ err_close:
 	qmp_client_close(client);
 }
 
-void qmp_client_send(struct qmp_client *client, const json_t *message)
+bool qmp_client_hears_events(const struct qmp_client *client)
 {
-	send_message(client, message, NULL);
-}
-
-void qmp_client_event(struct qmp_client *client, const json_t *message)
-{
-	if (client->negotiated && !client->ended)
-		qmp_client_send(client, message);
+	return client->negotiated && !client->ended;
 }
 
 /* Sends {"return"} or {"error"} with the request's id; `body` is consumed. */
@@ -169,7 +162,7 @@ static void reply(struct qmp_client *client, const char *member, json_t *body, c
 		log_error("QMP: no memory for a reply");
 		qmp_client_close(client);
 	} else {
-		send_message(client, message, id);
+		qmp_client_send(client, message, id);
 	}
 	json_decref(body);
 	json_decref(message);
@@ -193,7 +186,8 @@ const struct qmp_command *qmp_find_command(const char *name)
 	return NULL;
 }
 
-static int run_request(struct qmp_call *call, struct err *err)
+/* Whose call it is, with arguments that it takes. */
+static int find_call(struct qmp_call *call, const struct qmp_command **out, struct err *err)
 {
 	static const struct qmp_arg no_args[] = { { 0 } };
 	const struct qmp_command *command;
@@ -218,16 +212,20 @@ static int run_request(struct qmp_call *call, struct err *err)
 	if (r < 0)
 		return r;
 	call->args = request.args;
-	return command->run(call, err);
+	*out = command;
+	return 0;
 }
 
 static void dispatch(struct qmp_client *client, const struct qmp_input *input)
 {
 	struct qmp *qmp = client->qmp;
 	struct qmp_call call = { .qmp = qmp, .client = client, .input = input };
+	const struct qmp_command *command = NULL;
 	struct err err = { 0 };
-	int r = run_request(&call, &err);
+	int r = find_call(&call, &command, &err);
 
+	if (!r)
+		r = command->run(&call, &err);
 	if (r < 0) {
 		json_decref(call.result);
 		reply_error(client, call.error_class, err.text, input->id);
@@ -282,16 +280,10 @@ static bool check_beginning(struct qmp_client *client)
 	return true;
 }
 
-static void take_event(struct qmp_client *client, int event)
+static void take_nonsense(struct qmp_client *client)
 {
-	if (event == JSON_STREAM_MESSAGE) {
-		take_message(client);
-	} else if (event == JSON_STREAM_BAD) {
-		reply_error(client, NULL, client->input.error, NULL);
-		check_stranger(client, client->input.error);
-	} else if (event < 0) {
-		qmp_client_close(client);
-	}
+	reply_error(client, NULL, client->input.error, NULL);
+	check_stranger(client, client->input.error);
 }
 
 /* What is left of the input, until the turn is over. */
@@ -308,7 +300,12 @@ static void take_input(struct qmp_client *client)
 		event = json_stream_feed(&client->input, client->left, client->left_len, &used);
 		client->left += used;
 		client->left_len -= used;
-		take_event(client, event);
+		if (event == JSON_STREAM_MESSAGE)
+			take_message(client);
+		else if (event == JSON_STREAM_BAD)
+			take_nonsense(client);
+		else if (event < 0)
+			qmp_client_close(client);
 	}
 }
 
@@ -377,7 +374,7 @@ static void greet(struct qmp_client *client)
 	json_t *greeting = json_pack("{s:{s:o,s:[s]}}", "QMP", "version", version(), "capabilities", "oob");
 
 	if (greeting)
-		qmp_client_send(client, greeting);
+		qmp_client_send(client, greeting, NULL);
 	else
 		qmp_client_close(client);
 	json_decref(greeting);

@@ -92,10 +92,13 @@ void qmp_event(struct qmp *qmp, const char *name, json_t *data);
 
 /* A client is at the server's door. */
 void qmp_client_accept(struct qmp *qmp, struct server *server);
-/* `message` is borrowed. A client whose queue is full is closed instead. */
-void qmp_client_send(struct qmp_client *client, const json_t *message);
-/* As qmp_client_send, if it has negotiated. */
-void qmp_client_event(struct qmp_client *client, const json_t *message);
+/*
+ * `message` is borrowed. A client whose queue is full is closed instead. id: the text of a member "id" to be added to
+ * the message, which is then no empty object; NULL: none.
+ */
+void qmp_client_send(struct qmp_client *client, const json_t *message, const char *id);
+/* It has negotiated, and not ended. */
+bool qmp_client_hears_events(const struct qmp_client *client);
 struct qmp_client *qmp_client_next(const struct qmp_client *client);
 size_t qmp_client_queued(const struct qmp_client *client);
 /* Takes no further commands. */
