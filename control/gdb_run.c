@@ -7,7 +7,7 @@
 //
 // The machine has other masters too. When QMP or a migration stops it, gdb gets a stop reply with a signal that says so; when
 // QMP lets it run behind gdb's back, what needs a parked vCPU is an error until gdb continues or interrupts.
-// While a migration comes in, continue and interrupt say whether the guest is to run once it has come (machine/run.c).
+// While a migration comes in, continue and interrupt say whether the guest is to run once it has come (machine/run_control.c).
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

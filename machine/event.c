@@ -84,21 +84,6 @@ static void post_send(struct machine *m, const struct post *from)
 
 /* ---- what the guest asks for ---- */
 
-void machine_do_asked(struct machine *m)
-{
-	struct err err = { 0 };
-	unsigned int asked;
-
-	/* It travels with the guest's state, or is done when the guest stays here after all. */
-	if (run_state_is_away(m->state))
-		return;
-	asked = atomic_exchange(&m->asked, 0);
-	if (asked & ASKED_SHUTDOWN)
-		machine_shutdown(m, true, "guest-shutdown");
-	else if (asked & ASKED_RESET && machine_reset(m, !(asked & ASKED_BY_HOST), &err) < 0)
-		log_error("%s reset: %s", asked & ASKED_BY_HOST ? "the" : "the guest's", err.text);
-}
-
 static void asked(struct machine *m, const struct post *post)
 {
 	(void)post;

@@ -86,22 +86,23 @@ extern const struct vm_exit_ops machine_exit_ops;
 		}                                                                              \
 	} while (0)
 
-/* run.c */
+/*
+ * Each of these files calls those above it and no other: reset.c needs park.c and boot.c; run_control.c needs reset.c;
+ * event.c, and last machine.c and state.c, need any.
+ */
+
+/* park.c */
 void machine_set_state(struct machine *machine, enum run_state state);
-/* machine_stop for a reason of the machine's own, where that state may follow; there is nobody to report to. */
-void machine_stop_for(struct machine *machine, enum run_state why);
-/* A vCPU has stopped for the debugger. */
-void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 /* Parks all vCPUs, and with them the devices and the clock of a running machine. 0 or vm_pause's error. */
 int machine_park(struct machine *machine, struct err *err);
+/* The opposite; the run state is the caller's. */
+void machine_let_run(struct machine *machine);
+/* Goes to RUNNING, whatever the machine's state, and lets the guest run. */
+void machine_run(struct machine *machine);
 /* Finishes what vCPUs and devices have taken from the guest; see vm_settle and board_drain. All vCPUs are parked. */
 int machine_drain(struct machine *machine, struct err *err);
 /* Sets the guest's clock to where it stopped, if it did. */
 void machine_clock_back(struct machine *machine);
-/* May vCPUs run, some of them or all? 0, or -EBUSY with the reason, as machine_cont, but for the disk. */
-int machine_may_run(const struct machine *machine, struct err *err);
-/* Lets the guest run, whatever the machine's state. */
-void machine_run(struct machine *machine);
 
 /* boot.c */
 /* boot_files of what the options say. -EINVAL: nothing, of a machine that starts here. */
@@ -122,14 +123,22 @@ int machine_boot_first(struct machine *machine, const struct boot_files *found, 
 const char *machine_reset_waits_for(const struct machine *machine);
 /* What a reset has waited for may be over: if so, it is done now. */
 void machine_reset_retry(struct machine *machine);
+/* Carries out what the guest has asked for, unless a migration has the guest. */
+void machine_do_asked(struct machine *machine);
+
+/* run_control.c */
+/* May vCPUs run, some of them or all? 0, or -EBUSY with the reason, as machine_cont, but for the disk. */
+int machine_may_run(const struct machine *machine, struct err *err);
+/* machine_stop for a reason of the machine's own, where that state may follow; there is nobody to report to. */
+void machine_stop_for(struct machine *machine, enum run_state why);
+/* A vCPU has stopped for the debugger. */
+void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 
 /* event.c */
 struct machine_mail *machine_mail_new(struct machine *machine);
 /* The machine goes: what is still posted is dropped. Main thread. */
 void machine_mail_close(struct machine_mail *mail);
-/* Carries out what the guest has asked for, unless a migration has the guest. */
-void machine_do_asked(struct machine *machine);
-/* ... and entries for other threads: all that devices report, each kind on the threads that device/event.h says, */
+/* Entries for other threads: all that devices report, each kind on the threads that device/event.h says, */
 void machine_on_device(void *machine, const struct device_event *event);
 /* and what memory does (struct memory_events). */
 void machine_on_lost(void *machine, gfn_t gfn);

@@ -5,7 +5,7 @@
  *
  * machine_new puts the parts together in the one order that works: the userfaultfd is opened before the VM,
  * so that the end of the process, however it comes, closes it first (see memory.h). machine_free is its
- * mirror. In between, run.c stops it and lets it go, reset.c resets it, event.c hears what other threads have to say;
+ * mirror. In between, run_control.c stops it and lets it go, reset.c resets it, event.c hears what other threads have to say;
  * boot.c knows what it boots, state.c saves and loads it.
  */
 #include "machine/internal.h"
@@ -226,18 +226,6 @@ int machine_powerdown(struct machine *m, struct err *err)
 	board_press_power_button(m->board);
 	MACHINE_TELL(m, powerdown);
 	return 0;
-}
-
-void machine_shutdown(struct machine *m, bool by_guest, const char *reason)
-{
-	if (m->shut)
-		return;
-	m->shut = true;
-	log_info("shutting down: %s", reason);
-	vm_ask_pause(m->vm);
-	MACHINE_TELL(m, shutdown, by_guest, reason);
-	machine_set_state(m, RUN_STATE_SHUTDOWN);
-	loop_stop(m->loop);
 }
 
 /* ---- disks, the balloon ---- */

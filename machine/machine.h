@@ -109,7 +109,7 @@ bool machine_is_to_run(const struct machine *machine);
 /* It is in INMIGRATE, and to run once the guest has arrived: so it is made, and machine_stop and machine_cont change it. */
 bool machine_autostart(const struct machine *machine);
 
-/* ---- stop and go: run.c ---- */
+/* ---- stop and go: run_control.c ---- */
 
 /*
  * stop. as: PAUSED, DEBUG, or another state that says why. Parks all vCPUs and goes there, also from one stopped state
@@ -131,7 +131,7 @@ int machine_cont(struct machine *machine, struct err *err);
  */
 int machine_cont_vcpus(struct machine *machine, uint32_t vcpus, struct err *err);
 
-/* ---- only for migration; also run.c ---- */
+/* ---- only for migration; also run_control.c ---- */
 
 /* Source: switchover begins. Parks all, finishes what devices have taken, goes to FINISH_MIGRATE. Errors as machine_stop's. */
 int machine_enter_migrate(struct machine *machine, struct err *err);

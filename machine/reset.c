@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * reset.c - a machine's reset, and what it waits for.
+ * reset.c - a machine's reset, what it waits for, and the guest's wish for one.
  *
  * A reset puts every part back to where it was after machine_new, and loads the kernel anew. With the machine paused
  * it goes through the phases of struct reset, which changes only here but for `resumes`:
@@ -188,4 +188,19 @@ int machine_reset(struct machine *m, bool by_guest, struct err *err)
 	if (m->state == RUN_STATE_RUNNING)
 		machine_set_state(m, RUN_STATE_PAUSED);
 	return 0;
+}
+
+void machine_do_asked(struct machine *m)
+{
+	struct err err = { 0 };
+	unsigned int asked;
+
+	/* It travels with the guest's state, or is done when the guest stays here after all. */
+	if (run_state_is_away(m->state))
+		return;
+	asked = atomic_exchange(&m->asked, 0);
+	if (asked & ASKED_SHUTDOWN)
+		machine_shutdown(m, true, "guest-shutdown");
+	else if (asked & ASKED_RESET && machine_reset(m, !(asked & ASKED_BY_HOST), &err) < 0)
+		log_error("%s reset: %s", asked & ASKED_BY_HOST ? "the" : "the guest's", err.text);
 }

@@ -169,7 +169,7 @@ enum run_state machine_state(const struct machine *machine)
 	return machine->state;
 }
 
-/* As machine/run.c: its own tests say what it does in which state. */
+/* As machine/run_control.c: its own tests say what it does in which state. */
 int machine_stop(struct machine *machine, enum run_state as, struct err *err)
 {
 	int r;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * What stop and go mean in which state, when a machine may run, and what becomes of a reset that waits: run.c and
- * reset.c with real memory, and without VM, board and architecture.
+ * What stop and go mean in which state, when a machine may run, and what becomes of a reset that waits: run_control.c
+ * and reset.c with real memory, and without VM, board and architecture.
  */
 #include <errno.h>
 #include <setjmp.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * run.c - stop and go: one verb for each thing that is done to a machine, and what it means in each run state.
+ * run_control.c - stop and go: one verb for each thing that is done to a machine, and what it means in each run state.
  *
  *   verb                   who                                goes to
  *   machine_stop           QMP, gdb, the machine itself       PAUSED, DEBUG, or why it stopped
@@ -14,25 +14,16 @@
  *
  * While a migration comes in there is nothing to stop: machine_stop and machine_cont then say whether the guest is
  * to run once it has arrived.
- *
- * A running machine is parked by machine_park() and let run by let_run() alone.
- * The run state changes only in machine_set_state; run_state.c has the table of what may follow what.
  */
 #include "machine/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "machine/run_state.h"
 
 /* ---- what it is ---- */
-
-enum run_state machine_state(const struct machine *m)
-{
-	return m->state;
-}
 
 bool machine_is_to_run(const struct machine *m)
 {
@@ -44,75 +35,12 @@ bool machine_autostart(const struct machine *m)
 	return m->state == RUN_STATE_INMIGRATE && m->autostart;
 }
 
-void machine_set_state(struct machine *m, enum run_state state)
-{
-	enum run_state old = m->state;
-
-	if (old == state)
-		return;
-	if (!run_state_may_follow(old, state))
-		log_warn("run state goes from %s to %s", run_state_name(old), run_state_name(state));
-	m->state = state;
-	log_info("run state: %s", run_state_name(state));
-	MACHINE_TELL(m, state, old, state);
-}
-
 static int check_follows(const struct machine *m, enum run_state state, struct err *err)
 {
 	if (run_state_may_follow(m->state, state))
 		return 0;
 	return err_set(err, -EBUSY, "the machine is in state %s and cannot go to %s", run_state_name(m->state),
 		       run_state_name(state));
-}
-
-/* ---- vCPUs, devices, the guest's clock ---- */
-
-void machine_clock_back(struct machine *m)
-{
-	struct err err;
-
-	if (m->clock_stopped && arch_clock_start(m->vm, m->clock, &err) < 0)
-		log_warn("the guest sees the time that it was stopped: %s", err.text);
-}
-
-static void let_run(struct machine *m)
-{
-	machine_clock_back(m);
-	m->clock_stopped = false;
-	board_start(m->board);
-	vm_resume(m->vm);
-}
-
-void machine_run(struct machine *m)
-{
-	machine_set_state(m, RUN_STATE_RUNNING);
-	let_run(m);
-}
-
-/*
- * In states other than RUNNING, a vCPU that a debugger lets run, or that has not parked yet. On a timeout a running
- * machine goes on as it was, rather than half of it.
- */
-int machine_park(struct machine *m, struct err *err)
-{
-	int r = vm_pause(m->vm, MACHINE_PAUSE_MS, err);
-
-	if (m->state != RUN_STATE_RUNNING)
-		return r;
-	if (r < 0) {
-		vm_resume(m->vm);
-		return r;
-	}
-	m->clock_stopped = !arch_clock_stop(m->vm, &m->clock, NULL);
-	board_stop(m->board);
-	return 0;
-}
-
-int machine_drain(struct machine *m, struct err *err)
-{
-	int r = vm_settle(m->vm, false, err);
-
-	return r < 0 ? r : board_drain(m->board, clock_now_ns() + MACHINE_DRAIN_MS * NS_PER_MS, err);
 }
 
 /* ---- stop ---- */
@@ -284,7 +212,7 @@ int machine_enter_migrate(struct machine *m, struct err *err)
 	r = machine_drain(m, err);
 	if (r < 0) {
 		if (m->state == RUN_STATE_RUNNING)
-			let_run(m);
+			machine_let_run(m);
 		return r;
 	}
 	machine_set_state(m, RUN_STATE_FINISH_MIGRATE);
