@@ -43,7 +43,8 @@ struct device_event_sink {
 	void *arg;
 };
 
-static inline void device_event(const struct device_event_sink *sink, const struct device_event *event)
+static inline void device_event(const struct device_event_sink *sink,
+				const struct device_event *event)
 {
 	if (sink->fn)
 		sink->fn(sink->arg, event);

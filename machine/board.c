@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * board.c - what the boards of all architectures have: a serial port with its character device, a PCI bus with the
- * virtio devices on it, and their ways to KVM. Where they are, and what else there is, says board_<architecture>.c.
+ * board.c - what the boards of all architectures have: a serial port with its
+ * character device, a PCI bus with the virtio devices on it, and their ways to
+ * KVM. Where they are, and what else there is, says board_<architecture>.c.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -88,8 +89,8 @@ static int event_remove(void *vm, uint64_t gpa, int fd)
 	return vm_ioeventfd_remove(vm, GPA(gpa), fd);
 }
 
-int board_add_pci(struct board *board, struct bus *mmio, uint64_t ecam, const struct pci_range window[PCI_WINDOWS],
-		  struct err *err)
+int board_add_pci(struct board *board, struct bus *mmio, uint64_t ecam,
+		  const struct pci_range window[PCI_WINDOWS], struct err *err)
 {
 	static const char *const owner[PCI_WINDOWS] = { "PCI window", "PCI window above 4 GiB" };
 	unsigned int i;
@@ -98,18 +99,20 @@ int board_add_pci(struct board *board, struct bus *mmio, uint64_t ecam, const st
 	if (r < 0)
 		return r;
 	board_add_device(board, &pci_host_device_ops, board->pci);
-	r = bus_add(mmio, "PCI configuration", ecam, PCI_ECAM_BYTES, 4, pci_host_ecam_access, board->pci, err);
+	r = bus_add(mmio, "PCI configuration", ecam, PCI_ECAM_BYTES, 4, pci_host_ecam_access,
+		    board->pci, err);
 	for (i = 0; i < PCI_WINDOWS && !r; i++)
 		if (window[i].len)
-			r = bus_add(mmio, owner[i], window[i].base, window[i].len, 8, pci_host_window_access,
-				    pci_host_window(board->pci, i), err);
+			r = bus_add(mmio, owner[i], window[i].base, window[i].len, 8,
+				    pci_host_window_access, pci_host_window(board->pci, i), err);
 	return r;
 }
 
 static int virtio_new(struct board *board, const struct board_config *config, struct err *err)
 {
 	const struct vdev_env env = {
-		.mem = vm_memory(config->vm), .loop = config->loop, .cpus = vm_vcpus(config->vm), .machine = config->name,
+		.mem = vm_memory(config->vm), .loop = config->loop,
+		.cpus = vm_vcpus(config->vm), .machine = config->name,
 		.msi = { &msi_ops, config->vm },
 		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
 		.incoming = config->incoming, .events = config->events,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The devices of the machine's board, each at its place on a bus. board.c has what all boards have; one file for each
- * architecture (board_<name>.c), picked by the build, says where things are and what else there is.
+ * The devices of the machine's board, each at its place on a bus. board.c has
+ * what all boards have; one file for each architecture (board_<name>.c), picked
+ * by the build, says where things are and what else there is.
  */
 #ifndef POSTERN_MACHINE_BOARD_H
 #define POSTERN_MACHINE_BOARD_H
@@ -45,13 +46,21 @@ void board_stop(struct board *board);
 /* No page is missing any more. */
 void board_memory_complete(struct board *board);
 /*
- * Finishes what devices have taken, so that their state is whole. Waits, at most until the deadline (CLOCK_MONOTONIC): for disks, as
- * vm_pause waits for vCPUs. -ETIMEDOUT says for whom; nothing is lost, and it can be tried again. Stopped.
+ * Finishes what devices have taken, so that their state is whole. Waits, at
+ * most until the deadline (CLOCK_MONOTONIC): for disks, as vm_pause waits for
+ * vCPUs. -ETIMEDOUT says for whom; nothing is lost, and it can be tried again.
+ * Stopped.
  */
 int board_drain(struct board *board, int64_t deadline_ns, struct err *err);
-/* Have devices requests in flight? When they no longer have, a DEVICE_EVENT_IDLE says so. Stopped. */
+/*
+ * Have devices requests in flight? When they no longer have, a
+ * DEVICE_EVENT_IDLE says so. Stopped.
+ */
 bool board_is_busy(struct board *board);
-/* Takes what is shared with other machines, disks, before this one runs; may come again. -EBUSY: another machine has it. */
+/*
+ * Takes what is shared with other machines, disks, before this one runs; may
+ * come again. -EBUSY: another machine has it.
+ */
 int board_claim(struct board *board, struct err *err);
 /* Another machine runs from now on. Drained. */
 void board_release(struct board *board);

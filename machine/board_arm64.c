@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * board_arm64.c - a serial port is all there is beside what KVM has in the kernel. Power off and reset are PSCI calls, which KVM
- * takes and tells as system events; there is neither a power button nor, without message signalled interrupts, a bus for
- * virtio.
+ * board_arm64.c - a serial port is all there is beside what KVM has in the
+ * kernel. Power off and reset are PSCI calls, which KVM takes and tells as
+ * system events; there is neither a power button nor, without message signalled
+ * interrupts, a bus for virtio.
  */
 #include <errno.h>
 
@@ -32,7 +33,8 @@ int board_own_new(struct board *board, const struct board_config *config, struct
 	r = board_add_serial(board, &line, err);
 	if (r < 0)
 		return r;
-	return bus_add(config->mmio, "serial", BOARD_SERIAL, BOARD_SERIAL_BYTES, 1, serial_access, board->serial, err);
+	return bus_add(config->mmio, "serial", BOARD_SERIAL, BOARD_SERIAL_BYTES, 1, serial_access,
+		       board->serial, err);
 }
 
 void board_own_free(struct board *board)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Between board.c, which has what every board has, and board_<architecture>.c, which puts devices at their places: all
- * that a new architecture's board is.
+ * Between board.c, which has what every board has, and board_<architecture>.c,
+ * which puts devices at their places: all that a new architecture's board is.
  */
 #ifndef POSTERN_MACHINE_BOARD_INTERNAL_H
 #define POSTERN_MACHINE_BOARD_INTERNAL_H
@@ -31,8 +31,9 @@ struct board {
 /* ---- board_<architecture>.c ---- */
 
 /*
- * Makes the serial port, and the PCI bus if there is one, as below, and whatever else this board has; puts each on a
- * bus. board_own_free is called after an error as well.
+ * Makes the serial port, and the PCI bus if there is one, as below, and
+ * whatever else this board has; puts each on a bus. board_own_free is called
+ * after an error as well.
  */
 int board_own_new(struct board *board, const struct board_config *config, struct err *err);
 void board_own_free(struct board *board);
@@ -42,9 +43,12 @@ void board_own_free(struct board *board);
 
 /* A serial port with this interrupt line; the caller puts it on a bus. */
 int board_add_serial(struct board *board, const struct irq_line *line, struct err *err);
-/* A PCI bus whose BARs answer in these windows, and configuration space (ECAM), all of it on `mmio`. */
-int board_add_pci(struct board *board, struct bus *mmio, uint64_t ecam, const struct pci_range window[PCI_WINDOWS],
-		  struct err *err);
+/*
+ * A PCI bus whose BARs answer in these windows, and configuration space (ECAM),
+ * all of it on `mmio`.
+ */
+int board_add_pci(struct board *board, struct bus *mmio, uint64_t ecam,
+		  const struct pci_range window[PCI_WINDOWS], struct err *err);
 /* Has state, saved in the order in which they are added. */
 void board_add_device(struct board *board, const struct device_ops *ops, void *dev);
 

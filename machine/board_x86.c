@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial port, power management, clock,
- * and the PCI bus.
+ * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial
+ * port, power management, clock, and the PCI bus.
  */
 #include <errno.h>
 #include <stdlib.h>

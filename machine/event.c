@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * event.c - what other threads have to say to the machine, and what comes of it: exits of vCPUs, devices' events, fates
- * of pages.
+ * event.c - what other threads have to say to the machine, and what comes of
+ * it: exits of vCPUs, devices' events, fates of pages.
  *
- * An entry for other threads (machine_on_..., exit_event) posts a function to the main thread, where it decides. A
- * guest's wish for a reset or a power-off is also kept in machine->asked from the moment at which it is uttered: when a
- * migration pauses the machine before the post arrives, the wish is part of the saved state and comes true on the
- * other side.
+ * An entry for other threads (machine_on_..., exit_event) posts a function to
+ * the main thread, where it decides. A guest's wish for a reset or a power-off
+ * is also kept in machine->asked from the moment at which it is uttered: when a
+ * migration pauses the machine before the post arrives, the wish is part of the
+ * saved state and comes true on the other side.
  */
 #include "machine/internal.h"
 
@@ -139,9 +140,11 @@ static void lost_log(const struct lost_pages *lost)
 	if (lost->pages == 1)
 		log_error("the page at guest physical address 0x%" PRIx64 " is lost", lowest);
 	else if (lost->range[0].pages == lost->pages)
-		log_error("%" PRIu64 " pages from guest physical address 0x%" PRIx64 " on are lost", lost->pages, lowest);
+		log_error("%" PRIu64 " pages from guest physical address 0x%" PRIx64 " on are lost",
+			  lost->pages, lowest);
 	else
-		log_error("%" PRIu64 " pages are lost, here and there from guest physical address 0x%" PRIx64 " on", lost->pages, lowest);
+		log_error("%" PRIu64 " pages are lost, here and there from guest physical address 0x%"
+			  PRIx64 " on", lost->pages, lowest);
 }
 
 static void on_lost_rest(uv_timer_t *timer);
@@ -193,7 +196,8 @@ void machine_on_complete(void *machine)
 static void deaf(struct machine *m, const struct post *post)
 {
 	/* The bulk comes all the same, and with it, at the end, every page. */
-	log_error("%s: the machine is paused; let the migration complete, then continue it", post->text);
+	log_error("%s: the machine is paused; let the migration complete, then continue it",
+		  post->text);
 	if (!memory_is_late(m->mem))
 		return;
 	m->deaf = true;
@@ -204,7 +208,8 @@ void machine_on_deaf(void *machine, int error)
 {
 	struct post post = { .fn = deaf };
 
-	snprintf(post.text, sizeof(post.text), "the kernel's page faults cannot be read any more (errno %d)", -error);
+	snprintf(post.text, sizeof(post.text),
+		 "the kernel's page faults cannot be read any more (errno %d)", -error);
 	post_send(machine, &post);
 }
 
@@ -237,11 +242,13 @@ static void crash(struct machine *m, const struct post *post)
 
 static void poisoned(struct machine *m, const struct post *post)
 {
-	const struct lost_pages page = { .pages = 1, .lowest = post->gfn, .ranges = 1, .range = { { post->gfn, 1 } } };
+	const struct lost_pages page = {
+		.pages = 1, .lowest = post->gfn, .ranges = 1, .range = { { post->gfn, 1 } },
+	};
 
-	log_error("the host's memory behind the page at guest physical address 0x%" PRIx64 " has failed (the kernel has "
-		  "poisoned it, see its log): what the page held is lost, and the guest cannot go on here",
-		  gfn_to_gpa(post->gfn).v);
+	log_error("the host's memory behind the page at guest physical address 0x%" PRIx64
+		  " has failed (the kernel has poisoned it, see its log): what the page held is lost, "
+		  "and the guest cannot go on here", gfn_to_gpa(post->gfn).v);
 	/* A debugger may have let the vCPU run alone. */
 	if (m->state == RUN_STATE_RUNNING || m->state == RUN_STATE_DEBUG)
 		machine_stop_for(m, RUN_STATE_IO_ERROR);

@@ -14,9 +14,15 @@
 #include "machine/boot_files.h"
 #include "machine/machine.h"
 
-/* How long a pause waits for a vCPU that does not come: longer than any way out takes, shorter than a person's patience. */
+/*
+ * How long a pause waits for a vCPU that does not come: longer than any way out
+ * takes, shorter than a person's patience.
+ */
 #define MACHINE_PAUSE_MS 2000
-/* How long disks get to finish what they were asked for, before a machine's state is taken or it is reset. */
+/*
+ * How long disks get to finish what they were asked for, before a machine's
+ * state is taken or it is reset.
+ */
 #define MACHINE_DRAIN_MS 2000
 
 /* What the guest has asked for and the main thread has not done yet. */
@@ -27,8 +33,8 @@ enum {
 };
 
 /*
- * The address to which other threads post. It outlives the machine as long as a post is under way;
- * `machine` is only read and written on the main thread.
+ * The address to which other threads post. It outlives the machine as long as a
+ * post is under way; `machine` is only read and written on the main thread.
  */
 struct machine_mail {
 	atomic_uint refs;
@@ -38,7 +44,7 @@ struct machine_mail {
 /* Of a reset that has been asked for and is not done: reset.c. */
 enum reset_phase {
 	RESET_NONE,		/* there is none */
-	RESET_WAITS,		/* for memory to be complete, for disks to be done with it, for a migration to end */
+	RESET_WAITS,		/* for all memory, for idle disks, for a migration to end */
 	RESET_FINDS,		/* ... for the kernel that boot_find looks for */
 };
 
@@ -87,19 +93,26 @@ extern const struct vm_exit_ops machine_exit_ops;
 	} while (0)
 
 /*
- * Each of these files calls those above it and no other: reset.c needs park.c and boot.c; run_control.c needs reset.c;
- * event.c, and last machine.c and state.c, need any.
+ * Each of these files calls those above it and no other: reset.c needs park.c
+ * and boot.c; run_control.c needs reset.c; event.c, and last machine.c and
+ * state.c, need any.
  */
 
 /* park.c */
 void machine_set_state(struct machine *machine, enum run_state state);
-/* Parks all vCPUs, and with them the devices and the clock of a running machine. 0 or vm_pause's error. */
+/*
+ * Parks all vCPUs, and with them the devices and the clock of a running
+ * machine. 0 or vm_pause's error.
+ */
 int machine_park(struct machine *machine, struct err *err);
 /* The opposite; the run state is the caller's. */
 void machine_let_run(struct machine *machine);
 /* Goes to RUNNING, whatever the machine's state, and lets the guest run. */
 void machine_run(struct machine *machine);
-/* Finishes what vCPUs and devices have taken from the guest; see vm_settle and board_drain. All vCPUs are parked. */
+/*
+ * Finishes what vCPUs and devices have taken from the guest; see vm_settle and
+ * board_drain. All vCPUs are parked.
+ */
 int machine_drain(struct machine *machine, struct err *err);
 /* Sets the guest's clock to where it stopped, if it did. */
 void machine_clock_back(struct machine *machine);
@@ -127,9 +140,15 @@ void machine_reset_retry(struct machine *machine);
 void machine_do_asked(struct machine *machine);
 
 /* run_control.c */
-/* May vCPUs run, some of them or all? 0, or -EBUSY with the reason, as machine_cont, but for the disk. */
+/*
+ * May vCPUs run, some of them or all? 0, or -EBUSY with the reason, as
+ * machine_cont, but for the disk.
+ */
 int machine_may_run(const struct machine *machine, struct err *err);
-/* machine_stop for a reason of the machine's own, where that state may follow; there is nobody to report to. */
+/*
+ * machine_stop for a reason of the machine's own, where that state may follow;
+ * there is nobody to report to.
+ */
 void machine_stop_for(struct machine *machine, enum run_state why);
 /* A vCPU has stopped for the debugger. */
 void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
@@ -138,7 +157,10 @@ void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
 struct machine_mail *machine_mail_new(struct machine *machine);
 /* The machine goes: what is still posted is dropped. Main thread. */
 void machine_mail_close(struct machine_mail *mail);
-/* Entries for other threads: all that devices report, each kind on the threads that device/event.h says, */
+/*
+ * Entries for other threads: all that devices report, each kind on the threads
+ * that device/event.h says,
+ */
 void machine_on_device(void *machine, const struct device_event *event);
 /* and what memory does (struct memory_events). */
 void machine_on_lost(void *machine, gfn_t gfn);

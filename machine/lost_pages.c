@@ -15,7 +15,10 @@ void lost_gather_fini(struct lost_gather *gather)
 	pthread_mutex_destroy(&gather->lock);
 }
 
-/* At the end or the start of a range: sources mostly go upwards. Ranges that grow together stay two. */
+/*
+ * At the end or the start of a range: sources mostly go upwards. Ranges that
+ * grow together stay two.
+ */
 static bool range_grows(struct lost_range *range, gfn_t gfn)
 {
 	if (gfn.v > range->first.v && gfn.v - range->first.v == range->pages) {

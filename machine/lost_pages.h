@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Pages that a source has called lost, gathered until the main thread tells of them: a source may lose millions of them at once, one by
- * one, and in any order, and they take the same memory, one post to the loop and one piece of news a while.
+ * Pages that a source has called lost, gathered until the main thread tells of
+ * them: a source may lose millions of them at once, one by one, and in any
+ * order, and they take the same memory, one post to the loop and one piece of
+ * news a while.
  */
 #ifndef POSTERN_MACHINE_LOST_PAGES_H
 #define POSTERN_MACHINE_LOST_PAGES_H
@@ -20,7 +22,10 @@ struct lost_range {
 	uint64_t pages;
 };
 
-/* News. Every page is in `pages` and not below `lowest`; ranges do not overlap, and are in the order in which they began. */
+/*
+ * News. Every page is in `pages` and not below `lowest`; ranges do not overlap,
+ * and are in the order in which they began.
+ */
 struct lost_pages {
 	uint64_t pages;
 	gfn_t lowest;
@@ -36,9 +41,15 @@ struct lost_gather {
 
 void lost_gather_init(struct lost_gather *gather);
 void lost_gather_fini(struct lost_gather *gather);
-/* Any thread: a page that was not lost before. True: somebody is to take, and is not going to by itself. */
+/*
+ * Any thread: a page that was not lost before. True: somebody is to take, and
+ * is not going to by itself.
+ */
 bool lost_gather_add(struct lost_gather *gather, gfn_t gfn);
-/* What has come since the last time. False: nothing; the next page asks for it to be taken. After true, this is called again in a while. */
+/*
+ * What has come since the last time. False: nothing; the next page asks for it
+ * to be taken. After true, this is called again in a while.
+ */
 bool lost_gather_take(struct lost_gather *gather, struct lost_pages *pages);
 
 #endif

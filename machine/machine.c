@@ -3,10 +3,12 @@
 /*
  * machine.c - a machine's life, and what is asked of its devices.
  *
- * machine_new puts the parts together in the one order that works: the userfaultfd is opened before the VM,
- * so that the end of the process, however it comes, closes it first (see memory.h). machine_free is its
- * mirror. In between, run_control.c stops it and lets it go, reset.c resets it, event.c hears what other threads have to say;
- * boot.c knows what it boots, state.c saves and loads it.
+ * machine_new puts the parts together in the one order that works: the
+ * userfaultfd is opened before the VM, so that the end of the process, however
+ * it comes, closes it first (see memory.h). machine_free is its mirror. In
+ * between, run_control.c stops it and lets it go, reset.c resets it, event.c
+ * hears what other threads have to say; boot.c knows what it boots, state.c
+ * saves and loads it.
  */
 #include "machine/internal.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A machine: memory, VM and board devices put together, and its run state. Everything here is called on the
- * main thread (the loop's) unless said otherwise, and nothing here waits for a page.
+ * A machine: memory, VM and board devices put together, and its run state.
+ * Everything here is called on the main thread (the loop's) unless said
+ * otherwise, and nothing here waits for a page.
  */
 #ifndef POSTERN_MACHINE_MACHINE_H
 #define POSTERN_MACHINE_MACHINE_H
@@ -48,8 +49,10 @@ struct machine_config {
 	 */
 	const char *kernel, *initrd, *cmdline, *append;
 	/*
-	 * Where the kernel lies on a disk of the guest's, it is looked for anew before each reset: this begins that, and
-	 * machine_boot_found ends it. NULL: a reset takes the kernel above. 0, or an error: the reset fails.
+	 * Where the kernel lies on a disk of the guest's, it is looked for anew
+	 * before each reset: this begins that, and machine_boot_found ends it.
+	 * NULL: a reset takes the kernel above. 0, or an error: the reset
+	 * fails.
 	 */
 	int (*boot_find)(void *arg, struct machine *machine, struct err *err);
 	void *boot_arg;
@@ -64,31 +67,41 @@ struct machine_config {
 	struct virtio_choices virtio;	/* texts are copied */
 };
 
-/* All callbacks on the main thread; NULL ones are skipped. A listener outlives the machine or is removed first. */
+/*
+ * All callbacks on the main thread; NULL ones are skipped. A listener outlives
+ * the machine or is removed first.
+ */
 struct machine_listener {
 	void (*state)(void *arg, enum run_state old, enum run_state now);	/* STOP, RESUME come of it */
 	void (*reset)(void *arg, bool by_guest);
 	void (*shutdown)(void *arg, bool by_guest, const char *reason);	/* QEMU's ShutdownCause */
 	void (*powerdown)(void *arg);
 	void (*debug)(void *arg, struct vcpu *vcpu);		/* machine is in RUN_STATE_DEBUG, all parked */
-	/* Of pages that the source does not have: at once of the first, and every 100 ms of those that have come since. */
+	/*
+	 * Of pages that the source does not have: at once of the first, and
+	 * every 100 ms of those that have come since.
+	 */
 	void (*pages_lost)(void *arg, const struct lost_pages *pages);
 	void (*memory_complete)(void *arg);			/* every page is PRESENT */
-	/* What devices report, but for what the guest asks of the machine itself: reset, power-off. */
+	/*
+	 * What devices report, but for what the guest asks of the machine
+	 * itself: reset, power-off.
+	 */
 	void (*device)(void *arg, const struct device_event *event);
 	void *arg;
 	struct machine_listener *next;
 };
 
 /*
- * Builds the machine in PRELAUNCH (or INMIGRATE): memory, with `incoming` its userfaultfd, the way out, VM,
- * devices, the loaded kernel. Errors say what to do.
+ * Builds the machine in PRELAUNCH (or INMIGRATE): memory, with `incoming` its
+ * userfaultfd, the way out, VM, devices, the loaded kernel. Errors say what to
+ * do.
  */
 int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err);
 /*
- * Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits for a page. 0, or
- * -ETIMEDOUT when a vCPU does not come out (vm_end_vcpus): nothing is freed then, and only _exit is left;
- * the terminal is restored.
+ * Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits
+ * for a page. 0, or -ETIMEDOUT when a vCPU does not come out (vm_end_vcpus):
+ * nothing is freed then, and only _exit is left; the terminal is restored.
  */
 int machine_free(struct machine *machine);
 
@@ -106,42 +119,59 @@ static inline bool machine_is_running(const struct machine *machine)
 }
 /* It runs, or will once a reset that waits is done. */
 bool machine_is_to_run(const struct machine *machine);
-/* It is in INMIGRATE, and to run once the guest has arrived: so it is made, and machine_stop and machine_cont change it. */
+/*
+ * It is in INMIGRATE, and to run once the guest has arrived: so it is made, and
+ * machine_stop and machine_cont change it.
+ */
 bool machine_autostart(const struct machine *machine);
 
 /* ---- stop and go: run_control.c ---- */
 
 /*
- * stop. as: PAUSED, DEBUG, or another state that says why. Parks all vCPUs and goes there, also from one stopped state
- * to another, with two exceptions: PAUSED changes none of them but DEBUG and FINISH_MIGRATE, and DEBUG none at all (the
- * vCPUs that a debugger lets run are parked). In INMIGRATE the guest is not to run once it has arrived. 0; -EBUSY: `as`
- * cannot follow the present state (run_state.c has the table); -ETIMEDOUT with the vCPU that did not come out named: a
- * machine that ran runs on.
+ * stop. as: PAUSED, DEBUG, or another state that says why. Parks all vCPUs and
+ * goes there, also from one stopped state to another, with two exceptions:
+ * PAUSED changes none of them but DEBUG and FINISH_MIGRATE, and DEBUG none at
+ * all (the vCPUs that a debugger lets run are parked). In INMIGRATE the guest
+ * is not to run once it has arrived. 0; -EBUSY: `as` cannot follow the present
+ * state (run_state.c has the table); -ETIMEDOUT with the vCPU that did not come
+ * out named: a machine that ran runs on.
  */
 int machine_stop(struct machine *machine, enum run_state as, struct err *err);
 /*
- * cont. 0 when it runs already; in INMIGRATE the guest is to run once it has arrived. -EBUSY with the reason where it
- * may not run: FINISH_MIGRATE, POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, while a page is lost (in whatever state), a reset
- * that waits for pages or disks, a disk that another machine has.
+ * cont. 0 when it runs already; in INMIGRATE the guest is to run once it has
+ * arrived. -EBUSY with the reason where it may not run: FINISH_MIGRATE,
+ * POSTMIGRATE, SHUTDOWN, INTERNAL_ERROR, while a page is lost (in whatever
+ * state), a reset that waits for pages or disks, a disk that another machine
+ * has.
  */
 int machine_cont(struct machine *machine, struct err *err);
 /*
- * A debugger's step, or its continue of some vCPUs only: lets those run whose bit in vcpus is set, and no other, in
- * DEBUG. From DEBUG, PAUSED and PRELAUNCH; otherwise -EBUSY, and where machine_cont says so (but for the disk).
+ * A debugger's step, or its continue of some vCPUs only: lets those run whose
+ * bit in vcpus is set, and no other, in DEBUG. From DEBUG, PAUSED and
+ * PRELAUNCH; otherwise -EBUSY, and where machine_cont says so (but for the
+ * disk).
  */
 int machine_cont_vcpus(struct machine *machine, uint32_t vcpus, struct err *err);
 
 /* ---- only for migration; also run_control.c ---- */
 
-/* Source: switchover begins. Parks all, finishes what devices have taken, goes to FINISH_MIGRATE. Errors as machine_stop's. */
+/*
+ * Source: switchover begins. Parks all, finishes what devices have taken, goes
+ * to FINISH_MIGRATE. Errors as machine_stop's.
+ */
 int machine_enter_migrate(struct machine *machine, struct err *err);
-/* Source: from now on another host runs the guest. FINISH_MIGRATE to POSTMIGRATE; -EBUSY: not in FINISH_MIGRATE. */
+/*
+ * Source: from now on another host runs the guest. FINISH_MIGRATE to
+ * POSTMIGRATE; -EBUSY: not in FINISH_MIGRATE.
+ */
 int machine_commit_migrate(struct machine *machine, struct err *err);
 /*
- * The guest is here, whether it has stayed, come, or was taken back: leaves FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by
- * force. run: it ran before. It then goes to RUNNING, but for one that has arrived and was stopped meanwhile
- * (machine_autostart); else to PAUSED. Errors, after which it has left as well: a disk that another machine has
- * (PAUSED); a page is lost (IO_ERROR) or cannot be asked for (INTERNAL_ERROR).
+ * The guest is here, whether it has stayed, come, or was taken back: leaves
+ * FINISH_MIGRATE / INMIGRATE / POSTMIGRATE by force. run: it ran before. It
+ * then goes to RUNNING, but for one that has arrived and was stopped meanwhile
+ * (machine_autostart); else to PAUSED. Errors, after which it has left as well:
+ * a disk that another machine has (PAUSED); a page is lost (IO_ERROR) or cannot
+ * be asked for (INTERNAL_ERROR).
  */
 int machine_leave_migrate(struct machine *machine, bool run, struct err *err);
 
@@ -165,7 +195,10 @@ bool machine_disk(struct machine *machine, unsigned int i, struct disk_info *inf
  */
 void machine_boot_found(struct machine *machine, const struct boot_files *found,
 			const struct err *err);
-/* The server of the disk that is called so has dropped what lost connections had asked: as disk_fenced. -ENODEV: there is none. */
+/*
+ * The server of the disk that is called so has dropped what lost connections
+ * had asked: as disk_fenced. -ENODEV: there is none.
+ */
 int machine_disk_fenced(struct machine *machine, const char *device);
 /* What a reset loads. Lasts until the machine changes it, on this thread. */
 const struct boot_files *machine_boot(const struct machine *machine);
@@ -176,30 +209,38 @@ const struct boot_files *machine_boot(const struct machine *machine);
  * is. 0 or -ENOMEM.
  */
 int machine_boot_take(struct machine *machine, struct boot_files *from, struct err *err);
-/* system_powerdown: presses the ACPI power button. -EBUSY: the guest is not here (any more, or yet). */
+/*
+ * system_powerdown: presses the ACPI power button. -EBUSY: the guest is not
+ * here (any more, or yet).
+ */
 int machine_powerdown(struct machine *machine, struct err *err);
 /*
- * Asks every vCPU to park, without waiting for them, tells the shutdown listeners and ends the loop. reason:
- * "host-signal", "host-qmp-quit", "guest-shutdown"... Only the first call counts.
+ * Asks every vCPU to park, without waiting for them, tells the shutdown
+ * listeners and ends the loop. reason: "host-signal", "host-qmp-quit",
+ * "guest-shutdown"... Only the first call counts.
  */
 void machine_shutdown(struct machine *machine, bool by_guest, const char *reason);
 
 /*
- * The guest is asked to do with so much memory, at most all of it. It comes as near as it can, or wants; machine_balloon says how near. -ENODEV: it has no balloon; -EINVAL: nothing; -EBUSY: the guest is not here (any more, or yet).
+ * The guest is asked to do with so much memory, at most all of it. It comes as
+ * near as it can, or wants; machine_balloon says how near. -ENODEV: it has no
+ * balloon; -EINVAL: nothing; -EBUSY: the guest is not here (any more, or yet).
  */
 int machine_set_balloon(struct machine *machine, uint64_t memory_bytes, struct err *err);
 /* -ENODEV. */
 int machine_balloon(struct machine *machine, uint64_t *memory_bytes, struct err *err);
 
 /*
- * State of the paused machine without RAM: vCPUs, interrupt controllers, clocks, devices. A MachineState
- * message (machine/machine.proto), to be read only by machine_load of a machine of the same shape.
+ * State of the paused machine without RAM: vCPUs, interrupt controllers,
+ * clocks, devices. A MachineState message (machine/machine.proto), to be read
+ * only by machine_load of a machine of the same shape.
  */
 int machine_save(struct machine *machine, struct buf *out, struct err *err);
 /*
- * Hostile input: all of the message is checked before anything is applied; what the parts hold is checked
- * by their owners. On an error the machine's state is undefined but it may be loaded again. What the guest
- * asked for (reset, power-off) before it was saved is done when the machine leaves INMIGRATE.
+ * Hostile input: all of the message is checked before anything is applied; what
+ * the parts hold is checked by their owners. On an error the machine's state is
+ * undefined but it may be loaded again. What the guest asked for (reset,
+ * power-off) before it was saved is done when the machine leaves INMIGRATE.
  */
 int machine_load(struct machine *machine, const uint8_t *data, size_t len, struct err *err);
 /*

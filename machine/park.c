@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * park.c - the guest runs, or it is parked: vCPUs, devices and clock together, and the run state that goes with it.
+ * park.c - the guest runs, or it is parked: vCPUs, devices and clock together,
+ * and the run state that goes with it.
  *
- * A running machine is parked by machine_park() and let run by machine_let_run() alone. The run state changes only in
- * machine_set_state(); run_state.c has the table of what may follow what. Who may do that, and when, run_control.c and
- * reset.c know, which call this.
+ * A running machine is parked by machine_park() and let run by
+ * machine_let_run() alone. The run state changes only in machine_set_state();
+ * run_state.c has the table of what may follow what. Who may do that, and when,
+ * run_control.c and reset.c know, which call this.
  */
 #include "machine/internal.h"
 
@@ -25,7 +27,8 @@ void machine_set_state(struct machine *m, enum run_state state)
 	if (old == state)
 		return;
 	if (!run_state_may_follow(old, state))
-		log_warn("run state goes from %s to %s", run_state_name(old), run_state_name(state));
+		log_warn("run state goes from %s to %s", run_state_name(old),
+			 run_state_name(state));
 	m->state = state;
 	log_info("run state: %s", run_state_name(state));
 	MACHINE_TELL(m, state, old, state);
@@ -54,8 +57,9 @@ void machine_run(struct machine *m)
 }
 
 /*
- * In states other than RUNNING, a vCPU that a debugger lets run, or that has not parked yet. On a timeout a running
- * machine goes on as it was, rather than half of it.
+ * In states other than RUNNING, a vCPU that a debugger lets run, or that has
+ * not parked yet. On a timeout a running machine goes on as it was, rather than
+ * half of it.
  */
 int machine_park(struct machine *m, struct err *err)
 {
@@ -76,7 +80,9 @@ int machine_drain(struct machine *m, struct err *err)
 {
 	int r = vm_settle(m->vm, false, err);
 
-	return r < 0 ? r : board_drain(m->board, clock_now_ns() + MACHINE_DRAIN_MS * NS_PER_MS, err);
+	if (r < 0)
+		return r;
+	return board_drain(m->board, clock_now_ns() + MACHINE_DRAIN_MS * NS_PER_MS, err);
 }
 
 void machine_shutdown(struct machine *m, bool by_guest, const char *reason)

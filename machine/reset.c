@@ -3,15 +3,18 @@
 /*
  * reset.c - a machine's reset, what it waits for, and the guest's wish for one.
  *
- * A reset puts every part back to where it was after machine_new, and loads the kernel anew. With the machine paused
- * it goes through the phases of struct reset, which changes only here but for `resumes`:
+ * A reset puts every part back to where it was after machine_new, and loads the
+ * kernel anew. With the machine paused it goes through the phases of struct
+ * reset, which changes only here but for `resumes`:
  *
- *   NONE --asked for--> WAITS --all memory has come, no disk has--> FINDS --machine_boot_found--> done: NONE
- *                         ^     a request in flight                   |
- *                         +-----a migration has the guest by then-----+
+ *   NONE -- asked for --> WAITS, until all memory has come, and no disk has a
+ *                         request in flight
+ *        -------------->  FINDS, until machine_boot_found: then it is done
  *
- * Without boot_find there is nothing to find, and WAITS is done at once. A migration that has the guest meanwhile takes
- * the reset along (machine_save); one that fails leaves it here, and it goes on.
+ * where a migration that has the guest by then sends it back to WAITS.
+ * Without boot_find there is nothing to find, and WAITS is done at once. A
+ * migration that has the guest meanwhile takes the reset along (machine_save);
+ * one that fails leaves it here, and it goes on.
  */
 #include "machine/internal.h"
 
@@ -26,7 +29,8 @@ const char *machine_reset_waits_for(const struct machine *m)
 		return NULL;
 	if (m->reset.phase == RESET_FINDS)
 		return "the kernel on its disk";
-	return memory_is_late(m->mem) ? "the pages that are still missing" : "requests that its disks have not finished";
+	return memory_is_late(m->mem) ? "the pages that are still missing" :
+					"requests that its disks have not finished";
 }
 
 static int reset_failed(struct machine *m, struct err *err)
@@ -42,7 +46,8 @@ static const char *reset_obstacle(struct machine *m)
 	if (m->config.incoming && memory_is_late(m->mem))
 		return "until all of its memory has come";
 	/* They may still be writing to where the kernel will be. */
-	return board_is_busy(m->board) ? "until its disks have finished what they were asked for" : NULL;
+	return board_is_busy(m->board) ?
+		       "until its disks have finished what they were asked for" : NULL;
 }
 
 /* All vCPUs are parked. */
@@ -95,7 +100,10 @@ static int reset_now(struct machine *m, const struct boot_files *found, struct e
 	return 0;
 }
 
-/* Nothing is in the way of the reset that WAITS, but perhaps that its kernel has to be found first. */
+/*
+ * Nothing is in the way of the reset that WAITS, but perhaps that its kernel
+ * has to be found first.
+ */
 static int reset_go_on(struct machine *m, struct err *err)
 {
 	int r;
@@ -120,7 +128,10 @@ void machine_boot_found(struct machine *m, const struct boot_files *found, const
 	struct err err = { 0 };
 
 	m->reset.phase = RESET_WAITS;
-	/* A migration has the guest meanwhile: the reset travels, or begins anew when it stays here after all. */
+	/*
+	 * A migration has the guest meanwhile: the reset travels, or begins
+	 * anew when it stays here after all.
+	 */
 	if (run_state_is_away(m->state))
 		return;
 	if (m->state != RUN_STATE_SHUTDOWN && !failed) {

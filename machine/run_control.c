@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * run_control.c - stop and go: one verb for each thing that is done to a machine, and what it means in each run state.
+ * run_control.c - stop and go: one verb for each thing that is done to a
+ * machine, and what it means in each run state.
  *
  *   verb                   who                                goes to
  *   machine_stop           QMP, gdb, the machine itself       PAUSED, DEBUG, or why it stopped
@@ -12,8 +13,8 @@
  *   machine_leave_migrate  the guest is here: it has arrived, RUNNING, PAUSED, or why it cannot run
  *                          stays, or was taken back
  *
- * While a migration comes in there is nothing to stop: machine_stop and machine_cont then say whether the guest is
- * to run once it has arrived.
+ * While a migration comes in there is nothing to stop: machine_stop and
+ * machine_cont then say whether the guest is to run once it has arrived.
  */
 #include "machine/internal.h"
 
@@ -39,13 +40,16 @@ static int check_follows(const struct machine *m, enum run_state state, struct e
 {
 	if (run_state_may_follow(m->state, state))
 		return 0;
-	return err_set(err, -EBUSY, "the machine is in state %s and cannot go to %s", run_state_name(m->state),
-		       run_state_name(state));
+	return err_set(err, -EBUSY, "the machine is in state %s and cannot go to %s",
+		       run_state_name(m->state), run_state_name(state));
 }
 
 /* ---- stop ---- */
 
-/* A machine that does not run is stopped already, whatever its state, and keeps that state: as in QEMU. */
+/*
+ * A machine that does not run is stopped already, whatever its state, and keeps
+ * that state: as in QEMU.
+ */
 static bool is_stopped_already(const struct machine *m, enum run_state as)
 {
 	if (m->state == RUN_STATE_RUNNING)
@@ -96,13 +100,17 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 {
 	struct err err;
 
-	if (m->state != RUN_STATE_DEBUG && m->state != RUN_STATE_RUNNING && m->state != RUN_STATE_PAUSED)
+	if (m->state != RUN_STATE_DEBUG && m->state != RUN_STATE_RUNNING &&
+	    m->state != RUN_STATE_PAUSED)
 		return;
 	/* In DEBUG too: a step lets a single vCPU run. */
 	if (vm_pause(m->vm, MACHINE_PAUSE_MS, &err) < 0) {
 		log_error("%s", err.text);
 		if (m->state == RUN_STATE_RUNNING) {
-			/* All go on, rather than all but one; this one meets its breakpoint again. */
+			/*
+			 * All go on, rather than all but one; this one meets
+			 * its breakpoint again.
+			 */
 			vm_resume(m->vm);
 			return;
 		}
@@ -114,14 +122,18 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 
 /* ---- go ---- */
 
-/* The state that memory puts the machine into instead of letting it run, and why; RUNNING: it may. */
+/*
+ * The state that memory puts the machine into instead of letting it run, and
+ * why; RUNNING: it may.
+ */
 static enum run_state memory_allows(const struct machine *m, struct err *err)
 {
 	struct memory_stats stats;
 
 	if (m->deaf && memory_is_late(m->mem)) {
-		err_set(err, -EBUSY, "missing pages cannot be asked for any more; the machine can go on when all of its "
-				     "memory has come, which query-postern-faults shows");
+		err_set(err, -EBUSY,
+			"missing pages cannot be asked for any more; the machine can go on when all of "
+			"its memory has come, which query-postern-faults shows");
 		return RUN_STATE_INTERNAL_ERROR;
 	}
 	/* Whoever touches such a page waits for good, and nobody is told a second time. */
@@ -151,7 +163,8 @@ int machine_may_run(const struct machine *m, struct err *err)
 	case RUN_STATE_INTERNAL_ERROR:
 		if (m->deaf)
 			return 0;
-		return err_set(err, -EBUSY, "the machine has had an internal error: reset it first");
+		return err_set(err, -EBUSY,
+			       "the machine has had an internal error: reset it first");
 	default:
 		return 0;
 	}
@@ -183,8 +196,10 @@ int machine_cont_vcpus(struct machine *m, uint32_t vcpus, struct err *err)
 	unsigned int i;
 	int r;
 
-	if (m->state != RUN_STATE_DEBUG && m->state != RUN_STATE_PAUSED && m->state != RUN_STATE_PRELAUNCH)
-		return err_set(err, -EBUSY, "the machine may not run now, it is %s", run_state_name(m->state));
+	if (m->state != RUN_STATE_DEBUG && m->state != RUN_STATE_PAUSED &&
+	    m->state != RUN_STATE_PRELAUNCH)
+		return err_set(err, -EBUSY, "the machine may not run now, it is %s",
+			       run_state_name(m->state));
 	r = machine_may_run(m, err);
 	if (!r)
 		r = machine_park(m, err);

@@ -17,8 +17,8 @@
  *   GUEST_PANICKED   the guest said so                            cont, reset
  *   SHUTDOWN         quit, power-off                              never
  *
- * What leaves PAUSED-like states towards RUNNING is machine_cont's to refuse; the table only says what
- * makes sense.
+ * What leaves PAUSED-like states towards RUNNING is machine_cont's to refuse;
+ * the table only says what makes sense.
  */
 #include "machine/run_state.h"
 
@@ -57,7 +57,8 @@ bool run_state_may_follow(enum run_state old, enum run_state now)
 
 bool run_state_is_away(enum run_state state)
 {
-	return state == RUN_STATE_INMIGRATE || state == RUN_STATE_FINISH_MIGRATE || state == RUN_STATE_POSTMIGRATE;
+	return state == RUN_STATE_INMIGRATE || state == RUN_STATE_FINISH_MIGRATE ||
+	       state == RUN_STATE_POSTMIGRATE;
 }
 
 const char *run_state_name(enum run_state state)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Which run state may follow which, and what they have in common. The states stand in machine.h, the table in run_state.c.
+ * Which run state may follow which, and what they have in common. The states
+ * stand in machine.h, the table in run_state.c.
  */
 #ifndef POSTERN_MACHINE_RUN_STATE_H
 #define POSTERN_MACHINE_RUN_STATE_H

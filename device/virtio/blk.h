@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What the host asks of a virtio disk and learns from it. The rest of it is a device like others: kind.h.
+ * What the host asks of a virtio disk and learns from it. The rest of it is a
+ * device like others: kind.h.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_BLK_H
 #define POSTERN_DEVICE_VIRTIO_BLK_H
@@ -23,7 +24,10 @@ struct disk_info {
 	struct disk_doubt doubt;
 };
 
-/* False: the device is no disk. What is pointed to lives as long as the device, `away` until the loop goes on. Main thread. */
+/*
+ * False: the device is no disk. What is pointed to lives as long as the device,
+ * `away` until the loop goes on. Main thread.
+ */
 bool vdev_disk_info(struct vdev *dev, struct disk_info *info);
 /* As disk_fenced. False: the device is no disk. Main thread. */
 bool vdev_disk_fenced(struct vdev *dev);

@@ -15,15 +15,16 @@ struct virtio_set {
 	unsigned int n;
 };
 
-static int add(struct virtio_set *set, struct pci_host *bus, const struct virtio_choice *choice, const struct vdev_env *env,
-	       unsigned int number, struct err *err)
+static int add(struct virtio_set *set, struct pci_host *bus, const struct virtio_choice *choice,
+	       const struct vdev_env *env, unsigned int number, struct err *err)
 {
 	struct vdev *dev;
 	unsigned int slot;
 	int r;
 
 	if (!bus)
-		return err_set(err, -ENOTSUP, "--%s: this machine has no bus for virtio devices", choice->kind->option);
+		return err_set(err, -ENOTSUP, "--%s: this machine has no bus for virtio devices",
+			       choice->kind->option);
 	r = choice->kind->make(&dev, env, choice->text, number, err);
 	if (r < 0)
 		return err_prefix(err, "--%s", choice->kind->option);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * All virtio devices of a machine, put on its PCI bus, and what is done to all of them at once. A board of any
- * architecture has one, also where it has no bus: that is empty.
+ * All virtio devices of a machine, put on its PCI bus, and what is done to all
+ * of them at once. A board of any architecture has one, also where it has no
+ * bus: that is empty.
  *
  * All on the main thread.
  */
@@ -16,8 +17,9 @@
 struct virtio_set;
 
 /*
- * Makes the devices that are chosen and puts them on `bus`, kind by kind in the order of virtio_kinds; env is copied.
- * -ENOTSUP: there are some, and bus is NULL. Errors name the option. After an error there is nothing to free.
+ * Makes the devices that are chosen and puts them on `bus`, kind by kind in the
+ * order of virtio_kinds; env is copied. -ENOTSUP: there are some, and bus is
+ * NULL. Errors name the option. After an error there is nothing to free.
  */
 int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_choices *choices,
 		   const struct vdev_env *env, struct err *err);
