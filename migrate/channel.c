@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A callback may close the channel while its frames are being delivered: it is marked closed and freed only by libuv's
- * close callback, so that the delivering function can still look at it.
+ * A callback may close the channel while its frames are being delivered: it is
+ * marked closed and freed only when its watch has ended, so that the delivering
+ * function can still look at it.
  *
  * The input buffer grows with what has really come, not with what a header promises.
  *
@@ -14,27 +15,25 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/buf.h"
-#include "migrate/socket.h"
+#include "base/conn_watch.h"
 
 #define READ_BYTES ((size_t)256 << 10)
 #define QUEUE_MAX ((size_t)256 << 20)
 
 struct channel {
-	uv_poll_t poll;
-	uv_idle_t more;		/* active: the input has frames that are to be delivered in the next turn */
-	unsigned int handles;	/* of these two, those that the loop has */
-	int fd;
+	struct conn *conn;
+	struct conn_watch *watch;
+	bool over; /* the failure was told: nothing is looked at any more */
 	const struct channel_ops *ops;
 	void *arg;
 	bool closed;
 	bool delivering;	/* inside channel_read: not to be entered twice */
 	struct buf in;
-	struct buf out;		/* bytes from out_done on wait for the socket */
+	struct buf out; /* bytes from out_done on wait for the connection */
 	size_t out_done;
-	uint64_t taken;		/* bytes that the socket has taken */
+	uint64_t taken; /* bytes that the connection has taken */
 	struct err failed;	/* of a send, to be reported from the loop */
 };
 
@@ -42,8 +41,8 @@ static void channel_fail(struct channel *channel, const struct err *err)
 {
 	if (channel->closed)
 		return;
-	uv_poll_stop(&channel->poll);
-	uv_idle_stop(&channel->more);
+	channel->over = true;
+	conn_watch_set(channel->watch, 0);
 	channel->ops->lost(channel->arg, err);
 }
 
@@ -82,11 +81,9 @@ static int channel_receive(struct channel *channel, struct err *err)
 
 	if (!to)
 		return err_set(err, -ENOMEM, "no memory to receive a message");
-	do
-		got = recv(channel->fd, to, READ_BYTES, MSG_DONTWAIT);
-	while (got < 0 && errno == EINTR);
+	got = conn_receive(channel->conn, to, READ_BYTES, CONN_NOWAIT, err);
 	if (got < 0)
-		return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : err_errno(err, -errno, "receive");
+		return got == -EAGAIN ? 0 : (int)got;
 	if (!got)
 		return err_set(err, -EPIPE, channel->in.len ?
 			       "the peer closed the connection in the middle of a frame" :
@@ -95,15 +92,13 @@ static int channel_receive(struct channel *channel, struct err *err)
 	return 1;
 }
 
-static void channel_on_more(uv_idle_t *more);
-
 static void channel_read(struct channel *channel)
 {
 	int64_t until = loop_turn_end();
 	struct err err = { 0 };
 	int r;
 
-	if (channel->delivering)
+	if (channel->delivering || channel->over)
 		return;
 	channel->delivering = true;
 	/* What is left of the turn before comes first. */
@@ -120,16 +115,9 @@ static void channel_read(struct channel *channel)
 	if (channel->closed)
 		return;
 	if (r > 0)
-		uv_idle_start(&channel->more, channel_on_more);
-	else
-		uv_idle_stop(&channel->more);
+		conn_watch_again(channel->watch);
 	if (r < 0)
 		channel_fail(channel, channel->failed.code ? &channel->failed : &err);
-}
-
-static void channel_on_more(uv_idle_t *more)
-{
-	channel_read(more->data);
 }
 
 void channel_drain(struct channel *channel)
@@ -139,30 +127,28 @@ void channel_drain(struct channel *channel)
 
 /* ---- sending ---- */
 
-static void channel_on_event(uv_poll_t *poll, int status, int events);
-
 static void channel_watch(struct channel *channel)
 {
-	int events = UV_READABLE;
+	unsigned int wanted = CONN_RECEIVE;
 
-	if (channel->out.len > channel->out_done || channel->failed.code)
-		events |= UV_WRITABLE;
-	uv_poll_start(&channel->poll, events, channel_on_event);
+	if (channel->out.len > channel->out_done)
+		wanted |= CONN_SEND;
+	conn_watch_set(channel->watch, channel->over ? 0 : wanted);
+	/* To be told from the loop, whatever poll would say of such a connection. */
+	if (channel->failed.code)
+		conn_watch_again(channel->watch);
 }
 
 static void channel_flush(struct channel *channel)
 {
 	while (channel->out.len > channel->out_done && !channel->failed.code) {
-		ssize_t sent = send(channel->fd, channel->out.data + channel->out_done,
-				    channel->out.len - channel->out_done, MSG_DONTWAIT | MSG_NOSIGNAL);
+		struct iovec iov = { channel->out.data + channel->out_done,
+				     channel->out.len - channel->out_done };
+		ssize_t sent = conn_send(channel->conn, &iov, 1, CONN_NOWAIT, &channel->failed);
 
-		if (sent < 0) {
-			if (errno == EINTR)
-				continue;
-			if (errno != EAGAIN && errno != EWOULDBLOCK)
-				err_errno(&channel->failed, -errno, "send");
+		/* Whatever it is, it is in `failed`. */
+		if (sent < 0)
 			break;
-		}
 		channel->out_done += (size_t)sent;
 		channel->taken += (size_t)sent;
 	}
@@ -183,23 +169,18 @@ static void channel_write(struct channel *channel)
 		channel->ops->drained(channel->arg);
 }
 
-static void channel_on_event(uv_poll_t *poll, int status, int events)
+static void channel_on_ready(void *arg, unsigned int ready)
 {
-	struct channel *channel = poll->data;
+	struct channel *channel = arg;
 
 	/* An error, or a hang-up: what came before it is still there to be read, and reading finds out why. */
-	if (status < 0)
-		events = UV_READABLE;
-	if (events & UV_READABLE && !uv_is_active((uv_handle_t *)&channel->more))
+	if (ready & (CONN_RECEIVE | CONN_HANGUP))
 		channel_read(channel);
 	if (channel->closed)
 		return;
 	if (channel->failed.code)
 		channel_fail(channel, &channel->failed);
-	else if (status < 0)
-		/* libuv has stopped watching; look again, the read has either failed by now or will. */
-		channel_watch(channel);
-	else if (events & UV_WRITABLE)
+	else if (ready & CONN_SEND)
 		channel_write(channel);
 }
 
@@ -273,25 +254,21 @@ uint64_t channel_taken(const struct channel *channel)
 
 /* ---- life ---- */
 
-int channel_new(struct channel **out, struct loop *loop, int fd, const struct channel_ops *ops, void *arg,
-		struct err *err)
+int channel_new(struct channel **out, struct loop *loop, struct conn *conn,
+		const struct channel_ops *ops, void *arg, struct err *err)
 {
 	struct channel *channel = calloc(1, sizeof(*channel));
 	int r;
 
 	if (!channel)
 		return err_set(err, -ENOMEM, "no memory for a connection");
-	r = socket_set_blocking(fd, false);
-	if (!r)
-		r = uv_poll_init(loop_uv(loop), &channel->poll, fd);
+	r = conn_watch_new(&channel->watch, loop, conn, channel_on_ready, channel, err);
 	if (r < 0) {
 		free(channel);
-		return err_errno(err, r, "control connection");
+		err_prefix(err, "control connection");
+		return r;
 	}
-	uv_idle_init(loop_uv(loop), &channel->more);
-	channel->poll.data = channel->more.data = channel;
-	channel->handles = 2;
-	channel->fd = fd;
+	channel->conn = conn;
 	channel->ops = ops;
 	channel->arg = arg;
 	channel_watch(channel);
@@ -299,12 +276,10 @@ int channel_new(struct channel **out, struct loop *loop, int fd, const struct ch
 	return 0;
 }
 
-static void channel_on_closed(uv_handle_t *handle)
+static void channel_on_closed(void *arg)
 {
-	struct channel *channel = handle->data;
+	struct channel *channel = arg;
 
-	if (--channel->handles)
-		return;
 	buf_fini(&channel->in);
 	buf_fini(&channel->out);
 	free(channel);
@@ -315,7 +290,5 @@ void channel_close(struct channel *channel)
 	if (channel->closed)
 		return;
 	channel->closed = true;
-	uv_poll_stop(&channel->poll);
-	uv_close((uv_handle_t *)&channel->poll, channel_on_closed);
-	uv_close((uv_handle_t *)&channel->more, channel_on_closed);
+	conn_watch_free(channel->watch, channel_on_closed);
 }

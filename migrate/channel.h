@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The control connection: frames in and out of one nonblocking socket on the loop. Main thread only.
+ * The control connection: frames in and out of one connection on the loop. Main
+ * thread only.
  *
- * Nothing waits: what the socket does not take is kept, in order. A failure is reported by a callback from the loop, never
- * from inside a send.
+ * Nothing waits: what the connection does not take is kept, in order. A failure
+ * is reported by a callback from the loop, never from inside a send.
  */
 #ifndef POSTERN_MIGRATE_CHANNEL_H
 #define POSTERN_MIGRATE_CHANNEL_H
 
-#include "base/err.h"
+#include "base/conn.h"
 #include "base/loop.h"
 #include "source/frame.h"
 
@@ -20,23 +21,23 @@ struct channel_ops {
 	void (*frame)(void *arg, const struct frame *frame, const uint8_t *payload);
 	/* The connection failed, or what came is no frame; once. Nothing is delivered after it. */
 	void (*lost)(void *arg, const struct err *err);
-	/* The socket has taken all that waited for it; from the loop. May be NULL. */
+	/* The connection has taken all that waited for it; from the loop. May be NULL. */
 	void (*drained)(void *arg);
 };
 
-/* fd is set nonblocking and borrowed. The callbacks may close the channel. */
-int channel_new(struct channel **out, struct loop *loop, int fd, const struct channel_ops *ops, void *arg,
-		struct err *err);
-/* No callback comes after this; the caller may close fd at once. */
+/* conn is borrowed. The callbacks may close the channel. */
+int channel_new(struct channel **out, struct loop *loop, struct conn *conn,
+		const struct channel_ops *ops, void *arg, struct err *err);
+/* No callback comes after this; the caller may free conn at once. */
 void channel_close(struct channel *channel);
 
-/* Queue, and send what the socket takes. An error is reported by lost(), later. */
+/* Queue, and send what the connection takes. An error is reported by lost(), later. */
 void channel_send_message(struct channel *channel, const void *data, size_t len);
 void channel_send_pages(struct channel *channel, gfn_t first, uint32_t n, const uint8_t *pages);
 void channel_send_zero(struct channel *channel, gfn_t first, uint32_t n);
-/* Bytes that wait for the socket. */
+/* Bytes that wait for the connection. */
 size_t channel_queued(const struct channel *channel);
-/* Bytes that the socket has taken, of all that were sent. */
+/* Bytes that the connection has taken, of all that were sent. */
 uint64_t channel_taken(const struct channel *channel);
 
 /* Reads and delivers what has come already, at most a turn's worth. The channel may be closed when this returns. */

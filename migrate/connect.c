@@ -22,16 +22,16 @@ struct connector {
 	void *arg;
 	struct uri uri;
 	struct preface preface;
-	struct secret secret;
+	struct migration_trust trust;
 	unsigned int timeout_ms;
 	int64_t end_ns;
 	uv_timer_t *timer;
-	struct dial *dial;	/* of fd[nfd], while connecting */
+	struct dial *dial; /* of conn[nconn], while connecting */
 	uv_poll_t *poll;	/* of dial */
 	struct sockaddr_storage at;	/* where the first got to */
 	socklen_t at_len;
-	int fd[WIRE_CHANNELS];
-	unsigned int nfd;	/* connected */
+	struct conn *conn[WIRE_CHANNELS];
+	unsigned int nconn; /* connected */
 	struct greeting *greeting;	/* once all are connected */
 };
 
@@ -63,13 +63,13 @@ static void dial_end(struct connector *connector)
 static void on_let_in(void *arg)
 {
 	struct connector *connector = arg;
-	int fd[WIRE_CHANNELS];
+	struct conn *conn[WIRE_CHANNELS];
 
 	greeting_free(connector->greeting);
 	connector->greeting = NULL;
-	memcpy(fd, connector->fd, sizeof(fd));
-	connector->nfd = 0;	/* no longer ours to close */
-	connector->ops->connected(connector->arg, fd);
+	memcpy(conn, connector->conn, sizeof(conn));
+	connector->nconn = 0; /* no longer ours to free */
+	connector->ops->connected(connector->arg, conn);
 }
 
 static void on_not_let_in(void *arg, const struct err *err)
@@ -86,29 +86,27 @@ static void connector_done(struct connector *connector)
 {
 	struct err err;
 
-	if (greeting_new(&connector->greeting, connector->loop, connector->fd, &connector->preface, &connector->secret,
-			 &greeting_ops, connector, &err) < 0)
+	if (greeting_new(&connector->greeting, connector->loop, connector->conn,
+			 &connector->preface, &connector->trust.secret, &greeting_ops, connector,
+			 &err) < 0)
 		connector_fail(connector, &err);
 }
 
-/* fd[nfd] is connected. */
-static void connector_one_done(struct connector *connector)
+/* Takes over the socket of conn[nconn]. */
+static int connector_add(struct connector *connector, int fd, struct err *err)
 {
-	dial_end(connector);
-	connector->at_len = sizeof(connector->at);
-	if (!connector->nfd && getpeername(connector->fd[0], (struct sockaddr *)&connector->at, &connector->at_len) < 0)
-		connector->at_len = 0;	/* gone already: the next finds out */
-	connector->nfd++;
-	if (connector->nfd == WIRE_CHANNELS)
-		connector_done(connector);
-	else
-		connector_next(connector);
+	int r = socket_to_conn(&connector->conn[connector->nconn], fd,
+			       connector->nconn == WIRE_BULK, false, connector->trust.wrapper, err);
+
+	if (!r)
+		connector->nconn++;
+	return r;
 }
 
 static void connector_one_failed(struct connector *connector, struct err *err)
 {
 	dial_end(connector);
-	err_prefix(err, "%s connection", wire_channel_name((enum wire_channel)connector->nfd));
+	err_prefix(err, "%s connection", wire_channel_name((enum wire_channel)connector->nconn));
 	connector_fail(connector, err);
 }
 
@@ -126,8 +124,20 @@ static void on_dial(uv_poll_t *poll, int status, int events)
 		connector_one_failed(connector, &err);
 		return;
 	}
-	connector->fd[connector->nfd] = r;
-	connector_one_done(connector);
+	if (!connector->nconn) {
+		connector->at_len = sizeof(connector->at);
+		if (getpeername(r, (struct sockaddr *)&connector->at, &connector->at_len) < 0)
+			connector->at_len = 0; /* gone already: the next finds out */
+	}
+	if (connector_add(connector, r, &err) < 0) {
+		connector_one_failed(connector, &err);
+		return;
+	}
+	dial_end(connector);
+	if (connector->nconn == WIRE_CHANNELS)
+		connector_done(connector);
+	else
+		connector_next(connector);
 }
 
 static int dial_begin(struct connector *connector, struct err *err)
@@ -138,7 +148,7 @@ static int dial_begin(struct connector *connector, struct err *err)
 	if (left_ms < 0)
 		left_ms = 0;
 	/* A unix socket's peer has the name that we know. */
-	if (connector->nfd && connector->uri.kind == URI_TCP)
+	if (connector->nconn && connector->uri.kind == URI_TCP)
 		r = dial_new_at(&connector->dial, &connector->at, connector->at_len, left_ms, err);
 	else
 		r = dial_new(&connector->dial, &connector->uri.address, NULL, left_ms, err);
@@ -156,7 +166,7 @@ static int dial_begin(struct connector *connector, struct err *err)
 	return 0;
 }
 
-/* Begins to connect fd[nfd]. */
+/* Begins to connect conn[nconn]. */
 static void connector_next(struct connector *connector)
 {
 	struct err err;
@@ -182,6 +192,23 @@ static void on_timeout(uv_timer_t *timer)
 	connector_fail(connector, &err);
 }
 
+/* Three descriptors were given. */
+static void connector_adopt(struct connector *connector)
+{
+	struct err err;
+	int fd;
+
+	while (connector->nconn < WIRE_CHANNELS) {
+		fd = connector->uri.fd[connector->nconn];
+		connector->uri.fd[connector->nconn] = -1;
+		if (connector_add(connector, fd, &err) < 0) {
+			connector_one_failed(connector, &err);
+			return;
+		}
+	}
+	connector_done(connector);
+}
+
 static void on_start(uv_timer_t *timer)
 {
 	struct connector *connector = timer->data;
@@ -189,7 +216,7 @@ static void on_start(uv_timer_t *timer)
 	connector->end_ns = clock_now_ns() + connector->timeout_ms * NS_PER_MS;
 	uv_timer_start(timer, on_timeout, connector->timeout_ms, 0);
 	if (connector->uri.kind == URI_FD)
-		connector_done(connector);
+		connector_adopt(connector);
 	else
 		connector_next(connector);
 }
@@ -210,8 +237,9 @@ static int check_uri(const struct uri *uri, struct err *err)
 	return 0;
 }
 
-int connector_new(struct connector **out, struct loop *loop, const struct uri *uri, const struct preface *preface,
-		  const struct secret *secret, unsigned int timeout_ms, const struct connector_ops *ops, void *arg,
+int connector_new(struct connector **out, struct loop *loop, const struct uri *uri,
+		  const struct preface *preface, const struct migration_trust *trust,
+		  unsigned int timeout_ms, const struct connector_ops *ops, void *arg,
 		  struct err *err)
 {
 	struct connector *connector;
@@ -227,14 +255,10 @@ int connector_new(struct connector **out, struct loop *loop, const struct uri *u
 	connector->loop = loop;
 	connector->uri = *uri;
 	connector->preface = *preface;
-	connector->secret = *secret;
+	connector->trust = *trust;
 	connector->timeout_ms = timeout_ms;
 	connector->ops = ops;
 	connector->arg = arg;
-	if (uri->kind == URI_FD) {
-		memcpy(connector->fd, uri->fd, sizeof(connector->fd));
-		connector->nfd = WIRE_CHANNELS;
-	}
 	uv_timer_init(loop_uv(loop), connector->timer);
 	connector->timer->data = connector;
 	uv_timer_start(connector->timer, on_start, 0, 0);
@@ -252,8 +276,12 @@ void connector_free(struct connector *connector)
 	uv_close((uv_handle_t *)connector->timer, on_handle_closed);
 	dial_end(connector);
 	greeting_free(connector->greeting);
-	for (i = 0; i < connector->nfd; i++)
-		close(connector->fd[i]);
-	secret_wipe(&connector->secret);
+	for (i = 0; i < connector->nconn; i++)
+		conn_free(connector->conn[i]);
+	/* Not begun with yet. */
+	for (i = 0; connector->uri.kind == URI_FD && i < WIRE_CHANNELS; i++)
+		if (connector->uri.fd[i] >= 0)
+			close(connector->uri.fd[i]);
+	secret_wipe(&connector->trust.secret);
 	free(connector);
 }

@@ -11,26 +11,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
+#include "base/conn_watch.h"
 #include "migrate/message.h"
 
 /* An Abort's text has 300 bytes or so. */
 #define ABORT_BYTES_MAX 4096
 
 enum greet_step {
-	GREET_CHALLENGE,	/* preface sent, the challenge is awaited */
-	GREET_PROOF,		/* our proof sent, the destination's is awaited */
-	GREET_ABORT,		/* the payload of an Abort is awaited */
+	GREET_PREFACE, /* the preface is to be sent, as soon as the connection takes it */
+	GREET_CHALLENGE, /* preface sent, the challenge is awaited */
+	GREET_PROOF, /* our proof sent, the destination's is awaited */
+	GREET_ABORT, /* the payload of an Abort is awaited */
 	GREET_DONE,
-	GREET_FAILED,		/* but for the control connection */
+	GREET_FAILED, /* but for the control connection */
 };
 
 struct greeter {
 	struct greeting *greeting;
-	uv_poll_t *poll;
-	int fd;
+	struct conn *conn;
+	struct conn_watch *watch; /* NULL: this one is done */
 	enum greet_step step;
 	struct preface preface;
 	struct challenge challenge;
@@ -47,18 +47,10 @@ struct greeting {
 	struct err failed;	/* of urgent or bulk */
 };
 
-static void on_handle_closed(uv_handle_t *handle)
-{
-	free(handle);
-}
-
 static void greeter_close(struct greeter *greeter)
 {
-	if (!greeter->poll)
-		return;
-	uv_poll_stop(greeter->poll);
-	uv_close((uv_handle_t *)greeter->poll, on_handle_closed);
-	greeter->poll = NULL;
+	conn_watch_free(greeter->watch, NULL);
+	greeter->watch = NULL;
 }
 
 /* The greeting may be freed by this. */
@@ -138,12 +130,32 @@ static int take_abort(struct greeter *greeter, struct err *err)
 	return r;
 }
 
-static int send_step(struct greeter *greeter, const uint8_t *bytes, size_t len, struct err *err)
+/* -EAGAIN: nothing was sent; err is set nevertheless. */
+static int send_step(struct greeter *greeter, uint8_t *bytes, size_t len, struct err *err)
 {
-	/* So early a socket takes so much at once. */
-	ssize_t sent = send(greeter->fd, bytes, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	struct iovec iov = { bytes, len };
+	/* So early a connection takes so much at once, or nothing. */
+	ssize_t sent = conn_send(greeter->conn, &iov, 1, CONN_NOWAIT, err);
 
-	return sent == (ssize_t)len ? 0 : err_errno(err, sent < 0 ? -errno : -EIO, "sending the handshake");
+	if (sent == (ssize_t)len)
+		return 0;
+	if (sent < 0 && sent != -EAGAIN)
+		return (int)sent;
+	return err_errno(err, sent < 0 ? -EAGAIN : -EIO, "sending the handshake");
+}
+
+/* 1: sent, 0: the connection does not take it yet. */
+static int send_preface(struct greeter *greeter, struct err *err)
+{
+	uint8_t bytes[PREFACE_BYTES];
+	int r;
+
+	preface_encode(&greeter->preface, bytes);
+	r = send_step(greeter, bytes, sizeof(bytes), err);
+	if (r < 0)
+		return r == -EAGAIN ? 0 : r;
+	greeter->step = GREET_CHALLENGE;
+	return 1;
 }
 
 static int take_challenge(struct greeter *greeter, struct err *err)
@@ -195,13 +207,11 @@ static int take_step(struct greeter *greeter, struct err *err)
  */
 static int greeter_receive(struct greeter *greeter, struct err *err)
 {
-	ssize_t got = recv(greeter->fd, greeter->bytes + greeter->got, greeter->wanted - greeter->got,
-			   MSG_DONTWAIT);
+	ssize_t got = conn_receive(greeter->conn, greeter->bytes + greeter->got,
+				   greeter->wanted - greeter->got, CONN_NOWAIT, err);
 
-	if (got < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
-		return 0;
 	if (got < 0)
-		return err_errno(err, -errno, "receive");
+		return got == -EAGAIN ? 0 : (int)got;
 	if (!got)
 		return err_set(err, -EPIPE, "the destination closed it before it had let us in, and did not "
 					    "say why");
@@ -209,52 +219,65 @@ static int greeter_receive(struct greeter *greeter, struct err *err)
 	return 1;
 }
 
-static void greeter_on_event(uv_poll_t *poll, int status, int events)
+/* 1: there may be more to do, 0: nothing now. */
+static int greeter_go_on(struct greeter *greeter, struct err *err)
 {
-	struct greeter *greeter = poll->data;
+	int r;
+
+	if (greeter->step == GREET_PREFACE)
+		return send_preface(greeter, err);
+	r = greeter_receive(greeter, err);
+	if (r > 0 && greeter->got == greeter->wanted && take_step(greeter, err) < 0)
+		r = err->code;
+	return r;
+}
+
+static void greeter_watch(struct greeter *greeter)
+{
+	conn_watch_set(greeter->watch, greeter->step == GREET_PREFACE ? CONN_SEND : CONN_RECEIVE);
+}
+
+static void greeter_on_ready(void *arg, unsigned int ready)
+{
+	struct greeter *greeter = arg;
 	struct err err;
 	int r = 1;
 
-	(void)events;
-	while (r > 0 && greeter->step != GREET_DONE) {
-		r = greeter_receive(greeter, &err);
-		if (r > 0 && greeter->got == greeter->wanted && take_step(greeter, &err) < 0)
-			r = err.code;
-	}
-	if (!r && status < 0)
-		r = err_errno(&err, status, "poll");
+	while (r > 0 && greeter->step != GREET_DONE)
+		r = greeter_go_on(greeter, &err);
+	if (!r && ready & CONN_HANGUP)
+		r = err_set(&err, -EPIPE, "the connection failed");
 	if (r < 0)
 		greeter_fail(greeter, &err);
 	else if (greeter->step == GREET_DONE)
 		greeter_done(greeter);
+	else
+		greeter_watch(greeter);
 }
 
 /* ---- life ---- */
 
-static int greeter_start(struct greeter *greeter, struct loop *loop, int fd, struct err *err)
+static int greeter_start(struct greeter *greeter, struct loop *loop, struct conn *conn,
+			 struct err *err)
 {
-	uint8_t bytes[PREFACE_BYTES];
 	int r;
 
-	greeter->fd = fd;
+	greeter->conn = conn;
 	greeter->wanted = HANDSHAKE_BYTES;
 	if (getrandom(greeter->preface.nonce, NONCE_BYTES, GRND_NONBLOCK) != NONCE_BYTES)
 		return err_errno(err, -errno, "a handshake's nonce");
-	greeter->poll = calloc(1, sizeof(*greeter->poll));
-	r = greeter->poll ? uv_poll_init(loop_uv(loop), greeter->poll, fd) : -ENOMEM;
-	if (r < 0) {
-		free(greeter->poll);
-		greeter->poll = NULL;
-		return err_errno(err, r, "handshake");
-	}
-	greeter->poll->data = greeter;
-	uv_poll_start(greeter->poll, UV_READABLE, greeter_on_event);
-	preface_encode(&greeter->preface, bytes);
-	return send_step(greeter, bytes, sizeof(bytes), err);
+	r = conn_watch_new(&greeter->watch, loop, conn, greeter_on_ready, greeter, err);
+	if (!r)
+		r = send_preface(greeter, err);
+	if (r < 0)
+		return r;
+	greeter_watch(greeter);
+	return 0;
 }
 
-int greeting_new(struct greeting **out, struct loop *loop, const int fd[WIRE_CHANNELS], const struct preface *preface,
-		 const struct secret *secret, const struct greeting_ops *ops, void *arg, struct err *err)
+int greeting_new(struct greeting **out, struct loop *loop, struct conn *const conn[WIRE_CHANNELS],
+		 const struct preface *preface, const struct secret *secret,
+		 const struct greeting_ops *ops, void *arg, struct err *err)
 {
 	struct greeting *greeting = calloc(1, sizeof(*greeting));
 	int i, r;
@@ -272,7 +295,7 @@ int greeting_new(struct greeting **out, struct loop *loop, const int fd[WIRE_CHA
 		greeter->preface.version = WIRE_MAJOR;
 		greeter->preface.channel = (enum wire_channel)i;
 		greeter->preface.kind = secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
-		r = greeter_start(greeter, loop, fd[i], err);
+		r = greeter_start(greeter, loop, conn[i], err);
 		if (r < 0) {
 			err_prefix(err, "%s connection", wire_channel_name((enum wire_channel)i));
 			greeting_free(greeting);

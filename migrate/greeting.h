@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The source's side of the handshake (handshake.h), on the three connected sockets of a link at
- * once. It never waits, and sets no time: who owns it does. Main thread.
+ * The source's side of the handshake (handshake.h), on the three connections of a link at once.
+ * It never waits, and sets no time: who owns it does. Main thread.
  */
 #ifndef POSTERN_MIGRATE_GREETING_H
 #define POSTERN_MIGRATE_GREETING_H
 
+#include "base/conn.h"
 #include "base/loop.h"
 #include "migrate/handshake.h"
 
@@ -20,11 +21,12 @@ struct greeting_ops {
 };
 
 /*
- * Sends the prefaces; session and epoch are `preface`'s, the rest is filled in. fd is borrowed;
- * secret is copied. What the destination sends after the handshake is left in the sockets.
+ * Sends the prefaces; session and epoch are `preface`'s, the rest is filled in. conn is borrowed;
+ * secret is copied. What the destination sends after the handshake is left in the connections.
  */
-int greeting_new(struct greeting **out, struct loop *loop, const int fd[WIRE_CHANNELS], const struct preface *preface,
-		 const struct secret *secret, const struct greeting_ops *ops, void *arg, struct err *err);
+int greeting_new(struct greeting **out, struct loop *loop, struct conn *const conn[WIRE_CHANNELS],
+		 const struct preface *preface, const struct secret *secret,
+		 const struct greeting_ops *ops, void *arg, struct err *err);
 /* At any time; no callback comes after it. */
 void greeting_free(struct greeting *greeting);
 /*

@@ -22,7 +22,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -92,7 +91,8 @@ static void flow(struct migration *m)
 	struct stream_pair pair;
 	struct err err;
 
-	if (link_pair(m->link, &pair, &err) < 0 || peer_start(m->peer, &pair, &err) < 0)
+	link_pair(m->link, &pair);
+	if (peer_start(m->peer, &pair, &err) < 0)
 		link_fail(m->link, &err);
 	else
 		memory_attach(machine_memory(m->machine), peer_source(m->peer));
@@ -472,7 +472,8 @@ static int judge(void *arg, const struct preface *preface, struct err *why)
 	return 0;
 }
 
-static void on_linked(void *arg, const int fd[WIRE_CHANNELS], const struct preface *preface)
+static void on_linked(void *arg, struct conn *const conn[WIRE_CHANNELS],
+		      const struct preface *preface)
 {
 	struct migration *m = arg;
 	bool first = m->in == IN_LISTEN;
@@ -483,7 +484,7 @@ static void on_linked(void *arg, const int fd[WIRE_CHANNELS], const struct prefa
 	if (judge(m, preface, &err) < 0) {
 		log_warn("migration: dropped a link: %s", err.text);
 		for (i = 0; i < WIRE_CHANNELS; i++)
-			close(fd[i]);
+			conn_free(conn[i]);
 		return;
 	}
 	if (m->link) {
@@ -503,7 +504,7 @@ static void on_linked(void *arg, const int fd[WIRE_CHANNELS], const struct prefa
 	} else {
 		m->resume = RESUME_ASKED;
 	}
-	if (link_new(&m->link, m->loop, fd, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
+	if (link_new(&m->link, m->loop, conn, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
 		m->link = NULL;
 		incoming_lost(m, &err);
 	} else if (!first && m->in != IN_COMPLETE) {
@@ -539,8 +540,8 @@ int incoming_listen(struct migration *m, const struct uri *uri, const char *text
 	/* The same address cannot be bound twice, and need not be. */
 	if (m->listener_socket && uri->kind != URI_FD && !strcmp(text, m->listen_uri))
 		return 0;
-	r = listener_new(&listener, m->loop, uri, &m->trust.secret, handshake_timeout_ms(m->params.link_timeout_ms),
-			 &listener_ops, m, err);
+	r = listener_new(&listener, m->loop, uri, &m->trust,
+			 handshake_timeout_ms(m->params.link_timeout_ms), &listener_ops, m, err);
 	if (r < 0)
 		return r;
 	listener_free(m->listener_socket);

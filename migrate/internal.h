@@ -177,11 +177,6 @@ void switchover_enter(struct migration *m);
 /* awaited.c: once a second, gives up a peer that lives and does not say what is due. */
 void awaited_check(struct migration *m);
 
-/* trust.c: -EINVAL where strangers could come in, or the guest could go to them, and says what to do. */
-int trust_check(const struct migration_trust *trust, const struct uri *uri, bool listening, struct err *err);
-/* Of where it listens now: says so in the log where it is open to strangers. */
-void trust_warn(const struct migration_trust *trust, const struct uri *uri);
-
 /* recover.c */
 void recover_send_missing(struct migration *m);
 void recover_begin(struct migration *m);

@@ -13,25 +13,20 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <linux/sockios.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "migrate/channel.h"
-#include "migrate/socket.h"
 
 #define PINGS_PER_TIMEOUT 5
 
 struct link {
 	_Atomic unsigned int refs;
 	struct loop *loop;
-	int fd[WIRE_CHANNELS];
+	struct conn *conn[WIRE_CHANNELS];
 	struct channel *channel;
 	uv_timer_t *tick;
 	unsigned int timeout_ms;
@@ -107,7 +102,7 @@ static void link_on_message(struct link *link, const struct frame *frame, const 
 	}
 	switch (message->body_case) {
 	case WIRE(PING):
-		/* While something waits for the socket, that something is the answer. */
+		/* While something waits to be sent, that something is the answer. */
 		if (!channel_queued(link->channel))
 			link_send(link, WIRE(PONG), &pong);
 		break;
@@ -213,11 +208,10 @@ size_t link_queued(const struct link *link)
 uint64_t link_unsent(const struct link *link)
 {
 	uint64_t bytes = link_queued(link);
-	int i, held;
+	int i;
 
 	for (i = 0; i < WIRE_CHANNELS && !link->cut; i++)
-		if (!ioctl(link->fd[i], SIOCOUTQ, &held))
-			bytes += (unsigned int)held;
+		bytes += conn_unsent(link->conn[i]);
 	return bytes;
 }
 
@@ -297,12 +291,12 @@ void link_set_timeout(struct link *link, unsigned int timeout_ms)
 		uv_timer_start(link->tick, link_on_tick, ms, ms);
 }
 
-static void link_close_fds(const int fd[WIRE_CHANNELS])
+static void free_conns(struct conn *const conn[WIRE_CHANNELS])
 {
 	unsigned int i;
 
 	for (i = 0; i < WIRE_CHANNELS; i++)
-		close(fd[i]);
+		conn_free(conn[i]);
 }
 
 static void link_on_tick_closed(uv_handle_t *handle)
@@ -310,14 +304,14 @@ static void link_on_tick_closed(uv_handle_t *handle)
 	free(handle);
 }
 
-int link_new(struct link **out, struct loop *loop, const int fd[WIRE_CHANNELS], unsigned int timeout_ms,
-	     const struct link_ops *ops, void *arg, struct err *err)
+int link_new(struct link **out, struct loop *loop, struct conn *const conn[WIRE_CHANNELS],
+	     unsigned int timeout_ms, const struct link_ops *ops, void *arg, struct err *err)
 {
 	struct link *link = calloc(1, sizeof(*link));
-	int i, r = -ENOMEM;
+	int r = -ENOMEM;
 
 	if (!link)
-		goto err_fds;
+		goto err_conns;
 	link->tick = calloc(1, sizeof(*link->tick));
 	if (!link->tick)
 		goto err_link;
@@ -326,11 +320,8 @@ int link_new(struct link **out, struct loop *loop, const int fd[WIRE_CHANNELS], 
 	link->ops = ops;
 	link->arg = arg;
 	link->heard_ns = clock_now_ns();
-	for (i = 0; i < WIRE_CHANNELS; i++) {
-		link->fd[i] = fd[i];
-		socket_tune(fd[i], (enum wire_channel)i);
-	}
-	r = channel_new(&link->channel, loop, fd[WIRE_CONTROL], &channel_ops, link, err);
+	memcpy(link->conn, conn, sizeof(link->conn));
+	r = channel_new(&link->channel, loop, conn[WIRE_CONTROL], &channel_ops, link, err);
 	if (r < 0)
 		goto err_tick;
 	uv_timer_init(loop_uv(loop), link->tick);
@@ -343,8 +334,8 @@ err_tick:
 	free(link->tick);
 err_link:
 	free(link);
-err_fds:
-	link_close_fds(fd);
+err_conns:
+	free_conns(conn);
 	return r == -ENOMEM ? err_set(err, r, "no memory for the migration's connections") : r;
 }
 
@@ -364,7 +355,7 @@ void link_cut(struct link *link, const char *reason)
 	uv_timer_stop(link->tick);
 	uv_close((uv_handle_t *)link->tick, link_on_tick_closed);
 	for (i = 0; i < WIRE_CHANNELS; i++)
-		shutdown(link->fd[i], SHUT_RDWR);
+		conn_shutdown(link->conn[i]);
 }
 
 void link_free(struct link *link)
@@ -372,24 +363,17 @@ void link_free(struct link *link)
 	if (!link)
 		return;
 	link_cut(link, NULL);
-	link_close_fds(link->fd);
+	free_conns(link->conn);
 	link_put(link);
 }
 
-int link_pair(struct link *link, struct stream_pair *pair, struct err *err)
+void link_pair(struct link *link, struct stream_pair *pair)
 {
-	int r = socket_set_blocking(link->fd[WIRE_URGENT], true);
-
-	if (!r)
-		r = socket_set_blocking(link->fd[WIRE_BULK], true);
-	if (r < 0)
-		return err_errno(err, r, "preparing the connections");
 	*pair = (struct stream_pair){
-		.urgent = link->fd[WIRE_URGENT],
-		.bulk = link->fd[WIRE_BULK],
+		.urgent = link->conn[WIRE_URGENT],
+		.bulk = link->conn[WIRE_BULK],
 		.heard_ns = &link->heard_ns,
 		.lost = link_on_thread_lost,
 		.arg = link,
 	};
-	return 0;
 }

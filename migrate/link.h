@@ -26,9 +26,12 @@ struct link_ops {
 	void (*drained)(void *arg);
 };
 
-/* Takes the three descriptors over, also when it fails. timeout_ms: silence of that long is a lost link. */
-int link_new(struct link **out, struct loop *loop, const int fd[WIRE_CHANNELS], unsigned int timeout_ms,
-	     const struct link_ops *ops, void *arg, struct err *err);
+/*
+ * Takes the three connections over, also when it fails. timeout_ms: silence of
+ * that long is a lost link.
+ */
+int link_new(struct link **out, struct loop *loop, struct conn *const conn[WIRE_CHANNELS],
+	     unsigned int timeout_ms, const struct link_ops *ops, void *arg, struct err *err);
 /*
  * Shuts all three connections down, which brings every thread out of them. `reason`, if not NULL, is sent to the
  * peer if it can be sent at once. No callback comes after this.
@@ -37,13 +40,13 @@ void link_cut(struct link *link, const char *reason);
 /* Cuts, and closes. The threads that borrowed the pair have been joined. */
 void link_free(struct link *link);
 
-/* Urgent and bulk for a sender or a peer, put into blocking mode. Its lost() may be called by any thread. */
-int link_pair(struct link *link, struct stream_pair *pair, struct err *err);
+/* Urgent and bulk for a sender or a peer. Its lost() may be called by any thread. */
+void link_pair(struct link *link, struct stream_pair *pair);
 
 void link_send(struct link *link, wire_body body, const void *content);
 void link_send_pages(struct link *link, gfn_t first, uint32_t n, const uint8_t *pages);
 void link_send_zero(struct link *link, gfn_t first, uint32_t n);
-/* Bytes of the control connection that the socket has not taken yet. */
+/* Bytes that the control connection has not taken yet. */
 size_t link_queued(const struct link *link);
 /* Bytes that have been sent and that the peer has not taken yet, as far as this host knows; of all three connections. */
 uint64_t link_unsent(const struct link *link);

@@ -16,6 +16,7 @@
 #include "migrate/listen.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@
 
 #include "base/accept.h"
 #include "base/clock.h"
+#include "base/conn_watch.h"
 #include "base/listening.h"
 #include "base/log.h"
 #include "migrate/message.h"
@@ -45,10 +47,10 @@ enum guest_state {
 };
 
 struct guest {
-	uv_poll_t poll;
+	struct conn *conn;
+	struct conn_watch *watch;
 	struct listener *listener;
 	struct guest *next;
-	int fd;
 	enum guest_state state;
 	uint8_t bytes[PREFACE_BYTES];	/* of the preface, or the proof */
 	size_t got;
@@ -65,7 +67,7 @@ struct listener {
 	const struct listener_ops *ops;
 	void *arg;
 	struct uri uri;
-	const struct secret *secret;
+	const struct migration_trust *trust;
 	unsigned int timeout_ms;
 	struct listening listening;	/* fd -1: the three connections came with the URI */
 	uv_poll_t *poll;
@@ -77,30 +79,22 @@ struct listener {
 
 /* ---- guests ---- */
 
-static void guest_on_closed(uv_handle_t *handle)
-{
-	free(handle->data);
-}
-
-/* Takes it off the list; its descriptor is closed unless the caller wants it. */
-static int guest_remove(struct guest *guest, bool keep_fd)
+/* Takes it off the list; its connection is freed unless the caller wants it. */
+static struct conn *guest_remove(struct guest *guest, bool keep_conn)
 {
 	struct listener *listener = guest->listener;
 	struct guest **link = &listener->guests;
-	int fd = guest->fd;
+	struct conn *conn = guest->conn;
 
 	while (*link != guest)
 		link = &(*link)->next;
 	*link = guest->next;
 	listener->nguests--;
-	uv_poll_stop(&guest->poll);
-	uv_close((uv_handle_t *)&guest->poll, guest_on_closed);
-	if (!keep_fd)
-		close(fd);
-	return fd;
+	conn_watch_free(guest->watch, free);
+	if (!keep_conn)
+		conn_free(conn);
+	return conn;
 }
-
-static void guest_on_event(uv_poll_t *poll, int status, int events);
 
 /*
  * Drops a connection. Where nobody else can come the owner must know. The listener may be freed
@@ -126,14 +120,13 @@ static void guest_tell(struct guest *guest, const struct err *why)
 	if (!message_pack(&buf, WIRE(ABORT), &message) &&
 	    !frame_encode_message(head, buf.data, buf.len)) {
 		struct iovec iov[2] = { { head, sizeof(head) }, { buf.data, buf.len } };
-		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
 
 		/* A new connection takes a few hundred bytes; if not, the peer sees it closed. */
-		if (sendmsg(guest->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		if (conn_send(guest->conn, iov, 2, CONN_NOWAIT, NULL) < 0)
 			log_debug("migration: could not tell a connection why it is refused");
 	}
 	buf_fini(&buf);
-	shutdown(guest->fd, SHUT_WR);
+	conn_finish(guest->conn);
 }
 
 static void guest_refuse(struct guest *guest, const struct err *why)
@@ -145,7 +138,7 @@ static void guest_refuse(struct guest *guest, const struct err *why)
 	log_warn("migration: refused a connection: %s", why->text);
 	guest_tell(guest, why);
 	guest->state = GUEST_REFUSED;
-	uv_poll_start(&guest->poll, UV_READABLE, guest_on_event);
+	conn_watch_set(guest->watch, CONN_RECEIVE);
 }
 
 static bool is_sibling(const struct guest *a, const struct guest *b)
@@ -163,7 +156,7 @@ static void guest_join(struct guest *guest)
 	struct listener *listener = guest->listener;
 	struct guest *three[WIRE_CHANNELS] = { NULL }, *other;
 	struct preface preface = guest->preface;
-	int fd[WIRE_CHANNELS];
+	struct conn *conn[WIRE_CHANNELS];
 	unsigned int i, n = 0;
 
 	for (other = listener->guests; other; other = other->next) {
@@ -175,17 +168,22 @@ static void guest_join(struct guest *guest)
 	if (n < WIRE_CHANNELS)
 		return;
 	for (i = 0; i < WIRE_CHANNELS; i++)
-		fd[i] = guest_remove(three[i], true);
-	listener->ops->linked(listener->arg, fd, &preface);
+		conn[i] = guest_remove(three[i], true);
+	listener->ops->linked(listener->arg, conn, &preface);
 }
 
-static int guest_send(struct guest *guest, const uint8_t bytes[HANDSHAKE_BYTES], struct err *err)
+static int guest_send(struct guest *guest, uint8_t bytes[HANDSHAKE_BYTES], struct err *err)
 {
+	struct iovec iov = { bytes, HANDSHAKE_BYTES };
 	/* A new connection takes so much at once. */
-	ssize_t sent = send(guest->fd, bytes, HANDSHAKE_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL);
+	ssize_t sent = conn_send(guest->conn, &iov, 1, CONN_NOWAIT, err);
 
-	return sent == HANDSHAKE_BYTES ? 0 : err_errno(err, sent < 0 ? -errno : -EIO, "%s connection: handshake",
-						       wire_channel_name(guest->preface.channel));
+	if (sent == HANDSHAKE_BYTES)
+		return 0;
+	if (sent >= 0 || sent == -EAGAIN)
+		err_errno(err, sent < 0 ? (int)sent : -EIO, "handshake");
+	err_prefix(err, "%s connection", wire_channel_name(guest->preface.channel));
+	return err->code;
 }
 
 /* The challenge, or where the peer has answered it our own proof. */
@@ -194,7 +192,7 @@ static int guest_let_in(struct guest *guest, struct err *err)
 	uint8_t bytes[HANDSHAKE_BYTES];
 
 	if (guest->proven)
-		proof_encode(guest->listener->secret, PROOF_OF_DESTINATION, &guest->preface,
+		proof_encode(&guest->listener->trust->secret, PROOF_OF_DESTINATION, &guest->preface,
 			     &guest->challenge, bytes);
 	else
 		challenge_encode(&guest->challenge, bytes);
@@ -227,13 +225,14 @@ static void guest_be_judged(struct guest *guest)
 	guest->state = GUEST_BUSY;
 	guest->busy_ns = clock_now_ns() + BUSY_MS * NS_PER_MS;
 	/* What the peer sends from now on is for the link; only its going away matters here. */
-	uv_poll_start(&guest->poll, UV_DISCONNECT, guest_on_event);
+	conn_watch_set(guest->watch, CONN_HANGUP);
 	guest_judge(guest);
 }
 
 static int guest_check_kind(const struct guest *guest, struct err *err)
 {
-	enum proof_kind ours = guest->listener->secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
+	enum proof_kind ours =
+		guest->listener->trust->secret.given ? PROOF_HMAC_SHA256 : PROOF_NONE;
 
 	if (guest->preface.kind == ours)
 		return 0;
@@ -283,7 +282,7 @@ static void guest_on_preface(struct guest *guest)
 
 static void guest_on_proof(struct guest *guest)
 {
-	const struct secret *secret = guest->listener->secret;
+	const struct secret *secret = &guest->listener->trust->secret;
 	struct err err;
 
 	/* The secret may have been exchanged meanwhile. */
@@ -313,13 +312,11 @@ static int guest_read(struct guest *guest, struct err *err)
 {
 	uint8_t waste[4096];
 	size_t wanted = guest_wants(guest);
-	ssize_t got = recv(guest->fd, wanted ? guest->bytes + guest->got : waste,
-			   wanted ? wanted - guest->got : sizeof(waste), MSG_DONTWAIT);
+	ssize_t got = conn_receive(guest->conn, wanted ? guest->bytes + guest->got : waste,
+				   wanted ? wanted - guest->got : sizeof(waste), CONN_NOWAIT, err);
 
-	if (got < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
-		return 0;
 	if (got < 0)
-		return err_errno(err, -errno, "receive");
+		return got == -EAGAIN ? 0 : (int)got;
 	if (!got)
 		return err_set(err, -EPIPE, "closed by the peer after %zu bytes of its %s", guest->got,
 			       guest->state == GUEST_CHALLENGED ? "proof" : "preface");
@@ -328,9 +325,9 @@ static int guest_read(struct guest *guest, struct err *err)
 	return 1;
 }
 
-static void guest_on_event(uv_poll_t *poll, int status, int events)
+static void guest_on_ready(void *arg, unsigned int ready)
 {
-	struct guest *guest = poll->data;
+	struct guest *guest = arg;
 	struct err err;
 	int r;
 
@@ -341,7 +338,7 @@ static void guest_on_event(uv_poll_t *poll, int status, int events)
 		return;
 	}
 	r = guest_read(guest, &err);
-	if (!r && (status < 0 || (events & UV_DISCONNECT)))
+	if (!r && ready & CONN_HANGUP)
 		r = err_set(&err, -EPIPE, "closed by the peer");
 	if (r < 0 && guest->state == GUEST_REFUSED)
 		guest_remove(guest, false);
@@ -357,12 +354,12 @@ static void guest_on_event(uv_poll_t *poll, int status, int events)
  * Whose connection is it? Of an IPv6 address only the network: one host has as many of them as
  * it likes.
  */
-static void guest_note_address(struct guest *guest)
+static void guest_note_address(struct guest *guest, int fd)
 {
 	struct sockaddr_in6 addr = { 0 };
 	socklen_t len = sizeof(addr);
 
-	if (getpeername(guest->fd, (struct sockaddr *)&addr, &len) < 0)
+	if (getpeername(fd, (struct sockaddr *)&addr, &len) < 0)
 		return;
 	if (addr.sin6_family == AF_INET) {
 		memcpy(&guest->from, &((struct sockaddr_in *)(void *)&addr)->sin_addr, sizeof(struct in_addr));
@@ -373,29 +370,36 @@ static void guest_note_address(struct guest *guest)
 	}
 }
 
-/* Takes over fd on success. */
+/* Takes fd over, also when it fails. */
 static int guest_new(struct listener *listener, int fd, struct err *err)
 {
 	struct guest *guest = calloc(1, sizeof(*guest));
 	int r;
 
-	if (!guest)
+	if (!guest) {
+		close(fd);
 		return err_set(err, -ENOMEM, "no memory for a connection");
-	r = uv_poll_init(loop_uv(listener->loop), &guest->poll, fd);
-	if (r < 0) {
-		free(guest);
-		return err_errno(err, r, "descriptor %d", fd);
 	}
-	guest->poll.data = guest;
+	guest_note_address(guest, fd);
+	r = socket_to_conn(&guest->conn, fd, false, true, listener->trust->wrapper, err);
+	if (r < 0)
+		goto err_guest;
+	r = conn_watch_new(&guest->watch, listener->loop, guest->conn, guest_on_ready, guest, err);
+	if (r < 0)
+		goto err_conn;
 	guest->listener = listener;
-	guest->fd = fd;
-	guest_note_address(guest);
 	guest->deadline_ns = clock_now_ns() + (int64_t)listener->timeout_ms * NS_PER_MS;
 	guest->next = listener->guests;
 	listener->guests = guest;
 	listener->nguests++;
-	uv_poll_start(&guest->poll, UV_READABLE, guest_on_event);
+	conn_watch_set(guest->watch, CONN_RECEIVE);
 	return 0;
+
+err_conn:
+	conn_free(guest->conn);
+err_guest:
+	free(guest);
+	return r;
 }
 
 /* ---- the listener ---- */
@@ -453,10 +457,8 @@ static void listener_on_connection(uv_poll_t *poll, int status, int events)
 	listener->rest_told = false;
 	if (listener->nguests >= LISTENER_GUESTS_MAX)
 		listener_evict(listener);
-	if (guest_new(listener, fd, &err) < 0) {
+	if (guest_new(listener, fd, &err) < 0)
 		log_warn("migration: dropped a connection: %s", err.text);
-		close(fd);
-	}
 }
 
 static void listener_on_tick(uv_timer_t *timer)
@@ -495,6 +497,17 @@ static void listener_on_tick(uv_timer_t *timer)
 	}
 }
 
+/* A listening descriptor that was given. */
+static int listener_adopt(struct listener *listener, int fd, struct err *err)
+{
+	int mode = fcntl(fd, F_GETFL);
+
+	if (mode < 0 || fcntl(fd, F_SETFL, mode | O_NONBLOCK) < 0)
+		return err_errno(err, -errno, "descriptor %d", fd);
+	listening_adopt(&listener->listening, fd);
+	return 0;
+}
+
 static int listener_open(struct listener *listener, struct err *err)
 {
 	const struct uri *uri = &listener->uri;
@@ -506,31 +519,27 @@ static int listener_open(struct listener *listener, struct err *err)
 		return listening_open(&listener->listening, &uri->address, loop_is_running(listener->loop) ? 0 : PATIENCE_NS, BACKLOG, err);
 	for (i = 0; i < uri->nfd; i++) {
 		r = socket_check(uri->fd[i], uri->nfd == 1, err);
-		if (!r && (r = socket_set_blocking(uri->fd[i], false)) < 0)
-			err_errno(err, r, "descriptor %d", uri->fd[i]);
 		if (r < 0)
 			return r;
 	}
-	if (uri->nfd == 1)
-		listening_adopt(&listener->listening, uri->fd[0]);
-	return 0;
+	return uri->nfd == 1 ? listener_adopt(listener, uri->fd[0], err) : 0;
 }
 
-/* Three given connections. On an error the descriptors stay the caller's. */
+/* Three given connections, whose descriptors are taken over. */
 static int listener_seat(struct listener *listener, struct err *err)
 {
 	unsigned int i;
-	int r;
+	int r = 0;
 
-	for (i = 0; i < WIRE_CHANNELS; i++) {
+	for (i = 0; i < WIRE_CHANNELS && !r; i++)
 		r = guest_new(listener, listener->uri.fd[i], err);
-		if (r < 0) {
-			while (listener->guests)
-				guest_remove(listener->guests, true);
-			return r;
-		}
-	}
-	return 0;
+	if (!r)
+		return 0;
+	for (; i < WIRE_CHANNELS; i++)
+		close(listener->uri.fd[i]);
+	while (listener->guests)
+		guest_remove(listener->guests, false);
+	return r;
 }
 
 static void listener_announce(const struct listener *listener)
@@ -549,8 +558,9 @@ void listener_set_timeout(struct listener *listener, unsigned int timeout_ms)
 	listener->timeout_ms = timeout_ms;
 }
 
-int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, const struct secret *secret,
-		 unsigned int timeout_ms, const struct listener_ops *ops, void *arg, struct err *err)
+int listener_new(struct listener **out, struct loop *loop, const struct uri *uri,
+		 const struct migration_trust *trust, unsigned int timeout_ms,
+		 const struct listener_ops *ops, void *arg, struct err *err)
 {
 	struct listener *listener = calloc(1, sizeof(*listener));
 	int r = -ENOMEM;
@@ -563,7 +573,7 @@ int listener_new(struct listener **out, struct loop *loop, const struct uri *uri
 	listener->loop = loop;
 	listener->listening.fd = -1;
 	listener->uri = *uri;
-	listener->secret = secret;
+	listener->trust = trust;
 	listener->timeout_ms = timeout_ms;
 	listener->ops = ops;
 	listener->arg = arg;

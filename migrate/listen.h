@@ -10,7 +10,7 @@
 
 #include "base/loop.h"
 #include "migrate/handshake.h"
-#include "migrate/uri.h"
+#include "migrate/trust.h"
 
 struct listener;
 
@@ -25,10 +25,11 @@ struct listener_ops {
 	 */
 	int (*judge)(void *arg, const struct preface *preface, struct err *why);
 	/*
-	 * Three connections that were let in; the descriptors are the callee's. The listener
-	 * goes on; it may be freed.
+	 * Three connections that were let in, and are the callee's. The listener goes on; it may be
+	 * freed.
 	 */
-	void (*linked)(void *arg, const int fd[WIRE_CHANNELS], const struct preface *preface);
+	void (*linked)(void *arg, struct conn *const conn[WIRE_CHANNELS],
+		       const struct preface *preface);
 	/*
 	 * Only with three connected descriptors given: they are of no use, and no others can
 	 * come.
@@ -37,12 +38,14 @@ struct listener_ops {
 };
 
 /*
- * Descriptors named by a URI are taken over on success. A connection has timeout_ms for its
- * handshake, and to be joined by the two others. secret, where it is given, is what each has to
- * prove; it is looked at when one comes, and outlives the listener.
+ * Descriptors named by a URI are taken over on success, three connected ones also when memory is
+ * short. A connection has timeout_ms for its handshake, and to be joined by the two others. trust:
+ * its secret, where it is given, is what each has to prove; it is looked at when one comes, and
+ * outlives the listener.
  */
-int listener_new(struct listener **out, struct loop *loop, const struct uri *uri, const struct secret *secret,
-		 unsigned int timeout_ms, const struct listener_ops *ops, void *arg, struct err *err);
+int listener_new(struct listener **out, struct loop *loop, const struct uri *uri,
+		 const struct migration_trust *trust, unsigned int timeout_ms,
+		 const struct listener_ops *ops, void *arg, struct err *err);
 /* How long those who come from now on have for their handshake. Main thread. */
 void listener_set_timeout(struct listener *listener, unsigned int timeout_ms);
 void listener_free(struct listener *listener);

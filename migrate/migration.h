@@ -14,7 +14,7 @@
 
 #include "base/err.h"
 #include "machine/machine.h"
-#include "migrate/secret.h"
+#include "migrate/trust.h"
 
 struct migration;
 
@@ -39,17 +39,6 @@ struct migration_params {
 	unsigned int downtime_limit_ms;		/* kept for clients that set it */
 	uint64_t max_bandwidth;			/* kept for precopy */
 };
-
-/*
- * How a peer is known. With a secret both sides prove it to each other, over whatever they are connected by (docs/wire.md). Without one, who
- * can reach a unix socket or has been handed a descriptor is trusted, and over TCP nobody is, unless `insecure` says that everybody is.
- */
-struct migration_trust {
-	struct secret secret;
-	bool insecure;
-};
-/* Either may be left out (NULL, false). -EINVAL: both; or what secret_load says. The caller wipes the secret. */
-int migration_trust_read(struct migration_trust *trust, const char *secret_file, bool insecure, struct err *err);
 
 struct migration_info {
 	enum migration_status status;

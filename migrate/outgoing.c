@@ -79,7 +79,8 @@ static void flow(struct migration *m)
 	struct stream_pair pair;
 	struct err err;
 
-	if (link_pair(m->link, &pair, &err) < 0 || sender_start(m->sender, &pair, &err) < 0)
+	link_pair(m->link, &pair);
+	if (sender_start(m->sender, &pair, &err) < 0)
 		link_fail(m->link, &err);
 }
 
@@ -385,14 +386,14 @@ static void say_resume(struct migration *m)
 	link_send(m->link, WIRE(RESUME), &resume);
 }
 
-static void on_connected(void *arg, const int fd[WIRE_CHANNELS])
+static void on_connected(void *arg, struct conn *const conn[WIRE_CHANNELS])
 {
 	struct migration *m = arg;
 	struct err err;
 
 	connector_free(m->connector);
 	m->connector = NULL;
-	if (link_new(&m->link, m->loop, fd, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
+	if (link_new(&m->link, m->loop, conn, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
 		m->link = NULL;
 		outgoing_lost(m, &err, false);
 		return;
@@ -419,7 +420,7 @@ static int connect_to(struct migration *m, const struct uri *uri, const struct m
 	int r;
 
 	memcpy(preface.session, m->session, SESSION_BYTES);
-	r = connector_new(&m->connector, m->loop, uri, &preface, &trust->secret,
+	r = connector_new(&m->connector, m->loop, uri, &preface, trust,
 			  connect_timeout_ms(m->params.link_timeout_ms), &connector_ops, m, err);
 	if (!r)
 		m->trust = *trust;

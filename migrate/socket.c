@@ -3,13 +3,16 @@
 #include "migrate/socket.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/conn_socket.h"
 
 #define BULK_SEND_BYTES (4 << 20)
 
-void socket_tune(int fd, enum wire_channel channel)
+static void tune(int fd, bool sends_bulk)
 {
 	int one = 1, bytes = BULK_SEND_BYTES, domain = AF_UNSPEC;
 	socklen_t len = sizeof(domain);
@@ -18,21 +21,33 @@ void socket_tune(int fd, enum wire_channel channel)
 		return;
 	if (domain != AF_UNIX)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (channel != WIRE_BULK)
+	if (!sends_bulk)
 		return;
 	/* Without the privilege TCP's own growing buffer does better than what wmem_max allows. */
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0 && domain == AF_UNIX)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
-int socket_set_blocking(int fd, bool blocking)
+int socket_to_conn(struct conn **out, int fd, bool sends_bulk, bool accepts,
+		   const struct conn_wrapper *wrapper, struct err *err)
 {
-	int flags = fcntl(fd, F_GETFL);
+	struct conn *inner;
+	int r;
 
-	if (flags < 0)
-		return -errno;
-	flags = blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK;
-	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
+	tune(fd, sends_bulk);
+	r = conn_socket_new(&inner, fd, err);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	if (!wrapper) {
+		*out = inner;
+		return 0;
+	}
+	r = wrapper->wrap(wrapper, out, inner, accepts, err);
+	if (r < 0)
+		conn_free(inner);
+	return r;
 }
 
 int socket_check(int fd, bool listening, struct err *err)

@@ -5,11 +5,12 @@
  * whoever handed it. A TCP port can be reached by anybody, also one that we were handed as a
  * listening descriptor.
  */
+#include "migrate/trust.h"
+
 #include <errno.h>
 #include <sys/socket.h>
 
 #include "base/log.h"
-#include "migrate/internal.h"
 
 /* Can strangers be at the other end? */
 static bool is_open(const struct uri *uri, bool listening)

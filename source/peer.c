@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Requests. request() is called by whoever noticed the miss, mostly the fault thread, and must not wait: the frame is
- * sent with MSG_DONTWAIT under a lock that is never held across a wait. What the socket does not take goes into a ring
- * of fixed size, in order, and the urgent thread sends it on when the socket is writable again (an eventfd makes it
- * look). If the ring is full the link is not worth its name any more and is given up.
+ * Requests. request() is called by whoever noticed the miss, mostly the fault
+ * thread, and must not wait: the frame is sent without waiting, under a lock
+ * that is never held across a wait. What the connection does not take goes into
+ * a ring of fixed size, in order, and the urgent thread sends it on when the
+ * connection takes more (an eventfd makes the thread look). If the ring is full
+ * the link is not worth its name any more and is given up.
  *
  * Requests are not repeated and need not be: the connection either delivers them or breaks, and then memory_detach
  * makes their pages MISSING, so that the next link asks for them anew.
@@ -20,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/thread.h"
@@ -62,24 +63,20 @@ static void peer_lost(struct peer *peer, enum wire_channel channel, struct err *
 
 /* ---- requests ---- */
 
-/* Sends from the ring what the socket takes. Called with the lock held. 0, or why the link is dead. */
+/* Sends from the ring what the connection takes. With the lock held. 0, or why the link is dead. */
 static int queue_flush(struct peer *peer, struct err *err)
 {
 	while (peer->queue_len) {
 		size_t piece = QUEUE_BYTES - peer->queue_first;
+		struct iovec iov = { .iov_base = peer->queue + peer->queue_first };
 		ssize_t sent;
 
 		if (piece > peer->queue_len)
 			piece = peer->queue_len;
-		sent = send(peer->pair.urgent, peer->queue + peer->queue_first, piece,
-			    MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent < 0) {
-			if (errno == EINTR)
-				continue;
-			if (errno == EAGAIN || errno == EWOULDBLOCK)
-				return 0;
-			return err_errno(err, -errno, "sending a request");
-		}
+		iov.iov_len = piece;
+		sent = conn_send(peer->pair.urgent, &iov, 1, CONN_NOWAIT, err);
+		if (sent < 0)
+			return sent == -EAGAIN ? 0 : (int)sent;
 		peer->queue_first = (peer->queue_first + (size_t)sent) % QUEUE_BYTES;
 		peer->queue_len -= (size_t)sent;
 	}
@@ -184,23 +181,37 @@ static void *bulk_main(void *arg)
 	return NULL;
 }
 
-/* Waits until a frame has come, and sends queued requests meanwhile. */
-static int urgent_wait(struct peer *peer, const struct receiver *receiver, struct err *err)
+/*
+ * Sends what waits, and says what to poll the connection for. It is asked with
+ * the lock held, since request() sends, too.
+ */
+static int urgent_events(struct peer *peer, short *events, struct err *err)
+{
+	unsigned int wanted = CONN_RECEIVE;
+	int r = 0;
+
+	pthread_mutex_lock(&peer->lock);
+	if (!peer->dead)
+		r = queue_flush(peer, err);
+	if (peer->queue_len && !peer->dead)
+		wanted |= CONN_SEND;
+	*events = conn_events(peer->pair.urgent, wanted);
+	pthread_mutex_unlock(&peer->lock);
+	return r;
+}
+
+/* Waits until a frame has begun to come, and sends queued requests meanwhile. */
+static int urgent_wait(struct peer *peer, struct stream_reader *reader, struct err *err)
 {
 	struct pollfd fds[2] = {
-		{ .fd = peer->pair.urgent, .events = POLLIN },
+		{ .fd = conn_fd(peer->pair.urgent) },
 		{ .fd = peer->wake, .events = POLLIN },
 	};
 	eventfd_t unused;
 
-	while (!stream_has_ahead(&receiver->reader)) {
-		int r = 0;
+	while (!stream_has_ahead(reader)) {
+		int r = urgent_events(peer, &fds[0].events, err);
 
-		pthread_mutex_lock(&peer->lock);
-		if (!peer->dead)
-			r = queue_flush(peer, err);
-		fds[0].events = (short)(POLLIN | (peer->queue_len && !peer->dead ? POLLOUT : 0));
-		pthread_mutex_unlock(&peer->lock);
 		if (r < 0)
 			return r;
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
@@ -209,8 +220,10 @@ static int urgent_wait(struct peer *peer, const struct receiver *receiver, struc
 			return err_set(err, -EINTR, "stopped");
 		if (fds[1].revents)
 			eventfd_read(peer->wake, &unused);
-		if (fds[0].revents & ~POLLOUT)
-			break;
+		/* Not with a wait: what came may be nothing for us, and requests have to go on. */
+		r = fds[0].revents ? stream_read_ahead(reader, err) : 0;
+		if (r < 0 && r != -EAGAIN)
+			return r;
 	}
 	return 0;
 }
@@ -225,7 +238,7 @@ static void *urgent_main(void *arg)
 	pthread_setname_np(pthread_self(), "peer-urgent");
 	thread_is_urgent();
 	if (!receiver_init(&receiver, &peer->pair, WIRE_URGENT, peer->mem, peer->source.sink, &err))
-		while (!urgent_wait(peer, &receiver, &err) &&
+		while (!urgent_wait(peer, &receiver.reader, &err) &&
 		       !receiver_frame(&receiver, &frame, &err))
 			count_frame(peer, &frame, true);
 	peer_lost(peer, WIRE_URGENT, &err);
@@ -273,7 +286,7 @@ int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *er
 	r = thread_start(&peer->bulk_thread, bulk_main, peer);
 	if (r < 0) {
 		atomic_store(&peer->stop, true);
-		shutdown(pair->urgent, SHUT_RDWR);
+		conn_shutdown(pair->urgent);
 		pthread_join(peer->urgent_thread, NULL);
 		return err_errno(err, r, "starting the bulk thread");
 	}
@@ -292,8 +305,8 @@ void peer_stop(struct peer *peer)
 	pthread_mutex_lock(&peer->lock);
 	peer->dead = true;
 	pthread_mutex_unlock(&peer->lock);
-	shutdown(peer->pair.urgent, SHUT_RDWR);
-	shutdown(peer->pair.bulk, SHUT_RDWR);
+	conn_shutdown(peer->pair.urgent);
+	conn_shutdown(peer->pair.bulk);
 	eventfd_write(peer->wake, 1);
 	pthread_join(peer->urgent_thread, NULL);
 	pthread_join(peer->bulk_thread, NULL);

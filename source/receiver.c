@@ -22,7 +22,7 @@ int receiver_init(struct receiver *receiver, const struct stream_pair *pair,
 {
 	*receiver = (struct receiver){
 		.reader = {
-			.fd = channel == WIRE_BULK ? pair->bulk : pair->urgent,
+			.conn = channel == WIRE_BULK ? pair->bulk : pair->urgent,
 			.heard_ns = pair->heard_ns,
 		},
 		.mem = mem,

@@ -25,11 +25,9 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -304,15 +302,15 @@ static uint32_t run_alike(const struct gup_span *span, bool *zero)
 }
 
 /* Sends n alike pages and counts them. */
-static int run_send(struct sender *sender, int fd, const struct gup_span *span, uint32_t n, bool zero,
-		    struct err *err)
+static int run_send(struct sender *sender, struct conn *conn, const struct gup_span *span,
+		    uint32_t n, bool zero, struct err *err)
 {
 	int r;
 
 	if (zero)
-		r = stream_send_bare(fd, FRAME_ZERO, span->first, n, err);
+		r = stream_send_bare(conn, FRAME_ZERO, span->first, n, err);
 	else
-		r = stream_send_pages(fd, span->first, n, span->hva, err);
+		r = stream_send_pages(conn, span->first, n, span->hva, err);
 	if (r < 0)
 		return r;
 	count(&sender->bytes, FRAME_BYTES + (zero ? 0 : FRAME_PAGES_BYTES(n)));
@@ -320,9 +318,9 @@ static int run_send(struct sender *sender, int fd, const struct gup_span *span, 
 	return 0;
 }
 
-static int lost_send(struct sender *sender, int fd, gfn_t gfn, struct err *err)
+static int lost_send(struct sender *sender, struct conn *conn, gfn_t gfn, struct err *err)
 {
-	int r = stream_send_bare(fd, FRAME_LOST, gfn, 1, err);
+	int r = stream_send_bare(conn, FRAME_LOST, gfn, 1, err);
 
 	if (r < 0)
 		return r;
@@ -645,7 +643,7 @@ int sender_start(struct sender *sender, const struct stream_pair *pair, struct e
 	r = thread_start(&sender->bulk_thread, bulk_main, sender);
 	if (r < 0) {
 		atomic_store(&sender->stop, true);
-		shutdown(pair->urgent, SHUT_RDWR);
+		conn_shutdown(pair->urgent);
 		pthread_join(sender->urgent_thread, NULL);
 		return err_errno(err, r, "starting the bulk thread");
 	}
@@ -661,8 +659,8 @@ void sender_stop(struct sender *sender)
 	atomic_store(&sender->stop, true);
 	pthread_cond_broadcast(&sender->changed);
 	pthread_mutex_unlock(&sender->lock);
-	shutdown(sender->pair.urgent, SHUT_RDWR);
-	shutdown(sender->pair.bulk, SHUT_RDWR);
+	conn_shutdown(sender->pair.urgent);
+	conn_shutdown(sender->pair.bulk);
 	pthread_join(sender->urgent_thread, NULL);
 	pthread_join(sender->bulk_thread, NULL);
 	sender->started = false;

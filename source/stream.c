@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/clock.h"
 
@@ -21,51 +20,73 @@ static void iov_consume(struct iovec **iov, int *n, size_t len)
 	}
 }
 
-int stream_send(int fd, struct iovec *iov, int n, struct err *err)
+int stream_send(struct conn *conn, struct iovec *iov, int n, struct err *err)
 {
 	while (n) {
-		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)n };
-		ssize_t sent = sendmsg(fd, &msg, MSG_NOSIGNAL);
+		ssize_t sent = conn_send(conn, iov, n, 0, err);
 
-		if (sent < 0) {
-			if (errno == EINTR)
-				continue;
-			return err_errno(err, -errno, "send");
-		}
+		if (sent < 0)
+			return (int)sent;
 		iov_consume(&iov, &n, (size_t)sent);
 	}
 	return 0;
 }
 
-int stream_receive(int fd, void *buf, size_t len, _Atomic int64_t *heard_ns, struct err *err)
+/* Receives some; `inside` a frame, of which the end of the connection takes the rest. */
+static ssize_t receive_some(struct conn *conn, void *buf, size_t len, unsigned int flags,
+			    bool inside, _Atomic int64_t *heard_ns, struct err *err)
+{
+	ssize_t got = conn_receive(conn, buf, len, flags, err);
+
+	if (!got)
+		return err_set(err, -EPIPE, "the peer closed the connection%s",
+			       inside ? " in the middle of a frame" : "");
+	/* Only a time stamp: it orders nothing. */
+	if (got > 0 && heard_ns)
+		atomic_store_explicit(heard_ns, clock_now_ns(), memory_order_relaxed);
+	return got;
+}
+
+int stream_receive(struct conn *conn, void *buf, size_t len, _Atomic int64_t *heard_ns,
+		   struct err *err)
 {
 	uint8_t *to = buf;
 	size_t done = 0;
 
 	while (done < len) {
-		ssize_t got = recv(fd, to + done, len - done, 0);
+		ssize_t got = receive_some(conn, to + done, len - done, 0, done, heard_ns, err);
 
-		if (got < 0) {
-			if (errno == EINTR)
-				continue;
-			return err_errno(err, -errno, "receive");
-		}
-		if (!got)
-			return err_set(err, -EPIPE, done ? "the peer closed the connection in the middle of a frame"
-							 : "the peer closed the connection");
+		if (got < 0)
+			return (int)got;
 		done += (size_t)got;
-		/* Only a time stamp: it orders nothing. */
-		if (heard_ns)
-			atomic_store_explicit(heard_ns, clock_now_ns(), memory_order_relaxed);
 	}
 	return 0;
+}
+
+/* Nothing is ahead. */
+static int reader_fill(struct stream_reader *reader, unsigned int flags, bool inside,
+		       struct err *err)
+{
+	ssize_t got = receive_some(reader->conn, reader->ahead, sizeof(reader->ahead), flags,
+				   inside, reader->heard_ns, err);
+
+	if (got < 0)
+		return (int)got;
+	reader->pos = 0;
+	reader->len = (size_t)got;
+	return 0;
+}
+
+int stream_read_ahead(struct stream_reader *reader, struct err *err)
+{
+	return reader_fill(reader, CONN_NOWAIT, false, err);
 }
 
 int stream_read(struct stream_reader *reader, void *buf, size_t len, struct err *err)
 {
 	uint8_t *to = buf;
 	size_t part;
-	ssize_t got;
+	int r;
 
 	while (len) {
 		part = reader->len - reader->pos;
@@ -79,24 +100,16 @@ int stream_read(struct stream_reader *reader, void *buf, size_t len, struct err 
 			break;
 		/* A long piece goes straight to where it belongs. */
 		if (len >= sizeof(reader->ahead))
-			return stream_receive(reader->fd, to, len, reader->heard_ns, err);
-		got = recv(reader->fd, reader->ahead, sizeof(reader->ahead), 0);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return err_errno(err, -errno, "receive");
-		if (!got)
-			return err_set(err, -EPIPE, "the peer closed the connection%s",
-				       to != buf ? " in the middle of a frame" : "");
-		reader->pos = 0;
-		reader->len = (size_t)got;
-		if (reader->heard_ns)
-			atomic_store_explicit(reader->heard_ns, clock_now_ns(), memory_order_relaxed);
+			return stream_receive(reader->conn, to, len, reader->heard_ns, err);
+		r = reader_fill(reader, 0, to != buf, err);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }
 
-int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, struct err *err)
+int stream_send_pages(struct conn *conn, gfn_t first, uint32_t n, const uint8_t *pages,
+		      struct err *err)
 {
 	uint8_t head[FRAME_BYTES + FRAME_SUMS_BYTES(FRAME_PAGES_MAX)];
 	struct iovec iov[2] = {
@@ -105,15 +118,16 @@ int stream_send_pages(int fd, gfn_t first, uint32_t n, const uint8_t *pages, str
 	};
 
 	frame_encode_pages(head, first, n, pages);
-	return stream_send(fd, iov, 2, err);
+	return stream_send(conn, iov, 2, err);
 }
 
-int stream_send_bare(int fd, enum frame_type type, gfn_t first, uint32_t n, struct err *err)
+int stream_send_bare(struct conn *conn, enum frame_type type, gfn_t first, uint32_t n,
+		     struct err *err)
 {
 	struct frame frame = { .type = type, .count = n, .gfn = first };
 	uint8_t head[FRAME_BYTES];
 	struct iovec iov = { .iov_base = head, .iov_len = sizeof(head) };
 
 	frame_encode(&frame, head);
-	return stream_send(fd, &iov, 1, err);
+	return stream_send(conn, &iov, 1, err);
 }

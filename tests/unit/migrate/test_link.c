@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/conn_socket.h"
 #include "migrate/link.h"
 
 #define TIMEOUT_MS 60000u	/* longer than any test: nothing here is about heartbeats */
@@ -74,17 +75,18 @@ static const struct link_ops ops = { .message = on_message, .pages = on_pages, .
 
 static void end_init(struct end *end)
 {
-	int fd[WIRE_CHANNELS], pair[2], i;
+	struct conn *conn[WIRE_CHANNELS];
+	int pair[2], i;
 
 	*end = (struct end){ .in_order = true };
 	assert_int_equal(loop_new(&end->loop, NULL), 0);
 	for (i = 0; i < WIRE_CHANNELS; i++) {
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-		fd[i] = pair[0];
+		assert_int_equal(conn_socket_new(&conn[i], pair[0], NULL), 0);
 		end->far[i] = pair[1];
 		fcntl(pair[1], F_SETFL, O_NONBLOCK);
 	}
-	assert_int_equal(link_new(&end->link, end->loop, fd, TIMEOUT_MS, &ops, end, NULL), 0);
+	assert_int_equal(link_new(&end->link, end->loop, conn, TIMEOUT_MS, &ops, end, NULL), 0);
 }
 
 static void end_fini(struct end *end)

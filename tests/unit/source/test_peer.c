@@ -19,11 +19,13 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/conn_socket.h"
 #include "memory/gup.h"
 #include "source/peer.h"
 #include "source/retry.h"
 #include "source/sender.h"
 #include "source/stack.h"
+#include "tests/unit/toy_conn.h"
 
 #define LOW_BYTES (UINT64_C(24) << 20)
 #define HIGH_BASE (UINT64_C(1) << 32)
@@ -82,6 +84,9 @@ struct fixture {
 	struct peer *peer;
 	struct news at_from, at_to;
 	int fd_from[2], fd_to[2];	/* urgent, bulk */
+	struct conn *from_conn[2], *to_conn[2]; /* of these */
+	struct toy_wrapper toys;
+	bool is_toy;
 	_Atomic int64_t heard_from, heard_to;
 };
 
@@ -143,12 +148,27 @@ static void connect_pair(int *a, int *b)
 	*b = fd[1];
 }
 
+static struct conn *conn_of(struct fixture *f, int fd)
+{
+	struct conn *conn, *inner;
+
+	assert_int_equal(conn_socket_new(&conn, fd, NULL), 0);
+	inner = conn;
+	if (f->is_toy)
+		assert_int_equal(f->toys.wrapper.wrap(&f->toys.wrapper, &conn, inner, false, NULL),
+				 0);
+	return conn;
+}
+
 static void fixture_connect(struct fixture *f)
 {
 	int i;
 
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 2; i++) {
 		connect_pair(&f->fd_from[i], &f->fd_to[i]);
+		f->from_conn[i] = conn_of(f, f->fd_from[i]);
+		f->to_conn[i] = conn_of(f, f->fd_to[i]);
+	}
 }
 
 static void fixture_close(struct fixture *f)
@@ -156,14 +176,15 @@ static void fixture_close(struct fixture *f)
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		close(f->fd_from[i]);
-		close(f->fd_to[i]);
+		conn_free(f->from_conn[i]);
+		conn_free(f->to_conn[i]);
 	}
 }
 
 static void start_sender(struct fixture *f)
 {
-	struct stream_pair pair = { f->fd_from[0], f->fd_from[1], &f->heard_from, news_lost, &f->at_from };
+	struct stream_pair pair = { f->from_conn[0], f->from_conn[1], &f->heard_from, news_lost,
+				    &f->at_from };
 
 	f->at_from.lost = 0;
 	assert_int_equal(sender_start(f->sender, &pair, NULL), 0);
@@ -177,7 +198,8 @@ static bool peer_is_alone(struct fixture *f)
 
 static void start_peer(struct fixture *f)
 {
-	struct stream_pair pair = { f->fd_to[0], f->fd_to[1], &f->heard_to, news_lost, &f->at_to };
+	struct stream_pair pair = { f->to_conn[0], f->to_conn[1], &f->heard_to, news_lost,
+				    &f->at_to };
 
 	f->at_to.lost = 0;
 	assert_int_equal(peer_start(f->peer, &pair, NULL), 0);
@@ -192,12 +214,14 @@ static void end_peer(struct fixture *f)
 		memory_detach(f->to);
 }
 
-static int setup(void **state)
+static int setup_with(void **state, bool is_toy)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct memory_events events = { .complete = news_complete, .arg = &f->at_to };
 	struct err err;
 
+	f->is_toy = is_toy;
+	toy_wrapper_init(&f->toys);
 	pthread_mutex_init(&f->at_from.lock, NULL);
 	pthread_cond_init(&f->at_from.changed, NULL);
 	pthread_mutex_init(&f->at_to.lock, NULL);
@@ -222,6 +246,17 @@ static int setup(void **state)
 	return 0;
 }
 
+static int setup(void **state)
+{
+	return setup_with(state, false);
+}
+
+/* Over connections that read ahead, say hello first, and whose descriptors can only be polled. */
+static int setup_toy(void **state)
+{
+	return setup_with(state, true);
+}
+
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
@@ -236,6 +271,7 @@ static int teardown(void **state)
 	memory_shut(f->from);
 	memory_free(f->from);
 	fixture_close(f);
+	assert_int_equal(f->toys.made, f->toys.freed);
 	free(f);
 	return 0;
 }
@@ -589,7 +625,8 @@ static void test_queued_requests_are_sent_later(void **state)
 		uint8_t head[FRAME_BYTES];
 		struct frame frame;
 
-		assert_int_equal(stream_receive(f->fd_from[0], head, sizeof(head), NULL, NULL), 0);
+		assert_int_equal(stream_receive(f->from_conn[0], head, sizeof(head), NULL, NULL),
+				 0);
 		assert_int_equal(frame_decode(&frame, head, NULL), 0);
 		assert_int_equal(frame.gfn.v, i % 4096);
 	}
@@ -680,6 +717,10 @@ static void test_what_a_destination_says_it_has(void **state)
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TOY(name)                                               \
+	{                                                       \
+#name " (toy)", name, setup_toy, teardown, NULL \
+	}
 	const struct CMUnitTest tests[] = {
 		T(test_what_a_destination_says_it_has),
 		T(test_all_pages_arrive_while_threads_read),
@@ -692,6 +733,13 @@ int main(void)
 		T(test_requests_never_block),
 		T(test_queued_requests_are_sent_later),
 		T(test_stop_does_not_wait_for_the_far_end),
+		TOY(test_all_pages_arrive_while_threads_read),
+		TOY(test_urgent_pages_do_not_wait_for_a_limited_bulk),
+		TOY(test_links_cut_again_and_again_lose_nothing),
+		TOY(test_a_stack_on_peer_bridges_cut_links),
+		TOY(test_a_cut_is_reported_once_with_its_connection),
+		TOY(test_requests_never_block),
+		TOY(test_queued_requests_are_sent_later),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
