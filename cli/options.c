@@ -273,7 +273,10 @@ static void take_plain(struct options *o, int option, const char *value)
 		break;
 	case OPT_INCOMING:
 		o->incoming = value;
-		o->machine.incoming = true;
+		o->machine.starts_inmigrate = true;
+		o->machine.ram_is_late = true;
+		o->machine.disks_elsewhere = true;
+		o->machine.loads_no_kernel = true;
 		break;
 	case OPT_SECRET_FILE:
 		o->secret_file = value;

@@ -115,7 +115,7 @@ static int virtio_new(struct board *board, const struct board_config *config, st
 		.cpus = vm_vcpus(config->vm), .machine = config->name,
 		.msi = { &msi_ops, config->vm },
 		.event_add = event_add, .event_remove = event_remove, .arg = config->vm,
-		.incoming = config->incoming, .events = config->events,
+		.disks_elsewhere = config->disks_elsewhere, .events = config->events,
 	};
 	unsigned int i;
 	int r = virtio_set_new(&board->virtio, board->pci, config->virtio, &env, err);

@@ -28,7 +28,7 @@ struct board_config {
 	const struct chardev_config *serial;
 	const struct virtio_choices *virtio;
 	struct device_event_sink events;	/* of all its devices */
-	bool incoming;		/* another machine still has the disks */
+	bool disks_elsewhere;		/* another machine still has them */
 };
 
 /* Main thread, all of them. */

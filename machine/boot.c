@@ -26,7 +26,7 @@ int machine_boot_configure(struct machine *m, const struct machine_config *confi
 					    err);
 	if (config->boot_find)
 		boot->kind = BOOT_DISK;
-	else if (!config->incoming)
+	else if (!config->loads_no_kernel)
 		return err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration "
 			       "can do without");
 	r = copy(&boot->cmdline, config->cmdline, err);

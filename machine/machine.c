@@ -114,12 +114,12 @@ static int memory_make(struct machine *m, struct err *err)
 		r = memory_new(&m->mem, ranges, n, err);
 	if (!r && m->config.dump_guest_core && (r = memory_set_dumpable(m->mem)) < 0)
 		err_errno(err, r, "guest RAM for core dumps");
-	if (!r && m->config.incoming)
+	if (!r && m->config.ram_is_late)
 		r = memory_watch(m->mem, &events, err);
 	if (r < 0)
 		return r;
 	memory_set_stray(m->mem, STRAY);
-	if (way == WAY_OUT_AUTO && m->config.incoming) {
+	if (way == WAY_OUT_AUTO && m->config.ram_is_late) {
 		r = probe_way_out(&way, &us, err);
 		if (r < 0)
 			return err_prefix(err, "finding the way out of a wait for a page");
@@ -136,7 +136,7 @@ static int vm_make(struct machine *m, struct err *err)
 	struct board_config board = {
 		.loop = m->loop, .pio = &m->pio, .mmio = &m->mmio, .serial = &m->config.serial,
 		.virtio = &m->config.virtio, .name = m->config.name,
-		.events = { machine_on_device, m }, .incoming = m->config.incoming,
+		.events = { machine_on_device, m }, .disks_elsewhere = m->config.disks_elsewhere,
 	};
 	int r;
 
@@ -165,7 +165,7 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	/* It keeps no loop alive by itself. */
 	uv_unref((uv_handle_t *)m->lost_rest);
 	boot_files_init(&m->boot_files);
-	m->state = config->incoming ? RUN_STATE_INMIGRATE : RUN_STATE_PRELAUNCH;
+	m->state = config->starts_inmigrate ? RUN_STATE_INMIGRATE : RUN_STATE_PRELAUNCH;
 	m->autostart = true;
 	bus_init(&m->pio, "port");
 	bus_init(&m->mmio, "MMIO");
@@ -174,7 +174,7 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 		r = memory_make(m, err);
 	if (!r)
 		r = vm_make(m, err);
-	if (!r && !config->incoming)
+	if (!r && !config->loads_no_kernel)
 		r = machine_boot_first(m, config->found, err);
 	if (r < 0) {
 		machine_free(m);

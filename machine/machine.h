@@ -45,7 +45,7 @@ struct machine_config {
 	uint64_t memory_bytes;		/* multiple of 2 MiB, at most 16 GiB */
 	/*
 	 * What boot_files.h says of them; copied, kept by machine_boot alone.
-	 * kernel: NULL when incoming, and with boot_find.
+	 * kernel: NULL with boot_find, and may be with loads_no_kernel.
 	 */
 	const char *kernel, *initrd, *cmdline, *append;
 	/*
@@ -61,7 +61,11 @@ struct machine_config {
 	const char *name;		/* may be NULL */
 	bool dump_guest_core;		/* core dumps of this process have guest RAM */
 	enum way_out way_out;
-	bool incoming;			/* RAM arrives late: userfaultfd first, all pages MISSING */
+	/* A machine for a guest that comes by migration has all of the next four. */
+	bool starts_inmigrate;		/* waits for a guest's state: INMIGRATE */
+	bool ram_is_late;		/* userfaultfd first, all pages MISSING: a page source brings them */
+	bool disks_elsewhere;		/* another machine still has them: not claimed yet */
+	bool loads_no_kernel;		/* nothing is loaded for the start; it may have no kernel at all */
 	bool no_reboot;			/* a guest's reset ends the process instead */
 	struct chardev_config serial;
 	struct virtio_choices virtio;	/* texts are copied */
@@ -93,9 +97,8 @@ struct machine_listener {
 };
 
 /*
- * Builds the machine in PRELAUNCH (or INMIGRATE): memory, with `incoming` its
- * userfaultfd, the way out, VM, devices, the loaded kernel. Errors say what to
- * do.
+ * Builds the machine in PRELAUNCH (or INMIGRATE): memory, its userfaultfd where
+ * RAM is late, the way out, VM, devices, the loaded kernel. Errors say what to do.
  */
 int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err);
 /*

@@ -43,7 +43,7 @@ static int reset_failed(struct machine *m, struct err *err)
 /* What keeps a reset from being done now, or NULL. */
 static const char *reset_obstacle(struct machine *m)
 {
-	if (m->config.incoming && memory_is_late(m->mem))
+	if (memory_is_late(m->mem))
 		return "until all of its memory has come";
 	/* They may still be writing to where the kernel will be. */
 	return board_is_busy(m->board) ?

@@ -5,7 +5,7 @@
  *
  *   state            entered by                                   left by
  *   PRELAUNCH        machine_new; reset of a stopped machine      cont, migrate, quit
- *   INMIGRATE        machine_new with `incoming`                  the migration (machine_leave_migrate), quit
+ *   INMIGRATE        machine_new with starts_inmigrate            the migration (machine_leave_migrate), quit
  *   RUNNING          cont; end of a migration                     everything that stops
  *   PAUSED           stop; a reset that waits (pages, a kernel)    cont, reset, migrate
  *   DEBUG            breakpoint, watchpoint, step                 cont (gdb's too), stop, reset, migrate

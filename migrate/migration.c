@@ -308,7 +308,7 @@ int migration_incoming(struct migration *m, const char *text, const struct migra
 	struct uri uri;
 	int r;
 
-	if (!machine_config(m->machine)->incoming)
+	if (!machine_config(m->machine)->starts_inmigrate)
 		return err_set(err, -EINVAL, "this machine was not started to take a guest over");
 	if (m->in != IN_IDLE || is_active_source(m))
 		return err_set(err, -EBUSY, "there is a migration already (%s)",

@@ -66,7 +66,7 @@ struct disk_job {
 
 struct disk_env {
 	struct loop *loop;		/* NULL, for a file alone: whoever tests it calls disk_wait */
-	bool incoming;			/* another machine has it still: not claimed before disk_claim */
+	bool elsewhere;			/* another machine has it still: not claimed before disk_claim */
 	/* The disk is away (why says what happened), or back (why is NULL). May be NULL. */
 	void (*away)(void *arg, const char *why);
 	void *arg;

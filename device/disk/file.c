@@ -382,7 +382,7 @@ static int file_claim(struct disk *disk, struct err *err)
 	if (r < 0)
 		return r;
 	/* Another host may have written since, and this one's cache does not know. What is dirty, which is nothing, would stay. */
-	if (disk->env.incoming)
+	if (disk->env.elsewhere)
 		posix_fadvise(file->fd, 0, 0, POSIX_FADV_DONTNEED);
 	file->claimed = true;
 	return 0;
@@ -612,7 +612,7 @@ int file_open(struct disk **out, const struct disk_config *config, const struct 
 	file->queue_last = &file->queue;
 	file->path = strdup(config->path);
 	r = file->path ? files_open(file, config->format, err) : err_set(err, -ENOMEM, "no memory for a disk");
-	if (!r && !env->incoming)
+	if (!r && !env->elsewhere)
 		r = file_claim(&file->disk, err);
 	if (!r)
 		r = ring_open(file, err);

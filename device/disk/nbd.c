@@ -172,7 +172,7 @@ int nbd_open_at(struct disk **out, const struct disk_config *config, const struc
 	nbd->disk = (struct disk){ .ops = &nbd_ops, .env = *env, .readonly = config->readonly, .bytes = origin->bytes };
 	nbd->origin = *origin;
 	r = set_up(nbd, config, err);
-	if (!r && !(origin->ours && env->incoming)) {
+	if (!r && !(origin->ours && env->elsewhere)) {
 		r = nbd_link_first(nbd, err);
 		nbd->held = r == 0;
 	}

@@ -490,7 +490,9 @@ static int blk_make(struct vdev **out, const struct vdev_env *env, const char *t
 	struct vdev_config config = {
 		.number = number, .queues = queues, .queue_size = QUEUE_SIZE, .config_len = sizeof(blk->config),
 	};
-	struct disk_env disk_env = { .loop = env->loop, .incoming = env->incoming, .away = on_away, .arg = blk };
+	struct disk_env disk_env = {
+		.loop = env->loop, .elsewhere = env->disks_elsewhere, .away = on_away, .arg = blk,
+	};
 	int r;
 
 	if (!blk)

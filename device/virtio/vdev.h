@@ -80,7 +80,7 @@ struct vdev_env {
 	int (*event_add)(void *arg, uint64_t gpa, int fd);
 	int (*event_remove)(void *arg, uint64_t gpa, int fd);
 	void *arg;
-	bool incoming;			/* another machine still has what devices claim */
+	bool disks_elsewhere;		/* another machine still has them */
 	struct device_event_sink events;
 };
 

@@ -50,7 +50,9 @@ static inline void disks_told(void *arg, const char *why)
 
 static inline int disks_try(struct disks *d, const char *text, bool incoming, struct err *err)
 {
-	const struct disk_env env = { .loop = d->loop, .incoming = incoming, .away = disks_told, .arg = d };
+	const struct disk_env env = {
+		.loop = d->loop, .elsewhere = incoming, .away = disks_told, .arg = d,
+	};
 	struct disk_config config;
 	int r = disk_config_parse(&config, text, err);
 

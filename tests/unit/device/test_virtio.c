@@ -56,7 +56,8 @@ static void devices_new(struct rig *r, bool readonly, bool incoming)
 {
 	const struct pci_range windows[PCI_WINDOWS] = { { LOW, 0x100000 }, { 0, 0 } };
 	const struct vdev_env env = {
-		.mem = r->mem, .loop = r->loop, .cpus = 2, .msi = { &fake_msi_ops, &r->msi }, .incoming = incoming,
+		.mem = r->mem, .loop = r->loop, .cpus = 2, .msi = { &fake_msi_ops, &r->msi },
+		.disks_elsewhere = incoming,
 	};
 	char disk[80];
 	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;

@@ -84,7 +84,9 @@ static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(
 	struct machine_config config = {
 		.cpus = CPUS, .memory_bytes = MEMORY_BYTES, .kernel = boot_find ? NULL :
 			getenv("POSTERN_BARE"), .found = &found,
-		.way_out = WAY_OUT_AUTO, .incoming = incoming, .no_reboot = no_reboot,
+		.way_out = WAY_OUT_AUTO, .no_reboot = no_reboot,
+		.starts_inmigrate = incoming, .ram_is_late = incoming,
+		.disks_elsewhere = incoming, .loads_no_kernel = incoming,
 		.serial = { .kind = CHARDEV_NULL }, .boot_find = boot_find,
 	};
 	struct world *w = calloc(1, sizeof(*w));

@@ -322,20 +322,13 @@ static const struct boot_files on_disk = {
 		{ .fd = -1 },
 };
 
-static struct world *world_new(bool incoming, bool finds)
+static void world_start(struct world *w, const struct machine_config *config)
 {
-	struct world *w = calloc(1, sizeof(*w));
-	struct machine_config config = {
-		.cpus = 1, .memory_bytes = MEMORY_BYTES, .kernel = finds ? NULL : SOME_FILE,
-			.incoming = incoming,
-		.found = &on_disk, .boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial =
-			{ .kind = CHARDEV_NULL },
-	};
 	struct err err = { 0 };
 	int r;
 
 	assert_int_equal(loop_new(&w->loop, &err), 0);
-	r = machine_new(&w->machine, w->loop, &config, &err);
+	r = machine_new(&w->machine, w->loop, config, &err);
 	if (r == -EPERM || r == -ENOSYS) {
 		loop_free(w->loop);
 		free(w);
@@ -345,6 +338,20 @@ static struct world *world_new(bool incoming, bool finds)
 	assert_int_equal(r, 0);
 	w->listener = (struct machine_listener){ .pages_lost = on_lost, .reset = on_reset, .shutdown = on_shutdown, .arg = w };
 	machine_listen(w->machine, &w->listener);
+}
+
+static struct world *world_new(bool incoming, bool finds)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct machine_config config = {
+		.cpus = 1, .memory_bytes = MEMORY_BYTES, .kernel = finds ? NULL : SOME_FILE,
+			.starts_inmigrate = incoming, .ram_is_late = incoming,
+		.disks_elsewhere = incoming, .loads_no_kernel = incoming,
+		.found = &on_disk, .boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial =
+			{ .kind = CHARDEV_NULL },
+	};
+
+	world_start(w, &config);
 	return w;
 }
 
@@ -540,6 +547,30 @@ static void a_machine_that_arrives_without_one_of_its_pages_does_not_run(void **
 }
 
 /* One that is not to run anyway is paused, as it was told. */
+/* Whose state comes is one thing, where its RAM is another. */
+static void a_machine_may_wait_for_a_state_alone_or_for_its_ram_alone(void **state)
+{
+	struct machine_config config = {
+		.cpus = 1, .memory_bytes = MEMORY_BYTES, .serial = { .kind = CHARDEV_NULL },
+		.loads_no_kernel = true,
+	};
+	struct world *w = calloc(1, sizeof(*w));
+
+	(void)state;
+	config.starts_inmigrate = true;
+	world_start(w, &config);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_INMIGRATE);
+	assert_false(memory_is_late(machine_memory(w->machine)));
+	world_free(w);
+	w = calloc(1, sizeof(*w));
+	config.starts_inmigrate = false;
+	config.ram_is_late = true;
+	world_start(w, &config);
+	assert_int_equal(machine_state(w->machine), RUN_STATE_PRELAUNCH);
+	assert_true(memory_is_late(machine_memory(w->machine)));
+	world_free(w);
+}
+
 static void a_machine_that_is_not_to_run_arrives_paused(void **state)
 {
 	struct world *w = world_new(true, false);
@@ -698,6 +729,7 @@ int main(void)
 		cmocka_unit_test(a_machine_with_a_poisoned_page_is_paused),
 		cmocka_unit_test(a_machine_without_one_of_its_pages_is_not_continued),
 		cmocka_unit_test(a_machine_that_arrives_without_one_of_its_pages_does_not_run),
+		cmocka_unit_test(a_machine_may_wait_for_a_state_alone_or_for_its_ram_alone),
 		cmocka_unit_test(a_machine_that_is_not_to_run_arrives_paused),
 		cmocka_unit_test(a_reset_survives_a_migration_that_fails),
 		cmocka_unit_test(a_reset_travels),

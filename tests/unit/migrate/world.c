@@ -240,7 +240,7 @@ static bool side_new(struct world *world, struct side *side, bool incoming)
 	unsigned int i;
 
 	*machine = (struct machine){ .world = world, .autostart = true, .early_pages = 10 };
-	machine->config = (struct machine_config){ .cpus = 2, .incoming = incoming };
+	machine->config = (struct machine_config){ .cpus = 2, .starts_inmigrate = incoming };
 	boot_files_init(&machine->boot);
 	if (!incoming)
 		boot_make(&machine->boot);
