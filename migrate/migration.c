@@ -302,6 +302,23 @@ static int parse_peer(const char *text, bool listening, const struct migration_t
 	return r < 0 ? r : trust_check(out, uri, listening, err);
 }
 
+/* Connections that come with the URI are made at once: the trust is theirs by then. */
+static int listen_with(struct migration *m, const struct migration_trust *its,
+		       const struct uri *uri, const char *text, struct err *err)
+{
+	struct migration_trust old = m->trust;
+	int r;
+
+	m->trust = *its;
+	r = incoming_listen(m, uri, text, err);
+	if (r < 0)
+		m->trust = old;
+	else
+		trust_warn(its, uri);
+	explicit_bzero(&old, sizeof(old));
+	return r;
+}
+
 int migration_incoming(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
 {
 	struct migration_trust its;
@@ -317,11 +334,9 @@ int migration_incoming(struct migration *m, const char *text, const struct migra
 	if (!r && !m->peer)
 		r = peer_new(&m->peer, machine_memory(m->machine), err);
 	if (!r)
-		r = incoming_listen(m, &uri, text, err);
+		r = listen_with(m, &its, &uri, text, err);
 	if (r < 0)
 		return r;
-	trust_warn(&its, &uri);
-	m->trust = its;
 	m->incoming = true;
 	m->in = IN_LISTEN;
 	migration_set_status(m, MIGRATION_SETUP);
@@ -393,13 +408,7 @@ int migration_recover(struct migration *m, const char *text, const struct migrat
 		return err_set(err, -EINVAL, "only a postcopy that is paused can be recovered, this is %s",
 			       migration_status_name(m->status));
 	r = parse_peer(text, true, trust, &m->trust, &uri, &its, err);
-	if (!r)
-		r = incoming_listen(m, &uri, text, err);
-	if (r < 0)
-		return r;
-	trust_warn(&its, &uri);
-	m->trust = its;
-	return 0;
+	return r < 0 ? r : listen_with(m, &its, &uri, text, err);
 }
 
 int migration_reclaim(struct migration *m, struct err *err)

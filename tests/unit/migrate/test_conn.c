@@ -6,7 +6,9 @@
  * nothing else (tests/unit/toy_conn.h). Who passes by the connection to its
  * socket gets an error, or bytes that make no sense.
  */
+#include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "steps.h"
 #include "tests/unit/toy_conn.h"
@@ -107,6 +109,29 @@ static void test_a_cut_link_is_resumed(void **state)
 	town_free(&t);
 }
 
+/* The connections are there before anybody listens. */
+static void test_given_descriptors_are_wrapped(void **state)
+{
+	char from[64], to[64];
+	struct town t;
+	struct err err;
+	int a[2], b[2], c[2];
+
+	(void)state;
+	NEEDS_TOWN(&t, NULL);
+	migration_free(t.w.to.migration);
+	assert_int_equal(migration_new(&t.w.to.migration, &t.w.to.machine, &err), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, b), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, c), 0);
+	snprintf(from, sizeof(from), "fd:%d,%d,%d", a[0], b[0], c[0]);
+	snprintf(to, sizeof(to), "fd:%d,%d,%d", a[1], b[1], c[1]);
+	assert_int_equal(migration_incoming(t.w.to.migration, to, &t.trust, &err), 0);
+	assert_int_equal(migration_outgoing(t.w.from.migration, from, false, NULL, &err), 0);
+	until_completed(&t.w);
+	town_free(&t);
+}
+
 /* Who cannot be let in is told why, through the wrapper. */
 static void test_a_refusal_is_told(void **state)
 {
@@ -149,6 +174,7 @@ int main(void)
 		cmocka_unit_test(test_a_migration_completes),
 		cmocka_unit_test(test_a_migration_with_a_secret_completes),
 		cmocka_unit_test(test_a_cut_link_is_resumed),
+		cmocka_unit_test(test_given_descriptors_are_wrapped),
 		cmocka_unit_test(test_a_refusal_is_told),
 		cmocka_unit_test(test_a_side_that_does_not_wrap_is_not_let_in),
 	};
