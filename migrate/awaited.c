@@ -44,22 +44,58 @@ static const char *const undone[] = {
 	[AWAITED_CLOSE] = "closed the link of a migration that is complete",
 };
 
+/* Whole milliseconds, so that no number overflows. */
+static uint64_t ms_of_bytes(uint64_t bytes)
+{
+	return bytes * (NS_PER_SEC / NS_PER_MS) / BYTES_A_SECOND;
+}
+
+static unsigned int source_limit_ms(const struct migration *m)
+{
+	return connect_timeout_ms(SOURCE_TIMEOUTS * m->params.link_timeout_ms);
+}
+
+/* What is awaited now, and how far it is: a wait goes on, or begins anew. */
+static void await_note(struct session *session, enum awaited what, uint64_t progress)
+{
+	struct await *await = &session->await;
+
+	if (what == await->what && progress == await->progress)
+		return;
+	*await = (struct await){
+		.what = what,
+		.since_ns = clock_now_ns(),
+		.progress = progress,
+		.unsent = session->link ? link_unsent(session->link) : 0,
+	};
+}
+
+/* bytes: those that have to pass before it can come. */
+static bool await_is_over(const struct await *await, unsigned int limit_ms, uint64_t bytes)
+{
+	uint64_t ms = (uint64_t)((clock_now_ns() - await->since_ns) / NS_PER_MS);
+
+	return await->what != AWAITED_NOTHING && ms >= limit_ms + ms_of_bytes(bytes);
+}
+
 /* ---- the destination ---- */
 
 /* Is there a page that was asked for and has not come? (One that is lost is asked for no more.) */
-static bool is_page_awaited(const struct migration *m)
+static bool is_page_awaited(const struct incoming *in)
 {
 	struct memory_stats stats;
 
-	memory_stats(machine_memory(m->machine), &stats);
+	memory_stats(machine_memory(in->m->machine), &stats);
 	return stats.requested;
 }
 
-static enum awaited destination_awaits(const struct migration *m)
+static enum awaited destination_awaits(const struct incoming *in)
 {
-	if (m->resume != RESUME_NONE)
-		return m->resume == RESUME_ASKED ? AWAITED_RESUME : AWAITED_RESUME_ACK;
-	switch (m->in) {
+	if (!in->session.link)
+		return AWAITED_NOTHING;
+	if (in->resume != IN_RESUME_NONE)
+		return in->resume == IN_RESUME_AWAITED ? AWAITED_RESUME : AWAITED_RESUME_ACK;
+	switch (in->phase) {
 	case IN_HELLO:
 		return AWAITED_HELLO;
 	case IN_BOOT:
@@ -69,7 +105,7 @@ static enum awaited destination_awaits(const struct migration *m)
 	case IN_PREPARED:
 		return AWAITED_RUN;
 	case IN_RUNNING:
-		return is_page_awaited(m) ? AWAITED_PAGE : AWAITED_NOTHING;
+		return is_page_awaited(in) ? AWAITED_PAGE : AWAITED_NOTHING;
 	case IN_COMPLETE:
 		return AWAITED_COMPLETE_ACK;
 	default:
@@ -77,46 +113,91 @@ static enum awaited destination_awaits(const struct migration *m)
 	}
 }
 
+/* What makes the wait for a page begin anew; otherwise 0. */
+static uint64_t destination_progress(const struct incoming *in, enum awaited what)
+{
+	struct peer_stats got;
+
+	if (what != AWAITED_PAGE)
+		return 0;
+	peer_stats(in->peer, &got);
+	return got.pages_urgent;
+}
+
+static uint64_t destination_bytes_before(const struct incoming *in)
+{
+	uint64_t ram = memory_pages(machine_memory(in->m->machine)) * PAGE_BYTES;
+
+	switch (in->session.await.what) {
+	case AWAITED_PAGE:
+		/* It lasts as long as there is progress. */
+		return 0;
+	case AWAITED_BOOT:
+		return in->boot_receiver.done[0] + in->boot_receiver.done[1];
+	case AWAITED_STATE:
+		/* What came before it came in that time; no page is needed twice. */
+		return in->early_bytes < ram ? in->early_bytes : ram;
+	default:
+		return in->session.await.unsent;
+	}
+}
+
+void awaited_check_incoming(struct incoming *in)
+{
+	enum awaited what = destination_awaits(in);
+	unsigned int limit_ms = 2 * source_limit_ms(in->m);
+	struct err err;
+
+	await_note(&in->session, what, destination_progress(in, what));
+	if (!await_is_over(&in->session.await, limit_ms, destination_bytes_before(in)))
+		return;
+	err_set(&err, -ETIMEDOUT, "the source lives, but has not %s within %u ms", undone[what],
+		limit_ms);
+	incoming_lost(in, &err);
+}
+
 /* ---- the source ---- */
 
-static bool is_all_sent(const struct migration *m)
+static bool is_all_sent(const struct outgoing *o)
 {
 	struct sender_stats sent;
 
-	sender_stats(m->sender, &sent);
+	sender_stats(o->sender, &sent);
 	/* With a page lost there is no end to wait for. */
 	return !sent.unsent && !sent.pages_lost;
 }
 
 /* It is our turn: the next piece of a file is being read. */
-static bool is_boot_taken(const struct migration *m)
+static bool is_boot_taken(const struct outgoing *o)
 {
-	return !boot_sender_is_done(m->boot_sender) && !link_queued(m->link);
+	return !boot_sender_is_done(o->boot_sender) && !link_queued(o->session.link);
 }
 
-static enum awaited running_source_awaits(const struct migration *m)
+static enum awaited running_source_awaits(const struct outgoing *o)
 {
-	if (is_all_sent(m))
+	if (is_all_sent(o))
 		return AWAITED_COMPLETE;
 	/* Where a limit holds pages back, or a page is lost, nothing is on its way. */
-	return link_unsent(m->link) ? AWAITED_TAKEN : AWAITED_NOTHING;
+	return link_unsent(o->session.link) ? AWAITED_TAKEN : AWAITED_NOTHING;
 }
 
-static enum awaited source_awaits(const struct migration *m)
+static enum awaited source_awaits(const struct outgoing *o)
 {
-	if (m->resume != RESUME_NONE)
-		return m->resume == RESUME_ASKED ? AWAITED_RESUME_REPLY : AWAITED_MISSING;
-	switch (m->out) {
+	if (!o->session.link)
+		return AWAITED_NOTHING;
+	if (o->resume != OUT_RESUME_NONE)
+		return o->resume == OUT_RESUME_ASKED ? AWAITED_RESUME_REPLY : AWAITED_MISSING;
+	switch (o->phase) {
 	case OUT_HELLO:
 		return AWAITED_HELLO_REPLY;
 	case OUT_BOOT:
-		return is_boot_taken(m) ? AWAITED_NOTHING : AWAITED_BOOT_REPLY;
+		return is_boot_taken(o) ? AWAITED_NOTHING : AWAITED_BOOT_REPLY;
 	case OUT_STATE:
 		return AWAITED_STATE_REPLY;
 	case OUT_DECIDED:
 		return AWAITED_RUN_REPLY;
 	case OUT_RUNNING:
-		return running_source_awaits(m);
+		return running_source_awaits(o);
 	case OUT_DONE:
 		return AWAITED_CLOSE;
 	default:
@@ -124,83 +205,32 @@ static enum awaited source_awaits(const struct migration *m)
 	}
 }
 
-/* ---- both ---- */
-
-/* What makes four of the waits begin anew; otherwise 0. */
-static uint64_t progress(const struct migration *m, enum awaited what)
+/* What makes three of the waits begin anew; otherwise 0. */
+static uint64_t source_progress(const struct outgoing *o, enum awaited what)
 {
 	struct sender_stats sent;
-	struct peer_stats got;
 
-	if (what == AWAITED_PAGE) {
-		peer_stats(m->peer, &got);
-		return got.pages_urgent;
-	}
 	if (what == AWAITED_BOOT_REPLY)
-		return boot_sender_sent(m->boot_sender);
+		return boot_sender_sent(o->boot_sender);
 	if (what != AWAITED_TAKEN && what != AWAITED_COMPLETE)
 		return 0;
-	sender_stats(m->sender, &sent);
-	return what == AWAITED_TAKEN ? sent.bytes - link_unsent(m->link) : sent.bytes;
+	sender_stats(o->sender, &sent);
+	return what == AWAITED_TAKEN ? sent.bytes - link_unsent(o->session.link) : sent.bytes;
 }
 
-/* Bytes that have to pass before it can come. */
-static uint64_t bytes_before(const struct migration *m, enum awaited what)
+void awaited_check_outgoing(struct outgoing *o)
 {
-	uint64_t ram = memory_pages(machine_memory(m->machine)) * PAGE_BYTES;
-
-	/* They last as long as there is progress. */
-	if (what == AWAITED_TAKEN || what == AWAITED_PAGE)
-		return 0;
-	if (what == AWAITED_BOOT)
-		return m->boot_receiver.done[0] + m->boot_receiver.done[1];
-	if (what != AWAITED_STATE)
-		return m->awaited_unsent;
-	/* What came before it came in that time; no page is needed twice. */
-	return m->early_bytes < ram ? m->early_bytes : ram;
-}
-
-static unsigned int limit_ms(const struct migration *m)
-{
-	unsigned int ms = connect_timeout_ms(SOURCE_TIMEOUTS * m->params.link_timeout_ms);
-
-	return m->incoming ? 2 * ms : ms;
-}
-
-static bool is_over(const struct migration *m, int64_t now_ns)
-{
-	/* Whole milliseconds, so that no number overflows. */
-	uint64_t bytes_ms = bytes_before(m, m->awaited) * (NS_PER_SEC / NS_PER_MS) / BYTES_A_SECOND;
-
-	return (uint64_t)((now_ns - m->awaited_ns) / NS_PER_MS) >= limit_ms(m) + bytes_ms;
-}
-
-static void give_up(struct migration *m)
-{
-	const char *who = m->incoming ? "source" : "destination";
-	bool ours = !m->incoming && m->out < OUT_DECIDED;
+	enum awaited what = source_awaits(o);
+	unsigned int limit_ms = source_limit_ms(o->m);
+	const struct await *await = &o->session.await;
 	struct err err;
 
-	err_set(&err, -ETIMEDOUT, "the %s lives, but has not %s within %u ms%s", who, undone[m->awaited], limit_ms(m),
-		ours ? ": look at its log, or try another" : "");
-	if (m->incoming)
-		incoming_lost(m, &err);
-	else
-		outgoing_lost(m, &err, false);
-}
-
-void awaited_check(struct migration *m)
-{
-	enum awaited what = !m->link ? AWAITED_NOTHING : m->incoming ? destination_awaits(m) : source_awaits(m);
-	uint64_t at = progress(m, what);
-	int64_t now = clock_now_ns();
-
-	if (what != m->awaited || at != m->awaited_progress) {
-		m->awaited = what;
-		m->awaited_progress = at;
-		m->awaited_unsent = m->link ? link_unsent(m->link) : 0;
-		m->awaited_ns = now;
-	}
-	if (what != AWAITED_NOTHING && is_over(m, now))
-		give_up(m);
+	await_note(&o->session, what, source_progress(o, what));
+	/* A wait for what is sent to be taken lasts as long as there is progress. */
+	if (!await_is_over(await, limit_ms, what == AWAITED_TAKEN ? 0 : await->unsent))
+		return;
+	err_set(&err, -ETIMEDOUT, "the destination lives, but has not %s within %u ms%s",
+		undone[what], limit_ms,
+		o->phase < OUT_DECIDED ? ": look at its log, or try another" : "");
+	outgoing_lost(o, &err, false);
 }

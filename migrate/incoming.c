@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "migrate/internal.h"
+#include "source/receiver.h"
 
 static const char *phase_name(enum in_phase phase)
 {
@@ -37,48 +38,67 @@ static const char *phase_name(enum in_phase phase)
 	return names[phase];
 }
 
-static void first_session_lost(struct migration *m, const struct err *why)
+static void first_session_lost(struct incoming *in, const struct err *why)
 {
 	struct err err = *why;
 
 	/* What was placed may be stale for the next attempt. */
-	if (m->pages_placed && !memory_take_back(machine_memory(m->machine)))
-		m->pages_placed = false;
-	if (!m->pages_placed && m->listener_socket) {
-		migration_note(m, &err);
-		m->in = IN_LISTEN;
-		migration_set_status(m, MIGRATION_SETUP);
+	if (in->pages_placed && !memory_take_back(machine_memory(in->m->machine)))
+		in->pages_placed = false;
+	if (!in->pages_placed && in->listener) {
+		migration_note(in->m, &err);
+		in->phase = IN_LISTEN;
+		migration_set_status(in->m, MIGRATION_SETUP);
 		return;
 	}
 	/* Only where somebody holds one: the debugger, say. */
-	if (m->pages_placed)
+	if (in->pages_placed)
 		err_prefix(&err, "start a new destination, this one holds pages of a migration that failed");
-	migration_note(m, &err);
-	m->in = IN_FAILED;
-	m->ended_ns = clock_now_ns();
-	migration_set_status(m, MIGRATION_FAILED);
+	migration_note(in->m, &err);
+	in->phase = IN_FAILED;
+	in->session.ended_ns = clock_now_ns();
+	migration_set_status(in->m, MIGRATION_FAILED);
 }
 
-void incoming_lost(struct migration *m, const struct err *err)
+/* Cuts the link, joins the threads on it, closes it. reason, if any, is told to the peer. */
+static void drop_link(struct incoming *in, const char *reason)
 {
-	migration_drop_link(m, m->in == IN_DONE ? NULL : err->text);
-	m->resume = RESUME_NONE;
-	switch (m->in) {
+	struct session *session = &in->session;
+
+	if (!session->link)
+		return;
+	link_cut(session->link, reason);
+	if (in->peer) {
+		peer_stop(in->peer);
+		memory_detach(machine_memory(in->m->machine));
+	}
+	link_free(session->link);
+	session->link = NULL;
+	session->await.what = AWAITED_NOTHING;
+}
+
+void incoming_lost(struct incoming *in, const struct err *err)
+{
+	drop_link(in, in->phase == IN_DONE ? NULL : err->text);
+	in->resume = IN_RESUME_NONE;
+	switch (in->phase) {
 	case IN_HELLO:
 	case IN_BOOT:
 	case IN_STATE:
-		boot_receiver_fini(&m->boot_receiver);
-		first_session_lost(m, err);
+		boot_receiver_fini(&in->boot_receiver);
+		first_session_lost(in, err);
 		break;
 	case IN_PREPARED:
 	case IN_RUNNING:
-		migration_note_advice(m, err, "when the source can be reached again, have it resume: migrate-recover "
-				      "here listens anew, migrate with 'resume' there connects");
-		migration_set_status(m, MIGRATION_POSTCOPY_PAUSED);
+		migration_note_advice(
+			in->m, err,
+			"when the source can be reached again, have it resume: migrate-recover "
+			"here listens anew, migrate with 'resume' there connects");
+		migration_set_status(in->m, MIGRATION_POSTCOPY_PAUSED);
 		break;
 	case IN_COMPLETE:
 		log_info("migration: complete, but the source may not know: %s", err->text);
-		migration_set_status(m, MIGRATION_COMPLETED);
+		migration_set_status(in->m, MIGRATION_COMPLETED);
 		break;
 	default:
 		break;
@@ -86,37 +106,37 @@ void incoming_lost(struct migration *m, const struct err *err)
 }
 
 /* The peer's threads begin, or go on. */
-static void flow(struct migration *m)
+static void flow(struct incoming *in)
 {
 	struct stream_pair pair;
 	struct err err;
 
-	link_pair(m->link, &pair);
-	if (peer_start(m->peer, &pair, &err) < 0)
-		link_fail(m->link, &err);
+	link_pair(in->session.link, &pair);
+	if (peer_start(in->peer, &pair, &err) < 0)
+		link_fail(in->session.link, &err);
 	else
-		memory_attach(machine_memory(m->machine), peer_source(m->peer));
+		memory_attach(machine_memory(in->m->machine), peer_source(in->peer));
 }
 
-static void say_complete(struct migration *m)
+static void say_complete(struct incoming *in)
 {
 	Postern__Wire__Complete complete = POSTERN__WIRE__COMPLETE__INIT;
 
-	complete.pages = memory_pages(machine_memory(m->machine));
-	m->told_complete = true;
-	link_send(m->link, WIRE(COMPLETE), &complete);
+	complete.pages = memory_pages(machine_memory(in->m->machine));
+	in->told_complete = true;
+	link_send(in->session.link, WIRE(COMPLETE), &complete);
 }
 
-void incoming_memory_complete(struct migration *m)
+void incoming_memory_complete(struct incoming *in)
 {
-	if (m->in != IN_RUNNING || memory_is_late(machine_memory(m->machine)))
+	if (in->phase != IN_RUNNING || memory_is_late(machine_memory(in->m->machine)))
 		return;
-	m->in = IN_COMPLETE;
-	m->ended_ns = clock_now_ns();
-	if (!m->link)
-		migration_set_status(m, MIGRATION_COMPLETED);
-	else if (m->resume == RESUME_NONE)
-		say_complete(m);
+	in->phase = IN_COMPLETE;
+	in->session.ended_ns = clock_now_ns();
+	if (!in->session.link)
+		migration_set_status(in->m, MIGRATION_COMPLETED);
+	else if (in->resume == IN_RESUME_NONE)
+		say_complete(in);
 }
 
 /* ---- messages of the first link ---- */
@@ -152,7 +172,7 @@ static int check_shape(const Postern__Wire__Shape *theirs, const Postern__Wire__
 	return 0;
 }
 
-static int check_hello(struct migration *m, const Postern__Wire__Hello *hello, struct err *err)
+static int check_hello(struct incoming *in, const Postern__Wire__Hello *hello, struct err *err)
 {
 	Postern__Wire__Shape shape = POSTERN__WIRE__SHAPE__INIT;
 	int r;
@@ -161,9 +181,10 @@ static int check_hello(struct migration *m, const Postern__Wire__Hello *hello, s
 		return err_set(err, -EPROTONOSUPPORT,
 			       "the source speaks version %u of the migration protocol, this postern (%s) version %u",
 			       hello->major, POSTERN_VERSION, WIRE_MAJOR);
-	if (hello->session.len != SESSION_BYTES || memcmp(hello->session.data, m->session, SESSION_BYTES))
+	if (hello->session.len != SESSION_BYTES ||
+	    memcmp(hello->session.data, in->session.id, SESSION_BYTES))
 		return err_set(err, -EBADMSG, "Hello for another session than its connection's");
-	migration_fill_shape(m, &shape);
+	migration_fill_shape(in->m, &shape);
 	r = check_shape(hello->shape, &shape, err);
 	migration_drop_shape(&shape);
 	return r;
@@ -174,10 +195,10 @@ static int check_hello(struct migration *m, const Postern__Wire__Hello *hello, s
  * this destination was started with goes over the source's. Where there would
  * be neither, the guest is better off where it is.
  */
-static int check_boot(struct migration *m, const Postern__Wire__Hello *hello, bool *wanted,
+static int check_boot(struct incoming *in, const Postern__Wire__Hello *hello, bool *wanted,
 		      struct err *err)
 {
-	enum boot_kind own = machine_boot(m->machine)->kind, kind;
+	enum boot_kind own = machine_boot(in->m->machine)->kind, kind;
 
 	*wanted = false;
 	if (own == BOOT_FILES)
@@ -197,12 +218,12 @@ static int check_boot(struct migration *m, const Postern__Wire__Hello *hello, bo
 	if (kind == BOOT_NOTHING)
 		log_warn("migration: the source has no kernel for this guest: a reboot will be its "
 			 "end");
-	m->boot_kind = kind;
+	in->boot_kind = kind;
 	*wanted = kind != BOOT_NOTHING;
 	return 0;
 }
 
-static void on_hello(struct migration *m, const Postern__Wire__Hello *hello)
+static void on_hello(struct incoming *in, const Postern__Wire__Hello *hello)
 {
 	Postern__Wire__HelloReply reply = POSTERN__WIRE__HELLO_REPLY__INIT;
 	char text[PEER_TEXT_BYTES];
@@ -212,158 +233,159 @@ static void on_hello(struct migration *m, const Postern__Wire__Hello *hello)
 	reply.major = WIRE_MAJOR;
 	reply.minor = WIRE_MINOR;
 	reply.postern = (char *)(uintptr_t)POSTERN_VERSION;
-	m->hello_ns = clock_now_ns();
-	if (check_hello(m, hello, &err) < 0 || check_boot(m, hello, &wanted, &err) < 0) {
-		migration_note(m, &err);
+	in->session.hello_ns = clock_now_ns();
+	if (check_hello(in, hello, &err) < 0 || check_boot(in, hello, &wanted, &err) < 0) {
+		migration_note(in->m, &err);
 		reply.error = err.text;
-		m->refused = true;
+		in->refused = true;
 	} else {
-		m->in = wanted ? IN_BOOT : IN_STATE;
+		in->phase = wanted ? IN_BOOT : IN_STATE;
 		reply.boot_wanted = wanted;
 		log_info("migration: a guest comes from postern %s (protocol %u.%u)",
 			 message_peer_text(text, hello->postern), hello->major, hello->minor);
 	}
-	link_send(m->link, WIRE(HELLO_REPLY), &reply);
+	link_send(in->session.link, WIRE(HELLO_REPLY), &reply);
 }
 
 /*
  * Boot, BootData or BootEnd. With an error the source cuts the link; what it
  * has sent before it knows is nothing to complain of.
  */
-static void on_boot(struct migration *m, const wire_message *message)
+static void on_boot(struct incoming *in, const wire_message *message)
 {
 	Postern__Wire__BootReply reply = POSTERN__WIRE__BOOT_REPLY__INIT;
-	uint64_t limit = memory_pages(machine_memory(m->machine)) * PAGE_BYTES;
+	uint64_t limit = memory_pages(machine_memory(in->m->machine)) * PAGE_BYTES;
 	struct err err;
 	int r;
 
-	if (m->refused)
+	if (in->refused)
 		return;
 	if (message->body_case == WIRE(BOOT))
-		r = boot_receiver_take_boot(&m->boot_receiver, message->boot, m->boot_kind, limit,
+		r = boot_receiver_take_boot(&in->boot_receiver, message->boot, in->boot_kind, limit,
 					    &err);
 	else if (message->body_case == WIRE(BOOT_DATA))
-		r = boot_receiver_take_data(&m->boot_receiver, message->boot_data, &err);
+		r = boot_receiver_take_data(&in->boot_receiver, message->boot_data, &err);
 	else
-		r = boot_receiver_take_end(&m->boot_receiver, message->boot_end, &err);
+		r = boot_receiver_take_end(&in->boot_receiver, message->boot_end, &err);
 	if (r < 0) {
-		migration_note(m, &err);
+		migration_note(in->m, &err);
 		reply.error = err.text;
-		m->refused = true;
+		in->refused = true;
 	} else if (message->body_case != WIRE(BOOT_END)) {
 		return;
 	} else {
-		m->in = IN_STATE;
+		in->phase = IN_STATE;
 		log_info("migration: what the guest reboots with has come: %" PRIu64
 			 " bytes of kernel, %" PRIu64 " of initial RAM disk",
-			 m->boot_receiver.bytes[0], m->boot_receiver.bytes[1]);
+			 in->boot_receiver.bytes[0], in->boot_receiver.bytes[1]);
 	}
-	link_send(m->link, WIRE(BOOT_REPLY), &reply);
+	link_send(in->session.link, WIRE(BOOT_REPLY), &reply);
 }
 
-static void on_state(struct migration *m, const Postern__Wire__State *state)
+static void on_state(struct incoming *in, const Postern__Wire__State *state)
 {
 	Postern__Wire__StateReply reply = POSTERN__WIRE__STATE_REPLY__INIT;
 	struct err err;
 
-	m->paused_ns = clock_now_ns();
-	if (switchover_load(m, state, &err) < 0) {
-		migration_note(m, &err);
+	in->session.paused_ns = clock_now_ns();
+	if (switchover_load(in, state, &err) < 0) {
+		migration_note(in->m, &err);
 		reply.error = err.text;
-		m->refused = true;
+		in->refused = true;
 	}
 	/*
 	 * With an error the source cuts the link, and incoming_lost() decides what becomes of
 	 * us.
 	 */
-	link_send(m->link, WIRE(STATE_REPLY), &reply);
+	link_send(in->session.link, WIRE(STATE_REPLY), &reply);
 	/*
 	 * While Run is on its way, not after it: the guest misses pages from its first
 	 * instruction on.
 	 */
-	if (m->in == IN_PREPARED)
-		flow(m);
-	migration_set_status(m, MIGRATION_DEVICE);
+	if (in->phase == IN_PREPARED)
+		flow(in);
+	migration_set_status(in->m, MIGRATION_DEVICE);
 }
 
-static void on_run(struct migration *m)
+static void on_run(struct incoming *in)
 {
-	if (m->resume != RESUME_NONE) {
-		m->recoveries++;
-		m->error[0] = 0;
-		flow(m);
+	if (in->resume != IN_RESUME_NONE) {
+		in->session.recoveries++;
+		in->m->error[0] = 0;
+		flow(in);
 	}
-	m->resume = RESUME_NONE;
-	switchover_enter(m);
-	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
-	incoming_memory_complete(m);
+	in->resume = IN_RESUME_NONE;
+	switchover_enter(in);
+	migration_set_status(in->m, MIGRATION_POSTCOPY_ACTIVE);
+	incoming_memory_complete(in);
 }
 
-static void on_ack(struct migration *m)
+static void on_ack(struct incoming *in)
 {
-	m->in = IN_DONE;
-	m->resume = RESUME_NONE;
-	listener_free(m->listener_socket);
-	m->listener_socket = NULL;
-	migration_drop_link(m, NULL);
-	peer_stop(m->peer);
-	migration_set_status(m, MIGRATION_COMPLETED);
+	in->phase = IN_DONE;
+	in->resume = IN_RESUME_NONE;
+	listener_free(in->listener);
+	in->listener = NULL;
+	drop_link(in, NULL);
+	peer_stop(in->peer);
+	migration_set_status(in->m, MIGRATION_COMPLETED);
 }
 
 /* ---- messages of a resume ---- */
 
-static int on_resume(struct migration *m, const Postern__Wire__Resume *resume, struct err *err)
+static int on_resume(struct incoming *in, const Postern__Wire__Resume *resume, struct err *err)
 {
 	Postern__Wire__ResumeReply reply = POSTERN__WIRE__RESUME_REPLY__INIT;
 
-	if (resume->session.len != SESSION_BYTES || memcmp(resume->session.data, m->session, SESSION_BYTES) ||
-	    resume->epoch != m->epoch)
+	if (resume->session.len != SESSION_BYTES ||
+	    memcmp(resume->session.data, in->session.id, SESSION_BYTES) ||
+	    resume->epoch != in->session.epoch)
 		return err_set(err, -EBADMSG, "Resume of another session or epoch than its connection's");
-	reply.missing = recover_count_missing(m);
-	reply.phase = m->in == IN_PREPARED ? POSTERN__WIRE__PHASE__PHASE_PREPARED :
-		      m->in == IN_RUNNING ? POSTERN__WIRE__PHASE__PHASE_RUNNING :
-		      POSTERN__WIRE__PHASE__PHASE_COMPLETE;
-	m->resume = RESUME_ANSWERED;
-	m->told_complete = m->in == IN_COMPLETE;
-	link_send(m->link, WIRE(RESUME_REPLY), &reply);
-	if (m->in != IN_COMPLETE)
-		recover_send_missing(m);
+	reply.missing = recover_count_missing(in->m);
+	reply.phase = in->phase == IN_PREPARED ? POSTERN__WIRE__PHASE__PHASE_PREPARED :
+		      in->phase == IN_RUNNING  ? POSTERN__WIRE__PHASE__PHASE_RUNNING :
+						 POSTERN__WIRE__PHASE__PHASE_COMPLETE;
+	in->resume = IN_RESUME_ANSWERED;
+	in->told_complete = in->phase == IN_COMPLETE;
+	link_send(in->session.link, WIRE(RESUME_REPLY), &reply);
+	if (in->phase != IN_COMPLETE)
+		recover_send_missing(in);
 	return 0;
 }
 
-static void on_resume_ack(struct migration *m)
+static void on_resume_ack(struct incoming *in)
 {
-	m->resume = RESUME_NONE;
-	m->recoveries++;
-	m->error[0] = 0;
-	flow(m);
-	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
-	if (m->in == IN_COMPLETE)
-		say_complete(m);
+	in->resume = IN_RESUME_NONE;
+	in->session.recoveries++;
+	in->m->error[0] = 0;
+	flow(in);
+	migration_set_status(in->m, MIGRATION_POSTCOPY_ACTIVE);
+	if (in->phase == IN_COMPLETE)
+		say_complete(in);
 	else
-		incoming_memory_complete(m);
+		incoming_memory_complete(in);
 }
 
 /* Is this message due? */
-static bool is_due(const struct migration *m, wire_body body)
+static bool is_due(const struct incoming *in, wire_body body)
 {
 	switch (body) {
 	case WIRE(HELLO):
-		return m->in == IN_HELLO && !m->refused;
+		return in->phase == IN_HELLO && !in->refused;
 	case WIRE(BOOT):
 	case WIRE(BOOT_DATA):
 	case WIRE(BOOT_END):
-		return m->in == IN_BOOT;
+		return in->phase == IN_BOOT;
 	case WIRE(STATE):
-		return m->in == IN_STATE && !m->refused;
+		return in->phase == IN_STATE && !in->refused;
 	case WIRE(RUN):
-		return m->in == IN_PREPARED && m->resume != RESUME_ASKED;
+		return in->phase == IN_PREPARED && in->resume != IN_RESUME_AWAITED;
 	case WIRE(RESUME):
-		return m->resume == RESUME_ASKED;
+		return in->resume == IN_RESUME_AWAITED;
 	case WIRE(RESUME_ACK):
-		return m->resume == RESUME_ANSWERED && m->in != IN_PREPARED;
+		return in->resume == IN_RESUME_ANSWERED && in->phase != IN_PREPARED;
 	case WIRE(COMPLETE_ACK):
-		return m->in == IN_COMPLETE && m->told_complete;
+		return in->phase == IN_COMPLETE && in->told_complete;
 	default:
 		return false;
 	}
@@ -371,55 +393,55 @@ static bool is_due(const struct migration *m, wire_body body)
 
 static void on_message(void *arg, wire_message *message)
 {
-	struct migration *m = arg;
+	struct incoming *in = arg;
 	struct err err = { 0 };
 	int r = 0;
 
-	if (!is_due(m, message->body_case))
+	if (!is_due(in, message->body_case))
 		r = err_set(&err, -EBADMSG, "unexpected %s message from the source (phase %s)",
-			    message_name(message->body_case), phase_name(m->in));
+			    message_name(message->body_case), phase_name(in->phase));
 	else if (message->body_case == WIRE(HELLO))
-		on_hello(m, message->hello);
-	else if (m->in == IN_BOOT)
-		on_boot(m, message);
+		on_hello(in, message->hello);
+	else if (in->phase == IN_BOOT)
+		on_boot(in, message);
 	else if (message->body_case == WIRE(STATE))
-		on_state(m, message->state);
+		on_state(in, message->state);
 	else if (message->body_case == WIRE(RUN))
-		on_run(m);
+		on_run(in);
 	else if (message->body_case == WIRE(RESUME))
-		r = on_resume(m, message->resume, &err);
+		r = on_resume(in, message->resume, &err);
 	else if (message->body_case == WIRE(RESUME_ACK))
-		on_resume_ack(m);
+		on_resume_ack(in);
 	else
-		on_ack(m);
+		on_ack(in);
 	if (r < 0)
-		incoming_lost(m, &err);
+		incoming_lost(in, &err);
 }
 
 /* Pages that must be there before the guest runs. */
 static void on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
 {
-	struct migration *m = arg;
+	struct incoming *in = arg;
 	struct err err;
 	int r;
 
-	if (m->in != IN_STATE || m->refused) {
+	if (in->phase != IN_STATE || in->refused) {
 		r = err_set(&err, -EBADMSG, "unexpected %s frame from the source (phase %s)",
-			    frame_type_name(frame->type), phase_name(m->in));
-	} else if (frame->count >= recover_count_missing(m)) {
+			    frame_type_name(frame->type), phase_name(in->phase));
+	} else if (frame->count >= recover_count_missing(in->m)) {
 		/* Were all there, they could not be taken back. */
 		r = err_set(&err, -EBADMSG, "all of the guest's memory before its state");
 	} else {
-		struct memory *mem = machine_memory(m->machine);
+		struct memory *mem = machine_memory(in->m->machine);
 
-		m->pages_placed = true;
-		m->early_bytes += FRAME_BYTES + frame->payload_bytes;
+		in->pages_placed = true;
+		in->early_bytes += FRAME_BYTES + frame->payload_bytes;
 		r = receiver_place(mem, memory_sink(mem), frame, payload,
 				   payload + FRAME_SUMS_BYTES(frame->count), &err);
 	}
 	if (r < 0) {
 		err_prefix(&err, "control connection");
-		incoming_lost(m, &err);
+		incoming_lost(in, &err);
 	}
 }
 
@@ -436,9 +458,9 @@ static const struct link_ops link_ops = {
 
 /* ---- the listener ---- */
 
-static int judge_first(const struct migration *m, const struct preface *preface, struct err *why)
+static int judge_first(const struct incoming *in, const struct preface *preface, struct err *why)
 {
-	switch (m->in) {
+	switch (in->phase) {
 	case IN_LISTEN:
 		if (!preface->epoch)
 			return 0;
@@ -458,72 +480,77 @@ static int judge_first(const struct migration *m, const struct preface *preface,
 
 static int judge(void *arg, const struct preface *preface, struct err *why)
 {
-	const struct migration *m = arg;
+	const struct incoming *in = arg;
 
-	if (m->in != IN_PREPARED && m->in != IN_RUNNING && m->in != IN_COMPLETE)
-		return judge_first(m, preface, why);
-	if (memcmp(preface->session, m->session, SESSION_BYTES))
-		return err_set(why, -EBUSY, m->in == IN_PREPARED ?
-			       "start a new destination, this one is prepared for a migration that never came to run here" :
-			       "the guest of another migration runs here");
-	if (preface->epoch <= m->epoch)
-		return err_set(why, -ESTALE, "connection of epoch %u, but epoch %u was here already",
-			       preface->epoch, m->epoch);
+	if (!incoming_is_prepared(in))
+		return judge_first(in, preface, why);
+	if (memcmp(preface->session, in->session.id, SESSION_BYTES))
+		return err_set(
+			why, -EBUSY,
+			in->phase == IN_PREPARED ?
+				"start a new destination, this one is prepared for a migration that never came to run here" :
+				"the guest of another migration runs here");
+	if (preface->epoch <= in->session.epoch)
+		return err_set(why, -ESTALE,
+			       "connection of epoch %u, but epoch %u was here already",
+			       preface->epoch, in->session.epoch);
 	return 0;
 }
 
 static void on_linked(void *arg, struct conn *const conn[WIRE_CHANNELS],
 		      const struct preface *preface)
 {
-	struct migration *m = arg;
-	bool first = m->in == IN_LISTEN;
+	struct incoming *in = arg;
+	bool first = in->phase == IN_LISTEN;
 	struct err err;
 	unsigned int i;
 
 	/* Between the preface and now another may have been faster. */
-	if (judge(m, preface, &err) < 0) {
+	if (judge(in, preface, &err) < 0) {
 		log_warn("migration: dropped a link: %s", err.text);
 		for (i = 0; i < WIRE_CHANNELS; i++)
 			conn_free(conn[i]);
 		return;
 	}
-	if (m->link) {
-		err_set(&err, -ECONNABORTED, "the source has given up this link (epoch %u) and resumes with epoch %u",
-			m->epoch, preface->epoch);
-		incoming_lost(m, &err);
+	if (in->session.link) {
+		err_set(&err, -ECONNABORTED,
+			"the source has given up this link (epoch %u) and resumes with epoch %u",
+			in->session.epoch, preface->epoch);
+		incoming_lost(in, &err);
 	}
-	m->epoch = preface->epoch;
-	m->told_complete = false;
-	m->refused = false;
-	m->early_bytes = 0;
+	in->session.epoch = preface->epoch;
+	in->told_complete = false;
+	in->refused = false;
+	in->early_bytes = 0;
 	if (first) {
-		memcpy(m->session, preface->session, SESSION_BYTES);
-		m->in = IN_HELLO;
-		m->error[0] = 0;
-		m->started_ns = clock_now_ns();
+		memcpy(in->session.id, preface->session, SESSION_BYTES);
+		in->phase = IN_HELLO;
+		in->m->error[0] = 0;
+		in->session.started_ns = clock_now_ns();
 	} else {
-		m->resume = RESUME_ASKED;
+		in->resume = IN_RESUME_AWAITED;
 	}
-	if (link_new(&m->link, m->loop, conn, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
-		m->link = NULL;
-		incoming_lost(m, &err);
-	} else if (!first && m->in != IN_COMPLETE) {
-		migration_set_status(m, MIGRATION_POSTCOPY_RECOVER);
+	if (link_new(&in->session.link, in->m->loop, conn, in->m->params.link_timeout_ms, &link_ops,
+		     in, &err) < 0) {
+		in->session.link = NULL;
+		incoming_lost(in, &err);
+	} else if (!first && in->phase != IN_COMPLETE) {
+		migration_set_status(in->m, MIGRATION_POSTCOPY_RECOVER);
 	}
 }
 
 static void on_listen_failed(void *arg, const struct err *err)
 {
-	struct migration *m = arg;
+	struct incoming *in = arg;
 
-	listener_free(m->listener_socket);
-	m->listener_socket = NULL;
-	m->listen_uri[0] = 0;
-	if (m->in == IN_LISTEN) {
-		first_session_lost(m, err);
+	listener_free(in->listener);
+	in->listener = NULL;
+	in->listen_uri[0] = 0;
+	if (in->phase == IN_LISTEN) {
+		first_session_lost(in, err);
 		return;
 	}
-	migration_note(m, err);
+	migration_note(in->m, err);
 }
 
 static const struct listener_ops listener_ops = {
@@ -532,20 +559,73 @@ static const struct listener_ops listener_ops = {
 	.failed = on_listen_failed,
 };
 
-int incoming_listen(struct migration *m, const struct uri *uri, const char *text, struct err *err)
+/* Opens the listener, unless it is open there. */
+static int open_listener(struct incoming *in, const struct uri *uri, const char *text,
+			 struct err *err)
 {
 	struct listener *listener;
 	int r;
 
 	/* The same address cannot be bound twice, and need not be. */
-	if (m->listener_socket && uri->kind != URI_FD && !strcmp(text, m->listen_uri))
+	if (in->listener && uri->kind != URI_FD && !strcmp(text, in->listen_uri))
 		return 0;
-	r = listener_new(&listener, m->loop, uri, &m->trust,
-			 handshake_timeout_ms(m->params.link_timeout_ms), &listener_ops, m, err);
+	r = listener_new(&listener, in->m->loop, uri, &in->session.trust,
+			 handshake_timeout_ms(in->m->params.link_timeout_ms), &listener_ops, in,
+			 err);
 	if (r < 0)
 		return r;
-	listener_free(m->listener_socket);
-	m->listener_socket = listener;
-	snprintf(m->listen_uri, sizeof(m->listen_uri), "%s", text);
+	listener_free(in->listener);
+	in->listener = listener;
+	snprintf(in->listen_uri, sizeof(in->listen_uri), "%s", text);
 	return 0;
+}
+
+int incoming_listen(struct incoming *in, const struct uri *uri, const char *text,
+		    const struct migration_trust *trust, struct err *err)
+{
+	struct migration_trust old = in->session.trust;
+	int r;
+
+	/* Connections that come with the URI are made at once: the trust is theirs by then. */
+	in->session.trust = *trust;
+	r = open_listener(in, uri, text, err);
+	if (r < 0)
+		in->session.trust = old;
+	else
+		trust_warn(trust, uri);
+	explicit_bzero(&old, sizeof(old));
+	return r;
+}
+
+int incoming_start(struct incoming *in, const struct uri *uri, const char *text,
+		   const struct migration_trust *trust, struct err *err)
+{
+	int r = in->peer ? 0 : peer_new(&in->peer, machine_memory(in->m->machine), err);
+
+	if (!r)
+		r = incoming_listen(in, uri, text, trust, err);
+	if (r < 0)
+		return r;
+	migration_begin(in->m, true);
+	in->phase = IN_LISTEN;
+	migration_set_status(in->m, MIGRATION_SETUP);
+	return 0;
+}
+
+void incoming_leave(struct incoming *in)
+{
+	if (in->phase == IN_IDLE)
+		return;
+	listener_free(in->listener);
+	in->listener = NULL;
+	in->phase = IN_DONE;
+}
+
+void incoming_fini(struct incoming *in)
+{
+	drop_link(in, in->phase == IN_DONE ? NULL : "postern ends there");
+	boot_receiver_fini(&in->boot_receiver);
+	listener_free(in->listener);
+	peer_free(in->peer);
+	explicit_bzero(&in->session.trust, sizeof(in->session.trust));
 }

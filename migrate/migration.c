@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * The migration object: the public functions, its status and its figures. One object serves a machine for its life: first, where the
- * machine was started so, as a destination, and then as a source.
+ * The face of a migration: the public functions, its status and its figures. One
+ * object serves a machine for its life: first, where the machine was started so,
+ * as a destination, and then as a source.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -66,20 +67,11 @@ void migration_note_advice(struct migration *m, const struct err *err, const cha
 	migration_note(m, &whole);
 }
 
-void migration_drop_link(struct migration *m, const char *reason)
+void migration_begin(struct migration *m, bool is_incoming)
 {
-	if (!m->link)
-		return;
-	link_cut(m->link, reason);
-	if (m->sender)
-		sender_stop(m->sender);
-	if (m->peer) {
-		peer_stop(m->peer);
-		memory_detach(machine_memory(m->machine));
-	}
-	link_free(m->link);
-	m->link = NULL;
-	m->awaited = AWAITED_NOTHING;
+	m->is_incoming = is_incoming;
+	m->error[0] = 0;
+	m->sampled_bytes = m->bytes_per_second = 0;
 }
 
 /* The shape's strings and ranges are allocated; migration_drop_shape frees them. Without memory the shape lacks them. */
@@ -120,16 +112,23 @@ void migration_drop_shape(Postern__Wire__Shape *shape)
 
 /* ---- figures ---- */
 
+static const struct session *session_of(const struct migration *m)
+{
+	return m->is_incoming ? &m->incoming.session : &m->outgoing.session;
+}
+
 static uint64_t moved_bytes(const struct migration *m)
 {
 	struct sender_stats sent = { 0 };
 	struct peer_stats got = { 0 };
 
-	if (m->incoming && m->peer)
-		peer_stats(m->peer, &got);
-	else if (m->sender)
-		sender_stats(m->sender, &sent);
-	return m->incoming ? got.bytes : sent.bytes;
+	if (m->is_incoming) {
+		peer_stats(m->incoming.peer, &got);
+		return got.bytes;
+	}
+	if (m->outgoing.sender)
+		sender_stats(m->outgoing.sender, &sent);
+	return sent.bytes;
 }
 
 static void on_sample(uv_timer_t *timer)
@@ -143,32 +142,49 @@ static void on_sample(uv_timer_t *timer)
 						 (uint64_t)NS_PER_SEC / (uint64_t)elapsed);
 	m->sampled_bytes = bytes;
 	m->sampled_ns = now;
-	awaited_check(m);
+	if (m->is_incoming)
+		awaited_check_incoming(&m->incoming);
+	else
+		awaited_check_outgoing(&m->outgoing);
 }
 
-static void query_pages(struct migration *m, struct migration_info *info)
+static void query_incoming(struct migration *m, struct migration_info *info)
 {
-	struct sender_stats sent;
 	struct peer_stats got;
 
-	info->ram_total_bytes = memory_pages(machine_memory(m->machine)) * PAGE_BYTES;
-	if (m->incoming) {
-		peer_stats(m->peer, &got);
-		info->ram_remaining_bytes = recover_count_missing(m) * PAGE_BYTES;
-		info->ram_sent_bytes = got.bytes;
-		info->pages_normal = got.pages_normal;
-		info->pages_zero = got.pages_zero;
-		info->pages_urgent = got.pages_urgent;
-	} else if (m->sender) {
-		sender_stats(m->sender, &sent);
-		info->ram_remaining_bytes = m->out == OUT_DONE ? 0 : sent.unsent * PAGE_BYTES;
-		info->ram_sent_bytes = sent.bytes;
-		info->pages_normal = sent.pages_normal;
-		info->pages_zero = sent.pages_zero;
-		info->pages_urgent = sent.pages_urgent;
-	} else {
-		info->ram_remaining_bytes = info->ram_total_bytes;
-	}
+	peer_stats(m->incoming.peer, &got);
+	info->ram_remaining_bytes = recover_count_missing(m) * PAGE_BYTES;
+	info->ram_sent_bytes = got.bytes;
+	info->pages_normal = got.pages_normal;
+	info->pages_zero = got.pages_zero;
+	info->pages_urgent = got.pages_urgent;
+}
+
+static void query_outgoing(const struct outgoing *o, struct migration_info *info)
+{
+	struct sender_stats sent;
+
+	info->ram_remaining_bytes = info->ram_total_bytes;
+	if (!o->sender)
+		return;
+	sender_stats(o->sender, &sent);
+	info->ram_remaining_bytes = o->phase == OUT_DONE ? 0 : sent.unsent * PAGE_BYTES;
+	info->ram_sent_bytes = sent.bytes;
+	info->pages_normal = sent.pages_normal;
+	info->pages_zero = sent.pages_zero;
+	info->pages_urgent = sent.pages_urgent;
+}
+
+static void query_times(const struct session *session, struct migration_info *info)
+{
+	int64_t end = session->ended_ns ? session->ended_ns : clock_now_ns();
+
+	if (session->started_ns)
+		info->total_ms = (end - session->started_ns) / NS_PER_MS;
+	if (session->hello_ns)
+		info->setup_ms = (session->hello_ns - session->started_ns) / NS_PER_MS;
+	if (session->paused_ns && session->ran_ns)
+		info->downtime_ms = (session->ran_ns - session->paused_ns) / NS_PER_MS;
 }
 
 /*
@@ -177,31 +193,28 @@ static void query_pages(struct migration *m, struct migration_info *info)
  */
 static bool is_reclaimed(const struct migration *m)
 {
-	return !m->incoming && m->status == MIGRATION_POSTCOPY_PAUSED &&
+	return !m->is_incoming && m->status == MIGRATION_POSTCOPY_PAUSED &&
 	       machine_state(m->machine) != RUN_STATE_POSTMIGRATE;
 }
 
 void migration_query(struct migration *m, struct migration_info *info)
 {
-	int64_t now = clock_now_ns();
-
 	*info = (struct migration_info){
 		.status = m->status,
-		.incoming = m->incoming,
-		.recoveries = m->recoveries,
+		.incoming = m->is_incoming,
+		.recoveries = session_of(m)->recoveries,
 		.reclaimed = is_reclaimed(m),
 		.bytes_per_second = m->bytes_per_second,
 	};
 	memcpy(info->error, m->error, sizeof(info->error));
 	if (m->status == MIGRATION_NONE)
 		return;
-	query_pages(m, info);
-	if (m->started_ns)
-		info->total_ms = ((m->ended_ns ? m->ended_ns : now) - m->started_ns) / NS_PER_MS;
-	if (m->hello_ns)
-		info->setup_ms = (m->hello_ns - m->started_ns) / NS_PER_MS;
-	if (m->paused_ns && m->ran_ns)
-		info->downtime_ms = (m->ran_ns - m->paused_ns) / NS_PER_MS;
+	info->ram_total_bytes = memory_pages(machine_memory(m->machine)) * PAGE_BYTES;
+	if (m->is_incoming)
+		query_incoming(m, info);
+	else
+		query_outgoing(&m->outgoing, info);
+	query_times(session_of(m), info);
 }
 
 /* ---- life ---- */
@@ -210,8 +223,8 @@ static void on_memory_complete(void *arg)
 {
 	struct migration *m = arg;
 
-	if (m->incoming)
-		incoming_memory_complete(m);
+	if (m->is_incoming)
+		incoming_memory_complete(&m->incoming);
 }
 
 int migration_new(struct migration **out, struct machine *machine, struct err *err)
@@ -224,7 +237,8 @@ int migration_new(struct migration **out, struct machine *machine, struct err *e
 		return err_set(err, -ENOMEM, "no memory for the migration");
 	}
 	m->machine = machine;
-	boot_receiver_init(&m->boot_receiver);
+	m->outgoing.m = m->incoming.m = m;
+	boot_receiver_init(&m->incoming.boot_receiver);
 	m->loop = machine_loop(machine);
 	m->params = (struct migration_params){
 		.link_timeout_ms = LINK_TIMEOUT_MS,
@@ -258,17 +272,11 @@ void migration_free(struct migration *m)
 	if (!m)
 		return;
 	machine_unlisten(m->machine, &m->machine_listener);
-	migration_drop_link(m, m->out == OUT_DONE || m->in == IN_DONE ? NULL : "postern ends there");
-	connector_free(m->connector);
-	boot_sender_free(m->boot_sender);
-	boot_receiver_fini(&m->boot_receiver);
-	listener_free(m->listener_socket);
-	sender_free(m->sender);
-	peer_free(m->peer);
+	outgoing_fini(&m->outgoing);
+	incoming_fini(&m->incoming);
 	uv_timer_stop(m->sample);
 	uv_close((uv_handle_t *)m->sample, on_sample_closed);
 	explicit_bzero(&m->started_with, sizeof(m->started_with));
-	explicit_bzero(&m->trust, sizeof(m->trust));
 	free(m);
 }
 
@@ -287,11 +295,6 @@ void migration_trust(struct migration *m, const struct migration_trust *trust)
 	m->started_with = *trust;
 }
 
-static bool is_active_source(const struct migration *m)
-{
-	return !m->incoming && m->out != OUT_IDLE && m->out != OUT_DONE;
-}
-
 /* Where a command names a peer, and with what trust: its own, or else the given one. */
 static int parse_peer(const char *text, bool listening, const struct migration_trust *trust,
 		      const struct migration_trust *other, struct uri *uri, struct migration_trust *out, struct err *err)
@@ -302,23 +305,6 @@ static int parse_peer(const char *text, bool listening, const struct migration_t
 	return r < 0 ? r : trust_check(out, uri, listening, err);
 }
 
-/* Connections that come with the URI are made at once: the trust is theirs by then. */
-static int listen_with(struct migration *m, const struct migration_trust *its,
-		       const struct uri *uri, const char *text, struct err *err)
-{
-	struct migration_trust old = m->trust;
-	int r;
-
-	m->trust = *its;
-	r = incoming_listen(m, uri, text, err);
-	if (r < 0)
-		m->trust = old;
-	else
-		trust_warn(its, uri);
-	explicit_bzero(&old, sizeof(old));
-	return r;
-}
-
 int migration_incoming(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
 {
 	struct migration_trust its;
@@ -327,30 +313,11 @@ int migration_incoming(struct migration *m, const char *text, const struct migra
 
 	if (!machine_config(m->machine)->starts_inmigrate)
 		return err_set(err, -EINVAL, "this machine was not started to take a guest over");
-	if (m->in != IN_IDLE || is_active_source(m))
+	if (m->incoming.phase != IN_IDLE || outgoing_is_active(&m->outgoing))
 		return err_set(err, -EBUSY, "there is a migration already (%s)",
 			       migration_status_name(m->status));
 	r = parse_peer(text, true, trust, &m->started_with, &uri, &its, err);
-	if (!r && !m->peer)
-		r = peer_new(&m->peer, machine_memory(m->machine), err);
-	if (!r)
-		r = listen_with(m, &its, &uri, text, err);
-	if (r < 0)
-		return r;
-	m->incoming = true;
-	m->in = IN_LISTEN;
-	migration_set_status(m, MIGRATION_SETUP);
-	return 0;
-}
-
-/* What came here may go on to elsewhere once all of it is here. */
-static void leave_incoming(struct migration *m)
-{
-	if (!m->incoming)
-		return;
-	listener_free(m->listener_socket);
-	m->listener_socket = NULL;
-	m->in = IN_DONE;
+	return r < 0 ? r : incoming_start(&m->incoming, &uri, text, &its, err);
 }
 
 static int resume(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
@@ -359,7 +326,7 @@ static int resume(struct migration *m, const char *text, const struct migration_
 	struct uri uri;
 	int r;
 
-	if (m->incoming)
+	if (m->is_incoming)
 		return err_set(err, -EINVAL, "a migration is resumed at its source; here it is migrate-recover");
 	if (m->status != MIGRATION_POSTCOPY_PAUSED)
 		return err_set(err, -EINVAL, "only a postcopy that is paused can be resumed, this is %s",
@@ -367,10 +334,8 @@ static int resume(struct migration *m, const char *text, const struct migration_
 	if (is_reclaimed(m))
 		return err_set(err, -EPERM, "the guest was reclaimed and runs here: resuming the migration would let it run "
 				       "twice");
-	r = parse_peer(text, false, trust, &m->trust, &uri, &its, err);
-	if (!r)
-		r = outgoing_resume(m, &uri, &its, err);
-	return r;
+	r = parse_peer(text, false, trust, &m->outgoing.session.trust, &uri, &its, err);
+	return r < 0 ? r : outgoing_resume(&m->outgoing, &uri, &its, err);
 }
 
 int migration_outgoing(struct migration *m, const char *text, bool is_resume, const struct migration_trust *trust,
@@ -386,13 +351,14 @@ int migration_outgoing(struct migration *m, const char *text, bool is_resume, co
 	if (r < 0)
 		return r;
 	if (is_reclaimed(m))
-		outgoing_forget(m);
-	if (is_active_source(m) || m->link)
+		outgoing_forget(&m->outgoing);
+	if (outgoing_is_active(&m->outgoing) || session_of(m)->link)
 		return err_set(err, -EBUSY, "there is a migration already (%s)",
 			       migration_status_name(m->status));
-	r = outgoing_start(m, &uri, &its, err);
+	r = outgoing_start(&m->outgoing, &uri, &its, err);
+	/* What came here may go on to elsewhere once all of it is here. */
 	if (!r)
-		leave_incoming(m);
+		incoming_leave(&m->incoming);
 	return r;
 }
 
@@ -402,23 +368,26 @@ int migration_recover(struct migration *m, const char *text, const struct migrat
 	struct uri uri;
 	int r;
 
-	if (!m->incoming)
+	if (!m->is_incoming)
 		return err_set(err, -EINVAL, "migrate-recover is for the destination; at the source it is migrate with resume");
-	if (m->link || (m->in != IN_PREPARED && m->in != IN_RUNNING && m->in != IN_COMPLETE))
+	if (m->incoming.session.link || !incoming_is_prepared(&m->incoming))
 		return err_set(err, -EINVAL, "only a postcopy that is paused can be recovered, this is %s",
 			       migration_status_name(m->status));
-	r = parse_peer(text, true, trust, &m->trust, &uri, &its, err);
-	return r < 0 ? r : listen_with(m, &its, &uri, text, err);
+	r = parse_peer(text, true, trust, &m->incoming.session.trust, &uri, &its, err);
+	return r < 0 ? r : incoming_listen(&m->incoming, &uri, text, &its, err);
 }
 
 int migration_reclaim(struct migration *m, struct err *err)
 {
 	int r;
 
-	if (m->incoming || m->status != MIGRATION_POSTCOPY_PAUSED)
-		return err_set(err, -EINVAL, "only the source of a migration that is postcopy-paused can reclaim its "
-					     "guest; this is %s of one that is %s",
-			       m->incoming ? "the destination" : "the source", migration_status_name(m->status));
+	if (m->is_incoming || m->status != MIGRATION_POSTCOPY_PAUSED)
+		return err_set(
+			err, -EINVAL,
+			"only the source of a migration that is postcopy-paused can reclaim its "
+			"guest; this is %s of one that is %s",
+			m->is_incoming ? "the destination" : "the source",
+			migration_status_name(m->status));
 	if (is_reclaimed(m))
 		return err_set(err, -EALREADY, "the guest has been reclaimed already");
 	r = machine_leave_migrate(m->machine, true, err);
@@ -435,11 +404,12 @@ int migration_pause(struct migration *m, struct err *err)
 	if (m->status != MIGRATION_POSTCOPY_ACTIVE && m->status != MIGRATION_POSTCOPY_RECOVER)
 		return err_set(err, -EINVAL, "only an active postcopy can be paused, this is %s",
 			       migration_status_name(m->status));
-	err_set(&why, -ECANCELED, "paused by a migrate-pause at the %s", m->incoming ? "destination" : "source");
-	if (m->incoming)
-		incoming_lost(m, &why);
+	err_set(&why, -ECANCELED, "paused by a migrate-pause at the %s",
+		m->is_incoming ? "destination" : "source");
+	if (m->is_incoming)
+		incoming_lost(&m->incoming, &why);
 	else
-		outgoing_lost(m, &why, false);
+		outgoing_lost(&m->outgoing, &why, false);
 	return 0;
 }
 
@@ -447,16 +417,16 @@ int migration_cancel(struct migration *m, struct err *err)
 {
 	struct err why;
 
-	if (m->incoming)
+	if (m->is_incoming)
 		return err_set(err, -EINVAL, "a migration is cancelled at its source");
-	if (!is_active_source(m))
+	if (!outgoing_is_active(&m->outgoing))
 		return 0;
-	if (m->out >= OUT_DECIDED)
+	if (m->outgoing.phase >= OUT_DECIDED)
 		return err_set(err, -EINVAL,
 			       "too late to cancel: the guest runs, or will run, at the destination");
 	err_set(&why, -ECANCELED, "cancelled at the source");
 	migration_set_status(m, MIGRATION_CANCELLING);
-	outgoing_lost(m, &why, true);
+	outgoing_lost(&m->outgoing, &why, true);
 	return 0;
 }
 
@@ -470,12 +440,13 @@ int migration_params_set(struct migration *m, const struct migration_params *par
 	if (params->link_timeout_ms < LINK_TIMEOUT_MIN_MS || params->link_timeout_ms > LINK_TIMEOUT_MAX_MS)
 		return err_set(err, -EINVAL, "the link timeout must be %u to %u ms, not %u", LINK_TIMEOUT_MIN_MS,
 			       LINK_TIMEOUT_MAX_MS, params->link_timeout_ms);
-	if (m->link && params->link_timeout_ms != m->params.link_timeout_ms)
-		link_set_timeout(m->link, params->link_timeout_ms);
-	if (m->listener_socket)
-		listener_set_timeout(m->listener_socket, handshake_timeout_ms(params->link_timeout_ms));
+	if (session_of(m)->link && params->link_timeout_ms != m->params.link_timeout_ms)
+		link_set_timeout(session_of(m)->link, params->link_timeout_ms);
+	if (m->incoming.listener)
+		listener_set_timeout(m->incoming.listener,
+				     handshake_timeout_ms(params->link_timeout_ms));
 	m->params = *params;
-	if (m->sender)
-		sender_limit(m->sender, params->max_postcopy_bandwidth);
+	if (m->outgoing.sender)
+		sender_limit(m->outgoing.sender, params->max_postcopy_bandwidth);
 	return 0;
 }

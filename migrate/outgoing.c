@@ -11,8 +11,9 @@
  *
  * BOOT is left out where the destination wants nothing.
  *
- * From DECIDED on a lost link changes no phase. A resume connects anew (RESUME_CONNECT), asks (RESUME_ASKED), is told what the
- * destination has (RESUME_ANSWERED), and goes on where the phase is.
+ * From DECIDED on a lost link changes no phase. A resume connects anew
+ * (OUT_RESUME_CONNECT), asks (OUT_RESUME_ASKED), is told what the destination
+ * has (OUT_RESUME_ANSWERED), and goes on where the phase is.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -32,79 +33,96 @@ static const char *phase_name(enum out_phase phase)
 	return names[phase];
 }
 
-void outgoing_lost(struct migration *m, const struct err *err, bool cancelled)
+/* Cuts the link, joins the threads on it, closes it. reason, if any, is told to the peer. */
+static void drop_link(struct outgoing *o, const char *reason)
 {
-	connector_free(m->connector);
-	m->connector = NULL;
-	boot_sender_free(m->boot_sender);
-	m->boot_sender = NULL;
-	migration_drop_link(m, m->out == OUT_DONE ? NULL : err->text);
-	if (m->out == OUT_DONE && m->sender)
-		sender_forget(m->sender);
-	if (m->out == OUT_DONE || m->out == OUT_IDLE)
+	struct session *session = &o->session;
+
+	if (!session->link)
 		return;
-	if (m->out >= OUT_DECIDED)
-		migration_note_advice(m, err, "when the destination can be reached again: migrate-recover there, "
-				      "then migrate with 'resume' here");
-	else if (!cancelled)
-		migration_note(m, err);
-	m->resume = RESUME_NONE;
-	if (m->out >= OUT_DECIDED) {
-		migration_set_status(m, MIGRATION_POSTCOPY_PAUSED);
-		return;
-	}
-	switchover_back(m);
-	m->out = OUT_IDLE;
-	sender_free(m->sender);
-	m->sender = NULL;
-	m->ended_ns = clock_now_ns();
-	migration_set_status(m, cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
+	link_cut(session->link, reason);
+	if (o->sender)
+		sender_stop(o->sender);
+	link_free(session->link);
+	session->link = NULL;
+	session->await.what = AWAITED_NOTHING;
 }
 
-void outgoing_forget(struct migration *m)
+void outgoing_lost(struct outgoing *o, const struct err *err, bool cancelled)
 {
-	connector_free(m->connector);
-	m->connector = NULL;
-	migration_drop_link(m, "given up at the source");
-	sender_free(m->sender);
-	m->sender = NULL;
-	m->resume = RESUME_NONE;
-	m->out = OUT_IDLE;
-	migration_set_status(m, MIGRATION_FAILED);
+	connector_free(o->connector);
+	o->connector = NULL;
+	boot_sender_free(o->boot_sender);
+	o->boot_sender = NULL;
+	drop_link(o, o->phase == OUT_DONE ? NULL : err->text);
+	if (o->phase == OUT_DONE && o->sender)
+		sender_forget(o->sender);
+	if (o->phase == OUT_DONE || o->phase == OUT_IDLE)
+		return;
+	if (o->phase >= OUT_DECIDED)
+		migration_note_advice(
+			o->m, err,
+			"when the destination can be reached again: migrate-recover there, "
+			"then migrate with 'resume' here");
+	else if (!cancelled)
+		migration_note(o->m, err);
+	o->resume = OUT_RESUME_NONE;
+	if (o->phase >= OUT_DECIDED) {
+		migration_set_status(o->m, MIGRATION_POSTCOPY_PAUSED);
+		return;
+	}
+	switchover_back(o);
+	o->phase = OUT_IDLE;
+	sender_free(o->sender);
+	o->sender = NULL;
+	o->session.ended_ns = clock_now_ns();
+	migration_set_status(o->m, cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
+}
+
+void outgoing_forget(struct outgoing *o)
+{
+	connector_free(o->connector);
+	o->connector = NULL;
+	drop_link(o, "given up at the source");
+	sender_free(o->sender);
+	o->sender = NULL;
+	o->resume = OUT_RESUME_NONE;
+	o->phase = OUT_IDLE;
+	migration_set_status(o->m, MIGRATION_FAILED);
 }
 
 /* The sender's threads begin, or go on. */
-static void flow(struct migration *m)
+static void flow(struct outgoing *o)
 {
 	struct stream_pair pair;
 	struct err err;
 
-	link_pair(m->link, &pair);
-	if (sender_start(m->sender, &pair, &err) < 0)
-		link_fail(m->link, &err);
+	link_pair(o->session.link, &pair);
+	if (sender_start(o->sender, &pair, &err) < 0)
+		link_fail(o->session.link, &err);
 }
 
-static void done(struct migration *m)
+static void done(struct outgoing *o)
 {
 	Postern__Wire__CompleteAck ack = POSTERN__WIRE__COMPLETE_ACK__INIT;
 
 	/* The link is left to the destination to close, so that the ack arrives. */
-	link_send(m->link, WIRE(COMPLETE_ACK), &ack);
-	m->resume = RESUME_NONE;
-	m->out = OUT_DONE;
-	m->ended_ns = clock_now_ns();
-	migration_set_status(m, MIGRATION_COMPLETED);
+	link_send(o->session.link, WIRE(COMPLETE_ACK), &ack);
+	o->resume = OUT_RESUME_NONE;
+	o->phase = OUT_DONE;
+	o->session.ended_ns = clock_now_ns();
+	migration_set_status(o->m, MIGRATION_COMPLETED);
 }
 
 /*
  * The destination says that it has every page. That ends what this side can do for the guest, so it is believed only where it can be true:
  * a page that was never sent is nowhere but here.
  */
-static int check_complete(const struct migration *m, struct err *err)
+static int check_complete(const struct outgoing *o, struct err *err)
 {
 	struct sender_stats sent;
 
-	sender_stats(m->sender, &sent);
+	sender_stats(o->sender, &sent);
 	if (!sent.never_sent)
 		return 0;
 	return err_set(err, -EBADMSG, "the destination says that it has every page, but %" PRIu64 " of %" PRIu64
@@ -113,32 +131,32 @@ static int check_complete(const struct migration *m, struct err *err)
 
 /* ---- messages ---- */
 
-static int on_complete(struct migration *m, const Postern__Wire__Complete *complete, struct err *err)
+static int on_complete(struct outgoing *o, const Postern__Wire__Complete *complete, struct err *err)
 {
-	uint64_t pages = memory_pages(machine_memory(m->machine));
+	uint64_t pages = memory_pages(machine_memory(o->m->machine));
 	int r;
 
 	if (complete->pages != pages)
 		return err_set(err, -EBADMSG, "the destination says that it has all of %" PRIu64 " pages, this guest has %" PRIu64,
 			       complete->pages, pages);
-	r = check_complete(m, err);
+	r = check_complete(o, err);
 	if (!r)
-		done(m);
+		done(o);
 	return r;
 }
 
 /* On to the switchover. */
-static int begin_state(struct migration *m, struct err *err)
+static int begin_state(struct outgoing *o, struct err *err)
 {
-	int r = sender_new(&m->sender, machine_memory(m->machine), err);
+	int r = sender_new(&o->sender, machine_memory(o->m->machine), err);
 
 	if (r < 0)
 		return r;
-	sender_limit(m->sender, m->params.max_postcopy_bandwidth);
-	m->out = OUT_STATE;
-	migration_set_status(m, MIGRATION_DEVICE);
+	sender_limit(o->sender, o->m->params.max_postcopy_bandwidth);
+	o->phase = OUT_STATE;
+	migration_set_status(o->m, MIGRATION_DEVICE);
 	/* A listener may have cancelled. */
-	return m->out == OUT_STATE ? switchover_send(m, err) : 0;
+	return o->phase == OUT_STATE ? switchover_send(o, err) : 0;
 }
 
 static void on_boot_failed(void *arg, const struct err *err)
@@ -146,14 +164,15 @@ static void on_boot_failed(void *arg, const struct err *err)
 	outgoing_lost(arg, err, false);
 }
 
-static int begin_boot(struct migration *m, struct err *err)
+static int begin_boot(struct outgoing *o, struct err *err)
 {
-	m->out = OUT_BOOT;
-	return boot_sender_new(&m->boot_sender, m->loop, m->link, machine_boot(m->machine),
-			       on_boot_failed, m, err);
+	o->phase = OUT_BOOT;
+	return boot_sender_new(&o->boot_sender, o->m->loop, o->session.link,
+			       machine_boot(o->m->machine), on_boot_failed, o, err);
 }
 
-static int on_hello_reply(struct migration *m, const Postern__Wire__HelloReply *reply, struct err *err)
+static int on_hello_reply(struct outgoing *o, const Postern__Wire__HelloReply *reply,
+			  struct err *err)
 {
 	char text[PEER_TEXT_BYTES];
 
@@ -164,14 +183,13 @@ static int on_hello_reply(struct migration *m, const Postern__Wire__HelloReply *
 		return err_set(err, -EPROTONOSUPPORT,
 			       "the destination speaks version %u of the migration protocol, this postern version %u",
 			       reply->major, WIRE_MAJOR);
-	m->hello_ns = clock_now_ns();
-	if (reply->boot_wanted && machine_boot(m->machine)->kind != BOOT_NOTHING)
-		return begin_boot(m, err);
-	return begin_state(m, err);
+	o->session.hello_ns = clock_now_ns();
+	if (reply->boot_wanted && machine_boot(o->m->machine)->kind != BOOT_NOTHING)
+		return begin_boot(o, err);
+	return begin_state(o, err);
 }
 
-static int on_boot_reply(struct migration *m, const Postern__Wire__BootReply *reply,
-			 struct err *err)
+static int on_boot_reply(struct outgoing *o, const Postern__Wire__BootReply *reply, struct err *err)
 {
 	char text[PEER_TEXT_BYTES];
 
@@ -179,14 +197,15 @@ static int on_boot_reply(struct migration *m, const Postern__Wire__BootReply *re
 		return err_set(err, -EREMOTEIO,
 			       "the destination cannot take along what the guest reboots with: %s",
 			       message_peer_text(text, reply->error));
-	if (!boot_sender_is_done(m->boot_sender))
+	if (!boot_sender_is_done(o->boot_sender))
 		return err_set(err, -EBADMSG, "BootReply before BootEnd");
-	boot_sender_free(m->boot_sender);
-	m->boot_sender = NULL;
-	return begin_state(m, err);
+	boot_sender_free(o->boot_sender);
+	o->boot_sender = NULL;
+	return begin_state(o, err);
 }
 
-static int on_state_reply(struct migration *m, const Postern__Wire__StateReply *reply, struct err *err)
+static int on_state_reply(struct outgoing *o, const Postern__Wire__StateReply *reply,
+			  struct err *err)
 {
 	char text[PEER_TEXT_BYTES];
 	int r;
@@ -194,32 +213,33 @@ static int on_state_reply(struct migration *m, const Postern__Wire__StateReply *
 	if (reply->error && *reply->error)
 		return err_set(err, -EREMOTEIO, "the destination cannot take the guest over: %s",
 			       message_peer_text(text, reply->error));
-	r = switchover_decide(m, err);
+	r = switchover_decide(o, err);
 	if (r < 0)
 		return r;
-	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
+	migration_set_status(o->m, MIGRATION_POSTCOPY_ACTIVE);
 	/* Whoever was told so may have cut the link: then a resume says Run. */
-	if (!m->link)
+	if (!o->session.link)
 		return 0;
-	switchover_run(m);
-	flow(m);
+	switchover_run(o);
+	flow(o);
 	return 0;
 }
 
-static void on_run_reply(struct migration *m, const Postern__Wire__RunReply *reply)
+static void on_run_reply(struct outgoing *o, const Postern__Wire__RunReply *reply)
 {
 	char text[PEER_TEXT_BYTES];
 	struct err err;
 
-	m->out = OUT_RUNNING;
-	m->ran_ns = clock_now_ns();
+	o->phase = OUT_RUNNING;
+	o->session.ran_ns = clock_now_ns();
 	if (!reply->error || !*reply->error)
 		return;
 	err_set(&err, -EREMOTEIO, "at the destination: %s", message_peer_text(text, reply->error));
-	migration_note(m, &err);
+	migration_note(o->m, &err);
 }
 
-static int on_resume_reply(struct migration *m, const Postern__Wire__ResumeReply *reply, struct err *err)
+static int on_resume_reply(struct outgoing *o, const Postern__Wire__ResumeReply *reply,
+			   struct err *err)
 {
 	char text[PEER_TEXT_BYTES];
 	int r;
@@ -229,13 +249,13 @@ static int on_resume_reply(struct migration *m, const Postern__Wire__ResumeReply
 			       message_peer_text(text, reply->error));
 	switch (reply->phase) {
 	case POSTERN__WIRE__PHASE__PHASE_COMPLETE:
-		r = check_complete(m, err);
+		r = check_complete(o, err);
 		if (!r)
-			done(m);
+			done(o);
 		return r;
 	case POSTERN__WIRE__PHASE__PHASE_PREPARED:
 		/* It ran once: what we know is more than what this destination says. */
-		if (m->out != OUT_DECIDED)
+		if (o->phase != OUT_DECIDED)
 			return err_set(err, -EBADMSG, "the destination says that the guest never ran there, but it did");
 		break;
 	case POSTERN__WIRE__PHASE__PHASE_RUNNING:
@@ -243,55 +263,55 @@ static int on_resume_reply(struct migration *m, const Postern__Wire__ResumeReply
 	default:
 		return err_set(err, -EBADMSG, "ResumeReply with an unknown phase %d", (int)reply->phase);
 	}
-	m->reply_prepared = reply->phase == POSTERN__WIRE__PHASE__PHASE_PREPARED;
-	m->reply_missing = reply->missing;
-	m->resume = RESUME_ANSWERED;
-	recover_begin(m);
+	o->reply_prepared = reply->phase == POSTERN__WIRE__PHASE__PHASE_PREPARED;
+	o->reply_missing = reply->missing;
+	o->resume = OUT_RESUME_ANSWERED;
+	recover_begin(o);
 	return 0;
 }
 
-static int on_missing_end(struct migration *m, struct err *err)
+static int on_missing_end(struct outgoing *o, struct err *err)
 {
 	Postern__Wire__ResumeAck ack = POSTERN__WIRE__RESUME_ACK__INIT;
-	int r = recover_end(m, err);
+	int r = recover_end(o, err);
 
 	if (r < 0)
 		return r;
-	m->resume = RESUME_NONE;
-	m->recoveries++;
-	m->error[0] = 0;
-	if (m->reply_prepared) {
-		switchover_run(m);
+	o->resume = OUT_RESUME_NONE;
+	o->session.recoveries++;
+	o->m->error[0] = 0;
+	if (o->reply_prepared) {
+		switchover_run(o);
 	} else {
-		if (m->out == OUT_DECIDED)	/* its RunReply was lost */
-			m->ran_ns = clock_now_ns();
-		m->out = OUT_RUNNING;
-		link_send(m->link, WIRE(RESUME_ACK), &ack);
+		if (o->phase == OUT_DECIDED) /* its RunReply was lost */
+			o->session.ran_ns = clock_now_ns();
+		o->phase = OUT_RUNNING;
+		link_send(o->session.link, WIRE(RESUME_ACK), &ack);
 	}
-	flow(m);
-	migration_set_status(m, MIGRATION_POSTCOPY_ACTIVE);
+	flow(o);
+	migration_set_status(o->m, MIGRATION_POSTCOPY_ACTIVE);
 	return 0;
 }
 
 /* Is this message due? */
-static bool is_due(const struct migration *m, wire_body body)
+static bool is_due(const struct outgoing *o, wire_body body)
 {
 	switch (body) {
 	case WIRE(HELLO_REPLY):
-		return m->out == OUT_HELLO;
+		return o->phase == OUT_HELLO;
 	case WIRE(BOOT_REPLY):
-		return m->out == OUT_BOOT;
+		return o->phase == OUT_BOOT;
 	case WIRE(STATE_REPLY):
-		return m->out == OUT_STATE;
+		return o->phase == OUT_STATE;
 	case WIRE(RUN_REPLY):
-		return m->out == OUT_DECIDED && m->resume == RESUME_NONE;
+		return o->phase == OUT_DECIDED && o->resume == OUT_RESUME_NONE;
 	case WIRE(COMPLETE):
-		return m->out == OUT_RUNNING && m->resume == RESUME_NONE;
+		return o->phase == OUT_RUNNING && o->resume == OUT_RESUME_NONE;
 	case WIRE(RESUME_REPLY):
-		return m->resume == RESUME_ASKED;
+		return o->resume == OUT_RESUME_ASKED;
 	case WIRE(MISSING):
 	case WIRE(MISSING_END):
-		return m->resume == RESUME_ANSWERED;
+		return o->resume == OUT_RESUME_ANSWERED;
 	default:
 		return false;
 	}
@@ -299,31 +319,31 @@ static bool is_due(const struct migration *m, wire_body body)
 
 static void on_message(void *arg, wire_message *message)
 {
-	struct migration *m = arg;
+	struct outgoing *o = arg;
 	struct err err = { 0 };
 	int r = 0;
 
-	if (!is_due(m, message->body_case))
+	if (!is_due(o, message->body_case))
 		r = err_set(&err, -EBADMSG, "unexpected %s message from the destination (phase %s)",
-			    message_name(message->body_case), phase_name(m->out));
+			    message_name(message->body_case), phase_name(o->phase));
 	else if (message->body_case == WIRE(HELLO_REPLY))
-		r = on_hello_reply(m, message->hello_reply, &err);
+		r = on_hello_reply(o, message->hello_reply, &err);
 	else if (message->body_case == WIRE(BOOT_REPLY))
-		r = on_boot_reply(m, message->boot_reply, &err);
+		r = on_boot_reply(o, message->boot_reply, &err);
 	else if (message->body_case == WIRE(STATE_REPLY))
-		r = on_state_reply(m, message->state_reply, &err);
+		r = on_state_reply(o, message->state_reply, &err);
 	else if (message->body_case == WIRE(RUN_REPLY))
-		on_run_reply(m, message->run_reply);
+		on_run_reply(o, message->run_reply);
 	else if (message->body_case == WIRE(COMPLETE))
-		r = on_complete(m, message->complete, &err);
+		r = on_complete(o, message->complete, &err);
 	else if (message->body_case == WIRE(RESUME_REPLY))
-		r = on_resume_reply(m, message->resume_reply, &err);
+		r = on_resume_reply(o, message->resume_reply, &err);
 	else if (message->body_case == WIRE(MISSING))
-		r = recover_take_missing(m, message->missing, &err);
+		r = recover_take_missing(o, message->missing, &err);
 	else
-		r = on_missing_end(m, &err);
+		r = on_missing_end(o, &err);
 	if (r < 0)
-		outgoing_lost(m, &err, false);
+		outgoing_lost(o, &err, false);
 }
 
 static void on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
@@ -342,10 +362,10 @@ static void on_lost(void *arg, const struct err *err)
 
 static void on_drained(void *arg)
 {
-	struct migration *m = arg;
+	struct outgoing *o = arg;
 
-	if (m->boot_sender)
-		boot_sender_go_on(m->boot_sender);
+	if (o->boot_sender)
+		boot_sender_go_on(o->boot_sender);
 }
 
 static const struct link_ops link_ops = {
@@ -357,51 +377,52 @@ static const struct link_ops link_ops = {
 
 /* ---- start ---- */
 
-static void say_hello(struct migration *m)
+static void say_hello(struct outgoing *o)
 {
 	Postern__Wire__Hello hello = POSTERN__WIRE__HELLO__INIT;
 	Postern__Wire__Shape shape = POSTERN__WIRE__SHAPE__INIT;
 
-	migration_fill_shape(m, &shape);
+	migration_fill_shape(o->m, &shape);
 	hello.major = WIRE_MAJOR;
 	hello.minor = WIRE_MINOR;
 	hello.postern = (char *)(uintptr_t)POSTERN_VERSION;
-	hello.session.data = m->session;
+	hello.session.data = o->session.id;
 	hello.session.len = SESSION_BYTES;
 	hello.shape = &shape;
-	hello.boot = boot_kind_to_wire(machine_boot(m->machine)->kind);
-	m->out = OUT_HELLO;
-	link_send(m->link, WIRE(HELLO), &hello);
+	hello.boot = boot_kind_to_wire(machine_boot(o->m->machine)->kind);
+	o->phase = OUT_HELLO;
+	link_send(o->session.link, WIRE(HELLO), &hello);
 	migration_drop_shape(&shape);
 }
 
-static void say_resume(struct migration *m)
+static void say_resume(struct outgoing *o)
 {
 	Postern__Wire__Resume resume = POSTERN__WIRE__RESUME__INIT;
 
-	resume.session.data = m->session;
+	resume.session.data = o->session.id;
 	resume.session.len = SESSION_BYTES;
-	resume.epoch = m->epoch;
-	m->resume = RESUME_ASKED;
-	link_send(m->link, WIRE(RESUME), &resume);
+	resume.epoch = o->session.epoch;
+	o->resume = OUT_RESUME_ASKED;
+	link_send(o->session.link, WIRE(RESUME), &resume);
 }
 
 static void on_connected(void *arg, struct conn *const conn[WIRE_CHANNELS])
 {
-	struct migration *m = arg;
+	struct outgoing *o = arg;
 	struct err err;
 
-	connector_free(m->connector);
-	m->connector = NULL;
-	if (link_new(&m->link, m->loop, conn, m->params.link_timeout_ms, &link_ops, m, &err) < 0) {
-		m->link = NULL;
-		outgoing_lost(m, &err, false);
+	connector_free(o->connector);
+	o->connector = NULL;
+	if (link_new(&o->session.link, o->m->loop, conn, o->m->params.link_timeout_ms, &link_ops, o,
+		     &err) < 0) {
+		o->session.link = NULL;
+		outgoing_lost(o, &err, false);
 		return;
 	}
-	if (m->out >= OUT_DECIDED)
-		say_resume(m);
+	if (o->phase >= OUT_DECIDED)
+		say_resume(o);
 	else
-		say_hello(m);
+		say_hello(o);
 }
 
 static void on_connect_failed(void *arg, const struct err *err)
@@ -414,27 +435,31 @@ static const struct connector_ops connector_ops = {
 	.failed = on_connect_failed,
 };
 
-static int connect_to(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err)
+static int connect_to(struct outgoing *o, const uint8_t id[SESSION_BYTES], uint32_t epoch,
+		      const struct uri *uri, const struct migration_trust *trust, struct err *err)
 {
-	struct preface preface = { .epoch = m->epoch };
+	struct preface preface = { .epoch = epoch };
 	int r;
 
-	memcpy(preface.session, m->session, SESSION_BYTES);
-	r = connector_new(&m->connector, m->loop, uri, &preface, trust,
-			  connect_timeout_ms(m->params.link_timeout_ms), &connector_ops, m, err);
-	if (!r)
-		m->trust = *trust;
-	return r;
+	memcpy(preface.session, id, SESSION_BYTES);
+	r = connector_new(&o->connector, o->m->loop, uri, &preface, trust,
+			  connect_timeout_ms(o->m->params.link_timeout_ms), &connector_ops, o, err);
+	if (r < 0)
+		return r;
+	o->session.trust = *trust;
+	memcpy(o->session.id, preface.session, SESSION_BYTES);
+	o->session.epoch = epoch;
+	return 0;
 }
 
 /* May this machine be migrated away now? */
-static int check_machine(struct migration *m, struct err *err)
+static int check_machine(struct outgoing *o, struct err *err)
 {
-	enum run_state state = machine_state(m->machine);
+	enum run_state state = machine_state(o->m->machine);
 	struct memory_stats stats;
 
-	if (memory_is_late(machine_memory(m->machine))) {
-		memory_stats(machine_memory(m->machine), &stats);
+	if (memory_is_late(machine_memory(o->m->machine))) {
+		memory_stats(machine_memory(o->m->machine), &stats);
 		return err_set(err, -EBUSY,
 			       "%" PRIu64 " pages of this guest's own memory have not come yet; migrate when they have",
 			       stats.missing);
@@ -453,47 +478,49 @@ static int check_machine(struct migration *m, struct err *err)
 	}
 }
 
-int outgoing_start(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err)
+int outgoing_start(struct outgoing *o, const struct uri *uri, const struct migration_trust *trust,
+		   struct err *err)
 {
-	uint8_t old[SESSION_BYTES];
-	uint32_t old_epoch = m->epoch;
-	int r = check_machine(m, err);
+	struct session *session = &o->session;
+	uint8_t id[SESSION_BYTES];
+	int r = check_machine(o, err);
 
 	if (r < 0)
 		return r;
-	memcpy(old, m->session, SESSION_BYTES);
-	if (getrandom(m->session, SESSION_BYTES, 0) != SESSION_BYTES)
+	if (getrandom(id, SESSION_BYTES, 0) != SESSION_BYTES)
 		return err_errno(err, -errno, "a new session's number");
-	m->epoch = 0;
-	r = connect_to(m, uri, trust, err);
-	if (r < 0) {
-		/* Whoever waits to resume the last session still can. */
-		memcpy(m->session, old, SESSION_BYTES);
-		m->epoch = old_epoch;
+	r = connect_to(o, id, 0, uri, trust, err);
+	if (r < 0)
 		return r;
-	}
-	m->incoming = false;
-	m->error[0] = 0;
-	m->recoveries = 0;
-	m->sampled_bytes = m->bytes_per_second = 0;
-	m->started_ns = clock_now_ns();
-	m->hello_ns = m->paused_ns = m->ran_ns = m->ended_ns = 0;
-	m->out = OUT_CONNECT;
-	migration_set_status(m, MIGRATION_SETUP);
+	migration_begin(o->m, false);
+	session->recoveries = 0;
+	session->started_ns = clock_now_ns();
+	session->hello_ns = session->paused_ns = session->ran_ns = session->ended_ns = 0;
+	o->phase = OUT_CONNECT;
+	migration_set_status(o->m, MIGRATION_SETUP);
 	return 0;
 }
 
-int outgoing_resume(struct migration *m, const struct uri *uri, const struct migration_trust *trust, struct err *err)
+int outgoing_resume(struct outgoing *o, const struct uri *uri, const struct migration_trust *trust,
+		    struct err *err)
 {
 	int r;
 
-	if (m->epoch == UINT32_MAX)
+	if (o->session.epoch == UINT32_MAX)
 		return err_set(err, -EOVERFLOW, "resumed too often");
-	m->epoch++;
-	r = connect_to(m, uri, trust, err);
+	r = connect_to(o, o->session.id, o->session.epoch + 1, uri, trust, err);
 	if (r < 0)
 		return r;
-	m->resume = RESUME_CONNECT;
-	migration_set_status(m, MIGRATION_POSTCOPY_RECOVER);
+	o->resume = OUT_RESUME_CONNECT;
+	migration_set_status(o->m, MIGRATION_POSTCOPY_RECOVER);
 	return 0;
+}
+
+void outgoing_fini(struct outgoing *o)
+{
+	drop_link(o, o->phase == OUT_DONE ? NULL : "postern ends there");
+	connector_free(o->connector);
+	boot_sender_free(o->boot_sender);
+	sender_free(o->sender);
+	explicit_bzero(&o->session.trust, sizeof(o->session.trust));
 }

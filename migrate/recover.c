@@ -25,10 +25,10 @@ uint64_t recover_count_missing(struct migration *m)
 	return stats.missing;
 }
 
-static int send_piece(struct migration *m, gfn_t first, uint64_t pages, uint8_t *bits)
+static int send_piece(struct incoming *in, gfn_t first, uint64_t pages, uint8_t *bits)
 {
 	Postern__Wire__Missing missing = POSTERN__WIRE__MISSING__INIT;
-	int64_t r = memory_missing_bitmap(machine_memory(m->machine), first, pages, bits);
+	int64_t r = memory_missing_bitmap(machine_memory(in->m->machine), first, pages, bits);
 
 	if (r < 0)
 		return (int)r;
@@ -36,11 +36,11 @@ static int send_piece(struct migration *m, gfn_t first, uint64_t pages, uint8_t 
 	missing.pages = pages;
 	missing.bits.data = bits;
 	missing.bits.len = (pages + 7) / 8;
-	link_send(m->link, WIRE(MISSING), &missing);
+	link_send(in->session.link, WIRE(MISSING), &missing);
 	return 0;
 }
 
-void recover_send_missing(struct migration *m)
+void recover_send_missing(struct incoming *in)
 {
 	Postern__Wire__MissingEnd end = POSTERN__WIRE__MISSING_END__INIT;
 	const struct memory_region *regions;
@@ -50,36 +50,36 @@ void recover_send_missing(struct migration *m)
 	uint64_t at;
 	int r = bits ? 0 : -ENOMEM;
 
-	regions = memory_regions(machine_memory(m->machine), &n);
+	regions = memory_regions(machine_memory(in->m->machine), &n);
 	for (i = 0; i < n && !r; i++)
 		for (at = 0; at < regions[i].pages && !r; at += PIECE_PAGES) {
 			uint64_t left = regions[i].pages - at;
 
-			r = send_piece(m, GFN(regions[i].first.v + at),
+			r = send_piece(in, GFN(regions[i].first.v + at),
 				       left < PIECE_PAGES ? left : PIECE_PAGES, bits);
 		}
 	free(bits);
 	if (!r) {
-		link_send(m->link, WIRE(MISSING_END), &end);
+		link_send(in->session.link, WIRE(MISSING_END), &end);
 		return;
 	}
 	err_errno(&err, r, "telling which pages are missing");
-	link_fail(m->link, &err);
+	link_fail(in->session.link, &err);
 }
 
-void recover_begin(struct migration *m)
+void recover_begin(struct outgoing *o)
 {
-	m->told_pages = 0;
-	m->told_missing = 0;
+	o->told_pages = 0;
+	o->told_missing = 0;
 }
 
 /* The page that is `index` pages from the start of all regions laid end to end. */
-static gfn_t page_at(const struct migration *m, uint64_t index)
+static gfn_t page_at(const struct outgoing *o, uint64_t index)
 {
 	const struct memory_region *regions;
 	unsigned int i, n;
 
-	regions = memory_regions(machine_memory(m->machine), &n);
+	regions = memory_regions(machine_memory(o->m->machine), &n);
 	for (i = 0; i < n; i++) {
 		if (index < regions[i].pages)
 			return GFN(regions[i].first.v + index);
@@ -88,36 +88,38 @@ static gfn_t page_at(const struct migration *m, uint64_t index)
 	return GFN(UINT64_MAX);
 }
 
-int recover_take_missing(struct migration *m, const Postern__Wire__Missing *missing, struct err *err)
+int recover_take_missing(struct outgoing *o, const Postern__Wire__Missing *missing, struct err *err)
 {
-	struct memory *mem = machine_memory(m->machine);
+	struct memory *mem = machine_memory(o->m->machine);
 	uint64_t pages = missing->pages;
 	int64_t n;
 
 	if (!pages || pages > PIECE_PAGES || missing->bits.len != (pages + 7) / 8)
 		return err_set(err, -EBADMSG, "Missing message of %" PRIu64 " pages in %zu bytes", pages,
 			       missing->bits.len);
-	if (missing->gfn != page_at(m, m->told_pages).v ||
+	if (missing->gfn != page_at(o, o->told_pages).v ||
 	    !memory_is_ram(mem, gfn_to_gpa(GFN(missing->gfn)), pages * PAGE_BYTES))
 		return err_set(err, -EBADMSG,
 			       "Missing message of %" PRIu64 " pages from 0x%" PRIx64
 			       ", which are not the next of this guest's RAM", pages, missing->gfn);
-	n = sender_mark_told(m->sender, GFN(missing->gfn), pages, missing->bits.data, err);
+	n = sender_mark_told(o->sender, GFN(missing->gfn), pages, missing->bits.data, err);
 	if (n < 0)
 		return (int)n;
-	m->told_missing += (uint64_t)n;
-	m->told_pages += pages;
+	o->told_missing += (uint64_t)n;
+	o->told_pages += pages;
 	return 0;
 }
 
-int recover_end(struct migration *m, struct err *err)
+int recover_end(struct outgoing *o, struct err *err)
 {
-	uint64_t pages = memory_pages(machine_memory(m->machine));
+	uint64_t pages = memory_pages(machine_memory(o->m->machine));
 
-	if (m->told_pages != pages || m->told_missing != m->reply_missing)
+	if (o->told_pages != pages || o->told_missing != o->reply_missing)
 		return err_set(err, -EBADMSG,
-			       "told about %" PRIu64 " of %" PRIu64 " pages, of which %" PRIu64 " are missing and not %" PRIu64,
-			       m->told_pages, pages, m->told_missing, m->reply_missing);
-	log_info("migration: going on with %" PRIu64 " of %" PRIu64 " pages to send", m->told_missing, pages);
+			       "told about %" PRIu64 " of %" PRIu64 " pages, of which %" PRIu64
+			       " are missing and not %" PRIu64,
+			       o->told_pages, pages, o->told_missing, o->reply_missing);
+	log_info("migration: going on with %" PRIu64 " of %" PRIu64 " pages to send",
+		 o->told_missing, pages);
 	return 0;
 }

@@ -60,9 +60,9 @@ static int early_add(void *arg, gfn_t gfn)
 	return buf_append(&early->gfns, &gfn.v, sizeof(gfn.v));
 }
 
-static int early_send_run(struct migration *m, gfn_t first, uint32_t n, struct err *err)
+static int early_send_run(struct outgoing *o, gfn_t first, uint32_t n, struct err *err)
 {
-	struct memory *mem = machine_memory(m->machine);
+	struct memory *mem = machine_memory(o->m->machine);
 	struct gup_span span;
 	int r;
 
@@ -71,9 +71,9 @@ static int early_send_run(struct migration *m, gfn_t first, uint32_t n, struct e
 	memory_map_unlock(mem);
 	if (r < 0)
 		return err_errno(err, r, "reading %u pages from 0x%" PRIx64, n, first.v);
-	link_send_pages(m->link, first, n, span.hva);
+	link_send_pages(o->session.link, first, n, span.hva);
 	gup_put(mem, &span);
-	return sender_mark_given(m->sender, first, n);
+	return sender_mark_given(o->sender, first, n);
 }
 
 /* How many of the n sorted page numbers make one run of one region; *pages gets the run's length. */
@@ -92,21 +92,21 @@ static size_t early_run(const struct memory *mem, const uint64_t *gfn, size_t n,
 }
 
 /* Sends the pages that the destination needs before its vCPUs first run, in runs. */
-static int early_send(struct migration *m, struct err *err)
+static int early_send(struct outgoing *o, struct err *err)
 {
-	struct early early = { .mem = machine_memory(m->machine) };
+	struct early early = { .mem = machine_memory(o->m->machine) };
 	uint32_t pages, sent = 0;
 	uint64_t *gfn;
 	size_t i, n;
 	int r;
 
-	r = machine_early_pages(m->machine, early_add, &early, err);
+	r = machine_early_pages(o->m->machine, early_add, &early, err);
 	gfn = (uint64_t *)(void *)early.gfns.data;
 	n = early.gfns.len / sizeof(*gfn);
 	for (i = 0; i < n && r >= 0; sent += pages) {
 		size_t used = early_run(early.mem, gfn + i, n - i, &pages);
 
-		r = early_send_run(m, GFN(gfn[i]), pages, err);
+		r = early_send_run(o, GFN(gfn[i]), pages, err);
 		i += used;
 	}
 	buf_fini(&early.gfns);
@@ -119,25 +119,25 @@ static int early_send(struct migration *m, struct err *err)
 }
 
 /* Pauses the guest and sends all that the destination needs to take it over. On an error the caller calls switchover_back. */
-int switchover_send(struct migration *m, struct err *err)
+int switchover_send(struct outgoing *o, struct err *err)
 {
 	Postern__Wire__State state = POSTERN__WIRE__STATE__INIT;
 	struct buf buf = { 0 };
 	int r;
 
-	m->was_running = machine_is_to_run(m->machine);
-	m->paused_ns = clock_now_ns();
-	r = machine_enter_migrate(m->machine, err);
+	o->was_running = machine_is_to_run(o->m->machine);
+	o->session.paused_ns = clock_now_ns();
+	r = machine_enter_migrate(o->m->machine, err);
 	if (r < 0)
 		return r;
-	r = early_send(m, err);
+	r = early_send(o, err);
 	if (!r)
-		r = machine_save(m->machine, &buf, err);
+		r = machine_save(o->m->machine, &buf, err);
 	if (!r) {
 		state.machine.data = buf.data;
 		state.machine.len = buf.len;
-		state.run = m->was_running;
-		link_send(m->link, WIRE(STATE), &state);
+		state.run = o->was_running;
+		link_send(o->session.link, WIRE(STATE), &state);
 	}
 	buf_fini(&buf);
 	return r;
@@ -147,13 +147,13 @@ int switchover_send(struct migration *m, struct err *err)
  * Not decided, and will not be: the guest is the source's again, as it was. When somebody has stopped it meanwhile, that
  * stands.
  */
-void switchover_back(struct migration *m)
+void switchover_back(struct outgoing *o)
 {
 	struct err err;
 
-	if (machine_state(m->machine) != RUN_STATE_FINISH_MIGRATE)
+	if (machine_state(o->m->machine) != RUN_STATE_FINISH_MIGRATE)
 		return;
-	if (machine_leave_migrate(m->machine, m->was_running, &err) < 0)
+	if (machine_leave_migrate(o->m->machine, o->was_running, &err) < 0)
 		log_error("migration: the guest cannot go on here: %s", err.text);
 }
 
@@ -161,58 +161,58 @@ void switchover_back(struct migration *m)
  * The decision. After 0 this side never runs the guest again; what fails later is a matter for recovery. With an
  * error nothing is decided.
  */
-int switchover_decide(struct migration *m, struct err *err)
+int switchover_decide(struct outgoing *o, struct err *err)
 {
 	int r;
 
-	if (machine_state(m->machine) != RUN_STATE_FINISH_MIGRATE)
+	if (machine_state(o->m->machine) != RUN_STATE_FINISH_MIGRATE)
 		return err_set(err, -ECANCELED, "the guest was %s while it was being switched over",
-			       machine_is_running(m->machine) ? "started" : "stopped");
-	r = machine_commit_migrate(m->machine, err);
+			       machine_is_running(o->m->machine) ? "started" : "stopped");
+	r = machine_commit_migrate(o->m->machine, err);
 	if (r < 0)
 		return r;
-	m->out = OUT_DECIDED;
+	o->phase = OUT_DECIDED;
 	return 0;
 }
 
 /* After the decision only: says Run. */
-void switchover_run(struct migration *m)
+void switchover_run(struct outgoing *o)
 {
 	Postern__Wire__Run run = POSTERN__WIRE__RUN__INIT;
 
-	link_send(m->link, WIRE(RUN), &run);
+	link_send(o->session.link, WIRE(RUN), &run);
 }
 
 /* ---- the destination: load and run ---- */
 
-int switchover_load(struct migration *m, const Postern__Wire__State *state, struct err *err)
+int switchover_load(struct incoming *in, const Postern__Wire__State *state, struct err *err)
 {
-	int r = machine_load(m->machine, state->machine.data, state->machine.len, err);
+	int r = machine_load(in->m->machine, state->machine.data, state->machine.len, err);
 
-	if (!r && m->boot_receiver.begun)
-		r = machine_boot_take(m->machine, &m->boot_receiver.files, err);
+	if (!r && in->boot_receiver.begun)
+		r = machine_boot_take(in->m->machine, &in->boot_receiver.files, err);
 	if (r < 0) {
 		err_prefix(err, "loading the machine's state");
 		return r;
 	}
-	m->run_flag = state->run;
-	m->in = IN_PREPARED;
+	in->run_flag = state->run;
+	in->phase = IN_PREPARED;
 	return 0;
 }
 
 /* Run came, in this session, for a machine that is prepared. */
-void switchover_enter(struct migration *m)
+void switchover_enter(struct incoming *in)
 {
 	Postern__Wire__RunReply reply = POSTERN__WIRE__RUN_REPLY__INIT;
 	struct err err = { 0 };
 
-	m->in = IN_RUNNING;
-	m->ran_ns = clock_now_ns();
-	if (machine_leave_migrate(m->machine, m->run_flag, &err) < 0) {
+	in->phase = IN_RUNNING;
+	in->session.ran_ns = clock_now_ns();
+	if (machine_leave_migrate(in->m->machine, in->run_flag, &err) < 0) {
 		err_prefix(&err, "starting the guest");
-		migration_note(m, &err);
+		migration_note(in->m, &err);
 		reply.error = err.text;
 	}
-	reply.running = machine_is_running(m->machine);
-	link_send(m->link, WIRE(RUN_REPLY), &reply);
+	reply.running = machine_is_running(in->m->machine);
+	link_send(in->session.link, WIRE(RUN_REPLY), &reply);
 }
