@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A connection is a guest. It is READING until its preface has come; then, where there is a
+ * A connection is a client. It is READING until its preface has come; then, where there is a
  * secret, CHALLENGED until its proof has come; then BUSY while the owner has another link that
  * may be about to end; then let in, and WAITING for its two siblings. Or it is REFUSED: it has
  * been told why and is only kept until the peer has read that and gone, since closing a socket
@@ -38,20 +38,20 @@
 /* For a name's look-up. */
 #define PATIENCE_NS (10 * NS_PER_SEC)
 
-enum guest_state {
-	GUEST_READING,
-	GUEST_CHALLENGED,
-	GUEST_BUSY,
-	GUEST_WAITING,
-	GUEST_REFUSED,
+enum client_state {
+	CLIENT_READING,
+	CLIENT_CHALLENGED,
+	CLIENT_BUSY,
+	CLIENT_WAITING,
+	CLIENT_REFUSED,
 };
 
-struct guest {
+struct client {
 	struct conn *conn;
 	struct conn_watch *watch;
 	struct listener *listener;
-	struct guest *next;
-	enum guest_state state;
+	struct client *next;
+	enum client_state state;
 	uint8_t bytes[PREFACE_BYTES];	/* of the preface, or the proof */
 	size_t got;
 	struct preface preface;
@@ -72,25 +72,25 @@ struct listener {
 	struct listening listening;	/* fd -1: the three connections came with the URI */
 	uv_poll_t *poll;
 	uv_timer_t *tick;
-	struct guest *guests;	/* newest first */
-	unsigned int nguests;
+	struct client *clients; /* newest first */
+	unsigned int nclients;
 	bool rests, rest_told;	/* nobody is let in until the next tick */
 };
 
-/* ---- guests ---- */
+/* ---- clients ---- */
 
 /* Takes it off the list; its connection is freed unless the caller wants it. */
-static struct conn *guest_remove(struct guest *guest, bool keep_conn)
+static struct conn *client_remove(struct client *client, bool keep_conn)
 {
-	struct listener *listener = guest->listener;
-	struct guest **link = &listener->guests;
-	struct conn *conn = guest->conn;
+	struct listener *listener = client->listener;
+	struct client **link = &listener->clients;
+	struct conn *conn = client->conn;
 
-	while (*link != guest)
+	while (*link != client)
 		link = &(*link)->next;
-	*link = guest->next;
-	listener->nguests--;
-	conn_watch_free(guest->watch, free);
+	*link = client->next;
+	listener->nclients--;
+	conn_watch_free(client->watch, free);
 	if (!keep_conn)
 		conn_free(conn);
 	return conn;
@@ -100,17 +100,17 @@ static struct conn *guest_remove(struct guest *guest, bool keep_conn)
  * Drops a connection. Where nobody else can come the owner must know. The listener may be freed
  * by that.
  */
-static void guest_drop(struct guest *guest, const struct err *why)
+static void client_drop(struct client *client, const struct err *why)
 {
-	struct listener *listener = guest->listener;
+	struct listener *listener = client->listener;
 
 	log_warn("migration: dropped a connection: %s", why->text);
-	guest_remove(guest, false);
+	client_remove(client, false);
 	if (listener->listening.fd < 0)
 		listener->ops->failed(listener->arg, why);
 }
 
-static void guest_tell(struct guest *guest, const struct err *why)
+static void client_tell(struct client *client, const struct err *why)
 {
 	Postern__Wire__Abort message = POSTERN__WIRE__ABORT__INIT;
 	struct buf buf = { 0 };
@@ -122,28 +122,28 @@ static void guest_tell(struct guest *guest, const struct err *why)
 		struct iovec iov[2] = { { head, sizeof(head) }, { buf.data, buf.len } };
 
 		/* A new connection takes a few hundred bytes; if not, the peer sees it closed. */
-		if (conn_send(guest->conn, iov, 2, CONN_NOWAIT, NULL) < 0)
+		if (conn_send(client->conn, iov, 2, CONN_NOWAIT, NULL) < 0)
 			log_debug("migration: could not tell a connection why it is refused");
 	}
 	buf_fini(&buf);
-	conn_finish(guest->conn);
+	conn_finish(client->conn);
 }
 
-static void guest_refuse(struct guest *guest, const struct err *why)
+static void client_refuse(struct client *client, const struct err *why)
 {
-	if (guest->listener->listening.fd < 0) {
-		guest_drop(guest, why);
+	if (client->listener->listening.fd < 0) {
+		client_drop(client, why);
 		return;
 	}
 	log_warn("migration: refused a connection: %s", why->text);
-	guest_tell(guest, why);
-	guest->state = GUEST_REFUSED;
-	conn_watch_set(guest->watch, CONN_RECEIVE);
+	client_tell(client, why);
+	client->state = CLIENT_REFUSED;
+	conn_watch_set(client->watch, CONN_RECEIVE);
 }
 
-static bool is_sibling(const struct guest *a, const struct guest *b)
+static bool is_sibling(const struct client *a, const struct client *b)
 {
-	return b->state == GUEST_WAITING && a->preface.epoch == b->preface.epoch &&
+	return b->state == CLIENT_WAITING && a->preface.epoch == b->preface.epoch &&
 	       !memcmp(a->preface.session, b->preface.session, SESSION_BYTES);
 }
 
@@ -151,16 +151,16 @@ static bool is_sibling(const struct guest *a, const struct guest *b)
  * Are all three of this one's session and epoch here? Then they are the owner's. The listener
  * may be freed by that.
  */
-static void guest_join(struct guest *guest)
+static void client_join(struct client *client)
 {
-	struct listener *listener = guest->listener;
-	struct guest *three[WIRE_CHANNELS] = { NULL }, *other;
-	struct preface preface = guest->preface;
+	struct listener *listener = client->listener;
+	struct client *three[WIRE_CHANNELS] = { NULL }, *other;
+	struct preface preface = client->preface;
 	struct conn *conn[WIRE_CHANNELS];
 	unsigned int i, n = 0;
 
-	for (other = listener->guests; other; other = other->next) {
-		if (!is_sibling(guest, other) || three[other->preface.channel])
+	for (other = listener->clients; other; other = other->next) {
+		if (!is_sibling(client, other) || three[other->preface.channel])
 			continue;
 		three[other->preface.channel] = other;
 		n++;
@@ -168,73 +168,73 @@ static void guest_join(struct guest *guest)
 	if (n < WIRE_CHANNELS)
 		return;
 	for (i = 0; i < WIRE_CHANNELS; i++)
-		conn[i] = guest_remove(three[i], true);
+		conn[i] = client_remove(three[i], true);
 	listener->ops->linked(listener->arg, conn, &preface);
 }
 
-static int guest_send(struct guest *guest, uint8_t bytes[HANDSHAKE_BYTES], struct err *err)
+static int client_send(struct client *client, uint8_t bytes[HANDSHAKE_BYTES], struct err *err)
 {
 	struct iovec iov = { bytes, HANDSHAKE_BYTES };
 	/* A new connection takes so much at once. */
-	ssize_t sent = conn_send(guest->conn, &iov, 1, CONN_NOWAIT, err);
+	ssize_t sent = conn_send(client->conn, &iov, 1, CONN_NOWAIT, err);
 
 	if (sent == HANDSHAKE_BYTES)
 		return 0;
 	if (sent >= 0 || sent == -EAGAIN)
 		err_errno(err, sent < 0 ? (int)sent : -EIO, "handshake");
-	err_prefix(err, "%s connection", wire_channel_name(guest->preface.channel));
+	err_prefix(err, "%s connection", wire_channel_name(client->preface.channel));
 	return err->code;
 }
 
 /* The challenge, or where the peer has answered it our own proof. */
-static int guest_let_in(struct guest *guest, struct err *err)
+static int client_let_in(struct client *client, struct err *err)
 {
 	uint8_t bytes[HANDSHAKE_BYTES];
 
-	if (guest->proven)
-		proof_encode(&guest->listener->trust->secret, PROOF_OF_DESTINATION, &guest->preface,
-			     &guest->challenge, bytes);
+	if (client->proven)
+		proof_encode(&client->listener->trust->secret, PROOF_OF_DESTINATION,
+			     &client->preface, &client->challenge, bytes);
 	else
-		challenge_encode(&guest->challenge, bytes);
-	return guest_send(guest, bytes, err);
+		challenge_encode(&client->challenge, bytes);
+	return client_send(client, bytes, err);
 }
 
-/* Asks the owner about a BUSY guest. False: it still is. True: the listener may be freed. */
-static bool guest_judge(struct guest *guest)
+/* Asks the owner about a BUSY client. False: it still is. True: the listener may be freed. */
+static bool client_judge(struct client *client)
 {
-	struct listener *listener = guest->listener;
+	struct listener *listener = client->listener;
 	struct err err;
-	int r = listener->ops->judge(listener->arg, &guest->preface, &err);
+	int r = listener->ops->judge(listener->arg, &client->preface, &err);
 
-	if (r == -EAGAIN && clock_now_ns() < guest->busy_ns)
+	if (r == -EAGAIN && clock_now_ns() < client->busy_ns)
 		return false;
 	if (r < 0) {
-		guest_refuse(guest, &err);
-	} else if (guest_let_in(guest, &err) < 0) {
-		guest_drop(guest, &err);
+		client_refuse(client, &err);
+	} else if (client_let_in(client, &err) < 0) {
+		client_drop(client, &err);
 	} else {
-		guest->state = GUEST_WAITING;
-		guest_join(guest);
+		client->state = CLIENT_WAITING;
+		client_join(client);
 	}
 	return true;
 }
 
 /* It has said all that it has to say. */
-static void guest_be_judged(struct guest *guest)
+static void client_be_judged(struct client *client)
 {
-	guest->state = GUEST_BUSY;
-	guest->busy_ns = clock_now_ns() + BUSY_MS * NS_PER_MS;
+	client->state = CLIENT_BUSY;
+	client->busy_ns = clock_now_ns() + BUSY_MS * NS_PER_MS;
 	/* What the peer sends from now on is for the link; only its going away matters here. */
-	conn_watch_set(guest->watch, CONN_HANGUP);
-	guest_judge(guest);
+	conn_watch_set(client->watch, CONN_HANGUP);
+	client_judge(client);
 }
 
-static int guest_check_kind(const struct guest *guest, struct err *err)
+static int client_check_kind(const struct client *client, struct err *err)
 {
 	enum proof_kind ours =
-		guest->listener->trust->secret.given ? PROOF_HMAC_SHA256 : PROOF_NONE;
+		client->listener->trust->secret.given ? PROOF_HMAC_SHA256 : PROOF_NONE;
 
-	if (guest->preface.kind == ours)
+	if (client->preface.kind == ours)
 		return 0;
 	return err_set(err, -EACCES, ours == PROOF_NONE ?
 		       "the source has a secret and this destination has none: both need the same "
@@ -243,118 +243,120 @@ static int guest_check_kind(const struct guest *guest, struct err *err)
 		       "--secret-file");
 }
 
-static void guest_on_preface(struct guest *guest)
+static void client_on_preface(struct client *client)
 {
 	uint8_t bytes[HANDSHAKE_BYTES];
 	struct err err;
 
-	if (preface_decode(&guest->preface, guest->bytes, &err) < 0) {
+	if (preface_decode(&client->preface, client->bytes, &err) < 0) {
 		/*
 		 * To one that speaks another version of this protocol a word can be said; to
 		 * others not.
 		 */
 		if (err.code == -EPROTONOSUPPORT)
-			guest_refuse(guest, &err);
+			client_refuse(client, &err);
 		else
-			guest_drop(guest, &err);
+			client_drop(client, &err);
 		return;
 	}
-	if (guest_check_kind(guest, &err) < 0) {
-		guest_refuse(guest, &err);
+	if (client_check_kind(client, &err) < 0) {
+		client_refuse(client, &err);
 		return;
 	}
-	guest->challenge = (struct challenge){ .version = WIRE_MAJOR, .kind = guest->preface.kind };
-	if (getrandom(guest->challenge.nonce, NONCE_BYTES, GRND_NONBLOCK) != NONCE_BYTES) {
+	client->challenge =
+		(struct challenge){ .version = WIRE_MAJOR, .kind = client->preface.kind };
+	if (getrandom(client->challenge.nonce, NONCE_BYTES, GRND_NONBLOCK) != NONCE_BYTES) {
 		err_errno(&err, -errno, "a challenge's nonce");
-		guest_drop(guest, &err);
+		client_drop(client, &err);
 		return;
 	}
-	guest->got = 0;
-	if (guest->preface.kind == PROOF_NONE) {
-		guest_be_judged(guest);
+	client->got = 0;
+	if (client->preface.kind == PROOF_NONE) {
+		client_be_judged(client);
 		return;
 	}
-	guest->state = GUEST_CHALLENGED;
-	challenge_encode(&guest->challenge, bytes);
-	if (guest_send(guest, bytes, &err) < 0)
-		guest_drop(guest, &err);
+	client->state = CLIENT_CHALLENGED;
+	challenge_encode(&client->challenge, bytes);
+	if (client_send(client, bytes, &err) < 0)
+		client_drop(client, &err);
 }
 
-static void guest_on_proof(struct guest *guest)
+static void client_on_proof(struct client *client)
 {
-	const struct secret *secret = &guest->listener->trust->secret;
+	const struct secret *secret = &client->listener->trust->secret;
 	struct err err;
 
 	/* The secret may have been exchanged meanwhile. */
 	if (!secret->given)
 		err_set(&err, -EACCES, "the secret was taken back");
 	else
-		guest->proven = !proof_check(secret, PROOF_OF_SOURCE, &guest->preface, &guest->challenge,
-					     guest->bytes, &err);
-	if (guest->proven)
-		guest_be_judged(guest);
+		client->proven = !proof_check(secret, PROOF_OF_SOURCE, &client->preface,
+					      &client->challenge, client->bytes, &err);
+	if (client->proven)
+		client_be_judged(client);
 	else if (err.code == -EACCES)
-		guest_refuse(guest, &err);
+		client_refuse(client, &err);
 	else
-		guest_drop(guest, &err);
+		client_drop(client, &err);
 }
 
 /* How many bytes of a preface or proof there are in all; 0: nothing is waited for. */
-static size_t guest_wants(const struct guest *guest)
+static size_t client_wants(const struct client *client)
 {
-	if (guest->state == GUEST_READING)
+	if (client->state == CLIENT_READING)
 		return PREFACE_BYTES;
-	return guest->state == GUEST_CHALLENGED ? HANDSHAKE_BYTES : 0;
+	return client->state == CLIENT_CHALLENGED ? HANDSHAKE_BYTES : 0;
 }
 
 /* Reads what is there. 1: go on, 0: nothing more now, or a negative errno. */
-static int guest_read(struct guest *guest, struct err *err)
+static int client_read(struct client *client, struct err *err)
 {
 	uint8_t waste[4096];
-	size_t wanted = guest_wants(guest);
-	ssize_t got = conn_receive(guest->conn, wanted ? guest->bytes + guest->got : waste,
-				   wanted ? wanted - guest->got : sizeof(waste), CONN_NOWAIT, err);
+	size_t wanted = client_wants(client);
+	ssize_t got = conn_receive(client->conn, wanted ? client->bytes + client->got : waste,
+				   wanted ? wanted - client->got : sizeof(waste), CONN_NOWAIT, err);
 
 	if (got < 0)
 		return got == -EAGAIN ? 0 : (int)got;
 	if (!got)
-		return err_set(err, -EPIPE, "closed by the peer after %zu bytes of its %s", guest->got,
-			       guest->state == GUEST_CHALLENGED ? "proof" : "preface");
+		return err_set(err, -EPIPE, "closed by the peer after %zu bytes of its %s",
+			       client->got,
+			       client->state == CLIENT_CHALLENGED ? "proof" : "preface");
 	if (wanted)
-		guest->got += (size_t)got;
+		client->got += (size_t)got;
 	return 1;
 }
 
-static void guest_on_ready(void *arg, unsigned int ready)
+static void client_on_ready(void *arg, unsigned int ready)
 {
-	struct guest *guest = arg;
+	struct client *client = arg;
 	struct err err;
 	int r;
 
-	if (guest->state == GUEST_WAITING || guest->state == GUEST_BUSY) {
+	if (client->state == CLIENT_WAITING || client->state == CLIENT_BUSY) {
 		err_set(&err, -EPIPE, "%s connection: closed by the peer before the others came",
-			wire_channel_name(guest->preface.channel));
-		guest_drop(guest, &err);
+			wire_channel_name(client->preface.channel));
+		client_drop(client, &err);
 		return;
 	}
-	r = guest_read(guest, &err);
+	r = client_read(client, &err);
 	if (!r && ready & CONN_HANGUP)
 		r = err_set(&err, -EPIPE, "closed by the peer");
-	if (r < 0 && guest->state == GUEST_REFUSED)
-		guest_remove(guest, false);
+	if (r < 0 && client->state == CLIENT_REFUSED)
+		client_remove(client, false);
 	else if (r < 0)
-		guest_drop(guest, &err);
-	else if (guest->state == GUEST_READING && guest->got == PREFACE_BYTES)
-		guest_on_preface(guest);
-	else if (guest->state == GUEST_CHALLENGED && guest->got == HANDSHAKE_BYTES)
-		guest_on_proof(guest);
+		client_drop(client, &err);
+	else if (client->state == CLIENT_READING && client->got == PREFACE_BYTES)
+		client_on_preface(client);
+	else if (client->state == CLIENT_CHALLENGED && client->got == HANDSHAKE_BYTES)
+		client_on_proof(client);
 }
 
 /*
  * Whose connection is it? Of an IPv6 address only the network: one host has as many of them as
  * it likes.
  */
-static void guest_note_address(struct guest *guest, int fd)
+static void client_note_address(struct client *client, int fd)
 {
 	struct sockaddr_in6 addr = { 0 };
 	socklen_t len = sizeof(addr);
@@ -362,43 +364,45 @@ static void guest_note_address(struct guest *guest, int fd)
 	if (getpeername(fd, (struct sockaddr *)&addr, &len) < 0)
 		return;
 	if (addr.sin6_family == AF_INET) {
-		memcpy(&guest->from, &((struct sockaddr_in *)(void *)&addr)->sin_addr, sizeof(struct in_addr));
+		memcpy(&client->from, &((struct sockaddr_in *)(void *)&addr)->sin_addr,
+		       sizeof(struct in_addr));
 	} else if (addr.sin6_family == AF_INET6) {
-		guest->from = addr.sin6_addr;
-		if (!IN6_IS_ADDR_V4MAPPED(&guest->from))
-			memset(guest->from.s6_addr + 8, 0, 8);
+		client->from = addr.sin6_addr;
+		if (!IN6_IS_ADDR_V4MAPPED(&client->from))
+			memset(client->from.s6_addr + 8, 0, 8);
 	}
 }
 
 /* Takes fd over, also when it fails. */
-static int guest_new(struct listener *listener, int fd, struct err *err)
+static int client_new(struct listener *listener, int fd, struct err *err)
 {
-	struct guest *guest = calloc(1, sizeof(*guest));
+	struct client *client = calloc(1, sizeof(*client));
 	int r;
 
-	if (!guest) {
+	if (!client) {
 		close(fd);
 		return err_set(err, -ENOMEM, "no memory for a connection");
 	}
-	guest_note_address(guest, fd);
-	r = socket_to_conn(&guest->conn, fd, false, true, listener->trust->wrapper, err);
+	client_note_address(client, fd);
+	r = socket_to_conn(&client->conn, fd, false, true, listener->trust->wrapper, err);
 	if (r < 0)
 		goto err_guest;
-	r = conn_watch_new(&guest->watch, listener->loop, guest->conn, guest_on_ready, guest, err);
+	r = conn_watch_new(&client->watch, listener->loop, client->conn, client_on_ready, client,
+			   err);
 	if (r < 0)
 		goto err_conn;
-	guest->listener = listener;
-	guest->deadline_ns = clock_now_ns() + (int64_t)listener->timeout_ms * NS_PER_MS;
-	guest->next = listener->guests;
-	listener->guests = guest;
-	listener->nguests++;
-	conn_watch_set(guest->watch, CONN_RECEIVE);
+	client->listener = listener;
+	client->deadline_ns = clock_now_ns() + (int64_t)listener->timeout_ms * NS_PER_MS;
+	client->next = listener->clients;
+	listener->clients = client;
+	listener->nclients++;
+	conn_watch_set(client->watch, CONN_RECEIVE);
 	return 0;
 
 err_conn:
-	conn_free(guest->conn);
+	conn_free(client->conn);
 err_guest:
-	free(guest);
+	free(client);
 	return r;
 }
 
@@ -406,11 +410,11 @@ err_guest:
 
 static unsigned int count_unproven(const struct listener *listener, const struct in6_addr *from)
 {
-	const struct guest *guest;
+	const struct client *client;
 	unsigned int n = 0;
 
-	for (guest = listener->guests; guest; guest = guest->next)
-		n += !guest->proven && !memcmp(&guest->from, from, sizeof(*from));
+	for (client = listener->clients; client; client = client->next)
+		n += !client->proven && !memcmp(&client->from, from, sizeof(*from));
 	return n;
 }
 
@@ -420,20 +424,22 @@ static unsigned int count_unproven(const struct listener *listener, const struct
  */
 static void listener_evict(struct listener *listener)
 {
-	struct guest *guest, *victim = NULL;
+	struct client *client, *victim = NULL;
 	unsigned int n, most = 0;
 	struct err err;
 
 	/* The newest is first on the list. */
-	for (guest = listener->guests; guest; guest = guest->next) {
-		n = guest->proven ? 0 : count_unproven(listener, &guest->from);
+	for (client = listener->clients; client; client = client->next) {
+		n = client->proven ? 0 : count_unproven(listener, &client->from);
 		if (!victim || n > most ||
-		    (n == most && (guest->state != GUEST_WAITING || victim->state == GUEST_WAITING)))
-			victim = guest;
+		    (n == most &&
+		     (client->state != CLIENT_WAITING || victim->state == CLIENT_WAITING)))
+			victim = client;
 		most = n > most ? n : most;
 	}
-	err_set(&err, -ENOBUFS, "more than %d connections that are no migration yet", LISTENER_GUESTS_MAX);
-	guest_drop(victim, &err);
+	err_set(&err, -ENOBUFS, "more than %d connections that are no migration yet",
+		LISTENER_CLIENTS_MAX);
+	client_drop(victim, &err);
 }
 
 static void listener_on_connection(uv_poll_t *poll, int status, int events)
@@ -455,40 +461,44 @@ static void listener_on_connection(uv_poll_t *poll, int status, int events)
 		return;
 	}
 	listener->rest_told = false;
-	if (listener->nguests >= LISTENER_GUESTS_MAX)
+	if (listener->nclients >= LISTENER_CLIENTS_MAX)
 		listener_evict(listener);
-	if (guest_new(listener, fd, &err) < 0)
+	if (client_new(listener, fd, &err) < 0)
 		log_warn("migration: dropped a connection: %s", err.text);
 }
 
 static void listener_on_tick(uv_timer_t *timer)
 {
 	struct listener *listener = timer->data;
-	struct guest *guest, *next;
+	struct client *client, *next;
 	int64_t now = clock_now_ns();
 	struct err err;
 
 	if (listener->rests)
 		uv_poll_start(listener->poll, UV_READABLE, listener_on_connection);
 	listener->rests = false;
-	for (guest = listener->guests; guest; guest = next) {
-		next = guest->next;
+	for (client = listener->clients; client; client = next) {
+		next = client->next;
 		/*
 		 * Who is no longer busy may have taken others along: the rest has time until the
 		 * next tick.
 		 */
-		if (guest->state == GUEST_BUSY && guest_judge(guest))
+		if (client->state == CLIENT_BUSY && client_judge(client))
 			return;
-		if (guest->deadline_ns > now)
+		if (client->deadline_ns > now)
 			continue;
-		if (guest->state == GUEST_REFUSED) {
-			guest_remove(guest, false);
+		if (client->state == CLIENT_REFUSED) {
+			client_remove(client, false);
 			continue;
 		}
-		err_set(&err, -ETIMEDOUT, guest->state == GUEST_READING ? "no preface within %u ms" :
-			guest->state == GUEST_CHALLENGED ? "no proof of the secret within %u ms" :
-			"the other two connections did not come within %u ms", listener->timeout_ms);
-		guest_drop(guest, &err);
+		err_set(&err, -ETIMEDOUT,
+			client->state == CLIENT_READING ?
+				"no preface within %u ms" :
+			client->state == CLIENT_CHALLENGED ?
+				"no proof of the secret within %u ms" :
+				"the other two connections did not come within %u ms",
+			listener->timeout_ms);
+		client_drop(client, &err);
 		/*
 		 * With three given connections the first failure is the end, and the listener
 		 * may be gone.
@@ -532,13 +542,13 @@ static int listener_seat(struct listener *listener, struct err *err)
 	int r = 0;
 
 	for (i = 0; i < WIRE_CHANNELS && !r; i++)
-		r = guest_new(listener, listener->uri.fd[i], err);
+		r = client_new(listener, listener->uri.fd[i], err);
 	if (!r)
 		return 0;
 	for (; i < WIRE_CHANNELS; i++)
 		close(listener->uri.fd[i]);
-	while (listener->guests)
-		guest_remove(listener->guests, false);
+	while (listener->clients)
+		client_remove(listener->clients, false);
 	return r;
 }
 
@@ -621,8 +631,8 @@ void listener_free(struct listener *listener)
 {
 	if (!listener)
 		return;
-	while (listener->guests)
-		guest_remove(listener->guests, false);
+	while (listener->clients)
+		client_remove(listener->clients, false);
 	uv_timer_stop(listener->tick);
 	uv_close((uv_handle_t *)listener->tick, listener_on_handle_closed);
 	if (listener->listening.fd >= 0) {

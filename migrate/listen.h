@@ -15,7 +15,7 @@
 struct listener;
 
 /* Connections that are not part of a link yet. */
-#define LISTENER_GUESTS_MAX 48
+#define LISTENER_CLIENTS_MAX 48
 
 struct listener_ops {
 	/*

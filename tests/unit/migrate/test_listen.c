@@ -15,7 +15,7 @@
 #include "steps.h"
 #include "tests/unit/crowd.h"
 
-#define CROWD LISTENER_GUESTS_MAX
+#define CROWD LISTENER_CLIENTS_MAX
 
 /* Connects to the destination with this preface and waits until it has answered or closed; true: its answer has the word. */
 static bool is_told(struct world *w, const struct preface *preface, const char *word)

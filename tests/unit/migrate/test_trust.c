@@ -332,26 +332,26 @@ static void until_closed(struct town *t, int fd)
 static void test_a_crowd_from_elsewhere_takes_nobodys_place(void **state)
 {
 	struct migration_trust trust = trust_of("a secret");
-	int crowd[3 * LISTENER_GUESTS_MAX], i, mine, turns;
+	int crowd[3 * LISTENER_CLIENTS_MAX], i, mine, turns;
 	struct town t;
 	uint8_t byte;
 
 	(void)state;
 	NEEDS_TOWN(&t, &trust);
 	mine = knock(&t, "127.0.0.1");
-	for (i = 0; i < 3 * LISTENER_GUESTS_MAX; i++) {
+	for (i = 0; i < 3 * LISTENER_CLIENTS_MAX; i++) {
 		crowd[i] = knock(&t, "127.0.0.2");
 		/* It is let in before there are too many who wait for that. */
 		turns = 0;
 		world_until(&t.w, turns++ >= 3);
-		if (i >= LISTENER_GUESTS_MAX)
-			until_closed(&t, crowd[i - LISTENER_GUESTS_MAX]);
+		if (i >= LISTENER_CLIENTS_MAX)
+			until_closed(&t, crowd[i - LISTENER_CLIENTS_MAX]);
 	}
 	assert_int_equal(recv(mine, &byte, 1, MSG_DONTWAIT), -1);
 	assert_int_equal(errno, EAGAIN);
 	migrate(&t, &trust);
 	until_completed(&t.w);
-	for (i = 2 * LISTENER_GUESTS_MAX; i < 3 * LISTENER_GUESTS_MAX; i++)
+	for (i = 2 * LISTENER_CLIENTS_MAX; i < 3 * LISTENER_CLIENTS_MAX; i++)
 		close(crowd[i]);
 	close(mine);
 	world_free(&t.w);
