@@ -40,19 +40,20 @@ int err_errno(struct err *err, int code, const char *fmt, ...)
 	return code;
 }
 
-int err_prefix(struct err *err, const char *fmt, ...)
+int err_prefix(struct err *err, int code, const char *fmt, ...)
 {
 	char old[sizeof(err->text)];
 	size_t used;
 	va_list ap;
 
 	if (!err)
-		return -1;
+		return code;
+	err->code = code;
 	memcpy(old, err->text, sizeof(old));
 	va_start(ap, fmt);
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	va_end(ap);
 	used = strlen(err->text);
 	snprintf(err->text + used, sizeof(err->text) - used, ": %s", old);
-	return err->code;
+	return code;
 }

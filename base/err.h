@@ -23,8 +23,8 @@ int err_set(struct err *err, int code, const char *fmt, ...)
 int err_errno(struct err *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* Puts "context: " in front of the text; returns the error's code. */
-int err_prefix(struct err *err, const char *fmt, ...)
-	__attribute__((format(printf, 2, 3)));
+/* Puts "context: " in front of the text; returns `code`, which is the error's. */
+int err_prefix(struct err *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 #endif

@@ -186,7 +186,7 @@ int listening_open(struct listening *l, const struct address *address, int64_t p
 		return 0;
 	listening_close(l);
 	address_print(address, text);
-	return err_prefix(err, "listening at %s", text);
+	return err_prefix(err, r, "listening at %s", text);
 }
 
 int listening_take(struct listening *l)

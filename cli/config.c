@@ -83,7 +83,8 @@ static int located(const struct loading *l, const char *key, struct err *err)
 	unsigned int line = config_key_line(l->text, key);
 
 	err->code = -EINVAL;
-	return line ? err_prefix(err, "%s:%u", l->path, line) : err_prefix(err, "%s", l->path);
+	return line ? err_prefix(err, -EINVAL, "%s:%u", l->path, line) :
+		      err_prefix(err, -EINVAL, "%s", l->path);
 }
 
 static int wrong_type(const char *key, const char *wanted, struct err *err)

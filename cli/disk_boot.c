@@ -236,7 +236,7 @@ static int spawn(struct disk_boot *boot, int disk, struct err *err)
 	snprintf(memory, sizeof(memory), "%" PRIu64, boot->memory_bytes);
 	r = helper_start(&boot->child, boot->loop, &config, err);
 	if (r < 0)
-		return err_prefix(err, "%s: looking for a kernel there", boot->path);
+		return err_prefix(err, r, "%s: looking for a kernel there", boot->path);
 	boot->late = false;
 	uv_timer_init(loop_uv(boot->loop), &boot->timer);
 	boot->timer.data = boot;

@@ -225,11 +225,19 @@ static int parse_log_format(struct options *o, const char *text, struct err *err
 	return 0;
 }
 
+static int parse_serial(struct options *o, const char *text, struct err *err)
+{
+	int r = chardev_parse(&o->machine.serial, text, err);
+
+	o->serial_given = true;
+	return r < 0 ? err_prefix(err, r, "--serial") : 0;
+}
+
 static int parse_log_file(struct options *o, const char *text, struct err *err)
 {
 	int r = size_parse_limited(o->log_file, sizeof(o->log_file), &o->log_limit, text, err);
 
-	return r < 0 ? err_prefix(err, "--log-file") : 0;
+	return r < 0 ? err_prefix(err, r, "--log-file") : 0;
 }
 
 static int parse_bandwidth(struct options *o, const char *text, struct err *err)
@@ -310,8 +318,7 @@ static int take(struct options *o, int option, const char *value, struct err *er
 	case 'm':
 		return parse_memory(o, value, err);
 	case OPT_SERIAL:
-		o->serial_given = true;
-		return chardev_parse(&o->machine.serial, value, err) < 0 ? err_prefix(err, "--serial") : 0;
+		return parse_serial(o, value, err);
 	case OPT_QMP:
 		return add_qmp(o, value, err);
 	case OPT_DISK:

@@ -186,7 +186,7 @@ static int pid_write(struct run *run, struct err *err)
 	}
 	if (r == -EAGAIN)
 		err_set(err, r, "%s: is being removed again and again", path);
-	return err_prefix(err, "--pid-file");
+	return err_prefix(err, r, "--pid-file");
 }
 
 static void pid_remove(struct run *run)
@@ -201,7 +201,7 @@ static void pid_remove(struct run *run)
 static int value_failed(struct run *run, const char *option, const char *value, struct err *err)
 {
 	run->misused = err->code == -EINVAL;
-	return err_prefix(err, "--%s %s", option, value);
+	return err_prefix(err, err->code, "--%s %s", option, value);
 }
 
 /* Read now, so that who starts it learns what is wrong with the file. */
@@ -213,7 +213,7 @@ static int trust_open(struct run *run, struct err *err)
 
 	if (r < 0) {
 		run->misused = r == -EINVAL || r == -EPERM;
-		return err_prefix(err, "--secret-file");
+		return err_prefix(err, r, "--secret-file");
 	}
 	migration_trust(run->migration, &trust);
 	explicit_bzero(&trust, sizeof(trust));
@@ -346,7 +346,7 @@ static int make_machine(struct run *run, struct err *err)
 	if (!r)
 		r = machine_new(&run->machine, run->loop, &config, err);
 	if (r < 0 && run->boot_found)
-		err_prefix(err, "from %s", o->boot_disk);
+		err_prefix(err, r, "from %s", o->boot_disk);
 	disk_boot_drop(&run->disk_boot);
 	return r;
 }
@@ -359,8 +359,11 @@ static int run_open(struct run *run, struct err *err)
 	r = loop_new(&run->loop, err);
 	if (!r)
 		r = signals_open(run, err);
-	if (!r && o->machine.name && rundir_take(&run->rundir, o->machine.name, err) < 0)
-		r = err_prefix(err, "--name %s", o->machine.name);
+	if (!r && o->machine.name) {
+		r = rundir_take(&run->rundir, o->machine.name, err);
+		if (r < 0)
+			err_prefix(err, r, "--name %s", o->machine.name);
+	}
 	if (!r)
 		r = pid_look(run, err);
 	if (!r)
@@ -410,7 +413,7 @@ static int log_open(const struct run *run, struct err *err)
 	if (!*o->log_file || o->help)
 		return 0;
 	r = log_open_file(o->log_file, o->log_limit, err);
-	return r < 0 ? err_prefix(err, "--log-file") : 0;
+	return r < 0 ? err_prefix(err, r, "--log-file") : 0;
 }
 
 int cmd_run(int argc, char **argv)

@@ -87,7 +87,7 @@ static int file_open(struct chardev *c, struct err *err)
 	/* A FIFO that nobody reads is an error and not a wait. */
 	r = rotate_open(rotate, c->config.path, c->config.limit, 0600, true, err);
 	if (r < 0)
-		err_prefix(err, "console output file");
+		err_prefix(err, r, "console output file");
 	else
 		r = chardev_stream_new(&c->out, c, rotate->fd, NULL, err);
 	if (r < 0)

@@ -105,13 +105,14 @@ static int reopen(int fd, int flags, int *restore_flags)
 static int stream_open(struct chardev_stream **out, struct chardev *c, int fd, int flags,
 		       const char *what, struct err *err)
 {
-	int restore_flags;
+	int restore_flags, r;
 	int copy = reopen(fd, flags, &restore_flags);
 
 	if (copy < 0)
 		return err_errno(err, copy, "%s", what);
-	if (chardev_stream_new(out, c, copy, NULL, err) < 0)
-		return err_prefix(err, "%s", what);
+	r = chardev_stream_new(out, c, copy, NULL, err);
+	if (r < 0)
+		return err_prefix(err, r, "%s", what);
 	(*out)->restore_flags = restore_flags;
 	return 0;
 }

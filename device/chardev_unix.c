@@ -62,7 +62,7 @@ static int unix_open(struct chardev *c, struct err *err)
 	strcpy(address.path, c->config.path);
 	r = listening_open(&c->listening, &address, 0, BACKLOG, err);
 	if (r < 0)
-		return err_prefix(err, "console socket");
+		return err_prefix(err, r, "console socket");
 	r = chardev_stream_new(&c->listener, c, listening_take(&c->listening), on_knock, err);
 	if (r == 0)
 		chardev_stream_poll(c->listener, UV_READABLE);

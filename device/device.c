@@ -27,5 +27,5 @@ int device_load(const struct device *device, uint32_t version, const uint8_t *da
 		return r;
 	r = version == ops->version ? ops->load(device->dev, data, len, err) :
 				      ops->load_previous(device->dev, data, len, err);
-	return r < 0 ? err_prefix(err, "state of device %s", ops->name) : r;
+	return r < 0 ? err_prefix(err, r, "state of device %s", ops->name) : r;
 }

@@ -62,7 +62,7 @@ static int file_open(const struct boot_file *file, struct ram_file *opened, cons
 		ram_file_open(opened, file->path, err);
 
 	if (r < 0)
-		err_prefix(err, "%s", what);
+		err_prefix(err, r, "%s", what);
 	return r;
 }
 

@@ -122,7 +122,7 @@ static int memory_make(struct machine *m, struct err *err)
 	if (way == WAY_OUT_AUTO && m->config.ram_is_late) {
 		r = probe_way_out(&way, &us, err);
 		if (r < 0)
-			return err_prefix(err, "finding the way out of a wait for a page");
+			return err_prefix(err, r, "finding the way out of a wait for a page");
 		log_info("way out of a wait for a page: %s, %" PRId64 " us",
 			 way == WAY_OUT_KERNEL ? "kernel" : "eject", us);
 	}

@@ -83,7 +83,7 @@ static int save_cpu(struct vcpu_parked *vcpu, void *arg, struct err *err)
 
 	r = arch_vcpu_save(vcpu, &s->vcpu_buf[i], err);
 	if (r < 0)
-		return err_prefix(err, "state of vCPU %u", i);
+		return err_prefix(err, r, "state of vCPU %u", i);
 	s->vcpu[i] = bytes_of(&s->vcpu_buf[i]);
 	return 0;
 }
@@ -94,7 +94,7 @@ static int save_cpus(struct machine *m, struct saved *s, struct err *err)
 
 	r = arch_vm_save(m->vm, &s->vm_buf, err);
 	if (r < 0)
-		return err_prefix(err, "state of the VM");
+		return err_prefix(err, r, "state of the VM");
 	s->msg.vm = bytes_of(&s->vm_buf);
 	r = vm_each(m->vm, save_cpu, s, err);
 	if (r < 0)
@@ -116,7 +116,7 @@ static int save_devices(struct machine *m, struct saved *s, struct err *err)
 	for (i = 0; i < n; i++) {
 		r = device[i].ops->save(device[i].dev, &s->device_buf[i], err);
 		if (r < 0)
-			return err_prefix(err, "state of device %s", device[i].ops->name);
+			return err_prefix(err, r, "state of device %s", device[i].ops->name);
 		postern__device__device_state__init(&s->device[i]);
 		s->device[i].name = (char *)device[i].ops->name;
 		s->device[i].version = device[i].ops->version;
@@ -262,7 +262,7 @@ static int apply_cpu(struct vcpu_parked *vcpu, void *arg, struct err *err)
 	int r;
 
 	r = arch_vcpu_load(vcpu, msg->vcpus[i].data, msg->vcpus[i].len, err);
-	return r < 0 ? err_prefix(err, "state of vCPU %u", i) : 0;
+	return r < 0 ? err_prefix(err, r, "state of vCPU %u", i) : 0;
 }
 
 static int apply_device(const struct device *device, const DeviceState *state, struct err *err)
@@ -281,7 +281,7 @@ static int apply(struct machine *m, const MachineState *msg, struct err *err)
 
 	r = arch_vm_load(m->vm, msg->vm.data, msg->vm.len, err);
 	if (r < 0)
-		return err_prefix(err, "state of the VM");
+		return err_prefix(err, r, "state of the VM");
 	r = vm_each(m->vm, apply_cpu, (void *)msg, err);
 	if (r < 0)
 		return r;

@@ -193,7 +193,7 @@ static int files_open(struct boot_sender *s, const struct boot_files *files, str
 		return 0;
 	r = boot_files_open(files, &s->opened, err);
 	if (r < 0) {
-		err_prefix(err,
+		err_prefix(err, r,
 			   "what the guest is to reboot with cannot be sent along (put it back, or "
 			   "start the destination with "
 			   "--kernel)");

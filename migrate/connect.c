@@ -106,7 +106,7 @@ static int connector_add(struct connector *connector, int fd, struct err *err)
 static void connector_one_failed(struct connector *connector, struct err *err)
 {
 	dial_end(connector);
-	err_prefix(err, "%s connection", wire_channel_name((enum wire_channel)connector->nconn));
+	err_prefix(err, err->code, "%s connection", wire_channel_name((enum wire_channel)connector->nconn));
 	connector_fail(connector, err);
 }
 
@@ -188,7 +188,7 @@ static void on_timeout(uv_timer_t *timer)
 		return;
 	}
 	greeting_why(connector->greeting, &err);
-	err_prefix(&err, "within %u ms", connector->timeout_ms);
+	err_prefix(&err, err.code, "within %u ms", connector->timeout_ms);
 	connector_fail(connector, &err);
 }
 

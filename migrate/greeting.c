@@ -60,7 +60,7 @@ static void greeter_fail(struct greeter *greeter, const struct err *why)
 	struct greeter *control = &greeting->greeter[WIRE_CONTROL];
 	struct err err = *why;
 
-	err_prefix(&err, "%s connection", wire_channel_name(greeter->preface.channel));
+	err_prefix(&err, err.code, "%s connection", wire_channel_name(greeter->preface.channel));
 	greeter_close(greeter);
 	greeter->step = GREET_FAILED;
 	if (greeter != control && control->step != GREET_DONE) {
@@ -297,7 +297,7 @@ int greeting_new(struct greeting **out, struct loop *loop, struct conn *const co
 		greeter->preface.kind = secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
 		r = greeter_start(greeter, loop, conn[i], err);
 		if (r < 0) {
-			err_prefix(err, "%s connection", wire_channel_name((enum wire_channel)i));
+			err_prefix(err, r, "%s connection", wire_channel_name((enum wire_channel)i));
 			greeting_free(greeting);
 			return r;
 		}

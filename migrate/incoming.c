@@ -53,7 +53,7 @@ static void first_session_lost(struct incoming *in, const struct err *why)
 	}
 	/* Only where somebody holds one: the debugger, say. */
 	if (in->pages_placed)
-		err_prefix(&err, "start a new destination, this one holds pages of a migration that failed");
+		err_prefix(&err, err.code, "start a new destination, this one holds pages of a migration that failed");
 	migration_note(in->m, &err);
 	in->phase = IN_FAILED;
 	in->session.ended_ns = clock_now_ns();
@@ -440,7 +440,7 @@ static void on_pages(void *arg, const struct frame *frame, const uint8_t *payloa
 				   payload + FRAME_SUMS_BYTES(frame->count), &err);
 	}
 	if (r < 0) {
-		err_prefix(&err, "control connection");
+		err_prefix(&err, err.code, "control connection");
 		incoming_lost(in, &err);
 	}
 }

@@ -90,13 +90,13 @@ static void link_on_message(struct link *link, const struct frame *frame, const 
 	struct err err;
 
 	if (frame_check_message(frame, payload, &err) < 0) {
-		err_prefix(&err, "control connection");
+		err_prefix(&err, err.code, "control connection");
 		link_lost(link, &err);
 		return;
 	}
 	message = message_unpack(payload, frame->payload_bytes, &err);
 	if (!message) {
-		err_prefix(&err, "control connection: a message of %u bytes that cannot be read", frame->payload_bytes);
+		err_prefix(&err, err.code, "control connection: a message of %u bytes that cannot be read", frame->payload_bytes);
 		link_lost(link, &err);
 		return;
 	}
@@ -147,7 +147,7 @@ static void link_on_channel_lost(void *arg, const struct err *why)
 	struct link *link = arg;
 	struct err err = *why;
 
-	err_prefix(&err, "control connection");
+	err_prefix(&err, err.code, "control connection");
 	atomic_fetch_add(&link->refs, 1);
 	link_lost(link, &err);
 	link_put(link);

@@ -182,7 +182,7 @@ static int client_send(struct client *client, uint8_t bytes[HANDSHAKE_BYTES], st
 		return 0;
 	if (sent >= 0 || sent == -EAGAIN)
 		err_errno(err, sent < 0 ? (int)sent : -EIO, "handshake");
-	err_prefix(err, "%s connection", wire_channel_name(client->preface.channel));
+	err_prefix(err, err->code, "%s connection", wire_channel_name(client->preface.channel));
 	return err->code;
 }
 

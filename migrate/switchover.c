@@ -111,7 +111,7 @@ static int early_send(struct outgoing *o, struct err *err)
 	}
 	buf_fini(&early.gfns);
 	if (r < 0) {
-		err_prefix(err, "sending the first pages");
+		err_prefix(err, r, "sending the first pages");
 		return r;
 	}
 	log_info("migration: %u pages went before switchover", sent);
@@ -192,7 +192,7 @@ int switchover_load(struct incoming *in, const Postern__Wire__State *state, stru
 	if (!r && in->boot_receiver.begun)
 		r = machine_boot_take(in->m->machine, &in->boot_receiver.files, err);
 	if (r < 0) {
-		err_prefix(err, "loading the machine's state");
+		err_prefix(err, r, "loading the machine's state");
 		return r;
 	}
 	in->run_flag = state->run;
@@ -209,7 +209,7 @@ void switchover_enter(struct incoming *in)
 	in->phase = IN_RUNNING;
 	in->session.ran_ns = clock_now_ns();
 	if (machine_leave_migrate(in->m->machine, in->run_flag, &err) < 0) {
-		err_prefix(&err, "starting the guest");
+		err_prefix(&err, err.code, "starting the guest");
 		migration_note(in->m, &err);
 		reply.error = err.text;
 	}

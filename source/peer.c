@@ -57,7 +57,7 @@ static void peer_lost(struct peer *peer, enum wire_channel channel, struct err *
 {
 	if (atomic_load(&peer->stop) || atomic_exchange(&peer->lost, true))
 		return;
-	err_prefix(err, "%s connection", wire_channel_name(channel));
+	err_prefix(err, err->code, "%s connection", wire_channel_name(channel));
 	peer->pair.lost(peer->pair.arg, err);
 }
 

@@ -457,7 +457,7 @@ int retry_new(struct retry **out, const struct retry_config *config, struct err 
 		r = layer_thread_start(&retry->thread, "retry", retry_main, retry, err);
 	if (r < 0) {
 		retry_release(retry);
-		return err_prefix(err, "retry");
+		return err_prefix(err, r, "retry");
 	}
 	*out = retry;
 	return 0;

@@ -82,7 +82,7 @@ static void sender_lost(struct sender *sender, enum wire_channel channel, struct
 {
 	if (atomic_load(&sender->stop) || atomic_exchange(&sender->lost, true))
 		return;
-	err_prefix(err, "%s connection", wire_channel_name(channel));
+	err_prefix(err, err->code, "%s connection", wire_channel_name(channel));
 	sender->pair.lost(sender->pair.arg, err);
 }
 

@@ -150,12 +150,14 @@ static const struct layer_ops layer_ops = { .stop = throttle_stop, .free = throt
 int throttle_new(struct throttle **out, uint64_t bytes_per_second, size_t requested_max, struct err *err)
 {
 	struct throttle *throttle = calloc(1, sizeof(*throttle));
+	int r;
 
 	if (!throttle)
 		return err_set(err, -ENOMEM, "no memory to throttle pages");
-	if (page_table_init(&throttle->requested, requested_max, err) < 0) {
+	r = page_table_init(&throttle->requested, requested_max, err);
+	if (r < 0) {
 		free(throttle);
-		return err_prefix(err, "throttle");
+		return err_prefix(err, r, "throttle");
 	}
 	layer_init(&throttle->layer, &source_ops, &sink_ops, &layer_ops);
 	pthread_mutex_init(&throttle->lock, NULL);

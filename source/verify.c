@@ -185,7 +185,7 @@ int verify_new(struct verify **out, const struct verify_config *config, struct e
 	r = page_table_init(&verify->bad, config->bad_max, err);
 	if (r < 0) {
 		free(verify);
-		return err_prefix(err, "verify");
+		return err_prefix(err, r, "verify");
 	}
 	layer_init(&verify->layer, &source_ops, &sink_ops, &layer_ops);
 	verify->config = *config;

@@ -64,7 +64,7 @@ static int load_kernel(struct arch_boot *boot, struct memory *mem, const struct 
 	if (!r)
 		r = ram_load(mem, boot->entry, file, 0, file->len, "kernel", err);
 	if (r < 0)
-		err_prefix(err, "kernel %s", file->path);
+		err_prefix(err, r, "kernel %s", file->path);
 	return r;
 }
 
@@ -81,7 +81,7 @@ static int load_initrd(struct memory *mem, const struct ram_file *file, uint64_t
 	if (!r)
 		r = ram_load(mem, at, file, 0, file->len, "initial RAM disk", err);
 	if (r < 0)
-		err_prefix(err, "initrd %s", file->path);
+		err_prefix(err, r, "initrd %s", file->path);
 	return r;
 }
 

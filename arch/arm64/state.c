@@ -227,7 +227,7 @@ static int load_register(struct vcpu_parked *vcpu, const struct kvm_reg_list *li
 		return r;
 	r = reg_set(vcpu, reg->id, reg->value.data, err);
 	if (r < 0)
-		err_prefix(err, "vCPU state, not the same on this host");
+		err_prefix(err, r, "vCPU state, not the same on this host");
 	return r;
 }
 

@@ -163,22 +163,22 @@ static int write_initrd(struct loading *l, struct err *err)
 	       ((file->len + INITRD_ALIGN - 1) & ~(INITRD_ALIGN - 1));
 	if (need > end) {
 		if (need > l->initrd_max + 1)
-			err_set(err, -ENOSPC,
-				"%llu bytes do not fit between the kernel's end at 0x%llx and the "
-				"highest address that it takes, 0x%llx",
-				(unsigned long long)file->len,
-				(unsigned long long)l->kernel_end, (unsigned long long)l->initrd_max);
+			result = err_set(err, -ENOSPC,
+					 "%llu bytes do not fit between the kernel's end at 0x%llx "
+					 "and the highest address that it takes, 0x%llx",
+					 (unsigned long long)file->len,
+					 (unsigned long long)l->kernel_end,
+					 (unsigned long long)l->initrd_max);
 		else
-			ram_too_small(ram_low_end(l->mem), need, err);
-		result = err_prefix(err, "%s", file->path);
-		result = result ? result : -ENOSPC;
+			result = ram_too_small(ram_low_end(l->mem), need, err);
+		err_prefix(err, result, "%s", file->path);
 	} else {
 		at = (end - file->len) & ~(INITRD_ALIGN - 1);
 		l->params.hdr.ramdisk_image = (uint32_t)at;
 		l->params.hdr.ramdisk_size = (uint32_t)file->len;
 		result = ram_load(l->mem, at, file, 0, file->len, "initial RAM disk", err);
 		if (result)
-			err_prefix(err, "initrd %s", file->path);
+			err_prefix(err, result, "initrd %s", file->path);
 	}
 	return result;
 }
@@ -311,7 +311,7 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 	};
 	result = ram_file_read(file, 0, head, len, err);
 	if (result)
-		return err_prefix(err, "kernel %s", file->path), result;
+		return err_prefix(err, result, "kernel %s", file->path);
 	if (bzimage_is(head, len))
 		result = load_bzimage(&l, file, head, len, err);
 	else if (elf_is(head, len))
@@ -319,7 +319,7 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 	else
 		result = err_set(err, -EINVAL, "neither a bzImage nor a 64-bit ELF file");
 	if (result)
-		return err_prefix(err, "kernel %s", file->path), result;
+		return err_prefix(err, result, "kernel %s", file->path);
 	return boot->bare ? 0 : write_params(&l, err);
 }
 

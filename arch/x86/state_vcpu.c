@@ -337,7 +337,7 @@ static int load_nested(struct vcpu_parked *vcpu, const X86__NestedState *message
 		memcpy(&raw->data, message->data.data, message->data.len);
 	result = nested_check(vm_memory(parked_vm(vcpu)), raw, err);
 	if (result)
-		err_prefix(err, "vCPU %u", parked_index(vcpu));
+		err_prefix(err, result, "vCPU %u", parked_index(vcpu));
 	else
 		result = nested_set(vcpu, raw, err);
 	free(raw);

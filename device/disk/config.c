@@ -141,7 +141,7 @@ int disk_config_parse(struct disk_config *config, const char *text, struct err *
 		r = check(config, err);
 	if (r < 0) {
 		disk_config_fini(config);
-		return err_prefix(err, "%.120s", text);
+		return err_prefix(err, r, "%.120s", text);
 	}
 	return 0;
 }

@@ -21,7 +21,7 @@ int disk_open(struct disk **out, const struct disk_config *config, const struct 
 	/* Whoever cannot say yet. */
 	if (!r && !(*out)->limits.physical)
 		(*out)->limits = (struct disk_limits){ .physical = DISK_DIRECT_BYTES, .discard = DISK_DIRECT_BYTES };
-	return r < 0 ? err_prefix(err, "disk %.200s", config->path) : 0;
+	return r < 0 ? err_prefix(err, r, "disk %.200s", config->path) : 0;
 }
 
 void disk_close(struct disk *disk)

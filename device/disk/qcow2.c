@@ -132,7 +132,7 @@ static int child_start(struct qcow2 *q, const struct qcow2_image *image, int lis
 	}
 	r = helper_start(&q->child, q->loop, &config, err);
 	if (r < 0)
-		return r == -ENOENT ? err_prefix(err, "qcow2") : r;
+		return r == -ENOENT ? err_prefix(err, r, "qcow2") : r;
 	if (!helper_is_confined(q->child) && !q->told)
 		log_warn("disk %s: its %s can open other files: there is neither Landlock nor a namespace for it here", q->config.path,
 			 PROGRAM);

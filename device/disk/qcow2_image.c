@@ -122,7 +122,7 @@ static int data_file_open(struct qcow2_image *image, const struct qcow2_header *
 		return r;
 	image->data_file = true;
 	r = part_open(image, config->data_file, !config->readonly, err);
-	return r < 0 ? err_prefix(err, "data-file %.200s", config->data_file) : 0;
+	return r < 0 ? err_prefix(err, r, "data-file %.200s", config->data_file) : 0;
 }
 
 /* Of an image below: what it is, by the one above it. */
@@ -163,7 +163,7 @@ static int backing_open(struct qcow2_image *image, struct qcow2_header *header,
 		r = err_set(err, -EINVAL,
 			    "its data is in another file, which is not supported below another "
 			    "image");
-	return r < 0 ? err_prefix(err, "backing %.200s", path) : 0;
+	return r < 0 ? err_prefix(err, r, "backing %.200s", path) : 0;
 }
 
 static int all_open(struct qcow2_image *image, const struct disk_config *config, struct err *err)
@@ -184,7 +184,7 @@ static int all_open(struct qcow2_image *image, const struct disk_config *config,
 		r = names_match(header.backing, i < config->backings ? config->backing[i] : NULL,
 				"backing", "the image below it", err);
 		if (r < 0 && i)
-			err_prefix(err, "backing %.200s", path);
+			err_prefix(err, r, "backing %.200s", path);
 		if (r || i == config->backings)
 			break;
 		path = config->backing[i];

@@ -333,7 +333,7 @@ static int blk_claim(void *arg, struct err *err)
 	struct blk *blk = arg;
 	int r = disk_claim(blk->disk, err);
 
-	return r < 0 ? err_prefix(err, "disk %s", blk->given.path) : 0;
+	return r < 0 ? err_prefix(err, r, "disk %s", blk->given.path) : 0;
 }
 
 static void blk_release(void *arg)

@@ -23,6 +23,7 @@ int virtio_choose(struct virtio_choices *choices, const char *option, const char
 	const struct virtio_kind *kind = kind_find(option);
 	struct virtio_choice *at = &choices->choice[choices->n];
 	unsigned int i, same = 0;
+	int r;
 
 	if (!kind)
 		return err_set(err, -EINVAL, "--%s: there is no such device", option);
@@ -36,8 +37,9 @@ int virtio_choose(struct virtio_choices *choices, const char *option, const char
 		return err_set(err, -EINVAL, "--%s %s: at most %u allowed", option, text, kind->max);
 	if (at == &choices->choice[VIRTIO_DEVICES_MAX])
 		return err_set(err, -EINVAL, "--%s %s: at most %d devices are allowed", option, text, VIRTIO_DEVICES_MAX);
-	if (kind->check(text, err) < 0)
-		return err_prefix(err, "--%s", option);
+	r = kind->check(text, err);
+	if (r < 0)
+		return err_prefix(err, r, "--%s", option);
 	choices->n += at == &choices->choice[choices->n];
 	*at = (struct virtio_choice){ kind, text };
 	return 0;

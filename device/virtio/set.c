@@ -27,7 +27,7 @@ static int add(struct virtio_set *set, struct pci_host *bus, const struct virtio
 			       choice->kind->option);
 	r = choice->kind->make(&dev, env, choice->text, number, err);
 	if (r < 0)
-		return err_prefix(err, "--%s", choice->kind->option);
+		return err_prefix(err, r, "--%s", choice->kind->option);
 	set->dev[set->n++] = dev;
 	return pci_host_add(bus, &dev->fn, &slot, err);
 }

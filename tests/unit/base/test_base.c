@@ -27,10 +27,11 @@ static void test_err_keeps_code_and_gathers_context(void **unused)
 	(void)unused;
 	assert_int_equal(err_errno(&err, -ENOENT, "opening %s", "x"), -ENOENT);
 	assert_string_equal(err.text, "opening x: No such file or directory");
-	assert_int_equal(err_prefix(&err, "disk %d", 1), -ENOENT);
+	assert_int_equal(err_prefix(&err, err.code, "disk %d", 1), -ENOENT);
 	assert_string_equal(err.text, "disk 1: opening x: No such file or directory");
 	assert_int_equal(err_set(NULL, -EIO, "nobody reads this"), -EIO);
 	assert_int_equal(err_errno(NULL, -EIO, "nobody reads this"), -EIO);
+	assert_int_equal(err_prefix(NULL, -EIO, "nobody reads this"), -EIO);
 }
 
 static void test_err_never_overflows(void **unused)
@@ -44,7 +45,7 @@ static void test_err_never_overflows(void **unused)
 	longer[sizeof(longer) - 1] = 0;
 	err_errno(&err, -EIO, "%s", longer);
 	for (i = 0; i < 4; i++)
-		err_prefix(&err, "%s", longer);
+		err_prefix(&err, -EIO, "%s", longer);
 	assert_int_equal(strlen(err.text), sizeof(err.text) - 1);
 }
 
