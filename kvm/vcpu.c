@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/count.h"
 #include "base/probe.h"
 #include "base/thread.h"
 #include "kvm/internal.h"
@@ -59,9 +60,9 @@ bool vcpu_is_parked(const struct vcpu *vcpu)
 void vcpu_stats(const struct vcpu *vcpu, struct vcpu_stats *stats)
 {
 	*stats = (struct vcpu_stats){
-		.exits = atomic_load_explicit(&vcpu->exits, memory_order_relaxed),
-		.interrupted = atomic_load_explicit(&vcpu->interrupted, memory_order_relaxed),
-		.ejected = atomic_load_explicit(&vcpu->ejected, memory_order_relaxed),
+		.exits = count_get(&vcpu->exits),
+		.interrupted = count_get(&vcpu->interrupted),
+		.ejected = count_get(&vcpu->ejected),
 	};
 }
 
@@ -218,12 +219,12 @@ static bool vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 
 	/* An interruption is no failure: looked at before any error. */
 	if (r == -EINTR || r == -EAGAIN) {
-		atomic_fetch_add_explicit(&vcpu->interrupted, 1, memory_order_relaxed);
+		count_add(&vcpu->interrupted, 1);
 		vcpu_forget_kick(vcpu);
 		return true;
 	}
 	if (ejected) {
-		atomic_fetch_add_explicit(&vcpu->ejected, 1, memory_order_relaxed);
+		count_add(&vcpu->ejected, 1);
 		memory_thread_sit_out(vcpu->waits);
 		vcpu_forget_kick(vcpu);
 		return true;
@@ -275,7 +276,7 @@ static bool vcpu_turn(struct vcpu *vcpu)
 	if (r < 0) {
 		goes_on = vcpu_run_failed(vcpu, r, ejected);
 	} else {
-		atomic_fetch_add_explicit(&vcpu->exits, 1, memory_order_relaxed);
+		count_add(&vcpu->exits, 1);
 		vcpu_exit(vcpu);
 	}
 	if (poisoned)

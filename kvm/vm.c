@@ -10,6 +10,7 @@
 
 #include "arch/arch.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "kvm/internal.h"
 
 #define VM_KICK_INTERVAL_NS NS_PER_MS
@@ -100,7 +101,6 @@ static struct vcpu *vm_unparked(struct vm *vm)
 int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 {
 	int64_t deadline = clock_now_ns() + timeout_ms * NS_PER_MS;
-	struct timespec until;
 	struct vcpu *vcpu;
 	int64_t now;
 
@@ -110,8 +110,7 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 		now = clock_now_ns();
 		if (now >= deadline)
 			break;
-		until = clock_to_timespec(now + VM_KICK_INTERVAL_NS);
-		if (pthread_cond_timedwait(&vm->parked, &vm->lock, &until) != ETIMEDOUT)
+		if (cond_wait(&vm->parked, &vm->lock, now + VM_KICK_INTERVAL_NS) != ETIMEDOUT)
 			continue;
 		pthread_mutex_unlock(&vm->lock);
 		vm_kick(vm);
@@ -244,15 +243,10 @@ static int vm_add_vcpus(struct vm *vm, unsigned int cpus, struct err *err)
 
 static void vm_init_locks(struct vm *vm)
 {
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->msi_lock, NULL);
-	pthread_cond_init(&vm->parked, &attr);
-	pthread_cond_init(&vm->resumed, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&vm->parked);
+	cond_init(&vm->resumed);
 }
 
 int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops,

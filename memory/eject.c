@@ -34,6 +34,7 @@
 #include <sys/mman.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/probe.h"
 #include "memory/internal.h"
@@ -288,28 +289,21 @@ int memory_eject_overdue(struct memory *mem)
 static bool eject_bystander(struct memory_thread *thread)
 {
 	struct memory *mem = thread->mem;
-	struct timespec until;
 	bool was;
 
 	pthread_mutex_lock(&mem->eject_lock);
 	was = mem->ejecting || mem->eject_seq != thread->entered_at;
-	while (mem->ejecting && !atomic_load(&thread->kicked)) {
-		until = clock_to_timespec(clock_now_ns() + NS_PER_MS);
-		pthread_cond_timedwait(&mem->eject_over, &mem->eject_lock, &until);
-	}
+	while (mem->ejecting && !atomic_load(&thread->kicked))
+		cond_wait(&mem->eject_over, &mem->eject_lock, clock_now_ns() + NS_PER_MS);
 	pthread_mutex_unlock(&mem->eject_lock);
 	return was;
 }
 
 void memory_ejects_wait(struct memory *mem)
 {
-	struct timespec until;
-
 	pthread_mutex_lock(&mem->eject_lock);
-	while (mem->ejecting && !atomic_load(&mem->shut)) {
-		until = clock_to_timespec(clock_now_ns() + 10 * NS_PER_MS);
-		pthread_cond_timedwait(&mem->eject_over, &mem->eject_lock, &until);
-	}
+	while (mem->ejecting && !atomic_load(&mem->shut))
+		cond_wait(&mem->eject_over, &mem->eject_lock, clock_now_ns() + 10 * NS_PER_MS);
 	pthread_mutex_unlock(&mem->eject_lock);
 }
 

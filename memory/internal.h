@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "base/count.h"
 #include "memory/eject.h"
 #include "memory/gup.h"
 #include "memory/memory.h"
@@ -141,22 +142,6 @@ struct memory {
 	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps, n_strays, n_discarded;
 	struct hist latency;
 };
-
-/* Statistics order nothing. */
-static inline void count_add(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
-static inline void count_sub(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_sub_explicit(counter, n, memory_order_relaxed);
-}
-
-static inline uint64_t count_get(const _Atomic uint64_t *counter)
-{
-	return atomic_load_explicit(counter, memory_order_relaxed);
-}
 
 /* Where [first, first + pages) lies inside one region: its index and the offset in pages; false: not RAM. */
 bool memory_find(const struct memory *mem, gfn_t first, uint64_t pages, unsigned int *region,

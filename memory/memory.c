@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/cond.h"
 #include "memory/internal.h"
 
 static int memory_check_ranges(const struct memory_range *ranges, unsigned int n, struct err *err)
@@ -60,20 +61,16 @@ static uint8_t *memory_map(uint64_t len_bytes)
 
 static void memory_init_locks(struct memory *mem)
 {
-	pthread_condattr_t attr;
 	unsigned int i;
 
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	for (i = 0; i < MEMORY_HUGE_LOCKS; i++)
 		pthread_mutex_init(&mem->huge_lock[i], NULL);
 	pthread_rwlock_init(&mem->map_lock, NULL);
 	pthread_rwlock_init(&mem->source_lock, NULL);
 	pthread_mutex_init(&mem->wait_lock, NULL);
 	pthread_mutex_init(&mem->eject_lock, NULL);
-	pthread_cond_init(&mem->no_sleepers, &attr);
-	pthread_cond_init(&mem->eject_over, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&mem->no_sleepers);
+	cond_init(&mem->eject_over);
 	memory_rooms_init(mem);
 }
 

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "memory/internal.h"
@@ -190,7 +191,6 @@ static void *keeper_main(void *arg)
 	struct memory *mem = arg;
 	struct memory_rooms *rooms = &mem->rooms;
 	struct memory_area *area;
-	struct timespec until;
 	int r;
 
 	pthread_setname_np(pthread_self(), "stage");
@@ -204,11 +204,8 @@ static void *keeper_main(void *arg)
 			r = area_place(mem, area);
 			if (r < 0)
 				log_warn("pages that have come cannot be placed yet: errno %d", -r);
-		} else if (rooms->wake_ns == INT64_MAX) {
-			pthread_cond_wait(&rooms->held, &rooms->lock);
 		} else {
-			until = clock_to_timespec(rooms->wake_ns);
-			pthread_cond_timedwait(&rooms->held, &rooms->lock, &until);
+			cond_wait(&rooms->held, &rooms->lock, rooms->wake_ns);
 		}
 	}
 	pthread_mutex_unlock(&rooms->lock);
@@ -336,14 +333,9 @@ static int64_t sink_commit(struct page_sink *sink, gfn_t first, uint64_t n, cons
 
 void memory_rooms_init(struct memory *mem)
 {
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&mem->rooms.lock, NULL);
-	pthread_cond_init(&mem->rooms.held, &attr);
-	pthread_cond_init(&mem->rooms.placed, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&mem->rooms.held);
+	cond_init(&mem->rooms.placed);
 }
 
 /* One that holds something, or is being placed; else one that is idle; NULL: all are out. */

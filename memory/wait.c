@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/probe.h"
 #include "memory/internal.h"
 
@@ -253,21 +254,15 @@ void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
 		       int64_t deadline_ns, struct memory_thread *self, bool lost_ends,
 		       bool *unlocked)
 {
-	struct timespec until = clock_to_timespec(deadline_ns);
 	struct gup_wait wait = {
 		.self = self,
 		.gfn = GFN(mem->region[region].first.v + offset),
 		.since_ns = clock_now_ns(),
 	}, **p;
 	state_byte *state = &mem->state[region][offset];
-	pthread_condattr_t attr;
 	int r = 0;
 
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&wait.cond, &attr);
-	pthread_condattr_destroy(&attr);
-
+	cond_init(&wait.cond);
 	pthread_mutex_lock(&mem->wait_lock);
 	if (memory_wait_is_off(mem, self) || !state_set_waited(state) ||
 	    (lost_ends && state_of(state_load(state)) == PAGE_LOST)) {
@@ -286,8 +281,7 @@ void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
 	memory_map_unlock(mem);
 	pthread_mutex_lock(&mem->wait_lock);
 	while (!wait.woken && r != ETIMEDOUT)
-		r = deadline_ns ? pthread_cond_timedwait(&wait.cond, &mem->wait_lock, &until) :
-				  pthread_cond_wait(&wait.cond, &mem->wait_lock);
+		r = cond_wait(&wait.cond, &mem->wait_lock, deadline_ns ? deadline_ns : INT64_MAX);
 	for (p = &mem->gup_waits; *p != &wait; p = &(*p)->next)
 		;
 	*p = wait.next;

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 
 #define JOBS_MAX (64u << 10)
 #define DELAY_MAX (3600 * NS_PER_SEC)
@@ -114,7 +115,7 @@ static bool job_add(struct delay *delay, struct job *job)
 	/* A fill larger than all the room still gets in, alone. */
 	while (!layer_is_stopped(&delay->layer) && delay->bytes && delay->bytes + job_bytes(job) > config->bytes_max &&
 	       job_bytes(job))
-		layer_cond_wait(&delay->drained, &delay->lock, INT64_MAX);
+		cond_wait(&delay->drained, &delay->lock, INT64_MAX);
 	added = !layer_is_stopped(&delay->layer) && delay->jobs < JOBS_MAX;
 	if (added) {
 		job->seq = delay->seq++;
@@ -167,8 +168,8 @@ static void *delay_main(void *arg)
 	pthread_mutex_lock(&delay->lock);
 	while (!layer_is_stopped(&delay->layer)) {
 		if (!delay->jobs || delay->heap[0]->due_ns > clock_now_ns()) {
-			layer_cond_wait(&delay->changed, &delay->lock,
-					delay->jobs ? delay->heap[0]->due_ns : INT64_MAX);
+			cond_wait(&delay->changed, &delay->lock,
+				  delay->jobs ? delay->heap[0]->due_ns : INT64_MAX);
 			continue;
 		}
 		job = heap_pop(delay);
@@ -294,8 +295,8 @@ int delay_new(struct delay **out, const struct delay_config *config, struct err 
 	layer_init(&delay->layer, &source_ops, &sink_ops, &layer_ops);
 	delay->config = *config;
 	pthread_mutex_init(&delay->lock, NULL);
-	layer_cond_init(&delay->changed);
-	layer_cond_init(&delay->drained);
+	cond_init(&delay->changed);
+	cond_init(&delay->drained);
 	delay->heap = calloc(JOBS_MAX, sizeof(*delay->heap));
 	r = delay->heap ? layer_thread_start(&delay->thread, "delay", delay_main, delay, err) :
 			  err_set(err, -ENOMEM, "no memory to delay pages");

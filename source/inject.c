@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #include "base/clock.h"
+#include "base/count.h"
 #include "base/log.h"
 
 struct rule {
@@ -58,7 +59,7 @@ static int inject_request(struct page_source *source, gfn_t first, uint64_t n)
 	for (i = 0; i < n; i++)
 		fail |= hits(inject, INJECT_FAIL);
 	if (fail) {
-		layer_count(&inject->pages[INJECT_FAIL], 1);
+		count_add(&inject->pages[INJECT_FAIL], 1);
 		return -ENOTCONN;
 	}
 	for (i = 0; i < n && !r; i++) {
@@ -66,17 +67,17 @@ static int inject_request(struct page_source *source, gfn_t first, uint64_t n)
 			;
 		if (i > start)
 			r = layer_ask(&inject->layer, GFN(first.v + start), i - start);
-		layer_count(&inject->pages[INJECT_SILENCE], i < n);
+		count_add(&inject->pages[INJECT_SILENCE], i < n);
 	}
 	return r;
 }
 
 static int64_t fill_corrupt(struct inject *inject, gfn_t gfn, const uint8_t *page)
 {
-	uint64_t at = random_at(inject->seed, layer_counted(&inject->pages[INJECT_CORRUPT])) % (PAGE_BYTES * 8);
+	uint64_t at = random_at(inject->seed, count_get(&inject->pages[INJECT_CORRUPT])) % (PAGE_BYTES * 8);
 	uint8_t wrong[PAGE_BYTES] = { 0 };
 
-	layer_count(&inject->pages[INJECT_CORRUPT], 1);
+	count_add(&inject->pages[INJECT_CORRUPT], 1);
 	if (page)
 		memcpy(wrong, page, sizeof(wrong));
 	wrong[at / 8] ^= (uint8_t)(1u << at % 8);
@@ -106,7 +107,7 @@ static int64_t inject_pass(struct inject *inject, bool commit, gfn_t first, uint
 		done += r > 0 ? r : 0;
 		start = i + 1;
 		if (r >= 0) {
-			layer_count(&inject->pages[INJECT_LOSE], lose);
+			count_add(&inject->pages[INJECT_LOSE], lose);
 			r = lose ? layer_lose(&inject->layer, gfn) : fill_corrupt(inject, gfn, fill_page(data, i));
 			done += r > 0 ? r : 0;
 		}
@@ -199,5 +200,5 @@ void inject_stats(const struct inject *inject, struct inject_stats *stats)
 	unsigned int i;
 
 	for (i = 0; i < INJECT_FAULTS; i++)
-		stats->pages[i] = layer_counted(&inject->pages[i]);
+		stats->pages[i] = count_get(&inject->pages[i]);
 }

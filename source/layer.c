@@ -4,7 +4,6 @@
 
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/thread.h"
 
 void layer_init(struct layer *layer, const struct page_source_ops *source, const struct page_sink_ops *sink,
@@ -54,28 +53,6 @@ int64_t layer_put(struct layer *layer, gfn_t first, uint64_t n, const void *data
 		done += r;
 	}
 	return done;
-}
-
-void layer_cond_init(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
-void layer_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns)
-{
-	struct timespec until;
-
-	if (until_ns == INT64_MAX) {
-		pthread_cond_wait(cond, lock);
-	} else {
-		until = clock_to_timespec(until_ns);
-		pthread_cond_timedwait(cond, lock, &until);
-	}
 }
 
 int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg, struct err *err)

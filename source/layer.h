@@ -118,17 +118,6 @@ static inline const uint8_t *fill_page(const void *data, uint64_t i)
 	return data ? (const uint8_t *)data + i * PAGE_BYTES : NULL;
 }
 
-/* Statistics order nothing. */
-static inline void layer_count(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
-static inline uint64_t layer_counted(const _Atomic uint64_t *counter)
-{
-	return atomic_load_explicit(counter, memory_order_relaxed);
-}
-
 /* The i-th of the pseudo-random numbers that belong to a seed (splitmix64). */
 static inline uint64_t random_at(uint64_t seed, uint64_t i)
 {
@@ -138,10 +127,6 @@ static inline uint64_t random_at(uint64_t seed, uint64_t i)
 	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
 	return x ^ x >> 31;
 }
-
-/* A condition that waits by CLOCK_MONOTONIC, and a wait for it that ends at until_ns (INT64_MAX: never) at the latest. */
-void layer_cond_init(pthread_cond_t *cond);
-void layer_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns);
 
 /* A thread without signals: they are for the main thread and the vCPUs. */
 int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg, struct err *err);

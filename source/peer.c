@@ -24,6 +24,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/count.h"
 #include "base/thread.h"
 #include "source/receiver.h"
 
@@ -46,12 +47,6 @@ struct peer {
 
 	_Atomic uint64_t bytes, pages_normal, pages_zero, pages_urgent, requests, queued_max;
 };
-
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-	/* Statistics order nothing. */
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
 
 static void peer_lost(struct peer *peer, enum wire_channel channel, struct err *err)
 {
@@ -112,7 +107,7 @@ static int request_frame(struct peer *peer, gfn_t first, uint32_t n, struct err 
 	r = queue_flush(peer, err);
 	if (r < 0)
 		return r;
-	count(&peer->requests, 1);
+	count_add(&peer->requests, 1);
 	if (peer->queue_len > atomic_load_explicit(&peer->queued_max, memory_order_relaxed))
 		atomic_store_explicit(&peer->queued_max, peer->queue_len, memory_order_relaxed);
 	if (was_empty && peer->queue_len)
@@ -155,11 +150,11 @@ static const struct page_source_ops peer_ops = {
 
 static void count_frame(struct peer *peer, const struct frame *frame, bool urgent)
 {
-	count(&peer->bytes, FRAME_BYTES + frame->payload_bytes);
-	count(frame->type == FRAME_PAGES ? &peer->pages_normal : &peer->pages_zero,
-	      frame->type == FRAME_LOST ? 0 : frame->count);
+	count_add(&peer->bytes, FRAME_BYTES + frame->payload_bytes);
+	count_add(frame->type == FRAME_PAGES ? &peer->pages_normal : &peer->pages_zero,
+		  frame->type == FRAME_LOST ? 0 : frame->count);
 	if (urgent)
-		count(&peer->pages_urgent, frame->count);
+		count_add(&peer->pages_urgent, frame->count);
 }
 
 static void *bulk_main(void *arg)
@@ -332,11 +327,11 @@ struct page_source *peer_source(struct peer *peer)
 void peer_stats(const struct peer *peer, struct peer_stats *stats)
 {
 	*stats = (struct peer_stats){
-		.bytes = atomic_load_explicit(&peer->bytes, memory_order_relaxed),
-		.pages_normal = atomic_load_explicit(&peer->pages_normal, memory_order_relaxed),
-		.pages_zero = atomic_load_explicit(&peer->pages_zero, memory_order_relaxed),
-		.pages_urgent = atomic_load_explicit(&peer->pages_urgent, memory_order_relaxed),
-		.requests = atomic_load_explicit(&peer->requests, memory_order_relaxed),
-		.queued_max = atomic_load_explicit(&peer->queued_max, memory_order_relaxed),
+		.bytes = count_get(&peer->bytes),
+		.pages_normal = count_get(&peer->pages_normal),
+		.pages_zero = count_get(&peer->pages_zero),
+		.pages_urgent = count_get(&peer->pages_urgent),
+		.requests = count_get(&peer->requests),
+		.queued_max = count_get(&peer->queued_max),
 	};
 }

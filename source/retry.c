@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "source/page_table.h"
 
 #define DEADLINE_MAX (3600 * NS_PER_SEC)
@@ -230,7 +231,7 @@ static void *retry_main(void *arg)
 	while (!layer_is_stopped(&retry->layer)) {
 		retry->wake_ns = batch_collect(retry, &batch, clock_now_ns());
 		if (!batch.n) {
-			layer_cond_wait(&retry->changed, &retry->lock, retry->wake_ns);
+			cond_wait(&retry->changed, &retry->lock, retry->wake_ns);
 			continue;
 		}
 		pthread_mutex_unlock(&retry->lock);
@@ -451,7 +452,7 @@ int retry_new(struct retry **out, const struct retry_config *config, struct err 
 	retry->sources = 1;
 	retry->wake_ns = INT64_MAX;
 	pthread_mutex_init(&retry->lock, NULL);
-	layer_cond_init(&retry->changed);
+	cond_init(&retry->changed);
 	r = page_table_init(&retry->table, config->pages_max, err);
 	if (!r)
 		r = layer_thread_start(&retry->thread, "retry", retry_main, retry, err);

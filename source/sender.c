@@ -31,6 +31,8 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "base/cond.h"
+#include "base/count.h"
 #include "base/page.h"
 #include "base/thread.h"
 #include "memory/gup.h"
@@ -71,12 +73,6 @@ struct sender {
 	unsigned int nregions;
 	struct sender_region region[MEMORY_REGIONS_MAX];
 };
-
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-	/* Statistics order nothing. */
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
 
 static void sender_lost(struct sender *sender, enum wire_channel channel, struct err *err)
 {
@@ -313,8 +309,8 @@ static int run_send(struct sender *sender, struct conn *conn, const struct gup_s
 		r = stream_send_pages(conn, span->first, n, span->hva, err);
 	if (r < 0)
 		return r;
-	count(&sender->bytes, FRAME_BYTES + (zero ? 0 : FRAME_PAGES_BYTES(n)));
-	count(zero ? &sender->pages_zero : &sender->pages_normal, n);
+	count_add(&sender->bytes, FRAME_BYTES + (zero ? 0 : FRAME_PAGES_BYTES(n)));
+	count_add(zero ? &sender->pages_zero : &sender->pages_normal, n);
 	return 0;
 }
 
@@ -324,8 +320,8 @@ static int lost_send(struct sender *sender, struct conn *conn, gfn_t gfn, struct
 
 	if (r < 0)
 		return r;
-	count(&sender->bytes, FRAME_BYTES);
-	count(&sender->pages_lost, 1);
+	count_add(&sender->bytes, FRAME_BYTES);
+	count_add(&sender->pages_lost, 1);
 	return 0;
 }
 
@@ -339,7 +335,6 @@ static bool bulk_wait(struct sender *sender, struct bucket *bucket, uint64_t byt
 	pthread_mutex_lock(&sender->lock);
 	for (;;) {
 		int64_t now = clock_now_ns();
-		struct timespec until;
 
 		if (sender->limit != bucket->rate)
 			bucket_set_rate(bucket, sender->limit, now);
@@ -348,8 +343,7 @@ static bool bulk_wait(struct sender *sender, struct bucket *bucket, uint64_t byt
 		wait_ns = bucket_take(bucket, bytes, now);
 		if (!wait_ns)
 			break;
-		until = clock_to_timespec(now + wait_ns);
-		pthread_cond_timedwait(&sender->changed, &sender->lock, &until);
+		cond_wait(&sender->changed, &sender->lock, now + wait_ns);
 	}
 	pthread_mutex_unlock(&sender->lock);
 	return !atomic_load(&sender->stop);
@@ -358,16 +352,16 @@ static bool bulk_wait(struct sender *sender, struct bucket *bucket, uint64_t byt
 /* Lets the first requests go before: until they have been answered for a moment, or none came for a while, or stop. */
 static void bulk_wait_first(struct sender *sender)
 {
-	struct timespec until = clock_to_timespec(clock_now_ns() + FIRST_WAIT_NS);
+	int64_t until_ns = clock_now_ns() + FIRST_WAIT_NS;
 	bool answered = false;
 
 	pthread_mutex_lock(&sender->lock);
 	while (!atomic_load(&sender->stop)) {
 		if (sender->answered && !answered) {
 			answered = true;
-			until = clock_to_timespec(clock_now_ns() + FIRST_BURST_NS);
+			until_ns = clock_now_ns() + FIRST_BURST_NS;
 		}
-		if (pthread_cond_timedwait(&sender->changed, &sender->lock, &until) == ETIMEDOUT)
+		if (cond_wait(&sender->changed, &sender->lock, until_ns) == ETIMEDOUT)
 			break;
 	}
 	pthread_mutex_unlock(&sender->lock);
@@ -504,7 +498,7 @@ static int urgent_send(struct sender *sender, struct sender_region *region, cons
 		mark_sent(sender, region, page + i);
 		mark_given(sender, region, page + i);
 	}
-	count(&sender->pages_urgent, *done);
+	count_add(&sender->pages_urgent, *done);
 	return run_send(sender, sender->pair.urgent, span, *done, zero, err);
 }
 
@@ -589,14 +583,9 @@ static void *urgent_main(void *arg)
 
 static void sender_init_waits(struct sender *sender)
 {
-	pthread_condattr_t attr;
-
 	pthread_mutex_init(&sender->lock, NULL);
 	pthread_mutex_init(&sender->hint_lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&sender->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&sender->changed);
 }
 
 int sender_new(struct sender **out, struct memory *mem, struct err *err)
@@ -708,12 +697,12 @@ void sender_stats(const struct sender *sender, struct sender_stats *stats)
 {
 	*stats = (struct sender_stats){
 		.pages = sender->pages,
-		.unsent = atomic_load_explicit(&sender->unsent, memory_order_relaxed),
-		.never_sent = atomic_load_explicit(&sender->ungiven, memory_order_relaxed),
-		.bytes = atomic_load_explicit(&sender->bytes, memory_order_relaxed),
-		.pages_normal = atomic_load_explicit(&sender->pages_normal, memory_order_relaxed),
-		.pages_zero = atomic_load_explicit(&sender->pages_zero, memory_order_relaxed),
-		.pages_urgent = atomic_load_explicit(&sender->pages_urgent, memory_order_relaxed),
-		.pages_lost = atomic_load_explicit(&sender->pages_lost, memory_order_relaxed),
+		.unsent = count_get(&sender->unsent),
+		.never_sent = count_get(&sender->ungiven),
+		.bytes = count_get(&sender->bytes),
+		.pages_normal = count_get(&sender->pages_normal),
+		.pages_zero = count_get(&sender->pages_zero),
+		.pages_urgent = count_get(&sender->pages_urgent),
+		.pages_lost = count_get(&sender->pages_lost),
 	};
 }

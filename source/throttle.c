@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "source/bucket.h"
 #include "source/page_table.h"
 
@@ -53,7 +54,7 @@ static void hold(struct throttle *throttle, gfn_t first, uint64_t n, uint64_t by
 		wait = bucket_take(&throttle->bucket, bytes, now);
 		if (!wait)
 			break;
-		layer_cond_wait(&throttle->changed, &throttle->lock, now + wait);
+		cond_wait(&throttle->changed, &throttle->lock, now + wait);
 		now = clock_now_ns();
 	}
 	throttle->stats.held += now != start;
@@ -161,7 +162,7 @@ int throttle_new(struct throttle **out, uint64_t bytes_per_second, size_t reques
 	}
 	layer_init(&throttle->layer, &source_ops, &sink_ops, &layer_ops);
 	pthread_mutex_init(&throttle->lock, NULL);
-	layer_cond_init(&throttle->changed);
+	cond_init(&throttle->changed);
 	bucket_init(&throttle->bucket, bytes_per_second, clock_now_ns());
 	*out = throttle;
 	return 0;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <xxhash.h>
 
+#include "base/count.h"
 #include "source/page_table.h"
 
 struct verify {
@@ -39,11 +40,11 @@ static bool page_is_good(struct verify *verify, gfn_t gfn, const uint8_t *page)
 	uint64_t should, is;
 
 	if (!verify->config.sum(verify->config.arg, gfn, &should)) {
-		layer_count(&verify->unknown, 1);
+		count_add(&verify->unknown, 1);
 		return true;
 	}
 	is = page ? XXH3_64bits(page, PAGE_BYTES) : verify->zero_sum;
-	layer_count(is == should ? &verify->good : &verify->wrong, 1);
+	count_add(is == should ? &verify->good : &verify->wrong, 1);
 	return is == should;
 }
 
@@ -76,7 +77,7 @@ static int reject(struct verify *verify, gfn_t gfn)
 		page_table_remove(&verify->bad, note);
 	atomic_store_explicit(&verify->bad_count, verify->bad.count, memory_order_relaxed);
 	pthread_mutex_unlock(&verify->lock);
-	layer_count(again ? &verify->again : &verify->lost, 1);
+	count_add(again ? &verify->again : &verify->lost, 1);
 	if (!again)
 		return layer_lose(&verify->layer, gfn);
 	layer_ask(&verify->layer, gfn, 1);
@@ -203,10 +204,10 @@ struct layer *verify_layer(struct verify *verify)
 void verify_stats(const struct verify *verify, struct verify_stats *stats)
 {
 	*stats = (struct verify_stats){
-		.good = layer_counted(&verify->good),
-		.unknown = layer_counted(&verify->unknown),
-		.wrong = layer_counted(&verify->wrong),
-		.again = layer_counted(&verify->again),
-		.lost = layer_counted(&verify->lost),
+		.good = count_get(&verify->good),
+		.unknown = count_get(&verify->unknown),
+		.wrong = count_get(&verify->wrong),
+		.again = count_get(&verify->again),
+		.lost = count_get(&verify->lost),
 	};
 }

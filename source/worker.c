@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/page.h"
 #include "base/thread.h"
 #include "source/layer.h"
@@ -164,7 +165,7 @@ static void pause_after(struct worker *worker, unsigned int failures)
 
 	until = clock_now_ns() + (wait < PAUSE_MAX_NS ? wait : PAUSE_MAX_NS);
 	while (worker->running && clock_now_ns() < until)
-		layer_cond_wait(&worker->stopped, &worker->lock, until);
+		cond_wait(&worker->stopped, &worker->lock, until);
 }
 
 /* ---- the urgent threads ---- */
@@ -342,8 +343,8 @@ int worker_new(struct worker **out, const struct worker_config *config, struct m
 	worker->regions = memory_regions(mem, &worker->n_regions);
 	worker->pages = memory_pages(mem);
 	pthread_mutex_init(&worker->lock, NULL);
-	layer_cond_init(&worker->changed);
-	layer_cond_init(&worker->stopped);
+	cond_init(&worker->changed);
+	cond_init(&worker->stopped);
 	worker->wanted = calloc(worker->pages / 64, sizeof(uint64_t));
 	worker->taken = calloc(worker->pages / HUGE_PAGES / 64 + 1, sizeof(uint64_t));
 	if (!worker->wanted || !worker->taken) {

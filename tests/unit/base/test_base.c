@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/err.h"
 #include "base/hist.h"
 #include "base/log.h"
@@ -107,6 +108,41 @@ static void test_log_lines_go_to_the_handler(void **unused)
 	assert_string_equal(logged, "2 asked for");
 	log_set_level(LOG_WARN);
 	log_set_handler(NULL);
+}
+
+static pthread_mutex_t waited_with = PTHREAD_MUTEX_INITIALIZER;
+static bool woken;
+
+static void *wake_once(void *arg)
+{
+	pthread_cond_t *cond = arg;
+
+	pthread_mutex_lock(&waited_with);
+	woken = true;
+	pthread_cond_signal(cond);
+	pthread_mutex_unlock(&waited_with);
+	return NULL;
+}
+
+static void test_cond_waits_by_the_monotonic_clock(void **unused)
+{
+	int64_t start = clock_now_ns();
+	pthread_cond_t cond;
+	pthread_t thread;
+
+	(void)unused;
+	cond_init(&cond);
+	pthread_mutex_lock(&waited_with);
+	/* One that followed the time of day would find this long past. */
+	while (cond_wait(&cond, &waited_with, start + 20 * NS_PER_MS) != ETIMEDOUT)
+		;
+	assert_true(clock_now_ns() - start >= 20 * NS_PER_MS);
+	assert_int_equal(pthread_create(&thread, NULL, wake_once, &cond), 0);
+	while (!woken)
+		assert_int_equal(cond_wait(&cond, &waited_with, INT64_MAX), 0);
+	pthread_mutex_unlock(&waited_with);
+	pthread_join(thread, NULL);
+	pthread_cond_destroy(&cond);
 }
 
 #define POSTS 1000
@@ -259,6 +295,7 @@ int main(void)
 		cmocka_unit_test(test_buf_grows_and_consumes),
 		cmocka_unit_test(test_hist_quantiles),
 		cmocka_unit_test(test_log_lines_go_to_the_handler),
+		cmocka_unit_test(test_cond_waits_by_the_monotonic_clock),
 		cmocka_unit_test(test_loop_runs_each_post_once_on_the_main_thread),
 		cmocka_unit_test(test_loop_does_not_run_all_posts_in_one_turn),
 		cmocka_unit_test(test_loop_tells_what_the_log_has_left_out),

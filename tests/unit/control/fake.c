@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 
 #define PUMP_NS (5 * NS_PER_SEC)
 
@@ -26,16 +27,12 @@
 struct machine *fake_machine_new(void)
 {
 	struct machine *machine = calloc(1, sizeof(*machine));
-	pthread_condattr_t attr;
 	unsigned int i;
 
 	assert_non_null(machine);
 	assert_int_equal(loop_new(&machine->loop, NULL), 0);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&machine->mem.lock, NULL);
-	pthread_cond_init(&machine->mem.changed, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&machine->mem.changed);
 	for (i = 0; i < FAKE_PAGES; i++)
 		machine->mem.page[i] = PAGE_PRESENT;
 	for (i = 0; i < FAKE_CPUS; i++)
@@ -511,13 +508,7 @@ static int fake_wait(struct memory *mem, const bool *table, const enum page_stat
 		if (r)
 			break;
 		mem->waits++;
-		if (opts && opts->deadline_ns) {
-			struct timespec until = clock_to_timespec(opts->deadline_ns);
-
-			pthread_cond_timedwait(&mem->changed, &mem->lock, &until);
-		} else {
-			pthread_cond_wait(&mem->changed, &mem->lock);
-		}
+		cond_wait(&mem->changed, &mem->lock, opts && opts->deadline_ns ? opts->deadline_ns : INT64_MAX);
 	}
 	pthread_mutex_unlock(&mem->lock);
 	return r;

@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/cond.h"
 #include "kvm/internal.h"
 #include "memory/gup.h"
 
@@ -133,7 +134,6 @@ static const struct vm_exit_ops ops = { on_pio, on_mmio, on_event };
 static int setup(void **state)
 {
 	const struct memory_range range = { GPA(0), 2 << 20 };
-	pthread_condattr_t attr;
 	struct vcpu *vcpu = &vm.vcpu[0];
 	struct err err;
 	int r;
@@ -149,12 +149,9 @@ static int setup(void **state)
 		mem = NULL;
 		return 0;
 	}
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&vm.lock, NULL);
-	pthread_cond_init(&vm.parked, &attr);
-	pthread_cond_init(&vm.resumed, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&vm.parked);
+	cond_init(&vm.resumed);
 	vm.mem = mem;
 	vm.ops = &ops;
 	vm.vcpus = 1;
