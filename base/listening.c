@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/lookup.h"
+#include "base/path.h"
 
 /* How often a port that is free at the first address, and not at another, is tried for anew. */
 #define PORT_TRIES 32
@@ -136,13 +137,8 @@ static int watch_all(struct listening *l)
 
 static void path_made(struct listening *l, const char *path)
 {
-	struct stat made;
-
-	if (lstat(path, &made) < 0)
-		return;
-	strcpy(l->path, path);
-	l->dev = made.st_dev;
-	l->ino = made.st_ino;
+	if (!lstat(path, &l->made))
+		strcpy(l->path, path);
 }
 
 static int addresses_find(struct addresses *found, const struct address *address, int64_t patience_ns, struct err *err)
@@ -235,11 +231,9 @@ void listening_print(const struct listening *l, unsigned int i, char *out)
 
 void listening_close(struct listening *l)
 {
-	struct stat now;
-
-	/* Only the file that is ours: somebody may listen at the path anew. While the socket is open no other has its inode's number. */
-	if (*l->path && !lstat(l->path, &now) && now.st_ino == l->ino && now.st_dev == l->dev)
-		unlink(l->path);
+	/* Somebody may listen at the path anew. The socket is open still: see path_is. */
+	if (*l->path)
+		path_remove(l->path, &l->made);
 	*l->path = 0;
 	if (l->fd >= 0 && l->n != 1)
 		close(l->fd);

@@ -9,7 +9,7 @@
 #define POSTERN_BASE_LISTENING_H
 
 #include <stdint.h>
-#include <sys/types.h>
+#include <sys/stat.h>
 
 #include "base/address.h"
 #include "base/err.h"
@@ -19,8 +19,7 @@ struct listening {
 	int door[ADDRESSES_MAX];
 	unsigned int n, turn;
 	char path[ADDRESS_PATH_BYTES];	/* of a unix socket that was made here; "": none */
-	dev_t dev;
-	ino_t ino;
+	struct stat made;	/* that socket's file */
 };
 
 /*

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/outfile.h"
+#include "base/path.h"
 
 /* Who has a lock on an open file: the process id that it holds (0: none yet), or -ESRCH: nobody. */
 static pid_t lock_owner(int fd)
@@ -30,10 +31,9 @@ static pid_t lock_owner(int fd)
 /* Does the path still lead to the file that is open? */
 static bool is_same(int fd, const char *path)
 {
-	struct stat opened, named;
+	struct stat opened;
 
-	return !fstat(fd, &opened) && !lstat(path, &named) && opened.st_ino == named.st_ino &&
-	       opened.st_dev == named.st_dev;
+	return !fstat(fd, &opened) && path_is(path, &opened);
 }
 
 int pidfile_lock(const char *path, mode_t mode, pid_t *owner, struct err *err)

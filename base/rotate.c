@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/outfile.h"
+#include "base/path.h"
 
 int rotate_open(struct rotate *rotate, const char *path, uint64_t limit, mode_t mode, bool empty,
 		struct err *err)
@@ -33,14 +34,6 @@ void rotate_close(struct rotate *rotate)
 	if (rotate->fd >= 0)
 		close(rotate->fd);
 	rotate->fd = -1;
-}
-
-/* Nobody has moved it away yet: PATH is still this file. */
-static bool is_there(const struct rotate *rotate, const struct stat *own)
-{
-	struct stat now;
-
-	return !lstat(rotate->path, &now) && now.st_dev == own->st_dev && now.st_ino == own->st_ino;
 }
 
 /* The new file takes the old one's descriptor, in one step for all who write to it. */
@@ -66,7 +59,8 @@ static int move_away(struct rotate *rotate, const struct stat *old)
 	char away[PATH_MAX];
 	int r;
 
-	if (!is_there(rotate, old))
+	/* Somebody has moved it away already. */
+	if (!path_is(rotate->path, old))
 		return take_over(rotate, old);
 	snprintf(away, sizeof(away), "%.*s.1", (int)sizeof(away) - 3, rotate->path);
 	if (rename(rotate->path, away) < 0)

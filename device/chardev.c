@@ -24,6 +24,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/path.h"
 #include "base/size.h"
 
 /* How long chardev_free tries to get rid of the rest. */
@@ -474,11 +475,8 @@ void chardev_path_made(struct chardev *c)
 
 void chardev_path_remove(struct chardev *c)
 {
-	struct stat now;
-
-	if (c->made_path && lstat(c->config.path, &now) == 0 && now.st_ino == c->made.st_ino &&
-	    now.st_dev == c->made.st_dev)
-		unlink(c->config.path);
+	if (c->made_path)
+		path_remove(c->config.path, &c->made);
 	c->made_path = false;
 }
 
