@@ -28,7 +28,7 @@ enum {
 #define EXTENSION_ENCRYPTION 0x0537be77u
 #define EXTENSION_DATA_FILE 0x44415441u
 
-static uint32_t get32(const uint8_t *data, size_t at)
+static uint32_t be32_at(const uint8_t *data, size_t at)
 {
 	uint32_t value;
 
@@ -36,7 +36,7 @@ static uint32_t get32(const uint8_t *data, size_t at)
 	return be32toh(value);
 }
 
-static uint64_t get64(const uint8_t *data, size_t at)
+static uint64_t be64_at(const uint8_t *data, size_t at)
 {
 	uint64_t value;
 
@@ -55,7 +55,7 @@ size_t qcow2_header_bytes(const uint8_t *data, size_t len)
 
 	if (!is_qcow2(data, len))
 		return 0;
-	bits = get32(data, AT_CLUSTER_BITS);
+	bits = be32_at(data, AT_CLUSTER_BITS);
 	/* What is wrong is said by who parses it. */
 	if (bits < CLUSTER_BITS_MIN || bits > CLUSTER_BITS_MAX)
 		bits = CLUSTER_BITS_MIN;
@@ -105,8 +105,8 @@ static int extensions_take(struct qcow2_header *header, const uint8_t *data, siz
 	int r = 0;
 
 	while (!r && end - at >= 8) {
-		type = get32(data, at);
-		n = get32(data, at + 4);
+		type = be32_at(data, at);
+		n = be32_at(data, at + 4);
 		if (type == EXTENSION_END)
 			return 0;
 		at += 8;
@@ -125,10 +125,10 @@ static int extensions_take(struct qcow2_header *header, const uint8_t *data, siz
 static int fields_take(struct qcow2_header *header, size_t *extensions, const uint8_t *data,
 		       size_t len, struct err *err)
 {
-	uint32_t bits = get32(data, AT_CLUSTER_BITS);
+	uint32_t bits = be32_at(data, AT_CLUSTER_BITS);
 	uint64_t features;
 
-	header->version = get32(data, AT_VERSION);
+	header->version = be32_at(data, AT_VERSION);
 	*extensions = header->version == 2 ? VERSION_2_BYTES : VERSION_3_BYTES;
 	if (header->version != 2 && header->version != 3)
 		return err_set(err, -EINVAL, "it is of version %u of qcow2: 2 and 3 are supported",
@@ -138,20 +138,20 @@ static int fields_take(struct qcow2_header *header, size_t *extensions, const ui
 	header->cluster_bytes = 1u << bits;
 	if (len < *extensions)
 		return err_set(err, -EINVAL, "it ends in its header");
-	header->bytes = get64(data, AT_BYTES);
+	header->bytes = be64_at(data, AT_BYTES);
 	if (!header->bytes || header->bytes > INT64_MAX)
 		return err_set(err, -EINVAL, "its header says that the disk has %" PRIu64 " bytes",
 			       header->bytes);
-	if (get32(data, AT_ENCRYPTION))
+	if (be32_at(data, AT_ENCRYPTION))
 		return err_set(err, -EINVAL, "it is encrypted, which is not supported");
 	if (header->version == 2)
 		return 0;
-	features = get64(data, AT_INCOMPATIBLE);
+	features = be64_at(data, AT_INCOMPATIBLE);
 	if (features & ~FEATURES_KNOWN)
 		return err_set(err, -EINVAL, "it has features that are not known (0x%" PRIx64 ")",
 			       features & ~FEATURES_KNOWN);
 	header->has_data_file = features & FEATURE_DATA_FILE;
-	*extensions = get32(data, AT_HEADER_BYTES);
+	*extensions = be32_at(data, AT_HEADER_BYTES);
 	if (*extensions < VERSION_3_BYTES || *extensions > len)
 		return err_set(err, -EINVAL, "its header says that it has %zu bytes", *extensions);
 	return 0;
@@ -172,8 +172,8 @@ int qcow2_header_parse(struct qcow2_header *header, const uint8_t *data, size_t 
 	if (r < 0)
 		return r;
 	end = len < header->cluster_bytes ? len : header->cluster_bytes;
-	name = get64(data, AT_BACKING);
-	n = get32(data, AT_BACKING_BYTES);
+	name = be64_at(data, AT_BACKING);
+	n = be32_at(data, AT_BACKING_BYTES);
 	if (at > end || (name && (name < at || name > end || n > end - name)))
 		return err_set(err, -EINVAL,
 			       "its header names an image below it, outside of its first cluster");

@@ -217,7 +217,7 @@ static void test_small_memory(void **state)
 	file[0x234] = 0;
 	write_file(kernel, file, sizeof(file));
 	assert_err(load(kernel, NULL, NULL, 1, &err), -ENOSPC, err, "use --memory of at least 20 MiB");
-	put32(file, 0x260, 0xf0000000);
+	put32(file + 0x260, 0xf0000000);
 	write_file(kernel, file, sizeof(file));
 	assert_err(load(kernel, NULL, NULL, 1, &err), -ENOSPC, err, "below 3 GiB");
 }
@@ -235,7 +235,7 @@ static void test_initrd_too_large(void **state)
 	assert_err(load(kernel, initrd, NULL, 1, &err), -ENOSPC, err, "use --memory of at least 50 MiB");
 	assert_non_null(strstr(err.text, initrd));
 	test_bzimage(file);
-	put32(file, 0x22c, 0x1ffffff);
+	put32(file + 0x22c, 0x1ffffff);
 	write_file(kernel, file, sizeof(file));
 	assert_err(load(kernel, initrd, NULL, 1, &err), -ENOSPC, err, "highest address that it takes, 0x1ffffff");
 	assert_int_equal(truncate(initrd, 0), 0);
@@ -323,12 +323,12 @@ static void test_vmlinux(void **state)
 	assert_string_equal((char *)ram + params.hdr.cmd_line_ptr, "quiet");
 
 	test_elf(file, 0);
-	put64(file, TEST_ELF_PHDR + 24, 0x8000);
-	put64(file, 24, 0x8000);
+	put64(file + TEST_ELF_PHDR + 24, 0x8000);
+	put64(file + 24, 0x8000);
 	write_file(kernel, file, sizeof(file));
 	assert_err(load(kernel, NULL, NULL, 1, &err), -EINVAL, err, "above 1 MiB");
 	test_elf(file, 0);
-	put64(file, TEST_ELF_PHDR + 56 + 24, 0x8000000);
+	put64(file + TEST_ELF_PHDR + 56 + 24, 0x8000000);
 	write_file(kernel, file, sizeof(file));
 	assert_err(load(kernel, NULL, NULL, 1, &err), -ENOSPC, err, "at least 130 MiB");
 }
@@ -353,7 +353,7 @@ static void test_bare(void **state)
 	assert_err(load(kernel, NULL, NULL, 5, &err), -EINVAL, err, "at most 4 CPUs");
 	assert_err(load(kernel, kernel, NULL, 1, &err), -EINVAL, err, "no initial RAM disk");
 	test_elf(file, 1);
-	put64(file, TEST_ELF_NOTE + 20 + 24, 0x8000000);
+	put64(file + TEST_ELF_NOTE + 20 + 24, 0x8000000);
 	write_file(kernel, file, sizeof(file));
 	assert_err(load(kernel, NULL, NULL, 1, &err), -ENOSPC, err, "at least 128 MiB");
 }

@@ -116,8 +116,8 @@ static void test_nothing_to_load(void **state)
 
 	(void)state;
 	test_elf(file, 0);
-	put32(file, PHDR(0, 0), 0);
-	put32(file, PHDR(1, 0), 0);
+	put32(file + PHDR(0, 0), 0);
+	put32(file + PHDR(1, 0), 0);
 	assert_err(parse(&elf, file, sizeof(file), &err), -EINVAL, err, "nothing to load");
 }
 

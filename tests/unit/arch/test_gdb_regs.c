@@ -73,12 +73,12 @@ static void test_pack(void **state)
 	for (i = 0; i < 16; i++)
 		cpu.fpu.xmm[15][i] = (uint8_t)i;
 	gdb_pack(&cpu, packet);
-	assert_int_equal(get64(packet, 0), cpu.regs.rax);
-	assert_int_equal(get64(packet, 56), 0xfeed);
-	assert_int_equal(get64(packet, 128), cpu.regs.rip);
-	assert_int_equal(get32(packet, 136), 0x246);
-	assert_int_equal(get32(packet, 140), 0x33);
-	assert_int_equal(get32(packet, 252), 0x3ffc);	/* ftag: registers 0 and 7 in use */
+	assert_int_equal(get64(packet), cpu.regs.rax);
+	assert_int_equal(get64(packet + 56), 0xfeed);
+	assert_int_equal(get64(packet + 128), cpu.regs.rip);
+	assert_int_equal(get32(packet + 136), 0x246);
+	assert_int_equal(get32(packet + 140), 0x33);
+	assert_int_equal(get32(packet + 252), 0x3ffc);	/* ftag: registers 0 and 7 in use */
 	assert_int_equal(packet[276 + 15 * 16 + 5], 5);
 
 	/* What is written back is what was read, but for what is read only. */

@@ -154,10 +154,10 @@ static void guest_boot(struct guest *guest)
 	unsigned int i;
 
 	memcpy(guest->ram + CODE, code, sizeof(code));
-	put64(guest->ram, TABLES, (TABLES + 0x1000) | 0x27);
-	put64(guest->ram, TABLES + 0x1000, (TABLES + 0x2000) | 0x27);
+	put64(guest->ram + TABLES, (TABLES + 0x1000) | 0x27);
+	put64(guest->ram + TABLES + 0x1000, (TABLES + 0x2000) | 0x27);
 	for (i = 0; i < RAM / HUGE_BYTES; i++)
-		put64(guest->ram, TABLES + 0x2000 + i * 8, i * HUGE_BYTES | 0xe7);
+		put64(guest->ram + TABLES + 0x2000 + i * 8, i * HUGE_BYTES | 0xe7);
 	memset(guest->count, 0, sizeof(guest->count));
 	for (i = 0; i < CPUS; i++)
 		if (arch_vcpu_boot(held(guest, i), &boot, &err))
@@ -274,7 +274,7 @@ static void disturb(struct guest *guest)
 		uint8_t area[16384];
 
 		assert_int_equal(xsave_get(vcpu, area, NULL), 0);
-		put32(area, 24, 0x1fa0);				/* MXCSR */
+		put32(area + 24, 0x1fa0);				/* MXCSR */
 		memset(area + 160 + 3 * 16, 0x5a, 16);			/* XMM3 */
 		area[512] |= 3;						/* XSTATE_BV */
 		assert_int_equal(xsave_set(vcpu, area, NULL), 0);
@@ -282,8 +282,8 @@ static void disturb(struct guest *guest)
 		debug.db[2] = 0x1234;
 		assert_int_equal(parked_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "debugregs", NULL), 0);
 		assert_int_equal(parked_ioctl(vcpu, KVM_GET_LAPIC, &lapic, "lapic", NULL), 0);
-		put32((uint8_t *)lapic.regs, 0xf0, 0x1ff);		/* enabled */
-		put32((uint8_t *)lapic.regs, 0x320, 0x100ef);		/* timer */
+		put32((uint8_t *)lapic.regs + 0xf0, 0x1ff);		/* enabled */
+		put32((uint8_t *)lapic.regs + 0x320, 0x100ef);		/* timer */
 		assert_int_equal(parked_ioctl(vcpu, KVM_SET_LAPIC, &lapic, "lapic", NULL), 0);
 		set_msr(vcpu, 0xc0000082, 0xffffffff81000000 + i);	/* LSTAR */
 		set_msr(vcpu, MSR_KERNEL_GS_BASE, 0xffff888000000000 + i);
@@ -543,20 +543,20 @@ static void test_debugger(void **state)
 	vcpu = held(a, 1);
 	assert_int_equal(arch_gdb_read_regs(vcpu, regs, &err), 0);
 	assert_int_equal(arch_gdb_pc(vcpu, &pc, &err), 0);
-	assert_int_equal(get64(regs, 128), pc);
+	assert_int_equal(get64(regs + 128), pc);
 	assert_in_range(pc, CODE, CODE + 12);
-	assert_int_equal(get64(regs, 5 * 8), 1);		/* rdi: the CPU */
+	assert_int_equal(get64(regs + 5 * 8), 1);		/* rdi: the CPU */
 	assert_int_equal(arch_mmu_get(vcpu, &mmu, &err), 0);
 	assert_int_equal(arch_translate(a->mem, &mmu, GVA(pc), GUP_NOWAIT, NULL, &gpa, &left), 0);
 	assert_int_equal(gpa.v, pc);
-	put64(regs, 8, 0xb0b0);					/* rbx */
-	put64(regs, 276 + 5 * 16, 0x5e5e);			/* xmm5 */
+	put64(regs + 8, 0xb0b0);					/* rbx */
+	put64(regs + 276 + 5 * 16, 0x5e5e);			/* xmm5 */
 	assert_int_equal(arch_gdb_write_regs(vcpu, regs, &err), 0);
 	memset(regs, 0, sizeof(regs));
 	assert_int_equal(arch_gdb_read_regs(vcpu, regs, &err), 0);
-	assert_int_equal(get64(regs, 8), 0xb0b0);
-	assert_int_equal(get64(regs, 276 + 5 * 16), 0x5e5e);
-	assert_int_equal(get64(regs, 128), pc);
+	assert_int_equal(get64(regs + 8), 0xb0b0);
+	assert_int_equal(get64(regs + 276 + 5 * 16), 0x5e5e);
+	assert_int_equal(get64(regs + 128), pc);
 
 	assert_err(arch_debug_set(vcpu, &debug, &err), -EINVAL, err, "aligned");
 	debug.watch[0] = (struct arch_watch){ ARCH_WATCH_READ, GVA(0x1000), 4 };

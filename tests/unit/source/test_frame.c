@@ -11,15 +11,9 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/bytes.h"
+
 #include "source/frame.h"
-
-static void put64(uint8_t *to, uint64_t v)
-{
-	int i;
-
-	for (i = 0; i < 8; i++)
-		to[i] = (uint8_t)(v >> (8 * i));
-}
 
 /* Makes a tampered header valid again but for what was tampered with. */
 static void resum(uint8_t *bytes, size_t len)

@@ -39,9 +39,9 @@ static int make(void **state)
 		return -1;
 	ram = memory_regions(mem, &n)[0].host;
 	memset(image, 0xa5, sizeof(image));
-	put64(image, 8, 0);
-	put64(image, 16, KERNEL_NEEDS);
-	put64(image, 24, 0xa);
+	put64(image + 8, 0);
+	put64(image + 16, KERNEL_NEEDS);
+	put64(image + 24, 0xa);
 	memcpy(image + 56, "ARM\x64", 4);
 	file_make(kernel, image, sizeof(image));
 	file_make(initrd, (const uint8_t *)"the disk", 8);

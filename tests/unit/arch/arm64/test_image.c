@@ -14,8 +14,8 @@ static int fresh(void **state)
 	(void)state;
 	memset(file, 0, sizeof(file));
 	memcpy(file, "MZ", 2);
-	put64(file, 16, 0x200000);
-	put64(file, 24, 0xa);
+	put64(file + 16, 0x200000);
+	put64(file + 24, 0xa);
 	memcpy(file + 56, "ARM\x64", 4);
 	return 0;
 }
@@ -29,7 +29,7 @@ static void test_good(void **state)
 	assert_int_equal(image_parse(&image, file, sizeof(file), sizeof(file), &err), 0);
 	assert_int_equal(image.offset, 0);
 	assert_int_equal(image.bytes, 0x200000);
-	put64(file, 8, 0x80000);
+	put64(file + 8, 0x80000);
 	assert_int_equal(image_parse(&image, file, sizeof(file), sizeof(file), &err), 0);
 	assert_int_equal(image.offset, 0x80000);
 }
@@ -40,7 +40,7 @@ static void test_longer_than_it_says(void **state)
 	struct image image;
 
 	(void)state;
-	put64(file, 16, 64);
+	put64(file + 16, 64);
 	assert_int_equal(image_parse(&image, file, sizeof(file), sizeof(file), &err), 0);
 	assert_int_equal(image.bytes, sizeof(file));
 }
@@ -70,7 +70,7 @@ static void test_bad(void **state)
 
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		fresh(state);
-		put64(file, bad[i].at, bad[i].value);
+		put64(file + bad[i].at, bad[i].value);
 		memset(&err, 0, sizeof(err));
 		assert_err(image_parse(&image, file, sizeof(file), sizeof(file), &err), -EINVAL,
 			   err, bad[i].part);

@@ -42,7 +42,7 @@ static int drop(void **state)
 
 static void entry(uint64_t table, unsigned int index, uint64_t value)
 {
-	put64(ram, table - BASE + index * 8, value);
+	put64(ram + (table - BASE + index * 8), value);
 }
 
 static void check(const struct arch_mmu *mmu, uint64_t gva, uint64_t want, uint64_t want_left)
