@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/helper_child.h"
 #include "base/log.h"
+#include "base/loop.h"
 
 #define LISTEN_PID "LISTEN_PID="
 #define PATH_VARIABLE "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -39,15 +40,10 @@ struct helper {
 
 /* ---- its end ---- */
 
-static void on_poll_closed(uv_handle_t *handle)
-{
-	free(handle);
-}
-
 static void unwatch(struct helper *h)
 {
 	if (h->poll)
-		uv_close((uv_handle_t *)h->poll, on_poll_closed);
+		loop_close((uv_handle_t *)h->poll, h->poll);
 	h->poll = NULL;
 }
 

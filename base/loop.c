@@ -150,6 +150,31 @@ void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
 	uv_async_send(&loop->wake);
 }
 
+static void loop_on_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+void loop_close(uv_handle_t *handle, void *memory)
+{
+	handle->data = memory;
+	uv_close(handle, loop_on_closed);
+}
+
+static void loop_on_one_closed(uv_handle_t *handle)
+{
+	unsigned int *handles = handle->data;
+
+	if (!--*handles)
+		free(handles);
+}
+
+void loop_close_one_of(uv_handle_t *handle, unsigned int *handles)
+{
+	handle->data = handles;
+	uv_close(handle, loop_on_one_closed);
+}
+
 static void loop_on_patience_end(uv_timer_t *timer)
 {
 	uv_stop(timer->loop);

@@ -42,6 +42,17 @@ void loop_stop(struct loop *loop);
 bool loop_is_running(const struct loop *loop);
 
 /*
+ * Main thread. Closes a handle, whose callbacks come no more (a stream's requests still end, with
+ * an error), and frees `memory`, in which it is, once the loop has let go of it.
+ */
+void loop_close(uv_handle_t *handle, void *memory);
+/*
+ * As loop_close, for memory with several handles in it: it begins with `handles`, how many of them
+ * the loop still has, and goes with the last.
+ */
+void loop_close_one_of(uv_handle_t *handle, unsigned int *handles);
+
+/*
  * Any thread: fn(arg) runs on the main thread, in the order of posting, each post exactly once (also
  * those still queued when the loop ends: they run in loop_free). Never fails: it aborts only when
  * memory for 32 bytes cannot be had. So whoever posts what others cause posts once, and gathers the

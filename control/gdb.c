@@ -305,15 +305,10 @@ struct gdb_refused {
 	char bytes[256];
 };
 
-static void on_refused_closed(uv_handle_t *handle)
-{
-	free(handle->data);
-}
-
 static void refused_close(struct gdb_refused *refused)
 {
 	refused->gdb->refused = NULL;
-	uv_close(&refused->stream.handle, on_refused_closed);
+	loop_close(&refused->stream.handle, refused);
 }
 
 static void on_refused_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)

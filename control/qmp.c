@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "control/qmp_internal.h"
 
 #define FLUSH_NS (100 * NS_PER_MS)	/* how long qmp_free gives clients to take what is queued */
@@ -211,11 +212,6 @@ static void flush(struct qmp *qmp)
 	}
 }
 
-static void on_closed(uv_handle_t *handle)
-{
-	free(handle->data);
-}
-
 void qmp_free(struct qmp *qmp)
 {
 	unsigned int i;
@@ -231,5 +227,5 @@ void qmp_free(struct qmp *qmp)
 		qmp_client_close(qmp->clients);
 	/* The migration may still tell of its end: the memory goes when the loop has run once more. */
 	qmp->closed = true;
-	uv_close((uv_handle_t *)&qmp->life, on_closed);
+	loop_close((uv_handle_t *)&qmp->life, qmp);
 }

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/listening.h"
 #include "base/log.h"
+#include "base/loop.h"
 
 #define SERVER_BACKLOG 16
 /* How long nobody is let in when nobody can be; see accept_should_rest. */
@@ -24,9 +25,9 @@
 #define PATIENCE_NS (10 * NS_PER_SEC)
 
 struct server {
+	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_poll_t poll;
 	uv_timer_t rest;
-	unsigned int handles;	/* of these two, those that the loop has */
 	bool rest_told;
 	struct listening listening;
 	int client;		/* who has been let in, until server_accept takes it; or -1 */
@@ -114,14 +115,6 @@ static void on_knock(uv_poll_t *poll, int status, int events)
 	server->client = -1;
 }
 
-static void on_closed(uv_handle_t *handle)
-{
-	struct server *server = handle->data;
-
-	if (!--server->handles)
-		free(server);
-}
-
 static void log_addresses(const struct server *server)
 {
 	char text[SOCKADDR_TEXT_BYTES];
@@ -186,7 +179,7 @@ void server_free(struct server *server)
 {
 	if (!server)
 		return;
-	uv_close((uv_handle_t *)&server->poll, on_closed);
-	uv_close((uv_handle_t *)&server->rest, on_closed);
+	loop_close_one_of((uv_handle_t *)&server->poll, &server->handles);
+	loop_close_one_of((uv_handle_t *)&server->rest, &server->handles);
 	listening_close(&server->listening);
 }

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/loop.h"
 #include "device/virtio/balloon.h"
 #include "kvm/probe.h"
 #include "machine/run_state.h"
@@ -184,11 +185,6 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	return 0;
 }
 
-static void on_lost_rest_closed(uv_handle_t *handle)
-{
-	free(handle);
-}
-
 int machine_free(struct machine *m)
 {
 	unsigned int i;
@@ -208,7 +204,7 @@ int machine_free(struct machine *m)
 	if (m->mem)
 		memory_free(m->mem);
 	machine_mail_close(m->mail);
-	uv_close((uv_handle_t *)m->lost_rest, on_lost_rest_closed);
+	loop_close((uv_handle_t *)m->lost_rest, m->lost_rest);
 	lost_gather_fini(&m->lost);
 	boot_files_fini(&m->boot_files);
 	free((char *)m->config.name);

@@ -265,7 +265,7 @@ int channel_new(struct channel **out, struct loop *loop, struct conn *conn,
 	r = conn_watch_new(&channel->watch, loop, conn, channel_on_ready, channel, err);
 	if (r < 0) {
 		free(channel);
-		err_prefix(err, err->code, "control connection");
+		err_prefix(err, r, "control connection");
 		return r;
 	}
 	channel->conn = conn;

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/dial.h"
+#include "base/loop.h"
 #include "migrate/greeting.h"
 #include "migrate/socket.h"
 
@@ -42,16 +43,11 @@ static void connector_fail(struct connector *connector, const struct err *err)
 	connector->ops->failed(connector->arg, err);
 }
 
-static void on_handle_closed(uv_handle_t *handle)
-{
-	free(handle);
-}
-
 static void dial_end(struct connector *connector)
 {
 	if (connector->poll) {
 		uv_poll_stop(connector->poll);
-		uv_close((uv_handle_t *)connector->poll, on_handle_closed);
+		loop_close((uv_handle_t *)connector->poll, connector->poll);
 	}
 	connector->poll = NULL;
 	dial_free(connector->dial);
@@ -273,7 +269,7 @@ void connector_free(struct connector *connector)
 	if (!connector)
 		return;
 	uv_timer_stop(connector->timer);
-	uv_close((uv_handle_t *)connector->timer, on_handle_closed);
+	loop_close((uv_handle_t *)connector->timer, connector->timer);
 	dial_end(connector);
 	greeting_free(connector->greeting);
 	for (i = 0; i < connector->nconn; i++)

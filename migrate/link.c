@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "migrate/channel.h"
 
 #define PINGS_PER_TIMEOUT 5
@@ -299,11 +300,6 @@ static void free_conns(struct conn *const conn[WIRE_CHANNELS])
 		conn_free(conn[i]);
 }
 
-static void link_on_tick_closed(uv_handle_t *handle)
-{
-	free(handle);
-}
-
 int link_new(struct link **out, struct loop *loop, struct conn *const conn[WIRE_CHANNELS],
 	     unsigned int timeout_ms, const struct link_ops *ops, void *arg, struct err *err)
 {
@@ -353,7 +349,7 @@ void link_cut(struct link *link, const char *reason)
 	link->cut = true;
 	channel_close(link->channel);
 	uv_timer_stop(link->tick);
-	uv_close((uv_handle_t *)link->tick, link_on_tick_closed);
+	loop_close((uv_handle_t *)link->tick, link->tick);
 	for (i = 0; i < WIRE_CHANNELS; i++)
 		conn_shutdown(link->conn[i]);
 }

@@ -28,6 +28,7 @@
 #include "base/conn_watch.h"
 #include "base/listening.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "migrate/message.h"
 #include "migrate/socket.h"
 
@@ -622,11 +623,6 @@ err_listener:
 	return r;
 }
 
-static void listener_on_handle_closed(uv_handle_t *handle)
-{
-	free(handle);
-}
-
 void listener_free(struct listener *listener)
 {
 	if (!listener)
@@ -634,10 +630,10 @@ void listener_free(struct listener *listener)
 	while (listener->clients)
 		client_remove(listener->clients, false);
 	uv_timer_stop(listener->tick);
-	uv_close((uv_handle_t *)listener->tick, listener_on_handle_closed);
+	loop_close((uv_handle_t *)listener->tick, listener->tick);
 	if (listener->listening.fd >= 0) {
 		uv_poll_stop(listener->poll);
-		uv_close((uv_handle_t *)listener->poll, listener_on_handle_closed);
+		loop_close((uv_handle_t *)listener->poll, listener->poll);
 	} else {
 		free(listener->poll);
 	}

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "migrate/internal.h"
 
 #define LINK_TIMEOUT_MS 10000u
@@ -262,11 +263,6 @@ int migration_new(struct migration **out, struct machine *machine, struct err *e
 	return 0;
 }
 
-static void on_sample_closed(uv_handle_t *handle)
-{
-	free(handle);
-}
-
 void migration_free(struct migration *m)
 {
 	if (!m)
@@ -275,7 +271,7 @@ void migration_free(struct migration *m)
 	outgoing_fini(&m->outgoing);
 	incoming_fini(&m->incoming);
 	uv_timer_stop(m->sample);
-	uv_close((uv_handle_t *)m->sample, on_sample_closed);
+	loop_close((uv_handle_t *)m->sample, m->sample);
 	explicit_bzero(&m->started_with, sizeof(m->started_with));
 	free(m);
 }

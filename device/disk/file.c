@@ -36,6 +36,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "device/disk/disk.h"
 #include "device/disk/lock.h"
 
@@ -562,11 +563,6 @@ static int ring_open(struct file *file, struct err *err)
 	return r < 0 ? err_errno(err, r, "io_uring's event") : 0;
 }
 
-static void on_watch_closed(uv_handle_t *handle)
-{
-	free(handle->data);
-}
-
 static void file_close(struct disk *disk)
 {
 	int64_t deadline = clock_now_ns() + CLOSE_PATIENCE_NS;
@@ -577,7 +573,7 @@ static void file_close(struct disk *disk)
 	if (disk->jobs)
 		log_warn("disk %s: %u requests have no answer; they are left to the kernel", file->path, disk->jobs);
 	if (file->watch)
-		uv_close((uv_handle_t *)&file->watch->poll, on_watch_closed);
+		loop_close((uv_handle_t *)&file->watch->poll, file->watch);
 	if (file->ring.ring_fd >= 0)
 		io_uring_queue_exit(&file->ring);
 	if (file->event_fd >= 0)

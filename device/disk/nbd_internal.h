@@ -32,8 +32,8 @@ struct nbd_part {
 
 /* What the loop has of us; freed when it has let go of them. */
 struct nbd_timers {
+	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_timer_t retry, soon, doubt;
-	unsigned int open;
 };
 
 struct nbd_watch {

@@ -21,6 +21,7 @@
 #include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "device/disk/nbd_internal.h"
 
 /* Connecting has a time of its own. */
@@ -72,15 +73,10 @@ static const char *why_over(const struct nbd *nbd)
 
 /* ---- its end ---- */
 
-static void on_watch_closed(uv_handle_t *handle)
-{
-	free(handle->data);
-}
-
 static void watch_close(struct nbd *nbd)
 {
 	if (nbd->watch)
-		uv_close((uv_handle_t *)&nbd->watch->poll, on_watch_closed);
+		loop_close((uv_handle_t *)&nbd->watch->poll, nbd->watch);
 	nbd->watch = NULL;
 }
 
@@ -560,24 +556,15 @@ int nbd_timers_new(struct nbd *nbd, struct err *err)
 	for (i = 0; i < sizeof(each) / sizeof(each[0]); i++) {
 		uv_timer_init(uv, each[i]);
 		each[i]->data = nbd;
-		timers->open++;
+		timers->handles++;
 	}
 	nbd->timers = timers;
 	return 0;
 }
 
-static void on_timer_closed(uv_handle_t *handle)
-{
-	struct nbd_timers *timers = (struct nbd_timers *)uv_handle_get_data(handle);
-
-	if (!--timers->open)
-		free(timers);
-}
-
 void nbd_timers_close(struct nbd_timers *timers)
 {
-	timers->retry.data = timers->soon.data = timers->doubt.data = timers;
-	uv_close((uv_handle_t *)&timers->retry, on_timer_closed);
-	uv_close((uv_handle_t *)&timers->soon, on_timer_closed);
-	uv_close((uv_handle_t *)&timers->doubt, on_timer_closed);
+	loop_close_one_of((uv_handle_t *)&timers->retry, &timers->handles);
+	loop_close_one_of((uv_handle_t *)&timers->soon, &timers->handles);
+	loop_close_one_of((uv_handle_t *)&timers->doubt, &timers->handles);
 }

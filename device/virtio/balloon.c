@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/loop.h"
 #include "base/proto.h"
 #include "device/virtio/kind.h"
 #include "virtio.pb-c.h"
@@ -41,11 +42,11 @@ enum { QUEUE_INFLATE, QUEUE_DEFLATE, QUEUE_REPORT, QUEUES };
 
 /* Tells the host of changes: on the main loop, and not too often, whatever the guest does. Goes when both handles are closed. */
 struct teller {
+	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_async_t wake;
 	uv_timer_t timer;
 	struct balloon *balloon;
 	int64_t last_ns;
-	unsigned int handles;
 };
 
 struct balloon {
@@ -85,14 +86,6 @@ static void on_wake(uv_async_t *wake)
 		tell(teller);
 	else
 		uv_timer_start(&teller->timer, on_timer, (uint64_t)(left / NS_PER_MS) + 1, 0);
-}
-
-static void on_teller_closed(uv_handle_t *handle)
-{
-	struct teller *teller = handle->data;
-
-	if (!--teller->handles)
-		free(teller);
 }
 
 static int teller_new(struct balloon *balloon, struct err *err)
@@ -274,8 +267,8 @@ static void balloon_free(void *arg)
 	struct balloon *balloon = arg;
 
 	if (balloon->teller) {
-		uv_close((uv_handle_t *)&balloon->teller->wake, on_teller_closed);
-		uv_close((uv_handle_t *)&balloon->teller->timer, on_teller_closed);
+		loop_close_one_of((uv_handle_t *)&balloon->teller->wake, &balloon->teller->handles);
+		loop_close_one_of((uv_handle_t *)&balloon->teller->timer, &balloon->teller->handles);
 	}
 	vdev_fini(&balloon->dev);
 	free(balloon);

@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/proto.h"
 #include "device/virtio/kind.h"
 #include "device/virtio/net.h"
@@ -75,10 +76,10 @@ struct net {
 
 /* The back end in the main loop; freed once the loop has let go of both handles. */
 struct net_watch {
+	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_poll_t poll;
 	uv_timer_t timer;
 	struct net *net;
-	unsigned int handles;
 	int events;
 };
 
@@ -465,14 +466,6 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 	vdev_unlock(&net->dev);
 }
 
-static void on_watch_closed(uv_handle_t *handle)
-{
-	struct net_watch *watch = handle->data;
-
-	if (!--watch->handles)
-		free(watch);
-}
-
 static int watch_new(struct net *net, struct err *err)
 {
 	struct net_watch *watch = calloc(1, sizeof(*watch));
@@ -696,8 +689,8 @@ static void net_free(void *arg)
 		log_info("%s: %" PRIu64 " frames received, %" PRIu64 " lost; %" PRIu64 " sent, %" PRIu64 " lost", net->dev.name,
 			 net->stats.received, net->stats.received_dropped, net->stats.sent, net->stats.sent_dropped);
 	if (net->watch) {
-		uv_close((uv_handle_t *)&net->watch->poll, on_watch_closed);
-		uv_close((uv_handle_t *)&net->watch->timer, on_watch_closed);
+		loop_close_one_of((uv_handle_t *)&net->watch->poll, &net->watch->handles);
+		loop_close_one_of((uv_handle_t *)&net->watch->timer, &net->watch->handles);
 	}
 	net_backend_close(net->backend);
 	vdev_fini(&net->dev);

@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/proto.h"
 #include "virtio.pb-c.h"
 
@@ -226,11 +227,6 @@ static int watch_new(struct vdev *dev, unsigned int i, struct err *err)
 	uv_poll_start(&watch->poll, UV_READABLE, on_event);
 	dev->watch[i] = watch;
 	return 0;
-}
-
-static void on_watch_closed(uv_handle_t *handle)
-{
-	free(handle->data);
 }
 
 unsigned int vdev_in_hand(struct vdev *dev)
@@ -589,7 +585,7 @@ void vdev_fini(struct vdev *dev)
 
 	for (i = 0; i < dev->queues; i++) {
 		if (dev->watch[i])
-			uv_close((uv_handle_t *)&dev->watch[i]->poll, on_watch_closed);
+			loop_close((uv_handle_t *)&dev->watch[i]->poll, dev->watch[i]);
 		vqueue_fini(&dev->queue[i]);
 	}
 	dev->queues = 0;

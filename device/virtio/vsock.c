@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/loop.h"
 #include "device/virtio/kind.h"
 #include "device/virtio/vsock_conn.h"
 #include "device/virtio/vsock_host.h"
@@ -49,10 +50,10 @@ enum { QUEUE_RX, QUEUE_TX, QUEUE_EVENT, QUEUES };
 
 /* Handles that outlive the device until they are closed. */
 struct vsock_loop {
+	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_async_t reap;
 	uv_timer_t linger;
 	struct vsock *vs;
-	unsigned int handles;
 };
 
 struct vsock {
@@ -456,14 +457,6 @@ static void on_linger(uv_timer_t *timer)
 	vdev_unlock(&vs->dev);
 }
 
-static void on_loop_closed(uv_handle_t *handle)
-{
-	struct vsock_loop *loop = handle->data;
-
-	if (!--loop->handles)
-		free(loop);
-}
-
 static int loop_begin(struct vsock *vs, struct err *err)
 {
 	struct vsock_loop *loop = calloc(1, sizeof(*loop));
@@ -527,8 +520,8 @@ static void vsock_free(void *arg)
 	while (vs->table.n)
 		vsock_conn_free(vs->table.conn[0]);
 	if (vs->loop) {
-		uv_close((uv_handle_t *)&vs->loop->reap, on_loop_closed);
-		uv_close((uv_handle_t *)&vs->loop->linger, on_loop_closed);
+		loop_close_one_of((uv_handle_t *)&vs->loop->reap, &vs->loop->handles);
+		loop_close_one_of((uv_handle_t *)&vs->loop->linger, &vs->loop->handles);
 	}
 	vdev_fini(&vs->dev);
 	free(vs);

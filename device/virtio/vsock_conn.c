@@ -10,6 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/loop.h"
+
 /* The guest is told of new credit when so much has come together. */
 #define CREDIT_STEP (VSOCK_BUFFER_BYTES / 4)
 #define PACKET_MAX 65536u
@@ -22,16 +24,11 @@ struct vsock_conn_poll {
 
 /* ---- a connection's socket ---- */
 
-static void on_poll_closed(uv_handle_t *handle)
-{
-	free(handle->data);
-}
-
 static void conn_hang_up(struct vsock_conn *c)
 {
 	if (c->fd < 0)
 		return;
-	uv_close((uv_handle_t *)&c->poll->poll, on_poll_closed);
+	loop_close((uv_handle_t *)&c->poll->poll, c->poll);
 	c->poll = NULL;
 	close(c->fd);
 	c->fd = -1;

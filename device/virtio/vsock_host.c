@@ -18,6 +18,7 @@
 #include "base/accept.h"
 #include "base/listening.h"
 #include "base/log.h"
+#include "base/loop.h"
 
 #define CID_MIN 3	/* below are the hypervisor's, the loopback's and the host's (5.10.4) */
 #define BACKLOG 16
@@ -36,9 +37,9 @@ struct greeting {
 };
 
 struct vsock_host {
+	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_poll_t poll;
 	uv_timer_t rest;
-	unsigned int handles;	/* of these two, those that the loop has */
 	bool rest_told;
 	struct loop *loop;
 	struct listening listening;
@@ -109,11 +110,6 @@ int vsock_options_parse(struct vsock_options *options, const char *text, struct 
 
 static void listen_update(struct vsock_host *host);
 
-static void on_greeting_closed(uv_handle_t *handle)
-{
-	free(handle->data);
-}
-
 /* Its descriptor is the caller's. */
 static void greeting_end(struct greeting *greeting)
 {
@@ -122,7 +118,7 @@ static void greeting_end(struct greeting *greeting)
 	host->greetings--;
 	host->greeting[greeting->slot] = host->greeting[host->greetings];
 	host->greeting[greeting->slot]->slot = greeting->slot;
-	uv_close((uv_handle_t *)&greeting->poll, on_greeting_closed);
+	loop_close((uv_handle_t *)&greeting->poll, greeting);
 }
 
 static void on_greeting(uv_poll_t *poll, int status, int events)
@@ -215,14 +211,6 @@ static int listen_open(struct vsock_host *host, struct err *err)
 	return listening_open(&host->listening, &address, 0, BACKLOG, err);
 }
 
-static void on_host_closed(uv_handle_t *handle)
-{
-	struct vsock_host *host = handle->data;
-
-	if (!--host->handles)
-		free(host);
-}
-
 int vsock_host_new(struct vsock_host **out, struct loop *loop, const char *path,
 		   void (*connected)(void *arg, int fd, uint32_t port), void *arg, struct err *err)
 {
@@ -264,8 +252,8 @@ void vsock_host_free(struct vsock_host *host)
 		greeting_end(host->greeting[0]);
 		close(fd);
 	}
-	uv_close((uv_handle_t *)&host->poll, on_host_closed);
-	uv_close((uv_handle_t *)&host->rest, on_host_closed);
+	loop_close_one_of((uv_handle_t *)&host->poll, &host->handles);
+	loop_close_one_of((uv_handle_t *)&host->rest, &host->handles);
 	listening_close(&host->listening);
 }
 

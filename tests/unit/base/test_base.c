@@ -191,6 +191,53 @@ static void test_loop_runs_each_post_once_on_the_main_thread(void **unused)
 	assert_int_equal(posts.seen, POSTS + 1);
 }
 
+/* free(3), as the linker has it (--wrap): of what is looked for, how often. */
+static void *looked_for;
+static unsigned int freed;
+
+void __real_free(void *memory);
+void __wrap_free(void *memory);
+
+void __wrap_free(void *memory)
+{
+	freed += memory && memory == looked_for;
+	__real_free(memory);
+}
+
+static void test_loop_frees_what_a_closed_handle_is_in(void **unused)
+{
+	struct alone {
+		int before;
+		uv_timer_t timer;
+	} *alone = calloc(1, sizeof(*alone));
+	struct two {
+		unsigned int handles;
+		uv_timer_t first, second;
+	} *two = calloc(1, sizeof(*two));
+	struct loop *loop;
+
+	(void)unused;
+	assert_int_equal(loop_new(&loop, NULL), 0);
+	uv_timer_init(loop_uv(loop), &alone->timer);
+	uv_timer_init(loop_uv(loop), &two->first);
+	uv_timer_init(loop_uv(loop), &two->second);
+	two->handles = 2;
+	looked_for = alone;
+	loop_close((uv_handle_t *)&alone->timer, alone);
+	assert_int_equal(freed, 0);
+	uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+	assert_int_equal(freed, 1);
+	looked_for = two;
+	loop_close_one_of((uv_handle_t *)&two->first, &two->handles);
+	uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+	assert_int_equal(freed, 1);
+	loop_close_one_of((uv_handle_t *)&two->second, &two->handles);
+	uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+	assert_int_equal(freed, 2);
+	looked_for = NULL;
+	loop_free(loop);
+}
+
 static unsigned int lines_shown;
 static unsigned long long lines_told;
 
@@ -298,6 +345,7 @@ int main(void)
 		cmocka_unit_test(test_cond_waits_by_the_monotonic_clock),
 		cmocka_unit_test(test_loop_runs_each_post_once_on_the_main_thread),
 		cmocka_unit_test(test_loop_does_not_run_all_posts_in_one_turn),
+		cmocka_unit_test(test_loop_frees_what_a_closed_handle_is_in),
 		cmocka_unit_test(test_loop_tells_what_the_log_has_left_out),
 	};
 
