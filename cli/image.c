@@ -51,7 +51,8 @@ static bool is_made_of(const char *text, const char *more)
 	const char *at;
 
 	for (at = text; *at; at++)
-		if (!(*at >= 'a' && *at <= 'z') && !(*at >= 'A' && *at <= 'Z') && !isdigit((unsigned char)*at) && !strchr(more, *at))
+		if (!(*at >= 'a' && *at <= 'z') && !(*at >= 'A' && *at <= 'Z') &&
+		    !isdigit((unsigned char)*at) && !strchr(more, *at))
 			return false;
 	return *text && *text != '-' && *text != '.';
 }
@@ -80,8 +81,12 @@ static int key_read(struct image *image, const char *path, struct err *err)
 	image->key = calloc(1, KEY_BYTES_MAX + 1);
 	n = image->key ? fread(image->key, 1, KEY_BYTES_MAX, file) : 0;
 	fclose(file);
-	if (!n || strlen(image->key) != n || strstr(image->key, "PRIVATE KEY") || !strpbrk(image->key, " "))
-		return err_set(err, -EINVAL, "--ssh-key %s: that is not a file of public keys, such as ~/.ssh/id_ed25519.pub", path);
+	if (!n || strlen(image->key) != n || strstr(image->key, "PRIVATE KEY") ||
+	    !strpbrk(image->key, " "))
+		return err_set(
+			err, -EINVAL,
+			"--ssh-key %s: that is not a file of public keys, such as ~/.ssh/id_ed25519.pub",
+			path);
 	while (n && isspace((unsigned char)image->key[n - 1]))
 		image->key[--n] = '\0';
 	return 0;
@@ -103,8 +108,11 @@ static int password_read(struct image *image, const char *path, struct err *err)
 		fclose(file);
 	if (n && image->password[n - 1] == '\n')
 		image->password[--n] = '\0';
-	if (!n || n > PASSWORD_BYTES_MAX || strlen(image->password) != n || strpbrk(image->password, "\n\r"))
-		return err_set(err, -EINVAL, "--root-password-file %s: it has to hold one line of 1 to %d bytes", path, PASSWORD_BYTES_MAX);
+	if (!n || n > PASSWORD_BYTES_MAX || strlen(image->password) != n ||
+	    strpbrk(image->password, "\n\r"))
+		return err_set(err, -EINVAL,
+			       "--root-password-file %s: it has to hold one line of 1 to %d bytes",
+			       path, PASSWORD_BYTES_MAX);
 	return 0;
 }
 
@@ -115,17 +123,21 @@ static int size_take(struct image *image, const char *text, struct err *err)
 	if (size_parse(&bytes, text) < 0 || bytes < SIZE_MIN || bytes > SIZE_MAX_BYTES)
 		return err_set(err, -EINVAL, "--size %s: from 400M to 16T is allowed", text);
 	if (bytes % BLOCK_BYTES)
-		return err_set(err, -EINVAL, "--size %s: a multiple of 4K is allowed; the next is %" PRIu64 "K", text,
-			       (bytes / BLOCK_BYTES + 1) * (BLOCK_BYTES / 1024));
+		return err_set(err, -EINVAL,
+			       "--size %s: a multiple of 4K is allowed; the next is %" PRIu64 "K",
+			       text, (bytes / BLOCK_BYTES + 1) * (BLOCK_BYTES / 1024));
 	/* A bare number is KiB there. */
 	snprintf(image->size, sizeof(image->size), "%" PRIu64 "K", bytes / 1024);
 	return 0;
 }
 
-static int word_take(const char **to, const char *option, const char *text, const char *more, struct err *err)
+static int word_take(const char **to, const char *option, const char *text, const char *more,
+		     struct err *err)
 {
 	if (!is_made_of(text, more) || strlen(text) > 200)
-		return err_set(err, -EINVAL, "--%s %s: letters, digits and any of \"%s\" are allowed", option, text, more);
+		return err_set(err, -EINVAL,
+			       "--%s %s: letters, digits and any of \"%s\" are allowed", option,
+			       text, more);
 	*to = text;
 	return 0;
 }
@@ -142,8 +154,10 @@ static int take(struct image *image, int option, const char *value, struct err *
 	case 'w':
 		return password_read(image, value, err);
 	case 'W':
-		return err_set(err, -EINVAL, "--root-password: everybody can see a command line: --root-password-file FILE, or - for standard "
-			       "input");
+		return err_set(
+			err, -EINVAL,
+			"--root-password: everybody can see a command line: --root-password-file FILE, or - for standard "
+			"input");
 	case 'k':
 		return key_read(image, value, err);
 	case 'n':
@@ -159,11 +173,15 @@ static int take(struct image *image, int option, const char *value, struct err *
 static int parse(struct image *image, int argc, char **argv, struct err *err)
 {
 	static const struct option options[] = {
-		{ "size", required_argument, NULL, 's' },      { "suite", required_argument, NULL, 'u' },
-		{ "package", required_argument, NULL, 'p' },   { "root-password-file", required_argument, NULL, 'w' },
+		{ "size", required_argument, NULL, 's' },
+		{ "suite", required_argument, NULL, 'u' },
+		{ "package", required_argument, NULL, 'p' },
+		{ "root-password-file", required_argument, NULL, 'w' },
 		{ "root-password", required_argument, NULL, 'W' },
-		{ "ssh-key", required_argument, NULL, 'k' },   { "hostname", required_argument, NULL, 'n' },
-		{ "mirror", required_argument, NULL, 'm' },    { "help", no_argument, NULL, 'h' },
+		{ "ssh-key", required_argument, NULL, 'k' },
+		{ "hostname", required_argument, NULL, 'n' },
+		{ "mirror", required_argument, NULL, 'm' },
+		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
 	int option, r = 0;
@@ -172,13 +190,16 @@ static int parse(struct image *image, int argc, char **argv, struct err *err)
 	while (!r && (option = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
 		if (option == '?' || option == ':')
 			return err_set(err, -EINVAL, "%s: %s", argv[optind - 1],
-				       option == ':' ? "its value is missing" : "no such option (postern image --help has all)");
+				       option == ':' ?
+					       "its value is missing" :
+					       "no such option (postern image --help has all)");
 		r = take(image, option, optarg, err);
 	}
 	if (r < 0 || image->help)
 		return r;
 	if (argc - optind != 2 || strcmp(argv[optind], "debian") != 0)
-		return err_set(err, -EINVAL, "\"debian\" and a file are wanted: postern image debian FILE");
+		return err_set(err, -EINVAL,
+			       "\"debian\" and a file are wanted: postern image debian FILE");
 	image->name = argv[optind + 1];
 	if (asprintf(&image->out, "%s%s", *image->name == '/' ? "" : "./", image->name) < 0)
 		image->out = NULL;
@@ -189,7 +210,8 @@ static int parse(struct image *image, int argc, char **argv, struct err *err)
 
 static int make(struct image *image, struct err *err)
 {
-	struct image_progress progress = { .terminal = isatty(STDERR_FILENO), .start_ns = clock_now_ns() };
+	struct image_progress progress = { .terminal = isatty(STDERR_FILENO),
+					   .start_ns = clock_now_ns() };
 	sigset_t signals;
 	struct stat st;
 	int r;
@@ -214,8 +236,9 @@ static int make(struct image *image, struct err *err)
 	if (!r && stat(image->out, &st) < 0)
 		r = err_errno(err, -errno, "%s", image->name);
 	if (!r)
-		printf("%s: %lld MiB, of which %lld are in use; start it by: postern run -m 512M --disk %s\n", image->name,
-		       (long long)st.st_size >> 20, (long long)st.st_blocks * 512 >> 20, image->name);
+		printf("%s: %lld MiB, of which %lld are in use; start it by: postern run -m 512M --disk %s\n",
+		       image->name, (long long)st.st_size >> 20,
+		       (long long)st.st_blocks * 512 >> 20, image->name);
 	return r;
 }
 

@@ -43,7 +43,10 @@ struct image_progress {
 
 /* -ENOENT: this machine lacks programs; the error names their packages. */
 int image_programs_check(struct err *err);
-/* The directories; the work goes on beside the file, where there has to be room anyway. -EEXIST: the file is there already. */
+/*
+ * The directories; the work goes on beside the file, where there has to be room
+ * anyway. -EEXIST: the file is there already.
+ */
 int image_work_make(struct image *image, struct err *err);
 /* Removes those that were made, and says on standard error what it could not. */
 void image_work_remove(struct image *image);
@@ -55,6 +58,7 @@ void image_work_remove(struct image *image);
  * interrupt it. -EINTR: it was interrupted; -EIO: it failed, and what it said
  * last is in progress->tail.
  */
-int image_run(const struct image *image, struct image_progress *progress, const sigset_t *signals, struct err *err);
+int image_run(const struct image *image, struct image_progress *progress, const sigset_t *signals,
+	      struct err *err);
 
 #endif

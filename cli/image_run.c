@@ -39,7 +39,8 @@ static void progress_show(const struct image_progress *p, const char *detail)
 	unsigned int s = (unsigned int)((clock_now_ns() - p->start_ns) / 1000000000u);
 
 	if (p->terminal)
-		fprintf(stderr, "\r\033[K%3u s  %s%s%.50s", s, p->step, *detail ? ": " : "", detail);
+		fprintf(stderr, "\r\033[K%3u s  %s%s%.50s", s, p->step, *detail ? ": " : "",
+			detail);
 }
 
 static void progress_line(struct image_progress *p)
@@ -86,10 +87,11 @@ static int environment_set(const struct image *image)
 	const struct {
 		const char *name, *value;
 	} all[] = {
-		{ "IMAGE_OUT", image->out }, { "IMAGE_WORK", image->work }, { "IMAGE_SIZE", image->size },
-		{ "IMAGE_SUITE", image->suite }, { "IMAGE_PACKAGES", image->packages }, { "IMAGE_HOSTNAME", image->hostname },
-		{ "IMAGE_PASSWORD", image->password }, { "IMAGE_KEY", image->key }, { "IMAGE_MIRROR", image->mirror },
-		{ "TMPDIR", image->tmp },
+		{ "IMAGE_OUT", image->out },	       { "IMAGE_WORK", image->work },
+		{ "IMAGE_SIZE", image->size },	       { "IMAGE_SUITE", image->suite },
+		{ "IMAGE_PACKAGES", image->packages }, { "IMAGE_HOSTNAME", image->hostname },
+		{ "IMAGE_PASSWORD", image->password }, { "IMAGE_KEY", image->key },
+		{ "IMAGE_MIRROR", image->mirror },     { "TMPDIR", image->tmp },
 	};
 	size_t i;
 
@@ -132,12 +134,15 @@ static bool has_ended(pid_t pid)
 }
 
 /*
- * Until the recipe has ended, and all who can write to the pipe; the latter only for a while, since a server that a package has started
- * may have it. Ends early when it was interrupted, and they have had their time. Returns the signal, or 0.
+ * Until the recipe has ended, and all who can write to the pipe; the latter
+ * only for a while, since a server that a package has started may have it. Ends
+ * early when it was interrupted, and they have had their time. Returns the
+ * signal, or 0.
  */
 static int follow(struct image_progress *p, pid_t pid, int pipe_fd, int signal_fd)
 {
-	struct pollfd fds[] = { { .fd = pipe_fd, .events = POLLIN }, { .fd = signal_fd, .events = POLLIN } };
+	struct pollfd fds[] = { { .fd = pipe_fd, .events = POLLIN },
+				{ .fd = signal_fd, .events = POLLIN } };
 	struct signalfd_siginfo info;
 	int64_t end_ns = INT64_MAX, last_ns = INT64_MAX;
 	int sig = 0;
@@ -147,7 +152,8 @@ static int follow(struct image_progress *p, pid_t pid, int pipe_fd, int signal_f
 	for (;;) {
 		if (poll(fds, 2, 500) < 0 && errno != EINTR)
 			break;
-		if (fds[1].revents && read(signal_fd, &info, sizeof(info)) == sizeof(info) && info.ssi_signo != SIGCHLD) {
+		if (fds[1].revents && read(signal_fd, &info, sizeof(info)) == sizeof(info) &&
+		    info.ssi_signo != SIGCHLD) {
 			if (sig)	/* the second one */
 				end_ns = 0;
 			else
@@ -157,7 +163,8 @@ static int follow(struct image_progress *p, pid_t pid, int pipe_fd, int signal_f
 		}
 		if (last_ns == INT64_MAX && has_ended(pid))
 			last_ns = clock_now_ns() + LINGER_MS * INT64_C(1000000);
-		if (clock_now_ns() >= end_ns || clock_now_ns() >= last_ns || (fds[0].fd < 0 && last_ns != INT64_MAX))
+		if (clock_now_ns() >= end_ns || clock_now_ns() >= last_ns ||
+		    (fds[0].fd < 0 && last_ns != INT64_MAX))
 			break;
 		if (!fds[0].revents) {
 			progress_show(p, "");
@@ -199,8 +206,9 @@ static void children_kill(void)
 }
 
 /*
- * What the recipe has started goes with it, also what has left its process group: what it wrote is about to be removed. Those whose parents
- * end become children of this process. Returns the recipe's status, or -1.
+ * What the recipe has started goes with it, also what has left its process
+ * group: what it wrote is about to be removed. Those whose parents end become
+ * children of this process. Returns the recipe's status, or -1.
  */
 static int all_end(pid_t pid)
 {
@@ -229,7 +237,8 @@ static int all_end(pid_t pid)
 	return result;
 }
 
-int image_run(const struct image *image, struct image_progress *p, const sigset_t *signals, struct err *err)
+int image_run(const struct image *image, struct image_progress *p, const sigset_t *signals,
+	      struct err *err)
 {
 	int fds[2], signal_fd, sig, status;
 	pid_t pid;

@@ -37,17 +37,20 @@ int image_programs_check(struct err *err)
 		const char *name, *package;
 		bool only_users;	/* not needed by root */
 	} programs[] = {
-		{ "mmdebstrap", "mmdebstrap", false }, { "mke2fs", "e2fsprogs", false }, { "apt-get", "apt", false },
-		{ "tar", "tar", false }, { "fakeroot", "fakeroot", true },
-		{ "newuidmap", "uidmap", true },
+		{ "mmdebstrap", "mmdebstrap", false }, { "mke2fs", "e2fsprogs", false },
+		{ "apt-get", "apt", false },	       { "tar", "tar", false },
+		{ "fakeroot", "fakeroot", true },      { "newuidmap", "uidmap", true },
 	};
 	char missing[200] = "";
 	size_t i;
 
 	for (i = 0; i < sizeof(programs) / sizeof(programs[0]); i++)
 		if (!program_is_there(programs[i].name) && (geteuid() || !programs[i].only_users))
-			snprintf(missing + strlen(missing), sizeof(missing) - strlen(missing), " %s", programs[i].package);
-	return *missing ? err_set(err, -ENOENT, "this machine lacks packages: apt-get install%s", missing) : 0;
+			snprintf(missing + strlen(missing), sizeof(missing) - strlen(missing),
+				 " %s", programs[i].package);
+	return *missing ? err_set(err, -ENOENT, "this machine lacks packages: apt-get install%s",
+				  missing) :
+			  0;
 }
 
 /* May anybody pass through this absolute path? */
@@ -74,7 +77,8 @@ static char *directory_make(const char *in, const char *name, mode_t mode)
 	if (asprintf(&path, "%s/%s", in, name) < 0)
 		return NULL;
 	/* Whatever the umask is. */
-	if ((strstr(name, "XXXXXX") ? mkdtemp(path) == NULL : mkdir(path, mode) < 0) || chmod(path, mode) < 0) {
+	if ((strstr(name, "XXXXXX") ? mkdtemp(path) == NULL : mkdir(path, mode) < 0) ||
+	    chmod(path, mode) < 0) {
 		free(path);
 		return NULL;
 	}
@@ -82,8 +86,8 @@ static char *directory_make(const char *in, const char *name, mode_t mode)
 }
 
 /*
- * The file may be in a directory that is its user's alone. Then others, apt's own user and those of a user namespace, do not get to
- * what is unpacked there.
+ * The file may be in a directory that is its user's alone. Then others, apt's
+ * own user and those of a user namespace, do not get to what is unpacked there.
  */
 static char *tmp_make(const char *top)
 {
@@ -95,7 +99,9 @@ static char *tmp_make(const char *top)
 	if (is_open_to_all(whole))
 		tmp = directory_make(whole, "tmp", 0755);
 	else
-		tmp = directory_make(given && *given == '/' && is_open_to_all(given) ? given : "/tmp", "postern-image.XXXXXX", 0755);
+		tmp = directory_make(given && *given == '/' && is_open_to_all(given) ? given :
+										       "/tmp",
+				     "postern-image.XXXXXX", 0755);
 	free(whole);
 	return tmp;
 }
@@ -131,13 +137,19 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
 
 static int tree_remove(const char *path)
 {
-	return nftw(path, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0 && errno != ENOENT ? -errno : 0;
+	return nftw(path, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0 && errno != ENOENT ?
+		       -errno :
+		       0;
 }
 
-/* What was unpacked in a user namespace belongs to others than its user, but may be removed in one. */
+/*
+ * What was unpacked in a user namespace belongs to others than its user, but
+ * may be removed in one.
+ */
 static void tmp_clear(const char *tmp)
 {
-	char *words[] = { "mmdebstrap", "--unshare-helper", "env", "--chdir=/", "rm", "-rf", "--one-file-system", (char *)tmp, NULL };
+	char *words[] = { "mmdebstrap", "--unshare-helper",  "env",	  "--chdir=/", "rm",
+			  "-rf",	"--one-file-system", (char *)tmp, NULL };
 	posix_spawn_file_actions_t files;
 	pid_t pid;
 
@@ -162,7 +174,8 @@ void image_work_remove(struct image *image)
 	for (i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		r = *all[i] ? tree_remove(*all[i]) : 0;
 		if (r < 0)
-			fprintf(stderr, "postern image: %s cannot be removed: %s\n", *all[i], strerror(-r));
+			fprintf(stderr, "postern image: %s cannot be removed: %s\n", *all[i],
+				strerror(-r));
 		free(*all[i]);
 		*all[i] = NULL;
 	}

@@ -46,7 +46,8 @@ void net_poll_update(struct net *net)
 	if (!net->backend->gone)
 		events = UV_DISCONNECT;
 	if (events && net->dev.running)
-		events |= (net->reading ? UV_READABLE : 0) | (net_backend_is_blocked(net->backend) ? UV_WRITABLE : 0);
+		events |= (net->reading ? UV_READABLE : 0) |
+			  (net_backend_is_blocked(net->backend) ? UV_WRITABLE : 0);
 	if (events == watch->events)
 		return;
 	watch->events = events;
@@ -88,7 +89,8 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 	if (status < 0)
 		watch->events = 0;
 	if (status < 0 || events & UV_WRITABLE) {
-		if (net_backend_flush(net->backend) == -EPIPE && net->config.status & VIRTIO_NET_S_LINK_UP)
+		if (net_backend_flush(net->backend) == -EPIPE &&
+		    net->config.status & VIRTIO_NET_S_LINK_UP)
 			net_link_down(net);
 		net_tx_run(net);
 	}
@@ -100,7 +102,8 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 	}
 	/* It still says neither: not to be asked again and again. */
 	if (status < 0 && !net->backend->gone && poll_fails(net->backend->fd)) {
-		log_warn("%s: %s cannot be polled (%s): the guest's link is down", net->dev.name, net->backend->name, uv_strerror(status));
+		log_warn("%s: %s cannot be polled (%s): the guest's link is down", net->dev.name,
+			 net->backend->name, uv_strerror(status));
 		net->backend->gone = true;
 		net_link_down(net);
 	}
@@ -186,8 +189,10 @@ static void net_free(void *arg)
 	if (net->frame_len)
 		net_rx_drop(net);
 	if (net->stats.received_dropped || net->stats.sent_dropped)
-		log_info("%s: %" PRIu64 " frames received, %" PRIu64 " lost; %" PRIu64 " sent, %" PRIu64 " lost", net->dev.name,
-			 net->stats.received, net->stats.received_dropped, net->stats.sent, net->stats.sent_dropped);
+		log_info("%s: %" PRIu64 " frames received, %" PRIu64 " lost; %" PRIu64
+			 " sent, %" PRIu64 " lost",
+			 net->dev.name, net->stats.received, net->stats.received_dropped,
+			 net->stats.sent, net->stats.sent_dropped);
 	if (net->watch) {
 		loop_close_one_of((uv_handle_t *)&net->watch->poll, &net->watch->handles);
 		loop_close_one_of((uv_handle_t *)&net->watch->timer, &net->watch->handles);
@@ -218,8 +223,8 @@ static int net_check(const char *text, struct err *err)
 	return net_config_parse(&config, text, err);
 }
 
-int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *backend, const struct net_config *given,
-	    unsigned int number, struct err *err)
+int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *backend,
+	    const struct net_config *given, unsigned int number, struct err *err)
 {
 	struct vdev_config config = {
 		.number = number, .queues = QUEUES, .queue_size = QUEUE_SIZE,
@@ -255,7 +260,8 @@ int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *b
 	return 0;
 }
 
-static int net_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+static int net_make(struct vdev **out, const struct vdev_env *env, const char *text,
+		    unsigned int number, struct err *err)
 {
 	struct net_backend *backend;
 	struct net_config config;
@@ -271,4 +277,7 @@ static int net_make(struct vdev **out, const struct vdev_env *env, const char *t
 	return net_new(out, env, backend, &config, number, err);
 }
 
-const struct virtio_kind net_kind = { .option = "net", .max = 8, .check = net_check, .make = net_make };
+const struct virtio_kind net_kind = { .option = "net",
+				      .max = 8,
+				      .check = net_check,
+				      .make = net_make };

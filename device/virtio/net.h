@@ -11,8 +11,11 @@
 
 struct net_stats {
 	uint64_t received, sent;	/* frames */
-	/* Lost: frames for the guest that were too large for its buffers, not as negotiated, or from before it came here; in hand when
-	 * its driver reset the device. */
+	/*
+	 * Lost: frames for the guest that were too large for its buffers, not
+	 * as negotiated, or from before it came here; in hand when its driver
+	 * reset the device.
+	 */
 	uint64_t received_dropped;
 	/* Frames of the guest's with a wrong header or length, or which the far side refused. */
 	uint64_t sent_dropped;
@@ -20,11 +23,12 @@ struct net_stats {
 };
 
 /*
- * A device on a back end that is open, and the device's from now on, also on an error; config says the guest's MAC address, and
- * whether it was asked for. Main thread.
+ * A device on a back end that is open, and the device's from now on, also on an
+ * error; config says the guest's MAC address, and whether it was asked for.
+ * Main thread.
  */
-int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *backend, const struct net_config *config,
-	    unsigned int number, struct err *err);
+int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *backend,
+	    const struct net_config *config, unsigned int number, struct err *err);
 /* dev is a net_kind's. Any thread, lock not held. */
 void net_stats_get(struct vdev *dev, struct net_stats *to);
 

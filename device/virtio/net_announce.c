@@ -21,7 +21,10 @@
 
 static void on_timer(uv_timer_t *timer);
 
-/* A reverse ARP request, who has this MAC's address, as hosts have long sent it for guests: switches learn from it. */
+/*
+ * A reverse ARP request, who has this MAC's address, as hosts have long sent it
+ * for guests: switches learn from it.
+ */
 static void rarp_send(struct net *net)
 {
 	struct {
@@ -31,7 +34,10 @@ static void rarp_send(struct net *net)
 		uint8_t padding[18];
 	} __attribute__((packed)) frame = {
 		.eth = { .h_proto = htobe16(ETH_P_RARP) },
-		.arp = { .ar_hrd = htobe16(ARPHRD_ETHER), .ar_pro = htobe16(ETH_P_IP), .ar_hln = ETH_ALEN, .ar_pln = 4,
+		.arp = { .ar_hrd = htobe16(ARPHRD_ETHER),
+			 .ar_pro = htobe16(ETH_P_IP),
+			 .ar_hln = ETH_ALEN,
+			 .ar_pln = 4,
 			 .ar_op = htobe16(ARPOP_RREQUEST) },
 	};
 	struct iovec iov[2] = { { 0 }, { &frame, sizeof(frame) } };
@@ -53,13 +59,16 @@ void net_announce(struct net *net)
 	net->announce--;
 	net->stats.announced++;
 	rarp_send(net);
-	if (vdev_has(&net->dev, VIRTIO_NET_F_GUEST_ANNOUNCE) && vdev_has(&net->dev, VIRTIO_NET_F_CTRL_VQ)) {
+	if (vdev_has(&net->dev, VIRTIO_NET_F_GUEST_ANNOUNCE) &&
+	    vdev_has(&net->dev, VIRTIO_NET_F_CTRL_VQ)) {
 		net->config.status |= VIRTIO_NET_S_ANNOUNCE;
 		vdev_config_changed(&net->dev);
 	}
 	if (net->watch && net->announce)
 		uv_timer_start(&net->watch->timer, on_timer,
-			       ANNOUNCE_FIRST_MS + ANNOUNCE_STEP_MS * (ANNOUNCE_ROUNDS - 1 - net->announce), 0);
+			       ANNOUNCE_FIRST_MS +
+				       ANNOUNCE_STEP_MS * (ANNOUNCE_ROUNDS - 1 - net->announce),
+			       0);
 	net_poll_update(net);
 }
 

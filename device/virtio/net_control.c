@@ -17,10 +17,14 @@ static bool control_rx(struct net *net, uint8_t command, const struct vchain *ch
 {
 	(void)net;
 	/* The modes of CTRL_RX alone; CTRL_RX_EXTRA is not offered. Nothing is filtered. */
-	return command <= VIRTIO_NET_CTRL_RX_ALLMULTI && chain->out_bytes == sizeof(struct virtio_net_ctrl_hdr) + 1;
+	return command <= VIRTIO_NET_CTRL_RX_ALLMULTI &&
+	       chain->out_bytes == sizeof(struct virtio_net_ctrl_hdr) + 1;
 }
 
-/* One half of the MAC table: its length, 0: wrong. Its entries are not kept, for nothing is filtered. */
+/*
+ * One half of the MAC table: its length, 0: wrong. Its entries are not kept,
+ * for nothing is filtered.
+ */
 static uint64_t table_bytes(const struct vchain *chain, uint64_t at)
 {
 	uint32_t entries;
@@ -37,7 +41,8 @@ static bool control_mac(struct net *net, uint8_t command, const struct vchain *c
 
 	switch (command) {
 	case VIRTIO_NET_CTRL_MAC_ADDR_SET:
-		if (chain->out_bytes != at + sizeof(mac) || !vchain_read(chain, at, mac, sizeof(mac)) || !net_mac_is_valid(mac))
+		if (chain->out_bytes != at + sizeof(mac) ||
+		    !vchain_read(chain, at, mac, sizeof(mac)) || !net_mac_is_valid(mac))
 			return false;
 		memcpy(net->config.mac, mac, sizeof(mac));
 		return true;
@@ -55,7 +60,8 @@ static bool control_mac(struct net *net, uint8_t command, const struct vchain *c
 
 static bool control_announce(struct net *net, uint8_t command)
 {
-	if (command != VIRTIO_NET_CTRL_ANNOUNCE_ACK || !(net->config.status & VIRTIO_NET_S_ANNOUNCE))
+	if (command != VIRTIO_NET_CTRL_ANNOUNCE_ACK ||
+	    !(net->config.status & VIRTIO_NET_S_ANNOUNCE))
 		return false;
 	net->config.status &= (uint16_t)~VIRTIO_NET_S_ANNOUNCE;
 	return true;
@@ -87,7 +93,10 @@ void net_control_run(struct net *net, struct vqueue *q)
 	for (n = 0; n < VDEV_TURN_CHAINS && vdev_take(&net->dev, q, &chain); n++) {
 		if (chain->out_bytes < sizeof(struct virtio_net_ctrl_hdr) || !chain->in_bytes) {
 			vqueue_drop(q, chain);
-			vdev_fail(&net->dev, "queue %u: a command without header or without room for its answer", q->index);
+			vdev_fail(
+				&net->dev,
+				"queue %u: a command without header or without room for its answer",
+				q->index);
 			return;
 		}
 		ack = control(net, chain) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;

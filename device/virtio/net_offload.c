@@ -8,15 +8,22 @@
 
 #include "device/virtio/net_internal.h"
 
-/* What the back end must be able to do, for each feature; first what the guest sends, then what it is given. */
+/*
+ * What the back end must be able to do, for each feature; first what the guest
+ * sends, then what it is given.
+ */
 static const struct {
 	unsigned int feature, offload;
 	bool given;
 } offload_features[] = {
-	{ VIRTIO_NET_F_CSUM, NET_OFFLOAD_CSUM, false },		{ VIRTIO_NET_F_HOST_TSO4, NET_OFFLOAD_TSO4, false },
-	{ VIRTIO_NET_F_HOST_TSO6, NET_OFFLOAD_TSO6, false },	{ VIRTIO_NET_F_HOST_ECN, NET_OFFLOAD_ECN, false },
-	{ VIRTIO_NET_F_GUEST_CSUM, NET_OFFLOAD_CSUM, true },	{ VIRTIO_NET_F_GUEST_TSO4, NET_OFFLOAD_TSO4, true },
-	{ VIRTIO_NET_F_GUEST_TSO6, NET_OFFLOAD_TSO6, true },	{ VIRTIO_NET_F_GUEST_ECN, NET_OFFLOAD_ECN, true },
+	{ VIRTIO_NET_F_CSUM, NET_OFFLOAD_CSUM, false },
+	{ VIRTIO_NET_F_HOST_TSO4, NET_OFFLOAD_TSO4, false },
+	{ VIRTIO_NET_F_HOST_TSO6, NET_OFFLOAD_TSO6, false },
+	{ VIRTIO_NET_F_HOST_ECN, NET_OFFLOAD_ECN, false },
+	{ VIRTIO_NET_F_GUEST_CSUM, NET_OFFLOAD_CSUM, true },
+	{ VIRTIO_NET_F_GUEST_TSO4, NET_OFFLOAD_TSO4, true },
+	{ VIRTIO_NET_F_GUEST_TSO6, NET_OFFLOAD_TSO6, true },
+	{ VIRTIO_NET_F_GUEST_ECN, NET_OFFLOAD_ECN, true },
 };
 #define OFFLOAD_FEATURES (sizeof(offload_features) / sizeof(offload_features[0]))
 
@@ -63,8 +70,10 @@ uint64_t net_offloads_accepted(const struct net *net)
 
 uint64_t net_features(const struct net *net)
 {
-	uint64_t value = BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_NET_F_CTRL_VQ) |
-			 BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) | BIT(VIRTIO_NET_F_GUEST_ANNOUNCE);
+	uint64_t value = BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) |
+			 BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_NET_F_CTRL_VQ) |
+			 BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) |
+			 BIT(VIRTIO_NET_F_GUEST_ANNOUNCE);
 	unsigned int i;
 
 	if (net->backend->mtu)

@@ -22,17 +22,25 @@
 /* Frames that have waited in the back end since before the guest came. */
 #define STALE_MAX 1024
 
-/* What the driver was told is the most that comes, but in segments (5.1.4.1); with a tag, if the frame has one. */
+/*
+ * What the driver was told is the most that comes, but in segments (5.1.4.1);
+ * with a tag, if the frame has one.
+ */
 static bool is_within_mtu(const struct net *net, const struct virtio_net_hdr_v1 *header, size_t len)
 {
 	const struct ethhdr *eth = (const struct ethhdr *)(const void *)(header + 1);
-	bool tagged = len >= NET_HEADER_BYTES + ETH_HLEN && (eth->h_proto == htobe16(ETH_P_8021Q) || eth->h_proto == htobe16(ETH_P_8021AD));
+	bool tagged = len >= NET_HEADER_BYTES + ETH_HLEN && (eth->h_proto == htobe16(ETH_P_8021Q) ||
+							     eth->h_proto == htobe16(ETH_P_8021AD));
 
-	return !vdev_has(&net->dev, VIRTIO_NET_F_MTU) || (header->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) != VIRTIO_NET_HDR_GSO_NONE ||
+	return !vdev_has(&net->dev, VIRTIO_NET_F_MTU) ||
+	       (header->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) != VIRTIO_NET_HDR_GSO_NONE ||
 	       len <= NET_HEADER_BYTES + ETH_HLEN + (tagged ? TAG_BYTES : 0) + net->config.mtu;
 }
 
-/* Is the frame as the driver can take it? One from before offloads were set otherwise may not be. */
+/*
+ * Is the frame as the driver can take it? One from before offloads were set
+ * otherwise may not be.
+ */
 static bool frame_is_agreed(const struct net *net, struct virtio_net_hdr_v1 *header, size_t len)
 {
 	if (!is_within_mtu(net, header, len))
@@ -42,7 +50,8 @@ static bool frame_is_agreed(const struct net *net, struct virtio_net_hdr_v1 *hea
 			return false;
 		header->flags = 0;
 	}
-	return header->gso_type == VIRTIO_NET_HDR_GSO_NONE || net_gso_is_agreed(net, header->gso_type, true);
+	return header->gso_type == VIRTIO_NET_HDR_GSO_NONE ||
+	       net_gso_is_agreed(net, header->gso_type, true);
 }
 
 static void untake(struct vqueue *q, struct vchain *const *chain, unsigned int n)
@@ -93,7 +102,10 @@ static bool deliver(struct net *net, struct vqueue *q)
 		}
 		if (chain[n]->n_out || chain[n]->in_bytes < NET_HEADER_BYTES) {
 			untake(q, chain, n + 1);
-			vdev_fail(&net->dev, "queue %u: a buffer for frames that is readable, or has no room for a header", q->index);
+			vdev_fail(
+				&net->dev,
+				"queue %u: a buffer for frames that is readable, or has no room for a header",
+				q->index);
 			return false;
 		}
 		room += chain[n]->in_bytes;

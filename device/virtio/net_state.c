@@ -26,7 +26,8 @@ int net_state_save(void *arg, struct buf *out, struct err *err)
 	msg.mac.len = msg.permanent.len = ETH_ALEN;
 	if (net->dev.status & VIRTIO_CONFIG_S_FEATURES_OK)
 		msg.offloads = net_offloads_accepted(net);
-	if (net->dev.status & VIRTIO_CONFIG_S_FEATURES_OK && net->dev.accepted & BIT(VIRTIO_NET_F_MTU))
+	if (net->dev.status & VIRTIO_CONFIG_S_FEATURES_OK &&
+	    net->dev.accepted & BIT(VIRTIO_NET_F_MTU))
 		msg.mtu = net->config.mtu;
 	to = buf_reserve(out, postern__device__net_state__get_packed_size(&msg));
 	if (!to)
@@ -39,22 +40,31 @@ static int state_check(const struct net *net, const Postern__Device__NetState *m
 {
 	uint64_t lacks = msg->offloads & ~net->dev.offered;
 
-	if (msg->mac.len != ETH_ALEN || !net_mac_is_valid(msg->mac.data) || msg->permanent.len != ETH_ALEN ||
-	    !net_mac_is_valid(msg->permanent.data))
+	if (msg->mac.len != ETH_ALEN || !net_mac_is_valid(msg->mac.data) ||
+	    msg->permanent.len != ETH_ALEN || !net_mac_is_valid(msg->permanent.data))
 		return err_set(err, -EINVAL, "no MAC address of one station");
 	if (msg->mtu && (msg->mtu < NET_MTU_MIN || msg->mtu > NET_MTU_MAX))
 		return err_set(err, -EINVAL, "an MTU of %u", msg->mtu);
 	/* What it sends would be dropped on the way, and nobody told. */
 	if (msg->mtu && net->backend->mtu && net->backend->mtu < msg->mtu)
-		return err_set(err, -EINVAL, "the guest was told of an MTU of %u, %s here has %u: ip link set dev NAME mtu %u", msg->mtu,
-			       net->backend->name, net->backend->mtu, msg->mtu);
+		return err_set(
+			err, -EINVAL,
+			"the guest was told of an MTU of %u, %s here has %u: ip link set dev NAME mtu %u",
+			msg->mtu, net->backend->name, net->backend->mtu, msg->mtu);
 	if (lacks)
-		return err_set(err, -EINVAL, "the guest uses checksum and segmentation offloads (features 0x%" PRIx64 ") that %s here does not "
-					     "have; a tap has them", lacks, net->backend->name);
+		return err_set(
+			err, -EINVAL,
+			"the guest uses checksum and segmentation offloads (features 0x%" PRIx64
+			") that %s here does not "
+			"have; a tap has them",
+			lacks, net->backend->name);
 	return 0;
 }
 
-/* The driver that has been told of one is not told of another (5.1.4.1), here or after a reset; who says that it has, and of none, had any. */
+/*
+ * The driver that has been told of one is not told of another (5.1.4.1), here
+ * or after a reset; who says that it has, and of none, had any.
+ */
 static void mtu_take(struct net *net, uint32_t mtu)
 {
 	if (mtu)
@@ -65,7 +75,8 @@ static void mtu_take(struct net *net, uint32_t mtu)
 
 int net_state_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
 {
-	Postern__Device__NetState *msg = proto_unpack(&postern__device__net_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	Postern__Device__NetState *msg = proto_unpack(&postern__device__net_state__descriptor, data,
+						      len, PROTO_FIELDS_MAX, err);
 	struct net *net = arg;
 	int r;
 
@@ -74,7 +85,9 @@ int net_state_load(void *arg, const uint8_t *data, size_t len, bool apply, struc
 	r = state_check(net, msg, err);
 	if (!r && apply) {
 		if (net->asked_mac && memcmp(net->mac, msg->permanent.data, ETH_ALEN))
-			log_warn("%s: the guest keeps the MAC address that it had at the source, not that of --net", net->dev.name);
+			log_warn(
+				"%s: the guest keeps the MAC address that it had at the source, not that of --net",
+				net->dev.name);
 		memcpy(net->config.mac, msg->mac.data, ETH_ALEN);
 		memcpy(net->mac, msg->permanent.data, ETH_ALEN);
 		mtu_take(net, msg->mtu);

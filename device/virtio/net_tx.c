@@ -17,15 +17,20 @@ static bool header_is_right(const struct net *net, struct virtio_net_hdr_v1 *hea
 {
 	bool csum = header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
 
-	if (csum && (!vdev_has(&net->dev, VIRTIO_NET_F_CSUM) || (size_t)header->csum_start + header->csum_offset + 2 > len))
+	if (csum && (!vdev_has(&net->dev, VIRTIO_NET_F_CSUM) ||
+		     (size_t)header->csum_start + header->csum_offset + 2 > len))
 		return false;
 	if (header->gso_type != VIRTIO_NET_HDR_GSO_NONE &&
-	    (!csum || !header->gso_size || header->hdr_len > len || !net_gso_is_agreed(net, header->gso_type, false)))
+	    (!csum || !header->gso_size || header->hdr_len > len ||
+	     !net_gso_is_agreed(net, header->gso_type, false)))
 		return false;
 	/* No more of it than was looked at. */
 	*header = (struct virtio_net_hdr_v1){
-		.flags = csum ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0, .gso_type = header->gso_type, .gso_size = header->gso_size,
-		.hdr_len = header->gso_type ? header->hdr_len : 0, .csum_start = csum ? header->csum_start : 0,
+		.flags = csum ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
+		.gso_type = header->gso_type,
+		.gso_size = header->gso_size,
+		.hdr_len = header->gso_type ? header->hdr_len : 0,
+		.csum_start = csum ? header->csum_start : 0,
 		.csum_offset = csum ? header->csum_offset : 0,
 	};
 	return true;
@@ -42,7 +47,8 @@ static bool transmit(struct net *net, struct vqueue *q, struct vchain *chain)
 
 	if (chain->n_in || !vchain_read(chain, 0, &header, sizeof(header))) {
 		vqueue_drop(q, chain);
-		vdev_fail(&net->dev, "queue %u: a frame without header, or with a writable buffer", q->index);
+		vdev_fail(&net->dev, "queue %u: a frame without header, or with a writable buffer",
+			  q->index);
 		return false;
 	}
 	len = chain->out_bytes - sizeof(header);
