@@ -6,22 +6,15 @@
 #ifndef POSTERN_TESTS_DEVICE_DISKS_H
 #define POSTERN_TESTS_DEVICE_DISKS_H
 
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#include "base/clock.h"
 #include "base/log.h"
 #include "device/disk/disk.h"
+#include "turns.h"
 
 struct disks {
 	struct loop *loop;
@@ -79,14 +72,7 @@ static inline void disks_close(struct disks *d)
 	assert_true(loop_free(d->loop));
 }
 
-#define disks_until(d, condition)                                                              \
-	do {                                                                                   \
-		int64_t end_ = clock_now_ns() + 20 * NS_PER_SEC;                               \
-		while (!(condition)) {                                                         \
-			assert_true(clock_now_ns() < end_);                                    \
-			uv_run(loop_uv((d)->loop), UV_RUN_NOWAIT);                             \
-		}                                                                              \
-	} while (0)
+#define disks_until(d, condition) run_until_within(d, 20, condition)
 
 static inline void job_done(struct disk_job *job, int result)
 {

@@ -9,6 +9,7 @@
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
+#include <string.h>
 
 #include "device/virtio/queue.h"
 

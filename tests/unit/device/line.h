@@ -11,9 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "device/chardev.h"
-#include "fixture.h"
+#include "turns.h"
 
 /* A far side, a receiver that takes at most `take` bytes, and the loop between them. */
 struct line {
@@ -78,16 +77,6 @@ static inline int open_as(struct line *l, const char *kind, struct err *err)
 	assert_int_equal(chardev_parse(&config, text, err), 0);
 	return chardev_new(&l->chardev, l->loop, &config, &ops, err);
 }
-
-/* Runs the loop until `condition`, for a test that would otherwise hang at most 10 s. */
-#define run_until(l, condition)                                                                \
-	do {                                                                                   \
-		int64_t end_ = clock_now_ns() + 10 * NS_PER_SEC;                               \
-		while (!(condition)) {                                                         \
-			assert_true(clock_now_ns() < end_);                                    \
-			uv_run(loop_uv((l)->loop), UV_RUN_NOWAIT);                             \
-		}                                                                              \
-	} while (0)
 
 static inline size_t drain(int fd, uint8_t *to, size_t size)
 {

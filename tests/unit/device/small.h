@@ -11,12 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "device/virtio/kind.h"
-#include "fixture.h"
-
 #include "driver.h"
 #include "msi.h"
+#include "turns.h"
 
 #define SMALL_RAM (UINT64_C(16) << 20)
 #define SMALL_RINGS 0x10000
@@ -68,21 +66,14 @@ static inline struct vdev *small_device(struct small *s, const struct virtio_kin
 
 static inline struct small *small_new(const struct virtio_kind *kind, const char *text, bool late)
 {
-	const struct memory_range range = { GPA(0), SMALL_RAM };
+	struct memory *mem;
+	uint8_t *ram = ram_new(&mem, SMALL_RAM, late);
 	struct small *s = calloc(1, sizeof(*s));
 	struct err err;
-	unsigned int n;
-	int r;
 
+	s->mem = mem;
+	s->ram = ram;
 	assert_int_equal(loop_new(&s->loop, &err), 0);
-	assert_int_equal(memory_new(&s->mem, &range, 1, &err), 0);
-	s->ram = memory_regions(s->mem, &n)[0].host;
-	r = late ? memory_watch(s->mem, &(struct memory_events){ 0 }, &err) : 0;
-	if (r == -EPERM || r == -ENOSYS) {
-		print_message("skipped: %s\n", err.text);
-		skip();
-	}
-	assert_int_equal(r, 0);
 	s->dev = small_device(s, kind, text);
 	vdev_start(s->dev);
 	return s;
@@ -91,28 +82,17 @@ static inline struct small *small_new(const struct virtio_kind *kind, const char
 static inline void small_free(struct small *s)
 {
 	vdev_free(s->dev);
-	memory_shut(s->mem);
-	memory_free(s->mem);
+	ram_free(s->mem);
 	assert_true(loop_free(s->loop));
 	free(s);
 }
 
-#define small_until(s, condition)                                                              \
-	do {                                                                                   \
-		int64_t end_ = clock_now_ns() + 10 * NS_PER_SEC;                               \
-		while (!(condition)) {                                                         \
-			assert_true(clock_now_ns() < end_);                                    \
-			uv_run(loop_uv((s)->loop), UV_RUN_NOWAIT);                             \
-		}                                                                              \
-	} while (0)
+#define small_until(s, condition) run_until(s, condition)
 
 /* Gives the loop its turn, for what must not happen. */
 static inline void small_turn(struct small *s)
 {
-	unsigned int i;
-
-	for (i = 0; i < 20; i++)
-		uv_run(loop_uv(s->loop), UV_RUN_NOWAIT);
+	turns(s->loop);
 }
 
 static inline uint64_t small_get(struct vdev *dev, unsigned int at, unsigned int size)

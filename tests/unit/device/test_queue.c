@@ -7,9 +7,8 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
-#include "fixture.h"
-
 #include "driver.h"
+#include "turns.h"
 
 #define RAM_BYTES (UINT64_C(2) << 20)
 #define RINGS 0x10000
@@ -42,22 +41,12 @@ static void box_rings(struct box *b, struct vqueue *q, struct driver *d, uint64_
 /* late: all pages are missing. */
 static struct box *box_new(uint64_t features, bool late)
 {
-	const struct memory_range range = { GPA(0), RAM_BYTES };
+	struct memory *mem;
+	uint8_t *ram = ram_new(&mem, RAM_BYTES, late);
 	struct box *b = calloc(1, sizeof(*b));
-	struct err err;
-	unsigned int n;
-	int r;
 
-	assert_int_equal(memory_new(&b->mem, &range, 1, &err), 0);
-	b->ram = memory_regions(b->mem, &n)[0].host;
-	r = late ? memory_watch(b->mem, &(struct memory_events){ 0 }, &err) : 0;
-	if (r == -EPERM || r == -ENOSYS) {
-		memory_free(b->mem);
-		free(b);
-		print_message("skipped: %s\n", err.text);
-		skip();
-	}
-	assert_int_equal(r, 0);
+	b->mem = mem;
+	b->ram = ram;
 	assert_int_equal(vqueue_init(&b->q, b->mem, 0, SIZE), 0);
 	box_rings(b, &b->q, &b->d, RINGS, features);
 	return b;
@@ -66,8 +55,7 @@ static struct box *box_new(uint64_t features, bool late)
 static void box_free(struct box *b)
 {
 	vqueue_fini(&b->q);
-	memory_shut(b->mem);
-	memory_free(b->mem);
+	ram_free(b->mem);
 	free(b);
 }
 

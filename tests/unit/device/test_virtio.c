@@ -5,29 +5,21 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/pci_regs.h>
 #include <linux/virtio_blk.h>
-#include <linux/virtio_pci.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/log.h"
-#include "device/pci/host.h"
+#include "bridge.h"
 #include "device/virtio/kind.h"
-#include "fixture.h"
-
-#include "driver.h"
 #include "msi.h"
+#include "turns.h"
 
 #define RAM_BYTES (UINT64_C(2) << 20)
-#define LOW UINT64_C(0xc0000000)
-#define RNG_BAR LOW
-#define BLK_BAR (LOW + 0x8000)
+#define RNG_BAR BRIDGE_WINDOW
+#define BLK_BAR (BRIDGE_WINDOW + 0x8000)
 #define DEVICE_AT 0x2000
-#define NOTIFY_AT 0x3000
-#define TABLE_AT 0x4000
 #define RNG_RINGS 0x10000
 #define BLK_RINGS 0x20000
 #define HEADER 0x30000
@@ -54,24 +46,19 @@ struct rig {
 /* The devices, on memory that is there already; a second rig may share memory and disk. */
 static void devices_new(struct rig *r, bool readonly, bool incoming)
 {
-	const struct pci_range windows[PCI_WINDOWS] = { { LOW, 0x100000 }, { 0, 0 } };
 	const struct vdev_env env = {
 		.mem = r->mem, .loop = r->loop, .cpus = 2, .msi = { &fake_msi_ops, &r->msi },
 		.disks_elsewhere = incoming,
 	};
 	char disk[80];
-	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
-	unsigned int slot;
 	struct err err;
 
-	assert_int_equal(pci_host_new(&r->host, windows, &err), 0);
+	r->host = bridge_new();
 	snprintf(disk, sizeof(disk), "%s,serial=postern%s", r->path, readonly ? ",readonly" : "");
 	if (rng_kind.make(&r->rng, &env, "", 0, &err) < 0 || blk_kind.make(&r->blk, &env, disk, 0, &err) < 0)
 		fail_msg("%s", err.text);
-	assert_int_equal(pci_host_add(r->host, &r->rng->fn, &slot, &err), 0);
-	assert_int_equal(pci_host_add(r->host, &r->blk->fn, &slot, &err), 0);
-	pci_host_ecam_access(r->host, 1 << 15 | PCI_COMMAND, true, (uint8_t *)&command, 2);
-	pci_host_ecam_access(r->host, 2 << 15 | PCI_COMMAND, true, (uint8_t *)&command, 2);
+	bridge_add(r->host, r->rng);
+	bridge_add(r->host, r->blk);
 	vdev_start(r->rng);
 	vdev_start(r->blk);
 }
@@ -86,21 +73,15 @@ static void devices_free(struct rig *r)
 
 static struct rig *rig_new(bool late, bool readonly)
 {
-	const struct memory_range range = { GPA(0), RAM_BYTES };
+	struct memory *mem;
+	uint8_t *ram = ram_new(&mem, RAM_BYTES, late);
 	struct rig *r = calloc(1, sizeof(*r));
 	struct err err;
 	unsigned int i;
-	int ret;
 
+	r->mem = mem;
+	r->ram = ram;
 	assert_int_equal(loop_new(&r->loop, &err), 0);
-	assert_int_equal(memory_new(&r->mem, &range, 1, &err), 0);
-	r->ram = memory_regions(r->mem, &i)[0].host;
-	ret = late ? memory_watch(r->mem, &(struct memory_events){ 0 }, &err) : 0;
-	if (ret == -EPERM || ret == -ENOSYS) {
-		print_message("skipped: %s\n", err.text);
-		skip();
-	}
-	assert_int_equal(ret, 0);
 	strcpy(r->path, "/tmp/postern-disk-XXXXXX");
 	r->fd = mkstemp(r->path);
 	assert_true(r->fd >= 0);
@@ -113,45 +94,23 @@ static struct rig *rig_new(bool late, bool readonly)
 static void rig_free(struct rig *r)
 {
 	devices_free(r);
-	memory_shut(r->mem);
-	memory_free(r->mem);
+	ram_free(r->mem);
 	assert_true(loop_free(r->loop));
 	close(r->fd);
 	unlink(r->path);
 	free(r);
 }
 
-#define run_until(r, condition)                                                                \
-	do {                                                                                   \
-		int64_t end_ = clock_now_ns() + 10 * NS_PER_SEC;                               \
-		while (!(condition)) {                                                         \
-			assert_true(clock_now_ns() < end_);                                    \
-			uv_run(loop_uv((r)->loop), UV_RUN_NOWAIT);                             \
-		}                                                                              \
-	} while (0)
-
-/* Gives the loop its turn, for what must not happen. */
-static void turn(struct rig *r)
-{
-	unsigned int i;
-
-	for (i = 0; i < 10; i++)
-		uv_run(loop_uv(r->loop), UV_RUN_NOWAIT);
-}
-
 /* ---- registers ---- */
 
 static uint64_t get(struct rig *r, uint64_t gpa, unsigned int size)
 {
-	uint64_t value = 0;
-
-	pci_host_window_access(pci_host_window(r->host, 0), gpa - LOW, false, (uint8_t *)&value, size);
-	return value;
+	return bridge_get(r->host, gpa - BRIDGE_WINDOW, size);
 }
 
 static void put(struct rig *r, uint64_t gpa, uint64_t value, unsigned int size)
 {
-	pci_host_window_access(pci_host_window(r->host, 0), gpa - LOW, true, (uint8_t *)&value, size);
+	bridge_put(r->host, gpa - BRIDGE_WINDOW, value, size);
 }
 
 static uint8_t status(struct rig *r, uint64_t bar)
@@ -166,61 +125,30 @@ static void set_status(struct rig *r, uint64_t bar, unsigned int value)
 
 static uint64_t features(struct rig *r, uint64_t bar)
 {
-	uint64_t value;
-
-	put(r, bar + VIRTIO_PCI_COMMON_DFSELECT, 1, 4);
-	value = get(r, bar + VIRTIO_PCI_COMMON_DF, 4) << 32;
-	put(r, bar + VIRTIO_PCI_COMMON_DFSELECT, 0, 4);
-	return value | get(r, bar + VIRTIO_PCI_COMMON_DF, 4);
+	return bridge_features(r->host, bar - BRIDGE_WINDOW);
 }
 
 static void accept_features(struct rig *r, uint64_t bar, uint64_t value)
 {
-	put(r, bar + VIRTIO_PCI_COMMON_GFSELECT, 0, 4);
-	put(r, bar + VIRTIO_PCI_COMMON_GF, value & UINT32_MAX, 4);
-	put(r, bar + VIRTIO_PCI_COMMON_GFSELECT, 1, 4);
-	put(r, bar + VIRTIO_PCI_COMMON_GF, value >> 32, 4);
-	set_status(r, bar, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
+	bridge_accept(r->host, bar - BRIDGE_WINDOW, value);
 }
 
 /* As a driver starts: queue 0 with vector 1, the configuration with vector 0, all unmasked. */
 static void driver_start(struct rig *r, uint64_t bar, struct driver *d, uint64_t rings, uint64_t with)
 {
-	unsigned int slot = bar == RNG_BAR ? 1 : 2, at;
-	uint16_t on = PCI_MSIX_FLAGS_ENABLE;
-
-	for (at = 0x34; at < 0x100;) {
-		uint8_t cap[2];
-
-		pci_host_ecam_access(r->host, slot << 15 | at, false, cap, 2);
-		at = at == 0x34 ? cap[0] : cap[1];
-		pci_host_ecam_access(r->host, slot << 15 | at, false, cap, 2);
-		if (cap[0] == PCI_CAP_ID_MSIX)
-			break;
-	}
-	pci_host_ecam_access(r->host, slot << 15 | (at + PCI_MSIX_FLAGS), true, (uint8_t *)&on, 2);
-	for (at = 0; at < 2; at++) {
-		put(r, bar + TABLE_AT + 16 * at, 0xfee00000, 4);
-		put(r, bar + TABLE_AT + 16 * at + 12, 0, 4);
-	}
+	bridge_vectors(r->host, bar == RNG_BAR ? 1 : 2, bar - BRIDGE_WINDOW, 2);
 	driver_init(d, r->ram, rings, SIZE, with & PACKED);
 	accept_features(r, bar, VERSION | with);
 	assert_true(status(r, bar) & VIRTIO_CONFIG_S_FEATURES_OK);
 	put(r, bar + VIRTIO_PCI_COMMON_MSIX, 0, 2);
-	put(r, bar + VIRTIO_PCI_COMMON_Q_SELECT, 0, 2);
-	put(r, bar + VIRTIO_PCI_COMMON_Q_SIZE, SIZE, 2);
-	put(r, bar + VIRTIO_PCI_COMMON_Q_MSIX, 1, 2);
-	put(r, bar + VIRTIO_PCI_COMMON_Q_DESCLO, d->desc, 4);
-	put(r, bar + VIRTIO_PCI_COMMON_Q_AVAILLO, d->avail, 4);
-	put(r, bar + VIRTIO_PCI_COMMON_Q_USEDLO, d->used, 8);
-	put(r, bar + VIRTIO_PCI_COMMON_Q_ENABLE, 1, 2);
+	bridge_queue(r->host, bar - BRIDGE_WINDOW, 0, d, 1);
 	set_status(r, bar, 0xf);
 	assert_int_equal(status(r, bar), 0xf);
 }
 
 static void notify(struct rig *r, uint64_t bar)
 {
-	put(r, bar + NOTIFY_AT, 0, 2);
+	put(r, bar + BRIDGE_NOTIFY, 0, 2);
 }
 
 static void features_are_negotiated(void **state)
@@ -262,7 +190,7 @@ static void entropy_comes_and_interrupts(void **state)
 	(void)state;
 	driver_start(r, RNG_BAR, &r->rng_driver, RNG_RINGS, PACKED | EVENT);
 	driver_add(&r->rng_driver, &buf, 1, 0);
-	turn(r);
+	turns(r->loop);
 	/* The enabling of the queue was its first notification; the second one finds nothing. */
 	notify(r, RNG_BAR);
 	run_until(r, driver_used(&r->rng_driver, 1, &len) >= 0);
@@ -389,7 +317,7 @@ static void a_wrong_driver_needs_a_reset(void **state)
 	/* Nothing more is done until it is reset. */
 	driver_add(&r->rng_driver, &good, 1, 0);
 	notify(r, RNG_BAR);
-	turn(r);
+	turns(r->loop);
 	assert_int_equal(driver_used(&r->rng_driver, 1, &len), -1);
 	set_status(r, RNG_BAR, 0);
 	assert_int_equal(status(r, RNG_BAR), 0);
@@ -461,7 +389,7 @@ static void a_page_that_is_missing_holds_up_one_device(void **state)
 	vdev_stop(r->rng);
 	assert_false(vqueue_is_parked(&r->rng->queue[0]));
 	fill(r, DATA, 1);
-	turn(r);
+	turns(r->loop);
 	assert_int_equal(driver_used(&r->rng_driver, 1, &len), -1);
 	vdev_start(r->rng);
 	run_until(r, driver_used(&r->rng_driver, 1, &len) >= 0);
@@ -503,7 +431,7 @@ static void a_reset_waits_for_what_is_under_way(void **state)
 
 	(void)state;
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, 0);
-	turn(r);
+	turns(r->loop);
 	memcpy(r->ram + HEADER, &header, sizeof(header));
 	driver_add(&r->blk_driver, bufs, 3, 0);
 	/* Handed to the disk; the loop does not look at what it answers. */
@@ -518,7 +446,7 @@ static void a_reset_waits_for_what_is_under_way(void **state)
 	/* Again, and it is drained: then there is a state. */
 	memset(r->ram + BLK_RINGS, 0, 0x3000);
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, 0);
-	turn(r);
+	turns(r->loop);
 	driver_add(&r->blk_driver, bufs, 3, 0);
 	vdev_run(dev, 0);
 	vdev_stop(dev);
@@ -612,11 +540,11 @@ static void a_device_that_is_no_bus_master_leaves_memory_alone(void **state)
 
 	(void)state;
 	driver_start(r, RNG_BAR, &r->rng_driver, RNG_RINGS, 0);
-	turn(r);
+	turns(r->loop);
 	pci_host_ecam_access(r->host, 1 << 15 | PCI_COMMAND, true, (uint8_t *)&off, 2);
 	driver_add(&r->rng_driver, &buf, 1, 0);
 	notify(r, RNG_BAR);
-	turn(r);
+	turns(r->loop);
 	assert_int_equal(driver_used(&r->rng_driver, 1, &len), -1);
 	pci_host_ecam_access(r->host, 1 << 15 | PCI_COMMAND, true, (uint8_t *)&on, 2);
 	run_until(r, driver_used(&r->rng_driver, 1, &len) >= 0);
@@ -666,7 +594,7 @@ static void a_turn_has_an_end(void **state)
 
 	(void)state;
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC);
-	turn(r);
+	turns(r->loop);
 	memcpy(r->ram + HEADER, &header, sizeof(header));
 	for (i = 0; i < SIZE; i++)
 		driver_add(&r->blk_driver, bufs, 3, tables + i * 64);
