@@ -76,6 +76,34 @@ int fake_connect(struct machine *machine, const char *path)
 	return fd;
 }
 
+void fake_expect_closed(struct machine *machine, int fd)
+{
+	char bytes[4096];
+	ssize_t n;
+
+	do {
+		fake_pump(machine, fd, NULL, NULL);
+		n = read(fd, bytes, sizeof(bytes));
+	} while (n > 0);
+	assert_true(n == 0 || errno == ECONNRESET);
+	close(fd);
+}
+
+void fake_expect_turns(struct machine *machine, const unsigned int *done)
+{
+	unsigned int before, most = 0, turns;
+
+	for (turns = 0; *done < FAKE_FLOOD; turns++) {
+		before = *done;
+		uv_run(loop_uv(machine->loop), UV_RUN_NOWAIT);
+		if (*done - before > most)
+			most = *done - before;
+		assert_true(turns < 100000);
+	}
+	/* Also where one turn's end and the next one's beginning meet. */
+	assert_in_range(most, 1, 10);
+}
+
 void fake_set_state(struct machine *machine, enum run_state state)
 {
 	enum run_state old = machine->state;

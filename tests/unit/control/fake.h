@@ -97,5 +97,15 @@ void fake_migration_status(struct migration *migration, enum migration_status st
 /* Runs the loop until fd has something to read, or `done` (may be NULL) says so; fails the test after 5 s. */
 void fake_pump(struct machine *machine, int fd, bool (*done)(void *arg), void *arg);
 int fake_connect(struct machine *machine, const char *path);
+/* Reads, and drops, what comes until the other side closes; closes fd. */
+void fake_expect_closed(struct machine *machine, int fd);
+
+/* So much is asked for at once by who floods the loop. */
+#define FAKE_FLOOD 100u
+/*
+ * Runs the loop until all of a flood is done, as *done counts it: some of it a
+ * turn, so that others have theirs.
+ */
+void fake_expect_turns(struct machine *machine, const unsigned int *done);
 
 #endif
