@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Names in the file system that were made here: by the time they are to go, somebody may have put
- * another file there.
+ * Names in the file system: those that were made here (by the time they are to go, somebody may have
+ * put another file there), and as users write them.
  */
 #ifndef POSTERN_BASE_PATH_H
 #define POSTERN_BASE_PATH_H
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,6 +29,22 @@ static inline void path_remove(const char *path, const struct stat *file)
 {
 	if (path_is(path, file))
 		unlink(path);
+}
+
+/*
+ * Where a path ends in ",NAME=VALUE", that without the comma; else NULL. Paths
+ * may have commas, but who writes this means an option: one that is misspelt is
+ * not to become a part of a file's name.
+ */
+static inline const char *path_option(const char *path)
+{
+	const char *comma = strrchr(path, ','), *at;
+
+	if (!comma)
+		return NULL;
+	for (at = comma + 1; (*at >= 'a' && *at <= 'z') || *at == '-'; at++)
+		;
+	return at > comma + 1 && *at == '=' && !strchr(at, '/') ? comma + 1 : NULL;
 }
 
 #endif

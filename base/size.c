@@ -7,9 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/path.h"
 #include "base/rotate.h"
 
-#define LIMIT ",limit="
+#define LIMIT "limit="
 
 int size_parse(uint64_t *bytes, const char *text)
 {
@@ -39,13 +40,16 @@ int size_parse(uint64_t *bytes, const char *text)
 
 int size_parse_limited(char *path, size_t room, uint64_t *limit, const char *text, struct err *err)
 {
-	const char *comma = strrchr(text, ',');
+	const char *option = path_option(text);
 	size_t len = strlen(text);
 
 	*limit = ROTATE_LIMIT_DEFAULT;
-	if (comma && !strncmp(comma, LIMIT, strlen(LIMIT))) {
-		len = (size_t)(comma - text);
-		if (size_parse(limit, comma + strlen(LIMIT)) < 0 ||
+	if (option && strncmp(option, LIMIT, strlen(LIMIT)))
+		return err_set(err, -EINVAL, "\"%s\": option \"%s\" is unknown; limit=SIZE is allowed",
+			       text, option);
+	if (option) {
+		len = (size_t)(option - 1 - text);
+		if (size_parse(limit, option + strlen(LIMIT)) < 0 ||
 		    (*limit && *limit < ROTATE_LIMIT_MIN))
 			return err_set(err, -EINVAL, "\"%s\": limit= takes a size from 128K on "
 				       "(such as 16M), or 0 for no limit", text);

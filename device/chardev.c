@@ -91,6 +91,8 @@ int chardev_parse(struct chardev_config *config, const char *text, struct err *e
 		return size_parse_limited(config->path, sizeof(config->path), &config->limit, path,
 					  err);
 	strcpy(config->path, path);
+	if (config->kind == CHARDEV_PTY && path_option(path))
+		return err_set(err, -EINVAL, "\"%s\": option \"%s\" is unknown; %s", text, path_option(path), allowed);
 	if (config->kind != CHARDEV_UNIX)
 		return 0;
 	if (parse_unix_options(config->path, text, err) < 0)

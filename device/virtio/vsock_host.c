@@ -19,6 +19,7 @@
 #include "base/listening.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/path.h"
 
 #define CID_MIN 3	/* below are the hypervisor's, the loopback's and the host's (5.10.4) */
 #define BACKLOG 16
@@ -96,6 +97,8 @@ int vsock_options_parse(struct vsock_options *options, const char *text, struct 
 	if (strncmp(text, "cid=", 4) || strncmp(path, "socket=", 7) || !path[7])
 		return err_set(err, -EINVAL, "%s: %s", text, allowed);
 	path += 7;
+	if (path_option(path))
+		return err_set(err, -EINVAL, "%s: option \"%s\" is unknown; %s", text, path_option(path), allowed);
 	if (parse_u32(text + 4, (size_t)(comma - text - 4), &options->cid) < 0 || options->cid < CID_MIN ||
 	    options->cid == UINT32_MAX)
 		return err_set(err, -EINVAL, "%s: %s, N from %d to %u", text, allowed, CID_MIN, UINT32_MAX - 1);

@@ -37,6 +37,8 @@ static void specifications_are_parsed(void **state)
 		{ "file:/tmp/out,limit=1M", 0, CHARDEV_FILE, "/tmp/out" },
 		{ "file:/tmp/out,limit=0", 0, CHARDEV_FILE, "/tmp/out" },
 		{ "file:/tmp/out,limit=5", -EINVAL, 0, "limit=" },
+		{ "file:/tmp/out,limt=1M", -EINVAL, 0, "\"limt=1M\" is unknown" },
+		{ "pty:/tmp/link,wait=off", -EINVAL, 0, "\"wait=off\" is unknown" },
 		{ "file:,limit=1M", -EINVAL, 0, "lacks its path" },
 		{ "unix:/tmp/s", 0, CHARDEV_UNIX, "/tmp/s" },
 		{ "unix:/tmp/s,server=on,wait=off", 0, CHARDEV_UNIX, "/tmp/s" },

@@ -253,7 +253,7 @@ static void greetings_are_short_and_few(void **state)
 static void options_say_what_is_allowed(void **state)
 {
 	static const char *const bad[] = { "", "cid=3", "cid=2,socket=/a", "cid=4294967295,socket=/a", "cid=3,socket=", "socket=/a,cid=3",
-					   "cid=x,socket=/a", "cid=,socket=/a" };
+					   "cid=x,socket=/a", "cid=,socket=/a", "cid=3,socket=/a,sever=on" };
 	struct vsock_options options;
 	char text[200];
 	struct err err;
