@@ -9,7 +9,6 @@
  */
 #include "migrate/secret.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <nettle/hmac.h>
@@ -18,50 +17,41 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/dynamic.h"
+
 #define KEY_TEXT "postern migration, wire version 2"
 
-/* The name of the library of which the header is; its functions' types change with it. */
+/* The library of which the header is; its functions' types change with it. */
 #if NETTLE_VERSION_MAJOR != 3
 #error "this was written for Nettle 3, whose library is libnettle.so.8"
 #endif
-#define NETTLE_NAME "libnettle.so.8"
-#define TEXT_OF(macro) TEXT(macro)
-#define TEXT(words) #words
+static const struct dynamic_library library = {
+	.file = "libnettle.so.8", .package = "libnettle8", .use = "a secret",
+};
 
-/* Set once, by nettle_load, and only together. */
+/* By the names that the library has; nettle/hmac.h's are macros for them. The last is set last. */
+#define NETTLE_FUNCTIONS(f) \
+	f(nettle_hmac_sha256_set_key) f(nettle_hmac_sha256_update) f(nettle_hmac_sha256_digest)
 static struct {
-	__typeof__(&hmac_sha256_set_key) set_key;
-	__typeof__(&hmac_sha256_update) update;
-	__typeof__(&hmac_sha256_digest) digest;
+	DYNAMIC_TABLE(NETTLE_FUNCTIONS)
 } nettle;
 
-/* nettle/hmac.h's names are macros for those that the library has. */
 static int nettle_load(struct err *err)
 {
-	void *library;
+	static const char *const names[] = { DYNAMIC_NAMES(NETTLE_FUNCTIONS) };
 
-	if (nettle.digest)
+	if (nettle.nettle_hmac_sha256_digest)
 		return 0;
-	library = dlopen(NETTLE_NAME, RTLD_NOW | RTLD_LOCAL);
-	if (!library)
-		return err_set(err, -ENOSYS, "a secret needs %s (Debian: libnettle8): %s", NETTLE_NAME, dlerror());
-	*(void **)&nettle.set_key = dlsym(library, TEXT_OF(hmac_sha256_set_key));
-	*(void **)&nettle.update = dlsym(library, TEXT_OF(hmac_sha256_update));
-	if (nettle.set_key && nettle.update)
-		*(void **)&nettle.digest = dlsym(library, TEXT_OF(hmac_sha256_digest));
-	if (nettle.digest)
-		return 0;
-	dlclose(library);
-	return err_set(err, -ENOSYS, "%s has no HMAC with SHA-256", NETTLE_NAME);
+	return dynamic_load(&nettle, names, sizeof(names) / sizeof(names[0]), &library, err);
 }
 
 static void hmac(const void *key, size_t key_len, const void *data, size_t len, uint8_t mac[SECRET_MAC_BYTES])
 {
 	struct hmac_sha256_ctx ctx;
 
-	nettle.set_key(&ctx, key_len, key);
-	nettle.update(&ctx, len, data);
-	nettle.digest(&ctx, SECRET_MAC_BYTES, mac);
+	nettle.nettle_hmac_sha256_set_key(&ctx, key_len, key);
+	nettle.nettle_hmac_sha256_update(&ctx, len, data);
+	nettle.nettle_hmac_sha256_digest(&ctx, SECRET_MAC_BYTES, mac);
 	explicit_bzero(&ctx, sizeof(ctx));
 }
 

@@ -45,6 +45,29 @@ static int load(struct secret *secret, const char *says)
 	return r;
 }
 
+/* dlopen(3), as the linker has it (--wrap): nothing is there as long as this is set. */
+static bool nothing_there;
+
+void *__real_dlopen(const char *file, int mode);
+void *__wrap_dlopen(const char *file, int mode);
+
+void *__wrap_dlopen(const char *file, int mode)
+{
+	return __real_dlopen(nothing_there ? "libpostern-none.so.9" : file, mode);
+}
+
+static void test_a_missing_nettle_says_what_to_install(void **state)
+{
+	struct secret secret;
+
+	(void)state;
+	put_file("a secret of some length", 23, 0600);
+	nothing_there = true;
+	assert_int_equal(load(&secret, "a secret needs libnettle.so.8: apt install libnettle8"), -ENOSYS);
+	nothing_there = false;
+	assert_int_equal(load(&secret, NULL), 0);
+}
+
 /* Test case 2 of RFC 4231. */
 static void test_the_codes_are_hmac_with_sha_256(void **state)
 {
@@ -120,6 +143,7 @@ static void test_a_file_that_is_no_secret_is_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_missing_nettle_says_what_to_install),
 		cmocka_unit_test(test_the_codes_are_hmac_with_sha_256),
 		cmocka_unit_test(test_the_whole_content_is_the_secret),
 		cmocka_unit_test(test_a_file_that_is_no_secret_is_refused),
