@@ -7,10 +7,13 @@
 #include "base/listening.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -21,7 +24,42 @@
 /* How often a port that is free at the first address, and not at another, is tried for anew. */
 #define PORT_TRIES 32
 
+/* Who makes a socket has the directory's lock for microseconds; how often it is tried, a millisecond apart. */
+#define LOCK_TRIES 20
+
 /* ---- one address ---- */
+
+/*
+ * Who looks for a stale socket and makes its own in its place does so alone: a
+ * socket that another process has bound, and does not listen at yet, would look
+ * stale. By a lock of the directory, as it needs no file. It is none among all:
+ * other programs know nothing of it, and where the directory cannot be read or
+ * locked, or somebody keeps its lock, it goes without. Then two that begin at
+ * the same path within some microseconds may both succeed, and the first one's
+ * socket has no name. To close that as well, the socket would be bound at
+ * another name and renamed once it listens; but the name that it was bound at is
+ * the one that ss(8) and its peers are told for good. Returns what to close, or -1.
+ */
+static int directory_lock(const char *path)
+{
+	const struct timespec moment = clock_to_timespec(NS_PER_MS);
+	const char *slash = strrchr(path, '/');
+	char dir[ADDRESS_PATH_BYTES] = ".";
+	unsigned int tries = LOCK_TRIES;
+	int fd, r;
+
+	if (slash)
+		snprintf(dir, sizeof(dir), "%.*s", (int)(slash - path + 1), path);
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	while ((r = flock(fd, LOCK_EX | LOCK_NB)) < 0 && errno == EWOULDBLOCK && --tries)
+		nanosleep(&moment, NULL);
+	if (!r)
+		return fd;
+	close(fd);
+	return -1;
+}
 
 /* Removes a socket that nobody listens at any more. */
 static int stale_remove(const struct sockaddr_un *addr, struct err *err)
@@ -170,14 +208,18 @@ int listening_open(struct listening *l, const struct address *address, int64_t p
 {
 	char text[ADDRESS_TEXT_BYTES];
 	struct addresses found;
-	int r;
+	int r, lock = -1;
 
 	*l = (struct listening){ .fd = -1 };
 	r = addresses_find(&found, address, patience_ns, err);
-	if (!r && address->kind == ADDRESS_UNIX)
+	if (!r && address->kind == ADDRESS_UNIX) {
+		lock = directory_lock(address->path);
 		r = stale_remove((const struct sockaddr_un *)&found.at[0], err);
+	}
 	if (!r)
 		r = open_found(l, address, &found, backlog, err);
+	if (lock >= 0)
+		close(lock);
 	if (!r)
 		return 0;
 	listening_close(l);

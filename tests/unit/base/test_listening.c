@@ -9,16 +9,19 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/dial.h"
 #include "base/listening.h"
+#include "base/path.h"
 
 #define LONG_MS 30000
 
@@ -223,6 +226,56 @@ static void a_stale_socket_goes_and_others_stay(void **state)
 	rmdir(dir);
 }
 
+/* listen(2), as the linker has it (--wrap): the first one waits, with its socket bound, until a second has tried for a while. */
+static struct race {
+	const char *address;	/* NULL: nothing is special */
+	bool begun;		/* set by the first one, before the second's thread */
+	pthread_t thread;
+	struct listening second;
+	struct err err;
+	int result;
+} race;
+
+int __real_listen(int fd, int backlog);
+int __wrap_listen(int fd, int backlog);
+
+static void *race_main(void *arg)
+{
+	struct race *r = arg;
+
+	r->result = try_open(&r->second, r->address, &r->err);
+	return NULL;
+}
+
+int __wrap_listen(int fd, int backlog)
+{
+	const struct timespec moment = { .tv_nsec = 5 * NS_PER_MS };
+
+	if (race.address && !race.begun) {
+		race.begun = true;
+		assert_int_equal(pthread_create(&race.thread, NULL, race_main, &race), 0);
+		nanosleep(&moment, NULL);
+	}
+	return __real_listen(fd, backlog);
+}
+
+static void a_socket_that_is_just_being_made_is_not_stale(void **state)
+{
+	char dir[32], address[64], path[48];
+	struct listening first;
+
+	(void)state;
+	dir_make(dir, address, path);
+	race.address = address;
+	open_fine(&first, address);
+	assert_int_equal(pthread_join(race.thread, NULL), 0);
+	race.address = NULL;
+	assert_int_equal(race.result, -EADDRINUSE);
+	assert_true(path_is(path, &first.made));
+	listening_close(&first);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +285,7 @@ int main(void)
 		cmocka_unit_test(an_address_that_is_not_ours_is_an_error),
 		cmocka_unit_test(a_unix_socket_is_its_owners_alone),
 		cmocka_unit_test(a_stale_socket_goes_and_others_stay),
+		cmocka_unit_test(a_socket_that_is_just_being_made_is_not_stale),
 	};
 
 	return cmocka_run_group_tests_name("listening", tests, NULL, NULL);
