@@ -323,6 +323,20 @@ static int simple(struct ctl *ctl, struct err *err)
 	return r;
 }
 
+/* To the machine a cancel that ends nothing is no error, as in QEMU: so it is said here. */
+static int cancel(struct ctl *ctl, struct err *err)
+{
+	int r = 0;
+	json_t *before = call(ctl, "query-migrate", &r, err);
+
+	if (!r)
+		r = simple(ctl, err);
+	if (!r)
+		ctl_text_nothing_to_cancel(stderr, before);
+	json_decref(before);
+	return r;
+}
+
 static int carry_out(struct ctl *ctl, struct err *err)
 {
 	switch (ctl->options.command) {
@@ -336,6 +350,8 @@ static int carry_out(struct ctl *ctl, struct err *err)
 	case CTL_INCOMING:
 	case CTL_RECOVER:
 		return ctl_migrate(ctl, err);
+	case CTL_CANCEL:
+		return cancel(ctl, err);
 	case CTL_FAULTS:
 		return faults(ctl, err);
 	case CTL_EVENTS:

@@ -165,6 +165,19 @@ void ctl_text_migration(FILE *out, const json_t *migrate)
 		fprintf(out, ", recovered %" PRIu64 " times", recoveries);
 }
 
+void ctl_text_nothing_to_cancel(FILE *out, const json_t *migrate)
+{
+	static const char *const over[] = { "completed", "failed", "cancelled" };
+	const char *status = ctl_string(migrate, "status", "none");
+	size_t i;
+
+	if (!strcmp(status, "none"))
+		fputs("nothing to cancel: there is no migration\n", out);
+	for (i = 0; i < sizeof(over) / sizeof(over[0]); i++)
+		if (!strcmp(status, over[i]))
+			fprintf(out, "nothing to cancel: the migration is over (%s)\n", status);
+}
+
 /* ---- faults ---- */
 
 static void put_waiters(FILE *out, const json_t *waiters)

@@ -30,6 +30,8 @@ void ctl_text_status(FILE *out, const json_t *name, const json_t *status, const 
 		     const json_t *faults);
 /* query-migrate in a line without its newline, such as "postcopy-active, 12.0 of 64.0 MiB left, 1.0 MiB/s, 12 s to go". */
 void ctl_text_migration(FILE *out, const json_t *migrate);
+/* query-migrate before a cancel, where that has nothing to end: a line that says so. Else nothing. */
+void ctl_text_nothing_to_cancel(FILE *out, const json_t *migrate);
 /* query-postern-faults. */
 void ctl_text_faults(FILE *out, const json_t *faults);
 /* An event, a line. */

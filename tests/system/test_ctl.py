@@ -257,6 +257,14 @@ def test_an_interrupted_follower_leaves_the_migration_alone(pair):
     assert_sound(pair.arrived())
 
 
+def test_a_cancel_that_ends_nothing_says_so(pair):
+    assert pair.ctl(*pair.src, 'cancel') == (0, '', 'nothing to cancel: there is no migration\n')
+    where = uri()
+    pair.ctl(*pair.dst, 'incoming', where, '--detach')
+    assert pair.ctl(*pair.src, 'migrate', where).code == 0
+    assert pair.ctl(*pair.src, 'cancel') == (0, '', 'nothing to cancel: the migration is over (completed)\n')
+
+
 def test_a_detached_migration_returns_at_once(pair):
     where = uri()
     pair.ctl(*pair.dst, 'incoming', where, '--detach')

@@ -153,12 +153,35 @@ static void test_faults_of_any_shape_are_survived(void **state)
 	}
 }
 
+static void cancelled(const char *before, const char *wanted)
+{
+	FILE *out = open_memstream(&text, &size);
+	json_t *migrate = load(before);
+
+	ctl_text_nothing_to_cancel(out, migrate);
+	json_decref(migrate);
+	expect(out, wanted);
+}
+
+static void test_a_cancel_that_ends_nothing_says_so(void **state)
+{
+	(void)state;
+	cancelled("{}", "nothing to cancel: there is no migration\n");
+	cancelled("{\"status\":\"none\"}", "nothing to cancel: there is no migration\n");
+	cancelled("{\"status\":\"completed\"}", "nothing to cancel: the migration is over (completed)\n");
+	cancelled("{\"status\":\"cancelled\"}", "nothing to cancel: the migration is over (cancelled)\n");
+	cancelled("{\"status\":\"setup\"}", "");
+	cancelled("{\"status\":\"postcopy-paused\"}", "");
+	cancelled("{\"status\":7}", "nothing to cancel: there is no migration\n");
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sizes_and_times_have_units),
 		cmocka_unit_test(test_control_characters_do_not_pass),
 		cmocka_unit_test(test_a_migration_is_one_line),
+		cmocka_unit_test(test_a_cancel_that_ends_nothing_says_so),
 		cmocka_unit_test(test_status_has_a_fact_a_line),
 		cmocka_unit_test(test_events_are_one_line_whatever_they_hold),
 		cmocka_unit_test(test_faults_of_any_shape_are_survived),
