@@ -122,22 +122,49 @@ void nbd_link_close(struct nbd *nbd, bool in_order);
 bool nbd_link_is_over(const struct nbd *nbd);
 /* After each call that may have ended it, before the next one: why, if libnbd has given it up. */
 void nbd_link_note_end(struct nbd *nbd);
-/* The first attempts, to their end: waits. */
-int nbd_link_first(struct nbd *nbd, struct err *err);
+/* What libnbd says of its last failure; of why the connection is over. */
+const char *nbd_link_says(const struct nbd *nbd);
+const char *nbd_link_why_over(const struct nbd *nbd);
+/* It is away: the device is told why, and the next attempt comes. */
+void nbd_link_lost(struct nbd *nbd, const char *reason);
+/* The handshake is done, and the export is the one we know. */
+void nbd_link_is_up(struct nbd *nbd);
+/*
+ * The next step towards a connection: 0, there is a handle; -EINPROGRESS, when
+ * nbd->dialing is readable there is another one; or the end.
+ */
+int nbd_link_handle_new(struct nbd *nbd, struct err *err);
+/* Polls the connection, or what makes one. */
+int nbd_link_watch_new(struct nbd *nbd, struct err *err);
+/* Its socket is readable or writable. */
+void nbd_link_notify(struct nbd *nbd, bool readable, bool writable);
 void nbd_link_start(struct nbd *nbd);
 /* After anything has happened to it, which it is asked to look for. */
 void nbd_link_look(struct nbd *nbd);
 void nbd_link_watch(struct nbd *nbd);
+/* Requests have waited for as long as they are to. */
+bool nbd_link_waited_enough(const struct nbd *nbd);
+
+/* ---- nbd_export.c ---- */
+
+/* Is it the export that we know? Sets its size when it is new. */
+int nbd_export_check(struct nbd *nbd, struct err *err);
+
+/* ---- nbd_wait.c ---- */
+
+/* The first attempts, to their end: waits. */
+int nbd_link_first(struct nbd *nbd, struct err *err);
 /* The loop does not turn: until the server says something, or the time has come. */
 void nbd_link_wait(struct nbd *nbd, int64_t deadline_ns);
+
+/* ---- nbd_timers.c ---- */
+
 /* The next attempt at a connection, in so many milliseconds. */
 void nbd_link_retry(struct nbd *nbd, unsigned int ms);
 /* In the loop's next turn: it is looked after. */
 void nbd_link_soon(struct nbd *nbd);
 /* ... and in so many milliseconds, when doubt ends; 0: not. */
 void nbd_link_doubt_timer(struct nbd *nbd, int64_t ms);
-/* Requests have waited for as long as they are to. */
-bool nbd_link_waited_enough(const struct nbd *nbd);
 int nbd_timers_new(struct nbd *nbd, struct err *err);
 void nbd_timers_close(struct nbd_timers *timers);
 
