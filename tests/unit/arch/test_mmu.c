@@ -1,51 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "common.h"
+#include "walk.h"
 
-#include "arch/arch.h"
 #include "arch/x86/mmu.h"
 
 #define RAM (16 << 20)
 
-static struct memory *mem;
-static uint8_t *ram;
-
 static int make(void **state)
 {
-	const struct memory_range range = { .base = GPA(0), .len_bytes = RAM };
-	unsigned int n;
-
 	(void)state;
-	if (memory_new(&mem, &range, 1, NULL))
-		return -1;
-	ram = memory_regions(mem, &n)[0].host;
-	return 0;
-}
-
-static int drop(void **state)
-{
-	(void)state;
-	memory_shut(mem);
-	memory_free(mem);
-	return 0;
-}
-
-static void check(const struct arch_mmu *mmu, uint64_t gva, uint64_t want, uint64_t want_left)
-{
-	uint64_t left = 0;
-	gpa_t gpa = GPA(0);
-
-	assert_int_equal(arch_translate(mem, mmu, GVA(gva), GUP_NOWAIT, NULL, &gpa, &left), 0);
-	assert_int_equal(gpa.v, want);
-	assert_int_equal(left, want_left);
-}
-
-static void check_fault(const struct arch_mmu *mmu, uint64_t gva)
-{
-	uint64_t left;
-	gpa_t gpa;
-
-	assert_int_equal(arch_translate(mem, mmu, GVA(gva), GUP_NOWAIT, NULL, &gpa, &left), -EFAULT);
+	return walk_make(GPA(0), RAM);
 }
 
 static void test_modes(void **state)

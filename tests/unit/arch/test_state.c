@@ -3,41 +3,23 @@
 //
 // State of real vCPUs: a guest runs in one VM, goes on in another, is reset. The guest is a few bytes of ring-3 code
 // that count in EAX and report each number at port 0x80 + CPU, so that it runs on every KVM.
-#include "common.h"
+#include "guest.h"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "arch/arch.h"
 #include "arch/x86/cpuid.h"
 #include "arch/x86/msr.h"
 #include "arch/x86/state.h"
 #include "arch/x86/x86.h"
-#include "memory/eject.h"
 
-#define CPUS 2
 #define RAM (16 << 20)
 #define CODE 0x100000
 #define TABLES 0x101000
 #define STACK 0x180000
 #define CLOCK_PAGE 0x300000
 #define STEAL_PAGE 0x301000
-#define PAUSE_MS 10000
-
-struct guest {
-	struct memory *mem;
-	uint8_t *ram;
-	struct vm *vm;
-	struct vcpu_parked *held[CPUS];	/* until it runs */
-	pthread_mutex_t lock;		/* guards count and strange */
-	pthread_cond_t changed;
-	uint32_t count[CPUS];		/* last number that came */
-	uint32_t jumps;			/* numbers that did not follow the last one */
-	char strange[200];		/* an event that nobody expects */
-};
 
 static char no_kvm[64];
 
@@ -51,14 +33,8 @@ static void on_pio(void *arg, uint16_t port, bool write, void *data, unsigned in
 		return;
 	memcpy(&value, data, sizeof(value));
 	cpu = port - 0x80u;
-	pthread_mutex_lock(&guest->lock);
-	if (cpu < CPUS) {
-		if (guest->count[cpu] && value != guest->count[cpu] + 1)
-			guest->jumps++;
-		guest->count[cpu] = value;
-	}
-	pthread_cond_broadcast(&guest->changed);
-	pthread_mutex_unlock(&guest->lock);
+	if (cpu < CPUS)
+		guest_counted(guest, cpu, value);
 }
 
 static void on_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int len)
@@ -69,71 +45,7 @@ static void on_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int l
 		memset(data, 0, len);
 }
 
-static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
-{
-	struct guest *guest = arg;
-
-	(void)vcpu;
-	pthread_mutex_lock(&guest->lock);
-	snprintf(guest->strange, sizeof(guest->strange), "event %d: %s", (int)event->kind, event->text);
-	pthread_cond_broadcast(&guest->changed);
-	pthread_mutex_unlock(&guest->lock);
-}
-
-static const struct vm_exit_ops ops = { .pio = on_pio, .mmio = on_mmio, .event = on_event };
-
-static struct guest *guest_new(void)
-{
-	const struct memory_range range = { .base = GPA(0), .len_bytes = RAM };
-	struct guest *guest = calloc(1, sizeof(*guest));
-	struct err err = { 0 };
-	unsigned int n;
-
-	assert_non_null(guest);
-	pthread_mutex_init(&guest->lock, NULL);
-	pthread_cond_init(&guest->changed, NULL);
-	assert_int_equal(memory_new(&guest->mem, &range, 1, &err), 0);
-	memory_set_way_out(guest->mem, WAY_OUT_KERNEL);
-	guest->ram = memory_regions(guest->mem, &n)[0].host;
-	if (vm_new(&guest->vm, guest->mem, CPUS, &ops, guest, &err))
-		fail_msg("%s", err.text);
-	return guest;
-}
-
-/* A vCPU of the guest, which is parked. */
-static struct vcpu_parked *held(struct guest *guest, unsigned int cpu)
-{
-	struct err err = { 0 };
-
-	if (!guest->held[cpu])
-		guest->held[cpu] = vcpu_hold(vm_vcpu(guest->vm, cpu), &err);
-	if (!guest->held[cpu])
-		fail_msg("%s", err.text);
-	return guest->held[cpu];
-}
-
-static void let_go(struct guest *guest)
-{
-	unsigned int i;
-
-	for (i = 0; i < CPUS; i++) {
-		if (guest->held[i])
-			vcpu_release(guest->held[i]);
-		guest->held[i] = NULL;
-	}
-}
-
-static void guest_free(struct guest *guest)
-{
-	let_go(guest);
-	vm_end_vcpus(guest->vm);
-	memory_shut(guest->mem);
-	vm_free(guest->vm);
-	memory_free(guest->mem);
-	pthread_cond_destroy(&guest->changed);
-	pthread_mutex_destroy(&guest->lock);
-	free(guest);
-}
+static const struct vm_exit_ops ops = { .pio = on_pio, .mmio = on_mmio, .event = guest_on_event };
 
 static void guest_boot(struct guest *guest)
 {
@@ -167,24 +79,7 @@ static void guest_boot(struct guest *guest)
 /* Runs until each CPU has counted to `count`, then parks. */
 static void guest_run(struct guest *guest, uint32_t count)
 {
-	struct timespec limit;
-	struct err err = { 0 };
-	int result = 0;
-
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += 20;
-	let_go(guest);
-	vm_resume(guest->vm);
-	pthread_mutex_lock(&guest->lock);
-	while (!result && !guest->strange[0] && (guest->count[0] < count || guest->count[1] < count))
-		result = pthread_cond_timedwait(&guest->changed, &guest->lock, &limit);
-	pthread_mutex_unlock(&guest->lock);
-	if (vm_pause(guest->vm, PAUSE_MS, &err))
-		fail_msg("%s", err.text);
-	if (guest->strange[0])
-		fail_msg("%s", guest->strange);
-	assert_int_equal(result, 0);
-	assert_int_equal(guest->jumps, 0);
+	guest_run_to(guest, (const uint32_t[CPUS]){ count, count });
 }
 
 /* All that KVM tells of a vCPU and that must be the same after a save and a load, or after a reset. */
@@ -305,44 +200,6 @@ static bool skipped(void)
 	return true;
 }
 
-struct saved {
-	struct buf vm, vcpu[CPUS];
-};
-
-static void save(struct guest *guest, struct saved *saved)
-{
-	struct err err = { 0 };
-	unsigned int i;
-
-	memset(saved, 0, sizeof(*saved));
-	if (arch_vm_save(guest->vm, &saved->vm, &err))
-		fail_msg("%s", err.text);
-	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_save(held(guest, i), &saved->vcpu[i], &err))
-			fail_msg("%s", err.text);
-}
-
-static void load(struct guest *guest, const struct saved *saved)
-{
-	struct err err = { 0 };
-	unsigned int i;
-
-	if (arch_vm_load(guest->vm, saved->vm.data, saved->vm.len, &err))
-		fail_msg("%s", err.text);
-	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_load(held(guest, i), saved->vcpu[i].data, saved->vcpu[i].len, &err))
-			fail_msg("%s", err.text);
-}
-
-static void saved_fini(struct saved *saved)
-{
-	unsigned int i;
-
-	buf_fini(&saved->vm);
-	for (i = 0; i < CPUS; i++)
-		buf_fini(&saved->vcpu[i]);
-}
-
 static void test_goes_on_elsewhere(void **state)
 {
 	struct guest *a, *b;
@@ -353,8 +210,8 @@ static void test_goes_on_elsewhere(void **state)
 	(void)state;
 	if (skipped())
 		return;
-	a = guest_new();
-	b = guest_new();
+	a = guest_new(&ops, RAM);
+	b = guest_new(&ops, RAM);
 	guest_boot(a);
 	guest_run(a, 100);
 	disturb(a);
@@ -387,8 +244,8 @@ static void test_reset(void **state)
 	(void)state;
 	if (skipped())
 		return;
-	a = guest_new();
-	fresh = guest_new();
+	a = guest_new(&ops, RAM);
+	fresh = guest_new(&ops, RAM);
 	guest_boot(a);
 	guest_run(a, 100);
 	disturb(a);
@@ -416,7 +273,7 @@ static void test_hostile_state(void **state)
 	(void)state;
 	if (skipped())
 		return;
-	a = guest_new();
+	a = guest_new(&ops, RAM);
 	guest_boot(a);
 	guest_run(a, 10);
 	save(a, &saved);
@@ -462,7 +319,7 @@ static void test_wrong_state(void **state)
 	(void)state;
 	if (skipped())
 		return;
-	a = guest_new();
+	a = guest_new(&ops, RAM);
 	guest_boot(a);
 	save(a, &saved);
 	vcpu = held(a, 0);
@@ -510,7 +367,7 @@ static void test_early_pages(void **state)
 	(void)state;
 	if (skipped())
 		return;
-	a = guest_new();
+	a = guest_new(&ops, RAM);
 	guest_boot(a);
 	disturb(a);
 	guest_run(a, 10);
@@ -537,7 +394,7 @@ static void test_debugger(void **state)
 	(void)state;
 	if (skipped())
 		return;
-	a = guest_new();
+	a = guest_new(&ops, RAM);
 	guest_boot(a);
 	guest_run(a, 10);
 	vcpu = held(a, 1);

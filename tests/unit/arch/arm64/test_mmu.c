@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "../common.h"
+#include "../walk.h"
 
-#include "arch/arch.h"
 #include "arch/arm64/mmu.h"
 
 #define BASE 0x40000000ull
@@ -17,50 +16,15 @@
 /* T0SZ and T1SZ 16: 48 bits; granules of 4 KiB in both halves. */
 #define TCR_4K (MMU_ON | 16 | 16ull << 16 | 2ull << 30)
 
-static struct memory *mem;
-static uint8_t *ram;
-
 static int make(void **state)
 {
-	const struct memory_range range = { .base = GPA(BASE), .len_bytes = RAM };
-	unsigned int n;
-
 	(void)state;
-	if (memory_new(&mem, &range, 1, NULL))
-		return -1;
-	ram = memory_regions(mem, &n)[0].host;
-	return 0;
-}
-
-static int drop(void **state)
-{
-	(void)state;
-	memory_shut(mem);
-	memory_free(mem);
-	return 0;
+	return walk_make(GPA(BASE), RAM);
 }
 
 static void entry(uint64_t table, unsigned int index, uint64_t value)
 {
 	put64(ram + (table - BASE + index * 8), value);
-}
-
-static void check(const struct arch_mmu *mmu, uint64_t gva, uint64_t want, uint64_t want_left)
-{
-	uint64_t left = 0;
-	gpa_t gpa = GPA(0);
-
-	assert_int_equal(arch_translate(mem, mmu, GVA(gva), GUP_NOWAIT, NULL, &gpa, &left), 0);
-	assert_int_equal(gpa.v, want);
-	assert_int_equal(left, want_left);
-}
-
-static void check_fault(const struct arch_mmu *mmu, uint64_t gva)
-{
-	uint64_t left;
-	gpa_t gpa;
-
-	assert_int_equal(arch_translate(mem, mmu, GVA(gva), GUP_NOWAIT, NULL, &gpa, &left), -EFAULT);
 }
 
 static void test_off(void **state)

@@ -3,41 +3,16 @@
 //
 // State of real vCPUs: a guest runs in one VM, goes on in another, is reset. The guest is three instructions that count, and write each
 // number where no RAM is. Skipped where there is no KVM.
-#include "../common.h"
+#include "../guest.h"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "arch/arch.h"
 #include "arch/arm64/arm64.h"
-#include "base/clock.h"
-#include "memory/eject.h"
 
-#define CPUS 2
 #define RAM (4 << 20)
 #define CODE 0x1000
-#define PAUSE_MS 10000
 #define MUTATIONS 60
-
-struct guest {
-	struct memory *mem;
-	uint8_t *ram;
-	struct vm *vm;
-	struct vcpu_parked *held[CPUS];	/* until it runs */
-	pthread_mutex_t lock;		/* guards the rest */
-	pthread_cond_t changed;
-	uint32_t count;			/* last number that came */
-	uint32_t jumps;			/* numbers that did not follow the last one */
-	char strange[200];		/* an event that nobody expects */
-};
-
-/* What a machine's state is made of. */
-struct saved {
-	struct buf vm, vcpu[CPUS];
-};
 
 static void on_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
 {
@@ -53,79 +28,10 @@ static void on_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int l
 	if (!write || len != sizeof(value))
 		return;
 	memcpy(&value, data, sizeof(value));
-	pthread_mutex_lock(&guest->lock);
-	if (guest->count && value != guest->count + 1)
-		guest->jumps++;
-	guest->count = value;
-	pthread_cond_broadcast(&guest->changed);
-	pthread_mutex_unlock(&guest->lock);
+	guest_counted(guest, 0, value);
 }
 
-static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
-{
-	struct guest *guest = arg;
-
-	(void)vcpu;
-	pthread_mutex_lock(&guest->lock);
-	snprintf(guest->strange, sizeof(guest->strange), "event %d: %s", (int)event->kind, event->text);
-	pthread_cond_broadcast(&guest->changed);
-	pthread_mutex_unlock(&guest->lock);
-}
-
-static const struct vm_exit_ops ops = { .pio = on_pio, .mmio = on_mmio, .event = on_event };
-
-static struct guest *guest_new(void)
-{
-	const struct memory_range range = { .base = GPA(0), .len_bytes = RAM };
-	struct guest *guest = calloc(1, sizeof(*guest));
-	struct err err = { 0 };
-	unsigned int n;
-
-	assert_non_null(guest);
-	pthread_mutex_init(&guest->lock, NULL);
-	pthread_cond_init(&guest->changed, NULL);
-	assert_int_equal(memory_new(&guest->mem, &range, 1, &err), 0);
-	memory_set_way_out(guest->mem, WAY_OUT_KERNEL);
-	guest->ram = memory_regions(guest->mem, &n)[0].host;
-	if (vm_new(&guest->vm, guest->mem, CPUS, &ops, guest, &err))
-		fail_msg("%s", err.text);
-	return guest;
-}
-
-/* A vCPU of the guest, which is parked. */
-static struct vcpu_parked *held(struct guest *guest, unsigned int cpu)
-{
-	struct err err = { 0 };
-
-	if (!guest->held[cpu])
-		guest->held[cpu] = vcpu_hold(vm_vcpu(guest->vm, cpu), &err);
-	if (!guest->held[cpu])
-		fail_msg("%s", err.text);
-	return guest->held[cpu];
-}
-
-static void let_go(struct guest *guest)
-{
-	unsigned int i;
-
-	for (i = 0; i < CPUS; i++) {
-		if (guest->held[i])
-			vcpu_release(guest->held[i]);
-		guest->held[i] = NULL;
-	}
-}
-
-static void guest_free(struct guest *guest)
-{
-	let_go(guest);
-	vm_end_vcpus(guest->vm);
-	memory_shut(guest->mem);
-	vm_free(guest->vm);
-	memory_free(guest->mem);
-	pthread_cond_destroy(&guest->changed);
-	pthread_mutex_destroy(&guest->lock);
-	free(guest);
-}
+static const struct vm_exit_ops ops = { .pio = on_pio, .mmio = on_mmio, .event = guest_on_event };
 
 static void guest_boot(struct guest *guest)
 {
@@ -140,7 +46,7 @@ static void guest_boot(struct guest *guest)
 	unsigned int i;
 
 	memcpy(guest->ram + CODE, code, sizeof(code));
-	guest->count = 0;
+	guest->count[0] = 0;
 	for (i = 0; i < CPUS; i++)
 		if (arch_vcpu_boot(held(guest, i), &boot, &err))
 			fail_msg("%s", err.text);
@@ -149,62 +55,7 @@ static void guest_boot(struct guest *guest)
 /* Runs until so many more numbers have come. */
 static void guest_run(struct guest *guest, uint32_t more)
 {
-	struct timespec until = clock_to_timespec(0);
-	struct err err = { 0 };
-	uint32_t want;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += 60;
-	pthread_mutex_lock(&guest->lock);
-	want = guest->count + more;
-	pthread_mutex_unlock(&guest->lock);
-	let_go(guest);
-	vm_resume(guest->vm);
-	pthread_mutex_lock(&guest->lock);
-	while (guest->count < want && !guest->strange[0])
-		if (pthread_cond_timedwait(&guest->changed, &guest->lock, &until) == ETIMEDOUT)
-			break;
-	want -= guest->count < want ? guest->count : want;
-	pthread_mutex_unlock(&guest->lock);
-	if (vm_pause(guest->vm, PAUSE_MS, &err))
-		fail_msg("%s", err.text);
-	assert_string_equal(guest->strange, "");
-	assert_int_equal(want, 0);
-	assert_int_equal(guest->jumps, 0);
-}
-
-static void save(struct guest *guest, struct saved *saved)
-{
-	struct err err = { 0 };
-	unsigned int i;
-
-	memset(saved, 0, sizeof(*saved));
-	if (arch_vm_save(guest->vm, &saved->vm, &err))
-		fail_msg("%s", err.text);
-	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_save(held(guest, i), &saved->vcpu[i], &err))
-			fail_msg("%s", err.text);
-}
-
-static void load(struct guest *guest, const struct saved *saved)
-{
-	struct err err = { 0 };
-	unsigned int i;
-
-	if (arch_vm_load(guest->vm, saved->vm.data, saved->vm.len, &err))
-		fail_msg("%s", err.text);
-	for (i = 0; i < CPUS; i++)
-		if (arch_vcpu_load(held(guest, i), saved->vcpu[i].data, saved->vcpu[i].len, &err))
-			fail_msg("%s", err.text);
-}
-
-static void saved_fini(struct saved *saved)
-{
-	unsigned int i;
-
-	buf_fini(&saved->vm);
-	for (i = 0; i < CPUS; i++)
-		buf_fini(&saved->vcpu[i]);
+	guest_run_to(guest, (const uint32_t[CPUS]){ guest->count[0] + more });
 }
 
 static int no_kvm(void)
@@ -228,13 +79,13 @@ static void test_goes_on_in_another_vm(void **state)
 
 	(void)state;
 	NEEDS_KVM();
-	from = guest_new();
-	to = guest_new();
+	from = guest_new(&ops, RAM);
+	to = guest_new(&ops, RAM);
 	guest_boot(from);
 	guest_run(from, 100);
 	save(from, &saved);
 	memcpy(to->ram, from->ram, RAM);
-	to->count = from->count;
+	to->count[0] = from->count[0];
 	load(to, &saved);
 	assert_true(arch_gdb_regs_bytes() <= sizeof(before));
 	assert_int_equal(arch_gdb_read_regs(held(from, 0), before, &err), 0);
@@ -261,7 +112,7 @@ static void test_the_counter_stands_still_meanwhile(void **state)
 	(void)state;
 	NEEDS_KVM();
 	__asm__ volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
-	guest = guest_new();
+	guest = guest_new(&ops, RAM);
 	guest_boot(guest);
 	guest_run(guest, 10);
 	assert_int_equal(arch_clock_stop(guest->vm, &counter, &err), 0);
@@ -284,7 +135,7 @@ static void test_a_reset_starts_anew(void **state)
 
 	(void)state;
 	NEEDS_KVM();
-	guest = guest_new();
+	guest = guest_new(&ops, RAM);
 	guest_boot(guest);
 	save(guest, &fresh);
 	guest_run(guest, 50);
@@ -311,7 +162,7 @@ static void test_hostile_state(void **state)
 
 	(void)state;
 	NEEDS_KVM();
-	guest = guest_new();
+	guest = guest_new(&ops, RAM);
 	guest_boot(guest);
 	guest_run(guest, 10);
 	save(guest, &saved);
