@@ -38,6 +38,13 @@ static void begin(struct world *w)
 	world_until(w, relay_has_passed(w->relay, AT_RUN_REPLY));
 }
 
+static void begin_and_cut(struct world *w)
+{
+	begin(w);
+	relay_cut_now(w->relay);
+	until_paused(w);
+}
+
 static void expect_paused(struct world *w, const char *reason)
 {
 	until_paused(w);
@@ -93,9 +100,7 @@ static void test_a_resume_reply_that_says_complete_too_early(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	begin(&w);
-	relay_cut_now(w.relay);
-	until_paused(&w);
+	begin_and_cut(&w);
 	reply.phase = POSTERN__WIRE__PHASE__PHASE_COMPLETE;
 	say_instead(&w, AT_RESUME_REPLY, WIRE(RESUME_REPLY), &reply);
 	world_migrate(&w, true);
@@ -143,9 +148,7 @@ static void test_a_page_that_was_never_sent_cannot_be_there(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	begin(&w);
-	relay_cut_now(w.relay);
-	until_paused(&w);
+	begin_and_cut(&w);
 	/* At this pace and from below, the bulk has not come there. */
 	claim(&w, 4000, 4001);
 	world_migrate(&w, true);
@@ -161,9 +164,7 @@ static void test_what_was_claimed_before_is_not_believed_later(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	begin(&w);
-	relay_cut_now(w.relay);
-	until_paused(&w);
+	begin_and_cut(&w);
 	claim(&w, 4000, 4096);
 	world_migrate(&w, true);
 	expect_paused(&w, "which was never sent");

@@ -86,6 +86,18 @@ static void migrate(struct town *t, const struct migration_trust *trust)
 		fail_msg("%s", err.text);
 }
 
+/* Postcopy with nearly all pages still at the source, and the link cut. */
+static void begin_and_pause(struct town *t, const struct migration_trust *trust)
+{
+	struct err err;
+
+	limit(&t->w, TRICKLE);
+	migrate(t, trust);
+	until_active(&t->w);
+	assert_int_equal(migration_pause(t->w.from.migration, &err), 0);
+	until_paused(&t->w);
+}
+
 /* Nothing was placed, nothing runs that should not, and the real source gets in. */
 static void check_unharmed(struct town *t, const struct migration_trust *trust)
 {
@@ -173,11 +185,7 @@ static void test_who_has_the_secret_arrives_and_recovers(void **state)
 
 	(void)state;
 	NEEDS_TOWN(&t, &trust);
-	limit(&t.w, TRICKLE);
-	migrate(&t, &trust);
-	until_active(&t.w);
-	assert_int_equal(migration_pause(t.w.from.migration, &err), 0);
-	until_paused(&t.w);
+	begin_and_pause(&t, &trust);
 	/* With what it began with. */
 	assert_int_equal(migration_outgoing(t.w.from.migration, t.uri, true, NULL, &err), 0);
 	limit(&t.w, 0);
@@ -194,11 +202,7 @@ static void test_a_resume_needs_the_secret_too(void **state)
 
 	(void)state;
 	NEEDS_TOWN(&t, &trust);
-	limit(&t.w, TRICKLE);
-	migrate(&t, &trust);
-	until_active(&t.w);
-	assert_int_equal(migration_pause(t.w.from.migration, &err), 0);
-	until_paused(&t.w);
+	begin_and_pause(&t, &trust);
 	assert_int_equal(migration_outgoing(t.w.from.migration, t.uri, true, &other, &err), 0);
 	world_until(&t.w, world_status(&t.w.from) == MIGRATION_POSTCOPY_PAUSED);
 	assert_non_null(strstr(query(&t.w.from).error, "does not have this destination's secret"));
