@@ -129,4 +129,20 @@ static inline void server_free(struct server *s)
 	assert_int_equal(rmdir(s->dir), 0);
 }
 
+/* An nbdkit, and the disk behind it. */
+static inline void server_disk(struct server *s, struct disks *d)
+{
+	need("nbdkit");
+	server_new(s);
+	server_start(s, NULL, NULL);
+	disks_open(d, s->uri, false);
+}
+
+static inline void server_disk_end(struct server *s, struct disks *d)
+{
+	disks_close(d);
+	server_kill(s);
+	server_free(s);
+}
+
 #endif

@@ -12,16 +12,11 @@ static void a_server_is_a_disk(void **state)
 	struct disks d;
 
 	(void)state;
-	need("nbdkit");
-	server_new(&s);
-	server_start(&s, NULL, NULL);
-	disks_open(&d, s.uri, false);
+	server_disk(&s, &d);
 	assert_int_equal(disk_bytes(d.disk), atol(SERVER_BYTES));
 	disk_exercise(&d);
 	assert_int_equal(d.gone, 0);
-	disks_close(&d);
-	server_kill(&s);
-	server_free(&s);
+	server_disk_end(&s, &d);
 }
 
 /* Killed with requests under way, and while there are none: those are done that were asked for meanwhile, each once. */
@@ -34,10 +29,7 @@ static void requests_outlive_their_server(void **state)
 	unsigned int i, round;
 
 	(void)state;
-	need("nbdkit");
-	server_new(&s);
-	server_start(&s, NULL, NULL);
-	disks_open(&d, s.uri, false);
+	server_disk(&s, &d);
 	for (round = 0; round < 3; round++) {
 		memset(out, (int)(0x11 + round), sizeof(out));
 		/* The second time nothing is under way. */
@@ -61,9 +53,7 @@ static void requests_outlive_their_server(void **state)
 		assert_int_equal(job_run(&d, DISK_READ, 0, in, sizeof(in), 1), 0);
 		assert_memory_equal(in, out, sizeof(in));
 	}
-	disks_close(&d);
-	server_kill(&s);
-	server_free(&s);
+	server_disk_end(&s, &d);
 }
 
 static void the_end_comes_while_it_is_away(void **state)
@@ -75,10 +65,7 @@ static void the_end_comes_while_it_is_away(void **state)
 	struct job job;
 
 	(void)state;
-	need("nbdkit");
-	server_new(&s);
-	server_start(&s, NULL, NULL);
-	disks_open(&d, s.uri, false);
+	server_disk(&s, &d);
 	server_kill(&s);
 	disks_until(&d, disk_away(d.disk));
 	job_start(&d, &job, DISK_READ, 0, memory, sizeof(memory), 1);
@@ -114,9 +101,7 @@ static void patience_can_be_given_an_end(void **state)
 	server_start(&s, NULL, NULL);
 	disks_until(&d, !disk_away(d.disk));
 	assert_int_equal(job_run(&d, DISK_READ, 0, memory, sizeof(memory), 1), 0);
-	disks_close(&d);
-	server_kill(&s);
-	server_free(&s);
+	server_disk_end(&s, &d);
 }
 
 /* An error that the server answers is the guest's to know, and no reason to connect again. */
@@ -134,9 +119,7 @@ static void an_error_is_one(void **state)
 	assert_int_equal(job_run(&d, DISK_WRITE, 0, memory, sizeof(memory), 2), -EIO);
 	assert_int_equal(job_run(&d, DISK_READ, 0, memory, sizeof(memory), 2), 0);
 	assert_int_equal(d.gone, 0);
-	disks_close(&d);
-	server_kill(&s);
-	server_free(&s);
+	server_disk_end(&s, &d);
 }
 
 /* As nbdkit holds a client to it. */
@@ -153,9 +136,7 @@ static void nbdkit_refuses_nothing(void **state)
 						     "blocksize-error-policy=error", NULL });
 	disks_open(&d, s.uri, false);
 	disk_exercise(&d);
-	disks_close(&d);
-	server_kill(&s);
-	server_free(&s);
+	server_disk_end(&s, &d);
 }
 
 static void another_export_is_not_taken(void **state)
@@ -178,9 +159,7 @@ static void another_export_is_not_taken(void **state)
 	server_start(&s, NULL, NULL);
 	/* The reason for its being away is a new one, at the next attempt. */
 	disks_until(&d, disk_away(d.disk) && strstr(disk_away(d.disk), "1048576 bytes now"));
-	disks_close(&d);
-	server_kill(&s);
-	server_free(&s);
+	server_disk_end(&s, &d);
 }
 
 /* And not of another disk's connection, which libnbd has said something of meanwhile. */

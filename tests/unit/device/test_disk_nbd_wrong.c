@@ -191,9 +191,7 @@ static void an_answer_without_data_is_none(void **state)
 		assert_int_equal(job_run(&d, DISK_READ, 0, memory, sizeof(memory), pieces), 0);
 		for (i = 0; i < sizeof(memory); i++)
 			assert_int_equal(memory[i], WRONG_BYTE);
-		disks_close(&d);
-		server_kill(&s);
-		server_free(&s);
+		server_disk_end(&s, &d);
 
 		wrong_start(&s, &d, WRONG_ANYHOW);
 		job_start(&d, &job, DISK_READ, 0, memory, sizeof(memory), pieces);
@@ -226,9 +224,7 @@ static void who_waits_sleeps(void **state)
 	assert_true(slow.done && flush.done);
 	assert_int_equal(slow.result | flush.result, 0);
 	assert_in_range(waits, 1, 10);
-	disks_close(&d);
-	server_kill(&s);
-	server_free(&s);
+	server_disk_end(&s, &d);
 }
 
 /* Drains that give up leave one flush behind, not one each; and the one that ends well has flushed what came after it. */

@@ -29,10 +29,18 @@ static pid_t child_of_ours(void)
 	return found;
 }
 
+/* An empty image of that size, and the option that names it, in text. */
+static void image_make(struct server *s, char text[120], const char *size)
+{
+	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", s->image, size, NULL };
+
+	assert_int_equal(run_to_end(create), 0);
+	snprintf(text, 120, "%s,format=qcow2", s->image);
+}
+
 static void a_qcow2_image_is_a_disk(void **state)
 {
-	char text[120], *const path = text;
-	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, "8M", NULL };
+	char text[120];
 	static uint8_t out[65536], in[65536];
 	struct disks d, other = { 0 };
 	struct err err;
@@ -43,9 +51,7 @@ static void a_qcow2_image_is_a_disk(void **state)
 	(void)state;
 	need("qemu-nbd");
 	server_new(&s);
-	strcpy(text, s.image);
-	assert_int_equal(run_to_end(create), 0);
-	strcat(text, ",format=qcow2");
+	image_make(&s, text, "8M");
 	disks_open(&d, text, false);
 	assert_int_equal(disk_bytes(d.disk), 8 << 20);
 	disk_exercise(&d);
@@ -83,12 +89,10 @@ static void a_qcow2_image_is_a_disk(void **state)
 	assert_int_equal(disks_try(&other, text, false, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "no qcow2 image"));
 	/* A table that is nowhere: qemu-nbd says so. */
-	text[strlen(s.image)] = '\0';
-	assert_int_equal(run_to_end(create), 0);
+	image_make(&s, text, "8M");
 	fd = open(s.image, O_RDWR | O_CLOEXEC);
 	assert_int_equal(pwrite(fd, "\0\0\0\x63", 4, 44), 4);
 	close(fd);
-	strcat(text, ",format=qcow2");
 	assert_true(disks_try(&other, text, false, &err) < 0);
 	assert_non_null(strstr(err.text, "qemu-nbd: "));
 	assert_true(loop_free(other.loop));
@@ -98,8 +102,7 @@ static void a_qcow2_image_is_a_disk(void **state)
 /* What qemu-nbd has of the image's tables in its memory goes with it; what the guest wrote does not. */
 static void a_qcow2_image_keeps_what_was_not_flushed(void **state)
 {
-	char text[120], *const path = text;
-	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, "64M", NULL };
+	char text[120];
 	static uint8_t out[65536], in[65536];
 	struct server s;
 	struct disks d;
@@ -108,9 +111,7 @@ static void a_qcow2_image_keeps_what_was_not_flushed(void **state)
 	(void)state;
 	need("qemu-nbd");
 	server_new(&s);
-	strcpy(text, s.image);
-	assert_int_equal(run_to_end(create), 0);
-	strcat(text, ",format=qcow2");
+	image_make(&s, text, "64M");
 	disks_open(&d, text, false);
 	for (round = 1; round <= 3; round++) {
 		memset(out, (int)round, sizeof(out));
@@ -130,8 +131,7 @@ static void a_qcow2_image_keeps_what_was_not_flushed(void **state)
 /* Another machine may have the image from then on: nothing of ours writes to it, whatever qemu-nbd is at. */
 static void a_release_waits_for_qemu_nbd(void **state)
 {
-	char text[120], *const path = text;
-	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, "8M", NULL };
+	char text[120];
 	struct server s;
 	struct disks d;
 	int hung;
@@ -139,9 +139,7 @@ static void a_release_waits_for_qemu_nbd(void **state)
 	(void)state;
 	need("qemu-nbd");
 	server_new(&s);
-	strcpy(text, s.image);
-	assert_int_equal(run_to_end(create), 0);
-	strcat(text, ",format=qcow2");
+	image_make(&s, text, "8M");
 	for (hung = 0; hung < 2; hung++) {
 		disks_open(&d, text, false);
 		assert_true(child_of_ours() > 0);
