@@ -36,6 +36,8 @@
 #define BACKLOG 128
 #define TICK_MS 50
 #define BUSY_MS 1000
+/* So long a connection that is refused as the last one was belongs to the same attempt. */
+#define REFUSED_NS (5 * NS_PER_SEC)
 /* For a name's look-up. */
 #define PATIENCE_NS (10 * NS_PER_SEC)
 
@@ -63,6 +65,14 @@ struct client {
 	int64_t busy_ns;	/* BUSY: up to when */
 };
 
+/* Who was refused last, why, and when that was said. */
+struct refused {
+	int64_t at_ns;			/* 0: nobody was */
+	uint32_t epoch;
+	uint8_t session[SESSION_BYTES];
+	struct err why;
+};
+
 struct listener {
 	struct loop *loop;
 	const struct listener_ops *ops;
@@ -75,6 +85,7 @@ struct listener {
 	uv_timer_t *tick;
 	struct client *clients; /* newest first */
 	unsigned int nclients;
+	struct refused refused;
 	bool rests, rest_told;	/* nobody is let in until the next tick */
 };
 
@@ -130,13 +141,31 @@ static void client_tell(struct client *client, const struct err *why)
 	conn_finish(client->conn);
 }
 
+/* The three connections of one source are refused for one reason, which is said once. */
+static void client_log_refused(const struct client *client, const struct err *why)
+{
+	struct listener *listener = client->listener;
+	struct refused *last = &listener->refused;
+	int64_t now = clock_now_ns();
+
+	if (last->at_ns && now - last->at_ns < REFUSED_NS && last->epoch == client->preface.epoch &&
+	    !memcmp(last->session, client->preface.session, SESSION_BYTES) &&
+	    !strcmp(last->why.text, why->text)) {
+		log_debug("migration: refused a connection of the same: %s", why->text);
+		return;
+	}
+	*last = (struct refused){ .at_ns = now, .epoch = client->preface.epoch, .why = *why };
+	memcpy(last->session, client->preface.session, SESSION_BYTES);
+	log_warn("migration: refused a connection: %s", why->text);
+}
+
 static void client_refuse(struct client *client, const struct err *why)
 {
 	if (client->listener->listening.fd < 0) {
 		client_drop(client, why);
 		return;
 	}
-	log_warn("migration: refused a connection: %s", why->text);
+	client_log_refused(client, why);
 	client_tell(client, why);
 	client->state = CLIENT_REFUSED;
 	conn_watch_set(client->watch, CONN_RECEIVE);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "migrate/listen.h"
 #include "steps.h"
 
@@ -229,6 +230,35 @@ static void test_another_secret_or_none_does_not_get_in(void **state)
 	check_unharmed(&t, &trust);
 }
 
+static unsigned int lines_of_refusal;
+
+static void count_refusals(enum log_level level, const char *line)
+{
+	(void)level;
+	lines_of_refusal += strstr(line, "refused a connection: ") != NULL;
+}
+
+/* It has three connections, and each is. */
+static void test_a_source_that_is_refused_is_logged_once(void **state)
+{
+	struct migration_trust trust = trust_of("a secret"), other = trust_of("another secret");
+	struct town t;
+
+	(void)state;
+	NEEDS_TOWN(&t, &trust);
+	lines_of_refusal = 0;
+	log_set_handler(count_refusals);
+	migrate(&t, &other);
+	until_source_says(&t, "the source does not have this destination's secret");
+	assert_int_equal(lines_of_refusal, 1);
+	/* It tries again: that is another attempt. */
+	migrate(&t, &other);
+	until_source_says(&t, "the source does not have this destination's secret");
+	assert_int_equal(lines_of_refusal, 2);
+	log_set_handler(NULL);
+	check_unharmed(&t, &trust);
+}
+
 static void test_a_secret_is_not_shown_to_a_destination_without_one(void **state)
 {
 	struct migration_trust trust = trust_of("a secret");
@@ -402,6 +432,7 @@ int main(void)
 		cmocka_unit_test(test_who_has_the_secret_arrives_and_recovers),
 		cmocka_unit_test(test_a_resume_needs_the_secret_too),
 		cmocka_unit_test(test_another_secret_or_none_does_not_get_in),
+		cmocka_unit_test(test_a_source_that_is_refused_is_logged_once),
 		cmocka_unit_test(test_a_secret_is_not_shown_to_a_destination_without_one),
 		cmocka_unit_test(test_the_guest_is_not_given_to_who_has_no_secret),
 		cmocka_unit_test(test_a_crowd_from_elsewhere_takes_nobodys_place),
