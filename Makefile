@@ -6,7 +6,7 @@
 PYTHON := /usr/bin/python3
 BUILD := build
 
-.PHONY: all help setup check lint test test-control test-sanitize arm64 demo demo-arm64 test-arm64 bench bench-quick kernels clean
+.PHONY: all help setup check lint test test-control test-sanitize test-threads arm64 demo demo-arm64 test-arm64 bench bench-quick kernels clean
 # Two at a time would get into each other's way: apt, ninja, measurements.
 .NOTPARALLEL:
 
@@ -43,6 +43,11 @@ test-sanitize: setup-test-sanitize	## all but the lab, built with ASan and UBSan
 	@ninja -C build-sanitize
 	@$(PYTHON) tools/test --no-lab build-sanitize
 
+test-threads: setup-test-threads	## the unit tests, built with ThreadSanitizer
+	@[ -f build-threads/build.ninja ] || meson setup build-threads -Db_sanitize=thread -Db_lundef=false >/dev/null
+	@ninja -C build-threads
+	@$(PYTHON) tools/test --only unit build-threads
+
 # Under emulation 6.12 is less steady than 6.1.
 test-control: setup-test-control all	## the lab's tests on Linux 6.12, whose guest faults can be interrupted
 	@$(PYTHON) tools/test --only lab --kernel 6.12 $(BUILD)
@@ -69,4 +74,4 @@ bench-quick: setup-bench-quick all	## few rounds of them, 2 minutes
 	@$(PYTHON) bench/bench --quick $(BUILD)
 
 clean:	## remove what was built
-	rm -rf build build-sanitize build-arm64
+	rm -rf build build-sanitize build-threads build-arm64
