@@ -109,7 +109,7 @@ void power_event_access(void *power, uint64_t offset, bool write, uint8_t *data,
 	pthread_mutex_unlock(&p->lock);
 }
 
-static void ask(const struct power *p, enum device_event_kind what)
+static void power_ask(const struct power *p, enum device_event_kind what)
 {
 	device_event(&p->config.events, &(struct device_event){ .kind = what });
 }
@@ -130,7 +130,7 @@ void power_control_access(void *power, uint64_t offset, bool write, uint8_t *dat
 	}
 	pthread_mutex_unlock(&p->lock);
 	if (off)
-		ask(p, DEVICE_EVENT_SHUTDOWN);
+		power_ask(p, DEVICE_EVENT_SHUTDOWN);
 }
 
 void power_timer_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size)
@@ -164,7 +164,7 @@ void power_reset_access(void *power, uint64_t offset, bool write, uint8_t *data,
 	}
 	pthread_mutex_unlock(&p->lock);
 	if (reset)
-		ask(p, DEVICE_EVENT_RESET);
+		power_ask(p, DEVICE_EVENT_RESET);
 }
 
 void power_i8042_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size)
@@ -176,7 +176,7 @@ void power_i8042_access(void *power, uint64_t offset, bool write, uint8_t *data,
 	if (!write)
 		*data = I8042_STATUS_NONE;
 	else if (*data == I8042_PULSE_RESET)
-		ask(p, DEVICE_EVENT_RESET);
+		power_ask(p, DEVICE_EVENT_RESET);
 }
 
 void power_port_a_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size)
@@ -195,7 +195,7 @@ void power_port_a_access(void *power, uint64_t offset, bool write, uint8_t *data
 	}
 	pthread_mutex_unlock(&p->lock);
 	if (reset)
-		ask(p, DEVICE_EVENT_RESET);
+		power_ask(p, DEVICE_EVENT_RESET);
 }
 
 void power_press_button(struct power *p)

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int copy(char **to, const char *from, struct err *err)
+static int boot_copy(char **to, const char *from, struct err *err)
 {
 	*to = from ? strdup(from) : NULL;
 	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the command line");
@@ -29,8 +29,8 @@ int machine_boot_configure(struct machine *m, const struct machine_config *confi
 	else if (!config->loads_no_kernel)
 		return err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration "
 			       "can do without");
-	r = copy(&boot->cmdline, config->cmdline, err);
-	return r ? r : copy(&boot->append, config->append, err);
+	r = boot_copy(&boot->cmdline, config->cmdline, err);
+	return r ? r : boot_copy(&boot->append, config->append, err);
 }
 
 const struct boot_files *machine_boot(const struct machine *m)

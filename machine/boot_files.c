@@ -12,7 +12,7 @@ void boot_files_init(struct boot_files *files)
 	*files = (struct boot_files){ .kernel.fd = -1, .initrd.fd = -1 };
 }
 
-static void file_fini(struct boot_file *file)
+static void boot_file_fini(struct boot_file *file)
 {
 	free(file->path);
 	if (file->fd >= 0)
@@ -21,8 +21,8 @@ static void file_fini(struct boot_file *file)
 
 void boot_files_fini(struct boot_files *files)
 {
-	file_fini(&files->kernel);
-	file_fini(&files->initrd);
+	boot_file_fini(&files->kernel);
+	boot_file_fini(&files->initrd);
 	free(files->cmdline);
 	free(files->append);
 	boot_files_init(files);
@@ -35,7 +35,7 @@ void boot_files_move(struct boot_files *to, struct boot_files *from)
 	boot_files_init(from);
 }
 
-static int copy(char **to, const char *from, struct err *err)
+static int boot_files_copy(char **to, const char *from, struct err *err)
 {
 	*to = from ? strdup(from) : NULL;
 	return !from || *to ? 0 :
@@ -49,14 +49,14 @@ int boot_files_set_paths(struct boot_files *to, const char *kernel, const char *
 
 	boot_files_fini(to);
 	to->kind = BOOT_FILES;
-	r = copy(&to->kernel.path, kernel, err);
+	r = boot_files_copy(&to->kernel.path, kernel, err);
 	if (!r)
-		r = copy(&to->initrd.path, initrd, err);
-	return r ? r : copy(&to->cmdline, cmdline, err);
+		r = boot_files_copy(&to->initrd.path, initrd, err);
+	return r ? r : boot_files_copy(&to->cmdline, cmdline, err);
 }
 
-static int file_open(const struct boot_file *file, struct ram_file *opened, const char *what,
-		     struct err *err)
+static int boot_file_open(const struct boot_file *file, struct ram_file *opened, const char *what,
+			  struct err *err)
 {
 	int r = file->fd >= 0 ? ram_file_open_fd(opened, file->path, file->fd, err) :
 		ram_file_open(opened, file->path, err);
@@ -73,10 +73,10 @@ int boot_files_open(const struct boot_files *files, struct boot_opened *opened, 
 	*opened = (struct boot_opened){
 		.initrd.fd = -1, .has_initrd = files->initrd.path, .cmdline = files->cmdline,
 	};
-	r = file_open(&files->kernel, &opened->kernel, "kernel", err);
+	r = boot_file_open(&files->kernel, &opened->kernel, "kernel", err);
 	if (r < 0 || !opened->has_initrd)
 		return r;
-	r = file_open(&files->initrd, &opened->initrd, "initrd", err);
+	r = boot_file_open(&files->initrd, &opened->initrd, "initrd", err);
 	if (r < 0)
 		ram_file_close(&opened->kernel);
 	return r;

@@ -59,7 +59,7 @@ void machine_mail_close(struct machine_mail *mail)
 }
 
 /* Main thread. */
-static void deliver(void *arg)
+static void post_deliver(void *arg)
 {
 	struct post *post = arg;
 	struct machine *m = post->mail->machine;
@@ -80,7 +80,7 @@ static void post_send(struct machine *m, const struct post *from)
 	*post = *from;
 	post->mail = m->mail;
 	atomic_fetch_add(&m->mail->refs, 1);
-	loop_post(m->loop, deliver, post);
+	loop_post(m->loop, post_deliver, post);
 }
 
 /* ---- what the guest asks for ---- */
@@ -91,7 +91,7 @@ static void asked(struct machine *m, const struct post *post)
 	machine_do_asked(m);
 }
 
-static void ask(struct machine *m, unsigned int what)
+static void event_ask(struct machine *m, unsigned int what)
 {
 	/* Once is enough: a guest that asks in a loop does not fill the queue. */
 	if (atomic_fetch_or(&m->asked, what) & what)
@@ -115,10 +115,10 @@ void machine_on_device(void *machine, const struct device_event *event)
 
 	switch (event->kind) {
 	case DEVICE_EVENT_RESET:
-		ask(m, ASKED_RESET);
+		event_ask(m, ASKED_RESET);
 		break;
 	case DEVICE_EVENT_SHUTDOWN:
-		ask(m, ASKED_SHUTDOWN);
+		event_ask(m, ASKED_SHUTDOWN);
 		break;
 	case DEVICE_EVENT_IDLE:
 		post_send(m, &(struct post){ .fn = idle });
@@ -269,10 +269,10 @@ static void exit_event(void *arg, struct vcpu *vcpu, const struct vm_event *even
 	snprintf(post.text, sizeof(post.text), "%s", event->text);
 	switch (event->kind) {
 	case VM_EVENT_RESET:
-		ask(m, ASKED_RESET);
+		event_ask(m, ASKED_RESET);
 		return;
 	case VM_EVENT_SHUTDOWN:
-		ask(m, ASKED_SHUTDOWN);
+		event_ask(m, ASKED_SHUTDOWN);
 		return;
 	case VM_EVENT_DEBUG:
 		post.fn = debug;

@@ -32,7 +32,7 @@ static bool range_grows(struct lost_range *range, gfn_t gfn)
 	return true;
 }
 
-static void add(struct lost_pages *pages, gfn_t gfn)
+static void lost_add(struct lost_pages *pages, gfn_t gfn)
 {
 	unsigned int i;
 
@@ -51,7 +51,7 @@ bool lost_gather_add(struct lost_gather *gather, gfn_t gfn)
 	bool told;
 
 	pthread_mutex_lock(&gather->lock);
-	add(&gather->pages, gfn);
+	lost_add(&gather->pages, gfn);
 	told = gather->told;
 	gather->told = true;
 	pthread_mutex_unlock(&gather->lock);

@@ -74,13 +74,13 @@ void machine_unlisten(struct machine *m, struct machine_listener *listener)
 
 /* ---- life ---- */
 
-static int copy(const char **to, const char *from, struct err *err)
+static int machine_copy(const char **to, const char *from, struct err *err)
 {
 	*to = from ? strdup(from) : NULL;
 	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the configuration");
 }
 
-static int config_copy(struct machine *m, const struct machine_config *config, struct err *err)
+static int machine_config_copy(struct machine *m, const struct machine_config *config, struct err *err)
 {
 	struct machine_config *to = &m->config;
 	unsigned int i;
@@ -93,9 +93,9 @@ static int config_copy(struct machine *m, const struct machine_config *config, s
 		to->virtio.choice[i].text = NULL;
 	r = machine_boot_configure(m, config, err);
 	if (!r)
-		r = copy(&to->name, config->name, err);
+		r = machine_copy(&to->name, config->name, err);
 	for (i = 0; i < config->virtio.n && !r; i++)
-		r = copy(&to->virtio.choice[i].text, config->virtio.choice[i].text, err);
+		r = machine_copy(&to->virtio.choice[i].text, config->virtio.choice[i].text, err);
 	return r;
 }
 
@@ -170,7 +170,7 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	m->autostart = true;
 	bus_init(&m->pio, "port");
 	bus_init(&m->mmio, "MMIO");
-	r = config_copy(m, config, err);
+	r = machine_config_copy(m, config, err);
 	if (!r)
 		r = memory_make(m, err);
 	if (!r)

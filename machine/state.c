@@ -167,7 +167,7 @@ int machine_save(struct machine *m, struct buf *out, struct err *err)
 
 /* ---- load ---- */
 
-static int check_shape(struct machine *m, const MachineState *msg, struct err *err)
+static int state_check_shape(struct machine *m, const MachineState *msg, struct err *err)
 {
 	const struct memory_region *region;
 	unsigned int i, n;
@@ -205,7 +205,7 @@ static const DeviceState *state_of(const MachineState *msg, const char *name)
 }
 
 /* Is it of a version in which no board had such a device? */
-static bool is_before(const MachineState *msg, const char *name)
+static bool state_is_before(const MachineState *msg, const char *name)
 {
 	size_t i;
 
@@ -220,9 +220,9 @@ static int check_device(const struct device *device, const MachineState *msg, st
 	const char *name = device->ops->name;
 	const DeviceState *state = state_of(msg, name);
 
-	if (is_before(msg, name) && !state)
+	if (state_is_before(msg, name) && !state)
 		return 0;
-	if (is_before(msg, name))
+	if (state_is_before(msg, name))
 		return err_set(err, -EINVAL,
 			       "state of device %s, in a machine state of version %u, which has none", name,
 			       msg->version);
@@ -301,7 +301,7 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 	msg = proto_unpack(&postern__device__machine_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	if (!msg)
 		return -EINVAL;
-	r = check_shape(m, msg, err);
+	r = state_check_shape(m, msg, err);
 	if (!r)
 		r = check_devices(m, msg, err);
 	m->clock_stopped = false;

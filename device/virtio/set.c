@@ -15,7 +15,7 @@ struct virtio_set {
 	unsigned int n;
 };
 
-static int add(struct virtio_set *set, struct pci_host *bus, const struct virtio_choice *choice,
+static int set_add(struct virtio_set *set, struct pci_host *bus, const struct virtio_choice *choice,
 	       const struct vdev_env *env, unsigned int number, struct err *err)
 {
 	struct vdev *dev;
@@ -44,7 +44,7 @@ int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct v
 	for (k = 0; k < virtio_kinds_n; k++)
 		for (i = number = 0; i < choices->n && !r; i++)
 			if (choices->choice[i].kind == virtio_kinds[k])
-				r = add(set, bus, &choices->choice[i], env, number++, err);
+				r = set_add(set, bus, &choices->choice[i], env, number++, err);
 	if (r < 0) {
 		virtio_set_free(set);
 		return r;
