@@ -61,7 +61,7 @@ static void first_session_lost(struct incoming *in, const struct err *why)
 }
 
 /* Cuts the link, joins the threads on it, closes it. reason, if any, is told to the peer. */
-static void drop_link(struct incoming *in, const char *reason)
+static void incoming_drop_link(struct incoming *in, const char *reason)
 {
 	struct session *session = &in->session;
 
@@ -79,7 +79,7 @@ static void drop_link(struct incoming *in, const char *reason)
 
 void incoming_lost(struct incoming *in, const struct err *err)
 {
-	drop_link(in, in->phase == IN_DONE ? NULL : err->text);
+	incoming_drop_link(in, in->phase == IN_DONE ? NULL : err->text);
 	in->resume = IN_RESUME_NONE;
 	switch (in->phase) {
 	case IN_HELLO:
@@ -326,7 +326,7 @@ static void on_ack(struct incoming *in)
 	in->resume = IN_RESUME_NONE;
 	listener_free(in->listener);
 	in->listener = NULL;
-	drop_link(in, NULL);
+	incoming_drop_link(in, NULL);
 	peer_stop(in->peer);
 	migration_set_status(in->m, MIGRATION_COMPLETED);
 }
@@ -623,7 +623,7 @@ void incoming_leave(struct incoming *in)
 
 void incoming_fini(struct incoming *in)
 {
-	drop_link(in, in->phase == IN_DONE ? NULL : "postern ends there");
+	incoming_drop_link(in, in->phase == IN_DONE ? NULL : "postern ends there");
 	boot_receiver_fini(&in->boot_receiver);
 	listener_free(in->listener);
 	peer_free(in->peer);

@@ -34,7 +34,7 @@ static const char *phase_name(enum out_phase phase)
 }
 
 /* Cuts the link, joins the threads on it, closes it. reason, if any, is told to the peer. */
-static void drop_link(struct outgoing *o, const char *reason)
+static void outgoing_drop_link(struct outgoing *o, const char *reason)
 {
 	struct session *session = &o->session;
 
@@ -54,7 +54,7 @@ void outgoing_lost(struct outgoing *o, const struct err *err, bool cancelled)
 	o->connector = NULL;
 	boot_sender_free(o->boot_sender);
 	o->boot_sender = NULL;
-	drop_link(o, o->phase == OUT_DONE ? NULL : err->text);
+	outgoing_drop_link(o, o->phase == OUT_DONE ? NULL : err->text);
 	if (o->phase == OUT_DONE && o->sender)
 		sender_forget(o->sender);
 	if (o->phase == OUT_DONE || o->phase == OUT_IDLE)
@@ -83,7 +83,7 @@ void outgoing_forget(struct outgoing *o)
 {
 	connector_free(o->connector);
 	o->connector = NULL;
-	drop_link(o, "given up at the source");
+	outgoing_drop_link(o, "given up at the source");
 	sender_free(o->sender);
 	o->sender = NULL;
 	o->resume = OUT_RESUME_NONE;
@@ -518,7 +518,7 @@ int outgoing_resume(struct outgoing *o, const struct uri *uri, const struct migr
 
 void outgoing_fini(struct outgoing *o)
 {
-	drop_link(o, o->phase == OUT_DONE ? NULL : "postern ends there");
+	outgoing_drop_link(o, o->phase == OUT_DONE ? NULL : "postern ends there");
 	connector_free(o->connector);
 	boot_sender_free(o->boot_sender);
 	sender_free(o->sender);
