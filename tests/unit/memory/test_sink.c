@@ -340,7 +340,7 @@ static void test_many_fill_and_touch(void **unused)
 		assert_int_equal(thread[i].wrong, 0);
 	}
 	memory_detach(mem);
-	wait_until(completed == 1);
+	wait_until(atomic_load(&completed) == 1);
 	check_pages(mem, 0, PAGES);
 	memory_stats(mem, &stats);
 	assert_int_equal(stats.filled, PAGES);
