@@ -46,11 +46,13 @@ static json_t *pages_to_json(const struct memory_stats *stats)
 {
 	uint64_t away = stats->requested + stats->lost;
 
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "total", qmp_uint(stats->pages), "present",
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "total", qmp_uint(stats->pages), "present",
 			 qmp_uint(stats->pages - stats->missing), "missing",
 			 qmp_uint(stats->missing > away ? stats->missing - away : 0), "requested",
-			 qmp_uint(stats->requested), "lost", qmp_uint(stats->lost), "broken-huge",
-			 qmp_uint(stats->broken_huge));
+			 qmp_uint(stats->requested), "lost", qmp_uint(stats->lost), "split-huge",
+			 qmp_uint(stats->split_huge),
+			 /* Its name in 0.1, for one release more. */
+			 "broken-huge", qmp_uint(stats->split_huge));
 }
 
 static json_t *counters_to_json(const struct memory_stats *stats)

@@ -100,19 +100,19 @@ static void *collapse_loop(void *arg)
 			}
 			/* To look into a page whose memory has failed would be the end. */
 			end |= atomic_load(&mem->shut) || atomic_load(&mem->poisoned);
-			count_sub(&mem->n_broken_huge, 1);
+			count_sub(&mem->n_split_huge, 1);
 		}
-	atomic_store(&mem->n_broken_huge, 0);
+	atomic_store(&mem->n_split_huge, 0);
 	return NULL;
 }
 
 void memory_collapse_start(struct memory *mem)
 {
 	/* Until they have been looked at. */
-	atomic_store(&mem->n_broken_huge, mem->pages / HUGE_PAGES);
+	atomic_store(&mem->n_split_huge, mem->pages / HUGE_PAGES);
 	mem->collapsing = !thread_start(&mem->collapse_thread, collapse_loop, mem);
 	if (!mem->collapsing)
-		atomic_store(&mem->n_broken_huge, 0);
+		atomic_store(&mem->n_split_huge, 0);
 }
 
 void memory_collapse_end(struct memory *mem)

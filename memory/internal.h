@@ -19,8 +19,8 @@
 #include "memory/state.h"
 #include "memory/wait.h"
 
-/* Strangers: threads that wait for a page and have no memory_thread (KVM's own workers). Kept for statistics only. */
-#define MEMORY_STRANGERS 32
+/* Unregistered: threads that wait for a page and have no memory_thread (KVM's own workers). Kept for statistics only. */
+#define MEMORY_UNREGISTERED 32
 /* So many threads are named for their stray touches; there should be none. */
 #define MEMORY_STRAYS 32
 
@@ -69,7 +69,7 @@ struct memory_thread {
 /* Huge pages share this many locks. */
 #define MEMORY_HUGE_LOCKS 64
 
-struct memory_stranger {
+struct memory_unregistered {
 	pid_t tid;
 	struct wait wait;
 };
@@ -98,7 +98,7 @@ struct memory {
 	int uffd;
 	bool can_move;			/* UFFDIO_MOVE */
 	bool can_protect;		/* UFFDIO_WRITEPROTECT */
-	_Atomic unsigned int mends_failed;	/* one after the other: huge pages that did not become one (stage.c) */
+	_Atomic unsigned int promotions_failed;	/* one after the other: huge pages that did not become one (stage.c) */
 	/* Of a huge page: the right to bring pages into it and to take them away; held across UFFDIO_COPY and the like. */
 	pthread_mutex_t huge_lock[MEMORY_HUGE_LOCKS];
 	int stop_fd;
@@ -120,7 +120,7 @@ struct memory {
 	struct gup_wait *gup_waits;
 	struct gup_ticket *tickets;
 	struct memory_thread *threads;
-	struct memory_stranger stranger[MEMORY_STRANGERS];
+	struct memory_unregistered unregistered[MEMORY_UNREGISTERED];
 	unsigned int sleepers;
 	pthread_cond_t no_sleepers;
 
@@ -138,7 +138,7 @@ struct memory {
 	_Atomic unsigned int poisoned;	/* MEMORY_POISONED_MAX + 1: there are more */
 	_Atomic uint64_t n_missing, n_requested, n_lost;
 	_Atomic uint64_t n_faults, n_requests, n_filled, n_duplicates;
-	_Atomic uint64_t n_broken_huge;	/* still to be collapsed, once all is PRESENT */
+	_Atomic uint64_t n_split_huge;	/* still to be collapsed, once all is PRESENT */
 	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps, n_strays, n_discarded;
 	struct hist latency;
 };
@@ -264,9 +264,9 @@ void memory_check_touch(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t retur
 
 /* ---- stage.c, collapse.c, poison.c ---- */
 
-/* Can a huge page take the place of small ones (stage.c)? memory_count_mend: it did, or it did not. */
-bool memory_can_mend(const struct memory *mem);
-void memory_count_mend(struct memory *mem, bool huge);
+/* Can a huge page take the place of small ones (stage.c)? memory_count_promoted: it did, or it did not. */
+bool memory_can_promote(const struct memory *mem);
+void memory_count_promoted(struct memory *mem, bool huge);
 /* Does the page table hold the 2 MiB at this address as one huge page? False also where the kernel does not tell (before 6.7). */
 bool memory_is_huge(int pagemap, const uint8_t *host);
 /* Brings huge pages back, on a thread of its own, once all is PRESENT (collapse.c). memory_collapse_end joins it. */

@@ -260,7 +260,7 @@ void memory_stats(const struct memory *mem, struct memory_stats *stats)
 		.duplicates = count_get(&mem->n_duplicates),
 		.kicks = count_get(&mem->n_kicks),
 		.ejects = count_get(&mem->n_ejects),
-		.broken_huge = count_get(&mem->n_broken_huge),
+		.split_huge = count_get(&mem->n_split_huge),
 		.gup_sleeps = count_get(&mem->n_gup_sleeps),
 		.strays = count_get(&mem->n_strays),
 		.discarded = count_get(&mem->n_discarded),

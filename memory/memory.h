@@ -70,7 +70,7 @@ struct memory_stats {
 	uint64_t duplicates;		/* pages that came although PRESENT */
 	uint64_t kicks;
 	uint64_t ejects;
-	uint64_t broken_huge;		/* huge pages that are still to be looked at, after the last page came */
+	uint64_t split_huge;		/* huge pages that are still to be looked at, after the last page came */
 	uint64_t gup_sleeps;		/* waits in gup that did sleep */
 	uint64_t strays;		/* faults of threads that should have used gup: see memory_set_stray */
 	uint64_t discarded;		/* pages given up (memory_discard), each time counted */

@@ -175,21 +175,21 @@ bool memory_stage_is_due(const struct memory_stage *stage)
 
 /* ---- in one piece ---- */
 
-/* So many in a row, and this kernel is held for one that keeps empty page tables: mending only costs there. */
-#define MENDS_FAILED_MAX 4
+/* So many in a row, and this kernel is held for one that keeps empty page tables: promotion only costs there. */
+#define PROMOTIONS_FAILED_MAX 4
 
-bool memory_can_mend(const struct memory *mem)
+bool memory_can_promote(const struct memory *mem)
 {
 	return mem->can_move && mem->can_protect && atomic_load(&mem->way) == WAY_OUT_KERNEL &&
-	       atomic_load(&mem->mends_failed) < MENDS_FAILED_MAX;
+	       atomic_load(&mem->promotions_failed) < PROMOTIONS_FAILED_MAX;
 }
 
-void memory_count_mend(struct memory *mem, bool huge)
+void memory_count_promoted(struct memory *mem, bool huge)
 {
 	if (huge)
-		atomic_store(&mem->mends_failed, 0);
+		atomic_store(&mem->promotions_failed, 0);
 	else
-		atomic_fetch_add(&mem->mends_failed, 1);
+		atomic_fetch_add(&mem->promotions_failed, 1);
 }
 
 /* The guest's pages that are taken back for the time of a move, and who waits for any page. */
@@ -251,7 +251,7 @@ static bool stage_is_placeable(const struct memory_stage *stage)
 			return false;
 		}
 	}
-	return here < HUGE_PAGES && zeros <= MEMORY_HUGE_ZEROS_MAX && (!here || memory_can_mend(mem));
+	return here < HUGE_PAGES && zeros <= MEMORY_HUGE_ZEROS_MAX && (!here || memory_can_promote(mem));
 }
 
 /* What is taken back is PRESENT again: it is in the kernel. */
@@ -399,7 +399,7 @@ static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
 		for (i = 0; i < done; i++)
 			bit_clear(stage->has, i);
 		if (frozen.n)
-			memory_count_mend(mem, huge);
+			memory_count_promoted(mem, huge);
 	}
 	pthread_mutex_unlock(lock);
 	waited = memory_wake_published(mem, stage->region, stage->offset, &frozen.wakes);

@@ -99,11 +99,11 @@ static void wait_note(struct wait *wait, gfn_t gfn, int64_t now)
 	atomic_store(&wait->active, true);
 }
 
-static void stranger_note(struct memory *mem, pid_t tid, gfn_t gfn, int64_t now)
+static void unregistered_note(struct memory *mem, pid_t tid, gfn_t gfn, int64_t now)
 {
-	struct memory_stranger *free_slot = NULL, *s;
+	struct memory_unregistered *free_slot = NULL, *s;
 
-	for (s = mem->stranger; s < mem->stranger + MEMORY_STRANGERS; s++) {
+	for (s = mem->unregistered; s < mem->unregistered + MEMORY_UNREGISTERED; s++) {
 		if (atomic_load(&s->wait.active) && s->tid == tid) {
 			free_slot = s;
 			break;
@@ -136,7 +136,7 @@ void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_th
 		if (atomic_load(&thread->kicked) && mem->way == WAY_OUT_EJECT)
 			*kicked = thread;
 	} else {
-		stranger_note(mem, tid, gfn, now);
+		unregistered_note(mem, tid, gfn, now);
 	}
 	pthread_mutex_unlock(&mem->wait_lock);
 }
@@ -175,12 +175,12 @@ unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, u
 			.gpa = gfn_to_gpa(gw->gfn), .since_ns = gw->since_ns,
 		};
 	}
-	for (i = 0; i < MEMORY_STRANGERS && n < max; i++)
-		if (atomic_load(&mem->stranger[i].wait.active))
+	for (i = 0; i < MEMORY_UNREGISTERED && n < max; i++)
+		if (atomic_load(&mem->unregistered[i].wait.active))
 			waiters[n++] = (struct memory_waiter){
 				.name = "other", .cpu = -1,
-				.gpa = gfn_to_gpa(mem->stranger[i].wait.gfn),
-				.since_ns = mem->stranger[i].wait.since_ns,
+				.gpa = gfn_to_gpa(mem->unregistered[i].wait.gfn),
+				.since_ns = mem->unregistered[i].wait.since_ns,
 			};
 	pthread_mutex_unlock(&mem->wait_lock);
 	return n;
@@ -381,8 +381,8 @@ int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
 	if (filled) {
 		for (thread = mem->threads; thread; thread = thread->next)
 			wait_end(mem, &thread->wait, first, n, now, &since);
-		for (i = 0; i < MEMORY_STRANGERS; i++)
-			wait_end(mem, &mem->stranger[i].wait, first, n, now, &since);
+		for (i = 0; i < MEMORY_UNREGISTERED; i++)
+			wait_end(mem, &mem->unregistered[i].wait, first, n, now, &since);
 	}
 	tickets = tickets_take(mem, first, n);
 	pthread_mutex_unlock(&mem->wait_lock);

@@ -216,8 +216,8 @@ static void test_faults(void **state)
 	assert_string_equal(json_string_value(json_object_get(vcpu, "page")), "requested");
 	assert_true(json_integer_value(json_object_get(vcpu, "since-us")) > 0);
 	assert_int_equal(json_array_size(json_object_get(out, "others")), 1);
-	want = json_loads("{\"total\":16,\"present\":13,\"missing\":1,\"requested\":1,\"lost\":1,\"broken-huge\":0}",
-			  0, NULL);
+	want = json_loads("{\"total\":16,\"present\":13,\"missing\":1,\"requested\":1,\"lost\":1,"
+			  "\"split-huge\":0,\"broken-huge\":0}", 0, NULL);
 	assert_true(json_equal(json_object_get(out, "pages"), want));
 	json_decref(want);
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "latency"), "count")), 1);

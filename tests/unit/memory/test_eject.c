@@ -467,10 +467,10 @@ static void test_memory_completes_while_its_last_page_is_ejected_from(void **unu
 	/* Whoever puts the pieces together again does not look at a page without permissions. It has every chance to. */
 	for (i = 0; i < 500; i++) {
 		wait_a_little();
-		assert_int_equal(count_get(&mem->n_broken_huge), 1);
+		assert_int_equal(count_get(&mem->n_split_huge), 1);
 	}
 	assert_true(memory_thread_left(self, -EFAULT));
-	wait_until(!count_get(&mem->n_broken_huge));
+	wait_until(!count_get(&mem->n_split_huge));
 	memory_stats(mem, &stats);
 	assert_int_equal(stats.strays, 0);
 	memory_thread_free(self);

@@ -233,7 +233,7 @@ static void test_staged_pages_come_whole_in_part_and_around_present_ones(void **
 	assert_int_equal(memory_stage_add(stage, GFN(701), 323, false), 0);
 	assert_true(memory_stage_is_due(stage));
 	assert_int_equal(memory_stage_place(stage), 512 - 21);
-	assert_true(!memory_can_mend(mem) || is_huge(mem, 1));
+	assert_true(!memory_can_promote(mem) || is_huge(mem, 1));
 	check_guests_page(mem, GFN(700));
 	/* Somebody holds a page: what he writes is not lost. */
 	page_pattern(page, GFN(1024));
@@ -274,29 +274,29 @@ static void test_staged_pages_come_whole_in_part_and_around_present_ones(void **
 
 /* ---- writers, while their pages are taken into a huge page ---- */
 
-#define MEND_HUGES 8u
-#define MEND_PAGES (MEND_HUGES * 512)
+#define PROMOTE_HUGES 8u
+#define PROMOTE_PAGES (PROMOTE_HUGES * 512)
 
-struct mend_writer {
+struct promote_writer {
 	struct memory *mem;
 	pthread_t thread;
 	unsigned int id;
 	unsigned int wrong;
 };
 
-static _Atomic bool mend_stop;
+static _Atomic bool promote_stop;
 
 /*
  * Writes ever larger numbers into its own words of every seventh page, by gup and through the mapping in turn, and reads back what it
  * wrote last: no write may get lost.
  */
-static void *mend_write(void *arg)
+static void *promote_write(void *arg)
 {
-	struct mend_writer *w = arg;
+	struct promote_writer *w = arg;
 	uint64_t value, got, i;
 
-	for (value = 1; !atomic_load(&mend_stop); value++) {
-		for (i = 0; i < MEND_PAGES; i += 7) {
+	for (value = 1; !atomic_load(&promote_stop); value++) {
+		for (i = 0; i < PROMOTE_PAGES; i += 7) {
 			gpa_t gpa = GPA(i * PAGE_BYTES + 8 * w->id);
 
 			if (i % 2)
@@ -304,7 +304,7 @@ static void *mend_write(void *arg)
 			else
 				*(volatile uint64_t *)(w->mem->region[0].host + gpa.v) = value;
 		}
-		for (i = 0; i < MEND_PAGES; i += 7) {
+		for (i = 0; i < PROMOTE_PAGES; i += 7) {
 			got = 0;
 			w->wrong += gup_read(w->mem, GPA(i * PAGE_BYTES + 8 * w->id), &got, 8, 0, NULL) != 0;
 			w->wrong += got != value;
@@ -313,34 +313,34 @@ static void *mend_write(void *arg)
 	return NULL;
 }
 
-/* How many huge pages were mended under the hands of three writers, and whether any could be. */
-static unsigned int mend_under_writers(bool *can)
+/* How many huge pages were promoted under the hands of three writers, and whether any could be. */
+static unsigned int promote_under_writers(bool *can)
 {
-	struct memory *mem = memory_for_test(2 * MEND_HUGES, 0, true, NULL);
-	struct mend_writer writer[3];
+	struct memory *mem = memory_for_test(2 * PROMOTE_HUGES, 0, true, NULL);
+	struct promote_writer writer[3];
 	struct memory_stage *stage;
 	_Alignas(4096) uint8_t page[4096] = { 0 };
-	unsigned int i, h, mended = 0;
+	unsigned int i, h, promoted = 0;
 
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
-	*can = memory_can_mend(mem);
-	atomic_store(&mend_stop, false);
+	*can = memory_can_promote(mem);
+	atomic_store(&promote_stop, false);
 	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
-	for (i = 0; i < MEND_PAGES; i += 7)
+	for (i = 0; i < PROMOTE_PAGES; i += 7)
 		assert_int_equal(memory_fill(mem, GFN(i), 1, page), 1);
 	for (i = 0; i < 3; i++) {
-		writer[i] = (struct mend_writer){ .mem = mem, .id = i };
-		assert_int_equal(pthread_create(&writer[i].thread, NULL, mend_write, &writer[i]), 0);
+		writer[i] = (struct promote_writer){ .mem = mem, .id = i };
+		assert_int_equal(pthread_create(&writer[i].thread, NULL, promote_write, &writer[i]), 0);
 	}
-	for (h = 0; h < MEND_HUGES; h++) {
+	for (h = 0; h < PROMOTE_HUGES; h++) {
 		/* Pages that are there come once more, with what they held at first. */
 		memset(memory_stage_at(stage, GFN(h * 512)), 0, HUGE_BYTES);
 		assert_int_equal(memory_stage_add(stage, GFN(h * 512), 512, false), 0);
 		assert_true(memory_stage_place(stage) > 0);
-		mended += is_huge(mem, h);
+		promoted += is_huge(mem, h);
 		sched_yield();
 	}
-	atomic_store(&mend_stop, true);
+	atomic_store(&promote_stop, true);
 	for (i = 0; i < 3; i++) {
 		pthread_join(writer[i].thread, NULL);
 		assert_int_equal(writer[i].wrong, 0);
@@ -348,23 +348,23 @@ static unsigned int mend_under_writers(bool *can)
 	assert_false(memory_is_late(mem));
 	memory_stage_free(stage);
 	memory_free(mem);
-	return mended;
+	return promoted;
 }
 
 /* One that is held at the wrong moment stays in pieces: on a busy machine all of a round may be. */
-static void test_no_write_is_lost_while_a_huge_page_is_mended(void **unused)
+static void test_no_write_is_lost_while_a_huge_page_is_promoted(void **unused)
 {
-	unsigned int rounds = 0, mended;
+	unsigned int rounds = 0, promoted;
 	bool can;
 
 	(void)unused;
 	do
-		mended = mend_under_writers(&can);
-	while (can && !mended && ++rounds < 20);
-	assert_true(mended || !can);
+		promoted = promote_under_writers(&can);
+	while (can && !promoted && ++rounds < 20);
+	assert_true(promoted || !can);
 }
 
-/* ---- what must not be mended ---- */
+/* ---- what must not be promoted ---- */
 
 /* A huge page of `data` pages with data that came first, the rest zeros; then one more page comes. */
 static void fill_sparse(struct memory *mem, struct memory_stage *stage, gfn_t first, unsigned int data)
@@ -388,7 +388,7 @@ static void test_zero_pages_that_cost_no_memory_stay_so(void **unused)
 	fill_sparse(mem, stage, GFN(0), 1);
 	assert_false(is_huge(mem, 0));
 	fill_sparse(mem, stage, GFN(512), 500);
-	assert_true(!memory_can_mend(mem) || is_huge(mem, 1));
+	assert_true(!memory_can_promote(mem) || is_huge(mem, 1));
 	assert_int_equal(memory_fill(mem, GFN(1024), 1024, NULL), 1024);
 	memory_collapse_end(mem);
 	assert_false(is_huge(mem, 0));
@@ -508,7 +508,7 @@ int main(void)
 		cmocka_unit_test(test_complete_comes_once_and_only_with_the_last_page),
 		cmocka_unit_test(test_many_fillers_and_touchers_see_every_page_right),
 		cmocka_unit_test(test_staged_pages_come_whole_in_part_and_around_present_ones),
-		cmocka_unit_test(test_no_write_is_lost_while_a_huge_page_is_mended),
+		cmocka_unit_test(test_no_write_is_lost_while_a_huge_page_is_promoted),
 		cmocka_unit_test(test_zero_pages_that_cost_no_memory_stay_so),
 		cmocka_unit_test(test_an_eject_host_keeps_what_is_present),
 		cmocka_unit_test(test_a_huge_page_that_cannot_be_emptied),

@@ -105,7 +105,7 @@ static void test_what_comes_in_order_comes_huge(void **unused)
 	for (i = 0; i < PAGES; i += 128)
 		assert_int_equal(bring(mem, i, 128), !mem->can_move || i % 512 == 384 ? 128 : 0);
 	for (i = 0; i < HUGES; i++)
-		assert_true(!memory_can_mend(mem) || is_huge(mem, i));
+		assert_true(!memory_can_promote(mem) || is_huge(mem, i));
 	check_pages(mem, 0, PAGES);
 	assert_false(memory_is_late(mem));
 	memory_stats(mem, &stats);
@@ -236,7 +236,7 @@ static void test_nobody_waits_for_what_is_held_back(void **unused)
 	assert_int_equal(bring(mem, 256, 256), 256);
 	check_pages(mem, 41, 512 - 41);
 	assert_memory_equal(mem->region[0].host + 40 * PAGE_BYTES, "guest's", 8);
-	assert_true(!memory_can_mend(mem) || is_huge(mem, 0));
+	assert_true(!memory_can_promote(mem) || is_huge(mem, 0));
 	memory_detach(mem);
 	memory_free(mem);
 }
@@ -250,7 +250,7 @@ static void test_zeros_need_no_room(void **unused)
 	/* A few among data: the huge page is whole all the same. */
 	commit(mem, 0, 10, NULL);
 	assert_int_equal(bring(mem, 10, 502), 502);
-	assert_true(!memory_can_mend(mem) || is_huge(mem, 0));
+	assert_true(!memory_can_promote(mem) || is_huge(mem, 0));
 	for (i = 0; i < 512; i++)
 		check_page(mem, i, i < 10);
 	/* Over the ends of huge pages, and a whole one: they cost no memory. */

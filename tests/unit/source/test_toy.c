@@ -104,7 +104,7 @@ static void check_all(struct memory *mem)
 	wait_until(!memory_is_late(mem));
 	for (i = 0; i < PAGES; i++)
 		assert_true(page_is_right(mem, i, GUP_NOWAIT));
-	if (memory_can_mend(mem))
+	if (memory_can_promote(mem))
 		wait_until(count_huge(mem) == HUGES);
 }
 
