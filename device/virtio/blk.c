@@ -311,7 +311,7 @@ static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 	unsigned int n;
 	int r;
 
-	while ((n = vdev_in_hand(&blk->dev)) && !disk_away(blk->disk) && clock_now_ns() < deadline_ns) {
+	while ((n = vdev_in_flight(&blk->dev)) && !disk_away(blk->disk) && clock_now_ns() < deadline_ns) {
 		/* Without jobs it is the ring's page that is missing. */
 		if (disk_jobs(blk->disk))
 			disk_wait(blk->disk, deadline_ns);

@@ -13,7 +13,7 @@ struct net_stats {
 	uint64_t received, sent;	/* frames */
 	/*
 	 * Lost: frames for the guest that were too large for its buffers, not
-	 * as negotiated, or from before it came here; in hand when its driver
+	 * as negotiated, or from before it came here; in flight when its driver
 	 * reset the device.
 	 */
 	uint64_t received_dropped;

@@ -6,7 +6,7 @@
  * needs. When there are not enough of them, or a page of one is missing, those
  * taken are put back, the frame stays, and nothing is read from the back end
  * until the queue's eventfd counts: the driver has added some, or the page is
- * in. So no chain is ever in hand, and a reset, a stop, a migration need not
+ * in. So no chain is ever in flight, and a reset, a stop, a migration need not
  * wait for the network.
  *
  * Lock held, main thread.
@@ -54,10 +54,10 @@ static bool frame_is_agreed(const struct net *net, struct virtio_net_hdr_v1 *hea
 	       net_gso_is_agreed(net, header->gso_type, true);
 }
 
-static void untake(struct vqueue *q, struct vchain *const *chain, unsigned int n)
+static void unpop_all(struct vqueue *q, struct vchain *const *chain, unsigned int n)
 {
 	while (n--)
-		vqueue_untake(q, chain[n]);
+		vqueue_unpop(q, chain[n]);
 }
 
 static void scatter(struct net *net, struct vqueue *q, struct vchain *const *chain, unsigned int n)
@@ -92,16 +92,16 @@ static bool deliver(struct net *net, struct vqueue *q)
 
 	for (n = 0; room < net->frame_len; n++) {
 		if (n == most) {
-			untake(q, chain, n);
+			unpop_all(q, chain, n);
 			net_rx_drop(net);
 			return true;
 		}
 		if (!vdev_take(&net->dev, q, &chain[n])) {
-			untake(q, chain, n);
+			unpop_all(q, chain, n);
 			return false;
 		}
 		if (chain[n]->n_out || chain[n]->in_bytes < NET_HEADER_BYTES) {
-			untake(q, chain, n + 1);
+			unpop_all(q, chain, n + 1);
 			vdev_fail(
 				&net->dev,
 				"queue %u: a buffer for frames that is readable, or has no room for a header",

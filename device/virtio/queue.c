@@ -350,7 +350,7 @@ static int chain_new(struct vqueue *q, struct vchain **out)
 	return 0;
 }
 
-int vqueue_take(struct vqueue *q, struct vchain **out)
+int vqueue_pop(struct vqueue *q, struct vchain **out)
 {
 	uint16_t id, slots;
 	int r;
@@ -367,7 +367,7 @@ int vqueue_take(struct vqueue *q, struct vchain **out)
 	 * As many as the ring has: a driver that makes the same one available again and again is not let take our memory, nor has the
 	 * place of what is used gone round the ring more than once when all of it is given back.
 	 */
-	if (q->taken_slots + slots > q->size)
+	if (q->in_flight_slots + slots > q->size)
 		return ring_wrong(q, "more chains than the %u entries hold", q->size);
 	r = chain_new(q, out);
 	if (r < 0)
@@ -375,8 +375,8 @@ int vqueue_take(struct vqueue *q, struct vchain **out)
 	(*out)->id = id;
 	(*out)->slots = slots;
 	ring_of(q)->advance(q, slots);
-	q->taken++;
-	q->taken_slots += slots;
+	q->in_flight++;
+	q->in_flight_slots += slots;
 	return 1;
 }
 
@@ -384,8 +384,8 @@ static void chain_free(struct vqueue *q, struct vchain *chain)
 {
 	if (!q->addresses)
 		spans_put(q, chain->span, chain->n_out + chain->n_in);
-	q->taken--;
-	q->taken_slots -= chain->slots;
+	q->in_flight--;
+	q->in_flight_slots -= chain->slots;
 	free(chain);
 }
 
@@ -394,7 +394,7 @@ void vqueue_drop(struct vqueue *q, struct vchain *chain)
 	chain_free(q, chain);
 }
 
-void vqueue_untake(struct vqueue *q, struct vchain *chain)
+void vqueue_unpop(struct vqueue *q, struct vchain *chain)
 {
 	ring_of(q)->retreat(q, chain->slots);
 	chain_free(q, chain);
@@ -431,7 +431,7 @@ int vqueue_resume(struct vqueue *q)
 	return interrupt;
 }
 
-int vqueue_give_all(struct vqueue *q, struct vchain *const *chain, unsigned int n)
+int vqueue_push_all(struct vqueue *q, struct vchain *const *chain, unsigned int n)
 {
 	unsigned int i;
 
@@ -444,10 +444,10 @@ int vqueue_give_all(struct vqueue *q, struct vchain *const *chain, unsigned int 
 	return vqueue_resume(q);
 }
 
-int vqueue_give(struct vqueue *q, struct vchain *chain, uint32_t written)
+int vqueue_push(struct vqueue *q, struct vchain *chain, uint32_t written)
 {
 	chain->written = written;
-	return vqueue_give_all(q, &chain, 1);
+	return vqueue_push_all(q, &chain, 1);
 }
 
 /* ---- a chain's bytes ---- */

@@ -8,7 +8,7 @@
  * has a ticket for that page, nothing has moved, and when the page is in it starts with that chain anew. No other queue notices.
  * What is missing of a chain is asked for all at once.
  *
- *   ready --take finds a page missing--> parked --the page is in: wake--> ready      stop, reset, fini: the ticket is taken back
+ *   ready --pop finds a page missing--> parked --the page is in: wake--> ready      stop, reset, fini: the ticket is taken back
  *
  * Chains that are to be given back while the ring's page is missing wait in the queue, in order, for the same.
  *
@@ -76,8 +76,8 @@ struct vqueue {
 	/* Where the device is. */
 	uint16_t avail, used;
 	bool avail_wrap, used_wrap;	/* packed */
-	unsigned int taken;		/* chains that the device has */
-	unsigned int taken_slots;	/* ... and what they take of the ring */
+	unsigned int in_flight;		/* chains that the device has */
+	unsigned int in_flight_slots;	/* ... and what they take of the ring */
 	struct vchain *done, **done_last;	/* given back, but the ring's page is missing */
 	struct vqueue_wait take_wait, give_wait;
 	struct vqueue_piece piece[VQUEUE_SIZE_MAX];
@@ -97,22 +97,22 @@ int vqueue_enable(struct vqueue *q, uint64_t features);
 int vqueue_restore(struct vqueue *q, uint64_t features, uint16_t avail, bool avail_wrap, uint16_t used, bool used_wrap);
 
 /*
- * The next chain. 1 and *out, whose owner is now the caller until vqueue_give or vqueue_drop. 0: there is none; the driver will
+ * The next chain. 1 and *out, whose owner is now the caller until vqueue_push or vqueue_drop. 0: there is none; the driver will
  * notify. -EAGAIN: parked, `fd` will count when it is worth another try. -EIO: a page is lost, -EINTR: memory shuts down; try
  * again when the machine goes on. -EPROTO: the driver is wrong. -ENOMEM.
  */
-int vqueue_take(struct vqueue *q, struct vchain **out);
+int vqueue_pop(struct vqueue *q, struct vchain **out);
 /*
  * Back to the driver, with so many bytes written into it. 1: the driver wants to be interrupted; 0: it does not; errors as
- * of vqueue_take: then the queue keeps it for vqueue_resume.
+ * of vqueue_pop: then the queue keeps it for vqueue_resume.
  */
-int vqueue_give(struct vqueue *q, struct vchain *chain, uint32_t written);
-/* As vqueue_give, of n chains, 1 at least: the driver sees all of them at once. `written` is set in each. */
-int vqueue_give_all(struct vqueue *q, struct vchain *const *chain, unsigned int n);
-/* Chains that could not be given back: as vqueue_give. 0 when there are none. */
+int vqueue_push(struct vqueue *q, struct vchain *chain, uint32_t written);
+/* As vqueue_push, of n chains, 1 at least: the driver sees all of them at once. `written` is set in each. */
+int vqueue_push_all(struct vqueue *q, struct vchain *const *chain, unsigned int n);
+/* Chains that could not be given back: as vqueue_push. 0 when there are none. */
 int vqueue_resume(struct vqueue *q);
 /* As if the chain, of those not given back the one taken last, had not been taken. */
-void vqueue_untake(struct vqueue *q, struct vchain *chain);
+void vqueue_unpop(struct vqueue *q, struct vchain *chain);
 /* The chain is forgotten, and so are its pins. */
 void vqueue_drop(struct vqueue *q, struct vchain *chain);
 

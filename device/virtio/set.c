@@ -153,6 +153,6 @@ bool virtio_set_is_busy(struct virtio_set *set)
 	unsigned int i, n = 0;
 
 	for (i = 0; i < set->n; i++)
-		n += vdev_in_hand(set->dev[i]);
+		n += vdev_in_flight(set->dev[i]);
 	return n;
 }

@@ -96,18 +96,18 @@ void vdev_fail(struct vdev *dev, const char *fmt, ...)
 
 /* ---- reset ---- */
 
-static unsigned int in_hand(const struct vdev *dev)
+static unsigned int in_flight(const struct vdev *dev)
 {
 	unsigned int i, n = 0;
 
 	for (i = 0; i < dev->queues; i++)
-		n += dev->queue[i].taken;
+		n += dev->queue[i].in_flight;
 	return n;
 }
 
 static void reset_finish(struct vdev *dev)
 {
-	if (!dev->resetting || in_hand(dev))
+	if (!dev->resetting || in_flight(dev))
 		return;
 	dev->resetting = false;
 	dev->accepted = 0;
@@ -155,7 +155,7 @@ bool vdev_take(struct vdev *dev, struct vqueue *q, struct vchain **out)
 
 	if (!vdev_may_run(dev, q))
 		return false;
-	r = vqueue_take(q, out);
+	r = vqueue_pop(q, out);
 	if (r < 0)
 		outcome(dev, q, r);
 	return r > 0;
@@ -174,9 +174,9 @@ void vdev_give_all(struct vdev *dev, struct vqueue *q, struct vchain *const *cha
 			vqueue_drop(q, chain[i]);
 		reset_finish(dev);
 	} else {
-		outcome(dev, q, vqueue_give_all(q, chain, n));
+		outcome(dev, q, vqueue_push_all(q, chain, n));
 	}
-	if (!dev->running && !in_hand(dev))
+	if (!dev->running && !in_flight(dev))
 		device_event(&dev->env.events, &(struct device_event){ .kind = DEVICE_EVENT_IDLE });
 }
 
@@ -229,7 +229,7 @@ static int watch_new(struct vdev *dev, unsigned int i, struct err *err)
 	return 0;
 }
 
-unsigned int vdev_in_hand(struct vdev *dev)
+unsigned int vdev_in_flight(struct vdev *dev)
 {
 	unsigned int i, n;
 
@@ -237,7 +237,7 @@ unsigned int vdev_in_hand(struct vdev *dev)
 	for (i = 0; i < dev->queues; i++)
 		if (dev->queue[i].done)
 			outcome(dev, &dev->queue[i], vqueue_resume(&dev->queue[i]));
-	n = in_hand(dev);
+	n = in_flight(dev);
 	vdev_unlock(dev);
 	return n;
 }
@@ -402,7 +402,7 @@ static int dev_save(void *arg, struct buf *out, struct err *err)
 	int r;
 
 	vdev_lock(dev);
-	n = in_hand(dev);
+	n = in_flight(dev);
 	if (n)
 		r = err_set(err, -EBUSY, "%u requests are under way", n);
 	else
@@ -496,7 +496,7 @@ static int state_load(struct vdev *dev, vdev_load_fn load, const uint8_t *data, 
 	if (!msg)
 		return -EINVAL;
 	vdev_lock(dev);
-	if (in_hand(dev))
+	if (in_flight(dev))
 		r = err_set(err, -EBUSY, "requests are under way");
 	else
 		r = state_check(dev, msg, load, err);
@@ -563,7 +563,7 @@ int vdev_drain(struct vdev *dev, int64_t deadline_ns, struct err *err)
 {
 	if (dev->ops->drain)
 		return dev->ops->drain(dev->arg, deadline_ns, err);
-	if (vdev_in_hand(dev))
+	if (vdev_in_flight(dev))
 		return err_set(err, -ETIMEDOUT, "%s waits for a page of its ring", dev->name);
 	return 0;
 }

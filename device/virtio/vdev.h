@@ -9,7 +9,7 @@
  * everything.
  *
  * A driver that is wrong: NEEDS_RESET, the reason in the log, no queue is touched until it resets the device (2.1.2). A reset waits
- * for what the device has in hand: the status reads as zero only then (2.4.1), and so no buffer is written to later.
+ * for what the device has in flight: the status reads as zero only then (2.4.1), and so no buffer is written to later.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_VDEV_H
 #define POSTERN_DEVICE_VIRTIO_VDEV_H
@@ -51,8 +51,8 @@ struct vdev_ops {
 	void (*start)(void *arg);
 	void (*stop)(void *arg);
 	/*
-	 * Ends what is in hand, before the state is taken or memory is loaded anew; waits at most until the deadline (CLOCK_MONOTONIC).
-	 * -ETIMEDOUT says for what. Without it: nothing is ever in hand but for a ring whose page is missing. Main thread, stopped, not
+	 * Ends what is in flight, before the state is taken or memory is loaded anew; waits at most until the deadline (CLOCK_MONOTONIC).
+	 * -ETIMEDOUT says for what. Without it: nothing is ever in flight but for a ring whose page is missing. Main thread, stopped, not
 	 * locked.
 	 */
 	int (*drain)(void *arg, int64_t deadline_ns, struct err *err);
@@ -128,11 +128,11 @@ struct vdev_config {
 
 int vdev_init(struct vdev *dev, const struct vdev_ops *ops, void *arg, const struct vdev_env *env,
 	      const struct vdev_config *config, struct err *err);
-/* For the device's own `free`. No chain is in hand any more. */
+/* For the device's own `free`. No chain is in flight any more. */
 void vdev_fini(struct vdev *dev);
 /* The device as a whole, by its ops. */
 void vdev_free(struct vdev *dev);
-/* Finishes what is in hand, as ops->drain says. */
+/* Finishes what is in flight, as ops->drain says. */
 int vdev_drain(struct vdev *dev, int64_t deadline_ns, struct err *err);
 /* The machine runs, from now on or no longer. Stopped, it takes no chain, and no page wakes it. */
 void vdev_start(struct vdev *dev);
@@ -141,8 +141,8 @@ void vdev_stop(struct vdev *dev);
 void vdev_memory_complete(struct vdev *dev);
 /* Works queue i off, if it may. */
 void vdev_run(struct vdev *dev, unsigned int i);
-/* Chains that the device has in hand, or cannot give back yet. */
-unsigned int vdev_in_hand(struct vdev *dev);
+/* Chains that the device has in flight, or cannot give back yet. */
+unsigned int vdev_in_flight(struct vdev *dev);
 /* As ops->claim and ops->release. */
 int vdev_claim(struct vdev *dev, struct err *err);
 void vdev_release(struct vdev *dev);

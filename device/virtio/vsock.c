@@ -7,7 +7,7 @@
  * its wait for a missing page.
  *
  * Towards the guest everything is pulled: when its rx queue has a buffer, who has something to say gets it, in turn: refusals first, then
- * each connection. A socket's bytes are read straight into the guest's buffer, so none are in hand; without buffers, or credit, they are left in
+ * each connection. A socket's bytes are read straight into the guest's buffer, so none are in flight; without buffers, or credit, they are left in
  * the socket, and whoever sends them waits. From the guest, bytes are written to the socket, and what it does not take is kept: VSOCK_BUFFER_BYTES a
  * connection at most, which is the credit that the guest is given (5.10.6.3). What one connection does is in vsock_conn.c.
  *

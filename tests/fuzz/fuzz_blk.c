@@ -26,7 +26,7 @@ static void settle(struct vdev *dev)
 {
 	struct err err;
 
-	if (vdev_drain(dev, clock_now_ns() + 5 * NS_PER_SEC, &err) < 0 || vdev_in_hand(dev))
+	if (vdev_drain(dev, clock_now_ns() + 5 * NS_PER_SEC, &err) < 0 || vdev_in_flight(dev))
 		__builtin_trap();
 }
 

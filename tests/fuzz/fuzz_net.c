@@ -199,8 +199,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (i = 0; i < ROUNDS; i++)
 		vdev_run(dev, queue);
 	vdev_stop(dev);
-	/* Nothing is ever in hand. */
-	if (vdev_drain(dev, clock_now_ns(), &err) < 0 || vdev_in_hand(dev))
+	/* Nothing is ever in flight. */
+	if (vdev_drain(dev, clock_now_ns(), &err) < 0 || vdev_in_flight(dev))
 		__builtin_trap();
 	if (dev->device_ops.save(dev, &state, &err) || dev->device_ops.load(dev, state.data, state.len, &err))
 		__builtin_trap();

@@ -7,7 +7,7 @@ static struct vdev *rng;
 
 static void settle(struct vdev *dev)
 {
-	if (vdev_in_hand(dev))
+	if (vdev_in_flight(dev))
 		__builtin_trap();
 }
 

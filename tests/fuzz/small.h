@@ -137,7 +137,7 @@ static inline void fuzz_end(struct fuzz *f)
 		__builtin_trap();
 	buf_fini(&state);
 	dev->device_ops.reset(dev);
-	if (vdev_in_hand(dev))
+	if (vdev_in_flight(dev))
 		__builtin_trap();
 }
 

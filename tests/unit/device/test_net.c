@@ -70,7 +70,7 @@ static void a_frame_goes_over_several_buffers(uint64_t with)
 		assert_true(peer_send(r, 1400, i));
 		assert_idle(r);
 		assert_int_equal(driver_used(&r->driver[RX], 1, &len), -1);
-		assert_int_equal(vdev_in_hand(r->dev), 0);
+		assert_int_equal(vdev_in_flight(r->dev), 0);
 		post(r, RX_DATA + 1024, 512);
 		run_until(r, stats(r).received == i + 1);
 		if (!(with & PACKED))
@@ -242,7 +242,7 @@ static void a_page_that_is_missing_holds_up_one_way(void **state)
 	run_until(r, vqueue_is_parked(rx));
 	assert_true(peer_send(r, 100, 10));
 	assert_idle(r);
-	assert_int_equal(vdev_in_hand(r->dev), 0);
+	assert_int_equal(vdev_in_flight(r->dev), 0);
 	/* The other way goes on. */
 	guest_send(r, 0, 100, 11);
 	run_until(r, peer_receive(r, 11) == 100);
@@ -284,7 +284,7 @@ static void the_used_ring_is_missing(void **state)
 	for (i = 0; i < 3; i++)
 		post(r, RX_DATA + 512 * i, 512);
 	assert_true(peer_send(r, 1400, 9));
-	run_until(r, vdev_in_hand(r->dev) == 3);
+	run_until(r, vdev_in_flight(r->dev) == 3);
 	assert_true(vqueue_is_parked(&r->dev->queue[RX]));
 	assert_idle(r);
 	assert_int_equal(vdev_drain(r->dev, clock_now_ns(), &err), -ETIMEDOUT);
@@ -305,7 +305,7 @@ static void the_end_comes_while_parked(void **state)
 	post(r, RX_DATA, BUFFER);
 	assert_true(peer_send(r, 100, 1));
 	run_until(r, vqueue_is_parked(&r->dev->queue[RX]));
-	/* Nothing is in hand: a migration, a reset, the end. */
+	/* Nothing is in flight: a migration, a reset, the end. */
 	vdev_stop(r->dev);
 	assert_int_equal(vdev_drain(r->dev, clock_now_ns(), &err), 0);
 	vdev_start(r->dev);

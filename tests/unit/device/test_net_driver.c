@@ -37,7 +37,7 @@ static void a_wrong_chain_needs_a_reset(void **state)
 		notify(r, cases[i].queue);
 		assert_true(peer_send(r, 100, 0));
 		run_until(r, status(r) & VIRTIO_CONFIG_S_NEEDS_RESET);
-		assert_int_equal(vdev_in_hand(r->dev), 0);
+		assert_int_equal(vdev_in_flight(r->dev), 0);
 		assert_idle(r);
 		set_status(r, 0);
 		assert_int_equal(status(r), 0);

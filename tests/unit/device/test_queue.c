@@ -98,11 +98,11 @@ static void go_round(uint64_t features)
 		bool table = features & INDIRECT && i % 3 == 0;
 
 		slots = table ? 1 : 3;
-		assert_int_equal(vqueue_take(&b->q, &chain), 0);
+		assert_int_equal(vqueue_pop(&b->q, &chain), 0);
 		memset(b->ram + DATA, (int)i, 16);
 		memset(b->ram + DATA + 0x100, (int)(i + 1), 32);
 		id = driver_add(&b->d, out_in, 3, table ? TABLE : 0);
-		assert_int_equal(vqueue_take(&b->q, &chain), 1);
+		assert_int_equal(vqueue_pop(&b->q, &chain), 1);
 		assert_int_equal(chain->id, id);
 		assert_int_equal(chain->n_out, 2);
 		assert_int_equal(chain->n_in, 1);
@@ -115,14 +115,14 @@ static void go_round(uint64_t features)
 		memset(back, (int)(i + 2), sizeof(back));
 		assert_true(vchain_write(chain, 0, back, 64));
 		assert_false(vchain_write(chain, 60, back, 5));
-		assert_int_equal(vqueue_take(&b->q, &chain), 0);
+		assert_int_equal(vqueue_pop(&b->q, &chain), 0);
 		assert_int_equal(driver_used(&b->d, slots, &len), -1);
-		assert_true(vqueue_give(&b->q, chain, 64) >= 0);
+		assert_true(vqueue_push(&b->q, chain, 64) >= 0);
 		assert_int_equal(driver_used(&b->d, slots, &len), id);
 		assert_int_equal(len, 64);
 		assert_memory_equal(b->ram + DATA + 0x1000, back, 64);
 	}
-	assert_int_equal(b->q.taken, 0);
+	assert_int_equal(b->q.in_flight, 0);
 	box_free(b);
 }
 
@@ -135,7 +135,7 @@ static void chains_go_round(void **state)
 	go_round(PACKED | INDIRECT | EVENT);
 }
 
-/* Several in hand, given back in another order. */
+/* Several in flight, given back in another order. */
 static void chains_come_back_in_any_order(void **state)
 {
 	const uint64_t kinds[] = { 0, PACKED };
@@ -152,10 +152,10 @@ static void chains_come_back_in_any_order(void **state)
 		for (i = 0; i < SIZE; i++)
 			id[i] = driver_add(&b->d, &buf, 1, 0);
 		for (i = 0; i < SIZE; i++)
-			assert_int_equal(vqueue_take(&b->q, &chain[i]), 1);
-		assert_true(vqueue_take(&b->q, &more) <= 0);
+			assert_int_equal(vqueue_pop(&b->q, &chain[i]), 1);
+		assert_true(vqueue_pop(&b->q, &more) <= 0);
 		for (i = SIZE; i-- > 0;)
-			assert_true(vqueue_give(&b->q, chain[i], i) >= 0);
+			assert_true(vqueue_push(&b->q, chain[i], i) >= 0);
 		for (i = SIZE; i-- > 0;) {
 			assert_int_equal(driver_used(&b->d, 1, &len), id[i]);
 			assert_int_equal(len, i);
@@ -186,17 +186,17 @@ static void what_is_read_into_a_chain_in_flight_is_harvested(void **state)
 		struct iovec iov[1];
 
 		driver_add(&b->d, out_in, 3, 0);
-		assert_int_equal(vqueue_take(&b->q, &chain), 1);
+		assert_int_equal(vqueue_pop(&b->q, &chain), 1);
 		assert_int_equal(vchain_iovec(chain, true, 0, 64, iov), 1);
 		harvest_has(b, DATA + 0x1000);
 		memset(iov[0].iov_base, 7, iov[0].iov_len);
 		assert_false(harvest_has(b, DATA + 0x1000));
-		assert_true(vqueue_give(&b->q, chain, 64) >= 0);
+		assert_true(vqueue_push(&b->q, chain, 64) >= 0);
 		assert_true(harvest_has(b, DATA + 0x1000));
 		assert_false(harvest_has(b, DATA));
 		/* One that is forgotten may have been written all the same. */
 		driver_add(&b->d, out_in, 3, 0);
-		assert_int_equal(vqueue_take(&b->q, &chain), 1);
+		assert_int_equal(vqueue_pop(&b->q, &chain), 1);
 		harvest_has(b, DATA);
 		vqueue_drop(&b->q, chain);
 		assert_true(harvest_has(b, DATA + 0x1000));
@@ -212,8 +212,8 @@ static int give_one(struct box *b)
 	int r;
 
 	driver_add(&b->d, &buf, 1, 0);
-	assert_int_equal(vqueue_take(&b->q, &chain), 1);
-	r = vqueue_give(&b->q, chain, 1);
+	assert_int_equal(vqueue_pop(&b->q, &chain), 1);
+	r = vqueue_push(&b->q, chain, 1);
 	assert_true(driver_used(&b->d, 1, &len) >= 0);
 	return r;
 }
@@ -239,7 +239,7 @@ static void the_driver_says_when_it_is_interrupted(void **state)
 	assert_int_equal(give_one(b), 1);
 	assert_int_equal(give_one(b), 0);
 	/* And the device says where it wants to be notified. */
-	assert_int_equal(vqueue_take(&b->q, &chain), 0);
+	assert_int_equal(vqueue_pop(&b->q, &chain), 0);
 	assert_int_equal(driver_get16(&b->d, b->d.used + 4 + 8 * SIZE), 4);
 	box_free(b);
 
@@ -256,7 +256,7 @@ static void the_driver_says_when_it_is_interrupted(void **state)
 		driver_put16(&b->d, b->d.avail, (uint16_t)(3 | (i / SIZE % 2 == 0) << 15));
 		assert_int_equal(give_one(b), i % SIZE == 3);
 	}
-	assert_int_equal(vqueue_take(&b->q, &chain), 0);
+	assert_int_equal(vqueue_pop(&b->q, &chain), 0);
 	assert_int_equal(driver_get16(&b->d, b->d.used), 0 | (i / SIZE % 2 == 0) << 15);
 	assert_int_equal(driver_get16(&b->d, b->d.used + 2), VRING_PACKED_EVENT_FLAG_DESC);
 	box_free(b);
@@ -292,7 +292,7 @@ static void park_everywhere(uint64_t features)
 		fill(b, page, NULL);
 	box_rings(b, &other, &e, 0x40000, features);
 
-	while ((r = vqueue_take(&b->q, &chain)) == -EAGAIN) {
+	while ((r = vqueue_pop(&b->q, &chain)) == -EAGAIN) {
 		struct driver_buf buf = { 0x43000, 8, true };
 		struct vchain *another;
 
@@ -300,8 +300,8 @@ static void park_everywhere(uint64_t features)
 		assert_false(woken(&b->q));
 		assert_int_equal(b->q.avail, 0);
 		driver_add(&e, &buf, 1, 0);
-		assert_int_equal(vqueue_take(&other, &another), 1);
-		assert_true(vqueue_give(&other, another, 1) >= 0);
+		assert_int_equal(vqueue_pop(&other, &another), 1);
+		assert_true(vqueue_push(&other, another, 1) >= 0);
 		assert_int_equal(driver_used(&e, 1, &len) >= 0, 1);
 		page = gfn_to_gpa(b->q.take_wait.ticket.gfn).v;
 		fill(b, page, content + page);
@@ -314,7 +314,7 @@ static void park_everywhere(uint64_t features)
 	assert_int_equal(chain->id, id);
 	assert_int_equal(chain->out_bytes, 48);
 	/* The used ring was not needed until now. */
-	r = vqueue_give(&b->q, chain, 64);
+	r = vqueue_push(&b->q, chain, 64);
 	while (r == -EAGAIN) {
 		assert_true(vqueue_is_parked(&b->q));
 		page = gfn_to_gpa(b->q.give_wait.ticket.gfn).v;
@@ -327,7 +327,7 @@ static void park_everywhere(uint64_t features)
 	d.ram = b->ram;
 	assert_int_equal(driver_used(&d, features & INDIRECT ? 1 : 3, &len), id);
 	assert_int_equal(len, 64);
-	assert_int_equal(b->q.taken, 0);
+	assert_int_equal(b->q.in_flight, 0);
 	vqueue_fini(&other);
 	free(content);
 	box_free(b);
@@ -369,7 +369,7 @@ static void all_missing_buffers_are_asked_for_at_once(void **state)
 	fill_rings(b);
 	memory_attach(b->mem, &source.source);
 	driver_add(&b->d, buf, 3, 0);
-	assert_int_equal(vqueue_take(&b->q, &chain), -EAGAIN);
+	assert_int_equal(vqueue_pop(&b->q, &chain), -EAGAIN);
 	assert_int_equal(source.pages, 4);
 	memory_detach(b->mem);
 	box_free(b);
@@ -384,18 +384,18 @@ static void stop_takes_the_ticket_back(void **state)
 	(void)state;
 	fill_rings(b);
 	driver_add(&b->d, out_in, 3, 0);
-	assert_int_equal(vqueue_take(&b->q, &chain), -EAGAIN);
+	assert_int_equal(vqueue_pop(&b->q, &chain), -EAGAIN);
 	vqueue_stop(&b->q);
 	assert_false(vqueue_is_parked(&b->q));
 	fill(b, DATA, NULL);
 	assert_false(woken(&b->q));
 	/* As after a start: it waits for the other page now; a reset forgets it all. */
-	assert_int_equal(vqueue_take(&b->q, &chain), -EAGAIN);
+	assert_int_equal(vqueue_pop(&b->q, &chain), -EAGAIN);
 	assert_int_equal(b->q.take_wait.ticket.gfn.v, (DATA + 0x1000) >> PAGE_SHIFT);
 	vqueue_reset(&b->q);
 	fill(b, DATA + 0x1000, NULL);
 	assert_false(woken(&b->q));
-	assert_int_equal(vqueue_take(&b->q, &chain), 0);
+	assert_int_equal(vqueue_pop(&b->q, &chain), 0);
 	box_free(b);
 }
 
@@ -407,14 +407,14 @@ static void a_lost_page_is_no_hang(void **state)
 	(void)state;
 	fill_rings(b);
 	driver_add(&b->d, out_in, 3, 0);
-	assert_int_equal(vqueue_take(&b->q, &chain), -EAGAIN);
+	assert_int_equal(vqueue_pop(&b->q, &chain), -EAGAIN);
 	assert_int_equal(memory_lose(b->mem, gpa_to_gfn(GPA(DATA))), 0);
 	assert_true(woken(&b->q));
-	assert_int_equal(vqueue_take(&b->q, &chain), -EIO);
+	assert_int_equal(vqueue_pop(&b->q, &chain), -EIO);
 	/* Another source has it. */
 	fill(b, DATA, NULL);
 	fill(b, DATA + 0x1000, NULL);
-	assert_int_equal(vqueue_take(&b->q, &chain), 1);
+	assert_int_equal(vqueue_pop(&b->q, &chain), 1);
 	vqueue_drop(&b->q, chain);
 	box_free(b);
 }
@@ -425,10 +425,10 @@ static void assert_wrong(struct box *b, const char *words)
 {
 	struct vchain *chain;
 
-	assert_int_equal(vqueue_take(&b->q, &chain), -EPROTO);
+	assert_int_equal(vqueue_pop(&b->q, &chain), -EPROTO);
 	if (!strstr(b->q.why, words))
 		fail_msg("\"%s\" lacks \"%s\"", b->q.why, words);
-	assert_int_equal(b->q.taken, 0);
+	assert_int_equal(b->q.in_flight, 0);
 	box_free(b);
 }
 
@@ -519,21 +519,21 @@ static void more_descriptors_than_entries_are_refused(void **state)
 	for (i = 0; i < SIZE; i++)
 		driver_packed(&b->d, b->d.desc, i, DATA, 8, i, packed_flags(true) | (i + 2 < SIZE ? VRING_DESC_F_NEXT : 0));
 	/* All but one; and the last one. */
-	assert_int_equal(vqueue_take(&b->q, &chain[0]), 1);
+	assert_int_equal(vqueue_pop(&b->q, &chain[0]), 1);
 	assert_int_equal(chain[0]->slots, SIZE - 1);
-	assert_int_equal(vqueue_take(&b->q, &chain[1]), 1);
+	assert_int_equal(vqueue_pop(&b->q, &chain[1]), 1);
 	driver_packed(&b->d, b->d.desc, 0, DATA, 8, 0, packed_flags(false) | VRING_DESC_F_NEXT);
-	assert_int_equal(vqueue_take(&b->q, &(struct vchain *){ NULL }), -EPROTO);
+	assert_int_equal(vqueue_pop(&b->q, &(struct vchain *){ NULL }), -EPROTO);
 	assert_non_null(strstr(b->q.why, "more chains"));
-	assert_int_equal(vqueue_give_all(&b->q, chain, 2), 1);
+	assert_int_equal(vqueue_push_all(&b->q, chain, 2), 1);
 	assert_int_equal(b->q.used, 0);
 	assert_false(b->q.used_wrap);
 	/* What has been given back makes room. */
-	assert_int_equal(vqueue_take(&b->q, &chain[0]), 0);
+	assert_int_equal(vqueue_pop(&b->q, &chain[0]), 0);
 	driver_packed(&b->d, b->d.desc, 0, DATA, 8, 0, packed_flags(false));
-	assert_int_equal(vqueue_take(&b->q, &chain[0]), 1);
-	vqueue_untake(&b->q, chain[0]);
-	assert_int_equal(b->q.taken, 0);
+	assert_int_equal(vqueue_pop(&b->q, &chain[0]), 1);
+	vqueue_unpop(&b->q, chain[0]);
+	assert_int_equal(b->q.in_flight, 0);
 	box_free(b);
 }
 
@@ -548,10 +548,10 @@ static void more_chains_than_entries_are_refused(void **state)
 	driver_desc(&b->d, b->d.desc, 0, DATA, 8, 0, 0);
 	for (i = 0; i < SIZE; i++) {
 		driver_avail(&b->d, 0);
-		assert_int_equal(vqueue_take(&b->q, &chain[i]), 1);
+		assert_int_equal(vqueue_pop(&b->q, &chain[i]), 1);
 	}
 	driver_avail(&b->d, 0);
-	assert_int_equal(vqueue_take(&b->q, &more), -EPROTO);
+	assert_int_equal(vqueue_pop(&b->q, &more), -EPROTO);
 	for (i = 0; i < SIZE; i++)
 		vqueue_drop(&b->q, chain[i]);
 	box_free(b);

@@ -340,7 +340,7 @@ static void a_wrong_driver_needs_a_reset(void **state)
 	driver_add(&r->rng_driver, &good, 1, 0);
 	notify(r, RNG_BAR);
 	run_until(r, status(r, RNG_BAR) & VIRTIO_CONFIG_S_NEEDS_RESET);
-	assert_int_equal(vdev_in_hand(r->rng), 0);
+	assert_int_equal(vdev_in_flight(r->rng), 0);
 	/* Out of order: a queue before features, work before features. */
 	set_status(r, RNG_BAR, 0);
 	put(r, RNG_BAR + VIRTIO_PCI_COMMON_Q_ENABLE, 1, 2);
@@ -436,12 +436,12 @@ static void a_reset_waits_for_what_is_under_way(void **state)
 	driver_add(&r->blk_driver, bufs, 3, 0);
 	/* Handed to the disk; the loop does not look at what it answers. */
 	vdev_run(dev, 0);
-	assert_int_equal(vdev_in_hand(dev), 1);
+	assert_int_equal(vdev_in_flight(dev), 1);
 	assert_int_equal(dev->device_ops.save(dev, &buf, &err), -EBUSY);
 	set_status(r, BLK_BAR, 0);
 	assert_int_equal(status(r, BLK_BAR), 0xf);
 	run_until(r, status(r, BLK_BAR) == 0);
-	assert_int_equal(vdev_in_hand(dev), 0);
+	assert_int_equal(vdev_in_flight(dev), 0);
 	assert_int_equal(driver_used(&r->blk_driver, 3, &len), -1);
 	/* Again, and it is drained: then there is a state. */
 	memset(r->ram + BLK_RINGS, 0, 0x3000);
@@ -575,9 +575,9 @@ static void a_stopped_device_tells_when_it_is_done(void **state)
 	driver_add(&r->blk_driver, bufs, 3, 0);
 	vdev_run(r->blk, 0);
 	vdev_stop(r->blk);
-	assert_int_equal(vdev_in_hand(r->blk), 1);
+	assert_int_equal(vdev_in_flight(r->blk), 1);
 	run_until(r, told);
-	assert_int_equal(vdev_in_hand(r->blk), 0);
+	assert_int_equal(vdev_in_flight(r->blk), 0);
 	assert_true(driver_used(&r->blk_driver, 3, &len) >= 0);
 	rig_free(r);
 }
@@ -599,7 +599,7 @@ static void a_turn_has_an_end(void **state)
 	for (i = 0; i < SIZE; i++)
 		driver_add(&r->blk_driver, bufs, 3, tables + i * 64);
 	vdev_run(r->blk, 0);
-	assert_int_equal(vdev_in_hand(r->blk), (8 << 20) / DISK_BYTES);
+	assert_int_equal(vdev_in_flight(r->blk), (8 << 20) / DISK_BYTES);
 	/* Nobody has to notify again. */
 	run_until(r, (used += driver_used(&r->blk_driver, 1, &len) >= 0) == SIZE);
 	rig_free(r);
