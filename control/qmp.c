@@ -204,7 +204,7 @@ static void flush(struct qmp *qmp)
 	struct qmp_client *client;
 
 	for (client = qmp->clients; client; client = qmp_client_next(client))
-		qmp_client_deafen(client);
+		qmp_client_stop_reading(client);
 	while (queued(qmp) && clock_now_ns() < end) {
 		uv_run(qmp->uv, UV_RUN_NOWAIT);
 		if (queued(qmp))

@@ -78,7 +78,7 @@ size_t qmp_client_queued(const struct qmp_client *client)
 	return uv_stream_get_write_queue_size(&client->stream.stream);
 }
 
-void qmp_client_deafen(struct qmp_client *client)
+void qmp_client_stop_reading(struct qmp_client *client)
 {
 	uv_read_stop(&client->stream.stream);
 	uv_idle_stop(&client->more);
@@ -344,7 +344,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 
 	if (n == UV_EOF && qmp_client_queued(client)) {
 		client->ended = true;
-		qmp_client_deafen(client);
+		qmp_client_stop_reading(client);
 		return;
 	}
 	if (n < 0) {

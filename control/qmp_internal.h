@@ -102,7 +102,7 @@ bool qmp_client_hears_events(const struct qmp_client *client);
 struct qmp_client *qmp_client_next(const struct qmp_client *client);
 size_t qmp_client_queued(const struct qmp_client *client);
 /* Takes no further commands. */
-void qmp_client_deafen(struct qmp_client *client);
+void qmp_client_stop_reading(struct qmp_client *client);
 /* The memory goes when the loop has run. */
 void qmp_client_close(struct qmp_client *client);
 

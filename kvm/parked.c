@@ -86,7 +86,7 @@ static int flush(struct vcpu *vcpu, bool drop, struct err *err)
 	return r;
 }
 
-int parked_settle(struct vcpu_parked *parked, bool drop, struct err *err)
+int parked_complete_io(struct vcpu_parked *parked, bool drop, struct err *err)
 {
 	struct vcpu *vcpu = parked->vcpu;
 	bool pending = vcpu->ram_pending;
@@ -110,9 +110,9 @@ int parked_settle(struct vcpu_parked *parked, bool drop, struct err *err)
 	return r < 0 ? r : pending;
 }
 
-int parked_settle_to_write(struct vcpu_parked *parked, struct err *err)
+int parked_complete_io_to_write(struct vcpu_parked *parked, struct err *err)
 {
-	int r = parked_settle(parked, false, err);
+	int r = parked_complete_io(parked, false, err);
 
 	return r > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : r;
 }

@@ -45,7 +45,7 @@ struct kvm_run *parked_run(const struct vcpu_parked *parked);
 /*
  * ioctl on the vCPU's descriptor; returns its result, or a negative errno with
  * err (which may be NULL) saying `what` failed on which vCPU. -EBUSY: it is
- * not parked, KVM was not asked (see parked_settle).
+ * not parked, KVM was not asked (see parked_complete_io).
  */
 int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, const char *what, struct err *err);
 
@@ -59,13 +59,13 @@ int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, c
  * still missing: the instruction waits on. -ETIMEDOUT: the vCPU did not come
  * back, and what is asked about it is answered with -EBUSY until it does.
  */
-int parked_settle(struct vcpu_parked *parked, bool drop, struct err *err);
+int parked_complete_io(struct vcpu_parked *parked, bool drop, struct err *err);
 /*
  * The same for who is about to write registers that it has read: what is half
  * done would be finished on the new ones. 0: they may be written; -EAGAIN: an
  * instruction has been finished just now, so what was read is older; or
- * parked_settle's error.
+ * parked_complete_io's error.
  */
-int parked_settle_to_write(struct vcpu_parked *parked, struct err *err);
+int parked_complete_io_to_write(struct vcpu_parked *parked, struct err *err);
 
 #endif

@@ -8,7 +8,7 @@
  * The thread enters KVM_RUN, handles the exit, and parks at the top of its loop
  * when it was asked to. Before it parks it completes an instruction whose I/O
  * is pending (KVM_RUN with immediate_exit), so that a parked vCPU's state is
- * whole but for an access to RAM whose page is missing (parked_settle).
+ * whole but for an access to RAM whose page is missing (parked_complete_io).
  *
  * The thread says when it has parked; that it no longer is, says whoever
  * resumes it, before the thread has woken up. Only who has it held, parked, can

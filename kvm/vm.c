@@ -152,16 +152,16 @@ int vm_boot(struct vm *vm, const struct arch_boot *boot, struct err *err)
 	return vm_each(vm, boot_one, (void *)boot, err);
 }
 
-static int settle(struct vcpu_parked *parked, void *drop, struct err *err)
+static int complete_io(struct vcpu_parked *parked, void *drop, struct err *err)
 {
-	int r = parked_settle(parked, *(bool *)drop, err);
+	int r = parked_complete_io(parked, *(bool *)drop, err);
 
 	return r < 0 ? r : 0;
 }
 
-int vm_settle(struct vm *vm, bool drop, struct err *err)
+int vm_complete_io(struct vm *vm, bool drop, struct err *err)
 {
-	return vm_each(vm, settle, &drop, err);
+	return vm_each(vm, complete_io, &drop, err);
 }
 
 void vm_resume(struct vm *vm)

@@ -83,8 +83,8 @@ int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, stru
 /* arch_vcpu_boot of each. */
 struct arch_boot;
 int vm_boot(struct vm *vm, const struct arch_boot *boot, struct err *err);
-/* parked_settle of each; 0 or its error. */
-int vm_settle(struct vm *vm, bool drop, struct err *err);
+/* parked_complete_io of each; 0 or its error. */
+int vm_complete_io(struct vm *vm, bool drop, struct err *err);
 /* Lets all vCPUs run. */
 void vm_resume(struct vm *vm);
 /* Asks every vCPU to park without waiting for it. Any thread, vCPU threads too. */

@@ -193,20 +193,20 @@ void machine_on_complete(void *machine)
 	post_send(machine, &(struct post){ .fn = complete });
 }
 
-static void deaf(struct machine *m, const struct post *post)
+static void watch_failed(struct machine *m, const struct post *post)
 {
 	/* The bulk comes all the same, and with it, at the end, every page. */
 	log_error("%s: the machine is paused; let the migration complete, then continue it",
 		  post->text);
 	if (!memory_is_late(m->mem))
 		return;
-	m->deaf = true;
+	m->watch_failed = true;
 	machine_stop_for(m, RUN_STATE_INTERNAL_ERROR);
 }
 
-void machine_on_deaf(void *machine, int error)
+void machine_on_watch_failed(void *machine, int error)
 {
-	struct post post = { .fn = deaf };
+	struct post post = { .fn = watch_failed };
 
 	snprintf(post.text, sizeof(post.text),
 		 "the kernel's page faults cannot be read any more (errno %d)", -error);

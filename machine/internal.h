@@ -73,7 +73,7 @@ struct machine {
 	uint64_t clock;
 	bool autostart;			/* see machine_autostart */
 	bool shut;			/* machine_shutdown has been called */
-	bool deaf;			/* nobody asks for pages that vCPUs wait for */
+	bool watch_failed;			/* nobody asks for pages that vCPUs wait for */
 	struct reset reset;
 	/* Set by vCPU threads, taken by the main thread. */
 	atomic_uint asked;
@@ -110,7 +110,7 @@ void machine_let_run(struct machine *machine);
 /* Goes to RUNNING, whatever the machine's state, and lets the guest run. */
 void machine_run(struct machine *machine);
 /*
- * Finishes what vCPUs and devices have taken from the guest; see vm_settle and
+ * Finishes what vCPUs and devices have taken from the guest; see vm_complete_io and
  * board_drain. All vCPUs are parked.
  */
 int machine_drain(struct machine *machine, struct err *err);
@@ -165,6 +165,6 @@ void machine_on_device(void *machine, const struct device_event *event);
 /* and what memory does (struct memory_events). */
 void machine_on_lost(void *machine, gfn_t gfn);
 void machine_on_complete(void *machine);
-void machine_on_deaf(void *machine, int error);
+void machine_on_watch_failed(void *machine, int error);
 
 #endif

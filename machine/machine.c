@@ -102,7 +102,7 @@ static int machine_config_copy(struct machine *m, const struct machine_config *c
 static int memory_make(struct machine *m, struct err *err)
 {
 	const struct memory_events events = {
-		.lost = machine_on_lost, .complete = machine_on_complete, .deaf = machine_on_deaf, .arg = m,
+		.lost = machine_on_lost, .complete = machine_on_complete, .watch_failed = machine_on_watch_failed, .arg = m,
 	};
 	struct memory_range ranges[MEMORY_REGIONS_MAX];
 	enum way_out way = m->config.way_out;

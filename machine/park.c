@@ -78,7 +78,7 @@ int machine_park(struct machine *m, struct err *err)
 
 int machine_drain(struct machine *m, struct err *err)
 {
-	int r = vm_settle(m->vm, false, err);
+	int r = vm_complete_io(m->vm, false, err);
 
 	if (r < 0)
 		return r;

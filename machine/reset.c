@@ -60,7 +60,7 @@ static int parts_reset(struct machine *m, const struct boot_opened *opened, stru
 	device = board_devices(m->board, &n);
 	for (i = 0; i < n; i++)
 		device[i].ops->reset(device[i].dev);
-	r = vm_settle(m->vm, true, err);
+	r = vm_complete_io(m->vm, true, err);
 	if (!r)
 		r = arch_vm_reset(m->vm, err);
 	return r < 0 ? r : machine_boot_load(m, opened, err);

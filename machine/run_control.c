@@ -130,7 +130,7 @@ static enum run_state memory_allows(const struct machine *m, struct err *err)
 {
 	struct memory_stats stats;
 
-	if (m->deaf && memory_is_late(m->mem)) {
+	if (m->watch_failed && memory_is_late(m->mem)) {
 		err_set(err, -EBUSY,
 			"missing pages cannot be asked for any more; the machine can go on when all of "
 			"its memory has come, which query-postern-faults shows");
@@ -161,7 +161,7 @@ int machine_may_run(const struct machine *m, struct err *err)
 	case RUN_STATE_SHUTDOWN:
 		return err_set(err, -EBUSY, "the machine is shut down");
 	case RUN_STATE_INTERNAL_ERROR:
-		if (m->deaf)
+		if (m->watch_failed)
 			return 0;
 		return err_set(err, -EBUSY,
 			       "the machine has had an internal error: reset it first");

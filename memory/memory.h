@@ -92,7 +92,7 @@ struct memory_waiter {
 struct memory_events {
 	void (*lost)(void *arg, gfn_t gfn);
 	void (*complete)(void *arg);
-	void (*deaf)(void *arg, int error);
+	void (*watch_failed)(void *arg, int error);
 	void *arg;
 };
 

@@ -159,8 +159,8 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 static void fault_give_up(struct memory *mem, int error)
 {
 	log_error("userfaultfd: errno %d: page faults are not served any more", -error);
-	if (mem->events.deaf)
-		mem->events.deaf(mem->events.arg, error);
+	if (mem->events.watch_failed)
+		mem->events.watch_failed(mem->events.arg, error);
 }
 
 static void *fault_loop(void *arg)

@@ -132,7 +132,7 @@ int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 	int r;
 
 	/* Where its page has come, the end of an instruction rather than its middle. */
-	parked_settle(vcpu, false, NULL);
+	parked_complete_io(vcpu, false, NULL);
 	for (i = 0; i < REGS; regs += table[i].bytes, i++) {
 		r = value_get(vcpu, &table[i], &id, value, err);
 		if (r < 0)
@@ -148,7 +148,7 @@ int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct er
 	uint8_t value[REG_BYTES_MAX];
 	unsigned int i;
 	uint64_t id;
-	int r = parked_settle_to_write(vcpu, err);
+	int r = parked_complete_io_to_write(vcpu, err);
 
 	for (i = 0; i < REGS && !r; regs += table[i].bytes, i++) {
 		if (table[i].kind == READ_ONLY)

@@ -243,7 +243,7 @@ int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 	if (!area)
 		return -ENOMEM;
 	/* Where its page has come, the end of an instruction rather than its middle. */
-	parked_settle(vcpu, false, NULL);
+	parked_complete_io(vcpu, false, NULL);
 	result = cpu_get(vcpu, &cpu, area, err);
 	free(area);
 	if (!result)
@@ -286,7 +286,7 @@ int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct er
 
 	if (!area)
 		return -ENOMEM;
-	result = parked_settle_to_write(vcpu, err);
+	result = parked_complete_io_to_write(vcpu, err);
 	if (!result)
 		result = cpu_get(vcpu, &now, area, err);
 	if (result)

@@ -230,7 +230,7 @@ static void events_change(struct vdev *dev, int (*change)(void *arg, uint64_t gp
  * stay as they were when the guest was last let run: where they are no longer right, notifications are exits, and an event too many
  * looks at a queue in vain.
  */
-void vdev_settle(struct vdev *dev)
+void vdev_update_ioeventfds(struct vdev *dev)
 {
 	if (dev->events_at == dev->events_wanted || !dev->env.event_add || (dev->running && memory_is_late(dev->env.mem)))
 		return;
@@ -245,7 +245,7 @@ static void on_moved(void *arg, unsigned int bar, bool mapped, uint64_t base)
 
 	(void)bar;
 	dev->events_wanted = mapped ? base : 0;
-	vdev_settle(dev);
+	vdev_update_ioeventfds(dev);
 }
 
 /* The window in configuration space through which a BAR can be reached (4.1.4.9). */

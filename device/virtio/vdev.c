@@ -247,7 +247,7 @@ void vdev_start(struct vdev *dev)
 	unsigned int i;
 
 	vdev_lock(dev);
-	vdev_settle(dev);
+	vdev_update_ioeventfds(dev);
 	dev->running = true;
 	/*
 	 * KVM may bring an event to an interrupt controller some time after it was written (irqfd), and so after the controller's state
@@ -271,7 +271,7 @@ void vdev_start(struct vdev *dev)
 void vdev_memory_complete(struct vdev *dev)
 {
 	vdev_lock(dev);
-	vdev_settle(dev);
+	vdev_update_ioeventfds(dev);
 	vdev_unlock(dev);
 }
 

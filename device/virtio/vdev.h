@@ -170,7 +170,7 @@ void vdev_fail(struct vdev *dev, const char *fmt, ...) __attribute__((format(pri
 /* Capabilities, BAR, MSI-X: makes dev->fn whole. */
 int vdev_transport_init(struct vdev *dev, struct err *err);
 /* Notifications become events where that had to wait. */
-void vdev_settle(struct vdev *dev);
+void vdev_update_ioeventfds(struct vdev *dev);
 /* ... and what its registers do, in vdev.c */
 void vdev_write_status(struct vdev *dev, uint8_t status);
 void vdev_enable_queue(struct vdev *dev, struct vqueue *q);

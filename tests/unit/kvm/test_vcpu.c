@@ -187,7 +187,7 @@ static int settle(bool write, struct err *err)
 
 	if (!parked)
 		return r;
-	r = write ? parked_settle_to_write(parked, err) : parked_settle(parked, false, err);
+	r = write ? parked_complete_io_to_write(parked, err) : parked_complete_io(parked, false, err);
 	vcpu_release(parked);
 	return r;
 }
@@ -261,7 +261,7 @@ static void a_write_is_dropped(void **state)
 	need_watch();
 	park_in_the_middle(true, 2);
 	operand_comes();
-	assert_int_equal(vm_settle(&vm, true, &err), 0);
+	assert_int_equal(vm_complete_io(&vm, true, &err), 0);
 	assert_settled();
 	assert_operand("MMMMMMMM");
 }
@@ -274,7 +274,7 @@ static void a_read_is_dropped(void **state)
 	(void)state;
 	need_watch();
 	park_in_the_middle(false, 1);
-	assert_int_equal(vm_settle(&vm, true, &err), 0);
+	assert_int_equal(vm_complete_io(&vm, true, &err), 0);
 	assert_memory_equal(kvm.read, "\0\0\0\0", 4);
 	assert_settled();
 }
@@ -303,9 +303,9 @@ static void a_read_is_finished_once_its_page_is_there(void **state)
 	(void)state;
 	need_watch();
 	park_in_the_middle(false, 1);
-	assert_int_equal(vm_settle(&vm, false, &err), -EBUSY);
+	assert_int_equal(vm_complete_io(&vm, false, &err), -EBUSY);
 	operand_comes();
-	assert_int_equal(vm_settle(&vm, false, &err), 0);
+	assert_int_equal(vm_complete_io(&vm, false, &err), 0);
 	assert_memory_equal(kvm.read, "MMMM", 4);
 	assert_settled();
 }
@@ -383,7 +383,7 @@ static void a_vcpu_that_is_held_does_not_run(void **state)
 	/* A handle that was kept too long: KVM is not asked. */
 	assert_int_equal(parked_ioctl(first, KVM_GET_REGS, NULL, "get registers", &err), -EBUSY);
 	assert_non_null(strstr(err.text, "vCPU 0: get registers: it runs"));
-	assert_int_equal(parked_settle(first, false, &err), -EBUSY);
+	assert_int_equal(parked_complete_io(first, false, &err), -EBUSY);
 	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
 	/* A pause that comes before the release takes the resume back. */
 	first = vcpu_hold(&vm.vcpu[0], &err);

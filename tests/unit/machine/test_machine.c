@@ -454,7 +454,7 @@ static void a_guest_whose_faults_cannot_be_read_is_stopped(void **state)
 
 	(void)state;
 	arrive(from, w);
-	machine_on_deaf(w->machine, -EBADF);
+	machine_on_watch_failed(w->machine, -EBADF);
 	run_until(w, machine_state(w->machine) == RUN_STATE_INTERNAL_ERROR);
 	assert_int_equal(machine_cont(w->machine, &err), -EBUSY);
 	assert_non_null(strstr(err.text, "when all of its memory has come"));
@@ -465,7 +465,7 @@ static void a_guest_whose_faults_cannot_be_read_is_stopped(void **state)
 	assert_int_equal(machine_cont(w->machine, &err), 0);
 	assert_true(machine_is_running(w->machine));
 	/* Too late to matter. */
-	machine_on_deaf(w->machine, -EBADF);
+	machine_on_watch_failed(w->machine, -EBADF);
 	world_free(from);
 	world_free(w);
 }

@@ -114,7 +114,7 @@ void vcpu_resume(struct vcpu *vcpu)
 	fake_vm.alone |= UINT32_C(1) << vcpu->index;
 }
 
-int vm_settle(struct vm *vm, bool drop, struct err *err)
+int vm_complete_io(struct vm *vm, bool drop, struct err *err)
 {
 	(void)drop, (void)err;
 	assert_false(vm->running);

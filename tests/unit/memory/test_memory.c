@@ -82,12 +82,12 @@ static void test_missing_bitmap(void **unused)
 	memory_free(mem);
 }
 
-static _Atomic int deaf;
+static _Atomic int watch_failed;
 
-static void on_deaf(void *arg, int error)
+static void on_watch_failed(void *arg, int error)
 {
 	(void)arg;
-	atomic_store(&deaf, error);
+	atomic_store(&watch_failed, error);
 }
 
 static void *touch(void *arg)
@@ -99,7 +99,7 @@ static void *touch(void *arg)
 /* Its descriptor is taken from the fault thread: it says so, and what comes is filled in all the same. */
 static void test_faults_that_cannot_be_read_are_told(void **unused)
 {
-	const struct memory_events events = { .deaf = on_deaf };
+	const struct memory_events events = { .watch_failed = on_watch_failed };
 	struct memory *mem = memory_for_test(2, 0, true, &events);
 	int keep = dup(mem->uffd), other = open("/dev/null", O_WRONLY);
 	pthread_t thread;
@@ -109,8 +109,8 @@ static void test_faults_that_cannot_be_read_are_told(void **unused)
 	assert_true(dup2(other, mem->uffd) >= 0);
 	/* The thread still waits at the old one, until there is something to read. */
 	assert_int_equal(pthread_create(&thread, NULL, touch, mem->region[0].host + 5 * PAGE_BYTES), 0);
-	wait_until(atomic_load(&deaf));
-	assert_int_equal(deaf, -EBADF);
+	wait_until(atomic_load(&watch_failed));
+	assert_int_equal(watch_failed, -EBADF);
 	assert_true(dup2(keep, mem->uffd) >= 0);
 	assert_int_equal(memory_fill(mem, GFN(5), 1, NULL), 1);
 	pthread_join(thread, NULL);
