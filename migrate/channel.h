@@ -12,7 +12,7 @@
 
 #include "base/conn.h"
 #include "base/loop.h"
-#include "source/frame.h"
+#include "wire/frame.h"
 
 struct channel;
 

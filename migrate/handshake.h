@@ -21,7 +21,7 @@
 #include <stdbool.h>
 
 #include "migrate/secret.h"
-#include "source/frame.h"
+#include "wire/frame.h"
 
 #define NONCE_BYTES 16
 #define PREFACE_BYTES 64

@@ -26,7 +26,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "migrate/internal.h"
-#include "source/receiver.h"
+#include "wire/receiver.h"
 
 static const char *phase_name(enum in_phase phase)
 {

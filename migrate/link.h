@@ -11,7 +11,7 @@
 
 #include "base/loop.h"
 #include "migrate/message.h"
-#include "source/stream.h"
+#include "wire/stream.h"
 
 struct link;
 

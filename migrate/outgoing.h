@@ -10,7 +10,7 @@
 #include "migrate/boot_sender.h"
 #include "migrate/connect.h"
 #include "migrate/session.h"
-#include "source/sender.h"
+#include "wire/sender.h"
 
 struct migration;
 

@@ -10,7 +10,7 @@
 
 #include "base/address.h"
 #include "base/err.h"
-#include "source/frame.h"
+#include "wire/frame.h"
 
 enum uri_kind {
 	URI_TCP,

@@ -26,7 +26,7 @@
 
 #include "base/count.h"
 #include "base/thread.h"
-#include "source/receiver.h"
+#include "wire/receiver.h"
 
 #define QUEUE_BYTES (256u << 10)
 

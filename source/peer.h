@@ -10,7 +10,7 @@
 #define POSTERN_SOURCE_PEER_H
 
 #include "memory/memory.h"
-#include "source/stream.h"
+#include "wire/stream.h"
 
 struct peer;
 

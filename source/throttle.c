@@ -4,9 +4,9 @@
 
 #include <stdlib.h>
 
+#include "base/bucket.h"
 #include "base/clock.h"
 #include "base/cond.h"
-#include "source/bucket.h"
 #include "source/page_table.h"
 
 struct throttle {

@@ -3,7 +3,7 @@
 // A peer's bytes: a frame's header. What decodes must encode to the same, and its sizes must be what they claim.
 #include <string.h>
 
-#include "source/frame.h"
+#include "wire/frame.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -23,7 +23,7 @@
 #include "memory/gup.h"
 #include "source/peer.h"
 #include "source/retry.h"
-#include "source/sender.h"
+#include "wire/sender.h"
 #include "source/stack.h"
 #include "tests/unit/toy_conn.h"
 

@@ -4,8 +4,8 @@
  * A token bucket that may go into debt: a send is allowed while there is any credit and is then paid off, so that no
  * piece is too large for the bucket and the long-term rate is exact. The clock is the caller's. One thread at a time.
  */
-#ifndef POSTERN_SOURCE_BUCKET_H
-#define POSTERN_SOURCE_BUCKET_H
+#ifndef POSTERN_BASE_BUCKET_H
+#define POSTERN_BASE_BUCKET_H
 
 #include <stdint.h>
 

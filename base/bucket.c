@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "source/bucket.h"
+#include "base/bucket.h"
 
 #include "base/clock.h"
 

@@ -21,7 +21,7 @@
  * have a page without it, whatever it says. Both bits are set before the page is sent: afterwards, the destination could be
  * faster with its word that it has everything.
  */
-#include "source/sender.h"
+#include "wire/sender.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bucket.h"
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/cond.h"
@@ -36,7 +37,6 @@
 #include "base/page.h"
 #include "base/thread.h"
 #include "memory/gup.h"
-#include "source/bucket.h"
 
 #define RUN_PAGES FRAME_PAGES_MAX		/* pages of one frame of data */
 #define ZERO_RUN_PAGES ((uint32_t)HUGE_PAGES)	/* pages of one frame of zeros */

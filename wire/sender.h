@@ -6,11 +6,11 @@
  * It lives as long as the migration and is started anew with each link. What was sent is kept a bit a page; after a lost
  * link the bits are set from what the destination says it has, as far as that can be.
  */
-#ifndef POSTERN_SOURCE_SENDER_H
-#define POSTERN_SOURCE_SENDER_H
+#ifndef POSTERN_WIRE_SENDER_H
+#define POSTERN_WIRE_SENDER_H
 
 #include "memory/memory.h"
-#include "source/stream.h"
+#include "wire/stream.h"
 
 struct sender;
 

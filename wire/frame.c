@@ -6,7 +6,7 @@
  *
  *   frame:   0 magic 4, 4 type 2, 6 flags 2, 8 payload bytes 4, 12 count 4, 16 gfn 8, 24 payload sum 8, 32 sum 8
  */
-#include "source/frame.h"
+#include "wire/frame.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -13,7 +13,7 @@
 
 #include "base/bytes.h"
 
-#include "source/frame.h"
+#include "wire/frame.h"
 
 /* Makes a tampered header valid again but for what was tampered with. */
 static void resum(uint8_t *bytes, size_t len)

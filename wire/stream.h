@@ -5,8 +5,8 @@
  * thread that is inside one of these is brought out by conn_shutdown(), by
  * another thread.
  */
-#ifndef POSTERN_SOURCE_STREAM_H
-#define POSTERN_SOURCE_STREAM_H
+#ifndef POSTERN_WIRE_STREAM_H
+#define POSTERN_WIRE_STREAM_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -15,7 +15,7 @@
 #include "base/conn.h"
 #include "base/err.h"
 #include "base/types.h"
-#include "source/frame.h"
+#include "wire/frame.h"
 
 /*
  * The two connections that threads serve, as peer and sender borrow them: shut

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "source/bucket.h"
+#include "base/bucket.h"
 
 /* Sends pieces as fast as the bucket lets it until `end`; returns the bytes sent. */
 static uint64_t send_until(struct bucket *bucket, uint64_t piece, int64_t *now, int64_t end)

@@ -5,8 +5,8 @@
  * Everything here is pure: bytes in, values out, nothing is read, sent or kept. All numbers are little endian.
  * docs/wire.md is the specification.
  */
-#ifndef POSTERN_SOURCE_FRAME_H
-#define POSTERN_SOURCE_FRAME_H
+#ifndef POSTERN_WIRE_FRAME_H
+#define POSTERN_WIRE_FRAME_H
 
 #include "base/err.h"
 #include "base/types.h"

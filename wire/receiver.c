@@ -8,7 +8,7 @@
  * room for them, which is part of a huge page on its way (memory/sink.c), so that nobody copies
  * them. A page may be there already: the urgent and the bulk connection race, which is harmless.
  */
-#include "source/receiver.h"
+#include "wire/receiver.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -4,11 +4,11 @@
  * What comes on a migration's connections: frames are read, checked, and what they bring is handed
  * to a sink. docs/architecture.md has a page's whole way.
  */
-#ifndef POSTERN_SOURCE_RECEIVER_H
-#define POSTERN_SOURCE_RECEIVER_H
+#ifndef POSTERN_WIRE_RECEIVER_H
+#define POSTERN_WIRE_RECEIVER_H
 
 #include "memory/memory.h"
-#include "source/stream.h"
+#include "wire/stream.h"
 
 /* One connection's, for the thread that serves it. */
 struct receiver {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-#include "source/stream.h"
+#include "wire/stream.h"
 
 #include <errno.h>
 #include <string.h>
