@@ -56,14 +56,17 @@ def phony():
     return sorted(set(re.search(r'^\.PHONY:(.*)$', text, re.M)[1].split()) - {'clean', 'help'})
 
 
-def dry_run(target):
-    """What make would do for a target, where nothing is built yet."""
-    # Also where make itself runs the tests, and has its options in the environment.
+def make(*words):
+    """The lines that make prints, also where make itself runs the tests, and has its options in the environment."""
     env = {name: value for name, value in os.environ.items()
            if name not in ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'MAKEOVERRIDES')}
-    done = subprocess.run([MAKE, '-n', 'BUILD=never-built', target], cwd=TOP, env=env,
-                          stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    done = subprocess.run([MAKE, *words], cwd=TOP, env=env, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
     return done.stdout.splitlines()
+
+
+def dry_run(target):
+    """What make would do for a target, where nothing is built yet."""
+    return make('-n', 'BUILD=never-built', target)
 
 
 class Machine:
@@ -124,9 +127,7 @@ def test_a_contributors_target_installs_nothing_and_names_the_command_that_does(
 
 
 def test_every_target_has_a_line_in_help():
-    done = subprocess.run([MAKE, 'help'], cwd=TOP, stdout=subprocess.PIPE, text=True, timeout=60,
-                          check=True)
-    assert {line.split()[0] for line in done.stdout.splitlines() if len(line.split()) > 1} == {
+    assert {line.split()[0] for line in make('help') if len(line.split()) > 1} == {
         *phony(), 'clean', 'help'}
 
 
