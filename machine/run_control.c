@@ -65,7 +65,8 @@ int machine_stop(struct machine *m, enum run_state as, struct err *err)
 	bool switched = m->state == RUN_STATE_FINISH_MIGRATE;
 	int r;
 
-	if (m->state == RUN_STATE_INMIGRATE) {
+	/* What ends the machine is told at once; the rest is for when the guest is here. */
+	if (m->state == RUN_STATE_INMIGRATE && (as == RUN_STATE_PAUSED || as == RUN_STATE_DEBUG)) {
 		m->autostart = false;
 		return 0;
 	}
