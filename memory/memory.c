@@ -129,8 +129,8 @@ void memory_shut(struct memory *mem)
 	/* Sequentially consistent: a sleeper either sees it, or is seen by memory_wake_all under wait_lock. */
 	atomic_store(&mem->shut, true);
 	memory_wake_all(mem);
-	memory_collapse_end(mem);
 	memory_rooms_end(mem);
+	memory_collapse_end(mem);
 	memory_unwatch(mem);
 }
 
