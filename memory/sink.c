@@ -27,6 +27,7 @@
 
 #define HOLD_BACK_NS (10 * NS_PER_MS)	/* how long pages wait for others of their huge page */
 #define PATIENCE_NS NS_PER_SEC		/* and while one of these has a room */
+#define AREAS_STUCK_MAX 8		/* of one thread: more cannot be placed than may wait */
 
 struct memory_area {
 	struct memory_area *next;
@@ -142,20 +143,48 @@ static int area_place(struct memory *mem, struct memory_area *area)
 	return r < 0 ? (int)r : 1;
 }
 
-/* This thread goes on to another huge page: places what it is done with. 0 or a negative errno. */
+/*
+ * This thread goes on to another huge page: places what it is done with. What cannot be placed is
+ * left to the thread below, since it is not these pages' fault, but for what would be so of any
+ * page: -ENOMEM, or AREAS_STUCK_MAX of them.
+ */
 static int areas_leave(struct memory *mem, gfn_t gfn)
+{
+	struct memory_area *area;
+	unsigned int stuck = 0;
+	int r = 0;
+
+	for (area = mem->rooms.areas; area; area = area->next) {
+		if (area->huge == gfn.v / HUGE_PAGES || area->placing || area_is_empty(area) ||
+		    area->rooms || !pthread_equal(area->filler, pthread_self()))
+			continue;
+		/* It stays in the list: nobody frees what holds pages, or did a moment ago. */
+		r = area_place(mem, area);
+		if (r == -ENOMEM || (r < 0 && ++stuck > AREAS_STUCK_MAX))
+			return r;
+	}
+	return 0;
+}
+
+/*
+ * Copies of these pages that are held already are placed first. So a page is in one area at most,
+ * and a peer that sends one page again and again does not get an area each time.
+ */
+static int areas_make_way(struct memory *mem, gfn_t first, uint64_t n)
 {
 	struct memory_area *area = mem->rooms.areas;
 	int r = 0;
 
 	while (area && r >= 0) {
-		if (area->huge == gfn.v / HUGE_PAGES || area->placing || area_is_empty(area) ||
-		    area->rooms || !pthread_equal(area->filler, pthread_self())) {
+		if (area->huge != first.v / HUGE_PAGES || area_is_idle(area) ||
+		    (!area->placing && memory_stage_takes(area->stage, first, n))) {
 			area = area->next;
 			continue;
 		}
-		r = area_place(mem, area);
-		/* Others may have come and gone meanwhile. */
+		if (area->placing)
+			pthread_cond_wait(&mem->rooms.placed, &mem->rooms.lock);
+		else
+			r = area_place(mem, area);
 		area = mem->rooms.areas;
 	}
 	return r < 0 ? r : 0;
@@ -228,6 +257,8 @@ static int64_t sink_room(struct page_sink *sink, gfn_t first, uint64_t n, void *
 	pthread_mutex_lock(&mem->rooms.lock);
 	r = areas_leave(mem, first);
 	if (!r)
+		r = areas_make_way(mem, first, n);
+	if (!r)
 		area = area_for(mem, first, n);
 	if (area) {
 		area->room[at] = (uint16_t)n;
@@ -262,6 +293,8 @@ static int64_t commit_zeros(struct memory *mem, gfn_t first, uint64_t n)
 		return memory_fill(mem, first, n, NULL);
 	pthread_mutex_lock(&mem->rooms.lock);
 	r = areas_leave(mem, first);
+	if (!r)
+		r = areas_make_way(mem, first, n);
 	if (!r) {
 		area = area_for(mem, first, n);
 		r = area ? area_add(mem, area, first, n, true) : -ENOMEM;

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -348,6 +349,67 @@ static void test_many_fill_and_touch(void **unused)
 	memory_free(mem);
 }
 
+/* ---- what a peer may do ---- */
+
+/* An area has two, at least. */
+static unsigned int mappings(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	unsigned int n = 0;
+	int c;
+
+	assert_non_null(maps);
+	while ((c = getc(maps)) != EOF)
+		n += c == '\n';
+	fclose(maps);
+	return n;
+}
+
+/* As data, as zeros, before it is there and after: no memory is bound by it. */
+static void test_a_page_that_comes_again_and_again_has_one_area(void **unused)
+{
+	struct memory *mem = memory_for_test(HUGES, 0, true, NULL);
+	unsigned int i, before = mappings();
+
+	(void)unused;
+	memory_set_way_out(mem, WAY_OUT_KERNEL);
+	for (i = 0; i < 500; i++)
+		assert_true(bring(mem, 7, 1) >= 0);
+	assert_true(mappings() < before + 50);
+	for (i = 0; i < 500; i++)
+		assert_true(commit(mem, HUGE_PAGES + 9, 1, NULL) >= 0);
+	assert_true(mappings() < before + 50);
+	check_page(mem, 7, false);
+	memory_free(mem);
+}
+
+/* ---- the end ---- */
+
+/*
+ * The last pages are placed, by the thread that held them back, at about the time of the end: what
+ * their coming starts ends, too.
+ */
+static void test_the_end_meets_the_last_page(void **unused)
+{
+	uint8_t page[PAGE_BYTES];
+	unsigned int i;
+
+	(void)unused;
+	for (i = 0; i < 80; i++) {
+		struct memory *mem = memory_for_test(2, 0, true, NULL);
+
+		memory_set_way_out(mem, WAY_OUT_KERNEL);
+		bring(mem, 0, HUGE_PAGES - 1);
+		page_pattern(page, GFN(HUGE_PAGES - 1));
+		assert_true(memory_fill(mem, GFN(HUGE_PAGES - 1), 1, page) >= 0);
+		/* Held back for 10 ms: from a little before to a little after. */
+		usleep(8000 + i % 40 * 100);
+		memory_shut(mem);
+		assert_false(mem->collapsing);
+		memory_free(mem);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -357,6 +419,8 @@ int main(void)
 		cmocka_unit_test(test_pages_are_held_back_for_a_moment_only),
 		cmocka_unit_test(test_nobody_waits_for_what_is_held_back),
 		cmocka_unit_test(test_zeros_need_no_room),
+		cmocka_unit_test(test_a_page_that_comes_again_and_again_has_one_area),
+		cmocka_unit_test(test_the_end_meets_the_last_page),
 		cmocka_unit_test(test_many_fill_and_touch),
 	};
 
