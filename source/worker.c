@@ -40,10 +40,12 @@ struct worker {
 	uint64_t pages;
 	pthread_t thread[2 * WORKER_THREADS_MAX];
 	unsigned int threads;
+	uint8_t *buffers;		/* an urgent read's pages, for each urgent thread */
 
 	pthread_mutex_t lock;		/* guards the rest */
 	pthread_cond_t changed;		/* something is wanted, or stop */
 	pthread_cond_t stopped;		/* for who pauses */
+	unsigned int buffers_used;
 	bool running;			/* else request() says -ENOTCONN, and the threads end */
 	uint64_t *wanted;		/* a bit a page */
 	uint64_t ring[RING];		/* pages in the order of their requests */
@@ -192,14 +194,15 @@ static uint64_t answer(struct worker *worker, gfn_t first, uint64_t n, uint8_t *
 static void *urgent_main(void *arg)
 {
 	struct worker *worker = arg;
-	uint8_t *pages = page_buffer_new(worker->config.urgent_pages * PAGE_BYTES);
 	unsigned int failures = 0;
 	uint64_t first, n, done, i;
+	uint8_t *pages;
 
 	pthread_setname_np(pthread_self(), "source-urgent");
 	thread_is_urgent();
 	pthread_mutex_lock(&worker->lock);
-	while (worker->running && pages) {
+	pages = worker->buffers + worker->buffers_used++ * worker->config.urgent_pages * PAGE_BYTES;
+	while (worker->running) {
 		if (!worker->stats.waiting) {
 			pthread_cond_wait(&worker->changed, &worker->lock);
 			continue;
@@ -218,7 +221,6 @@ static void *urgent_main(void *arg)
 			pause_after(worker, failures);
 	}
 	pthread_mutex_unlock(&worker->lock);
-	page_buffer_free(pages, worker->config.urgent_pages * PAGE_BYTES);
 	return NULL;
 }
 
@@ -360,14 +362,24 @@ struct page_source *worker_source(struct worker *worker)
 	return &worker->source;
 }
 
+static size_t buffers_bytes(const struct worker *worker)
+{
+	return (size_t)worker->config.urgent_threads * worker->config.urgent_pages * PAGE_BYTES;
+}
+
 int worker_start(struct worker *worker, struct err *err)
 {
 	unsigned int i, all = worker->config.urgent_threads + worker->config.bulk_threads;
 	int r = 0;
 
+	/* Here, where it can be told: a thread without a buffer would answer nobody. */
+	worker->buffers = page_buffer_new(buffers_bytes(worker));
+	if (!worker->buffers)
+		return err_set(err, -ENOMEM, "no memory for a page source's reads");
 	pthread_mutex_lock(&worker->lock);
 	memset(worker->wanted, 0, worker->pages / 8);
 	memset(worker->taken, 0, (worker->pages / HUGE_PAGES / 64 + 1) * sizeof(uint64_t));
+	worker->buffers_used = 0;
 	worker->ring_len = 0;
 	worker->stats.waiting = 0;
 	worker->next_huge = 0;
@@ -395,6 +407,8 @@ void worker_stop(struct worker *worker)
 		worker->config.cancel(worker->config.arg);
 	while (worker->threads)
 		pthread_join(worker->thread[--worker->threads], NULL);
+	page_buffer_free(worker->buffers, buffers_bytes(worker));
+	worker->buffers = NULL;
 }
 
 void worker_free(struct worker *worker)

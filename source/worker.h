@@ -53,7 +53,10 @@ int worker_new(struct worker **out, const struct worker_config *config, struct m
 	       struct err *err);
 /* What to attach to memory, or to stack something on; its sink is memory's until another is set. */
 struct page_source *worker_source(struct worker *worker);
-/* Starts the threads; they bring what is missing now. Once stopped it can be started again. */
+/*
+ * Starts the threads; they bring what is missing now. Once stopped it can be started again. -ENOMEM,
+ * or a negative errno of a thread's start: nothing was started.
+ */
 int worker_start(struct worker *worker, struct err *err);
 /* Requests get -ENOTCONN from now on; cancels reads and joins the threads. */
 void worker_stop(struct worker *worker);

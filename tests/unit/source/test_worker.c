@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/page.h"
 #include "memory/gup.h"
 #include "source/worker.h"
 
@@ -218,6 +219,17 @@ static int want(struct reader *reader, uint64_t first, uint64_t n)
 	return ask(worker_source(reader->worker), first, n);
 }
 
+/* The worker's call goes here. */
+static _Atomic bool no_memory;
+
+uint8_t *__real_page_buffer_new(size_t bytes);
+uint8_t *__wrap_page_buffer_new(size_t bytes);
+
+uint8_t *__wrap_page_buffer_new(size_t bytes)
+{
+	return no_memory ? NULL : __real_page_buffer_new(bytes);
+}
+
 /* ---- tests ---- */
 
 static void test_the_background_brings_everything(void **state)
@@ -357,6 +369,28 @@ static void test_stop_cancels_and_another_start_brings_the_rest(void **state)
 	assert_int_equal(reader->again, 0);
 }
 
+/* Or requests would be accepted, and nobody there to answer them. */
+static void test_a_start_without_memory_fails(void **state)
+{
+	const struct worker_config config = {
+		.read = reader_read, .arg = *state, .urgent_threads = 2, .urgent_pages = 8,
+	};
+	struct reader *reader = *state;
+	int r;
+
+	NEEDS(reader);
+	assert_int_equal(worker_new(&reader->worker, &config, reader->mem, NULL), 0);
+	no_memory = true;
+	r = worker_start(reader->worker, NULL);
+	worker_stop(reader->worker);
+	no_memory = false;
+	assert_int_equal(r, -ENOMEM);
+	assert_int_equal(want(reader, 3, 1), -ENOTCONN);
+	assert_int_equal(worker_start(reader->worker, NULL), 0);
+	memory_attach(reader->mem, worker_source(reader->worker));
+	check_page(reader->mem, 3, 0);
+}
+
 static void test_values_are_checked(void **state)
 {
 	struct worker_config config = {
@@ -388,6 +422,7 @@ int main(void)
 		T(test_failed_reads_are_repeated),
 		T(test_the_bulk_follows_the_requests),
 		T(test_stop_cancels_and_another_start_brings_the_rest),
+		T(test_a_start_without_memory_fails),
 		T(test_values_are_checked),
 	};
 
