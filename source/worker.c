@@ -5,6 +5,10 @@
  * overflow, and asks for no page twice. A ring beside it keeps the order; what does not fit there is
  * found by a look through the bits, once the ring is empty.
  *
+ * A page whose read has failed changes to another bit, and is held until its own time has come, so
+ * that no other page waits for it. A small table has the times. Pages that fail while it is full,
+ * as when the source is down, are tried again all together.
+ *
  * The bulk. A bit a huge page says that one of the bulk's threads has taken it. Within a huge page
  * only what is not PRESENT is read, so a worker that is started on half a guest brings the other half.
  * A page that the reader does not have is passed over: it is lost only once somebody wants it.
@@ -28,8 +32,16 @@
 
 #define RING 256u
 #define NOBODY UINT64_MAX
+#define HELD 64u
 #define PAUSE_NS (10 * NS_PER_MS)	/* after the first failure in a row; doubles */
 #define PAUSE_MAX_NS (5 * NS_PER_SEC)
+
+/* A page whose last read has failed. */
+struct held {
+	uint64_t index;
+	int64_t until;			/* INT64_MAX: it is wanted again, or being read */
+	unsigned int failures;
+};
 
 struct worker {
 	struct page_source source;
@@ -43,11 +55,16 @@ struct worker {
 	uint8_t *buffers;		/* an urgent read's pages, for each urgent thread */
 
 	pthread_mutex_t lock;		/* guards the rest */
-	pthread_cond_t changed;		/* something is wanted, or stop */
-	pthread_cond_t stopped;		/* for who pauses */
+	pthread_cond_t changed;		/* something is wanted or held, or stop; for urgent threads */
+	pthread_cond_t stopped;		/* for the bulk's, when they pause */
 	unsigned int buffers_used;
 	bool running;			/* else request() says -ENOTCONN, and the threads end */
-	uint64_t *wanted;		/* a bit a page */
+	uint64_t *wanted;		/* a bit a page: to be read now */
+	uint64_t *later;		/* a bit a page: not before its time; then it is not wanted */
+	uint64_t n_wanted, n_later;
+	struct held held[HELD];
+	unsigned int n_held;
+	int64_t others_until;		/* the time of those without a place in held, or INT64_MAX */
 	uint64_t ring[RING];		/* pages in the order of their requests */
 	unsigned int ring_first, ring_len;
 	uint64_t *taken;		/* a bit a huge page */
@@ -103,9 +120,10 @@ static bool bit_change(uint64_t *bits, uint64_t i, bool on)
 
 static void want(struct worker *worker, uint64_t index)
 {
+	worker->n_later -= bit_change(worker->later, index, false);
 	if (!bit_change(worker->wanted, index, true))
 		return;
-	worker->stats.waiting++;
+	worker->n_wanted++;
 	if (worker->ring_len < RING)
 		worker->ring[(worker->ring_first + worker->ring_len++) % RING] = index;
 }
@@ -121,9 +139,11 @@ static int worker_request(struct page_source *source, gfn_t first, uint64_t n)
 		r = -ENOTCONN;
 	for (i = 0; i < n && !r; i++)
 		if (index_of(worker, GFN(first.v + i), &index)) {
-			worker->stats.requested += !bit_get(worker->wanted, index);
-			want(worker, index);
 			worker->hint = index;
+			if (bit_get(worker->wanted, index) || bit_get(worker->later, index))
+				continue;
+			worker->stats.requested++;
+			want(worker, index);
 		}
 	pthread_cond_signal(&worker->changed);
 	pthread_mutex_unlock(&worker->lock);
@@ -156,18 +176,89 @@ static uint64_t take_wanted(struct worker *worker, uint64_t *first)
 	while (n < worker->config.urgent_pages && (*first + n) / HUGE_PAGES == *first / HUGE_PAGES &&
 	       bit_change(worker->wanted, *first + n, false))
 		n++;
-	worker->stats.waiting -= n;
+	worker->n_wanted -= n;
 	return n;
+}
+
+/* When to try again after the `failures`th failure in a row. */
+static int64_t time_after(unsigned int failures)
+{
+	int64_t wait = PAUSE_NS << (failures < 10 ? failures - 1 : 9);
+
+	return clock_now_ns() + (wait < PAUSE_MAX_NS ? wait : PAUSE_MAX_NS);
 }
 
 /* A pause after the `failures`th failure in a row, or until stop. */
 static void pause_after(struct worker *worker, unsigned int failures)
 {
-	int64_t wait = PAUSE_NS << (failures < 10 ? failures - 1 : 9), until;
+	int64_t until = time_after(failures);
 
-	until = clock_now_ns() + (wait < PAUSE_MAX_NS ? wait : PAUSE_MAX_NS);
 	while (worker->running && clock_now_ns() < until)
 		cond_wait(&worker->stopped, &worker->lock, until);
+}
+
+/* ---- pages whose read has failed; with the lock held ---- */
+
+static struct held *find_held(struct worker *worker, uint64_t index)
+{
+	unsigned int i;
+
+	for (i = 0; i < worker->n_held; i++)
+		if (worker->held[i].index == index)
+			return &worker->held[i];
+	return NULL;
+}
+
+static void hold(struct worker *worker, uint64_t index)
+{
+	struct held *held = find_held(worker, index);
+
+	if (!held && worker->n_held < HELD) {
+		held = &worker->held[worker->n_held++];
+		*held = (struct held){ .index = index };
+	}
+	if (held)
+		held->until = time_after(++held->failures);
+	else if (worker->others_until == INT64_MAX)
+		worker->others_until = clock_now_ns() + PAUSE_MAX_NS;
+	worker->n_wanted -= bit_change(worker->wanted, index, false);
+	worker->n_later += bit_change(worker->later, index, true);
+	/* Who sleeps does not know of this time. */
+	pthread_cond_broadcast(&worker->changed);
+}
+
+/* The page is done with. If it failed before, those that had no place are tried as well. */
+static void forget(struct worker *worker, uint64_t index)
+{
+	struct held *held = find_held(worker, index);
+
+	if (!held)
+		return;
+	*held = worker->held[--worker->n_held];
+	worker->others_until = worker->others_until == INT64_MAX ? INT64_MAX : 0;
+}
+
+/* Those whose time has come are wanted. When will the next one's come? INT64_MAX: there is none. */
+static int64_t want_held(struct worker *worker)
+{
+	int64_t now = clock_now_ns(), next = INT64_MAX;
+	bool others = worker->others_until <= now;
+	uint64_t word;
+	unsigned int i;
+
+	for (i = 0; i < worker->n_held; i++) {
+		if (worker->held[i].until <= now) {
+			worker->held[i].until = INT64_MAX;
+			want(worker, worker->held[i].index);
+		}
+		next = worker->held[i].until < next ? worker->held[i].until : next;
+	}
+	for (word = 0; others && word < worker->pages / 64; word++)
+		while (worker->later[word])
+			want(worker, 64 * word + (uint64_t)__builtin_ctzll(worker->later[word]));
+	if (others)
+		worker->others_until = INT64_MAX;
+	return worker->others_until < next ? worker->others_until : next;
 }
 
 /* ---- the urgent threads ---- */
@@ -191,34 +282,48 @@ static uint64_t answer(struct worker *worker, gfn_t first, uint64_t n, uint8_t *
 	return got == -ENODATA ? 1 : got < 0 ? 0 : (uint64_t)got;
 }
 
+/*
+ * Of n pages that were read `done` are done with. If none is, the first is what could not be read;
+ * the others are tried without it.
+ */
+static void settle(struct worker *worker, uint64_t first, uint64_t n, uint64_t done)
+{
+	uint64_t i;
+
+	for (i = 0; i < done; i++)
+		forget(worker, first + i);
+	for (i = done ? done : 1; i < n; i++)
+		want(worker, first + i);
+	if (done)
+		return;
+	worker->stats.failed++;
+	hold(worker, first);
+}
+
 static void *urgent_main(void *arg)
 {
 	struct worker *worker = arg;
-	unsigned int failures = 0;
-	uint64_t first, n, done, i;
+	uint64_t first, n, done;
 	uint8_t *pages;
+	int64_t until;
 
 	pthread_setname_np(pthread_self(), "source-urgent");
 	thread_is_urgent();
 	pthread_mutex_lock(&worker->lock);
 	pages = worker->buffers + worker->buffers_used++ * worker->config.urgent_pages * PAGE_BYTES;
 	while (worker->running) {
-		if (!worker->stats.waiting) {
-			pthread_cond_wait(&worker->changed, &worker->lock);
+		until = want_held(worker);
+		if (!worker->n_wanted) {
+			cond_wait(&worker->changed, &worker->lock, until);
 			continue;
 		}
 		n = take_wanted(worker, &first);
-		if (worker->stats.waiting)
+		if (worker->n_wanted)
 			pthread_cond_signal(&worker->changed);
 		pthread_mutex_unlock(&worker->lock);
 		done = answer(worker, gfn_of(worker, first), n, pages);
 		pthread_mutex_lock(&worker->lock);
-		for (i = done; i < n; i++)
-			want(worker, first + i);
-		failures = done ? 0 : failures + 1;
-		worker->stats.failed += !done;
-		if (!done)
-			pause_after(worker, failures);
+		settle(worker, first, n, done);
 	}
 	pthread_mutex_unlock(&worker->lock);
 	return NULL;
@@ -348,8 +453,9 @@ int worker_new(struct worker **out, const struct worker_config *config, struct m
 	cond_init(&worker->changed);
 	cond_init(&worker->stopped);
 	worker->wanted = calloc(worker->pages / 64, sizeof(uint64_t));
+	worker->later = calloc(worker->pages / 64, sizeof(uint64_t));
 	worker->taken = calloc(worker->pages / HUGE_PAGES / 64 + 1, sizeof(uint64_t));
-	if (!worker->wanted || !worker->taken) {
+	if (!worker->wanted || !worker->later || !worker->taken) {
 		worker_free(worker);
 		return err_set(err, -ENOMEM, "no memory for a page source");
 	}
@@ -378,10 +484,12 @@ int worker_start(struct worker *worker, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for a page source's reads");
 	pthread_mutex_lock(&worker->lock);
 	memset(worker->wanted, 0, worker->pages / 8);
+	memset(worker->later, 0, worker->pages / 8);
+	worker->n_wanted = worker->n_later = worker->n_held = 0;
+	worker->others_until = INT64_MAX;
 	memset(worker->taken, 0, (worker->pages / HUGE_PAGES / 64 + 1) * sizeof(uint64_t));
 	worker->buffers_used = 0;
 	worker->ring_len = 0;
-	worker->stats.waiting = 0;
 	worker->next_huge = 0;
 	worker->hint = NOBODY;
 	worker->running = true;
@@ -420,6 +528,7 @@ void worker_free(struct worker *worker)
 	pthread_cond_destroy(&worker->changed);
 	pthread_mutex_destroy(&worker->lock);
 	free(worker->wanted);
+	free(worker->later);
 	free(worker->taken);
 	free(worker);
 }
@@ -428,5 +537,6 @@ void worker_stats(struct worker *worker, struct worker_stats *stats)
 {
 	pthread_mutex_lock(&worker->lock);
 	*stats = worker->stats;
+	stats->waiting = worker->n_wanted + worker->n_later;
 	pthread_mutex_unlock(&worker->lock);
 }

@@ -9,8 +9,8 @@
  *		and then in order; it goes up by room and commit
  *
  * The two have their own threads, so that no background read is in the way of a page that somebody
- * waits for. A read that fails is repeated, after pauses that become longer; a wrapper above may
- * ask another source meanwhile (source/retry.h).
+ * waits for. A read that fails is repeated, after pauses that become longer, and other pages do not
+ * wait for that; a wrapper above may ask another source meanwhile (source/retry.h).
  */
 #ifndef POSTERN_SOURCE_WORKER_H
 #define POSTERN_SOURCE_WORKER_H
@@ -27,7 +27,8 @@ struct worker_config {
 	 * Reads pages from `first` on to `data`, at a page's boundary: as many of the n, which
 	 * are of one huge page, as can be had at once. Returns how many, 1 to n; *zero, false so
 	 * far, may say that they are zero, and nothing was written. -ENODATA: page `first` is not
-	 * there, now or ever. Another negative errno: not now. By several threads at a time.
+	 * there, now or ever. Another negative errno: page `first` cannot be had now. By several
+	 * threads at a time.
 	 */
 	int64_t (*read)(void *arg, gfn_t first, uint64_t n, void *data, bool *zero);
 	/* Ends reads that take long, and those that begin until the next start. NULL: none does. */

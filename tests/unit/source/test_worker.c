@@ -35,6 +35,8 @@ struct reader {
 	_Atomic unsigned int reads;
 	_Atomic unsigned int again;		/* pages that were read although they were here */
 	unsigned int failures;			/* so many reads still fail */
+	uint64_t bad_first, bad_n;		/* and so do those that begin with these pages */
+	_Atomic unsigned int bad_reads;
 	_Atomic bool stuck, cancelled;		/* reads sleep until they are cancelled */
 };
 
@@ -73,6 +75,9 @@ static int note_read(struct reader *reader, uint64_t first, uint64_t n)
 		r = -EINTR;
 	} else if (reader->failures) {
 		reader->failures--;
+		r = -EIO;
+	} else if (first - reader->bad_first < reader->bad_n) {
+		reader->bad_reads++;
 		r = -EIO;
 	}
 	pthread_mutex_unlock(&reader->lock);
@@ -317,6 +322,40 @@ static void test_failed_reads_are_repeated(void **state)
 	assert_int_equal(lost, 0);
 }
 
+static void heal(struct reader *reader)
+{
+	pthread_mutex_lock(&reader->lock);
+	reader->bad_n = 0;
+	pthread_mutex_unlock(&reader->lock);
+}
+
+/*
+ * More pages fail than there are threads, and than there are places for; those that are good come
+ * meanwhile, be they asked for with a bad one or later. None is forgotten.
+ */
+static void test_no_page_waits_for_one_that_fails(void **state)
+{
+	struct reader *reader = *state;
+	uint64_t i;
+
+	NEEDS(reader);
+	reader->bad_first = 8;
+	reader->bad_n = 100;
+	start(reader, 0);
+	assert_int_equal(want(reader, 8, 108), 0);
+	wait_until(reader->bad_reads >= 400);
+	assert_int_equal(want(reader, 600, 1), 0);
+	wait_until(missing(reader) == PAGES - 9);
+	wait_until(stats_of(reader).waiting == 100);
+	/* They are noted, and not wanted once more, but for those that are being read. */
+	assert_int_equal(want(reader, 8, 100), 0);
+	assert_true(stats_of(reader).requested <= 109 + 2 * 8);
+	heal(reader);
+	wait_until(stats_of(reader).waiting == 0);
+	for (i = 8; i < 116; i++)
+		check_page(reader->mem, i, 0);
+}
+
 /* Where somebody missed a page the bulk goes on, and then from the start. */
 static void test_the_bulk_follows_the_requests(void **state)
 {
@@ -420,6 +459,7 @@ int main(void)
 		T(test_what_is_wanted_is_read_with_its_neighbours),
 		T(test_many_pages_may_be_wanted_at_a_time),
 		T(test_failed_reads_are_repeated),
+		T(test_no_page_waits_for_one_that_fails),
 		T(test_the_bulk_follows_the_requests),
 		T(test_stop_cancels_and_another_start_brings_the_rest),
 		T(test_a_start_without_memory_fails),
