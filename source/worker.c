@@ -11,6 +11,8 @@
  *
  * The bulk. A bit a huge page says that one of the bulk's threads has taken it. Within a huge page
  * only what is not PRESENT is read, so a worker that is started on half a guest brings the other half.
+ * A huge page with a page that cannot be read is left over; once all are taken those are given free
+ * again, after a pause. The next visit begins behind the page that failed, and so brings the rest.
  * A page that the reader does not have is passed over: it is lost only once somebody wants it.
  *
  * Pages are numbered through all regions, which begin and end with huge pages. The lock is held
@@ -69,6 +71,12 @@ struct worker {
 	unsigned int ring_first, ring_len;
 	uint64_t *taken;		/* a bit a huge page */
 	uint64_t next_huge;		/* all before it are taken */
+	uint64_t *left;			/* a bit a huge page: taken, and left over */
+	uint16_t *begin;		/* a huge page: the page in it with which a visit begins */
+	uint64_t n_left;
+	unsigned int rounds;		/* through those left over, since one brought a page */
+	uint64_t brought;		/* stats.bulk_pages when this one began */
+	int64_t round_until;		/* the next one does not begin before */
 	uint64_t hint;			/* the page that was requested last, or NOBODY */
 	struct worker_stats stats;
 };
@@ -186,15 +194,6 @@ static int64_t time_after(unsigned int failures)
 	int64_t wait = PAUSE_NS << (failures < 10 ? failures - 1 : 9);
 
 	return clock_now_ns() + (wait < PAUSE_MAX_NS ? wait : PAUSE_MAX_NS);
-}
-
-/* A pause after the `failures`th failure in a row, or until stop. */
-static void pause_after(struct worker *worker, unsigned int failures)
-{
-	int64_t until = time_after(failures);
-
-	while (worker->running && clock_now_ns() < until)
-		cond_wait(&worker->stopped, &worker->lock, until);
 }
 
 /* ---- pages whose read has failed; with the lock held ---- */
@@ -331,8 +330,13 @@ static void *urgent_main(void *arg)
 
 /* ---- the bulk's threads ---- */
 
-/* The next huge page for the caller, who holds the lock, by its first page; false: all are taken. */
-static bool take_huge(struct worker *worker, uint64_t *first)
+/* What of a huge page is to be looked at yet: pages [at, end), and then [first, back). */
+struct visit {
+	uint64_t first, at, end, back;
+};
+
+/* The next huge page for the caller, who holds the lock; false: all are taken. */
+static bool take_huge(struct worker *worker, struct visit *visit)
 {
 	uint64_t huge = worker->hint == NOBODY ? 0 : worker->hint / HUGE_PAGES;
 
@@ -343,8 +347,57 @@ static bool take_huge(struct worker *worker, uint64_t *first)
 		huge = worker->next_huge;
 	}
 	worker->hint = NOBODY;
-	*first = huge * HUGE_PAGES;
-	return *first < worker->pages;
+	if (huge >= worker->pages / HUGE_PAGES)
+		return false;
+	visit->first = huge * HUGE_PAGES;
+	visit->end = visit->first + HUGE_PAGES;
+	visit->at = visit->back = visit->first + worker->begin[huge];
+	return true;
+}
+
+/* Page visit->at cannot be read: ends the visit. */
+static void leave_over(struct worker *worker, struct visit *visit)
+{
+	uint64_t huge = visit->first / HUGE_PAGES;
+
+	worker->stats.failed++;
+	worker->begin[huge] = (uint16_t)((visit->at + 1) % HUGE_PAGES);
+	worker->n_left += bit_change(worker->left, huge, true);
+	worker->round_until = time_after(worker->rounds);
+	visit->at = visit->end = visit->back = visit->first;
+}
+
+/* All are taken, some left over: frees these if it is time, else sleeps until then, or until stop. */
+static void next_round(struct worker *worker)
+{
+	uint64_t i;
+
+	if (clock_now_ns() < worker->round_until) {
+		cond_wait(&worker->stopped, &worker->lock, worker->round_until);
+		return;
+	}
+	for (i = 0; i < worker->pages / HUGE_PAGES; i++)
+		if (bit_change(worker->left, i, false))
+			bit_change(worker->taken, i, false);
+	worker->n_left = worker->next_huge = 0;
+	worker->rounds = worker->stats.bulk_pages == worker->brought ? worker->rounds + 1 : 1;
+	worker->brought = worker->stats.bulk_pages;
+}
+
+/* Sees to it that there is something to look at. False: there is nothing more to bring, or stop. */
+static bool go_on(struct worker *worker, struct visit *visit)
+{
+	if (visit->at == visit->end) {
+		visit->at = visit->first;
+		visit->end = visit->back;
+		visit->back = visit->first;
+	}
+	while (worker->running && visit->at == visit->end && !take_huge(worker, visit)) {
+		if (!worker->n_left)
+			return false;
+		next_round(worker);
+	}
+	return worker->running;
 }
 
 static bool is_missing(const struct worker *worker, gfn_t gfn)
@@ -395,25 +448,19 @@ static bool bring_run(struct worker *worker, uint64_t *at, uint64_t end)
 static void *bulk_main(void *arg)
 {
 	struct worker *worker = arg;
-	uint64_t at = 0, end = 0;
-	unsigned int failures = 0;
+	struct visit visit = { 0 };
 	bool ok;
 
 	pthread_setname_np(pthread_self(), "source-bulk");
 	thread_is_bulk();
 	pthread_mutex_lock(&worker->lock);
-	while (worker->running) {
-		if (at == end && !take_huge(worker, &at))
-			break;
-		end = at - at % HUGE_PAGES + HUGE_PAGES;
+	while (go_on(worker, &visit)) {
 		pthread_mutex_unlock(&worker->lock);
-		ok = bring_run(worker, &at, end);
+		ok = bring_run(worker, &visit.at, visit.end);
 		thread_give_way();
 		pthread_mutex_lock(&worker->lock);
-		failures = ok ? 0 : failures + 1;
-		worker->stats.failed += !ok;
 		if (!ok)
-			pause_after(worker, failures);
+			leave_over(worker, &visit);
 	}
 	pthread_mutex_unlock(&worker->lock);
 	return NULL;
@@ -431,6 +478,21 @@ static bool is_usable(const struct worker_config *config)
 	       config->urgent_pages >= 1 && config->urgent_pages <= HUGE_PAGES &&
 	       (!config->bulk_threads ||
 		(config->bulk_pages >= 1 && config->bulk_pages <= HUGE_PAGES));
+}
+
+static size_t huge_map_words(const struct worker *worker)
+{
+	return worker->pages / HUGE_PAGES / 64 + 1;
+}
+
+static bool make_maps(struct worker *worker)
+{
+	worker->wanted = calloc(worker->pages / 64, sizeof(uint64_t));
+	worker->later = calloc(worker->pages / 64, sizeof(uint64_t));
+	worker->taken = calloc(huge_map_words(worker), sizeof(uint64_t));
+	worker->left = calloc(huge_map_words(worker), sizeof(uint64_t));
+	worker->begin = calloc(worker->pages / HUGE_PAGES, sizeof(uint16_t));
+	return worker->wanted && worker->later && worker->taken && worker->left && worker->begin;
 }
 
 int worker_new(struct worker **out, const struct worker_config *config, struct memory *mem,
@@ -452,10 +514,7 @@ int worker_new(struct worker **out, const struct worker_config *config, struct m
 	pthread_mutex_init(&worker->lock, NULL);
 	cond_init(&worker->changed);
 	cond_init(&worker->stopped);
-	worker->wanted = calloc(worker->pages / 64, sizeof(uint64_t));
-	worker->later = calloc(worker->pages / 64, sizeof(uint64_t));
-	worker->taken = calloc(worker->pages / HUGE_PAGES / 64 + 1, sizeof(uint64_t));
-	if (!worker->wanted || !worker->later || !worker->taken) {
+	if (!make_maps(worker)) {
 		worker_free(worker);
 		return err_set(err, -ENOMEM, "no memory for a page source");
 	}
@@ -473,6 +532,25 @@ static size_t buffers_bytes(const struct worker *worker)
 	return (size_t)worker->config.urgent_threads * worker->config.urgent_pages * PAGE_BYTES;
 }
 
+static void start_anew(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->lock);
+	memset(worker->wanted, 0, worker->pages / 8);
+	memset(worker->later, 0, worker->pages / 8);
+	worker->n_wanted = worker->n_later = worker->n_held = worker->ring_len = 0;
+	worker->others_until = INT64_MAX;
+	memset(worker->taken, 0, huge_map_words(worker) * sizeof(uint64_t));
+	memset(worker->left, 0, huge_map_words(worker) * sizeof(uint64_t));
+	memset(worker->begin, 0, worker->pages / HUGE_PAGES * sizeof(uint16_t));
+	worker->next_huge = worker->n_left = 0;
+	worker->rounds = 1;
+	worker->brought = worker->stats.bulk_pages;
+	worker->hint = NOBODY;
+	worker->buffers_used = 0;
+	worker->running = true;
+	pthread_mutex_unlock(&worker->lock);
+}
+
 int worker_start(struct worker *worker, struct err *err)
 {
 	unsigned int i, all = worker->config.urgent_threads + worker->config.bulk_threads;
@@ -482,18 +560,7 @@ int worker_start(struct worker *worker, struct err *err)
 	worker->buffers = page_buffer_new(buffers_bytes(worker));
 	if (!worker->buffers)
 		return err_set(err, -ENOMEM, "no memory for a page source's reads");
-	pthread_mutex_lock(&worker->lock);
-	memset(worker->wanted, 0, worker->pages / 8);
-	memset(worker->later, 0, worker->pages / 8);
-	worker->n_wanted = worker->n_later = worker->n_held = 0;
-	worker->others_until = INT64_MAX;
-	memset(worker->taken, 0, (worker->pages / HUGE_PAGES / 64 + 1) * sizeof(uint64_t));
-	worker->buffers_used = 0;
-	worker->ring_len = 0;
-	worker->next_huge = 0;
-	worker->hint = NOBODY;
-	worker->running = true;
-	pthread_mutex_unlock(&worker->lock);
+	start_anew(worker);
 	for (i = 0; i < all && !r; i++) {
 		r = thread_start(&worker->thread[i],
 				 i < worker->config.urgent_threads ? urgent_main : bulk_main, worker);
@@ -530,6 +597,8 @@ void worker_free(struct worker *worker)
 	free(worker->wanted);
 	free(worker->later);
 	free(worker->taken);
+	free(worker->left);
+	free(worker->begin);
 	free(worker);
 }
 

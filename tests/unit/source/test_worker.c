@@ -356,6 +356,22 @@ static void test_no_page_waits_for_one_that_fails(void **state)
 		check_page(reader->mem, i, 0);
 }
 
+/* Of the first huge page, which one thread begins with: everything else comes, that of its own too. */
+static void test_the_bulk_goes_on_behind_what_fails(void **state)
+{
+	struct reader *reader = *state;
+
+	NEEDS(reader);
+	reader->bad_first = 0;
+	reader->bad_n = 3;
+	start(reader, 1);
+	wait_until(missing(reader) == 3 + 1);
+	assert_int_equal(stats_of(reader).urgent_reads, 0);
+	heal(reader);
+	check_all(reader);
+	assert_int_equal(lost, 0);
+}
+
 /* Where somebody missed a page the bulk goes on, and then from the start. */
 static void test_the_bulk_follows_the_requests(void **state)
 {
@@ -460,6 +476,7 @@ int main(void)
 		T(test_many_pages_may_be_wanted_at_a_time),
 		T(test_failed_reads_are_repeated),
 		T(test_no_page_waits_for_one_that_fails),
+		T(test_the_bulk_goes_on_behind_what_fails),
 		T(test_the_bulk_follows_the_requests),
 		T(test_stop_cancels_and_another_start_brings_the_rest),
 		T(test_a_start_without_memory_fails),
