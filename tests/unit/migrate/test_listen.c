@@ -201,8 +201,8 @@ static void test_over_tcp_and_over_given_descriptors(void **state)
 	until_active(&w);
 	assert_int_equal(migration_pause(w.from.migration, &err), 0);
 	until_paused(&w);
-	assert_int_equal(migration_recover(w.to.migration, "tcp:127.0.0.1:45871", &world_open, &err), 0);
-	assert_int_equal(migration_outgoing(w.from.migration, "tcp:localhost:45871", true, &world_open, &err), 0);
+	assert_int_equal(migration_recover(w.to.migration, "tcp:127.0.0.1:17871", &world_open, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, "tcp:localhost:17871", true, &world_open, &err), 0);
 	limit(&w, 0);
 	until_completed(&w);
 	world_free(&w);
