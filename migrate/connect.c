@@ -17,6 +17,9 @@
 #include "migrate/greeting.h"
 #include "migrate/socket.h"
 
+/* How often it is tried anew to be let in. */
+#define AGAIN_MAX 4u
+
 struct connector {
 	struct loop *loop;
 	const struct connector_ops *ops;
@@ -34,6 +37,7 @@ struct connector {
 	struct conn *conn[WIRE_CHANNELS];
 	unsigned int nconn; /* connected */
 	struct greeting *greeting;	/* once all are connected */
+	unsigned int again;		/* tried anew */
 };
 
 static void connector_next(struct connector *connector);
@@ -68,9 +72,32 @@ static void on_let_in(void *arg)
 	connector->ops->connected(connector->arg, conn);
 }
 
+static void conns_free(struct connector *connector)
+{
+	unsigned int i;
+
+	for (i = 0; i < connector->nconn; i++)
+		conn_free(connector->conn[i]);
+	connector->nconn = 0;
+}
+
+/*
+ * Closed without a word, a connection has most likely made way for others that
+ * knock (listen.c): they come and go, so it is tried anew.
+ */
 static void on_not_let_in(void *arg, const struct err *err)
 {
-	connector_fail(arg, err);
+	struct connector *connector = arg;
+
+	if (err->code != -EPIPE || connector->uri.kind == URI_FD || connector->again >= AGAIN_MAX) {
+		connector_fail(connector, err);
+		return;
+	}
+	connector->again++;
+	greeting_free(connector->greeting);
+	connector->greeting = NULL;
+	conns_free(connector);
+	connector_next(connector);
 }
 
 static const struct greeting_ops greeting_ops = {
@@ -272,8 +299,7 @@ void connector_free(struct connector *connector)
 	loop_close((uv_handle_t *)connector->timer, connector->timer);
 	dial_end(connector);
 	greeting_free(connector->greeting);
-	for (i = 0; i < connector->nconn; i++)
-		conn_free(connector->conn[i]);
+	conns_free(connector);
 	/* Not begun with yet. */
 	for (i = 0; connector->uri.kind == URI_FD && i < WIRE_CHANNELS; i++)
 		if (connector->uri.fd[i] >= 0)
