@@ -11,7 +11,7 @@ from harness.vm import bare_elf, build_dir
 from harness.waiting import seconds
 
 
-@pytest.mark.parametrize('name', ['machine/test_machine_machine', 'kvm/test_kvm', 'kvm/test_kvm_vcpu', 'memory/test_memory_way_out',
+@pytest.mark.parametrize('name', ['machine/test_machine_machine', 'kvm/test_kvm', 'kvm/test_kvm_vcpu', 'memory/test_memory_eject',
                                   'memory/test_memory_stray'])
 def test_unit(name):
     done = subprocess.run([os.path.join(build_dir(), 'tests/unit', name)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
