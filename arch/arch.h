@@ -129,9 +129,9 @@ int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct er
 bool arch_gdb_reg(unsigned int number, size_t *offset, size_t *bytes);
 int arch_gdb_pc(struct vcpu_parked *vcpu, uint64_t *pc, struct err *err);
 
-enum arch_watch_kind { ARCH_WATCH_EXEC, ARCH_WATCH_WRITE, ARCH_WATCH_READ, ARCH_WATCH_ACCESS };
+enum arch_watch_type { ARCH_WATCH_EXEC, ARCH_WATCH_WRITE, ARCH_WATCH_READ, ARCH_WATCH_ACCESS };
 struct arch_watch {
-	enum arch_watch_kind kind;
+	enum arch_watch_type type;
 	gva_t gva;
 	unsigned int len;	/* 1, 2, 4 or 8; 1 for EXEC */
 };

@@ -11,7 +11,7 @@
 
 #include "memory/gup.h"
 
-static int check_kind(struct ram_file *file, struct err *err)
+static int check_type(struct ram_file *file, struct err *err)
 {
 	struct stat st;
 
@@ -34,7 +34,7 @@ static int take_fd(struct ram_file *file, const char *path, int fd, struct err *
 	*file = (struct ram_file){ .path = path, .fd = fd };
 	if (fd < 0)
 		return err_errno(err, -errno, "%s", path);
-	r = check_kind(file, err);
+	r = check_type(file, err);
 	if (r < 0)
 		ram_file_close(file);
 	return r;

@@ -84,7 +84,7 @@ static int parse_tcp(struct address *address, const char *text, const char *rest
 	address->host[len] = 0;
 	if (*rest == '[' && !is_ipv6(address->host))
 		return err_set(err, -EINVAL, "'%.200s': '%.100s' is no IPv6 address", text, address->host);
-	address->kind = ADDRESS_TCP;
+	address->type = ADDRESS_TCP;
 	snprintf(address->port, sizeof(address->port), "%hu", (unsigned short)number);
 	return 0;
 }
@@ -98,7 +98,7 @@ static int parse_unix(struct address *address, const char *text, const char *pat
 	if (len >= sizeof(address->path))
 		return err_set(err, -EINVAL, "'%.40s...': a socket's path has at most %zu bytes", text,
 			       sizeof(address->path) - 1);
-	address->kind = ADDRESS_UNIX;
+	address->type = ADDRESS_UNIX;
 	memcpy(address->path, path, len + 1);
 	return 0;
 }
@@ -117,7 +117,7 @@ void address_print(const struct address *address, char *out)
 {
 	bool brackets = strchr(address->host, ':');
 
-	if (address->kind == ADDRESS_UNIX)
+	if (address->type == ADDRESS_UNIX)
 		snprintf(out, ADDRESS_TEXT_BYTES, "unix:%s", address->path);
 	else
 		snprintf(out, ADDRESS_TEXT_BYTES, "tcp:%s%s%s:%s", brackets ? "[" : "", address->host, brackets ? "]" : "",
@@ -126,12 +126,12 @@ void address_print(const struct address *address, char *out)
 
 bool address_is_loopback(const struct address *address)
 {
-	return address->kind == ADDRESS_TCP && (!*address->host || !strcasecmp(address->host, "localhost"));
+	return address->type == ADDRESS_TCP && (!*address->host || !strcasecmp(address->host, "localhost"));
 }
 
 bool address_is_any(const struct address *address)
 {
-	return address->kind == ADDRESS_TCP && !strcmp(address->host, "*");
+	return address->type == ADDRESS_TCP && !strcmp(address->host, "*");
 }
 
 /* ---- numbers ---- */
@@ -169,7 +169,7 @@ bool addresses_known(struct addresses *found, const struct address *address)
 	struct addrinfo *list;
 
 	found->n = 0;
-	if (address->kind == ADDRESS_UNIX) {
+	if (address->type == ADDRESS_UNIX) {
 		strcpy(local.sun_path, address->path);
 		add(found, (const struct sockaddr *)&local, sizeof(local));
 	} else if (address_is_loopback(address) || address_is_any(address)) {

@@ -31,13 +31,13 @@
 /* Room for every sockaddr_print. */
 #define SOCKADDR_TEXT_BYTES (ADDRESS_PATH_BYTES + 16)
 
-enum address_kind {
+enum address_type {
 	ADDRESS_TCP,
 	ADDRESS_UNIX,
 };
 
 struct address {
-	enum address_kind kind;
+	enum address_type type;
 	char host[ADDRESS_HOST_BYTES];	/* TCP: without brackets */
 	char port[ADDRESS_PORT_BYTES];	/* TCP: decimal, 0 to 65535, no leading zeros */
 	char path[ADDRESS_PATH_BYTES];	/* UNIX: not empty */

@@ -79,7 +79,7 @@ static void name_print(const struct dial *d, char *out, size_t room)
 	char text[SOCKADDR_TEXT_BYTES];
 
 	*out = 0;
-	if (d->at_one || d->address.kind == ADDRESS_UNIX)
+	if (d->at_one || d->address.type == ADDRESS_UNIX)
 		return;
 	sockaddr_print(&d->found.at[0], d->found.len[0], false, text);
 	if (d->found.n > 1 || strcmp(text, d->address.host) != 0)
@@ -372,7 +372,7 @@ int dial_check(const struct address *address, struct err *err)
 {
 	if (address_is_any(address))
 		return err_set(err, -EINVAL, "tcp:*:%s stands for all addresses, to listen at: to connect takes one", address->port);
-	if (address->kind == ADDRESS_TCP && !strcmp(address->port, "0"))
+	if (address->type == ADDRESS_TCP && !strcmp(address->port, "0"))
 		return err_set(err, -EINVAL, "port 0 cannot be connected to");
 	return 0;
 }

@@ -198,7 +198,7 @@ static int open_found(struct listening *l, const struct address *address, const 
 	while (r == -EADDRINUSE && --tries);
 	if (r < 0)
 		return r;
-	if (address->kind == ADDRESS_UNIX)
+	if (address->type == ADDRESS_UNIX)
 		path_made(l, address->path);
 	r = watch_all(l);
 	return r < 0 ? err_errno(err, r, "several sockets") : 0;
@@ -212,7 +212,7 @@ int listening_open(struct listening *l, const struct address *address, int64_t p
 
 	*l = (struct listening){ .fd = -1 };
 	r = addresses_find(&found, address, patience_ns, err);
-	if (!r && address->kind == ADDRESS_UNIX) {
+	if (!r && address->type == ADDRESS_UNIX) {
 		lock = directory_lock(address->path);
 		r = stale_remove((const struct sockaddr_un *)&found.at[0], err);
 	}

@@ -159,7 +159,7 @@ static int report_take(struct disk_boot *boot, struct err *err)
 	r = line_make(boot, report.uuid, err);
 	if (r < 0)
 		return r;
-	boot->found.kind = BOOT_FILES;
+	boot->found.type = BOOT_FILES;
 	r = file_found(boot, 1, report.files.kernel, &boot->found.kernel, err);
 	return r < 0 || !initrd.st_size ? r : file_found(boot, 2, report.files.initrd,
 							 &boot->found.initrd, err);

@@ -129,9 +129,9 @@ int image_work_make(struct image *image, struct err *err)
 	return image->tmp ? 0 : err_errno(err, -errno, "a directory for what is unpacked");
 }
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *where)
 {
-	(void)st, (void)kind, (void)where;
+	(void)st, (void)type, (void)where;
 	return remove(path) && errno != ENOENT ? -1 : 0;
 }
 

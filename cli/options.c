@@ -402,7 +402,7 @@ static int check(const struct options *o, struct err *err)
 	if (o->machine.name && !rundir_name_is_valid(o->machine.name))
 		return err_set(err, -EINVAL, "--name: 1 to %u letters, digits, '.', '_', '-' and '+' are allowed, the first "
 					     "none of '.' and '-'", RUNDIR_NAME_MAX);
-	if (o->console_stdio && o->machine.serial.kind == CHARDEV_STDIO)
+	if (o->console_stdio && o->machine.serial.type == CHARDEV_STDIO)
 		return err_set(err, -EINVAL, "--console stdio and --serial stdio: only one of them can have standard input and output");
 	if (o->secret_file && o->insecure)
 		return err_set(err, -EINVAL, "--secret-file and --insecure: only one of them is allowed");
@@ -416,7 +416,7 @@ static const char *first_disk(const struct virtio_choices *choices)
 	unsigned int i;
 
 	for (i = 0; i < choices->n; i++)
-		if (!strcmp(choices->choice[i].kind->option, "disk"))
+		if (!strcmp(choices->choice[i].type->option, "disk"))
 			return choices->choice[i].text;
 	return NULL;
 }
@@ -445,7 +445,7 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 			.cpus = 1,
 			.memory_bytes = (uint64_t)512 << 20,
 			.way_out = WAY_OUT_AUTO,
-			.serial = { .kind = CHARDEV_STDIO },
+			.serial = { .type = CHARDEV_STDIO },
 		},
 		.gdb_page_timeout_ms = 200,
 		.link_timeout_ms = 5000,
@@ -459,7 +459,7 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 	if (optind < argc)
 		return err_set(err, -EINVAL, "\"%s\": only options are allowed", argv[optind]);
 	if (o->console_stdio && !o->serial_given)
-		o->machine.serial.kind = CHARDEV_NULL;
+		o->machine.serial.type = CHARDEV_NULL;
 	r = conclude(o, err);
 	return r ? r : check(o, err);
 }

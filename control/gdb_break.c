@@ -237,7 +237,7 @@ static struct arch_watch *find_watch(struct gdb_breaks *breaks, const struct arc
 	struct arch_watch *w;
 
 	for (w = breaks->watch; w < breaks->watch + breaks->nwatch; w++)
-		if (w->kind == watch->kind && w->gva.v == watch->gva.v && w->len == watch->len)
+		if (w->type == watch->type && w->gva.v == watch->gva.v && w->len == watch->len)
 			return w;
 	return NULL;
 }

@@ -396,7 +396,7 @@ static int change_watch(struct gdb *gdb, const struct arch_watch *watch, bool se
 /* z and Z: TYPE,ADDR,KIND */
 static void change_break(struct gdb_client *client, const char *args, bool set)
 {
-	static const enum arch_watch_kind kinds[] = { ARCH_WATCH_EXEC, ARCH_WATCH_EXEC, ARCH_WATCH_WRITE,
+	static const enum arch_watch_type types[] = { ARCH_WATCH_EXEC, ARCH_WATCH_EXEC, ARCH_WATCH_WRITE,
 						      ARCH_WATCH_READ, ARCH_WATCH_ACCESS };
 	struct gdb *gdb = client->gdb;
 	uint64_t type, gva, kind;
@@ -410,7 +410,7 @@ static void change_break(struct gdb_client *client, const char *args, bool set)
 		reply_error(client, -EINVAL);
 		return;
 	}
-	if (type >= sizeof(kinds) / sizeof(kinds[0])) {
+	if (type >= sizeof(types) / sizeof(types[0])) {
 		gdb_reply(client, "%s", "");
 		return;
 	}
@@ -428,7 +428,7 @@ static void change_break(struct gdb_client *client, const char *args, bool set)
 		return;
 	}
 	watch = (struct arch_watch){
-		.kind = kinds[type],
+		.type = types[type],
 		.gva = GVA(gva),
 		.len = type == 1 ? 1 : kind > 8 ? 0 : (unsigned int)kind,
 	};

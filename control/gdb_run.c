@@ -316,8 +316,8 @@ static void find_reason(struct gdb_client *client, struct vcpu_parked *vcpu, cha
 
 	reason[0] = '\0';
 	if (arch_debug_hit(vcpu, debug, &index) && index < debug->nwatch) {
-		if (debug->watch[index].kind != ARCH_WATCH_EXEC)
-			snprintf(reason, bytes, "%s:%" PRIx64 ";", names[debug->watch[index].kind],
+		if (debug->watch[index].type != ARCH_WATCH_EXEC)
+			snprintf(reason, bytes, "%s:%" PRIx64 ";", names[debug->watch[index].type],
 				 debug->watch[index].gva.v);
 		else if (client->hwbreak)
 			snprintf(reason, bytes, "hwbreak:;");

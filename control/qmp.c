@@ -109,7 +109,7 @@ static void balloon_event(struct qmp *qmp)
 /* The names of QEMU's BlockErrorAction and IoOperationType. */
 static void on_device(void *arg, const struct device_event *event)
 {
-	switch (event->kind) {
+	switch (event->type) {
 	case DEVICE_EVENT_DISK_AWAY:
 		qmp_event(arg, "POSTERN_DISK_AWAY",
 			  json_pack("{s:s,s:o,s:i}", "device", event->device, "reason", qmp_string(event->reason),

@@ -60,10 +60,10 @@ static void chardev_filename(char *text, size_t room, const struct chardev_confi
 	};
 
 	if (*config->path)
-		snprintf(text, room, "%s:%s%s", names[config->kind], config->path,
-			 config->kind == CHARDEV_UNIX ? ",server=on" : "");
+		snprintf(text, room, "%s:%s%s", names[config->type], config->path,
+			 config->type == CHARDEV_UNIX ? ",server=on" : "");
 	else
-		snprintf(text, room, "%s", names[config->kind]);
+		snprintf(text, room, "%s", names[config->type]);
 }
 
 static int cmd_chardev(struct qmp_call *call, struct err *err)

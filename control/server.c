@@ -77,7 +77,7 @@ static int listen_at(struct server *server, const char *what, const char *spec, 
 		r = listening_open(&server->listening, &address, PATIENCE_NS, SERVER_BACKLOG, err);
 	if (r < 0)
 		return err_prefix(err, r, "%s socket", what);
-	server->is_unix = address.kind == ADDRESS_UNIX;
+	server->is_unix = address.type == ADDRESS_UNIX;
 	return 0;
 }
 

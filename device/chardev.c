@@ -61,9 +61,9 @@ int chardev_parse(struct chardev_config *config, const char *text, struct err *e
 {
 	static const struct {
 		const char *word;
-		enum chardev_kind kind;
+		enum chardev_type type;
 		enum { PATH_NONE, PATH_MAY, PATH_MUST } path;
-	} kinds[] = {
+	} types[] = {
 		{ "null", CHARDEV_NULL, PATH_NONE },	{ "none", CHARDEV_NULL, PATH_NONE },
 		{ "stdio", CHARDEV_STDIO, PATH_NONE },	{ "pty", CHARDEV_PTY, PATH_MAY },
 		{ "file", CHARDEV_FILE, PATH_MUST },	{ "unix", CHARDEV_UNIX, PATH_MUST },
@@ -73,27 +73,27 @@ int chardev_parse(struct chardev_config *config, const char *text, struct err *e
 	size_t i;
 
 	memset(config, 0, sizeof(*config));
-	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		if (strlen(kinds[i].word) == (size_t)(colon - text) &&
-		    !memcmp(kinds[i].word, text, (size_t)(colon - text)))
+	for (i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (strlen(types[i].word) == (size_t)(colon - text) &&
+		    !memcmp(types[i].word, text, (size_t)(colon - text)))
 			break;
-	if (i == sizeof(kinds) / sizeof(kinds[0]))
+	if (i == sizeof(types) / sizeof(types[0]))
 		return err_set(err, -EINVAL, "\"%s\" is no character device; %s", text, allowed);
-	if (kinds[i].path == PATH_NONE && *colon)
-		return err_set(err, -EINVAL, "\"%s\": %s takes no path; %s", text, kinds[i].word, allowed);
-	if (*colon ? !*path : kinds[i].path == PATH_MUST)
+	if (types[i].path == PATH_NONE && *colon)
+		return err_set(err, -EINVAL, "\"%s\": %s takes no path; %s", text, types[i].word, allowed);
+	if (*colon ? !*path : types[i].path == PATH_MUST)
 		return err_set(err, -EINVAL, "\"%s\" lacks its path; %s", text, allowed);
 	if (strlen(path) >= sizeof(config->path))
 		return err_set(err, -ENAMETOOLONG, "the path of %s is longer than %zu bytes",
-			       kinds[i].word, sizeof(config->path) - 1);
-	config->kind = kinds[i].kind;
-	if (config->kind == CHARDEV_FILE)
+			       types[i].word, sizeof(config->path) - 1);
+	config->type = types[i].type;
+	if (config->type == CHARDEV_FILE)
 		return size_parse_limited(config->path, sizeof(config->path), &config->limit, path,
 					  err);
 	strcpy(config->path, path);
-	if (config->kind == CHARDEV_PTY && path_option(path))
+	if (config->type == CHARDEV_PTY && path_option(path))
 		return err_set(err, -EINVAL, "\"%s\": option \"%s\" is unknown; %s", text, path_option(path), allowed);
-	if (config->kind != CHARDEV_UNIX)
+	if (config->type != CHARDEV_UNIX)
 		return 0;
 	if (parse_unix_options(config->path, text, err) < 0)
 		return -EINVAL;
@@ -117,7 +117,7 @@ void chardev_put(struct chardev *c)
 
 void chardev_write(struct chardev *c, const uint8_t *data, size_t len)
 {
-	if (c->config.kind == CHARDEV_NULL)
+	if (c->config.type == CHARDEV_NULL)
 		return;
 	chardev_ring_put(&c->ring, data, len);
 	uv_async_send(&c->wake);
@@ -125,7 +125,7 @@ void chardev_write(struct chardev *c, const uint8_t *data, size_t len)
 
 void chardev_skip(struct chardev *c, uint64_t len)
 {
-	if (c->config.kind == CHARDEV_NULL)
+	if (c->config.type == CHARDEV_NULL)
 		return;
 	chardev_ring_lose(&c->ring, len);
 	uv_async_send(&c->wake);
@@ -514,7 +514,7 @@ int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_co
 	c->loop = loop;
 	c->ops = *ops;
 	c->config = *config;
-	c->backend = backends[config->kind];
+	c->backend = backends[config->type];
 	c->slave = c->listening.fd = -1;
 	c->refs = 1;
 	r = uv_async_init(loop_uv(loop), &c->wake, on_wake);

@@ -20,7 +20,7 @@
 
 #define CHARDEV_RING_BYTES ((size_t)256 << 10)
 
-enum chardev_kind {
+enum chardev_type {
 	CHARDEV_NULL,
 	/* Raw when a terminal. Ctrl-A is the escape key, as in QEMU: Ctrl-A x ends, h helps, a sends one. */
 	CHARDEV_STDIO,
@@ -31,7 +31,7 @@ enum chardev_kind {
 };
 
 struct chardev_config {
-	enum chardev_kind kind;
+	enum chardev_type type;
 	char path[PATH_MAX];	/* "" if none */
 	uint64_t limit;		/* bytes of a file, 0: none */
 };

@@ -53,7 +53,7 @@ static void unix_again(struct chardev *c)
 
 static int unix_open(struct chardev *c, struct err *err)
 {
-	struct address address = { .kind = ADDRESS_UNIX };
+	struct address address = { .type = ADDRESS_UNIX };
 	int r;
 
 	if (strlen(c->config.path) >= sizeof(address.path))

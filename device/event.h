@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum device_event_kind {
+enum device_event_type {
 	/* Any thread; locks of the device's own may be held. */
 	DEVICE_EVENT_RESET,		/* the guest asks for one; may come several times */
 	DEVICE_EVENT_SHUTDOWN,		/* the guest asks to be powered off; likewise */
@@ -28,7 +28,7 @@ enum device_event_kind {
 
 /* Everything lasts until the call returns. */
 struct device_event {
-	enum device_event_kind kind;
+	enum device_event_type type;
 	const char *device;	/* as users know it: disk0; NULL where a machine has one at most */
 	const char *reason;	/* DISK_AWAY */
 	unsigned int requests;	/* DISK_AWAY: how many wait */

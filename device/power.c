@@ -109,9 +109,9 @@ void power_event_access(void *power, uint64_t offset, bool write, uint8_t *data,
 	pthread_mutex_unlock(&p->lock);
 }
 
-static void power_ask(const struct power *p, enum device_event_kind what)
+static void power_ask(const struct power *p, enum device_event_type what)
 {
-	device_event(&p->config.events, &(struct device_event){ .kind = what });
+	device_event(&p->config.events, &(struct device_event){ .type = what });
 }
 
 void power_control_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size)

@@ -181,7 +181,7 @@ static bool probe_kernel_verdict(struct probe_seen *seen, char *why, size_t size
 	if (atomic_load(&seen->loop_ns))
 		rate = ARCH_PROBE_LOOP_INSNS * 1e3 / (double)atomic_load(&seen->loop_ns);
 	if (atomic_load(&seen->event))
-		snprintf(why, size, "%s", seen->last.kind == VM_EVENT_ERROR ? seen->last.text :
+		snprintf(why, size, "%s", seen->last.type == VM_EVENT_ERROR ? seen->last.text :
 						"kernel-mode code triple-faults");
 	else if (!atomic_load(&seen->ok))
 		snprintf(why, size, "kernel-mode code does not get anywhere");

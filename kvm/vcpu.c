@@ -105,7 +105,7 @@ int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts)
  */
 static void vcpu_mmio_ram(struct vcpu *vcpu)
 {
-	struct vm_event event = { .kind = VM_EVENT_ERROR };
+	struct vm_event event = { .type = VM_EVENT_ERROR };
 	struct gup_opts opts = { .self = vcpu->waits };
 	int r = vcpu_ram(vcpu, GUP_INTERRUPTIBLE, &opts);
 
@@ -136,17 +136,17 @@ static void vcpu_mmio(struct vcpu *vcpu)
 
 static void vcpu_system_event(struct vcpu *vcpu)
 {
-	struct vm_event event = { .kind = VM_EVENT_ERROR };
+	struct vm_event event = { .type = VM_EVENT_ERROR };
 
 	switch (vcpu->run->system_event.type) {
 	case KVM_SYSTEM_EVENT_SHUTDOWN:
-		event.kind = VM_EVENT_SHUTDOWN;
+		event.type = VM_EVENT_SHUTDOWN;
 		break;
 	case KVM_SYSTEM_EVENT_RESET:
-		event.kind = VM_EVENT_RESET;
+		event.type = VM_EVENT_RESET;
 		break;
 	case KVM_SYSTEM_EVENT_CRASH:
-		event.kind = VM_EVENT_CRASH;
+		event.type = VM_EVENT_CRASH;
 		break;
 	default:
 		snprintf(event.text, sizeof(event.text), "unknown system event %u",
@@ -158,7 +158,7 @@ static void vcpu_system_event(struct vcpu *vcpu)
 static void vcpu_exit_error(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
-	struct vm_event event = { .kind = VM_EVENT_ERROR };
+	struct vm_event event = { .type = VM_EVENT_ERROR };
 
 	if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
 		snprintf(event.text, sizeof(event.text),
@@ -188,13 +188,13 @@ static void vcpu_exit(struct vcpu *vcpu)
 	case KVM_EXIT_HLT:
 		break;
 	case KVM_EXIT_SHUTDOWN:
-		vcpu_event(vcpu, &(struct vm_event){ .kind = VM_EVENT_RESET });
+		vcpu_event(vcpu, &(struct vm_event){ .type = VM_EVENT_RESET });
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
 		vcpu_system_event(vcpu);
 		break;
 	case KVM_EXIT_DEBUG:
-		vcpu_event(vcpu, &(struct vm_event){ .kind = VM_EVENT_DEBUG });
+		vcpu_event(vcpu, &(struct vm_event){ .type = VM_EVENT_DEBUG });
 		break;
 	default:
 		vcpu_exit_error(vcpu);
@@ -214,7 +214,7 @@ static void vcpu_forget_kick(struct vcpu *vcpu)
 /* KVM_RUN has failed with errno -r. False: another try would do no better. */
 static bool vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 {
-	struct vm_event event = { .kind = VM_EVENT_ERROR };
+	struct vm_event event = { .type = VM_EVENT_ERROR };
 	char reason[64];
 
 	/* An interruption is no failure: looked at before any error. */
@@ -240,10 +240,10 @@ static bool vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
  */
 static void vcpu_poisoned(struct vcpu *vcpu, const void *host)
 {
-	struct vm_event event = { .kind = VM_EVENT_POISONED };
+	struct vm_event event = { .type = VM_EVENT_POISONED };
 
 	if (memory_poison(vcpu->vm->mem, host, &event.gfn) < 0) {
-		event.kind = VM_EVENT_ERROR;
+		event.type = VM_EVENT_ERROR;
 		snprintf(event.text, sizeof(event.text), "the host's memory at %p has failed (poisoned by its kernel), none of the guest's RAM", host);
 	}
 	vcpu_event(vcpu, &event);

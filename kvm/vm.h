@@ -18,7 +18,7 @@ struct vm;
 struct vcpu;
 struct vcpu_parked;
 
-enum vm_event_kind {
+enum vm_event_type {
 	VM_EVENT_RESET,		/* the guest asked for a reset, or triple-faulted */
 	VM_EVENT_SHUTDOWN,	/* the guest asked to be powered off */
 	VM_EVENT_CRASH,		/* the guest reported a panic */
@@ -28,7 +28,7 @@ enum vm_event_kind {
 };
 
 struct vm_event {
-	enum vm_event_kind kind;
+	enum vm_event_type type;
 	gfn_t gfn;
 	char text[160];
 };

@@ -39,7 +39,7 @@ static void chardev_quit(void *arg)
 {
 	const struct board *board = arg;
 
-	device_event(&board->events, &(struct device_event){ .kind = DEVICE_EVENT_QUIT });
+	device_event(&board->events, &(struct device_event){ .type = DEVICE_EVENT_QUIT });
 }
 
 int board_add_serial(struct board *board, const struct irq_line *line, struct err *err)

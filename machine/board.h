@@ -15,7 +15,7 @@
 #include "device/device.h"
 #include "device/event.h"
 #include "device/virtio/blk.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "kvm/vm.h"
 
 struct board;

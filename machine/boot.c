@@ -25,7 +25,7 @@ int machine_boot_configure(struct machine *m, const struct machine_config *confi
 		return boot_files_set_paths(boot, config->kernel, config->initrd, config->cmdline,
 					    err);
 	if (config->boot_find)
-		boot->kind = BOOT_DISK;
+		boot->type = BOOT_DISK;
 	else if (!config->loads_no_kernel)
 		return err_set(err, -EINVAL, "no kernel: only a machine that arrives by migration "
 			       "can do without");
@@ -57,10 +57,10 @@ int machine_boot_take(struct machine *m, struct boot_files *from, struct err *er
 	char *line;
 	int r;
 
-	if (own->kind == BOOT_FILES)
+	if (own->type == BOOT_FILES)
 		return 0;
 	/* The disk that starts it is this machine's in any case. */
-	if (from->kind == BOOT_DISK && has_line)
+	if (from->type == BOOT_DISK && has_line)
 		return 0;
 	if (has_line) {
 		r = own_line(own, &line, err);
@@ -78,11 +78,11 @@ int machine_boot_check(const struct machine *m, struct err *err)
 	struct boot_opened opened;
 	int r;
 
-	if (m->boot_files.kind == BOOT_NOTHING)
+	if (m->boot_files.type == BOOT_NOTHING)
 		return err_set(err, -EINVAL,
 			       "there is nothing to load: the machine was started without "
 			       "--kernel, and none came with its guest");
-	if (m->boot_files.kind == BOOT_DISK)
+	if (m->boot_files.type == BOOT_DISK)
 		return 0;
 	r = boot_files_open(&m->boot_files, &opened, err);
 	if (!r)

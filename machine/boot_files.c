@@ -48,7 +48,7 @@ int boot_files_set_paths(struct boot_files *to, const char *kernel, const char *
 	int r;
 
 	boot_files_fini(to);
-	to->kind = BOOT_FILES;
+	to->type = BOOT_FILES;
 	r = boot_files_copy(&to->kernel.path, kernel, err);
 	if (!r)
 		r = boot_files_copy(&to->initrd.path, initrd, err);

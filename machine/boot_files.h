@@ -14,7 +14,7 @@
 #include "arch/ram.h"
 #include "base/err.h"
 
-enum boot_kind {
+enum boot_type {
 	BOOT_NOTHING,	/* there is nothing to load */
 	BOOT_FILES,
 	/* what the guest's first disk holds at that moment: machine_config's boot_find */
@@ -27,7 +27,7 @@ struct boot_file {
 };
 
 struct boot_files {
-	enum boot_kind kind;
+	enum boot_type type;
 	struct boot_file kernel, initrd;	/* BOOT_FILES */
 	/*
 	 * Allocated, or NULL. BOOT_FILES: all of the command line. BOOT_DISK:

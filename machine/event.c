@@ -113,7 +113,7 @@ void machine_on_device(void *machine, const struct device_event *event)
 {
 	struct machine *m = machine;
 
-	switch (event->kind) {
+	switch (event->type) {
 	case DEVICE_EVENT_RESET:
 		event_ask(m, ASKED_RESET);
 		break;
@@ -267,7 +267,7 @@ static void exit_event(void *arg, struct vcpu *vcpu, const struct vm_event *even
 	struct machine *m = arg;
 
 	snprintf(post.text, sizeof(post.text), "%s", event->text);
-	switch (event->kind) {
+	switch (event->type) {
 	case VM_EVENT_RESET:
 		event_ask(m, ASKED_RESET);
 		return;

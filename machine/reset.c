@@ -108,7 +108,7 @@ static int reset_go_on(struct machine *m, struct err *err)
 {
 	int r;
 
-	if (m->boot_files.kind != BOOT_DISK)
+	if (m->boot_files.type != BOOT_DISK)
 		return reset_now(m, NULL, err);
 	if (m->state == RUN_STATE_RUNNING)
 		machine_set_state(m, RUN_STATE_PAUSED);

@@ -69,10 +69,10 @@ static int hash_make(struct boot_receiver *r, struct err *err)
 }
 
 /* Sums of what the peer says are made after it is known not to overflow. */
-static int check_sizes(const Postern__Wire__Boot *boot, enum boot_kind kind, uint64_t limit_bytes,
+static int check_sizes(const Postern__Wire__Boot *boot, enum boot_type type, uint64_t limit_bytes,
 		       struct err *err)
 {
-	if (kind != BOOT_FILES)
+	if (type != BOOT_FILES)
 		return boot->kernel_bytes || boot->initrd_bytes ?
 		       err_set(err, -EBADMSG,
 		       "Boot of a guest that starts from its disk, with files") : 0;
@@ -88,25 +88,25 @@ static int check_sizes(const Postern__Wire__Boot *boot, enum boot_kind kind, uin
 }
 
 int boot_receiver_take_boot(struct boot_receiver *r, const Postern__Wire__Boot *boot,
-			    enum boot_kind kind, uint64_t limit_bytes,
+			    enum boot_type type, uint64_t limit_bytes,
 			    struct err *err)
 {
 	int result;
 
 	if (r->begun)
 		return err_set(err, -EBADMSG, "Boot a second time");
-	result = check_sizes(boot, kind, limit_bytes, err);
+	result = check_sizes(boot, type, limit_bytes, err);
 	if (!result)
 		result = line_take(&r->files.cmdline, boot->has_cmdline, boot->cmdline, err);
-	if (!result && kind == BOOT_DISK)
+	if (!result && type == BOOT_DISK)
 		result = line_take(&r->files.append, boot->has_append, boot->append, err);
-	if (!result && kind == BOOT_FILES)
+	if (!result && type == BOOT_FILES)
 		result = file_make(r, KERNEL, err);
 	if (!result && boot->initrd_bytes)
 		result = file_make(r, INITRD, err);
-	if (!result && kind == BOOT_FILES)
+	if (!result && type == BOOT_FILES)
 		result = hash_make(r, err);
-	r->files.kind = kind;
+	r->files.type = type;
 	r->bytes[KERNEL] = boot->kernel_bytes;
 	r->bytes[INITRD] = boot->initrd_bytes;
 	r->begun = true;

@@ -34,7 +34,7 @@ void boot_receiver_fini(struct boot_receiver *receiver);
  * together, the guest's memory. Errors: what cannot be, or -E2BIG.
  */
 int boot_receiver_take_boot(struct boot_receiver *receiver, const Postern__Wire__Boot *boot,
-			    enum boot_kind kind, uint64_t limit_bytes,
+			    enum boot_type type, uint64_t limit_bytes,
 			    struct err *err);
 /* -EBADMSG: not the bytes that are due; or what the system says when it has no memory for them. */
 int boot_receiver_take_data(struct boot_receiver *receiver, const Postern__Wire__BootData *data,

@@ -189,7 +189,7 @@ static int files_open(struct boot_sender *s, const struct boot_files *files, str
 	struct stat st;
 	int r;
 
-	if (files->kind != BOOT_FILES)
+	if (files->type != BOOT_FILES)
 		return 0;
 	r = boot_files_open(files, &s->opened, err);
 	if (r < 0) {

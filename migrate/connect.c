@@ -89,7 +89,7 @@ static void on_not_let_in(void *arg, const struct err *err)
 {
 	struct connector *connector = arg;
 
-	if (err->code != -EPIPE || connector->uri.kind == URI_FD || connector->again >= AGAIN_MAX) {
+	if (err->code != -EPIPE || connector->uri.type == URI_FD || connector->again >= AGAIN_MAX) {
 		connector_fail(connector, err);
 		return;
 	}
@@ -171,7 +171,7 @@ static int dial_begin(struct connector *connector, struct err *err)
 	if (left_ms < 0)
 		left_ms = 0;
 	/* A unix socket's peer has the name that we know. */
-	if (connector->nconn && connector->uri.kind == URI_TCP)
+	if (connector->nconn && connector->uri.type == URI_TCP)
 		r = dial_new_at(&connector->dial, &connector->at, connector->at_len, left_ms, err);
 	else
 		r = dial_new(&connector->dial, &connector->uri.address, NULL, left_ms, err);
@@ -238,7 +238,7 @@ static void on_start(uv_timer_t *timer)
 
 	connector->end_ns = clock_now_ns() + connector->timeout_ms * NS_PER_MS;
 	uv_timer_start(timer, on_timeout, connector->timeout_ms, 0);
-	if (connector->uri.kind == URI_FD)
+	if (connector->uri.type == URI_FD)
 		connector_adopt(connector);
 	else
 		connector_next(connector);
@@ -248,7 +248,7 @@ static int check_uri(const struct uri *uri, struct err *err)
 {
 	int i, r;
 
-	if (uri->kind != URI_FD)
+	if (uri->type != URI_FD)
 		return dial_check(&uri->address, err);
 	if (uri->nfd != WIRE_CHANNELS)
 		return err_set(err, -EINVAL, "to migrate to descriptors takes three: fd:CONTROL,URGENT,BULK");
@@ -301,7 +301,7 @@ void connector_free(struct connector *connector)
 	greeting_free(connector->greeting);
 	conns_free(connector);
 	/* Not begun with yet. */
-	for (i = 0; connector->uri.kind == URI_FD && i < WIRE_CHANNELS; i++)
+	for (i = 0; connector->uri.type == URI_FD && i < WIRE_CHANNELS; i++)
 		if (connector->uri.fd[i] >= 0)
 			close(connector->uri.fd[i]);
 	secret_wipe(&connector->trust.secret);

@@ -167,9 +167,9 @@ static int take_challenge(struct greeter *greeter, struct err *err)
 	if (r < 0)
 		return take_frame(greeter, err);
 	/* Nobody talks us out of a proof. */
-	if (greeter->challenge.kind != greeter->preface.kind)
+	if (greeter->challenge.type != greeter->preface.type)
 		return err_set(err, -EACCES, "the destination wants %s of a secret, and not what was offered",
-			       greeter->challenge.kind == PROOF_NONE ? "no proof" : "a proof");
+			       greeter->challenge.type == PROOF_NONE ? "no proof" : "a proof");
 	greeter->got = 0;
 	greeter->step = GREET_DONE;
 	if (!secret->given)
@@ -294,7 +294,7 @@ int greeting_new(struct greeting **out, struct loop *loop, struct conn *const co
 		greeter->preface = *preface;
 		greeter->preface.version = WIRE_MAJOR;
 		greeter->preface.channel = (enum wire_channel)i;
-		greeter->preface.kind = secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
+		greeter->preface.type = secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
 		r = greeter_start(greeter, loop, conn[i], err);
 		if (r < 0) {
 			err_prefix(err, r, "%s connection", wire_channel_name((enum wire_channel)i));

@@ -37,9 +37,9 @@ static int other_version(unsigned int version, struct err *err)
 		       version, POSTERN_VERSION, WIRE_MAJOR);
 }
 
-static bool is_kind(uint16_t kind)
+static bool is_proof_type(uint16_t type)
 {
-	return kind == PROOF_NONE || kind == PROOF_HMAC_SHA256;
+	return type == PROOF_NONE || type == PROOF_HMAC_SHA256;
 }
 
 void preface_encode(const struct preface *preface, uint8_t out[PREFACE_BYTES])
@@ -51,13 +51,13 @@ void preface_encode(const struct preface *preface, uint8_t out[PREFACE_BYTES])
 	put32(out + 12, preface->epoch);
 	memcpy(out + 16, preface->session, SESSION_BYTES);
 	memcpy(out + 32, preface->nonce, NONCE_BYTES);
-	put16(out + 48, (uint16_t)preface->kind);
+	put16(out + 48, (uint16_t)preface->type);
 	put64(out + 56, XXH3_64bits(out, 56));
 }
 
 int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], struct err *err)
 {
-	uint16_t channel = get16(in + 10), kind = get16(in + 48);
+	uint16_t channel = get16(in + 10), type = get16(in + 48);
 
 	*preface = (struct preface){ .version = get16(in + 8), .channel = WIRE_CONTROL, .epoch = get32(in + 12) };
 	memcpy(preface->session, in + 16, SESSION_BYTES);
@@ -71,12 +71,12 @@ int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], str
 		return err_set(err, -EBADMSG, "damaged preface (checksum)");
 	if (channel >= WIRE_CHANNELS)
 		return err_set(err, -EBADMSG, "preface of an unknown channel %u", channel);
-	if (!is_kind(kind))
-		return err_set(err, -EBADMSG, "preface that asks for an unknown kind %u of proof", kind);
+	if (!is_proof_type(type))
+		return err_set(err, -EBADMSG, "preface that asks for an unknown kind %u of proof", type);
 	if (memcmp(in + 50, zeros, 6))
 		return err_set(err, -EBADMSG, "preface with reserved bytes that are not zero");
 	preface->channel = (enum wire_channel)channel;
-	preface->kind = (enum proof_kind)kind;
+	preface->type = (enum proof_type)type;
 	return 0;
 }
 
@@ -85,14 +85,14 @@ void challenge_encode(const struct challenge *challenge, uint8_t out[HANDSHAKE_B
 	memset(out, 0, HANDSHAKE_BYTES);
 	memcpy(out, challenge_magic, MAGIC_BYTES);
 	put16(out + 8, challenge->version);
-	put16(out + 10, (uint16_t)challenge->kind);
+	put16(out + 10, (uint16_t)challenge->type);
 	memcpy(out + 16, challenge->nonce, NONCE_BYTES);
 	put64(out + 32, XXH3_64bits(out, 32));
 }
 
 int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES], struct err *err)
 {
-	uint16_t kind = get16(in + 10);
+	uint16_t type = get16(in + 10);
 
 	*challenge = (struct challenge){ .version = get16(in + 8) };
 	memcpy(challenge->nonce, in + 16, NONCE_BYTES);
@@ -103,11 +103,11 @@ int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYT
 		return other_version(challenge->version, err);
 	if (get64(in + 32) != XXH3_64bits(in, 32))
 		return err_set(err, -EBADMSG, "damaged challenge (checksum)");
-	if (!is_kind(kind))
-		return err_set(err, -EBADMSG, "challenge that asks for an unknown kind %u of proof", kind);
+	if (!is_proof_type(type))
+		return err_set(err, -EBADMSG, "challenge that asks for an unknown kind %u of proof", type);
 	if (memcmp(in + 12, zeros, 4))
 		return err_set(err, -EBADMSG, "challenge with reserved bytes that are not zero");
-	challenge->kind = (enum proof_kind)kind;
+	challenge->type = (enum proof_type)type;
 	return 0;
 }
 

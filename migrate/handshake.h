@@ -32,7 +32,7 @@
 #define HANDSHAKE_BYTES FRAME_BYTES
 
 /* How a side shows that it has the secret. */
-enum proof_kind {
+enum proof_type {
 	PROOF_NONE = 0,			/* there is none */
 	PROOF_HMAC_SHA256 = 1,		/* RFC 2104 with FIPS 180-4's SHA-256 */
 };
@@ -42,7 +42,7 @@ struct preface {
 	enum wire_channel channel;
 	uint32_t epoch;			/* 0, and one more with each attempt to resume */
 	uint8_t session[SESSION_BYTES];
-	enum proof_kind kind;
+	enum proof_type type;
 	uint8_t nonce[NONCE_BYTES];	/* the source's, new for each connection */
 };
 
@@ -55,7 +55,7 @@ int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], str
 
 struct challenge {
 	uint16_t version;		/* the sender's WIRE_MAJOR */
-	enum proof_kind kind;		/* the preface's */
+	enum proof_type type;		/* the preface's */
 	uint8_t nonce[NONCE_BYTES];	/* the destination's, new for each connection */
 };
 

@@ -198,28 +198,28 @@ static int check_hello(struct incoming *in, const Postern__Wire__Hello *hello, s
 static int check_boot(struct incoming *in, const Postern__Wire__Hello *hello, bool *wanted,
 		      struct err *err)
 {
-	enum boot_kind own = machine_boot(in->m->machine)->kind, kind;
+	enum boot_type own = machine_boot(in->m->machine)->type, type;
 
 	*wanted = false;
 	if (own == BOOT_FILES)
 		return 0;
-	if (!boot_kind_from_wire(&kind, hello->boot)) {
+	if (!boot_type_from_wire(&type, hello->boot)) {
 		if (own == BOOT_DISK)
 			return 0;
 		return err_set(err, -EINVAL,
 			       "the source does not say in a way known here what its guest reboots "
 			       "with: start this destination with --kernel, --initrd and --cmdline");
 	}
-	if (kind == BOOT_DISK && own != BOOT_DISK)
+	if (type == BOOT_DISK && own != BOOT_DISK)
 		return err_set(err, -EINVAL,
 			       "the source's guest starts from its first disk, which this "
 			       "destination has not: start it with the same --disk, or with "
 			       "--kernel");
-	if (kind == BOOT_NOTHING)
+	if (type == BOOT_NOTHING)
 		log_warn("migration: the source has no kernel for this guest: a reboot will be its "
 			 "end");
-	in->boot_kind = kind;
-	*wanted = kind != BOOT_NOTHING;
+	in->boot_type = type;
+	*wanted = type != BOOT_NOTHING;
 	return 0;
 }
 
@@ -261,7 +261,7 @@ static void on_boot(struct incoming *in, const wire_message *message)
 	if (in->refused)
 		return;
 	if (message->body_case == WIRE(BOOT))
-		r = boot_receiver_take_boot(&in->boot_receiver, message->boot, in->boot_kind, limit,
+		r = boot_receiver_take_boot(&in->boot_receiver, message->boot, in->boot_type, limit,
 					    &err);
 	else if (message->body_case == WIRE(BOOT_DATA))
 		r = boot_receiver_take_data(&in->boot_receiver, message->boot_data, &err);
@@ -567,7 +567,7 @@ static int open_listener(struct incoming *in, const struct uri *uri, const char 
 	int r;
 
 	/* The same address cannot be bound twice, and need not be. */
-	if (in->listener && uri->kind != URI_FD && !strcmp(text, in->listen_uri))
+	if (in->listener && uri->type != URI_FD && !strcmp(text, in->listen_uri))
 		return 0;
 	r = listener_new(&listener, in->m->loop, uri, &in->session.trust,
 			 handshake_timeout_ms(in->m->params.link_timeout_ms), &listener_ops, in,

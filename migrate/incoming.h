@@ -43,7 +43,7 @@ struct incoming {
 	char listen_uri[300];
 	struct peer *peer;
 	struct boot_receiver boot_receiver;
-	enum boot_kind boot_kind; /* of Hello, where it is taken along */
+	enum boot_type boot_type; /* of Hello, where it is taken along */
 	bool run_flag; /* of State */
 	bool pages_placed; /* a page of this session was placed */
 	bool refused; /* the source was told so: nothing more is due on this link */

@@ -259,12 +259,12 @@ static void client_be_judged(struct client *client)
 	client_judge(client);
 }
 
-static int client_check_kind(const struct client *client, struct err *err)
+static int client_check_proof_type(const struct client *client, struct err *err)
 {
-	enum proof_kind ours =
+	enum proof_type ours =
 		client->listener->trust->secret.given ? PROOF_HMAC_SHA256 : PROOF_NONE;
 
-	if (client->preface.kind == ours)
+	if (client->preface.type == ours)
 		return 0;
 	return err_set(err, -EACCES, ours == PROOF_NONE ?
 		       "the source has a secret and this destination has none: both need the same "
@@ -289,19 +289,19 @@ static void client_on_preface(struct client *client)
 			client_drop(client, &err);
 		return;
 	}
-	if (client_check_kind(client, &err) < 0) {
+	if (client_check_proof_type(client, &err) < 0) {
 		client_refuse(client, &err);
 		return;
 	}
 	client->challenge =
-		(struct challenge){ .version = WIRE_MAJOR, .kind = client->preface.kind };
+		(struct challenge){ .version = WIRE_MAJOR, .type = client->preface.type };
 	if (getrandom(client->challenge.nonce, NONCE_BYTES, GRND_NONBLOCK) != NONCE_BYTES) {
 		err_errno(&err, -errno, "a challenge's nonce");
 		client_drop(client, &err);
 		return;
 	}
 	client->got = 0;
-	if (client->preface.kind == PROOF_NONE) {
+	if (client->preface.type == PROOF_NONE) {
 		client_be_judged(client);
 		return;
 	}
@@ -555,7 +555,7 @@ static int listener_open(struct listener *listener, struct err *err)
 	int r;
 
 	/* Once the loop runs nobody may wait for a name server. */
-	if (uri->kind != URI_FD)
+	if (uri->type != URI_FD)
 		return listening_open(&listener->listening, &uri->address, loop_is_running(listener->loop) ? 0 : PATIENCE_NS, BACKLOG, err);
 	for (i = 0; i < uri->nfd; i++) {
 		r = socket_check(uri->fd[i], uri->nfd == 1, err);
@@ -587,7 +587,7 @@ static void listener_announce(const struct listener *listener)
 	char text[SOCKADDR_TEXT_BYTES];
 	unsigned int i;
 
-	for (i = 0; listener->uri.kind == URI_TCP && i < listener->listening.n; i++) {
+	for (i = 0; listener->uri.type == URI_TCP && i < listener->listening.n; i++) {
 		listening_print(&listener->listening, i, text);
 		log_info("migration: listening at %s", text);
 	}
@@ -641,7 +641,7 @@ int listener_new(struct listener **out, struct loop *loop, const struct uri *uri
 	return 0;
 
 err_fd:
-	if (uri->kind != URI_FD)
+	if (uri->type != URI_FD)
 		listening_close(&listener->listening);
 err_listener:
 	if (listener) {

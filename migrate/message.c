@@ -65,29 +65,29 @@ void message_free(wire_message *message)
 	postern__wire__envelope__free_unpacked(message, NULL);
 }
 
-Postern__Wire__BootKind boot_kind_to_wire(enum boot_kind kind)
+Postern__Wire__BootType boot_type_to_wire(enum boot_type type)
 {
-	switch (kind) {
+	switch (type) {
 	case BOOT_FILES:
-		return POSTERN__WIRE__BOOT_KIND__BOOT_FILES;
+		return POSTERN__WIRE__BOOT_TYPE__BOOT_FILES;
 	case BOOT_DISK:
-		return POSTERN__WIRE__BOOT_KIND__BOOT_DISK;
+		return POSTERN__WIRE__BOOT_TYPE__BOOT_DISK;
 	default:
-		return POSTERN__WIRE__BOOT_KIND__BOOT_NOTHING;
+		return POSTERN__WIRE__BOOT_TYPE__BOOT_NOTHING;
 	}
 }
 
-bool boot_kind_from_wire(enum boot_kind *kind, Postern__Wire__BootKind wire)
+bool boot_type_from_wire(enum boot_type *type, Postern__Wire__BootType wire)
 {
 	switch (wire) {
-	case POSTERN__WIRE__BOOT_KIND__BOOT_NOTHING:
-		*kind = BOOT_NOTHING;
+	case POSTERN__WIRE__BOOT_TYPE__BOOT_NOTHING:
+		*type = BOOT_NOTHING;
 		return true;
-	case POSTERN__WIRE__BOOT_KIND__BOOT_FILES:
-		*kind = BOOT_FILES;
+	case POSTERN__WIRE__BOOT_TYPE__BOOT_FILES:
+		*type = BOOT_FILES;
 		return true;
-	case POSTERN__WIRE__BOOT_KIND__BOOT_DISK:
-		*kind = BOOT_DISK;
+	case POSTERN__WIRE__BOOT_TYPE__BOOT_DISK:
+		*type = BOOT_DISK;
 		return true;
 	default:
 		return false;

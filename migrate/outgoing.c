@@ -184,7 +184,7 @@ static int on_hello_reply(struct outgoing *o, const Postern__Wire__HelloReply *r
 			       "the destination speaks version %u of the migration protocol, this postern version %u",
 			       reply->major, WIRE_MAJOR);
 	o->session.hello_ns = clock_now_ns();
-	if (reply->boot_wanted && machine_boot(o->m->machine)->kind != BOOT_NOTHING)
+	if (reply->boot_wanted && machine_boot(o->m->machine)->type != BOOT_NOTHING)
 		return begin_boot(o, err);
 	return begin_state(o, err);
 }
@@ -389,7 +389,7 @@ static void say_hello(struct outgoing *o)
 	hello.session.data = o->session.id;
 	hello.session.len = SESSION_BYTES;
 	hello.shape = &shape;
-	hello.boot = boot_kind_to_wire(machine_boot(o->m->machine)->kind);
+	hello.boot = boot_type_to_wire(machine_boot(o->m->machine)->type);
 	o->phase = OUT_HELLO;
 	link_send(o->session.link, WIRE(HELLO), &hello);
 	migration_drop_shape(&shape);

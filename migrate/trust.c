@@ -18,8 +18,8 @@ static bool is_open(const struct uri *uri, bool listening)
 	int domain = AF_UNSPEC;
 	socklen_t len = sizeof(domain);
 
-	if (uri->kind != URI_FD)
-		return uri->kind == URI_TCP;
+	if (uri->type != URI_FD)
+		return uri->type == URI_TCP;
 	/* What is no socket at all is refused elsewhere. */
 	return listening && uri->nfd == 1 &&
 	       !getsockopt(uri->fd[0], SOL_SOCKET, SO_DOMAIN, &domain, &len) && domain != AF_UNIX;

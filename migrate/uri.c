@@ -42,7 +42,7 @@ static int parse_fd(struct uri *uri, const char *text, const char *rest, struct 
 	uri->nfd = n + 1;
 	if (*rest || (uri->nfd != 1 && uri->nfd != WIRE_CHANNELS))
 		return err_set(err, -EINVAL, "'%s': expected fd:N or fd:CONTROL,URGENT,BULK", text);
-	uri->kind = URI_FD;
+	uri->type = URI_FD;
 	return 0;
 }
 
@@ -53,6 +53,6 @@ int uri_parse(struct uri *uri, const char *text, struct err *err)
 		return parse_fd(uri, text, text + 3, err);
 	if (strncmp(text, "tcp:", 4) != 0 && strncmp(text, "unix:", 5) != 0)
 		return err_set(err, -EINVAL, "'%.80s': expected tcp:HOST:PORT, unix:PATH or fd:N", text);
-	uri->kind = *text == 't' ? URI_TCP : URI_UNIX;
+	uri->type = *text == 't' ? URI_TCP : URI_UNIX;
 	return address_parse(&uri->address, text, err);
 }

@@ -12,14 +12,14 @@
 #include "base/err.h"
 #include "wire/frame.h"
 
-enum uri_kind {
+enum uri_type {
 	URI_TCP,
 	URI_UNIX,
 	URI_FD,
 };
 
 struct uri {
-	enum uri_kind kind;
+	enum uri_type type;
 	struct address address;		/* TCP and UNIX */
 	int fd[WIRE_CHANNELS];		/* FD */
 	unsigned int nfd;		/* FD: 1 or WIRE_CHANNELS */

@@ -19,12 +19,12 @@
 #define JOBS_MAX (64u << 10)
 #define DELAY_MAX (3600 * NS_PER_SEC)
 
-enum job_kind { JOB_REQUEST, JOB_FILL, JOB_COMMIT, JOB_LOSE };
+enum job_type { JOB_REQUEST, JOB_FILL, JOB_COMMIT, JOB_LOSE };
 
 struct job {
 	int64_t due_ns;
 	uint64_t seq;
-	enum job_kind kind;
+	enum job_type type;
 	gfn_t first;
 	uint64_t n;
 	bool zero;
@@ -85,14 +85,14 @@ static uint64_t job_bytes(const struct job *job)
 	return job->zero ? 0 : job->n * PAGE_BYTES;
 }
 
-static struct job *job_new(enum job_kind kind, gfn_t first, uint64_t n, bool zero)
+static struct job *job_new(enum job_type type, gfn_t first, uint64_t n, bool zero)
 {
 	struct job *job = zero ? malloc(sizeof(*job)) :
 				 aligned_alloc(PAGE_BYTES, (n + 1) * PAGE_BYTES);
 
 	if (job)
 		*job = (struct job){
-			.kind = kind, .first = first, .n = n, .zero = zero,
+			.type = type, .first = first, .n = n, .zero = zero,
 			.data = (uint8_t *)job + PAGE_BYTES,
 		};
 	return job;
@@ -107,7 +107,7 @@ static struct job *job_of_room(const void *data)
 static bool job_add(struct delay *delay, struct job *job)
 {
 	const struct delay_config *config = &delay->config;
-	bool request = job->kind == JOB_REQUEST;
+	bool request = job->type == JOB_REQUEST;
 	int64_t spread = request ? config->request_spread_ns : config->fill_spread_ns;
 	bool added;
 
@@ -133,9 +133,9 @@ static bool job_add(struct delay *delay, struct job *job)
 	return added;
 }
 
-static int64_t deliver(struct delay *delay, enum job_kind kind, gfn_t first, uint64_t n, const void *data)
+static int64_t deliver(struct delay *delay, enum job_type type, gfn_t first, uint64_t n, const void *data)
 {
-	switch (kind) {
+	switch (type) {
 	case JOB_REQUEST:
 		return layer_ask(&delay->layer, first, n);
 	case JOB_FILL:
@@ -147,16 +147,16 @@ static int64_t deliver(struct delay *delay, enum job_kind kind, gfn_t first, uin
 	}
 }
 
-static int64_t postpone(struct delay *delay, enum job_kind kind, gfn_t first, uint64_t n, const void *data)
+static int64_t postpone(struct delay *delay, enum job_type type, gfn_t first, uint64_t n, const void *data)
 {
-	struct job *job = job_new(kind, first, n, !data);
+	struct job *job = job_new(type, first, n, !data);
 
 	if (job && data)
 		memcpy(job->data, data, n * PAGE_BYTES);
 	if (job && job_add(delay, job))
 		return 0;
 	free(job);
-	return deliver(delay, kind, first, n, data);
+	return deliver(delay, type, first, n, data);
 }
 
 static void *delay_main(void *arg)
@@ -176,9 +176,9 @@ static void *delay_main(void *arg)
 		delay->bytes -= job_bytes(job);
 		pthread_cond_broadcast(&delay->drained);
 		pthread_mutex_unlock(&delay->lock);
-		r = deliver(delay, job->kind, job->first, job->n, job->zero ? NULL : job->data);
+		r = deliver(delay, job->type, job->first, job->n, job->zero ? NULL : job->data);
 		pthread_mutex_lock(&delay->lock);
-		*(job->kind == JOB_REQUEST ? &delay->stats.requests : &delay->stats.fills) += 1;
+		*(job->type == JOB_REQUEST ? &delay->stats.requests : &delay->stats.fills) += 1;
 		delay->stats.failed += r < 0;
 		free(job);
 	}

@@ -23,9 +23,9 @@
 #define CLASS_BREAKPOINT 0x30u
 #define CLASS_WATCHPOINT 0x34u
 
-static uint64_t watch_access(enum arch_watch_kind kind)
+static uint64_t watch_access(enum arch_watch_type type)
 {
-	switch (kind) {
+	switch (type) {
 	case ARCH_WATCH_WRITE:
 		return CONTROL_STORE;
 	case ARCH_WATCH_READ:
@@ -40,7 +40,7 @@ static int watch_set(const struct arch_watch *watch, struct kvm_guest_debug_arch
 {
 	uint64_t low = watch->gva.v & 7;
 
-	if (watch->kind == ARCH_WATCH_EXEC) {
+	if (watch->type == ARCH_WATCH_EXEC) {
 		if (watch->gva.v & 3)
 			return err_set(err, -EINVAL, "breakpoint at 0x%llx: instructions lie at multiples of 4",
 				       (unsigned long long)watch->gva.v);
@@ -52,7 +52,7 @@ static int watch_set(const struct arch_watch *watch, struct kvm_guest_debug_arch
 		return err_set(err, -EINVAL, "watchpoint at 0x%llx of %u bytes: must be 1, 2, 4 or 8, and aligned",
 			       (unsigned long long)watch->gva.v, watch->len);
 	arch->dbg_wvr[*watchpoints] = watch->gva.v & ~7ull;
-	arch->dbg_wcr[(*watchpoints)++] = CONTROL_ON | CONTROL_EL0_EL1 | watch_access(watch->kind) |
+	arch->dbg_wcr[(*watchpoints)++] = CONTROL_ON | CONTROL_EL0_EL1 | watch_access(watch->type) |
 					  CONTROL_BYTES(((1u << watch->len) - 1) << low);
 	return 0;
 }
@@ -99,7 +99,7 @@ int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, str
 
 static bool watch_is_hit(const struct arch_watch *watch, uint32_t class, uint64_t pc, uint64_t address)
 {
-	if (watch->kind == ARCH_WATCH_EXEC)
+	if (watch->type == ARCH_WATCH_EXEC)
 		return class == CLASS_BREAKPOINT && watch->gva.v == pc;
 	/* The address is anywhere in what was accessed, within the doubleword that is watched. */
 	return class == CLASS_WATCHPOINT && watch->gva.v >> 3 == address >> 3;

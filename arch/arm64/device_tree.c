@@ -81,13 +81,13 @@ static void range(struct tree *t, uint64_t base, uint64_t bytes)
 	cells64(t, "reg", reg, 2);
 }
 
-static void interrupts(struct tree *t, uint32_t kind, const uint32_t *numbers, unsigned int n)
+static void interrupts(struct tree *t, uint32_t type, const uint32_t *numbers, unsigned int n)
 {
 	uint32_t raw[3 * 4];
 	unsigned int i;
 
 	for (i = 0; i < n && i < 4; i++) {
-		raw[i * 3] = htobe32(kind);
+		raw[i * 3] = htobe32(type);
 		raw[i * 3 + 1] = htobe32(numbers[i]);
 		raw[i * 3 + 2] = htobe32(LEVEL_HIGH);
 	}

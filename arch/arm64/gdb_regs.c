@@ -10,7 +10,7 @@
 #include "arch/arch.h"
 #include "arch/arm64/arm64.h"
 
-enum kind {
+enum type {
 	PLAIN,
 	STACK,		/* that of the exception level the vCPU is at */
 	READ_ONLY,
@@ -19,7 +19,7 @@ enum kind {
 struct reg {
 	uint64_t id;
 	uint8_t bytes;		/* in the packet */
-	enum kind kind;
+	enum type type;
 };
 
 #define FP_REG(field, size) (KVM_REG_ARM64 | (size) | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(fp_regs.field))
@@ -114,7 +114,7 @@ static int value_get(struct vcpu_parked *vcpu, const struct reg *reg, uint64_t *
 	int r;
 
 	*id = reg->id;
-	if (reg->kind == STACK) {
+	if (reg->type == STACK) {
 		r = reg_get64(vcpu, CORE_REG(regs.pstate), &pstate, err);
 		if (r < 0)
 			return r;
@@ -151,7 +151,7 @@ int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct er
 	int r = parked_complete_io_to_write(vcpu, err);
 
 	for (i = 0; i < REGS && !r; regs += table[i].bytes, i++) {
-		if (table[i].kind == READ_ONLY)
+		if (table[i].type == READ_ONLY)
 			continue;
 		r = value_get(vcpu, &table[i], &id, value, err);
 		if (r < 0)

@@ -43,8 +43,8 @@
 
 #define PTE_WRITE 2ull
 
-#define E820_KIND_RAM 1u
-#define E820_KIND_RESERVED 2u
+#define E820_TYPE_RAM 1u
+#define E820_TYPE_RESERVED 2u
 #define LOADER_UNDEFINED 0xffu
 
 /* What a vmlinux, which has no header, is told by the header all the same. */
@@ -78,12 +78,12 @@ static void e820_fill(struct loading *l)
 {
 	uint64_t high = ram_high_bytes(l->mem);
 
-	e820_add(&l->params, 0, EBDA_GPA, E820_KIND_RAM);
-	e820_add(&l->params, EBDA_GPA, LEGACY_END, E820_KIND_RESERVED);
-	e820_add(&l->params, LEGACY_END, ram_low_end(l->mem), E820_KIND_RAM);
-	e820_add(&l->params, BOARD_PCI_ECAM, BOARD_PCI_ECAM + BOARD_PCI_ECAM_BYTES, E820_KIND_RESERVED);
-	e820_add(&l->params, BOARD_IDENTITY_MAP, BOARD_TSS + 3 * PAGE_BYTES, E820_KIND_RESERVED);
-	e820_add(&l->params, BOARD_HIGH_RAM_BASE, BOARD_HIGH_RAM_BASE + high, E820_KIND_RAM);
+	e820_add(&l->params, 0, EBDA_GPA, E820_TYPE_RAM);
+	e820_add(&l->params, EBDA_GPA, LEGACY_END, E820_TYPE_RESERVED);
+	e820_add(&l->params, LEGACY_END, ram_low_end(l->mem), E820_TYPE_RAM);
+	e820_add(&l->params, BOARD_PCI_ECAM, BOARD_PCI_ECAM + BOARD_PCI_ECAM_BYTES, E820_TYPE_RESERVED);
+	e820_add(&l->params, BOARD_IDENTITY_MAP, BOARD_TSS + 3 * PAGE_BYTES, E820_TYPE_RESERVED);
+	e820_add(&l->params, BOARD_HIGH_RAM_BASE, BOARD_HIGH_RAM_BASE + high, E820_TYPE_RAM);
 }
 
 /* PML4, one PDPT, four page directories of 2 MiB pages. */

@@ -13,9 +13,9 @@
 #define DR7_FIXED 0x600u	/* bit 10 reads as one; bit 9: exact data breakpoints */
 
 /* R/W field of DR7; there is no watchpoint that sees reads alone. */
-static int watch_type(enum arch_watch_kind kind)
+static int watch_type(enum arch_watch_type type)
 {
-	switch (kind) {
+	switch (type) {
 	case ARCH_WATCH_EXEC:
 		return 0;
 	case ARCH_WATCH_WRITE:
@@ -53,7 +53,7 @@ static int watch_set(const struct arch_debug *debug, struct kvm_guest_debug *req
 		return err_set(err, -EINVAL, "%u watchpoints: the CPU has %u", debug->nwatch, ARCH_WATCH_MAX);
 	for (i = 0; i < debug->nwatch; i++) {
 		const struct arch_watch *watch = &debug->watch[i];
-		int type = watch_type(watch->kind), len = watch_len(watch->len);
+		int type = watch_type(watch->type), len = watch_len(watch->len);
 
 		if (type < 0)
 			return err_set(err, -EINVAL,

@@ -19,7 +19,7 @@
 #include "arch/x86/state.h"
 #include "arch/x86/x86.h"
 
-enum kind {
+enum type {
 	RAW,		/* bytes as they are */
 	SELECTOR,	/* 16 bits as 32, read only */
 	TAG,		/* x87 tag word, from KVM's abridged one */
@@ -31,7 +31,7 @@ enum kind {
 struct reg {
 	uint16_t bytes;		/* in the packet */
 	uint16_t at;		/* in struct gdb_cpu */
-	enum kind kind;
+	enum type type;
 };
 
 #define AT(field) offsetof(struct gdb_cpu, field)
@@ -154,7 +154,7 @@ void gdb_pack(const struct gdb_cpu *cpu, uint8_t *to)
 		uint32_t tag;
 
 		memset(to, 0, reg->bytes);
-		switch (reg->kind) {
+		switch (reg->type) {
 		case RAW:
 		case READ_ONLY:
 			memcpy(to, base + reg->at, reg->bytes);
@@ -182,7 +182,7 @@ void gdb_unpack(struct gdb_cpu *cpu, const uint8_t *from)
 		const struct reg *reg = &table[i];
 		uint32_t tag;
 
-		switch (reg->kind) {
+		switch (reg->type) {
 		case RAW:
 			memcpy(base + reg->at, from, reg->bytes);
 			break;

@@ -21,7 +21,7 @@
  */
 struct nbd_part {
 	struct disk_job *job;		/* NULL: this one is free */
-	enum { NBD_PART_WHOLE, NBD_PART_EDGE_READ, NBD_PART_EDGE_WRITE } kind;
+	enum { NBD_PART_WHOLE, NBD_PART_EDGE_READ, NBD_PART_EDGE_WRITE } type;
 	uint64_t at, len;		/* of the job */
 	uint64_t wire_at, wire_len;	/* of the disk */
 	uint64_t sequence;		/* a flush: the last acknowledged before it */

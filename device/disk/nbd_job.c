@@ -417,7 +417,7 @@ static void doubts_note(struct nbd *nbd, bool silent)
 		struct nbd_part *part = &nbd->part[i];
 		bool changes = part->job && nbd_changes(part->job->op) && !part->job->syncing;
 
-		if (changes && part->kind != NBD_PART_EDGE_READ && !nbd->origin.ours && seconds)
+		if (changes && part->type != NBD_PART_EDGE_READ && !nbd->origin.ours && seconds)
 			nbd_doubt_add(&nbd->doubts, part->wire_at, part->wire_len, part->job, end);
 		nbd_part_free(part);
 	}

@@ -142,7 +142,7 @@ static int no_memory(struct disk_job *job)
 
 static int edge_read(struct nbd *nbd, struct nbd_part *part)
 {
-	part->kind = NBD_PART_EDGE_READ;
+	part->type = NBD_PART_EDGE_READ;
 	part->wire_at = (part->job->offset + part->at) / nbd->block * nbd->block;
 	part->wire_len = nbd->block;
 	if (!buffer_new(part))
@@ -152,7 +152,7 @@ static int edge_read(struct nbd *nbd, struct nbd_part *part)
 
 static int edge_write(struct nbd *nbd, struct nbd_part *part)
 {
-	part->kind = NBD_PART_EDGE_WRITE;
+	part->type = NBD_PART_EDGE_WRITE;
 	part->finished = false;
 	if (part->job->op == DISK_WRITE)
 		copy(part, false);
@@ -230,7 +230,7 @@ int nbd_part_send(struct nbd *nbd, struct nbd_part *part)
 
 int nbd_part_answered(struct nbd *nbd, struct nbd_part *part)
 {
-	if (part->kind == NBD_PART_EDGE_READ)
+	if (part->type == NBD_PART_EDGE_READ)
 		return edge_write(nbd, part);
 	if (part->buffer && part->job->op == DISK_READ)
 		copy(part, true);

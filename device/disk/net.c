@@ -81,7 +81,7 @@ static int net_connect(void *arg, int *wait, struct err *err)
 	if (dial_found(net->dial)->n)
 		net->known = *dial_found(net->dial);
 	dial_end(net);
-	if (r >= 0 && net->address.kind == ADDRESS_TCP) {
+	if (r >= 0 && net->address.type == ADDRESS_TCP) {
 		socket_set_up(r);
 		peer_keep(net, r);
 	}
@@ -113,7 +113,7 @@ static void address_take(struct net *net)
 {
 	_Static_assert(sizeof(net->address.host) >= sizeof(net->nbd.host), "one fits into the other");
 	_Static_assert(sizeof(net->address.path) >= sizeof(net->nbd.socket), "... so does this");
-	net->address.kind = *net->nbd.host ? ADDRESS_TCP : ADDRESS_UNIX;
+	net->address.type = *net->nbd.host ? ADDRESS_TCP : ADDRESS_UNIX;
 	strcpy(net->address.host, net->nbd.host);
 	/* Without leading zeros. */
 	snprintf(net->address.port, sizeof(net->address.port), "%hu", (unsigned short)atoi(net->nbd.port));

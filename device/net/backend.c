@@ -40,7 +40,7 @@ int net_backend_open(struct net_backend **out, struct loop *loop, const struct n
 	if (!b)
 		return err_set(err, -ENOMEM, "no memory for a network's back end");
 	b->fd = -1;
-	switch (config->kind) {
+	switch (config->type) {
 	case NET_TAP:
 		r = net_tap_open(b, config->where, err);
 		break;

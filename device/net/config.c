@@ -168,12 +168,12 @@ static int word_parse(struct net_config *config, const char *word, struct err *e
 	}
 	if (strncmp(word, "forward=", 8) && strncmp(word, "dns=", 4) && strcmp(word, "host-loopback"))
 		return err_set(err, -EINVAL, "\"%s\": " ALLOWED, word);
-	if (config->kind != NET_PASST || *config->where)
+	if (config->type != NET_PASST || *config->where)
 		return err_set(err, -EINVAL, "%s: only with a passt that postern starts", word);
 	return own_word_parse(config, word, err);
 }
 
-static int kind_parse(struct net_config *config, const char *word, struct err *err)
+static int type_parse(struct net_config *config, const char *word, struct err *err)
 {
 	size_t room = sizeof(config->where);
 	const char *value = strchr(word, '=');
@@ -182,12 +182,12 @@ static int kind_parse(struct net_config *config, const char *word, struct err *e
 
 	value = value ? value + 1 : NULL;
 	if (!strcmp(word, "passt") || (!strncmp(word, "passt=", 6) && *value)) {
-		config->kind = NET_PASST;
+		config->type = NET_PASST;
 	} else if (!strncmp(word, "tap=", 4) && *value) {
-		config->kind = NET_TAP;
+		config->type = NET_TAP;
 		room = IFNAMSIZ;
 	} else if (!strncmp(word, "fd=", 3) && isdigit((unsigned char)*value)) {
-		config->kind = NET_FD;
+		config->type = NET_FD;
 		fd = strtoul(value, &end, 10);
 		if (*end || fd > INT_MAX)
 			return err_set(err, -EINVAL, "%s: a descriptor's number is allowed", word);
@@ -210,7 +210,7 @@ int net_config_parse(struct net_config *config, const char *text, struct err *er
 	*config = (struct net_config){ .fd = -1 };
 	if (!copy)
 		return err_set(err, -ENOMEM, "no memory for a network's configuration");
-	r = kind_parse(config, strsep(&at, ","), err);
+	r = type_parse(config, strsep(&at, ","), err);
 	while (!r && (word = strsep(&at, ",")))
 		r = word_parse(config, word, err);
 	free(copy);

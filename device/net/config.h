@@ -25,7 +25,7 @@
 #define NET_FORWARD_BYTES 72
 #define NET_MAC_BYTES 6
 
-enum net_kind { NET_TAP, NET_PASST, NET_FD };
+enum net_type { NET_TAP, NET_PASST, NET_FD };
 
 struct net_forward {
 	bool udp, any;			/* any: every address of the host */
@@ -34,7 +34,7 @@ struct net_forward {
 };
 
 struct net_config {
-	enum net_kind kind;
+	enum net_type type;
 	char where[sizeof(((struct sockaddr_un *)0)->sun_path)];	/* the tap's name, or passt's socket; "": our own passt */
 	int fd;				/* NET_FD */
 	bool has_mac;

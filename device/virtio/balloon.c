@@ -23,7 +23,7 @@
 #include "base/clock.h"
 #include "base/loop.h"
 #include "base/proto.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "virtio.pb-c.h"
 
 #define BIT(n) (UINT64_C(1) << (n))
@@ -67,7 +67,7 @@ static void tell(struct teller *teller)
 		return;
 	balloon->told = actual;
 	teller->last_ns = clock_now_ns();
-	device_event(&balloon->dev.env.events, &(struct device_event){ .kind = DEVICE_EVENT_BALLOON, .pages = actual });
+	device_event(&balloon->dev.env.events, &(struct device_event){ .type = DEVICE_EVENT_BALLOON, .pages = actual });
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -319,4 +319,4 @@ static int balloon_make(struct vdev **out, const struct vdev_env *env, const cha
 	return 0;
 }
 
-const struct virtio_kind balloon_kind = { .option = "balloon", .max = 1, .check = balloon_check, .make = balloon_make };
+const struct virtio_type balloon_type = { .option = "balloon", .max = 1, .check = balloon_check, .make = balloon_make };

@@ -18,7 +18,7 @@
 #include "base/proto.h"
 #include "device/disk/disk.h"
 #include "device/virtio/blk.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "disk.pb-c.h"
 
 #define BIT(n) (UINT64_C(1) << (n))
@@ -66,7 +66,7 @@ static void on_away(void *arg, const char *why)
 	struct blk *blk = arg;
 
 	device_event(&blk->dev.env.events, &(struct device_event){
-		.kind = why ? DEVICE_EVENT_DISK_AWAY : DEVICE_EVENT_DISK_BACK, .device = blk->name, .reason = why,
+		.type = why ? DEVICE_EVENT_DISK_AWAY : DEVICE_EVENT_DISK_BACK, .device = blk->name, .reason = why,
 		.requests = disk_jobs(blk->disk),
 	});
 }
@@ -80,7 +80,7 @@ static void failure_tell(struct blk *blk, enum disk_op op, int error)
 	blk->failure_told_ns = now;
 	log_warn("disk %s: a request of the guest's fails: %s", blk->given.path, strerror(-error));
 	device_event(&blk->dev.env.events, &(struct device_event){
-		.kind = DEVICE_EVENT_DISK_ERROR, .device = blk->name, .read = op == DISK_READ, .error = error,
+		.type = DEVICE_EVENT_DISK_ERROR, .device = blk->name, .read = op == DISK_READ, .error = error,
 	});
 }
 
@@ -517,4 +517,4 @@ static int blk_make(struct vdev **out, const struct vdev_env *env, const char *t
 	return 0;
 }
 
-const struct virtio_kind blk_kind = { .option = "disk", .max = 8, .check = blk_check, .make = blk_make };
+const struct virtio_type blk_type = { .option = "disk", .max = 8, .check = blk_check, .make = blk_make };

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 #include "device/chardev.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 
 #define QUEUE_SIZE 64
 #define PIECE_BYTES 4096
@@ -99,7 +99,7 @@ static void on_quit(void *arg)
 {
 	const struct console *console = arg;
 
-	device_event(&console->dev.env.events, &(struct device_event){ .kind = DEVICE_EVENT_QUIT });
+	device_event(&console->dev.env.events, &(struct device_event){ .type = DEVICE_EVENT_QUIT });
 }
 
 static void console_free(void *arg)
@@ -154,4 +154,4 @@ static int console_make(struct vdev **out, const struct vdev_env *env, const cha
 	return 0;
 }
 
-const struct virtio_kind console_kind = { .option = "console", .max = 1, .check = console_check, .make = console_make };
+const struct virtio_type console_type = { .option = "console", .max = 1, .check = console_check, .make = console_make };

@@ -21,7 +21,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "device/virtio/net_internal.h"
 
 #define QUEUE_SIZE 256
@@ -277,7 +277,7 @@ static int net_make(struct vdev **out, const struct vdev_env *env, const char *t
 	return net_new(out, env, backend, &config, number, err);
 }
 
-const struct virtio_kind net_kind = { .option = "net",
+const struct virtio_type net_type = { .option = "net",
 				      .max = 8,
 				      .check = net_check,
 				      .make = net_make };

@@ -29,7 +29,7 @@ struct net_stats {
  */
 int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *backend,
 	    const struct net_config *config, unsigned int number, struct err *err);
-/* dev is a net_kind's. Any thread, lock not held. */
+/* dev is a net_type's. Any thread, lock not held. */
 void net_stats_get(struct vdev *dev, struct net_stats *to);
 
 #endif

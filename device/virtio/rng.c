@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 
 /* For one chain at most: the rest is the driver's to ask for again. */
 #define CHAIN_BYTES 4096
@@ -80,4 +80,4 @@ static int rng_make(struct vdev **out, const struct vdev_env *env, const char *t
 	return 0;
 }
 
-const struct virtio_kind rng_kind = { .option = "rng", .max = 1, .check = rng_check, .make = rng_make };
+const struct virtio_type rng_type = { .option = "rng", .max = 1, .check = rng_check, .make = rng_make };

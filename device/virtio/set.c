@@ -24,10 +24,10 @@ static int set_add(struct virtio_set *set, struct pci_host *bus, const struct vi
 
 	if (!bus)
 		return err_set(err, -ENOTSUP, "--%s: this machine has no bus for virtio devices",
-			       choice->kind->option);
-	r = choice->kind->make(&dev, env, choice->text, number, err);
+			       choice->type->option);
+	r = choice->type->make(&dev, env, choice->text, number, err);
 	if (r < 0)
-		return err_prefix(err, r, "--%s", choice->kind->option);
+		return err_prefix(err, r, "--%s", choice->type->option);
 	set->dev[set->n++] = dev;
 	return pci_host_add(bus, &dev->fn, &slot, err);
 }
@@ -41,9 +41,9 @@ int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct v
 
 	if (!set)
 		return err_set(err, -ENOMEM, "no memory for virtio devices");
-	for (k = 0; k < virtio_kinds_n; k++)
+	for (k = 0; k < virtio_types_n; k++)
 		for (i = number = 0; i < choices->n && !r; i++)
-			if (choices->choice[i].kind == virtio_kinds[k])
+			if (choices->choice[i].type == virtio_types[k])
 				r = set_add(set, bus, &choices->choice[i], env, number++, err);
 	if (r < 0) {
 		virtio_set_free(set);

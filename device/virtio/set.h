@@ -12,13 +12,13 @@
 
 #include "device/pci/host.h"
 #include "device/virtio/blk.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 
 struct virtio_set;
 
 /*
  * Makes the devices that are chosen and puts them on `bus`, kind by kind in the
- * order of virtio_kinds; env is copied. -ENOTSUP: there are some, and bus is
+ * order of virtio_types; env is copied. -ENOTSUP: there are some, and bus is
  * NULL. Errors name the option. After an error there is nothing to free.
  */
 int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_choices *choices,

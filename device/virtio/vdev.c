@@ -177,7 +177,7 @@ void vdev_give_all(struct vdev *dev, struct vqueue *q, struct vchain *const *cha
 		outcome(dev, q, vqueue_push_all(q, chain, n));
 	}
 	if (!dev->running && !in_flight(dev))
-		device_event(&dev->env.events, &(struct device_event){ .kind = DEVICE_EVENT_IDLE });
+		device_event(&dev->env.events, &(struct device_event){ .type = DEVICE_EVENT_IDLE });
 }
 
 void vdev_give(struct vdev *dev, struct vqueue *q, struct vchain *chain, uint32_t written)

@@ -30,7 +30,7 @@
 
 #include "base/clock.h"
 #include "base/loop.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "device/virtio/vsock_conn.h"
 #include "device/virtio/vsock_host.h"
 
@@ -576,4 +576,4 @@ static int vsock_make(struct vdev **out, const struct vdev_env *env, const char 
 	return 0;
 }
 
-const struct virtio_kind vsock_kind = { .option = "vsock", .max = 1, .check = vsock_check, .make = vsock_make };
+const struct virtio_type vsock_type = { .option = "vsock", .max = 1, .check = vsock_check, .make = vsock_make };

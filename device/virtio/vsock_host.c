@@ -207,7 +207,7 @@ static void listen_update(struct vsock_host *host)
 
 static int listen_open(struct vsock_host *host, struct err *err)
 {
-	struct address address = { .kind = ADDRESS_UNIX };
+	struct address address = { .type = ADDRESS_UNIX };
 
 	_Static_assert(sizeof(address.path) == sizeof(host->path), "one fits into the other");
 	strcpy(address.path, host->path);

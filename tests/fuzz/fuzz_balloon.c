@@ -12,7 +12,7 @@ static struct fuzz fuzz;
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!fuzz.dev)
-		fuzz_set_up(&fuzz, &balloon_kind, "");
+		fuzz_set_up(&fuzz, &balloon_type, "");
 	if (size < 2)
 		return 0;
 	fuzz_begin(&fuzz, data[0], FEATURES, data + 2, size - 2);

@@ -18,7 +18,7 @@ static void set_up(void)
 	if (fd < 0 || ftruncate(fd, DISK_BYTES) < 0)
 		abort();
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	blk = fuzz_make(&blk_kind, path, NULL);
+	blk = fuzz_make(&blk_type, path, NULL);
 }
 
 /* Without a loop nobody else looks at what the disk answers. */

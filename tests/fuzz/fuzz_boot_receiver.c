@@ -12,7 +12,7 @@ static void check(const struct boot_receiver *r)
 {
 	struct stat kernel = { 0 }, initrd = { 0 };
 
-	if (r->files.kind == BOOT_FILES && fstat(r->files.kernel.fd, &kernel))
+	if (r->files.type == BOOT_FILES && fstat(r->files.kernel.fd, &kernel))
 		__builtin_trap();
 	if (r->files.initrd.fd >= 0 && fstat(r->files.initrd.fd, &initrd))
 		__builtin_trap();
@@ -22,12 +22,12 @@ static void check(const struct boot_receiver *r)
 }
 
 /* Returns what the receiver does. */
-static int take(struct boot_receiver *r, const wire_message *message, enum boot_kind kind,
+static int take(struct boot_receiver *r, const wire_message *message, enum boot_type type,
 		struct err *err)
 {
 	switch (message->body_case) {
 	case WIRE(BOOT):
-		return boot_receiver_take_boot(r, message->boot, kind, LIMIT, err);
+		return boot_receiver_take_boot(r, message->boot, type, LIMIT, err);
 	case WIRE(BOOT_DATA):
 		return boot_receiver_take_data(r, message->boot_data, err);
 	case WIRE(BOOT_END):
@@ -44,14 +44,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct boot_receiver receiver;
 	wire_message *message;
-	enum boot_kind kind;
+	enum boot_type type;
 	struct err err;
 	size_t len;
 	int r = 0;
 
 	if (!size)
 		return 0;
-	kind = *data & 1 ? BOOT_FILES : BOOT_DISK;
+	type = *data & 1 ? BOOT_FILES : BOOT_DISK;
 	data++;
 	size--;
 	boot_receiver_init(&receiver);
@@ -59,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		len = data[0] | (size_t)data[1] << 8;
 		len = len < size - 2 ? len : size - 2;
 		message = message_unpack(data + 2, len, NULL);
-		r = message ? take(&receiver, message, kind, &err) : 0;
+		r = message ? take(&receiver, message, type, &err) : 0;
 		if (message)
 			message_free(message);
 		data += 2 + len;

@@ -23,7 +23,7 @@ static void set_up(void)
 
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s/console", dir.path);
 	snprintf(text, sizeof(text), "unix:%s", address.sun_path);
-	fuzz_set_up(&fuzz, &console_kind, text);
+	fuzz_set_up(&fuzz, &console_type, text);
 	client = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (connect(client, (struct sockaddr *)&address, sizeof(address)))
 		abort();

@@ -41,8 +41,8 @@ static void try_challenge(const struct secret *secret, const uint8_t *data)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct challenge usual = { .version = WIRE_MAJOR, .kind = PROOF_HMAC_SHA256 };
-	static const struct preface preface = { .version = WIRE_MAJOR, .kind = PROOF_HMAC_SHA256 };
+	static const struct challenge usual = { .version = WIRE_MAJOR, .type = PROOF_HMAC_SHA256 };
+	static const struct preface preface = { .version = WIRE_MAJOR, .type = PROOF_HMAC_SHA256 };
 	static struct secret secret;
 	uint8_t bytes[PREFACE_BYTES];
 	struct err err;

@@ -43,7 +43,7 @@ static const struct msi_ops msi_ops = { msi_open, msi_none, msi_set, msi_none };
 #define BAR_BYTES 0x4000
 
 struct step {
-	uint8_t kind;		/* write, size, where */
+	uint8_t type;		/* write, size, where */
 	uint8_t value[8];
 	uint32_t offset;
 } __attribute__((packed));
@@ -88,11 +88,11 @@ static void fire(struct pci_function *fn, unsigned int vector)
 
 static void step_do(struct pci_host *host, struct pci_function *fns, unsigned int first, struct step *s)
 {
-	unsigned int size = 1u << (s->kind >> 4 & 3), which = s->kind >> 3 & 1;
+	unsigned int size = 1u << (s->type >> 4 & 3), which = s->type >> 3 & 1;
 	struct pci_function *fn = &fns[which];
-	bool write = s->kind & 0x80;
+	bool write = s->type & 0x80;
 
-	switch (s->kind & 7) {
+	switch (s->type & 7) {
 	case 0:
 		if (size <= 4)
 			pci_host_port_access(host, s->offset % (PCI_PORTS - size + 1), write, s->value, size);

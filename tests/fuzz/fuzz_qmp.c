@@ -69,12 +69,12 @@ static json_t *take_value(struct input *in, unsigned int depth)
 {
 	char text[256];
 	uint64_t number = 0;
-	uint8_t kind = take(in), n, i;
+	uint8_t type = take(in), n, i;
 	json_t *out;
 
-	switch (kind % 9) {
+	switch (type % 9) {
 	case 0:
-		return json_boolean(kind & 0x80);
+		return json_boolean(type & 0x80);
 	case 1:
 		return json_integer(take(in));
 	case 2:
@@ -92,14 +92,14 @@ static json_t *take_value(struct input *in, unsigned int depth)
 		return json_stringn_nocheck(text, n);
 	case 6:
 		/* What the commands take. */
-		return json_pack("[{s:s,s:b}]", "capability", kind & 0x80 ? "postcopy-ram" : "xbzrle", "state", kind & 0x40);
+		return json_pack("[{s:s,s:b}]", "capability", type & 0x80 ? "postcopy-ram" : "xbzrle", "state", type & 0x40);
 	case 7:
 		out = json_array();
 		for (n = take(in) % 4; n && depth < 8; n--)
 			json_array_append_new(out, take_value(in, depth + 1));
 		return out;
 	default:
-		return json_string(kind & 0x80 ? "oob" : kind & 0x40 ? "tcp:h:1" : kind & 0x20 ? "info status" : "");
+		return json_string(type & 0x80 ? "oob" : type & 0x40 ? "tcp:h:1" : type & 0x20 ? "info status" : "");
 	}
 }
 

@@ -14,6 +14,6 @@ static void settle(struct vdev *dev)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!fuzz_mem)
-		rng = fuzz_make(&rng_kind, "", NULL);
+		rng = fuzz_make(&rng_type, "", NULL);
 	return fuzz_device(rng, data, size, settle);
 }

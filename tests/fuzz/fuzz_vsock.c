@@ -44,7 +44,7 @@ static void set_up(void)
 	dir = own_dir_new();
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s/vsock", dir.path);
 	snprintf(text, sizeof(text), "cid=3,socket=%s", address.sun_path);
-	fuzz_set_up(&fuzz, &vsock_kind, text);
+	fuzz_set_up(&fuzz, &vsock_type, text);
 	snprintf(at.sun_path, sizeof(at.sun_path), "%s/vsock_1", dir.path);
 	listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (bind(listener, (struct sockaddr *)&at, sizeof(at)) || listen(listener, 64))

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "state.h"
 
 #define RAM_BYTES (UINT64_C(2) << 20)
@@ -52,7 +52,7 @@ static inline int fuzz_msi_set(void *arg, unsigned int handle, uint64_t address,
 static const struct msi_ops fuzz_msi_ops = { fuzz_msi_open, fuzz_msi_none, fuzz_msi_set, fuzz_msi_none };
 
 /* Once for all inputs. */
-static inline void fuzz_set_up(struct fuzz *f, const struct virtio_kind *kind, const char *text)
+static inline void fuzz_set_up(struct fuzz *f, const struct virtio_type *type, const char *text)
 {
 	const struct memory_range range = { GPA(0), RAM_BYTES };
 	struct vdev_env env = { .msi = { &fuzz_msi_ops, NULL }, .cpus = 1 };
@@ -65,7 +65,7 @@ static inline void fuzz_set_up(struct fuzz *f, const struct virtio_kind *kind, c
 	env.mem = f->mem;
 	env.loop = f->loop;
 	f->ram = memory_regions(f->mem, &n)[0].host;
-	if (kind->make(&f->dev, &env, text, 0, &err))
+	if (type->make(&f->dev, &env, text, 0, &err))
 		abort();
 }
 

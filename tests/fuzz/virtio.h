@@ -23,7 +23,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "state.h"
 
 #define FUZZ_RAM_BYTES (UINT64_C(2) << 20)
@@ -62,7 +62,7 @@ static int fuzz_msi_set(void *arg, unsigned int handle, uint64_t address, uint32
 static const struct msi_ops fuzz_msi_ops = { fuzz_msi_open, fuzz_msi_none, fuzz_msi_set, fuzz_msi_none };
 
 /* Once: making memory and a device for every input would be most of the work. loop may be NULL. */
-static struct vdev *fuzz_make(const struct virtio_kind *kind, const char *text, struct loop *loop)
+static struct vdev *fuzz_make(const struct virtio_type *type, const char *text, struct loop *loop)
 {
 	const struct memory_range range = { GPA(0), FUZZ_RAM_BYTES };
 	struct vdev_env env = { .msi = { &fuzz_msi_ops, NULL }, .cpus = 1, .loop = loop };
@@ -75,7 +75,7 @@ static struct vdev *fuzz_make(const struct virtio_kind *kind, const char *text, 
 		abort();
 	env.mem = fuzz_mem;
 	fuzz_ram = memory_regions(fuzz_mem, &n)[0].host;
-	if (kind->make(&dev, &env, text, 0, &err)) {
+	if (type->make(&dev, &env, text, 0, &err)) {
 		fprintf(stderr, "%s\n", err.text);
 		abort();
 	}

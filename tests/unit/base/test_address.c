@@ -34,14 +34,14 @@ static void good_ones_are_taken_apart(void **state)
 	(void)state;
 	for (i = 0; i < sizeof(good) / sizeof(*good); i++) {
 		assert_int_equal(address_parse(&address, good[i].text, &err), 0);
-		assert_int_equal(address.kind, ADDRESS_TCP);
+		assert_int_equal(address.type, ADDRESS_TCP);
 		assert_string_equal(address.host, good[i].host);
 		assert_string_equal(address.port, good[i].port);
 		address_print(&address, text);
 		assert_string_equal(text, good[i].printed ? good[i].printed : good[i].text);
 	}
 	assert_int_equal(address_parse(&address, "unix:/a/b:c", &err), 0);
-	assert_int_equal(address.kind, ADDRESS_UNIX);
+	assert_int_equal(address.type, ADDRESS_UNIX);
 	assert_string_equal(address.path, "/a/b:c");
 }
 

@@ -116,7 +116,7 @@ static void hole_close(struct hole *hole)
 
 static struct address named(const char *host)
 {
-	struct address address = { .kind = ADDRESS_TCP };
+	struct address address = { .type = ADDRESS_TCP };
 
 	snprintf(address.host, sizeof(address.host), "%s", host);
 	snprintf(address.port, sizeof(address.port), "%hu", ntohs(port));
@@ -388,7 +388,7 @@ static void what_cannot_be_connected_to_is_refused(void **state)
 
 static void a_unix_socket_whose_queue_is_full_is_waited_for(void **state)
 {
-	struct address address = { .kind = ADDRESS_UNIX };
+	struct address address = { .type = ADDRESS_UNIX };
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	char dir[] = "/tmp/test-dial.XXXXXX";
 	int fd, crowd[2], r;

@@ -66,7 +66,7 @@ static unsigned int port_of(const struct listening *l, unsigned int i)
 static void visit(struct listening *l, const char *host)
 {
 	struct pollfd knock = { .fd = l->fd, .events = POLLIN };
-	struct address address = { .kind = ADDRESS_TCP };
+	struct address address = { .type = ADDRESS_TCP };
 	struct dial *d;
 	struct err err;
 	int fd, client;

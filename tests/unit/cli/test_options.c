@@ -49,7 +49,7 @@ static void test_a_file_is_as_good_as_options(void **state)
 	assert_string_equal(o.machine.name, "web");
 	assert_int_equal(o.machine.cpus, 3);
 	assert_int_equal(o.machine.memory_bytes, 1 << 30);
-	assert_int_equal(o.machine.serial.kind, CHARDEV_NULL);
+	assert_int_equal(o.machine.serial.type, CHARDEV_NULL);
 	assert_true(o.machine.no_reboot && o.paused);
 	assert_int_equal(o.nqmp, 2);
 	assert_string_equal(o.qmp[1], "unix:b");
@@ -162,12 +162,12 @@ static void test_a_virtio_console_may_have_stdio(void **state)
 
 	(void)state;
 	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "stdio"), 0);
-	assert_int_equal(o.machine.serial.kind, CHARDEV_NULL);
+	assert_int_equal(o.machine.serial.type, CHARDEV_NULL);
 	assert_int_equal(o.machine.virtio.n, 1);
 	options_fini(&o);
 	/* Elsewhere it leaves the serial port alone. */
 	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"console\": \"stdio\"}", &err, "--console", "pty"), 0);
-	assert_int_equal(o.machine.serial.kind, CHARDEV_STDIO);
+	assert_int_equal(o.machine.serial.type, CHARDEV_STDIO);
 	assert_int_equal(o.machine.virtio.n, 1);
 	options_fini(&o);
 	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "stdio", "--serial", "stdio"), -EINVAL);

@@ -296,7 +296,7 @@ int machine_set_balloon(struct machine *machine, uint64_t memory_bytes, struct e
 	machine->balloon_bytes = memory_bytes;
 	for (l = machine->listeners; l; l = l->next)
 		if (l->device)
-			l->device(l->arg, &(struct device_event){ .kind = DEVICE_EVENT_BALLOON });
+			l->device(l->arg, &(struct device_event){ .type = DEVICE_EVENT_BALLOON });
 	return 0;
 }
 
@@ -691,7 +691,7 @@ int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, str
 
 	assert_held(vcpu);
 	for (i = 0; i < debug->nwatch; i++)
-		if (debug->watch[i].kind == ARCH_WATCH_READ)
+		if (debug->watch[i].type == ARCH_WATCH_READ)
 			return err_set(err, -EINVAL, "no such watchpoint");
 	vcpu->vcpu->debug = *debug;
 	return 0;

@@ -288,7 +288,7 @@ static void test_full(void **state)
 static void test_watch(void **state)
 {
 	struct setup *s = *state;
-	struct arch_watch watch = { .kind = ARCH_WATCH_WRITE, .gva = GVA(8), .len = 8 };
+	struct arch_watch watch = { .type = ARCH_WATCH_WRITE, .gva = GVA(8), .len = 8 };
 	unsigned int i;
 
 	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), -ENOENT);
@@ -297,9 +297,9 @@ static void test_watch(void **state)
 	assert_int_equal(gdb_breaks_watch(&s->breaks, &watch), -ENOSPC);
 	watch.gva = GVA(8);
 	assert_int_equal(gdb_breaks_watch(&s->breaks, &watch), 0);
-	watch.kind = ARCH_WATCH_ACCESS;
+	watch.type = ARCH_WATCH_ACCESS;
 	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), -ENOENT);
-	watch.kind = ARCH_WATCH_WRITE;
+	watch.type = ARCH_WATCH_WRITE;
 	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), 0);
 	assert_int_equal(s->breaks.nwatch, ARCH_WATCH_MAX - 1);
 	assert_int_equal(gdb_breaks_unwatch(&s->breaks, &watch), -ENOENT);

@@ -9,9 +9,9 @@
 static void test_block(void **state)
 {
 	const struct device_event events[] = {
-		{ .kind = DEVICE_EVENT_DISK_AWAY, .device = "disk0", .reason = "gone", .requests = 2 },
-		{ .kind = DEVICE_EVENT_DISK_BACK, .device = "disk0" },
-		{ .kind = DEVICE_EVENT_DISK_ERROR, .device = "disk0", .error = -ENOSPC },
+		{ .type = DEVICE_EVENT_DISK_AWAY, .device = "disk0", .reason = "gone", .requests = 2 },
+		{ .type = DEVICE_EVENT_DISK_BACK, .device = "disk0" },
+		{ .type = DEVICE_EVENT_DISK_ERROR, .device = "disk0", .error = -ENOSPC },
 	};
 	struct setup *s = *state;
 	json_t *disks = ask_return(s, "{\"execute\":\"query-block\"}"), *disk = json_array_get(disks, 0), *inserted, *event;

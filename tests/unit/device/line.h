@@ -67,13 +67,13 @@ static inline int teardown(void **state)
 	return 0;
 }
 
-static inline int open_as(struct line *l, const char *kind, struct err *err)
+static inline int open_as(struct line *l, const char *type, struct err *err)
 {
 	const struct chardev_ops ops = { .input = input, .quit = quit, .arg = l };
 	struct chardev_config config;
 	char text[128];
 
-	snprintf(text, sizeof(text), "%s%s", kind, kind[strlen(kind) - 1] == ':' ? l->path : "");
+	snprintf(text, sizeof(text), "%s%s", type, type[strlen(type) - 1] == ':' ? l->path : "");
 	assert_int_equal(chardev_parse(&config, text, err), 0);
 	return chardev_new(&l->chardev, l->loop, &config, &ops, err);
 }

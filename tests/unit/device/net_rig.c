@@ -15,7 +15,7 @@ int device_new(struct rig *r, const char *text, const char *machine, struct err 
 	const struct vdev_env env = {
 		.mem = r->mem, .loop = r->loop, .cpus = 1, .machine = machine, .msi = { &fake_msi_ops, &r->msi },
 	};
-	int ret = net_kind.make(&r->dev, &env, text, 0, err);
+	int ret = net_type.make(&r->dev, &env, text, 0, err);
 
 	if (ret < 0)
 		return ret;

@@ -11,7 +11,7 @@
 #include <linux/virtio_net.h>
 
 #include "bridge.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "device/virtio/net.h"
 #include "msi.h"
 #include "turns.h"

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "driver.h"
 #include "msi.h"
 #include "turns.h"
@@ -41,16 +41,16 @@ static inline void small_event(void *arg, const struct device_event *event)
 {
 	struct small *s = arg;
 
-	if (event->kind == DEVICE_EVENT_QUIT)
+	if (event->type == DEVICE_EVENT_QUIT)
 		s->quits++;
-	if (event->kind != DEVICE_EVENT_BALLOON)
+	if (event->type != DEVICE_EVENT_BALLOON)
 		return;
 	s->balloons++;
 	s->balloon = event->pages;
 }
 
 /* One more device on the same memory. */
-static inline struct vdev *small_device(struct small *s, const struct virtio_kind *kind, const char *text)
+static inline struct vdev *small_device(struct small *s, const struct virtio_type *type, const char *text)
 {
 	const struct vdev_env env = {
 		.mem = s->mem, .loop = s->loop, .cpus = 1, .msi = { &fake_msi_ops, &s->msi },
@@ -59,12 +59,12 @@ static inline struct vdev *small_device(struct small *s, const struct virtio_kin
 	struct vdev *dev = NULL;
 	struct err err;
 
-	if (kind->make(&dev, &env, text, 0, &err) < 0)
+	if (type->make(&dev, &env, text, 0, &err) < 0)
 		fail_msg("%s", err.text);
 	return dev;
 }
 
-static inline struct small *small_new(const struct virtio_kind *kind, const char *text, bool late)
+static inline struct small *small_new(const struct virtio_type *type, const char *text, bool late)
 {
 	struct memory *mem;
 	uint8_t *ram = ram_new(&mem, SMALL_RAM, late);
@@ -74,7 +74,7 @@ static inline struct small *small_new(const struct virtio_kind *kind, const char
 	s->mem = mem;
 	s->ram = ram;
 	assert_int_equal(loop_new(&s->loop, &err), 0);
-	s->dev = small_device(s, kind, text);
+	s->dev = small_device(s, type, text);
 	vdev_start(s->dev);
 	return s;
 }

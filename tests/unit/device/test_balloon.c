@@ -55,7 +55,7 @@ static void send_pfns(struct small *s, unsigned int queue, const uint32_t *pfn, 
 static void pages_are_given_up_and_come_back(uint64_t with)
 {
 	const uint32_t pfn[] = { 1033, 1030, 1031, 1032, 1031, 2000, 1535, 1536 };
-	struct small *s = small_new(&balloon_kind, "", false);
+	struct small *s = small_new(&balloon_type, "", false);
 	uint64_t i;
 
 	small_start(s, with);
@@ -84,7 +84,7 @@ static void free_pages_are_reported(void **state)
 	const struct driver_buf bufs[] = {
 		{ 4 << 20, 2 << 20, true }, { (6 << 20) + 100, 3 * PAGE_BYTES, true }, { (7 << 20) + 10, 100, true },
 	};
-	struct small *s = small_new(&balloon_kind, "", false);
+	struct small *s = small_new(&balloon_type, "", false);
 	uint32_t len;
 	uint64_t i;
 
@@ -105,7 +105,7 @@ static void what_is_no_ram_needs_a_reset(void **state)
 {
 	const struct driver_buf bad = { SMALL_RAM, 2 << 20, true };
 	const uint32_t pfn[] = { 1024, UINT32_MAX };
-	struct small *s = small_new(&balloon_kind, "", false);
+	struct small *s = small_new(&balloon_type, "", false);
 
 	(void)state;
 	small_start(s, REPORTING);
@@ -126,7 +126,7 @@ static void what_is_no_ram_needs_a_reset(void **state)
 /* A chain longer than any driver sends is taken in bounded time; one that is no whole number says nothing. */
 static void long_chains_are_bounded(void **state)
 {
-	struct small *s = small_new(&balloon_kind, "", false);
+	struct small *s = small_new(&balloon_type, "", false);
 	static uint32_t pfn[65536];
 	uint32_t i;
 
@@ -146,7 +146,7 @@ static void long_chains_are_bounded(void **state)
 
 static void late_memory_is_left_alone(void **state)
 {
-	struct small *s = small_new(&balloon_kind, "", true);
+	struct small *s = small_new(&balloon_type, "", true);
 	const struct driver_buf report = { 4 << 20, 2 << 20, true };
 	const uint32_t pfn[] = { 1024, 1025, 2000 };
 	uint8_t page[PAGE_BYTES];
@@ -178,7 +178,7 @@ static void late_memory_is_left_alone(void **state)
 
 static void the_host_sets_it_and_is_told(void **state)
 {
-	struct small *s = small_new(&balloon_kind, "", false);
+	struct small *s = small_new(&balloon_type, "", false);
 	uint32_t fired, generation;
 	int64_t start = clock_now_ns();
 
@@ -215,8 +215,8 @@ static void the_host_sets_it_and_is_told(void **state)
 
 static void its_state_travels(void **state)
 {
-	struct small *s = small_new(&balloon_kind, "", false);
-	struct vdev *to = small_device(s, &balloon_kind, "");
+	struct small *s = small_new(&balloon_type, "", false);
+	struct vdev *to = small_device(s, &balloon_type, "");
 
 	(void)state;
 	small_start(s, 0);

@@ -54,7 +54,7 @@ static void rig_open(struct rig *rig, enum back back, const char *options)
 	if (back != BACK_FILE)
 		rig->server = late_server_new(rig->media, &server, 1);
 	snprintf(text, sizeof(text), "%s%s", rig->server ? late_server_uri(rig->server) : rig->path, options);
-	rig->small = small_new(&blk_kind, text, false);
+	rig->small = small_new(&blk_type, text, false);
 	small_put(rig->small->dev, VIRTIO_PCI_COMMON_DFSELECT, 0, 4);
 	rig->offered = small_get(rig->small->dev, VIRTIO_PCI_COMMON_DF, 4);
 	memcpy(&rig->config, rig->small->dev->config, sizeof(rig->config));

@@ -25,7 +25,7 @@ static void specifications_are_parsed(void **state)
 	static const struct {
 		const char *text;
 		int result;
-		enum chardev_kind kind;
+		enum chardev_type type;
 		const char *path;	/* or what the error says */
 	} cases[] = {
 		{ "null", 0, CHARDEV_NULL, "" },
@@ -63,7 +63,7 @@ static void specifications_are_parsed(void **state)
 		memset(&err, 0, sizeof(err));
 		assert_int_equal(chardev_parse(&config, cases[i].text, &err), cases[i].result);
 		if (cases[i].result == 0) {
-			assert_int_equal(config.kind, cases[i].kind);
+			assert_int_equal(config.type, cases[i].type);
 			assert_string_equal(config.path, cases[i].path);
 		} else {
 			assert_non_null(strstr(err.text, cases[i].path));
@@ -392,7 +392,7 @@ static void a_second_stdio_is_refused(void **state)
 {
 	struct line *l = *state;
 	const struct chardev_ops ops = { .arg = l };
-	struct chardev_config config = { .kind = CHARDEV_STDIO };
+	struct chardev_config config = { .type = CHARDEV_STDIO };
 	struct chardev *second;
 	struct stdio saved;
 	struct err err;
@@ -415,7 +415,7 @@ static int terminal_child(bool crash)
 {
 	struct line l = { .take = 64 };
 	const struct chardev_ops ops = { .input = input, .quit = quit, .arg = &l };
-	struct chardev_config config = { .kind = CHARDEV_STDIO };
+	struct chardev_config config = { .type = CHARDEV_STDIO };
 
 	if (loop_new(&l.loop, NULL) < 0 || chardev_new(&l.chardev, l.loop, &config, &ops, NULL) < 0)
 		return 1;

@@ -31,7 +31,7 @@ static struct world world_new(bool late)
 	w.dir = own_dir_new();
 	snprintf(w.path, sizeof(w.path), "%s/console", w.dir.path);
 	snprintf(text, sizeof(text), "unix:%s", w.path);
-	w.s = small_new(&console_kind, text, late);
+	w.s = small_new(&console_type, text, late);
 	strcpy(address.sun_path, w.path);
 	assert_int_equal(connect(w.fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	return w;
@@ -258,7 +258,7 @@ static void a_stopped_machine_takes_no_input(void **state)
 static void its_state_travels(void **state)
 {
 	struct world w = world_new(false);
-	struct vdev *to = small_device(w.s, &console_kind, "null");
+	struct vdev *to = small_device(w.s, &console_type, "null");
 
 	(void)state;
 	small_start(w.s, SMALL_PACKED);

@@ -343,7 +343,7 @@ static void guest_starts(void)
 
 	w.flush = dice(2);
 	features |= w.flush ? FLUSH : 0;
-	w.small = small_new(&blk_kind, w.text, false);
+	w.small = small_new(&blk_type, w.text, false);
 	small_start(w.small, features);
 	memset(w.slot, 0, sizeof(w.slot));
 }

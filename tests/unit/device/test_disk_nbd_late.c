@@ -237,7 +237,7 @@ static void what_is_in_doubt_stays_on_this_host(void **state)
 	const struct driver_buf bufs[] = {
 		{ SMALL_DATA, sizeof(header), false }, { SMALL_DATA + 4096, 4096, false }, { SMALL_DATA + 64, 1, true },
 	};
-	struct small *small = small_new(&blk_kind, late_server_uri(server), false);
+	struct small *small = small_new(&blk_type, late_server_uri(server), false);
 	struct disk_info info;
 	struct err err;
 	uint32_t len;

@@ -241,7 +241,7 @@ static void a_flush_that_hangs_is_one(void **state)
 	(void)state;
 	wrong_begin(&s, WRONG_STUCK);
 	unlink(s.image);
-	small = small_new(&blk_kind, s.uri, false);
+	small = small_new(&blk_type, s.uri, false);
 	vdev_stop(small->dev);
 	for (i = 0; i < DISK_JOBS_MAX + 10; i++) {
 		moment = clock_now_ns() + NS_PER_MS / 10;

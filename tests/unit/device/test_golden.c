@@ -275,7 +275,7 @@ static void virtio_selectors(struct vdev *dev)
 }
 
 /* The device has been brought where it was; `text` makes another one of it. */
-static void virtio_end(struct small *s, const struct virtio_kind *kind, const char *text,
+static void virtio_end(struct small *s, const struct virtio_type *type, const char *text,
 		       const char *what)
 {
 	struct vdev *to;
@@ -284,7 +284,7 @@ static void virtio_end(struct small *s, const struct virtio_kind *kind, const ch
 	vdev_stop(s->dev);
 	is_saved_as_recorded(&(struct device){ &s->dev->device_ops, s->dev }, what);
 	vdev_release(s->dev);
-	to = small_device(s, kind, text);
+	to = small_device(s, type, text);
 	loads_as_recorded(&(struct device){ &to->device_ops, to }, what);
 	vdev_free(to);
 	small_free(s);
@@ -304,14 +304,14 @@ static void chain(struct small *s, unsigned int queue, const struct driver_buf *
 static void entropy(void **state)
 {
 	const struct driver_buf buf = { SMALL_DATA, 16, true };
-	struct small *s = small_new(&rng_kind, "", false);
+	struct small *s = small_new(&rng_type, "", false);
 	unsigned int i;
 
 	(void)state;
 	small_start(s, 0);
 	for (i = 0; i < 3; i++)
 		chain(s, 0, &buf, 1);
-	virtio_end(s, &rng_kind, "", "");
+	virtio_end(s, &rng_type, "", "");
 }
 
 static void a_disk(void **state)
@@ -330,17 +330,17 @@ static void a_disk(void **state)
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, DISK_BYTES), 0);
 	close(fd);
-	s = small_new(&blk_kind, path, false);
+	s = small_new(&blk_type, path, false);
 	small_start(s, BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_SEG_MAX));
 	virtio_vectors(s->dev);
 	memcpy(s->ram + SMALL_DATA, &header, sizeof(header));
 	chain(s, 0, flush, 2);
-	virtio_end(s, &blk_kind, path, "");
+	virtio_end(s, &blk_type, path, "");
 	snprintf(text, sizeof(text), "%s,readonly", path);
-	s = small_new(&blk_kind, text, false);
+	s = small_new(&blk_type, text, false);
 	small_start(s, BIT(VIRTIO_BLK_F_RO));
 	virtio_vectors(s->dev);
-	virtio_end(s, &blk_kind, text, "+readonly");
+	virtio_end(s, &blk_type, text, "+readonly");
 	unlink(path);
 	own_dir_free(&dir);
 }
@@ -363,7 +363,7 @@ static void a_network(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds + 2), 0);
 	snprintf(text, sizeof(text), "fd=%d,mac=02:00:00:00:00:01", fds[0]);
 	snprintf(again, sizeof(again), "fd=%d,mac=02:00:00:00:00:01", fds[2]);
-	s = small_new(&net_kind, text, false);
+	s = small_new(&net_type, text, false);
 	small_start(s, BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) |
 			       BIT(VIRTIO_NET_F_CTRL_VQ) | BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) |
 			       SMALL_PACKED);
@@ -371,7 +371,7 @@ static void a_network(void **state)
 	memcpy(s->ram + SMALL_DATA, order, sizeof(order));
 	chain(s, 2, bufs, 3);
 	assert_int_equal(s->ram[SMALL_DATA + 64], VIRTIO_NET_OK);
-	virtio_end(s, &net_kind, again, "");
+	virtio_end(s, &net_type, again, "");
 	close(fds[1]);
 	close(fds[3]);
 }
@@ -408,34 +408,34 @@ static int tap_make(struct vdev **out, const struct vdev_env *env, const char *t
 
 static void a_network_with_offloads(void **state)
 {
-	const struct virtio_kind kind = { .make = tap_make };
-	struct small *s = small_new(&kind, "", false);
+	const struct virtio_type type = { .make = tap_make };
+	struct small *s = small_new(&type, "", false);
 
 	(void)state;
 	small_start(s, BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_MTU) | BIT(VIRTIO_NET_F_CSUM) |
 			       BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_GUEST_CSUM) |
 			       BIT(VIRTIO_NET_F_GUEST_TSO4));
 	virtio_vectors(s->dev);
-	virtio_end(s, &kind, "", "+offloads");
+	virtio_end(s, &type, "", "+offloads");
 }
 
 static void a_console(void **state)
 {
 	const struct driver_buf out = { SMALL_DATA, 4, false };
-	struct small *s = small_new(&console_kind, "null", false);
+	struct small *s = small_new(&console_type, "null", false);
 
 	(void)state;
 	small_start(s, 0);
 	virtio_vectors(s->dev);
 	chain(s, 1, &out, 1);
-	virtio_end(s, &console_kind, "null", "");
+	virtio_end(s, &console_type, "null", "");
 }
 
 static void a_balloon(void **state)
 {
 	const struct driver_buf pages = { SMALL_DATA, 4, false };
 	const uint32_t page = 0x200000 / PAGE_BYTES;
-	struct small *s = small_new(&balloon_kind, "", false);
+	struct small *s = small_new(&balloon_type, "", false);
 
 	(void)state;
 	small_start(s, BIT(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) | SMALL_PACKED);
@@ -444,7 +444,7 @@ static void a_balloon(void **state)
 	memcpy(s->ram + SMALL_DATA, &page, sizeof(page));
 	chain(s, 0, &pages, 1);
 	small_put(s->dev, SMALL_CONFIG + 4, 0x1001, 4);
-	virtio_end(s, &balloon_kind, "", "");
+	virtio_end(s, &balloon_type, "", "");
 }
 
 static void sockets(void **state)
@@ -456,10 +456,10 @@ static void sockets(void **state)
 	(void)state;
 	snprintf(text, sizeof(text), "cid=7,socket=%s/v", dir.path);
 	snprintf(again, sizeof(again), "cid=7,socket=%s/w", dir.path);
-	s = small_new(&vsock_kind, text, false);
+	s = small_new(&vsock_type, text, false);
 	small_start(s, 0);
 	virtio_vectors(s->dev);
-	virtio_end(s, &vsock_kind, again, "");
+	virtio_end(s, &vsock_type, again, "");
 	own_dir_free(&dir);
 }
 

@@ -38,12 +38,12 @@ static void options_say_what_is_wrong(void **state)
 
 	(void)state;
 	for (i = 0; i < sizeof(good) / sizeof(good[0]); i++)
-		if (net_kind.check(good[i], &err) < 0)
+		if (net_type.check(good[i], &err) < 0)
 			fail_msg("%s: %s", good[i], err.text);
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-		if (net_kind.check(bad[i], &err) == 0)
+		if (net_type.check(bad[i], &err) == 0)
 			fail_msg("%s is taken", bad[i]);
-	assert_int_equal(net_kind.check("passt,forward=tcp:1,forward=tcp:2,forward=tcp:3,forward=tcp:4,forward=tcp:5,"
+	assert_int_equal(net_type.check("passt,forward=tcp:1,forward=tcp:2,forward=tcp:3,forward=tcp:4,forward=tcp:5,"
 					"forward=tcp:6,forward=tcp:7,forward=tcp:8,forward=tcp:9", &err), -EINVAL);
 	assert_non_null(strstr(err.text, "at most 8"));
 }

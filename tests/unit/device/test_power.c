@@ -26,8 +26,8 @@ static void on_event(void *arg, const struct device_event *event)
 {
 	struct box *b = arg;
 
-	b->resets += event->kind == DEVICE_EVENT_RESET;
-	b->shutdowns += event->kind == DEVICE_EVENT_SHUTDOWN;
+	b->resets += event->type == DEVICE_EVENT_RESET;
+	b->shutdowns += event->type == DEVICE_EVENT_SHUTDOWN;
 }
 
 static struct box *box_new(void)

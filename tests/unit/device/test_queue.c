@@ -138,13 +138,13 @@ static void chains_go_round(void **state)
 /* Several in flight, given back in another order. */
 static void chains_come_back_in_any_order(void **state)
 {
-	const uint64_t kinds[] = { 0, PACKED };
+	const uint64_t types[] = { 0, PACKED };
 	struct driver_buf buf = { DATA, 8, true };
-	unsigned int kind, i;
+	unsigned int type, i;
 
 	(void)state;
-	for (kind = 0; kind < 2; kind++) {
-		struct box *b = box_new(kinds[kind], false);
+	for (type = 0; type < 2; type++) {
+		struct box *b = box_new(types[type], false);
 		struct vchain *chain[SIZE], *more;
 		uint16_t id[SIZE];
 		uint32_t len;
@@ -176,12 +176,12 @@ static bool harvest_has(struct box *b, uint64_t gpa)
 /* A disk reads into the buffer while memory is being copied: what comes after a harvest is the next one's. */
 static void what_is_read_into_a_chain_in_flight_is_harvested(void **state)
 {
-	const uint64_t kinds[] = { 0, PACKED };
-	unsigned int kind;
+	const uint64_t types[] = { 0, PACKED };
+	unsigned int type;
 
 	(void)state;
-	for (kind = 0; kind < 2; kind++) {
-		struct box *b = box_new(kinds[kind], false);
+	for (type = 0; type < 2; type++) {
+		struct box *b = box_new(types[type], false);
 		struct vchain *chain;
 		struct iovec iov[1];
 

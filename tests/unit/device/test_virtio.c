@@ -12,7 +12,7 @@
 
 #include "base/log.h"
 #include "bridge.h"
-#include "device/virtio/kind.h"
+#include "device/virtio/type.h"
 #include "msi.h"
 #include "turns.h"
 
@@ -55,7 +55,7 @@ static void devices_new(struct rig *r, bool readonly, bool incoming)
 
 	r->host = bridge_new();
 	snprintf(disk, sizeof(disk), "%s,serial=postern%s", r->path, readonly ? ",readonly" : "");
-	if (rng_kind.make(&r->rng, &env, "", 0, &err) < 0 || blk_kind.make(&r->blk, &env, disk, 0, &err) < 0)
+	if (rng_type.make(&r->rng, &env, "", 0, &err) < 0 || blk_type.make(&r->blk, &env, disk, 0, &err) < 0)
 		fail_msg("%s", err.text);
 	bridge_add(r->host, r->rng);
 	bridge_add(r->host, r->blk);
@@ -554,7 +554,7 @@ static void a_device_that_is_no_bus_master_leaves_memory_alone(void **state)
 
 static void count_idle(void *arg, const struct device_event *event)
 {
-	*(unsigned int *)arg += event->kind == DEVICE_EVENT_IDLE;
+	*(unsigned int *)arg += event->type == DEVICE_EVENT_IDLE;
 }
 
 /* A machine that has stopped is told when it may be reset. */
@@ -661,15 +661,15 @@ static void what_is_no_disk_says_why(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(blk_kind.make(&blk, &env, "/nonexistent/disk", 0, &err), -ENOENT);
+	assert_int_equal(blk_type.make(&blk, &env, "/nonexistent/disk", 0, &err), -ENOENT);
 	assert_non_null(strstr(err.text, "/nonexistent/disk"));
-	assert_true(blk_kind.make(&blk, &env, "/tmp", 0, &err) < 0);
-	assert_int_equal(blk_kind.make(&blk, &env, "/dev/null", 0, &err), -EINVAL);
+	assert_true(blk_type.make(&blk, &env, "/tmp", 0, &err) < 0);
+	assert_int_equal(blk_type.make(&blk, &env, "/dev/null", 0, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "neither a file"));
-	assert_int_equal(blk_kind.check("a,readonly,serial=x", &err), 0);
-	assert_int_equal(blk_kind.check("a,writable", &err), -EINVAL);
-	assert_int_equal(blk_kind.check(",readonly", &err), -EINVAL);
-	assert_int_equal(blk_kind.check("a,serial=123456789012345678901", &err), -EINVAL);
+	assert_int_equal(blk_type.check("a,readonly,serial=x", &err), 0);
+	assert_int_equal(blk_type.check("a,writable", &err), -EINVAL);
+	assert_int_equal(blk_type.check(",readonly", &err), -EINVAL);
+	assert_int_equal(blk_type.check("a,serial=123456789012345678901", &err), -EINVAL);
 }
 
 static void devices_are_chosen_by_their_options(void **state)
@@ -687,7 +687,7 @@ static void devices_are_chosen_by_their_options(void **state)
 	assert_int_equal(virtio_choose(&choices, "tape", "", &err), -EINVAL);
 	assert_int_equal(virtio_choose(&choices, "rng", "", &err), 0);
 	assert_int_equal(choices.n, 9);
-	assert_ptr_equal(choices.choice[8].kind, &rng_kind);
+	assert_ptr_equal(choices.choice[8].type, &rng_type);
 }
 
 int main(void)

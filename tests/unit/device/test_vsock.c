@@ -284,10 +284,10 @@ static void a_socket_that_is_in_use_is_left_alone(void **state)
 
 	(void)state;
 	snprintf(text, sizeof(text), "cid=3,socket=%s", w.path);
-	assert_int_equal(vsock_kind.make(&dev, &env, text, 0, &err), -EADDRINUSE);
+	assert_int_equal(vsock_type.make(&dev, &env, text, 0, &err), -EADDRINUSE);
 	assert_non_null(strstr(err.text, w.path));
 	assert_int_equal(access(w.path, F_OK), 0);
-	assert_true(vsock_kind.make(&dev, &env, "cid=3,socket=/nonexistent/x", 0, &err) < 0);
+	assert_true(vsock_type.make(&dev, &env, "cid=3,socket=/nonexistent/x", 0, &err) < 0);
 	world_free(&w);
 }
 

@@ -241,7 +241,7 @@ static void after_a_migration_the_guest_is_told(void **state)
 	/* Another machine with the same memory. */
 	snprintf(text, sizeof(text), "cid=%d,socket=%s-there", CID, w.path);
 	machine = *w.s;
-	machine.dev = small_device(w.s, &vsock_kind, text);
+	machine.dev = small_device(w.s, &vsock_type, text);
 	there.s = &machine;
 	there.guest_port = w.guest_port;
 	there.host_port = w.host_port;

@@ -56,7 +56,7 @@ static inline struct world world_late(bool late)
 	w.dir = own_dir_new();
 	snprintf(w.path, sizeof(w.path), "%s/vsock", w.dir.path);
 	snprintf(text, sizeof(text), "cid=%d,socket=%s", CID, w.path);
-	w.s = small_new(&vsock_kind, text, late);
+	w.s = small_new(&vsock_type, text, late);
 	return w;
 }
 

@@ -104,11 +104,11 @@ static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
 {
 	struct guest *g = arg;
 
-	if (event->kind == VM_EVENT_POISONED) {
+	if (event->type == VM_EVENT_POISONED) {
 		atomic_store(&g->poisoned, event->gfn.v);
 		return;
 	}
-	print_message("vCPU %u: event %d %s\n", vcpu_index(vcpu), event->kind, event->text);
+	print_message("vCPU %u: event %d %s\n", vcpu_index(vcpu), event->type, event->text);
 	atomic_fetch_add(&g->events, 1);
 }
 

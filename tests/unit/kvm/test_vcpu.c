@@ -116,12 +116,12 @@ static void on_mmio(void *arg, gpa_t gpa, bool write, void *data, unsigned int l
 static void on_event(void *arg, struct vcpu *vcpu, const struct vm_event *event)
 {
 	(void)arg, (void)vcpu;
-	if (event->kind == VM_EVENT_POISONED) {
+	if (event->type == VM_EVENT_POISONED) {
 		atomic_store(&kvm.poison, NULL);
 		atomic_store(&poisoned, event->gfn.v);
 		return;
 	}
-	if (event->kind == VM_EVENT_ERROR && atomic_load(&kvm.gives_up)) {
+	if (event->type == VM_EVENT_ERROR && atomic_load(&kvm.gives_up)) {
 		atomic_fetch_add(&kvm.errors, 1);
 		return;
 	}

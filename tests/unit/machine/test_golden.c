@@ -54,7 +54,7 @@ static struct world *world_new(bool every)
 		.memory_bytes = MEMORY_BYTES,
 		.kernel = getenv("POSTERN_BARE"),
 		.way_out = WAY_OUT_AUTO,
-		.serial = { .kind = CHARDEV_NULL },
+		.serial = { .type = CHARDEV_NULL },
 	};
 	struct world *w = calloc(1, sizeof(*w));
 	int fds[2], fd;
@@ -308,8 +308,8 @@ static struct buf file_write(const char *name)
 	port_put(w, 0x3ff, 0x77); /* the serial port's scratch register */
 	port_put(w, 0x70, 0x2f); /* the clock's memory */
 	port_put(w, 0x71, 0x5a);
-	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_SHUTDOWN });
-	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
+	machine_on_device(w->machine, &(struct device_event){ .type = DEVICE_EVENT_SHUTDOWN });
+	machine_on_device(w->machine, &(struct device_event){ .type = DEVICE_EVENT_RESET });
 	buf = saved(w);
 	snprintf(path, sizeof(path), "%s/machines/%s.state", getenv("POSTERN_GOLDEN"), name);
 	to = fopen(path, "wxb");

@@ -79,7 +79,7 @@ static void on_complete(void *arg)
 
 static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(void *, struct machine *, struct err *))
 {
-	const struct boot_files found = { .kind = BOOT_FILES, .kernel =
+	const struct boot_files found = { .type = BOOT_FILES, .kernel =
 		{ getenv("POSTERN_BARE"), -1 }, .initrd.fd = -1 };
 	struct machine_config config = {
 		.cpus = CPUS, .memory_bytes = MEMORY_BYTES, .kernel = boot_find ? NULL :
@@ -87,7 +87,7 @@ static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(
 		.way_out = WAY_OUT_AUTO, .no_reboot = no_reboot,
 		.starts_inmigrate = incoming, .ram_is_late = incoming,
 		.disks_elsewhere = incoming, .loads_no_kernel = incoming,
-		.serial = { .kind = CHARDEV_NULL }, .boot_find = boot_find,
+		.serial = { .type = CHARDEV_NULL }, .boot_find = boot_find,
 	};
 	struct world *w = calloc(1, sizeof(*w));
 	struct err err = { 0 };
@@ -222,8 +222,8 @@ static void a_guest_s_reset_starts_it_anew(void **state)
 	(void)state;
 	assert_int_equal(machine_cont(w->machine, &err), 0);
 	/* As its vCPU threads do; many times, as a guest in a loop does. */
-	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
-	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
+	machine_on_device(w->machine, &(struct device_event){ .type = DEVICE_EVENT_RESET });
+	machine_on_device(w->machine, &(struct device_event){ .type = DEVICE_EVENT_RESET });
 	run_until(w, w->resets == 1);
 	assert_int_equal(w->resets_by_guest, 1);
 	assert_true(machine_is_running(w->machine));
@@ -276,7 +276,7 @@ static void without_reboot_a_reset_ends(void **state)
 
 	(void)state;
 	assert_int_equal(machine_cont(w->machine, &err), 0);
-	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_RESET });
+	machine_on_device(w->machine, &(struct device_event){ .type = DEVICE_EVENT_RESET });
 	loop_run(w->loop);
 	assert_int_equal(w->resets, 0);
 	assert_string_equal(w->reason, "guest-reset");
@@ -290,7 +290,7 @@ static void power_off_ends(void **state)
 
 	(void)state;
 	assert_int_equal(machine_cont(w->machine, &err), 0);
-	machine_on_device(w->machine, &(struct device_event){ .kind = DEVICE_EVENT_SHUTDOWN });
+	machine_on_device(w->machine, &(struct device_event){ .type = DEVICE_EVENT_SHUTDOWN });
 	loop_run(w->loop);
 	assert_string_equal(w->reason, "guest-shutdown");
 	world_free(w);
@@ -306,7 +306,7 @@ static void a_wish_travels(void **state)
 	(void)state;
 	assert_int_equal(machine_cont(from->machine, &err), 0);
 	assert_int_equal(machine_enter_migrate(from->machine, &err), 0);
-	machine_on_device(from->machine, &(struct device_event){ .kind = DEVICE_EVENT_SHUTDOWN });
+	machine_on_device(from->machine, &(struct device_event){ .type = DEVICE_EVENT_SHUTDOWN });
 	uv_run(loop_uv(from->loop), UV_RUN_NOWAIT);
 	assert_int_equal(from->shutdowns, 0);
 	assert_int_equal(machine_save(from->machine, &buf, &err), 0);
@@ -593,7 +593,7 @@ static void damaged_state_does_no_harm(void **state)
 static void what_cannot_be_built_says_why(void **state)
 {
 	struct machine_config config = {
-		.cpus = 1, .memory_bytes = MEMORY_BYTES, .serial = { .kind = CHARDEV_NULL },
+		.cpus = 1, .memory_bytes = MEMORY_BYTES, .serial = { .type = CHARDEV_NULL },
 	};
 	struct machine *m;
 	struct loop *loop;

@@ -318,7 +318,7 @@ static int boot_find(void *arg, struct machine *machine, struct err *err)
 /* Nobody looks into them here. */
 #define SOME_FILE "/proc/self/exe"
 static const struct boot_files on_disk = {
-	.kind = BOOT_FILES, .kernel = { .path = (char *)(uintptr_t)SOME_FILE, .fd = -1 }, .initrd =
+	.type = BOOT_FILES, .kernel = { .path = (char *)(uintptr_t)SOME_FILE, .fd = -1 }, .initrd =
 		{ .fd = -1 },
 };
 
@@ -348,7 +348,7 @@ static struct world *world_new(bool incoming, bool finds)
 			.starts_inmigrate = incoming, .ram_is_late = incoming,
 		.disks_elsewhere = incoming, .loads_no_kernel = incoming,
 		.found = &on_disk, .boot_find = finds ? boot_find : NULL, .boot_arg = w, .serial =
-			{ .kind = CHARDEV_NULL },
+			{ .type = CHARDEV_NULL },
 	};
 
 	world_start(w, &config);
@@ -477,7 +477,7 @@ static void assert_may_not_run(struct world *w)
 static void a_machine_with_a_poisoned_page_is_paused(void **state)
 {
 	static const enum run_state states[] = { RUN_STATE_RUNNING, RUN_STATE_DEBUG, RUN_STATE_PAUSED };
-	struct vm_event event = { .kind = VM_EVENT_POISONED };
+	struct vm_event event = { .type = VM_EVENT_POISONED };
 	struct memory *mem;
 	struct err err;
 	unsigned int i, n;
@@ -551,7 +551,7 @@ static void a_machine_that_arrives_without_one_of_its_pages_does_not_run(void **
 static void a_machine_may_wait_for_a_state_alone_or_for_its_ram_alone(void **state)
 {
 	struct machine_config config = {
-		.cpus = 1, .memory_bytes = MEMORY_BYTES, .serial = { .kind = CHARDEV_NULL },
+		.cpus = 1, .memory_bytes = MEMORY_BYTES, .serial = { .type = CHARDEV_NULL },
 		.loads_no_kernel = true,
 	};
 	struct world *w = calloc(1, sizeof(*w));

@@ -314,7 +314,7 @@ static uint8_t *hushed(const struct relay *relay, const struct frame *frame, con
 	if (!relay->hush || frame_is(frame, payload) != AT_HELLO)
 		return NULL;
 	message = message_unpack(payload, frame->payload_bytes, NULL);
-	message->hello->boot = POSTERN__WIRE__BOOT_KIND__BOOT_UNKNOWN;
+	message->hello->boot = POSTERN__WIRE__BOOT_TYPE__BOOT_UNKNOWN;
 	message_pack(&buf, WIRE(HELLO), message->hello);
 	message_free(message);
 	*len = FRAME_BYTES + buf.len;

@@ -240,8 +240,8 @@ static void say_hello(struct hand *hand)
 	hello.session.data = hand->session;
 	hello.session.len = SESSION_BYTES;
 	hello.shape = &shape;
-	hello.boot = hand->boots ? POSTERN__WIRE__BOOT_KIND__BOOT_FILES :
-				   POSTERN__WIRE__BOOT_KIND__BOOT_NOTHING;
+	hello.boot = hand->boots ? POSTERN__WIRE__BOOT_TYPE__BOOT_FILES :
+				   POSTERN__WIRE__BOOT_TYPE__BOOT_NOTHING;
 	say(hand, WIRE(HELLO), &hello);
 	hear(hand, WIRE(HELLO_REPLY));
 }

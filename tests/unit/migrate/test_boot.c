@@ -78,7 +78,7 @@ static void test_it_goes_along_while_the_guest_runs(void **state)
 	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
 	/* Nothing of it is left behind at the destination: the next one is another. */
 	until_told(&w);
-	assert_int_equal(w.to.machine.boot.kind, BOOT_NOTHING);
+	assert_int_equal(w.to.machine.boot.type, BOOT_NOTHING);
 	world_migrate(&w, false);
 	until_completed(&w);
 	world_check_boot(&w);
@@ -161,15 +161,15 @@ static void test_a_guest_that_starts_from_its_disk_does_so_there(void **state)
 	(void)state;
 	NEEDS(&w);
 	boot_files_fini(&w.from.machine.boot);
-	w.from.machine.boot.kind = BOOT_DISK;
+	w.from.machine.boot.type = BOOT_DISK;
 	w.from.machine.boot.append = strdup("ip=dhcp");
 	world_migrate(&w, false);
 	until_failed(&w, "start it with the same --disk, or with --kernel");
 	until_told(&w);
-	w.to.machine.boot.kind = BOOT_DISK;
+	w.to.machine.boot.type = BOOT_DISK;
 	world_migrate(&w, false);
 	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED);
-	assert_int_equal(w.to.machine.boot.kind, BOOT_DISK);
+	assert_int_equal(w.to.machine.boot.type, BOOT_DISK);
 	assert_string_equal(w.to.machine.boot.append, "ip=dhcp");
 	assert_null(w.to.machine.boot.cmdline);
 	world_free(&w);
@@ -184,7 +184,7 @@ static void test_a_guest_without_a_kernel_loses_nothing(void **state)
 	boot_files_fini(&w.from.machine.boot);
 	world_migrate(&w, false);
 	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED);
-	assert_int_equal(w.to.machine.boot.kind, BOOT_NOTHING);
+	assert_int_equal(w.to.machine.boot.type, BOOT_NOTHING);
 	world_free(&w);
 }
 

@@ -21,7 +21,7 @@
 
 static uint8_t bytes[KERNEL_BYTES + INITRD_BYTES];
 
-static int boot(struct boot_receiver *r, enum boot_kind kind, uint64_t kernel, uint64_t initrd,
+static int boot(struct boot_receiver *r, enum boot_type type, uint64_t kernel, uint64_t initrd,
 		struct err *err)
 {
 	Postern__Wire__Boot message = POSTERN__WIRE__BOOT__INIT;
@@ -30,7 +30,7 @@ static int boot(struct boot_receiver *r, enum boot_kind kind, uint64_t kernel, u
 	message.initrd_bytes = initrd;
 	message.has_cmdline = true;
 	message.cmdline = (char *)(uintptr_t)"quiet";
-	return boot_receiver_take_boot(r, &message, kind, LIMIT, err);
+	return boot_receiver_take_boot(r, &message, type, LIMIT, err);
 }
 
 static int data(struct boot_receiver *r, uint64_t offset, size_t len, struct err *err)
@@ -80,7 +80,7 @@ static void test_what_is_right_is_kept(void **state)
 	pieces(&r);
 	assert_int_equal(data(&r, sizeof(bytes), 1, &err), -EBADMSG);
 	assert_int_equal(end(&r, true, &err), 0);
-	assert_int_equal(r.files.kind, BOOT_FILES);
+	assert_int_equal(r.files.type, BOOT_FILES);
 	assert_string_equal(r.files.cmdline, "quiet");
 	assert_int_equal(pread(r.files.kernel.fd, got, sizeof(got), 0), KERNEL_BYTES);
 	assert_memory_equal(got, bytes, KERNEL_BYTES);
@@ -95,7 +95,7 @@ static void test_what_is_right_is_kept(void **state)
 static void test_sizes_that_cannot_be(void **state)
 {
 	static const struct {
-		enum boot_kind kind;
+		enum boot_type type;
 		uint64_t kernel, initrd;
 		int result;
 	} bad[] = {
@@ -116,7 +116,7 @@ static void test_sizes_that_cannot_be(void **state)
 	(void)state;
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		boot_receiver_init(&r);
-		assert_int_equal(boot(&r, bad[i].kind, bad[i].kernel, bad[i].initrd, &err),
+		assert_int_equal(boot(&r, bad[i].type, bad[i].kernel, bad[i].initrd, &err),
 				 bad[i].result);
 		boot_receiver_fini(&r);
 	}

@@ -18,11 +18,11 @@
 #include "migrate/handshake.h"
 
 static const struct preface a_preface = {
-	.version = WIRE_MAJOR, .channel = WIRE_BULK, .epoch = 0x01020304, .kind = PROOF_HMAC_SHA256,
+	.version = WIRE_MAJOR, .channel = WIRE_BULK, .epoch = 0x01020304, .type = PROOF_HMAC_SHA256,
 	.session = "fifteen letters", .nonce = "source's nonce.",
 };
 static const struct challenge a_challenge = {
-	.version = WIRE_MAJOR, .kind = PROOF_HMAC_SHA256, .nonce = "other one's one",
+	.version = WIRE_MAJOR, .type = PROOF_HMAC_SHA256, .nonce = "other one's one",
 };
 
 /* Makes a tampered preface or challenge valid again but for what was tampered with. */
@@ -45,7 +45,7 @@ static void test_preface_round_trip(void **state)
 	assert_int_equal(preface_decode(&out, bytes, &err), 0);
 	assert_int_equal(out.channel, WIRE_BULK);
 	assert_int_equal(out.epoch, a_preface.epoch);
-	assert_int_equal(out.kind, PROOF_HMAC_SHA256);
+	assert_int_equal(out.type, PROOF_HMAC_SHA256);
 	assert_memory_equal(out.session, a_preface.session, SESSION_BYTES);
 	assert_memory_equal(out.nonce, a_preface.nonce, NONCE_BYTES);
 }
@@ -60,7 +60,7 @@ static void test_challenge_round_trip(void **state)
 	challenge_encode(&a_challenge, bytes);
 	assert_int_equal(challenge_decode(&out, bytes, &err), 0);
 	assert_int_equal(out.version, WIRE_MAJOR);
-	assert_int_equal(out.kind, PROOF_HMAC_SHA256);
+	assert_int_equal(out.type, PROOF_HMAC_SHA256);
 	assert_memory_equal(out.nonce, a_challenge.nonce, NONCE_BYTES);
 }
 

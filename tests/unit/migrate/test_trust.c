@@ -336,12 +336,12 @@ static void check_impostor(const struct challenge *challenge, const char *says, 
 
 static void test_the_guest_is_not_given_to_who_has_no_secret(void **state)
 {
-	struct challenge challenge = { .version = WIRE_MAJOR, .kind = PROOF_HMAC_SHA256 };
+	struct challenge challenge = { .version = WIRE_MAJOR, .type = PROOF_HMAC_SHA256 };
 
 	(void)state;
 	check_impostor(&challenge, "the destination does not have this source's secret", 3 * (PREFACE_BYTES + HANDSHAKE_BYTES));
 	/* Nor does it talk the source out of it. */
-	challenge.kind = PROOF_NONE;
+	challenge.type = PROOF_NONE;
 	check_impostor(&challenge, "wants no proof", 3 * PREFACE_BYTES);
 	challenge.version = 1;
 	check_impostor(&challenge, "version 1", 3 * PREFACE_BYTES);
@@ -397,7 +397,7 @@ static void test_a_crowd_from_elsewhere_takes_nobodys_place(void **state)
  */
 static void test_a_handshake_that_does_not_go_on_is_ended(void **state)
 {
-	struct preface preface = { .version = WIRE_MAJOR, .kind = PROOF_HMAC_SHA256 };
+	struct preface preface = { .version = WIRE_MAJOR, .type = PROOF_HMAC_SHA256 };
 	struct migration_trust trust = trust_of("a secret");
 	uint8_t bytes[PREFACE_BYTES], answer[HANDSHAKE_BYTES];
 	int silent, half, unproven, wrong;

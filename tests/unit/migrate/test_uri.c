@@ -31,7 +31,7 @@ static void test_good_tcp(void **state)
 	(void)state;
 	for (i = 0; i < sizeof(good) / sizeof(*good); i++) {
 		assert_int_equal(uri_parse(&uri, good[i].text, &err), 0);
-		assert_int_equal(uri.kind, URI_TCP);
+		assert_int_equal(uri.type, URI_TCP);
 		assert_string_equal(uri.address.host, good[i].host);
 		assert_string_equal(uri.address.port, good[i].port);
 	}
@@ -44,10 +44,10 @@ static void test_good_unix_and_fd(void **state)
 
 	(void)state;
 	assert_int_equal(uri_parse(&uri, "unix:/a/b:c", &err), 0);
-	assert_int_equal(uri.kind, URI_UNIX);
+	assert_int_equal(uri.type, URI_UNIX);
 	assert_string_equal(uri.address.path, "/a/b:c");
 	assert_int_equal(uri_parse(&uri, "fd:12", &err), 0);
-	assert_int_equal(uri.kind, URI_FD);
+	assert_int_equal(uri.type, URI_FD);
 	assert_int_equal(uri.nfd, 1);
 	assert_int_equal(uri.fd[0], 12);
 	assert_int_equal(uri_parse(&uri, "fd:3,5,4", &err), 0);

@@ -172,7 +172,7 @@ static void boot_file_make(struct boot_file *file, const char *name, uint64_t fr
 
 static void boot_make(struct boot_files *boot)
 {
-	boot->kind = BOOT_FILES;
+	boot->type = BOOT_FILES;
 	boot->cmdline = strdup(WORLD_CMDLINE);
 	boot_file_make(&boot->kernel, "kernel", 0, WORLD_KERNEL_BYTES);
 	boot_file_make(&boot->initrd, "initrd", WORLD_KERNEL_BYTES, WORLD_INITRD_BYTES);
@@ -193,7 +193,7 @@ void world_check_boot(struct world *world)
 {
 	const struct boot_files *boot = &world->to.machine.boot;
 
-	assert_int_equal(boot->kind, BOOT_FILES);
+	assert_int_equal(boot->type, BOOT_FILES);
 	assert_string_equal(boot->cmdline, WORLD_CMDLINE);
 	boot_file_check(&boot->kernel, 0, WORLD_KERNEL_BYTES);
 	boot_file_check(&boot->initrd, WORLD_KERNEL_BYTES, WORLD_INITRD_BYTES);
@@ -367,7 +367,7 @@ void world_check_arrived(struct world *world)
 	assert_int_equal(world->from.machine.state, RUN_STATE_POSTMIGRATE);
 	assert_int_equal(world->to.machine.state, RUN_STATE_RUNNING);
 	assert_false(memory_is_late(world->to.machine.mem));
-	if (world->from.machine.boot.kind == BOOT_FILES && world->to.machine.boot.kind ==
+	if (world->from.machine.boot.type == BOOT_FILES && world->to.machine.boot.type ==
 	    BOOT_FILES)
 		world_check_boot(world);
 	for (i = 0; i < WORLD_PAGES; i++) {

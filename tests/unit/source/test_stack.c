@@ -22,7 +22,7 @@
 #define PAGES 512
 #define READERS 2
 
-enum kind { THROTTLE, DELAY, INJECT, RETRY, VERIFY, KINDS };
+enum layer_type { THROTTLE, DELAY, INJECT, RETRY, VERIFY, TYPES };
 
 /* ---- a source that answers from a thread ---- */
 
@@ -146,21 +146,21 @@ static void make_sums(void)
 }
 
 /* The n-th order of the five kinds, 0 to 119. */
-static void order_of(unsigned int n, enum kind *order)
+static void order_of(unsigned int n, enum layer_type *order)
 {
-	enum kind left[KINDS] = { THROTTLE, DELAY, INJECT, RETRY, VERIFY };
+	enum layer_type left[TYPES] = { THROTTLE, DELAY, INJECT, RETRY, VERIFY };
 	unsigned int i, k, at;
 
-	for (i = 0; i < KINDS; i++) {
-		at = n % (KINDS - i);
-		n /= KINDS - i;
+	for (i = 0; i < TYPES; i++) {
+		at = n % (TYPES - i);
+		n /= TYPES - i;
 		order[i] = left[at];
-		for (k = at; k + 1 < KINDS - i; k++)
+		for (k = at; k + 1 < TYPES - i; k++)
 			left[k] = left[k + 1];
 	}
 }
 
-static bool is_above(const enum kind *order, enum kind a, enum kind b)
+static bool is_above(const enum layer_type *order, enum layer_type a, enum layer_type b)
 {
 	unsigned int i;
 
@@ -170,7 +170,7 @@ static bool is_above(const enum kind *order, enum kind a, enum kind b)
 }
 
 /* Faults only where a layer above is there to heal them. */
-static struct layer *new_inject(const enum kind *order, uint64_t seed)
+static struct layer *new_inject(const enum layer_type *order, uint64_t seed)
 {
 	struct inject_rule rules[3];
 	struct inject *inject;
@@ -186,7 +186,7 @@ static struct layer *new_inject(const enum kind *order, uint64_t seed)
 	return inject_layer(inject);
 }
 
-static struct layer *new_layer(enum kind kind, const enum kind *order, unsigned int seed, bool stuck)
+static struct layer *new_layer(enum layer_type layer_type, const enum layer_type *order, unsigned int seed, bool stuck)
 {
 	const struct verify_config verify_config = { verify_table_sum, &table, 50, PAGES };
 	const struct retry_config retry_config = {
@@ -203,7 +203,7 @@ static struct layer *new_layer(enum kind kind, const enum kind *order, unsigned 
 	struct delay *delay;
 	struct retry *retry;
 
-	switch (kind) {
+	switch (layer_type) {
 	case THROTTLE:
 		assert_int_equal(throttle_new(&throttle, stuck ? 1 : 8000000, PAGES, NULL), 0);
 		return throttle_layer(throttle);
@@ -221,16 +221,16 @@ static struct layer *new_layer(enum kind kind, const enum kind *order, unsigned 
 	}
 }
 
-static struct stack *new_stack(const enum kind *order, unsigned int seed, bool stuck, struct page_sink *sink,
+static struct stack *new_stack(const enum layer_type *order, unsigned int seed, bool stuck, struct page_sink *sink,
 			       struct page_source *bottom)
 {
-	struct layer *layer[KINDS];
+	struct layer *layer[TYPES];
 	struct stack *stack;
 	unsigned int i;
 
-	for (i = 0; i < KINDS; i++)
+	for (i = 0; i < TYPES; i++)
 		layer[i] = new_layer(order[i], order, seed, stuck);
-	assert_int_equal(stack_new(&stack, sink, layer, KINDS, bottom, NULL), 0);
+	assert_int_equal(stack_new(&stack, sink, layer, TYPES, bottom, NULL), 0);
 	return stack;
 }
 
@@ -279,7 +279,7 @@ static void run_order(unsigned int number)
 {
 	struct reader reader[READERS];
 	struct memory *mem = late_memory();
-	enum kind order[KINDS];
+	enum layer_type order[TYPES];
 	struct server server;
 	struct stack *stack;
 	unsigned int i;
@@ -350,7 +350,7 @@ static void test_the_end_waits_for_nothing(void **state)
 {
 	struct near *near = malloc(sizeof(*near));
 	struct far *far = malloc(sizeof(*far));
-	enum kind order[KINDS];
+	enum layer_type order[TYPES];
 	struct pusher pusher;
 	struct stack *stack;
 	unsigned int i, k;

@@ -2,18 +2,18 @@
  * Copyright The postern authors
  *
  * The kinds of virtio devices that a machine can have, each by the option of `postern run` that asks for it. A new kind is one
- * more file, with a struct virtio_kind that kind.c lists.
+ * more file, with a struct virtio_type that kind.c lists.
  *
  * All on the main thread.
  */
-#ifndef POSTERN_DEVICE_VIRTIO_KIND_H
-#define POSTERN_DEVICE_VIRTIO_KIND_H
+#ifndef POSTERN_DEVICE_VIRTIO_TYPE_H
+#define POSTERN_DEVICE_VIRTIO_TYPE_H
 
 #include "device/virtio/vdev.h"
 
 #define VIRTIO_DEVICES_MAX 24
 
-struct virtio_kind {
+struct virtio_type {
 	const char *option;		/* without its dashes */
 	unsigned int max;		/* of one machine */
 	/* The option's value, "" if it takes none. 0, -EINVAL with what is allowed, -ENOMEM. */
@@ -23,14 +23,14 @@ struct virtio_kind {
 };
 
 /* In the order in which they come on the bus: the order in which a guest finds them, whatever that of the options. */
-extern const struct virtio_kind *const virtio_kinds[];
-extern const unsigned int virtio_kinds_n;
+extern const struct virtio_type *const virtio_types[];
+extern const unsigned int virtio_types_n;
 
-extern const struct virtio_kind rng_kind, blk_kind, net_kind, console_kind, balloon_kind, vsock_kind;
+extern const struct virtio_type rng_type, blk_type, net_type, console_type, balloon_type, vsock_type;
 
 /* One device that is asked for. */
 struct virtio_choice {
-	const struct virtio_kind *kind;
+	const struct virtio_type *type;
 	const char *text;
 };
 
