@@ -398,12 +398,12 @@ int gdb_new(struct gdb **out, struct machine *machine, const char *spec, int pag
 	r = server_new(&gdb->server, gdb->uv, "gdb", spec, on_client, gdb, err);
 	if (r < 0)
 		goto err_worker;
-	gdb->listener = (struct machine_listener){
+	gdb->observer = (struct machine_observer){
 		.state = gdb_run_on_state,
 		.debug = gdb_run_on_debug,
 		.arg = gdb,
 	};
-	machine_listen(machine, &gdb->listener);
+	machine_observe(machine, &gdb->observer);
 	*out = gdb;
 	return 0;
 
@@ -418,7 +418,7 @@ void gdb_free(struct gdb *gdb)
 {
 	if (!gdb)
 		return;
-	machine_unlisten(gdb->machine, &gdb->listener);
+	machine_unobserve(gdb->machine, &gdb->observer);
 	server_free(gdb->server);
 	if (gdb->client)
 		gdb_client_close(gdb->client);

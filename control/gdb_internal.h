@@ -70,7 +70,7 @@ struct gdb {
 	struct gdb_client *client;	/* NULL: nobody is attached */
 	struct gdb_client *stranger;	/* who is connected and has said nothing yet; NULL while somebody is attached */
 	struct gdb_refused *refused;	/* who came second */
-	struct machine_listener listener;
+	struct machine_observer observer;
 	struct gdb_worker *worker;
 	int page_timeout_ms;
 	struct gdb_breaks breaks;

@@ -143,7 +143,7 @@ static void on_migration(void *arg, enum migration_status status)
 int qmp_new(struct qmp **out, struct machine *machine, struct migration *migration, struct err *err)
 {
 	struct qmp *qmp = calloc(1, sizeof(*qmp));
-	struct migration_listener listener;
+	struct migration_observer observer;
 
 	if (!qmp)
 		return err_set(err, -ENOMEM, "QMP: no memory");
@@ -151,7 +151,7 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 	qmp->migration = migration;
 	qmp->uv = loop_uv(machine_loop(machine));
 	qmp->migration_events = true;
-	qmp->machine_listener = (struct machine_listener){
+	qmp->machine_observer = (struct machine_observer){
 		.state = on_state,
 		.reset = on_reset,
 		.shutdown = on_shutdown,
@@ -160,9 +160,9 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 		.device = on_device,
 		.arg = qmp,
 	};
-	machine_listen(machine, &qmp->machine_listener);
-	listener = (struct migration_listener){ .status = on_migration, .arg = qmp };
-	migration_listen(migration, &listener);
+	machine_observe(machine, &qmp->machine_observer);
+	observer = (struct migration_observer){ .status = on_migration, .arg = qmp };
+	migration_observe(migration, &observer);
 	uv_prepare_init(qmp->uv, &qmp->life);
 	qmp->life.data = qmp;
 	*out = qmp;
@@ -222,7 +222,7 @@ void qmp_free(struct qmp *qmp)
 		server_free(qmp->servers[i]);
 	qmp->nservers = 0;
 	flush(qmp);
-	machine_unlisten(qmp->machine, &qmp->machine_listener);
+	machine_unobserve(qmp->machine, &qmp->machine_observer);
 	while (qmp->clients)
 		qmp_client_close(qmp->clients);
 	/* The migration may still tell of its end: the memory goes when the loop has run once more. */

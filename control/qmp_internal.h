@@ -41,7 +41,7 @@ struct qmp {
 	unsigned int nservers;
 	struct qmp_client *clients;
 	unsigned int nclients;
-	struct machine_listener machine_listener;
+	struct machine_observer machine_observer;
 	uv_prepare_t life;	/* never started: its close callback frees this struct */
 	bool closed;
 	bool migration_events;	/* the "events" migration capability */

@@ -127,7 +127,7 @@ void machine_on_device(void *machine, const struct device_event *event)
 		machine_shutdown(m, false, "host-ui");
 		break;
 	default:	/* on the main thread, and none of the machine's business */
-		MACHINE_TELL(m, device, event);
+		MACHINE_NOTIFY(m, device, event);
 	}
 }
 
@@ -160,7 +160,7 @@ static void lost(struct machine *m, const struct post *post)
 	lost_log(&pages);
 	if (m->state == RUN_STATE_RUNNING)
 		machine_stop_for(m, RUN_STATE_IO_ERROR);
-	MACHINE_TELL(m, pages_lost, &pages);
+	MACHINE_NOTIFY(m, pages_lost, &pages);
 }
 
 static void on_lost_rest(uv_timer_t *timer)
@@ -184,7 +184,7 @@ static void complete(struct machine *m, const struct post *post)
 	(void)post;
 	log_info("all of the guest's memory has come");
 	board_memory_complete(m->board);
-	MACHINE_TELL(m, memory_complete);
+	MACHINE_NOTIFY(m, memory_complete);
 	machine_reset_retry(m);
 }
 
@@ -252,7 +252,7 @@ static void poisoned(struct machine *m, const struct post *post)
 	/* A debugger may have let the vCPU run alone. */
 	if (m->state == RUN_STATE_RUNNING || m->state == RUN_STATE_DEBUG)
 		machine_stop_for(m, RUN_STATE_IO_ERROR);
-	MACHINE_TELL(m, pages_lost, &page);
+	MACHINE_NOTIFY(m, pages_lost, &page);
 }
 
 static void error(struct machine *m, const struct post *post)

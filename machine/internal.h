@@ -67,7 +67,7 @@ struct machine {
 	struct lost_gather lost;
 	/* Main thread's. */
 	uv_timer_t *lost_rest;		/* active: the next news of lost pages is not due yet */
-	struct machine_listener *listeners;
+	struct machine_observer *observers;
 	enum run_state state;
 	bool clock_stopped;		/* the guest's clock stands at clock */
 	uint64_t clock;
@@ -82,10 +82,10 @@ struct machine {
 extern const struct vm_exit_ops machine_exit_ops;
 
 /* Each listener that has `callback`; one may remove itself. */
-#define MACHINE_TELL(m, callback, ...)                                                         \
+#define MACHINE_NOTIFY(m, callback, ...)                                                       \
 	do {                                                                                   \
-		struct machine_listener *l_, *next_;                                           \
-		for (l_ = (m)->listeners; l_; l_ = next_) {                                    \
+		struct machine_observer *l_, *next_;                                           \
+		for (l_ = (m)->observers; l_; l_ = next_) {                                    \
 			next_ = l_->next;                                                      \
 			if (l_->callback)                                                      \
 				l_->callback(l_->arg, ##__VA_ARGS__);                          \

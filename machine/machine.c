@@ -52,24 +52,24 @@ struct loop *machine_loop(const struct machine *m)
 	return m->loop;
 }
 
-void machine_listen(struct machine *m, struct machine_listener *listener)
+void machine_observe(struct machine *m, struct machine_observer *observer)
 {
-	struct machine_listener **at = &m->listeners;
+	struct machine_observer **at = &m->observers;
 
 	while (*at)
 		at = &(*at)->next;
-	listener->next = NULL;
-	*at = listener;
+	observer->next = NULL;
+	*at = observer;
 }
 
-void machine_unlisten(struct machine *m, struct machine_listener *listener)
+void machine_unobserve(struct machine *m, struct machine_observer *observer)
 {
-	struct machine_listener **at = &m->listeners;
+	struct machine_observer **at = &m->observers;
 
-	while (*at && *at != listener)
+	while (*at && *at != observer)
 		at = &(*at)->next;
 	if (*at)
-		*at = listener->next;
+		*at = observer->next;
 }
 
 /* ---- life ---- */
@@ -222,7 +222,7 @@ int machine_powerdown(struct machine *m, struct err *err)
 		return err_set(err, -EBUSY, "a machine in state %s has no power button",
 			       run_state_name(m->state));
 	board_press_power_button(m->board);
-	MACHINE_TELL(m, powerdown);
+	MACHINE_NOTIFY(m, powerdown);
 	return 0;
 }
 

@@ -75,7 +75,7 @@ struct machine_config {
  * All callbacks on the main thread; NULL ones are skipped. A listener outlives
  * the machine or is removed first.
  */
-struct machine_listener {
+struct machine_observer {
 	void (*state)(void *arg, enum run_state old, enum run_state now);	/* STOP, RESUME come of it */
 	void (*reset)(void *arg, bool by_guest);
 	void (*shutdown)(void *arg, bool by_guest, const char *reason);	/* QEMU's ShutdownCause */
@@ -93,7 +93,7 @@ struct machine_listener {
 	 */
 	void (*device)(void *arg, const struct device_event *event);
 	void *arg;
-	struct machine_listener *next;
+	struct machine_observer *next;
 };
 
 /*
@@ -108,8 +108,8 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
  */
 int machine_free(struct machine *machine);
 
-void machine_listen(struct machine *machine, struct machine_listener *listener);
-void machine_unlisten(struct machine *machine, struct machine_listener *listener);
+void machine_observe(struct machine *machine, struct machine_observer *observer);
+void machine_unobserve(struct machine *machine, struct machine_observer *observer);
 
 const struct machine_config *machine_config(const struct machine *machine);
 struct memory *machine_memory(const struct machine *machine);

@@ -31,7 +31,7 @@ void machine_set_state(struct machine *m, enum run_state state)
 			 run_state_name(state));
 	m->state = state;
 	log_info("run state: %s", run_state_name(state));
-	MACHINE_TELL(m, state, old, state);
+	MACHINE_NOTIFY(m, state, old, state);
 }
 
 void machine_clock_back(struct machine *m)
@@ -92,7 +92,7 @@ void machine_shutdown(struct machine *m, bool by_guest, const char *reason)
 	m->shut = true;
 	log_info("shutting down: %s", reason);
 	vm_ask_pause(m->vm);
-	MACHINE_TELL(m, shutdown, by_guest, reason);
+	MACHINE_NOTIFY(m, shutdown, by_guest, reason);
 	machine_set_state(m, RUN_STATE_SHUTDOWN);
 	loop_stop(m->loop);
 }

@@ -90,7 +90,7 @@ static int reset_now(struct machine *m, const struct boot_files *found, struct e
 		return reset_failed(m, err);
 	/* What it asked for before is void now. */
 	atomic_store(&m->asked, 0);
-	MACHINE_TELL(m, reset, reset.by_guest);
+	MACHINE_NOTIFY(m, reset, reset.by_guest);
 	if (reset.resumes) {
 		machine_run(m);
 	} else {

@@ -118,7 +118,7 @@ void machine_debug_event(struct machine *m, struct vcpu *vcpu)
 	}
 	board_stop(m->board);
 	machine_set_state(m, RUN_STATE_DEBUG);
-	MACHINE_TELL(m, debug, vcpu);
+	MACHINE_NOTIFY(m, debug, vcpu);
 }
 
 /* ---- go ---- */

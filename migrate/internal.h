@@ -19,7 +19,7 @@
 #include "migrate/migration.h"
 #include "migrate/outgoing.h"
 
-#define MIGRATION_LISTENERS_MAX 8
+#define MIGRATION_OBSERVERS_MAX 8
 /* To connect, and to name oneself, takes longer than to be silent: a first SYN is repeated after a second. */
 #define CONNECT_TIMEOUT_MIN_MS 5000u
 /* Who has connected and not proven anything is not kept for longer, however patient a link is. */
@@ -39,12 +39,12 @@ static inline unsigned int handshake_timeout_ms(unsigned int link_timeout_ms)
 
 struct migration {
 	struct machine *machine;
-	struct machine_listener machine_listener;
+	struct machine_observer machine_observer;
 	struct loop *loop;
 	struct migration_params params;
 	struct migration_trust started_with; /* migration_trust */
-	struct migration_listener listener[MIGRATION_LISTENERS_MAX];
-	unsigned int nlisteners;
+	struct migration_observer observer[MIGRATION_OBSERVERS_MAX];
+	unsigned int nobservers;
 
 	struct outgoing outgoing;
 	struct incoming incoming;

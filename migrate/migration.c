@@ -50,8 +50,8 @@ void migration_set_status(struct migration *m, enum migration_status status)
 		return;
 	m->status = status;
 	log_info("migration: %s", migration_status_name(status));
-	for (i = 0; i < m->nlisteners; i++)
-		m->listener[i].status(m->listener[i].arg, status);
+	for (i = 0; i < m->nobservers; i++)
+		m->observer[i].status(m->observer[i].arg, status);
 }
 
 void migration_note(struct migration *m, const struct err *err)
@@ -257,8 +257,8 @@ int migration_new(struct migration **out, struct machine *machine, struct err *e
 	uv_unref((uv_handle_t *)m->sample);
 	uv_timer_start(m->sample, on_sample, SAMPLE_MS, SAMPLE_MS);
 	m->sampled_ns = clock_now_ns();
-	m->machine_listener = (struct machine_listener){ .memory_complete = on_memory_complete, .arg = m };
-	machine_listen(machine, &m->machine_listener);
+	m->machine_observer = (struct machine_observer){ .memory_complete = on_memory_complete, .arg = m };
+	machine_observe(machine, &m->machine_observer);
 	*out = m;
 	return 0;
 }
@@ -267,7 +267,7 @@ void migration_free(struct migration *m)
 {
 	if (!m)
 		return;
-	machine_unlisten(m->machine, &m->machine_listener);
+	machine_unobserve(m->machine, &m->machine_observer);
 	outgoing_fini(&m->outgoing);
 	incoming_fini(&m->incoming);
 	uv_timer_stop(m->sample);
@@ -276,12 +276,12 @@ void migration_free(struct migration *m)
 	free(m);
 }
 
-void migration_listen(struct migration *m, const struct migration_listener *listener)
+void migration_observe(struct migration *m, const struct migration_observer *observer)
 {
-	if (m->nlisteners < MIGRATION_LISTENERS_MAX)
-		m->listener[m->nlisteners++] = *listener;
+	if (m->nobservers < MIGRATION_OBSERVERS_MAX)
+		m->observer[m->nobservers++] = *observer;
 	else
-		log_error("migration: more than %d listeners", MIGRATION_LISTENERS_MAX);
+		log_error("migration: more than %d observers", MIGRATION_OBSERVERS_MAX);
 }
 
 /* ---- commands ---- */

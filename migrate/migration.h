@@ -52,7 +52,7 @@ struct migration_info {
 	uint64_t bytes_per_second;	/* over the last second */
 };
 
-struct migration_listener {
+struct migration_observer {
 	void (*status)(void *arg, enum migration_status status);	/* main thread */
 	void *arg;
 };
@@ -60,7 +60,7 @@ struct migration_listener {
 int migration_new(struct migration **out, struct machine *machine, struct err *err);
 /* Ends connections and threads at once; never waits for the peer. Before machine_free. */
 void migration_free(struct migration *migration);
-void migration_listen(struct migration *migration, const struct migration_listener *listener);
+void migration_observe(struct migration *migration, const struct migration_observer *observer);
 /* What holds where a command brings none of its own: as the machine was started. */
 void migration_trust(struct migration *migration, const struct migration_trust *trust);
 

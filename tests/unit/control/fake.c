@@ -44,7 +44,7 @@ struct machine *fake_machine_new(void)
 
 void fake_machine_free(struct machine *machine)
 {
-	assert_null(machine->listeners);
+	assert_null(machine->observers);
 	loop_free(machine->loop);
 	pthread_cond_destroy(&machine->mem.changed);
 	pthread_mutex_destroy(&machine->mem.lock);
@@ -107,13 +107,13 @@ void fake_expect_turns(struct machine *machine, const unsigned int *done)
 void fake_set_state(struct machine *machine, enum run_state state)
 {
 	enum run_state old = machine->state;
-	struct machine_listener *l, *next;
+	struct machine_observer *l, *next;
 	unsigned int i;
 
 	machine->state = state;
 	if (old == state)
 		return;
-	for (l = machine->listeners; l; l = next) {
+	for (l = machine->observers; l; l = next) {
 		next = l->next;
 		if (l->state)
 			l->state(l->arg, old, state);
@@ -125,12 +125,12 @@ void fake_set_state(struct machine *machine, enum run_state state)
 
 void fake_debug_event(struct machine *machine, unsigned int cpu)
 {
-	struct machine_listener *l;
+	struct machine_observer *l;
 
 	machine->vm.vcpu[cpu].parked = true;
 	vm_pause(&machine->vm, 0, NULL);
 	fake_set_state(machine, RUN_STATE_DEBUG);
-	for (l = machine->listeners; l; l = l->next)
+	for (l = machine->observers; l; l = l->next)
 		if (l->debug)
 			l->debug(l->arg, &machine->vm.vcpu[cpu]);
 }
@@ -138,8 +138,8 @@ void fake_debug_event(struct machine *machine, unsigned int cpu)
 void fake_migration_status(struct migration *migration, enum migration_status status)
 {
 	migration->info.status = status;
-	if (migration->listener.status)
-		migration->listener.status(migration->listener.arg, status);
+	if (migration->observer.status)
+		migration->observer.status(migration->observer.arg, status);
 }
 
 /* ---- machine/ ---- */
@@ -154,19 +154,19 @@ const char *run_state_name(enum run_state state)
 	return names[state];
 }
 
-void machine_listen(struct machine *machine, struct machine_listener *listener)
+void machine_observe(struct machine *machine, struct machine_observer *observer)
 {
-	listener->next = machine->listeners;
-	machine->listeners = listener;
+	observer->next = machine->observers;
+	machine->observers = observer;
 }
 
-void machine_unlisten(struct machine *machine, struct machine_listener *listener)
+void machine_unobserve(struct machine *machine, struct machine_observer *observer)
 {
-	struct machine_listener **p;
+	struct machine_observer **p;
 
-	for (p = &machine->listeners; *p != listener; p = &(*p)->next)
+	for (p = &machine->observers; *p != observer; p = &(*p)->next)
 		assert_non_null(*p);
-	*p = listener->next;
+	*p = observer->next;
 }
 
 const struct machine_config *machine_config(const struct machine *machine)
@@ -277,11 +277,11 @@ bool machine_autostart(const struct machine *machine)
 
 int machine_reset(struct machine *machine, bool by_guest, struct err *err)
 {
-	struct machine_listener *l;
+	struct machine_observer *l;
 
 	(void)err;
 	machine->resets++;
-	for (l = machine->listeners; l; l = l->next)
+	for (l = machine->observers; l; l = l->next)
 		if (l->reset)
 			l->reset(l->arg, by_guest);
 	return 0;
@@ -289,12 +289,12 @@ int machine_reset(struct machine *machine, bool by_guest, struct err *err)
 
 int machine_set_balloon(struct machine *machine, uint64_t memory_bytes, struct err *err)
 {
-	struct machine_listener *l;
+	struct machine_observer *l;
 
 	if (!machine->balloon)
 		return err_set(err, -ENODEV, "No balloon device has been activated");
 	machine->balloon_bytes = memory_bytes;
-	for (l = machine->listeners; l; l = l->next)
+	for (l = machine->observers; l; l = l->next)
 		if (l->device)
 			l->device(l->arg, &(struct device_event){ .type = DEVICE_EVENT_BALLOON });
 	return 0;
@@ -314,11 +314,11 @@ int machine_powerdown(struct machine *machine, struct err *err)
 
 	while (machine->powerdown_ns && clock_now_ns() < until)
 		;
-	struct machine_listener *l;
+	struct machine_observer *l;
 
 	(void)err;
 	machine->powerdowns++;
-	for (l = machine->listeners; l; l = l->next)
+	for (l = machine->observers; l; l = l->next)
 		if (l->powerdown)
 			l->powerdown(l->arg);
 	return 0;
@@ -326,9 +326,9 @@ int machine_powerdown(struct machine *machine, struct err *err)
 
 void machine_shutdown(struct machine *machine, bool by_guest, const char *reason)
 {
-	struct machine_listener *l;
+	struct machine_observer *l;
 
-	for (l = machine->listeners; l; l = l->next)
+	for (l = machine->observers; l; l = l->next)
 		if (l->shutdown)
 			l->shutdown(l->arg, by_guest, reason);
 	machine->ended = true;
@@ -724,9 +724,9 @@ const char *migration_status_name(enum migration_status status)
 	return names[status];
 }
 
-void migration_listen(struct migration *migration, const struct migration_listener *listener)
+void migration_observe(struct migration *migration, const struct migration_observer *observer)
 {
-	migration->listener = *listener;
+	migration->observer = *observer;
 }
 
 static int called(struct migration *migration, const char *name, const char *uri, const struct migration_trust *trust,

@@ -68,7 +68,7 @@ struct machine {
 	struct memory mem;
 	struct vm vm;
 	struct machine_config config;
-	struct machine_listener *listeners;
+	struct machine_observer *observers;
 	enum run_state state;
 	bool autostart, ended;
 	bool reset_waits;
@@ -80,7 +80,7 @@ struct machine {
 };
 
 struct migration {
-	struct migration_listener listener;
+	struct migration_observer observer;
 	struct migration_params params;
 	struct migration_info info;
 	char last[128];			/* the last call and its uri */

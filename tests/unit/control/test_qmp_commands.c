@@ -41,7 +41,7 @@ static void test_block(void **state)
 	for (i = 0; i < 3; i++) {
 		static const char *const names[] = { "POSTERN_DISK_AWAY", "POSTERN_DISK_BACK", "BLOCK_IO_ERROR" };
 
-		s->machine->listeners->device(s->machine->listeners->arg, &events[i]);
+		s->machine->observers->device(s->machine->observers->arg, &events[i]);
 		event = receive(s);
 		assert_string_equal(json_string_value(json_object_get(event, "event")), names[i]);
 		if (i == 2)

@@ -25,7 +25,7 @@
 struct world {
 	struct loop *loop;
 	struct machine *machine;
-	struct machine_listener listener;
+	struct machine_observer observer;
 	unsigned int resets, resets_by_guest, shutdowns, powerdowns, states, completes, lost;
 	uint64_t lost_gfn, lost_pages;
 	bool parked;		/* at the last reset */
@@ -95,11 +95,11 @@ static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(
 	assert_int_equal(loop_new(&w->loop, &err), 0);
 	if (machine_new(&w->machine, w->loop, &config, &err) < 0)
 		fail_msg("%s", err.text);
-	w->listener = (struct machine_listener){
+	w->observer = (struct machine_observer){
 		.state = on_state, .reset = on_reset, .shutdown = on_shutdown, .powerdown = on_powerdown,
 		.pages_lost = on_lost, .memory_complete = on_complete, .arg = w,
 	};
-	machine_listen(w->machine, &w->listener);
+	machine_observe(w->machine, &w->observer);
 	return w;
 }
 

@@ -283,7 +283,7 @@ uint32_t balloon_actual(struct vdev *dev)
 struct world {
 	struct loop *loop;
 	struct machine *machine;
-	struct machine_listener listener;
+	struct machine_observer observer;
 	unsigned int lost, resets, resets_by_guest, finds, shutdowns;
 	gfn_t lost_gfn;
 };
@@ -336,8 +336,8 @@ static void world_start(struct world *w, const struct machine_config *config)
 		skip();
 	}
 	assert_int_equal(r, 0);
-	w->listener = (struct machine_listener){ .pages_lost = on_lost, .reset = on_reset, .shutdown = on_shutdown, .arg = w };
-	machine_listen(w->machine, &w->listener);
+	w->observer = (struct machine_observer){ .pages_lost = on_lost, .reset = on_reset, .shutdown = on_shutdown, .arg = w };
+	machine_observe(w->machine, &w->observer);
 }
 
 static struct world *world_new(bool incoming, bool finds)

@@ -119,7 +119,7 @@ static void test_who_comes_in_the_middle_waits_a_moment(void **state)
 	NEEDS(&w);
 	on_files(&w, kernel, initrd, 16 << 20);
 	machine = w.from.machine;
-	machine.listeners = NULL;
+	machine.observers = NULL;
 	assert_int_equal(migration_new(&second, &machine, &err), 0);
 	relay_hold_at(w.relay, AT_BOOT_DATA);
 	world_migrate(&w, false);

@@ -144,7 +144,7 @@ static void test_a_second_source_is_told_that_the_destination_is_busy(void **sta
 	(void)state;
 	NEEDS(&w);
 	machine = w.from.machine;
-	machine.listeners = NULL;
+	machine.observers = NULL;
 	assert_int_equal(migration_new(&second, &machine, &err), 0);
 	relay_hold(w.relay, true);
 	world_migrate(&w, false);

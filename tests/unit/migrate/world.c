@@ -73,16 +73,16 @@ bool machine_is_to_run(const struct machine *machine)
 	return machine_is_running(machine) || machine->to_run;
 }
 
-void machine_listen(struct machine *machine, struct machine_listener *listener)
+void machine_observe(struct machine *machine, struct machine_observer *observer)
 {
-	listener->next = machine->listeners;
-	machine->listeners = listener;
+	observer->next = machine->observers;
+	machine->observers = observer;
 }
 
-void machine_unlisten(struct machine *machine, struct machine_listener *listener)
+void machine_unobserve(struct machine *machine, struct machine_observer *observer)
 {
-	assert_ptr_equal(machine->listeners, listener);
-	machine->listeners = listener->next;
+	assert_ptr_equal(machine->observers, observer);
+	machine->observers = observer->next;
 }
 
 int machine_enter_migrate(struct machine *machine, struct err *err)
@@ -220,8 +220,8 @@ static void on_complete_main(void *arg)
 {
 	struct machine *machine = arg;
 
-	if (machine->listeners && machine->listeners->memory_complete)
-		machine->listeners->memory_complete(machine->listeners->arg);
+	if (machine->observers && machine->observers->memory_complete)
+		machine->observers->memory_complete(machine->observers->arg);
 }
 
 static void on_complete(void *arg)
@@ -274,10 +274,10 @@ static void on_tick(uv_timer_t *timer)
 
 static void side_start(struct side *side)
 {
-	struct migration_listener listener = { .status = on_status, .arg = side };
+	struct migration_observer observer = { .status = on_status, .arg = side };
 
 	assert_int_equal(migration_new(&side->migration, &side->machine, NULL), 0);
-	migration_listen(side->migration, &listener);
+	migration_observe(side->migration, &observer);
 }
 
 bool world_new(struct world *world)

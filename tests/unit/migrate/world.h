@@ -64,7 +64,7 @@ struct world;
 struct machine {
 	struct world *world;
 	struct machine_config config;
-	struct machine_listener *listeners;
+	struct machine_observer *observers;
 	struct memory *mem;
 	enum run_state state;
 	bool autostart;
