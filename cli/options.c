@@ -322,18 +322,18 @@ static int take(struct options *o, int option, const char *value, struct err *er
 	case OPT_QMP:
 		return add_qmp(o, value, err);
 	case OPT_DISK:
-		return virtio_choose(&o->machine.virtio, "disk", value, err);
+		return virtio_options_add(&o->machine.virtio, "disk", value, err);
 	case OPT_NET:
-		return virtio_choose(&o->machine.virtio, "net", value, err);
+		return virtio_options_add(&o->machine.virtio, "net", value, err);
 	case OPT_RNG:
-		return virtio_choose(&o->machine.virtio, "rng", "", err);
+		return virtio_options_add(&o->machine.virtio, "rng", "", err);
 	case OPT_BALLOON:
-		return virtio_choose(&o->machine.virtio, "balloon", "", err);
+		return virtio_options_add(&o->machine.virtio, "balloon", "", err);
 	case OPT_VSOCK:
-		return virtio_choose(&o->machine.virtio, "vsock", value, err);
+		return virtio_options_add(&o->machine.virtio, "vsock", value, err);
 	case OPT_CONSOLE:
 		o->console_stdio = !strcmp(value, "stdio");
-		return virtio_choose(&o->machine.virtio, "console", value, err);
+		return virtio_options_add(&o->machine.virtio, "console", value, err);
 	case OPT_GDB_PAGE_TIMEOUT:
 		return parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0, 600000, err);
 	case OPT_WAY_OUT:
@@ -411,13 +411,13 @@ static int check(const struct options *o, struct err *err)
 	return 0;
 }
 
-static const char *first_disk(const struct virtio_choices *choices)
+static const char *first_disk(const struct virtio_options *options)
 {
 	unsigned int i;
 
-	for (i = 0; i < choices->n; i++)
-		if (!strcmp(choices->choice[i].type->option, "disk"))
-			return choices->choice[i].text;
+	for (i = 0; i < options->n; i++)
+		if (!strcmp(options->option[i].type->option, "disk"))
+			return options->option[i].text;
 	return NULL;
 }
 

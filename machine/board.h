@@ -26,7 +26,7 @@ struct board_config {
 	const char *name;		/* the machine's, may be NULL */
 	struct bus *pio, *mmio;
 	const struct chardev_config *serial;
-	const struct virtio_choices *virtio;
+	const struct virtio_options *virtio;
 	struct device_event_sink events;	/* of all its devices */
 	bool disks_elsewhere;		/* another machine still has them */
 };

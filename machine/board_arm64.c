@@ -28,7 +28,7 @@ int board_own_new(struct board *board, const struct board_config *config, struct
 
 	if (config->virtio->n)
 		return err_set(err, -ENOTSUP, "--%s: virtio devices are for x86-64 so far",
-			       config->virtio->choice[0].type->option);
+			       config->virtio->option[0].type->option);
 	_Static_assert(BOARD_SERIAL_BYTES == SERIAL_PORTS, "a register each byte");
 	r = board_add_serial(board, &line, err);
 	if (r < 0)

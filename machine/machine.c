@@ -90,12 +90,12 @@ static int machine_config_copy(struct machine *m, const struct machine_config *c
 	to->kernel = to->initrd = to->cmdline = to->append = to->name = NULL;
 	to->found = NULL;
 	for (i = 0; i < config->virtio.n; i++)
-		to->virtio.choice[i].text = NULL;
+		to->virtio.option[i].text = NULL;
 	r = machine_boot_configure(m, config, err);
 	if (!r)
 		r = machine_copy(&to->name, config->name, err);
 	for (i = 0; i < config->virtio.n && !r; i++)
-		r = machine_copy(&to->virtio.choice[i].text, config->virtio.choice[i].text, err);
+		r = machine_copy(&to->virtio.option[i].text, config->virtio.option[i].text, err);
 	return r;
 }
 
@@ -209,7 +209,7 @@ int machine_free(struct machine *m)
 	boot_files_fini(&m->boot_files);
 	free((char *)m->config.name);
 	for (i = 0; i < m->config.virtio.n; i++)
-		free((char *)m->config.virtio.choice[i].text);
+		free((char *)m->config.virtio.option[i].text);
 	free(m);
 	return 0;
 }

@@ -68,7 +68,7 @@ struct machine_config {
 	bool loads_no_kernel;		/* nothing is loaded for the start; it may have no kernel at all */
 	bool no_reboot;			/* a guest's reset ends the process instead */
 	struct chardev_config serial;
-	struct virtio_choices virtio;	/* texts are copied */
+	struct virtio_options virtio;	/* texts are copied */
 };
 
 /*

@@ -22,7 +22,7 @@ struct nbd_origin {
 	/* ours: waits until what served the last connection has ended. */
 	void (*end)(void *arg);
 	/* How many servers a first connection may try, should one that was reached be of no use; NULL: one. */
-	unsigned int (*choices)(void *arg);
+	unsigned int (*addresses)(void *arg);
 	void (*free)(void *arg);
 	void *arg;
 	const char *export_name;

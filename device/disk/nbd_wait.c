@@ -83,7 +83,7 @@ static void note(const struct nbd *nbd, char *all, const char *why)
 	char name[SOCKADDR_TEXT_BYTES] = "";
 	size_t used = strlen(all);
 
-	if (nbd->h && nbd->origin.choices &&
+	if (nbd->h && nbd->origin.addresses &&
 	    !getpeername(nbd->lib.nbd_aio_get_fd(nbd->h), (struct sockaddr *)&at, &len) &&
 	    at.ss_family != AF_UNIX)
 		sockaddr_print(&at, len, true, name);
@@ -113,7 +113,7 @@ int nbd_link_first(struct nbd *nbd, struct err *err)
 		nbd->origin.lost(nbd->origin.arg, why, sizeof(why));
 		if (r == -EINTR)
 			return r;
-	} while (reached && nbd->origin.choices && ++tried < nbd->origin.choices(nbd->origin.arg));
+	} while (reached && nbd->origin.addresses && ++tried < nbd->origin.addresses(nbd->origin.arg));
 	return err_set(err, r, "%s", why);
 }
 

@@ -134,7 +134,7 @@ int nbd_open(struct disk **out, const struct disk_config *config, const struct d
 		return r;
 	}
 	address_take(net);
-	origin.choices = net_choices;
+	origin.addresses = net_choices;
 	origin.export_name = net->nbd.export_name;
 	return nbd_open_at(out, config, env, &origin, err);
 }

@@ -15,7 +15,7 @@ struct virtio_set {
 	unsigned int n;
 };
 
-static int set_add(struct virtio_set *set, struct pci_host *bus, const struct virtio_choice *choice,
+static int set_add(struct virtio_set *set, struct pci_host *bus, const struct virtio_option *option,
 	       const struct vdev_env *env, unsigned int number, struct err *err)
 {
 	struct vdev *dev;
@@ -24,15 +24,15 @@ static int set_add(struct virtio_set *set, struct pci_host *bus, const struct vi
 
 	if (!bus)
 		return err_set(err, -ENOTSUP, "--%s: this machine has no bus for virtio devices",
-			       choice->type->option);
-	r = choice->type->make(&dev, env, choice->text, number, err);
+			       option->type->option);
+	r = option->type->make(&dev, env, option->text, number, err);
 	if (r < 0)
-		return err_prefix(err, r, "--%s", choice->type->option);
+		return err_prefix(err, r, "--%s", option->type->option);
 	set->dev[set->n++] = dev;
 	return pci_host_add(bus, &dev->fn, &slot, err);
 }
 
-int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_choices *choices,
+int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_options *options,
 		   const struct vdev_env *env, struct err *err)
 {
 	struct virtio_set *set = calloc(1, sizeof(*set));
@@ -42,9 +42,9 @@ int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct v
 	if (!set)
 		return err_set(err, -ENOMEM, "no memory for virtio devices");
 	for (k = 0; k < virtio_types_n; k++)
-		for (i = number = 0; i < choices->n && !r; i++)
-			if (choices->choice[i].type == virtio_types[k])
-				r = set_add(set, bus, &choices->choice[i], env, number++, err);
+		for (i = number = 0; i < options->n && !r; i++)
+			if (options->option[i].type == virtio_types[k])
+				r = set_add(set, bus, &options->option[i], env, number++, err);
 	if (r < 0) {
 		virtio_set_free(set);
 		return r;

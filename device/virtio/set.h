@@ -21,7 +21,7 @@ struct virtio_set;
  * order of virtio_types; env is copied. -ENOTSUP: there are some, and bus is
  * NULL. Errors name the option. After an error there is nothing to free.
  */
-int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_choices *choices,
+int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_options *options,
 		   const struct vdev_env *env, struct err *err);
 /* May be NULL. */
 void virtio_set_free(struct virtio_set *set);

@@ -18,29 +18,29 @@ static const struct virtio_type *type_find(const char *option)
 	return NULL;
 }
 
-int virtio_choose(struct virtio_choices *choices, const char *option, const char *text, struct err *err)
+int virtio_options_add(struct virtio_options *options, const char *option, const char *text, struct err *err)
 {
 	const struct virtio_type *type = type_find(option);
-	struct virtio_choice *at = &choices->choice[choices->n];
+	struct virtio_option *at = &options->option[options->n];
 	unsigned int i, same = 0;
 	int r;
 
 	if (!type)
 		return err_set(err, -EINVAL, "--%s: there is no such device", option);
-	for (i = 0; i < choices->n; i++) {
-		same += choices->choice[i].type == type;
+	for (i = 0; i < options->n; i++) {
+		same += options->option[i].type == type;
 		/* The last word counts, as with options that are no devices. */
-		if (choices->choice[i].type == type && type->max == 1)
-			at = &choices->choice[i];
+		if (options->option[i].type == type && type->max == 1)
+			at = &options->option[i];
 	}
 	if (same == type->max && type->max > 1)
 		return err_set(err, -EINVAL, "--%s %s: at most %u allowed", option, text, type->max);
-	if (at == &choices->choice[VIRTIO_DEVICES_MAX])
+	if (at == &options->option[VIRTIO_DEVICES_MAX])
 		return err_set(err, -EINVAL, "--%s %s: at most %d devices are allowed", option, text, VIRTIO_DEVICES_MAX);
 	r = type->check(text, err);
 	if (r < 0)
 		return err_prefix(err, r, "--%s", option);
-	choices->n += at == &choices->choice[choices->n];
-	*at = (struct virtio_choice){ type, text };
+	options->n += at == &options->option[options->n];
+	*at = (struct virtio_option){ type, text };
 	return 0;
 }

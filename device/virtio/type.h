@@ -29,13 +29,13 @@ extern const unsigned int virtio_types_n;
 extern const struct virtio_type rng_type, blk_type, net_type, console_type, balloon_type, vsock_type;
 
 /* One device that is asked for. */
-struct virtio_choice {
+struct virtio_option {
 	const struct virtio_type *type;
 	const char *text;
 };
 
-struct virtio_choices {
-	struct virtio_choice choice[VIRTIO_DEVICES_MAX];
+struct virtio_options {
+	struct virtio_option option[VIRTIO_DEVICES_MAX];
 	unsigned int n;
 };
 
@@ -43,6 +43,6 @@ struct virtio_choices {
  * One more, or, of a kind that a machine has only one of, another instead; text stays the caller's. -EINVAL: the kind is not known, its
  * value wrong, or there are too many; the error names the option.
  */
-int virtio_choose(struct virtio_choices *choices, const char *option, const char *text, struct err *err);
+int virtio_options_add(struct virtio_options *options, const char *option, const char *text, struct err *err);
 
 #endif

@@ -270,18 +270,18 @@ static void its_state_travels(void **state)
 
 static void what_is_no_character_device_is_refused(void **state)
 {
-	struct virtio_choices choices = { 0 };
+	struct virtio_options options = { 0 };
 	struct err err;
 
 	(void)state;
-	assert_int_equal(virtio_choose(&choices, "console", "tape", &err), -EINVAL);
+	assert_int_equal(virtio_options_add(&options, "console", "tape", &err), -EINVAL);
 	assert_non_null(strstr(err.text, "--console"));
 	assert_non_null(strstr(err.text, "tape"));
 	/* There is one; the last word counts. */
-	assert_int_equal(virtio_choose(&choices, "console", "null", &err), 0);
-	assert_int_equal(virtio_choose(&choices, "console", "pty", &err), 0);
-	assert_int_equal(choices.n, 1);
-	assert_string_equal(choices.choice[0].text, "pty");
+	assert_int_equal(virtio_options_add(&options, "console", "null", &err), 0);
+	assert_int_equal(virtio_options_add(&options, "console", "pty", &err), 0);
+	assert_int_equal(options.n, 1);
+	assert_string_equal(options.option[0].text, "pty");
 }
 
 int main(void)

@@ -674,20 +674,20 @@ static void what_is_no_disk_says_why(void **state)
 
 static void devices_are_chosen_by_their_options(void **state)
 {
-	struct virtio_choices choices = { 0 };
+	struct virtio_options options = { 0 };
 	struct err err;
 	int i;
 
 	(void)state;
 	for (i = 0; i < 8; i++)
-		assert_int_equal(virtio_choose(&choices, "disk", "a", &err), 0);
-	assert_int_equal(virtio_choose(&choices, "disk", "b", &err), -EINVAL);
+		assert_int_equal(virtio_options_add(&options, "disk", "a", &err), 0);
+	assert_int_equal(virtio_options_add(&options, "disk", "b", &err), -EINVAL);
 	assert_string_equal(err.text, "--disk b: at most 8 allowed");
-	assert_int_equal(virtio_choose(&choices, "disk", "", &err), -EINVAL);
-	assert_int_equal(virtio_choose(&choices, "tape", "", &err), -EINVAL);
-	assert_int_equal(virtio_choose(&choices, "rng", "", &err), 0);
-	assert_int_equal(choices.n, 9);
-	assert_ptr_equal(choices.choice[8].type, &rng_type);
+	assert_int_equal(virtio_options_add(&options, "disk", "", &err), -EINVAL);
+	assert_int_equal(virtio_options_add(&options, "tape", "", &err), -EINVAL);
+	assert_int_equal(virtio_options_add(&options, "rng", "", &err), 0);
+	assert_int_equal(options.n, 9);
+	assert_ptr_equal(options.option[8].type, &rng_type);
 }
 
 int main(void)

@@ -80,7 +80,7 @@ static struct world *world_new(bool every)
 		size_t i;
 
 		for (i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
-			if (virtio_choose(&config.virtio, devices[i].option, devices[i].text, &err))
+			if (virtio_options_add(&config.virtio, devices[i].option, devices[i].text, &err))
 				fail_msg("%s", err.text);
 	} else {
 		close(fds[0]);
