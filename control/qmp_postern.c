@@ -61,7 +61,7 @@ static json_t *counters_to_json(const struct memory_stats *stats)
 			 qmp_uint(stats->requests), "filled", qmp_uint(stats->filled), "duplicates",
 			 qmp_uint(stats->duplicates), "kicks", qmp_uint(stats->kicks), "ejects",
 			 qmp_uint(stats->ejects), "gup-sleeps", qmp_uint(stats->gup_sleeps), "stray-faults",
-			 qmp_uint(stats->strays), "discarded", qmp_uint(stats->discarded));
+			 qmp_uint(stats->direct_accesses), "discarded", qmp_uint(stats->discarded));
 }
 
 static json_t *latency_to_json(struct hist *hist)

@@ -133,7 +133,7 @@ static void on_signal(int sig)
 		__atomic_store_n(&this_run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 }
 
-static void nudge(void *arg)
+static void send_signal(void *arg)
 {
 	pthread_kill(((struct vmm *)arg)->thread, SIGUSR1);
 }
@@ -157,7 +157,7 @@ static bool vcpu_turn(struct vmm *vmm)
 	if (!r && vmm->run->exit_reason == KVM_EXIT_IO && vmm->run->io.port == PORT)
 		return true;
 	if (ejected)
-		postern_memory_thread_sit_out(vmm->waits);
+		postern_memory_thread_wait_page(vmm->waits);
 	else if (r != -EINTR && r != -EAGAIN)
 		die("KVM_RUN", r ? strerror(-r) : "an exit that this guest does not cause");
 	forget_kick(vmm);
@@ -279,7 +279,7 @@ static void vcpu_open(struct vmm *vmm)
 	vmm->waits = postern_memory_thread_new(vmm->mem, "vcpu0", 0);
 	if (!vmm->waits)
 		die("vCPU", "no memory");
-	postern_memory_thread_set_nudge(vmm->waits, nudge, vmm);
+	postern_memory_thread_set_signal(vmm->waits, send_signal, vmm);
 }
 
 /* ---- the demonstration ---- */

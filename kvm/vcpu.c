@@ -225,7 +225,7 @@ static bool vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 	}
 	if (ejected) {
 		count_add(&vcpu->ejected, 1);
-		memory_thread_sit_out(vcpu->waits);
+		memory_thread_wait_page(vcpu->waits);
 		vcpu_forget_kick(vcpu);
 		return true;
 	}
@@ -393,7 +393,7 @@ void vcpu_resume(struct vcpu *vcpu)
 
 /* ---- set-up and end ---- */
 
-static void vcpu_nudge(void *arg)
+static void vcpu_send_signal(void *arg)
 {
 	vcpu_signal(arg);
 }
@@ -411,7 +411,7 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *
 	vcpu->waits = memory_thread_new(vm->mem, name, (int)index);
 	if (!vcpu->waits)
 		return err_set(err, -ENOMEM, "vCPU %u: no memory", index);
-	memory_thread_set_nudge(vcpu->waits, vcpu_nudge, vcpu);
+	memory_thread_set_signal(vcpu->waits, vcpu_send_signal, vcpu);
 	vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
 	if (vcpu->fd < 0)
 		return err_errno(err, -errno, "vCPU %u: KVM_CREATE_VCPU", index);

@@ -25,9 +25,9 @@
 
 /* Threads of ours that touch missing pages themselves. */
 #ifdef POSTERN_TOUCH_CHECK
-#define STRAY MEMORY_STRAY_ABORT
+#define DIRECT_ACCESS MEMORY_DIRECT_ACCESS_ABORT
 #else
-#define STRAY MEMORY_STRAY_LOG
+#define DIRECT_ACCESS MEMORY_DIRECT_ACCESS_LOG
 #endif
 
 /* ---- small things ---- */
@@ -119,7 +119,7 @@ static int memory_make(struct machine *m, struct err *err)
 		r = memory_watch(m->mem, &events, err);
 	if (r < 0)
 		return r;
-	memory_set_stray(m->mem, STRAY);
+	memory_set_direct_access(m->mem, DIRECT_ACCESS);
 	if (way == WAY_OUT_AUTO && m->config.ram_is_late) {
 		r = probe_way_out(&way, &us, err);
 		if (r < 0)

@@ -19,7 +19,7 @@
 //     permissions; the byte becomes PRESENT + EJECTING, which nobody touches
 //     until the eject ends. The vCPU comes out all the same.
 //   - Nobody kicked, but the wait has become long: the fault thread ejects the
-//     vCPU all the same, and it waits on in user space (memory_thread_sit_out).
+//     vCPU all the same, and it waits on in user space (memory_thread_wait_page).
 //     A thread that sleeps in the kernel for a page cannot be ptraced, stopped
 //     or dumped on these kernels.
 //   - The wait that an eject was for was over (the page had been copied, and its
@@ -87,10 +87,10 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 	return woken ? KICK_DONE : KICK_SIGNAL;
 }
 
-void memory_thread_set_nudge(struct memory_thread *thread, void (*nudge)(void *arg), void *arg)
+void memory_thread_set_signal(struct memory_thread *thread, void (*send_signal)(void *arg), void *arg)
 {
-	thread->nudge = nudge;
-	thread->nudge_arg = arg;
+	thread->send_signal = send_signal;
+	thread->signal_arg = arg;
 }
 
 void memory_thread_clear(struct memory_thread *thread)
@@ -222,18 +222,18 @@ bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn)
  * whether or not the thread waits: it may have found the page and run on, and
  * until it is out nobody else gets at that page.
  */
-static int64_t overdue_at(const struct memory_thread *thread, bool *nudge)
+static int64_t overdue_at(const struct memory_thread *thread, bool *by_signal)
 {
-	bool waits = atomic_load(&thread->wait.active) && !thread->sitting;
+	bool waits = atomic_load(&thread->wait.active) && !thread->waits_in_user;
 
-	*nudge = thread->ejecting && !(waits && thread->wait.gfn.v != thread->eject_gfn.v);
-	if (*nudge)
+	*by_signal = thread->ejecting && !(waits && thread->wait.gfn.v != thread->eject_gfn.v);
+	if (*by_signal)
 		return thread->eject_tried_ns + EJECT_AFTER_NS;
 	return waits ? thread->wait.tried_ns + EJECT_AFTER_NS : INT64_MAX;
 }
 
 /* The first thread that is overdue by now, which counts as tried; NULL: none is, until *next. */
-static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool *nudge, gfn_t *gfn,
+static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool *by_signal, gfn_t *gfn,
 					  int64_t *next)
 {
 	struct memory_thread *thread;
@@ -241,10 +241,10 @@ static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool 
 
 	*next = INT64_MAX;
 	for (thread = mem->threads; thread; thread = thread->next) {
-		due = overdue_at(thread, nudge);
+		due = overdue_at(thread, by_signal);
 		if (due <= now) {
 			*gfn = thread->wait.gfn;
-			*(*nudge ? &thread->eject_tried_ns : &thread->wait.tried_ns) = now;
+			*(*by_signal ? &thread->eject_tried_ns : &thread->wait.tried_ns) = now;
 			return thread;
 		}
 		*next = due < *next ? due : *next;
@@ -257,7 +257,7 @@ int memory_eject_overdue(struct memory *mem)
 	struct memory_thread *thread;
 	int64_t now, next;
 	gfn_t gfn = GFN(0);
-	bool nudge;
+	bool by_signal;
 
 	if (mem->way != WAY_OUT_EJECT)
 		return -1;
@@ -265,16 +265,16 @@ int memory_eject_overdue(struct memory *mem)
 		now = clock_now_ns();
 		pthread_mutex_lock(&mem->wait_lock);
 		pthread_mutex_lock(&mem->eject_lock);
-		thread = overdue_find(mem, now, &nudge, &gfn, &next);
+		thread = overdue_find(mem, now, &by_signal, &gfn, &next);
 		pthread_mutex_unlock(&mem->eject_lock);
 		/*
 		 * With wait_lock held, so that the thread does not end
 		 * meanwhile: a signal to one that was joined is nobody's.
 		 */
-		if (thread && nudge && thread->nudge && atomic_load(&thread->tid))
-			thread->nudge(thread->nudge_arg);
+		if (thread && by_signal && thread->send_signal && atomic_load(&thread->tid))
+			thread->send_signal(thread->signal_arg);
 		pthread_mutex_unlock(&mem->wait_lock);
-		if (thread && !nudge)
+		if (thread && !by_signal)
 			memory_eject(mem, thread, gfn);
 	} while (thread);
 	if (next == INT64_MAX)
@@ -357,12 +357,12 @@ bool memory_thread_left(struct memory_thread *thread, int result)
 		return false;
 	ejected = eject_leave(thread);
 	if (result == -EFAULT && (ejected || eject_bystander(thread)))
-		return true;	/* it still waits for the page; memory_thread_sit_out */
+		return true;	/* it still waits for the page; memory_thread_wait_page */
 	memory_wait_clear(thread);
 	return false;
 }
 
-void memory_thread_sit_out(struct memory_thread *thread)
+void memory_thread_wait_page(struct memory_thread *thread)
 {
 	struct memory *mem = thread->mem;
 	bool came;
@@ -371,12 +371,12 @@ void memory_thread_sit_out(struct memory_thread *thread)
 	if (!atomic_load(&thread->wait.active))
 		return;
 	pthread_mutex_lock(&mem->wait_lock);
-	thread->sitting = true;
+	thread->waits_in_user = true;
 	gfn = thread->wait.gfn;
 	pthread_mutex_unlock(&mem->wait_lock);
 	came = memory_wait_page(mem, gfn, thread);
 	pthread_mutex_lock(&mem->wait_lock);
-	thread->sitting = false;
+	thread->waits_in_user = false;
 	/*
 	 * Seen by itself, before whoever filled the page could tell it: that
 	 * would have counted the wait.

@@ -45,7 +45,7 @@ enum way_out memory_way_out(const struct memory *mem);
  * must not sleep nor call anything of this library. Set before the thread is
  * bound.
  */
-void memory_thread_set_nudge(struct memory_thread *thread, void (*nudge)(void *arg), void *arg);
+void memory_thread_set_signal(struct memory_thread *thread, void (*send_signal)(void *arg), void *arg);
 
 /* What a kick found. */
 enum kick_result {
@@ -78,6 +78,6 @@ bool memory_thread_left(struct memory_thread *thread, int result);
  * milliseconds is moved here, for in the kernel such a thread could not be
  * attached to (ptrace), stopped (SIGSTOP) or dumped.
  */
-void memory_thread_sit_out(struct memory_thread *thread);
+void memory_thread_wait_page(struct memory_thread *thread);
 
 #endif

@@ -22,7 +22,7 @@
 /* Unregistered: threads that wait for a page and have no memory_thread (KVM's own workers). Kept for statistics only. */
 #define MEMORY_UNREGISTERED 32
 /* So many threads are named for their stray touches; there should be none. */
-#define MEMORY_STRAYS 32
+#define MEMORY_DIRECT_NAMED_MAX 32
 
 /* One page somebody waits for inside the kernel. Guarded by wait_lock; `active` is also read without it. */
 struct wait {
@@ -50,9 +50,9 @@ struct memory_thread {
 	_Atomic pid_t tid;
 	_Atomic bool kicked;
 	struct wait wait;		/* inside KVM_RUN, or sitting out */
-	bool sitting;			/* guarded by wait_lock: it waits in user space */
-	void (*nudge)(void *arg);
-	void *nudge_arg;
+	bool waits_in_user;			/* guarded by wait_lock: it waits in user space */
+	void (*send_signal)(void *arg);
+	void *signal_arg;
 	/* guarded by eject_lock */
 	bool in_run;
 	bool ejecting;
@@ -130,8 +130,8 @@ struct memory {
 	unsigned int ejecting;		/* threads with an eject under way */
 	uint64_t eject_seq;		/* ejects ever begun */
 	_Atomic uint64_t returns;	/* from KVM_RUN, ever; written with eject_lock held */
-	_Atomic enum memory_stray stray_what;
-	pid_t stray_tid[MEMORY_STRAYS];	/* the fault thread's: who has been named */
+	_Atomic enum memory_direct_access direct_access;
+	pid_t direct_named[MEMORY_DIRECT_NAMED_MAX];	/* the fault thread's: who has been named */
 	_Atomic enum way_out way;	/* set once, after the probe; the fault thread runs by then */
 
 	gfn_t poison[MEMORY_POISONED_MAX];	/* written with wait_lock held, before the number of them */
@@ -139,7 +139,7 @@ struct memory {
 	_Atomic uint64_t n_missing, n_requested, n_lost;
 	_Atomic uint64_t n_faults, n_requests, n_filled, n_duplicates;
 	_Atomic uint64_t n_split_huge;	/* still to be collapsed, once all is PRESENT */
-	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps, n_strays, n_discarded;
+	_Atomic uint64_t n_kicks, n_ejects, n_gup_sleeps, n_direct_accesses, n_discarded;
 	struct hist latency;
 };
 
@@ -185,7 +185,7 @@ void memory_wake_all(struct memory *mem);
 /* Ejects `thread`, if it is still there, from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
 bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn);
 /*
- * Brings threads whose wait in the kernel has become long to user space (memory_thread_sit_out), and nudges those whose eject has not
+ * Brings threads whose wait in the kernel has become long to user space (memory_thread_wait_page), and nudges those whose eject has not
  * brought them out. Called by the fault thread; returns after how many milliseconds it is to be called again, -1: not before the next fault.
  */
 int memory_eject_overdue(struct memory *mem);
@@ -260,7 +260,7 @@ void memory_unwatch(struct memory *mem);
 /* The number of the last return from KVM_RUN; taken before reports are read. */
 uint64_t memory_returns(struct memory *mem);
 /* A report, read since: may the thread wait in the kernel? */
-void memory_check_touch(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t returns);
+void memory_check_access(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t returns);
 
 /* ---- stage.c, collapse.c, poison.c ---- */
 

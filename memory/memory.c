@@ -262,7 +262,7 @@ void memory_stats(const struct memory *mem, struct memory_stats *stats)
 		.ejects = count_get(&mem->n_ejects),
 		.split_huge = count_get(&mem->n_split_huge),
 		.gup_sleeps = count_get(&mem->n_gup_sleeps),
-		.strays = count_get(&mem->n_strays),
+		.direct_accesses = count_get(&mem->n_direct_accesses),
 		.discarded = count_get(&mem->n_discarded),
 	};
 }

@@ -72,7 +72,7 @@ struct memory_stats {
 	uint64_t ejects;
 	uint64_t split_huge;		/* huge pages that are still to be looked at, after the last page came */
 	uint64_t gup_sleeps;		/* waits in gup that did sleep */
-	uint64_t strays;		/* faults of threads that should have used gup: see memory_set_stray */
+	uint64_t direct_accesses;		/* faults of threads that should have used gup: see memory_set_direct_access */
 	uint64_t discarded;		/* pages given up (memory_discard), each time counted */
 };
 
@@ -138,12 +138,12 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
  * A thread of this process that touches a missing page itself, rather than through gup, sleeps where nothing reaches it: a stray touch.
  * Threads inside KVM_RUN (memory_thread_enter) may; so may whoever is not of this process. What is done about one; any thread.
  */
-enum memory_stray {
-	MEMORY_STRAY_COUNT,	/* memory_stats tells; what a program begins with whose threads may wait for pages */
-	MEMORY_STRAY_LOG,	/* and the log says which thread and page, once a thread */
-	MEMORY_STRAY_ABORT,	/* and the process aborts: for tests */
+enum memory_direct_access {
+	MEMORY_DIRECT_ACCESS_COUNT,	/* memory_stats tells; what a program begins with whose threads may wait for pages */
+	MEMORY_DIRECT_ACCESS_LOG,	/* and the log says which thread and page, once a thread */
+	MEMORY_DIRECT_ACCESS_ABORT,	/* and the process aborts: for tests */
 };
-void memory_set_stray(struct memory *mem, enum memory_stray what);
+void memory_set_direct_access(struct memory *mem, enum memory_direct_access what);
 
 /* Are there pages that are not PRESENT? */
 bool memory_is_late(const struct memory *mem);

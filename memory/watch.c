@@ -135,7 +135,7 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 	}
 	gfn = GFN(mem->region[region].first.v + offset);
 	count_add(&mem->n_faults, 1);
-	memory_check_touch(mem, tid, gfn, returns);
+	memory_check_access(mem, tid, gfn, returns);
 	/*
 	 * WAITED first, then the wait is noted, then the source is asked: whatever fills the page from here on
 	 * finds WAITED and ends the wait. The same fault may be reported several times under a long stall; a

@@ -12,7 +12,7 @@ from harness.waiting import seconds
 
 
 @pytest.mark.parametrize('name', ['machine/test_machine_machine', 'kvm/test_kvm', 'kvm/test_kvm_vcpu', 'memory/test_memory_eject',
-                                  'memory/test_memory_stray'])
+                                  'memory/test_memory_direct_access'])
 def test_unit(name):
     done = subprocess.run([os.path.join(build_dir(), 'tests/unit', name)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           errors='replace', check=False, timeout=seconds(60), env=dict(os.environ, POSTERN_BARE=bare_elf()))

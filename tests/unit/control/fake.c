@@ -496,7 +496,7 @@ void memory_stats(const struct memory *mem, struct memory_stats *stats)
 {
 	unsigned int i;
 
-	*stats = (struct memory_stats){ .pages = FAKE_PAGES, .faults = 7, .strays = 2 };
+	*stats = (struct memory_stats){ .pages = FAKE_PAGES, .faults = 7, .direct_accesses = 2 };
 	for (i = 0; i < FAKE_PAGES; i++) {
 		stats->missing += mem->page[i] != PAGE_PRESENT;
 		stats->requested += mem->page[i] == PAGE_REQUESTED;

@@ -24,7 +24,7 @@ struct runner {
 	unsigned int seed;		/* 0: touch page `gfn` once */
 	gfn_t gfn;
 	_Atomic bool want_park, parked, end;
-	_Atomic uint64_t turns, ejected, stray, wrong;
+	_Atomic uint64_t turns, ejected, unexplained, wrong;
 };
 
 static void runner_turn(struct runner *r, gfn_t gfn)
@@ -39,9 +39,9 @@ static void runner_turn(struct runner *r, gfn_t gfn)
 	result = n < 0 ? -errno : 0;
 	ejected = memory_thread_left(r->self, result);
 	if (result == -EFAULT) {
-		atomic_fetch_add(ejected ? &r->ejected : &r->stray, 1);
+		atomic_fetch_add(ejected ? &r->ejected : &r->unexplained, 1);
 		if (ejected)
-			memory_thread_sit_out(r->self);
+			memory_thread_wait_page(r->self);
 		return;
 	}
 	if (n != sizeof(word) || read(r->pipe[0], &word, sizeof(word)) != sizeof(word) ||
@@ -93,7 +93,7 @@ static void runner_end(struct runner *r)
 	close(r->pipe[0]);
 	close(r->pipe[1]);
 	memory_thread_free(r->self);
-	assert_int_equal(r->stray, 0);
+	assert_int_equal(r->unexplained, 0);
 	assert_int_equal(r->wrong, 0);
 }
 
@@ -278,14 +278,14 @@ static void test_a_present_page_is_never_ejected_and_efault_is_then_real(void **
 	memory_free(mem);
 }
 
-static bool runner_sits(struct runner *r)
+static bool runner_waits_in_user(struct runner *r)
 {
-	bool sits;
+	bool waits;
 
 	pthread_mutex_lock(&r->mem->wait_lock);
-	sits = r->self->sitting;
+	waits = r->self->waits_in_user;
 	pthread_mutex_unlock(&r->mem->wait_lock);
-	return sits;
+	return waits;
 }
 
 static void test_a_long_wait_moves_to_user_space(void **unused)
@@ -297,7 +297,7 @@ static void test_a_long_wait_moves_to_user_space(void **unused)
 	(void)unused;
 	runner_start(&r, mem, GFN(3), 0);
 	/* Nobody kicks it. */
-	wait_until(runner_sits(&r));
+	wait_until(runner_waits_in_user(&r));
 	assert_int_equal(atomic_load(&r.ejected), 1);
 	/* It is still shown as the one wait that it is, on its page. */
 	assert_int_equal(memory_waiters(mem, waiter, 3), 1);
@@ -306,10 +306,10 @@ static void test_a_long_wait_moves_to_user_space(void **unused)
 	/* A kick ends the sitting at once, by itself. */
 	runner_park(&r);
 	runner_go_on(&r);
-	wait_until(runner_sits(&r));
+	wait_until(runner_waits_in_user(&r));
 	/* Lost: it goes on sitting. Then the page comes after all. */
 	memory_lose(mem, GFN(3));
-	assert_true(runner_sits(&r));
+	assert_true(runner_waits_in_user(&r));
 	fill_one(mem, GFN(3));
 	wait_until(atomic_load(&r.turns) == 1);
 	assert_int_equal(hist_read(&memory_latency(mem)->count), 1);
@@ -317,19 +317,19 @@ static void test_a_long_wait_moves_to_user_space(void **unused)
 	memory_free(mem);
 }
 
-static void on_nudge(void *arg)
+static void on_signal(void *arg)
 {
 	atomic_fetch_add((_Atomic int *)arg, 1);
 }
 
-static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
+static void test_an_eject_that_misses_is_followed_by_a_signal(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
 	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
-	_Atomic int nudged = 0;
+	_Atomic int signalled = 0;
 
 	(void)unused;
-	memory_thread_set_nudge(self, on_nudge, &nudged);
+	memory_thread_set_signal(self, on_signal, &signalled);
 	memory_thread_bind(self);
 	memory_thread_enter(self);
 	/* A report that comes late: the thread runs, and waits for nothing. */
@@ -342,10 +342,10 @@ static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
 	self->wait.tried_ns = 0;
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
-	assert_int_equal(nudged, 0);
+	assert_int_equal(signalled, 0);
 	self->eject_tried_ns = 0;
 	memory_eject_overdue(mem);
-	assert_int_equal(nudged, 1);
+	assert_int_equal(signalled, 1);
 	/* The nudge's signal brings it out; the page is plain again. */
 	assert_false(memory_thread_left(self, -EINTR));
 	assert_int_equal(mem->ejecting, 0);
@@ -355,25 +355,25 @@ static void test_an_eject_that_misses_is_followed_by_a_nudge(void **unused)
 	memory_free(mem);
 }
 
-struct slow_nudge {
+struct slow_signal {
 	_Atomic bool begun, over, unbound;
 };
 
-static void on_slow_nudge(void *arg)
+static void on_slow_signal(void *arg)
 {
-	struct slow_nudge *nudge = arg;
+	struct slow_signal *signal = arg;
 	int i;
 
-	atomic_store(&nudge->begun, true);
+	atomic_store(&signal->begun, true);
 	/* The thread it is for has every chance to end. */
-	for (i = 0; i < 200 && !atomic_load(&nudge->unbound); i++)
+	for (i = 0; i < 200 && !atomic_load(&signal->unbound); i++)
 		wait_a_little();
-	atomic_store(&nudge->over, true);
+	atomic_store(&signal->over, true);
 }
 
 struct ending {
 	struct memory_thread *waits;
-	struct slow_nudge nudge;
+	struct slow_signal signal;
 	_Atomic bool in_run, saw_end;
 };
 
@@ -384,17 +384,17 @@ static void *ending_main(void *arg)
 	memory_thread_bind(e->waits);
 	memory_thread_enter(e->waits);
 	atomic_store(&e->in_run, true);
-	while (!atomic_load(&e->nudge.begun))
+	while (!atomic_load(&e->signal.begun))
 		wait_a_little();
 	memory_thread_left(e->waits, -EINTR);
 	memory_thread_unbind(e->waits);
-	atomic_store(&e->saw_end, atomic_load(&e->nudge.over));
-	atomic_store(&e->nudge.unbound, true);
+	atomic_store(&e->saw_end, atomic_load(&e->signal.over));
+	atomic_store(&e->signal.unbound, true);
 	return NULL;
 }
 
 /* Its signal would go to a thread that is no more. */
-static void test_a_thread_does_not_end_under_a_nudge(void **unused)
+static void test_the_way_may_change_during_an_eject(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
 	struct memory_thread *kicked = NULL;
@@ -402,7 +402,7 @@ static void test_a_thread_does_not_end_under_a_nudge(void **unused)
 	pthread_t thread;
 
 	(void)unused;
-	memory_thread_set_nudge(e.waits, on_slow_nudge, &e.nudge);
+	memory_thread_set_signal(e.waits, on_slow_signal, &e.signal);
 	assert_int_equal(pthread_create(&thread, NULL, ending_main, &e), 0);
 	wait_until(atomic_load(&e.in_run));
 	memory_note_wait(mem, atomic_load(&e.waits->tid), GFN(3), &kicked);
@@ -419,15 +419,15 @@ static void test_a_thread_does_not_end_under_a_nudge(void **unused)
 	memory_free(mem);
 }
 
-static void test_an_eject_whose_page_came_is_followed_by_a_nudge(void **unused)
+static void test_an_eject_whose_page_came_is_followed_by_a_signal(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
 	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
-	_Atomic int nudged = 0;
+	_Atomic int signalled = 0;
 	uint64_t word;
 
 	(void)unused;
-	memory_thread_set_nudge(self, on_nudge, &nudged);
+	memory_thread_set_signal(self, on_signal, &signalled);
 	memory_thread_bind(self);
 	memory_thread_enter(self);
 	/* The page has been copied, its byte does not say so yet, and the thread runs on; it is ejected, and the byte says so. */
@@ -441,7 +441,7 @@ static void test_an_eject_whose_page_came_is_followed_by_a_nudge(void **unused)
 	/* It waits for nothing, but others wait for that page. */
 	self->eject_tried_ns = 0;
 	assert_true(memory_eject_overdue(mem) > 0);
-	assert_int_equal(nudged, 1);
+	assert_int_equal(signalled, 1);
 	assert_int_equal(gup_read(mem, GPA(3 * PAGE_BYTES), &word, 8, GUP_NOWAIT, NULL), -EAGAIN);
 	assert_false(memory_thread_left(self, -EINTR));
 	assert_int_equal(gup_read(mem, GPA(3 * PAGE_BYTES), &word, 8, GUP_NOWAIT, NULL), 0);
@@ -472,7 +472,7 @@ static void test_memory_completes_while_its_last_page_is_ejected_from(void **unu
 	assert_true(memory_thread_left(self, -EFAULT));
 	wait_until(!count_get(&mem->n_split_huge));
 	memory_stats(mem, &stats);
-	assert_int_equal(stats.strays, 0);
+	assert_int_equal(stats.direct_accesses, 0);
 	memory_thread_free(self);
 	memory_free(mem);
 }
@@ -482,10 +482,10 @@ static void test_an_eject_moves_to_the_page_that_is_waited_for_now(void **unused
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
 	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
 	_Alignas(4096) uint8_t page[4096];
-	_Atomic int nudged = 0;
+	_Atomic int signalled = 0;
 
 	(void)unused;
-	memory_thread_set_nudge(self, on_nudge, &nudged);
+	memory_thread_set_signal(self, on_signal, &signalled);
 	memory_thread_bind(self);
 	memory_thread_enter(self);
 	/* The page has been copied, and its byte does not say so yet: the eject is for a wait that is over. */
@@ -500,7 +500,7 @@ static void test_an_eject_moves_to_the_page_that_is_waited_for_now(void **unused
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
 	assert_int_equal(self->eject_gfn.v, 5);
-	assert_int_equal(nudged, 0);
+	assert_int_equal(signalled, 0);
 	/* The first page is plain again, and can be touched. */
 	assert_false(state_load(&mem->state[0][3]) & STATE_EJECTING);
 	page_pattern(page, GFN(3));
@@ -583,7 +583,7 @@ static void test_stress_every_stop_is_reached_and_no_word_is_wrong(void **unused
 	}
 	memory_stats(mem, &stats);
 	assert_true(stats.ejects > 0);
-	assert_int_equal(stats.strays, 0);
+	assert_int_equal(stats.direct_accesses, 0);
 	/* The rest at once, so that all runners come to an end. */
 	for (i = 0; i < 512; i++)
 		fill_one(mem, GFN(i));
@@ -609,9 +609,9 @@ int main(void)
 		cmocka_unit_test(test_a_bystander_that_enters_during_an_eject_and_leaves_after_it),
 		cmocka_unit_test(test_a_present_page_is_never_ejected_and_efault_is_then_real),
 		cmocka_unit_test(test_a_long_wait_moves_to_user_space),
-		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_nudge),
-		cmocka_unit_test(test_a_thread_does_not_end_under_a_nudge),
-		cmocka_unit_test(test_an_eject_whose_page_came_is_followed_by_a_nudge),
+		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_signal),
+		cmocka_unit_test(test_the_way_may_change_during_an_eject),
+		cmocka_unit_test(test_an_eject_whose_page_came_is_followed_by_a_signal),
 		cmocka_unit_test(test_memory_completes_while_its_last_page_is_ejected_from),
 		cmocka_unit_test(test_an_eject_moves_to_the_page_that_is_waited_for_now),
 		cmocka_unit_test(test_stress_every_stop_is_reached_and_no_word_is_wrong),

@@ -426,7 +426,7 @@ static void test_a_vcpu_that_touches_it_waits(void **unused)
 	pthread_join(w.thread, NULL);
 	assert_int_equal(w.word, word_of(900));
 	memory_stats(mem, &stats);
-	assert_int_equal(stats.strays, 0);
+	assert_int_equal(stats.direct_accesses, 0);
 	memory_detach(mem);
 	memory_free(mem);
 }

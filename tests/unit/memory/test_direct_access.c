@@ -17,12 +17,12 @@
 #include "base/log.h"
 #include "memory/internal.h"
 
-static uint64_t strays(const struct memory *mem)
+static uint64_t direct_accesses(const struct memory *mem)
 {
 	struct memory_stats stats;
 
 	memory_stats(mem, &stats);
-	return stats.strays;
+	return stats.direct_accesses;
 }
 
 static uint64_t faults(const struct memory *mem)
@@ -109,7 +109,7 @@ static unsigned int log_kept(char last[sizeof(log_last)])
 	return lines;
 }
 
-static void test_a_stray_touch_is_counted_and_named_once_a_thread(void **unused)
+static void test_a_direct_access_is_counted_and_named_once_a_thread(void **unused)
 {
 	char last[sizeof(log_last)];
 	struct toucher t = { .gfn = 3 };
@@ -120,9 +120,9 @@ static void test_a_stray_touch_is_counted_and_named_once_a_thread(void **unused)
 	log_set_handler(log_keep);
 	t.mem = mem = memory_for_test(2, 0, true, NULL);
 	touch(&t);
-	assert_int_equal(strays(mem), 1);
+	assert_int_equal(direct_accesses(mem), 1);
 	assert_int_equal(log_kept(last), 0);
-	memory_set_stray(mem, MEMORY_STRAY_LOG);
+	memory_set_direct_access(mem, MEMORY_DIRECT_ACCESS_LOG);
 	t.gfn = 4;
 	touch(&t);
 	assert_int_equal(log_kept(last), 1);
@@ -132,7 +132,7 @@ static void test_a_stray_touch_is_counted_and_named_once_a_thread(void **unused)
 	t.gfn = 5;
 	t.more = true;
 	touch(&t);
-	assert_int_equal(strays(mem), 4);
+	assert_int_equal(direct_accesses(mem), 4);
 	assert_int_equal(log_kept(last), 2);
 	memory_free(mem);
 	log_set_handler(NULL);
@@ -151,12 +151,12 @@ static void test_a_vcpu_thread_may_wait_inside_kvm_run_alone(void **unused)
 	/* The eject's mprotect would end a touch in user mode by a SIGSEGV. */
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
 	touch(&t);
-	assert_int_equal(strays(mem), 0);
+	assert_int_equal(direct_accesses(mem), 0);
 	t.inside = false;
 	t.gfn = 1;
-	memory_set_stray(mem, MEMORY_STRAY_LOG);
+	memory_set_direct_access(mem, MEMORY_DIRECT_ACCESS_LOG);
 	touch(&t);
-	assert_int_equal(strays(mem), 1);
+	assert_int_equal(direct_accesses(mem), 1);
 	log_kept(last);
 	assert_non_null(strstr(last, "0x1000 outside KVM_RUN;"));
 	memory_thread_free(t.self);
@@ -174,19 +174,19 @@ static void test_a_vcpu_thread_that_has_just_left_is_not_blamed(void **unused)
 	(void)unused;
 	memory_thread_bind(self);
 	memory_thread_enter(self);
-	memory_check_touch(mem, tid, GFN(0), before);
+	memory_check_access(mem, tid, GFN(0), before);
 	memory_thread_left(self, -4);
 	/* Its report was read before it left, or may have been. */
-	memory_check_touch(mem, tid, GFN(0), before);
-	assert_int_equal(strays(mem), 0);
+	memory_check_access(mem, tid, GFN(0), before);
+	assert_int_equal(direct_accesses(mem), 0);
 	/* Read since. */
-	memory_check_touch(mem, tid, GFN(0), memory_returns(mem));
-	assert_int_equal(strays(mem), 1);
+	memory_check_access(mem, tid, GFN(0), memory_returns(mem));
+	assert_int_equal(direct_accesses(mem), 1);
 	memory_thread_free(self);
 	memory_free(mem);
 }
 
-static void test_another_process_is_no_stray(void **unused)
+static void test_another_process_is_not_blamed(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
 	struct iovec far = { mem->region[0].host + 9 * PAGE_BYTES, 8 };
@@ -213,12 +213,12 @@ static void test_another_process_is_no_stray(void **unused)
 	fill_one(mem, 9);
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_int_equal(status, 0);
-	assert_int_equal(strays(mem), 0);
+	assert_int_equal(direct_accesses(mem), 0);
 	memory_free(mem);
 }
 
 /* A process of its own: it says what it said, and how it ended. */
-static int in_a_child(enum memory_stray what, char *said, size_t size)
+static int in_a_child(enum memory_direct_access what, char *said, size_t size)
 {
 	const struct rlimit none = { 0, 0 };
 	int status, pipes[2];
@@ -235,7 +235,7 @@ static int in_a_child(enum memory_stray what, char *said, size_t size)
 		setrlimit(RLIMIT_CORE, &none);
 		signal(SIGABRT, SIG_DFL);
 		mem = memory_for_test(2, 0, true, NULL);
-		memory_set_stray(mem, what);
+		memory_set_direct_access(mem, what);
 		/* So that it ends when nothing else ends it. */
 		alarm(10);
 		(void)*(volatile uint8_t *)(mem->region[0].host + 2 * PAGE_BYTES);
@@ -244,7 +244,7 @@ static int in_a_child(enum memory_stray what, char *said, size_t size)
 	close(pipes[1]);
 	got = read(pipes[0], said, size - 1);
 	said[got > 0 ? got : 0] = 0;
-	if (what != MEMORY_STRAY_ABORT)
+	if (what != MEMORY_DIRECT_ACCESS_ABORT)
 		kill(child, SIGKILL);
 	assert_int_equal(waitpid(child, &status, 0), child);
 	close(pipes[0]);
@@ -259,13 +259,13 @@ static void test_builds_for_tests_abort(void **unused)
 	(void)unused;
 	/* Where userfaultfd is not allowed this one skips. */
 	memory_free(memory_for_test(2, 0, true, NULL));
-	status = in_a_child(MEMORY_STRAY_ABORT, said, sizeof(said));
+	status = in_a_child(MEMORY_DIRECT_ACCESS_ABORT, said, sizeof(said));
 	assert_true(WIFSIGNALED(status));
 	assert_int_equal(WTERMSIG(status), SIGABRT);
 	assert_non_null(strstr(said, "stray touch: "));
 	assert_non_null(strstr(said, " 0x2000;"));
 	/* Others go on: this one by its kill. */
-	status = in_a_child(MEMORY_STRAY_LOG, said, sizeof(said));
+	status = in_a_child(MEMORY_DIRECT_ACCESS_LOG, said, sizeof(said));
 	assert_true(WIFSIGNALED(status));
 	assert_int_equal(WTERMSIG(status), SIGKILL);
 	assert_non_null(strstr(said, "stray touch: "));
@@ -274,10 +274,10 @@ static void test_builds_for_tests_abort(void **unused)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_a_stray_touch_is_counted_and_named_once_a_thread),
+		cmocka_unit_test(test_a_direct_access_is_counted_and_named_once_a_thread),
 		cmocka_unit_test(test_a_vcpu_thread_may_wait_inside_kvm_run_alone),
 		cmocka_unit_test(test_a_vcpu_thread_that_has_just_left_is_not_blamed),
-		cmocka_unit_test(test_another_process_is_no_stray),
+		cmocka_unit_test(test_another_process_is_not_blamed),
 		cmocka_unit_test(test_builds_for_tests_abort),
 	};
 

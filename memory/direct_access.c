@@ -25,9 +25,9 @@
 #include "base/log.h"
 #include "memory/internal.h"
 
-void memory_set_stray(struct memory *mem, enum memory_stray what)
+void memory_set_direct_access(struct memory *mem, enum memory_direct_access what)
 {
-	atomic_store(&mem->stray_what, what);
+	atomic_store(&mem->direct_access, what);
 }
 
 uint64_t memory_returns(struct memory *mem)
@@ -62,16 +62,16 @@ static bool thread_is_ours(pid_t tid)
 }
 
 /* Was this one told of before? Only the fault thread calls it. */
-static bool stray_is_new(struct memory *mem, pid_t tid)
+static bool access_is_new(struct memory *mem, pid_t tid)
 {
 	unsigned int i;
 
-	for (i = 0; i < MEMORY_STRAYS && mem->stray_tid[i]; i++)
-		if (mem->stray_tid[i] == tid)
+	for (i = 0; i < MEMORY_DIRECT_NAMED_MAX && mem->direct_named[i]; i++)
+		if (mem->direct_named[i] == tid)
 			return false;
-	if (i == MEMORY_STRAYS)
+	if (i == MEMORY_DIRECT_NAMED_MAX)
 		return false;
-	mem->stray_tid[i] = tid;
+	mem->direct_named[i] = tid;
 	return true;
 }
 
@@ -93,21 +93,21 @@ static void thread_name(pid_t tid, char *name, size_t size)
 	fclose(f);
 }
 
-void memory_check_touch(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t returns)
+void memory_check_access(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t returns)
 {
-	enum memory_stray what = atomic_load(&mem->stray_what);
+	enum memory_direct_access what = atomic_load(&mem->direct_access);
 	char name[16];
 	bool known;
 
 	if (thread_may_wait(mem, tid, returns, &known) || (!known && !thread_is_ours(tid)))
 		return;
-	count_add(&mem->n_strays, 1);
-	if (what == MEMORY_STRAY_COUNT || (!stray_is_new(mem, tid) && what != MEMORY_STRAY_ABORT))
+	count_add(&mem->n_direct_accesses, 1);
+	if (what == MEMORY_DIRECT_ACCESS_COUNT || (!access_is_new(mem, tid) && what != MEMORY_DIRECT_ACCESS_ABORT))
 		return;
 	thread_name(tid, name, sizeof(name));
 	log_error("stray touch: thread %d (%s) waits for the page at guest physical address 0x%" PRIx64 "%s; this is a defect of "
 		  "postern's: the page should have been asked for with gup", tid, name, gfn_to_gpa(gfn).v,
 		  known ? " outside KVM_RUN" : "");
-	if (what == MEMORY_STRAY_ABORT)
+	if (what == MEMORY_DIRECT_ACCESS_ABORT)
 		abort();
 }
