@@ -116,11 +116,11 @@ static enum awaited destination_awaits(const struct incoming *in)
 /* What makes the wait for a page begin anew; otherwise 0. */
 static uint64_t destination_progress(const struct incoming *in, enum awaited what)
 {
-	struct peer_stats got;
+	struct wire_source_stats got;
 
 	if (what != AWAITED_PAGE)
 		return 0;
-	peer_stats(in->peer, &got);
+	wire_source_stats(in->wire_source, &got);
 	return got.pages_urgent;
 }
 

@@ -68,8 +68,8 @@ static void incoming_drop_link(struct incoming *in, const char *reason)
 	if (!session->link)
 		return;
 	link_cut(session->link, reason);
-	if (in->peer) {
-		peer_stop(in->peer);
+	if (in->wire_source) {
+		wire_source_stop(in->wire_source);
 		memory_detach(machine_memory(in->m->machine));
 	}
 	link_free(session->link);
@@ -112,10 +112,10 @@ static void flow(struct incoming *in)
 	struct err err;
 
 	link_pair(in->session.link, &pair);
-	if (peer_start(in->peer, &pair, &err) < 0)
+	if (wire_source_start(in->wire_source, &pair, &err) < 0)
 		link_fail(in->session.link, &err);
 	else
-		memory_attach(machine_memory(in->m->machine), peer_source(in->peer));
+		memory_attach(machine_memory(in->m->machine), wire_source_page_source(in->wire_source));
 }
 
 static void say_complete(struct incoming *in)
@@ -327,7 +327,7 @@ static void on_ack(struct incoming *in)
 	listener_free(in->listener);
 	in->listener = NULL;
 	incoming_drop_link(in, NULL);
-	peer_stop(in->peer);
+	wire_source_stop(in->wire_source);
 	migration_set_status(in->m, MIGRATION_COMPLETED);
 }
 
@@ -600,7 +600,7 @@ int incoming_listen(struct incoming *in, const struct uri *uri, const char *text
 int incoming_start(struct incoming *in, const struct uri *uri, const char *text,
 		   const struct migration_trust *trust, struct err *err)
 {
-	int r = in->peer ? 0 : peer_new(&in->peer, machine_memory(in->m->machine), err);
+	int r = in->wire_source ? 0 : wire_source_new(&in->wire_source, machine_memory(in->m->machine), err);
 
 	if (!r)
 		r = incoming_listen(in, uri, text, trust, err);
@@ -626,6 +626,6 @@ void incoming_fini(struct incoming *in)
 	incoming_drop_link(in, in->phase == IN_DONE ? NULL : "postern ends there");
 	boot_receiver_fini(&in->boot_receiver);
 	listener_free(in->listener);
-	peer_free(in->peer);
+	wire_source_free(in->wire_source);
 	explicit_bzero(&in->session.trust, sizeof(in->session.trust));
 }

@@ -10,7 +10,7 @@
 #include "migrate/boot_receiver.h"
 #include "migrate/listen.h"
 #include "migrate/session.h"
-#include "source/peer.h"
+#include "source/wire.h"
 
 struct migration;
 
@@ -41,7 +41,7 @@ struct incoming {
 	enum in_resume resume;
 	struct listener *listener;
 	char listen_uri[300];
-	struct peer *peer;
+	struct wire_source *wire_source;
 	struct boot_receiver boot_receiver;
 	enum boot_type boot_type; /* of Hello, where it is taken along */
 	bool run_flag; /* of State */

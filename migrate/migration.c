@@ -121,10 +121,10 @@ static const struct session *session_of(const struct migration *m)
 static uint64_t moved_bytes(const struct migration *m)
 {
 	struct sender_stats sent = { 0 };
-	struct peer_stats got = { 0 };
+	struct wire_source_stats got = { 0 };
 
 	if (m->is_incoming) {
-		peer_stats(m->incoming.peer, &got);
+		wire_source_stats(m->incoming.wire_source, &got);
 		return got.bytes;
 	}
 	if (m->outgoing.sender)
@@ -151,9 +151,9 @@ static void on_sample(uv_timer_t *timer)
 
 static void query_incoming(struct migration *m, struct migration_info *info)
 {
-	struct peer_stats got;
+	struct wire_source_stats got;
 
-	peer_stats(m->incoming.peer, &got);
+	wire_source_stats(m->incoming.wire_source, &got);
 	info->ram_remaining_bytes = recover_count_missing(m) * PAGE_BYTES;
 	info->ram_sent_bytes = got.bytes;
 	info->pages_normal = got.pages_normal;

@@ -6,16 +6,16 @@
  * It lives as long as the migration and is started anew with each link. Requests go out on the urgent connection and
  * never block; two threads receive pages, check them and hand them to its sink.
  */
-#ifndef POSTERN_SOURCE_PEER_H
-#define POSTERN_SOURCE_PEER_H
+#ifndef POSTERN_SOURCE_WIRE_H
+#define POSTERN_SOURCE_WIRE_H
 
 #include "memory/memory.h"
 #include "wire/stream.h"
 
-struct peer;
+struct wire_source;
 
 /* Counters over all links. */
-struct peer_stats {
+struct wire_source_stats {
 	uint64_t bytes;			/* received on both connections */
 	uint64_t pages_normal;		/* pages of PAGES frames */
 	uint64_t pages_zero;
@@ -25,25 +25,25 @@ struct peer_stats {
 };
 
 /* One thread calls these four; mem outlives the peer. */
-int peer_new(struct peer **out, struct memory *mem, struct err *err);
+int wire_source_new(struct wire_source **out, struct memory *mem, struct err *err);
 /* Starts the threads; then it can be attached. pair->lost may be called before this returns. */
-int peer_start(struct peer *peer, const struct stream_pair *pair, struct err *err);
+int wire_source_start(struct wire_source *wire_source, const struct stream_pair *pair, struct err *err);
 /*
  * Shuts the connections down and joins the threads; never waits for the far end. Requests get
  * -ENOTCONN until the next start.
  */
-void peer_stop(struct peer *peer);
+void wire_source_stop(struct wire_source *wire_source);
 /* Stops as well. */
-void peer_free(struct peer *peer);
+void wire_source_free(struct wire_source *wire_source);
 
 /*
  * What to attach to memory, or to stack something on before the first start: its sink is memory's
  * until another is set. Its link lost, it answers requests with -ENOTCONN. It is detached before
  * it is freed; detached once it is stopped, memory has placed all that has come.
  */
-struct page_source *peer_source(struct peer *peer);
+struct page_source *wire_source_page_source(struct wire_source *wire_source);
 
 /* Any thread. */
-void peer_stats(const struct peer *peer, struct peer_stats *stats);
+void wire_source_stats(const struct wire_source *wire_source, struct wire_source_stats *stats);
 
 #endif

@@ -21,7 +21,7 @@
 #include "base/clock.h"
 #include "base/conn_socket.h"
 #include "memory/gup.h"
-#include "source/peer.h"
+#include "source/wire.h"
 #include "source/retry.h"
 #include "wire/sender.h"
 #include "source/stack.h"
@@ -81,7 +81,7 @@ static void news_complete(void *arg)
 struct fixture {
 	struct memory *from, *to;
 	struct sender *sender;
-	struct peer *peer;
+	struct wire_source *source;
 	struct news at_from, at_to;
 	int fd_from[2], fd_to[2];	/* urgent, bulk */
 	struct conn *from_conn[2], *to_conn[2]; /* of these */
@@ -191,26 +191,26 @@ static void start_sender(struct fixture *f)
 }
 
 /* Is nothing stacked on it? */
-static bool peer_is_alone(struct fixture *f)
+static bool source_is_alone(struct fixture *f)
 {
-	return peer_source(f->peer)->sink == memory_sink(f->to);
+	return wire_source_page_source(f->source)->sink == memory_sink(f->to);
 }
 
-static void start_peer(struct fixture *f)
+static void start_source(struct fixture *f)
 {
 	struct stream_pair pair = { f->to_conn[0], f->to_conn[1], &f->heard_to, news_lost,
 				    &f->at_to };
 
 	f->at_to.lost = 0;
-	assert_int_equal(peer_start(f->peer, &pair, NULL), 0);
-	if (peer_is_alone(f))
-		memory_attach(f->to, peer_source(f->peer));
+	assert_int_equal(wire_source_start(f->source, &pair, NULL), 0);
+	if (source_is_alone(f))
+		memory_attach(f->to, wire_source_page_source(f->source));
 }
 
-static void end_peer(struct fixture *f)
+static void end_source(struct fixture *f)
 {
-	peer_stop(f->peer);
-	if (peer_is_alone(f))
+	wire_source_stop(f->source);
+	if (source_is_alone(f))
 		memory_detach(f->to);
 }
 
@@ -240,7 +240,7 @@ static int setup_with(void **state, bool is_toy)
 	}
 	for_each_page(write_page, f->from);
 	assert_int_equal(sender_new(&f->sender, f->from, &err), 0);
-	assert_int_equal(peer_new(&f->peer, f->to, &err), 0);
+	assert_int_equal(wire_source_new(&f->source, f->to, &err), 0);
 	fixture_connect(f);
 	*state = f;
 	return 0;
@@ -263,8 +263,8 @@ static int teardown(void **state)
 
 	if (!f)
 		return 0;
-	end_peer(f);
-	peer_free(f->peer);
+	end_source(f);
+	wire_source_free(f->source);
 	sender_free(f->sender);
 	memory_shut(f->to);
 	memory_free(f->to);
@@ -329,17 +329,17 @@ static void test_all_pages_arrive_while_threads_read(void **state)
 	struct fixture *f = *state;
 	struct reader reader[3];
 	struct sender_stats sent;
-	struct peer_stats got;
+	struct wire_source_stats got;
 
 	NEEDS(f);
-	start_peer(f);
+	start_source(f);
 	readers_start(reader, 3, f);
 	start_sender(f);
 	news_wait(&f->at_to, f->at_to.complete);
 	readers_join(reader, 3);
 	for_each_page(check_page, f->to);
 	sender_stats(f->sender, &sent);
-	peer_stats(f->peer, &got);
+	wire_source_stats(f->source, &got);
 	assert_int_equal(sent.unsent, 0);
 	assert_true(sent.pages_normal + sent.pages_zero >= sent.pages);
 	assert_true(sent.pages_zero >= sent.pages / 3);
@@ -358,7 +358,7 @@ static void test_urgent_pages_do_not_wait_for_a_limited_bulk(void **state)
 
 	NEEDS(f);
 	sender_limit(f->sender, 1);	/* a byte a second, after the first burst */
-	start_peer(f);
+	start_source(f);
 	start_sender(f);
 	readers_start(reader, 2, f);
 	readers_join(reader, 2);
@@ -406,14 +406,14 @@ static void test_links_cut_again_and_again_lose_nothing(void **state)
 		sender_limit(f->sender, 4000000);
 		memory_stats(f->to, &stats);
 		had = stats.filled;
-		start_peer(f);
+		start_source(f);
 		start_sender(f);
 		/* Some pages come, then the link is cut, each time from another end. */
 		do
 			memory_stats(f->to, &stats);
 		while (stats.filled < had + 200 && stats.missing > 0);
 		shutdown(round & 1 ? f->fd_from[round / 2 & 1] : f->fd_to[round / 2 & 1], SHUT_RDWR);
-		end_peer(f);
+		end_source(f);
 		sender_stop(f->sender);
 		memory_stats(f->to, &stats);
 		assert_int_equal(stats.requested, 0);
@@ -422,20 +422,20 @@ static void test_links_cut_again_and_again_lose_nothing(void **state)
 		remark(f);
 	}
 	sender_limit(f->sender, 0);
-	start_peer(f);
+	start_source(f);
 	start_sender(f);
 	news_wait(&f->at_to, f->at_to.complete);
 	readers_join(reader, 3);
 	for_each_page(check_page, f->to);
 }
 
-static void stop_peer(void *peer)
+static void stop_source(void *source)
 {
-	peer_stop(peer);
+	wire_source_stop(source);
 }
 
 /* With a retry between peer and memory the links go and come, and memory need not know. */
-static void test_a_stack_on_peer_bridges_cut_links(void **state)
+static void test_a_stack_on_it_bridges_cut_links(void **state)
 {
 	const struct retry_config config = {
 		.deadline_ns = 20 * NS_PER_MS, .deadline_max_ns = 100 * NS_PER_MS, .tries = 1, .pages_max = 64,
@@ -452,8 +452,8 @@ static void test_a_stack_on_peer_bridges_cut_links(void **state)
 	NEEDS(f);
 	assert_int_equal(retry_new(&retry, &config, NULL), 0);
 	layer = retry_layer(retry);
-	assert_int_equal(stack_new(&stack, memory_sink(f->to), &layer, 1, peer_source(f->peer), NULL), 0);
-	assert_int_equal(stack_own(stack, stop_peer, NULL, f->peer), 0);
+	assert_int_equal(stack_new(&stack, memory_sink(f->to), &layer, 1, wire_source_page_source(f->source), NULL), 0);
+	assert_int_equal(stack_own(stack, stop_source, NULL, f->source), 0);
 	memory_attach(f->to, stack_top(stack));
 	readers_start(reader, 3, f);
 	/* Nobody is there yet. */
@@ -466,20 +466,20 @@ static void test_a_stack_on_peer_bridges_cut_links(void **state)
 		sender_limit(f->sender, 4000000);
 		memory_stats(f->to, &stats);
 		had = stats.filled;
-		start_peer(f);
+		start_source(f);
 		start_sender(f);
 		do
 			memory_stats(f->to, &stats);
 		while (stats.filled < had + 200 && stats.missing > 0);
 		shutdown(f->fd_to[round & 1], SHUT_RDWR);
-		end_peer(f);
+		end_source(f);
 		sender_stop(f->sender);
 		fixture_close(f);
 		fixture_connect(f);
 		remark(f);
 	}
 	sender_limit(f->sender, 0);
-	start_peer(f);
+	start_source(f);
 	start_sender(f);
 	news_wait(&f->at_to, f->at_to.complete);
 	readers_join(reader, 3);
@@ -496,12 +496,12 @@ static void test_a_cut_is_reported_once_with_its_connection(void **state)
 	struct fixture *f = *state;
 
 	NEEDS(f);
-	start_peer(f);
+	start_source(f);
 	shutdown(f->fd_from[1], SHUT_RDWR);
 	news_wait(&f->at_to, f->at_to.lost);
 	assert_non_null(strstr(f->at_to.err.text, "bulk connection"));
 	shutdown(f->fd_from[0], SHUT_RDWR);
-	end_peer(f);
+	end_source(f);
 	assert_int_equal(f->at_to.lost, 1);
 }
 
@@ -515,12 +515,12 @@ static void expect_refused(struct fixture *f, const void *data, size_t len, cons
 {
 	struct memory_stats stats;
 
-	start_peer(f);
+	start_source(f);
 	send_all(f->fd_from[1], data, len);
 	news_wait(&f->at_to, f->at_to.lost);
 	if (!strstr(f->at_to.err.text, word))
 		fail_msg("'%s' lacks '%s'", f->at_to.err.text, word);
-	end_peer(f);
+	end_source(f);
 	memory_stats(f->to, &stats);
 	assert_int_equal(stats.filled, 0);
 	fixture_close(f);
@@ -585,13 +585,13 @@ static void test_garbage_from_the_destination_is_refused(void **state)
 static void test_requests_never_block(void **state)
 {
 	struct fixture *f = *state;
-	struct page_source *source = (struct page_source *)f->peer;
+	struct page_source *source = (struct page_source *)f->source;
 	int64_t longest = 0;
 	uint64_t i;
 	int r = 0;
 
 	NEEDS(f);
-	start_peer(f);
+	start_source(f);
 	for (i = 0; i < 1000000 && !r; i++) {
 		int64_t start = clock_now_ns();
 
@@ -610,16 +610,16 @@ static void test_requests_never_block(void **state)
 static void test_queued_requests_are_sent_later(void **state)
 {
 	struct fixture *f = *state;
-	struct page_source *source = (struct page_source *)f->peer;
-	struct peer_stats stats;
+	struct page_source *source = (struct page_source *)f->source;
+	struct wire_source_stats stats;
 	uint64_t i, sent = 0;
 
 	NEEDS(f);
-	start_peer(f);
+	start_source(f);
 	do {
 		assert_int_equal(source->ops->request(source, GFN(sent % 4096), 1), 0);
 		sent++;
-		peer_stats(f->peer, &stats);
+		wire_source_stats(f->source, &stats);
 	} while (stats.queued_max < 100 * FRAME_BYTES);
 	for (i = 0; i < sent; i++) {
 		uint8_t head[FRAME_BYTES];
@@ -655,9 +655,9 @@ static void test_stop_does_not_wait_for_the_far_end(void **state)
 	assert_true(clock_now_ns() - start < NS_PER_SEC);
 	fixture_close(f);
 	fixture_connect(f);
-	start_peer(f);
+	start_source(f);
 	start = clock_now_ns();
-	end_peer(f);
+	end_source(f);
 	assert_true(clock_now_ns() - start < NS_PER_SEC);
 	assert_int_equal(f->at_from.lost, 0);
 	assert_int_equal(f->at_to.lost, 0);
@@ -726,7 +726,7 @@ int main(void)
 		T(test_all_pages_arrive_while_threads_read),
 		T(test_urgent_pages_do_not_wait_for_a_limited_bulk),
 		T(test_links_cut_again_and_again_lose_nothing),
-		T(test_a_stack_on_peer_bridges_cut_links),
+		T(test_a_stack_on_it_bridges_cut_links),
 		T(test_a_cut_is_reported_once_with_its_connection),
 		T(test_garbage_from_the_source_is_refused),
 		T(test_garbage_from_the_destination_is_refused),
@@ -736,7 +736,7 @@ int main(void)
 		TOY(test_all_pages_arrive_while_threads_read),
 		TOY(test_urgent_pages_do_not_wait_for_a_limited_bulk),
 		TOY(test_links_cut_again_and_again_lose_nothing),
-		TOY(test_a_stack_on_peer_bridges_cut_links),
+		TOY(test_a_stack_on_it_bridges_cut_links),
 		TOY(test_a_cut_is_reported_once_with_its_connection),
 		TOY(test_requests_never_block),
 		TOY(test_queued_requests_are_sent_later),
