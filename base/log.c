@@ -176,7 +176,7 @@ static void write_left_out(const struct log_left_out *left_out)
 	write_line(left_out->file, left_out->level, message);
 }
 
-void log_tell_left_out(void)
+void log_report_left_out(void)
 {
 	struct log_left_out left_out;
 

@@ -44,7 +44,7 @@ void log_close_file(void);
 void log_line_from(struct log_site *site, const char *file, enum log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 /* Any thread: tells of lines that were left out and not told of yet. The loop calls it now and then, and at its end. */
-void log_tell_left_out(void);
+void log_report_left_out(void);
 
 #define log_line(level, ...)                                                                                            \
 	do {                                                                                                            \

@@ -46,7 +46,7 @@ static void leave_out(struct log_site *site, const char *file, enum log_level le
 	sites = site;
 }
 
-static void tell(struct log_site *site, struct log_left_out *left_out)
+static void limit_report(struct log_site *site, struct log_left_out *left_out)
 {
 	left_out->lines = site->left_out;
 	if (!site->left_out)
@@ -68,7 +68,7 @@ bool log_limit_take(struct log_site *site, const char *file, enum log_level leve
 	may = site->used < LOG_BURST;
 	if (may) {
 		site->used++;
-		tell(site, left_out);
+		limit_report(site, left_out);
 	} else {
 		leave_out(site, file, level, message);
 	}
@@ -83,7 +83,7 @@ bool log_limit_next(struct log_left_out *left_out)
 	left_out->lines = 0;
 	pthread_mutex_lock(&lock);
 	for (site = sites; site && !left_out->lines; site = site->next)
-		tell(site, left_out);
+		limit_report(site, left_out);
 	pthread_mutex_unlock(&lock);
 	return left_out->lines;
 }

@@ -45,7 +45,7 @@ bool log_limit_take(struct log_site *site, const char *file, enum log_level leve
 		    struct log_left_out *left_out);
 /*
  * notify(arg) is called, by any thread, when a site begins to leave lines out of which nothing is told yet: somebody is to call
- * log_tell_left_out() in a while. It must not log, nor wait. NULL: nobody does. Set by who runs the loop; back at its end, none is under way.
+ * log_report_left_out() in a while. It must not log, nor wait. NULL: nobody does. Set by who runs the loop; back at its end, none is under way.
  */
 void log_limit_set_notify(void (*notify)(void *arg), void *arg);
 /* Any thread. What some site has left out, which is then forgotten; false: none has. */

@@ -60,7 +60,7 @@ static bool loop_run_jobs(struct loop *loop, int64_t until_ns)
 static void loop_on_log(uv_timer_t *timer)
 {
 	(void)timer;
-	log_tell_left_out();
+	log_report_left_out();
 }
 
 /* Any thread. */
@@ -218,7 +218,7 @@ bool loop_free(struct loop *loop)
 	loop_run_all_jobs(loop);
 	if (uv_loop_close(&loop->uv) == UV_EBUSY)
 		log_warn("event loop closed with handles open");
-	log_tell_left_out();
+	log_report_left_out();
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
 	return true;

@@ -17,7 +17,7 @@
 
 #define RAM_BYTES (8 * HUGE_BYTES)
 #define WAIT_MS 10000
-#define SETTLED_NS NS_PER_MS	/* a vCPU that waits for so long sleeps for sure */
+#define WAITING_NS NS_PER_MS	/* a vCPU that waits for so long sleeps for sure */
 
 static void on_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
 {
@@ -68,12 +68,12 @@ static struct vm *start(enum way_out way, unsigned int cpus)
 static bool all_wait(struct vm *vm)
 {
 	struct memory_waiter waiters[VM_VCPUS_MAX];
-	unsigned int n = memory_waiters(vm_memory(vm), waiters, VM_VCPUS_MAX), i, settled = 0;
+	unsigned int n = memory_waiters(vm_memory(vm), waiters, VM_VCPUS_MAX), i, waiting = 0;
 	int64_t now = clock_now_ns();
 
 	for (i = 0; i < n; i++)
-		settled += waiters[i].cpu >= 0 && now - waiters[i].since_ns > SETTLED_NS;
-	return settled == vm_vcpus(vm);
+		waiting += waiters[i].cpu >= 0 && now - waiters[i].since_ns > WAITING_NS;
+	return waiting == vm_vcpus(vm);
 }
 
 int floor_kick(int argc, char **argv)

@@ -128,7 +128,7 @@ static void mon_faults(struct gdb *gdb, unsigned int cpu, const char *args, stru
 }
 
 /* Translates by the current vCPU's page tables, and tells of the page. */
-static void tell_page(struct gdb *gdb, unsigned int cpu, gva_t gva, struct text *text)
+static void report_page(struct gdb *gdb, unsigned int cpu, gva_t gva, struct text *text)
 {
 	struct vcpu_parked *vcpu = vcpu_hold(vm_vcpu(gdb->vm, cpu), NULL);
 	struct gup_opts opts = { 0 };
@@ -172,7 +172,7 @@ static void mon_missing(struct gdb *gdb, unsigned int cpu, const char *args, str
 	if (errno || *end || end == args)
 		add(text, "missing: '%s' is not an address\n", args);
 	else
-		tell_page(gdb, cpu, GVA(value), text);
+		report_page(gdb, cpu, GVA(value), text);
 }
 
 static const struct monitor_command {

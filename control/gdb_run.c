@@ -56,7 +56,7 @@ static int park(struct gdb *gdb, struct err *err)
  * Parks all, for a stop reply. False: not all have come out of the guest. gdb is not told that they have: it reads why, and waits on, so
  * that it can interrupt again.
  */
-static bool park_to_tell(struct gdb_client *client)
+static bool park_to_report(struct gdb_client *client)
 {
 	struct err err = { 0 };
 
@@ -67,9 +67,9 @@ static bool park_to_tell(struct gdb_client *client)
 	return false;
 }
 
-static void stop_and_tell(struct gdb_client *client, enum gdb_signal signal)
+static void stop_and_report(struct gdb_client *client, enum gdb_signal signal)
 {
-	if (park_to_tell(client))
+	if (park_to_report(client))
 		stopped(client, signal, "");
 }
 
@@ -218,7 +218,7 @@ void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX])
 	if (resume(client, action, &err) < 0) {
 		console(client, err.text);
 		if (client->gdb)
-			stop_and_tell(client, GDB_SIGINT);
+			stop_and_report(client, GDB_SIGINT);
 		return;
 	}
 	client->leave_running = true;
@@ -227,7 +227,7 @@ void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX])
 void gdb_run_interrupt(struct gdb_client *client)
 {
 	if (client->running)
-		stop_and_tell(client, GDB_SIGINT);
+		stop_and_report(client, GDB_SIGINT);
 }
 
 /* ---- what the machine tells ---- */
@@ -278,11 +278,11 @@ void gdb_run_on_state(void *arg, enum run_state old, enum run_state now)
 		client->leave_running = false;
 	/* One that runs alone, by a step, may still have to be parked. */
 	if (client->running && signal)
-		stop_and_tell(client, signal);
+		stop_and_report(client, signal);
 }
 
 /* What a breakpoint instruction at pc is, of which gdb knows nothing at that address. */
-static void tell_breakpoint(struct gdb_client *client, struct vcpu_parked *vcpu, uint64_t pc)
+static void report_breakpoint(struct gdb_client *client, struct vcpu_parked *vcpu, uint64_t pc)
 {
 	struct gdb *gdb = client->gdb;
 	const struct gdb_soft *soft = NULL;
@@ -329,7 +329,7 @@ static void find_reason(struct gdb_client *client, struct vcpu_parked *vcpu, cha
 		if (client->swbreak)
 			snprintf(reason, bytes, "swbreak:;");
 	} else if (!debug->step) {
-		tell_breakpoint(client, vcpu, pc);
+		report_breakpoint(client, vcpu, pc);
 	}
 }
 
@@ -365,7 +365,7 @@ void gdb_run_on_debug(void *arg, struct vcpu *vcpu)
 	if (!client->running)
 		return;
 	client->thread = vcpu_index(vcpu);
-	if (!park_to_tell(client))
+	if (!park_to_report(client))
 		return;
 	parked = vcpu_hold(vcpu, NULL);
 	if (parked) {

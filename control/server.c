@@ -28,7 +28,7 @@ struct server {
 	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_poll_t poll;
 	uv_timer_t rest;
-	bool rest_told;
+	bool rest_reported;
 	struct listening listening;
 	int client;		/* who has been let in, until server_accept takes it; or -1 */
 	const char *what;
@@ -81,16 +81,16 @@ static int listen_at(struct server *server, const char *what, const char *spec, 
 	return 0;
 }
 
-static void on_knock(uv_poll_t *poll, int status, int events);
+static void server_on_connection(uv_poll_t *poll, int status, int events);
 
 static void on_rested(uv_timer_t *timer)
 {
 	struct server *server = timer->data;
 
-	uv_poll_start(&server->poll, UV_READABLE, on_knock);
+	uv_poll_start(&server->poll, UV_READABLE, server_on_connection);
 }
 
-static void on_knock(uv_poll_t *poll, int status, int events)
+static void server_on_connection(uv_poll_t *poll, int status, int events)
 {
 	struct server *server = poll->data;
 	int r;
@@ -100,15 +100,15 @@ static void on_knock(uv_poll_t *poll, int status, int events)
 	server->client = listening_accept(&server->listening);
 	r = server->client < 0 ? server->client : 0;
 	if (accept_should_rest(r)) {
-		if (!server->rest_told)
+		if (!server->rest_reported)
 			log_warn("%s socket %s: no client can be let in: %s; it waits", server->what, server->spec, strerror(-r));
-		server->rest_told = true;
+		server->rest_reported = true;
 		uv_poll_stop(poll);
 		uv_timer_start(&server->rest, on_rested, SERVER_REST_MS, 0);
 	}
 	if (r < 0)
 		return;
-	server->rest_told = false;
+	server->rest_reported = false;
 	server->on_client(server, server->arg);
 	if (server->client >= 0)
 		close(server->client);
@@ -153,7 +153,7 @@ int server_new(struct server **out, uv_loop_t *loop, const char *what, const cha
 	snprintf(server->spec, sizeof(server->spec), "%s", spec);
 	server->on_client = on_client;
 	server->arg = arg;
-	uv_poll_start(&server->poll, UV_READABLE, on_knock);
+	uv_poll_start(&server->poll, UV_READABLE, server_on_connection);
 	log_addresses(server);
 	*out = server;
 	return 0;

@@ -191,11 +191,11 @@ void chardev_stream_done(struct chardev_stream *s)
 
 void chardev_output_waits(struct chardev *c, int error)
 {
-	if (!c->trouble_told)
+	if (!c->trouble_reported)
 		log_warn("console output%s%s waits: %s; of what comes, the newest %zu KiB are kept",
 			 *c->config.path ? " to " : "", c->config.path, strerror(-error),
 			 CHARDEV_RING_BYTES >> 10);
-	c->trouble_told = true;
+	c->trouble_reported = true;
 	c->stalled = c->rests = true;
 	chardev_try_again(c);
 }
@@ -230,7 +230,7 @@ static void output_move(struct chardev *c)
 	for (pieces = 0; pieces < 8 && n > 0; pieces++)
 		n = stream_write(c->out);
 	if (n >= 0)
-		c->trouble_told = false;
+		c->trouble_reported = false;
 	if (n == -EAGAIN || n > 0)
 		c->stalled = true;
 	else if (n < 0)
@@ -352,8 +352,8 @@ void chardev_update(struct chardev *c)
 	if (c->closing)
 		return;
 	output_move(c);
-	if (!c->drop_told && chardev_dropped(c)) {
-		c->drop_told = true;
+	if (!c->drop_reported && chardev_dropped(c)) {
+		c->drop_reported = true;
 		log_warn("console output is lost: nobody takes it; of what comes, the newest "
 			 "%zu KiB are kept", CHARDEV_RING_BYTES >> 10);
 	}

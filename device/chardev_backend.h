@@ -65,7 +65,7 @@ struct chardev {
 	bool closing;
 
 	struct chardev_ring ring;	/* its taker is whoever writes to `out` */
-	bool drop_told;
+	bool drop_reported;
 
 	uv_async_t wake;
 	atomic_bool accept;		/* the receiver has room again */
@@ -73,7 +73,7 @@ struct chardev {
 	struct chardev_stream *in, *out;
 	bool stalled;			/* `out` takes no more for now */
 	bool rests;			/* stalled, and not for want of room: until `again` */
-	bool trouble_told;
+	bool trouble_reported;
 	uv_timer_t again;		/* tries anew what the system had no memory for */
 	bool blocked;			/* the receiver takes no more for now */
 	uint8_t input[CHARDEV_INPUT_BYTES];
@@ -82,7 +82,7 @@ struct chardev {
 	/* chardev_unix.c */
 	struct chardev_stream *listener;
 	struct listening listening;	/* its file */
-	bool knock_told;		/* that nobody can be let in */
+	bool refusal_reported;		/* that nobody can be let in */
 	/* chardev_pty.c: what was made at config.path, so that nothing else is removed */
 	struct stat made;
 	bool made_path;

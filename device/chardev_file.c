@@ -31,7 +31,7 @@ static void file_work(uv_work_t *work)
 	s->written = n < 0 ? -errno : n;
 }
 
-static void tell_rotated(struct chardev_stream *s)
+static void report_rotated(struct chardev_stream *s)
 {
 	if (s->rotated < 0)
 		log_warn("console output file %s has reached its limit, and cannot become "
@@ -49,7 +49,7 @@ static void on_written(uv_work_t *work, int status)
 	chardev_get(c);
 	if (n > 0)
 		chardev_ring_taken(&c->ring, (size_t)n);
-	tell_rotated(s);
+	report_rotated(s);
 	chardev_stream_done(s);
 	/* chardev_free has left the rest to us: all is written before the stream goes. */
 	if (c->out == s && n > 0)

@@ -17,7 +17,7 @@
 
 #define BACKLOG 4
 
-static void on_knock(struct chardev_stream *listener, int events)
+static void unix_on_connection(struct chardev_stream *listener, int events)
 {
 	struct chardev *c = listener->chardev;
 	int fd, r;
@@ -28,9 +28,9 @@ static void on_knock(struct chardev_stream *listener, int events)
 	if (!r)
 		r = chardev_stream_new(&c->in, c, fd, NULL, NULL);
 	if (accept_should_rest(r)) {
-		if (!c->knock_told)
+		if (!c->refusal_reported)
 			log_warn("console socket %s: no client can be let in: %s; it waits", c->config.path, strerror(-r));
-		c->knock_told = true;
+		c->refusal_reported = true;
 		chardev_stream_poll(listener, 0);
 		chardev_try_again(c);
 		return;
@@ -39,7 +39,7 @@ static void on_knock(struct chardev_stream *listener, int events)
 		chardev_stream_poll(listener, UV_READABLE);
 		return;
 	}
-	c->knock_told = false;
+	c->refusal_reported = false;
 	c->out = c->in;
 	chardev_stream_poll(listener, 0);
 	chardev_update(c);
@@ -63,7 +63,7 @@ static int unix_open(struct chardev *c, struct err *err)
 	r = listening_open(&c->listening, &address, 0, BACKLOG, err);
 	if (r < 0)
 		return err_prefix(err, r, "console socket");
-	r = chardev_stream_new(&c->listener, c, listening_take(&c->listening), on_knock, err);
+	r = chardev_stream_new(&c->listener, c, listening_take(&c->listening), unix_on_connection, err);
 	if (r == 0)
 		chardev_stream_poll(c->listener, UV_READABLE);
 	return r;

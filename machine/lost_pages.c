@@ -48,14 +48,14 @@ static void lost_add(struct lost_pages *pages, gfn_t gfn)
 
 bool lost_gather_add(struct lost_gather *gather, gfn_t gfn)
 {
-	bool told;
+	bool reported;
 
 	pthread_mutex_lock(&gather->lock);
 	lost_add(&gather->pages, gfn);
-	told = gather->told;
-	gather->told = true;
+	reported = gather->reported;
+	gather->reported = true;
 	pthread_mutex_unlock(&gather->lock);
-	return !told;
+	return !reported;
 }
 
 bool lost_gather_take(struct lost_gather *gather, struct lost_pages *pages)
@@ -64,7 +64,7 @@ bool lost_gather_take(struct lost_gather *gather, struct lost_pages *pages)
 	*pages = gather->pages;
 	gather->pages.pages = 0;
 	gather->pages.ranges = 0;
-	gather->told = pages->pages;
+	gather->reported = pages->pages;
 	pthread_mutex_unlock(&gather->lock);
 	return pages->pages;
 }

@@ -36,7 +36,7 @@ struct lost_pages {
 struct lost_gather {
 	pthread_mutex_t lock;		/* guards the rest */
 	struct lost_pages pages;	/* since the last news */
-	bool told;			/* whoever takes will take again, until there was nothing */
+	bool reported;			/* whoever takes will take again, until there was nothing */
 };
 
 void lost_gather_init(struct lost_gather *gather);

@@ -123,7 +123,7 @@ static void say_complete(struct incoming *in)
 	Postern__Wire__Complete complete = POSTERN__WIRE__COMPLETE__INIT;
 
 	complete.pages = memory_pages(machine_memory(in->m->machine));
-	in->told_complete = true;
+	in->complete_sent = true;
 	link_send(in->session.link, WIRE(COMPLETE), &complete);
 }
 
@@ -346,7 +346,7 @@ static int on_resume(struct incoming *in, const Postern__Wire__Resume *resume, s
 		      in->phase == IN_RUNNING  ? POSTERN__WIRE__PHASE__PHASE_RUNNING :
 						 POSTERN__WIRE__PHASE__PHASE_COMPLETE;
 	in->resume = IN_RESUME_ANSWERED;
-	in->told_complete = in->phase == IN_COMPLETE;
+	in->complete_sent = in->phase == IN_COMPLETE;
 	link_send(in->session.link, WIRE(RESUME_REPLY), &reply);
 	if (in->phase != IN_COMPLETE)
 		recover_send_missing(in);
@@ -385,7 +385,7 @@ static bool is_due(const struct incoming *in, wire_body body)
 	case WIRE(RESUME_ACK):
 		return in->resume == IN_RESUME_ANSWERED && in->phase != IN_PREPARED;
 	case WIRE(COMPLETE_ACK):
-		return in->phase == IN_COMPLETE && in->told_complete;
+		return in->phase == IN_COMPLETE && in->complete_sent;
 	default:
 		return false;
 	}
@@ -519,7 +519,7 @@ static void on_linked(void *arg, struct conn *const conn[WIRE_CHANNELS],
 		incoming_lost(in, &err);
 	}
 	in->session.epoch = preface->epoch;
-	in->told_complete = false;
+	in->complete_sent = false;
 	in->refused = false;
 	in->early_bytes = 0;
 	if (first) {

@@ -48,7 +48,7 @@ struct incoming {
 	bool pages_placed; /* a page of this session was placed */
 	bool refused; /* the source was told so: nothing more is due on this link */
 	uint64_t early_bytes; /* of pages, before State, on this link */
-	bool told_complete; /* the source, on this link */
+	bool complete_sent; /* the source, on this link */
 };
 
 /* Can it be resumed, or go on? */

@@ -86,7 +86,7 @@ struct listener {
 	struct client *clients; /* newest first */
 	unsigned int nclients;
 	struct refused refused;
-	bool rests, rest_told;	/* nobody is let in until the next tick */
+	bool rests, rest_reported;	/* nobody is let in until the next tick */
 };
 
 /* ---- clients ---- */
@@ -122,7 +122,7 @@ static void client_drop(struct client *client, const struct err *why)
 		listener->ops->failed(listener->arg, why);
 }
 
-static void client_tell(struct client *client, const struct err *why)
+static void client_send_abort(struct client *client, const struct err *why)
 {
 	Postern__Wire__Abort message = POSTERN__WIRE__ABORT__INIT;
 	struct buf buf = { 0 };
@@ -166,7 +166,7 @@ static void client_refuse(struct client *client, const struct err *why)
 		return;
 	}
 	client_log_refused(client, why);
-	client_tell(client, why);
+	client_send_abort(client, why);
 	client->state = CLIENT_REFUSED;
 	conn_watch_set(client->watch, CONN_RECEIVE);
 }
@@ -483,14 +483,14 @@ static void listener_on_connection(uv_poll_t *poll, int status, int events)
 	if (fd < 0) {
 		if (!accept_should_rest(fd))
 			return;
-		if (!listener->rest_told)
+		if (!listener->rest_reported)
 			log_warn("migration: accept: %s", strerror(-fd));
-		listener->rest_told = true;
+		listener->rest_reported = true;
 		uv_poll_stop(poll);
 		listener->rests = true;
 		return;
 	}
-	listener->rest_told = false;
+	listener->rest_reported = false;
 	if (listener->nclients >= LISTENER_CLIENTS_MAX)
 		listener_evict(listener);
 	if (client_new(listener, fd, &err) < 0)

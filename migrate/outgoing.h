@@ -48,8 +48,8 @@ struct outgoing {
 	bool reply_prepared;
 	uint64_t reply_missing;
 	/* pages that Missing messages have covered since, and those of them that are missing */
-	uint64_t told_pages;
-	uint64_t told_missing;
+	uint64_t reported_pages;
+	uint64_t reported_missing;
 };
 
 /* Is a migration under way, one that waits to be resumed also? */

@@ -69,8 +69,8 @@ void recover_send_missing(struct incoming *in)
 
 void recover_begin(struct outgoing *o)
 {
-	o->told_pages = 0;
-	o->told_missing = 0;
+	o->reported_pages = 0;
+	o->reported_missing = 0;
 }
 
 /* The page that is `index` pages from the start of all regions laid end to end. */
@@ -97,16 +97,16 @@ int recover_take_missing(struct outgoing *o, const Postern__Wire__Missing *missi
 	if (!pages || pages > PIECE_PAGES || missing->bits.len != (pages + 7) / 8)
 		return err_set(err, -EBADMSG, "Missing message of %" PRIu64 " pages in %zu bytes", pages,
 			       missing->bits.len);
-	if (missing->gfn != page_at(o, o->told_pages).v ||
+	if (missing->gfn != page_at(o, o->reported_pages).v ||
 	    !memory_is_ram(mem, gfn_to_gpa(GFN(missing->gfn)), pages * PAGE_BYTES))
 		return err_set(err, -EBADMSG,
 			       "Missing message of %" PRIu64 " pages from 0x%" PRIx64
 			       ", which are not the next of this guest's RAM", pages, missing->gfn);
-	n = sender_mark_told(o->sender, GFN(missing->gfn), pages, missing->bits.data, err);
+	n = sender_mark_reported(o->sender, GFN(missing->gfn), pages, missing->bits.data, err);
 	if (n < 0)
 		return (int)n;
-	o->told_missing += (uint64_t)n;
-	o->told_pages += pages;
+	o->reported_missing += (uint64_t)n;
+	o->reported_pages += pages;
 	return 0;
 }
 
@@ -114,12 +114,12 @@ int recover_end(struct outgoing *o, struct err *err)
 {
 	uint64_t pages = memory_pages(machine_memory(o->m->machine));
 
-	if (o->told_pages != pages || o->told_missing != o->reply_missing)
+	if (o->reported_pages != pages || o->reported_missing != o->reply_missing)
 		return err_set(err, -EBADMSG,
 			       "told about %" PRIu64 " of %" PRIu64 " pages, of which %" PRIu64
 			       " are missing and not %" PRIu64,
-			       o->told_pages, pages, o->told_missing, o->reply_missing);
+			       o->reported_pages, pages, o->reported_missing, o->reply_missing);
 	log_info("migration: going on with %" PRIu64 " of %" PRIu64 " pages to send",
-		 o->told_missing, pages);
+		 o->reported_missing, pages);
 	return 0;
 }

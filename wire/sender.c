@@ -167,7 +167,7 @@ static uint64_t bits_at(const uint8_t *bits, uint64_t at, unsigned int n)
 }
 
 /* The pages of one word of marks: those in `missing` are not there, those in `here` are. */
-static int mark_told_word(struct sender *sender, struct sender_region *region, uint64_t word, uint64_t missing, uint64_t here,
+static int mark_reported_word(struct sender *sender, struct sender_region *region, uint64_t word, uint64_t missing, uint64_t here,
 			  struct err *err)
 {
 	uint64_t false_word = here & ~atomic_load_explicit(&region->given[word], memory_order_relaxed), old;
@@ -183,7 +183,7 @@ static int mark_told_word(struct sender *sender, struct sender_region *region, u
 	return 0;
 }
 
-int64_t sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err)
+int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err)
 {
 	uint64_t page, done, mask, bits;
 	struct sender_region *region = region_with(sender, first, n, &page);
@@ -198,7 +198,7 @@ int64_t sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, const u
 		part = 64 - in < n - done ? 64 - in : (unsigned int)(n - done);
 		mask = UINT64_MAX >> (64 - part) << in;
 		bits = bits_at(missing, done, part) << in;
-		r = mark_told_word(sender, region, (page + done) / 64, bits, mask & ~bits, err);
+		r = mark_reported_word(sender, region, (page + done) / 64, bits, mask & ~bits, err);
 		if (r < 0)
 			return r;
 		sum += __builtin_popcountll(bits);

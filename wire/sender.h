@@ -43,7 +43,7 @@ int sender_mark_given(struct sender *sender, gfn_t first, uint64_t n);
  * the others. Its word counts no further than it can be true: -EBADMSG: it cannot have a page that was never sent; others may be marked
  * then. -EFAULT: not RAM of one region. Returns how many it misses.
  */
-int64_t sender_mark_told(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err);
+int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err);
 
 /* Any thread. Limit of the bulk, bytes a second, 0: none. Takes effect at once. */
 void sender_limit(struct sender *sender, uint64_t bytes_per_second);

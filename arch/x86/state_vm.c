@@ -95,7 +95,7 @@ static int pit_get(struct vm *vm, X86__PitChannel *channels, uint32_t *flags, st
 }
 
 /* Fails where the guest has no clock page: nothing to tell then. */
-static int tell_of_pause(struct vcpu_parked *vcpu, void *unused, struct err *err)
+static int notify_pause(struct vcpu_parked *vcpu, void *unused, struct err *err)
 {
 	(void)unused;
 	(void)err;
@@ -113,7 +113,7 @@ int arch_clock_stop(struct vm *vm, uint64_t *clock_ns, struct err *err)
 	if (result < 0)
 		return result;
 	*clock_ns = clock.clock;
-	return vm_each(vm, tell_of_pause, NULL, err);
+	return vm_each(vm, notify_pause, NULL, err);
 }
 
 int arch_clock_start(struct vm *vm, uint64_t clock_ns, struct err *err)

@@ -36,7 +36,7 @@
 struct qcow2 {
 	struct disk_config config;	/* a copy */
 	struct loop *loop;
-	bool uring, told;
+	bool uring, unconfined_reported;
 	struct helper *child;		/* NULL: none */
 	bool ending;			/* it was told to */
 	int64_t asked_ns;		/* when */
@@ -133,10 +133,10 @@ static int child_start(struct qcow2 *q, const struct qcow2_image *image, int lis
 	r = helper_start(&q->child, q->loop, &config, err);
 	if (r < 0)
 		return r == -ENOENT ? err_prefix(err, r, "qcow2") : r;
-	if (!helper_is_confined(q->child) && !q->told)
+	if (!helper_is_confined(q->child) && !q->unconfined_reported)
 		log_warn("disk %s: its %s can open other files: there is neither Landlock nor a namespace for it here", q->config.path,
 			 PROGRAM);
-	q->told = true;
+	q->unconfined_reported = true;
 	return 0;
 }
 

@@ -36,12 +36,12 @@
 /* Of one chain of reports; a driver sends 32 of 4 MiB each. */
 #define REPORT_PAGES_MAX (UINT64_C(1) << 16)
 /* Who listens is told of changes so often at most. */
-#define TELL_MS 1000
+#define NOTIFY_MS 1000
 
 enum { QUEUE_INFLATE, QUEUE_DEFLATE, QUEUE_REPORT, QUEUES };
 
 /* Tells the host of changes: on the main loop, and not too often, whatever the guest does. Goes when both handles are closed. */
-struct teller {
+struct notifier {
 	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_async_t wake;
 	uv_timer_t timer;
@@ -52,59 +52,59 @@ struct teller {
 struct balloon {
 	struct vdev dev;
 	struct virtio_balloon_config config;	/* guarded by the device's lock */
-	struct teller *teller;
-	uint32_t told;
+	struct notifier *notifier;
+	uint32_t notified;
 };
 
 /* ---- the host's side ---- */
 
-static void tell(struct teller *teller)
+static void notifier_send(struct notifier *notifier)
 {
-	struct balloon *balloon = teller->balloon;
+	struct balloon *balloon = notifier->balloon;
 	uint32_t actual = balloon_actual(&balloon->dev);
 
-	if (actual == balloon->told)
+	if (actual == balloon->notified)
 		return;
-	balloon->told = actual;
-	teller->last_ns = clock_now_ns();
+	balloon->notified = actual;
+	notifier->last_ns = clock_now_ns();
 	device_event(&balloon->dev.env.events, &(struct device_event){ .type = DEVICE_EVENT_BALLOON, .pages = actual });
 }
 
 static void on_timer(uv_timer_t *timer)
 {
-	tell(timer->data);
+	notifier_send(timer->data);
 }
 
 static void on_wake(uv_async_t *wake)
 {
-	struct teller *teller = wake->data;
-	int64_t left = teller->last_ns + TELL_MS * NS_PER_MS - clock_now_ns();
+	struct notifier *notifier = wake->data;
+	int64_t left = notifier->last_ns + NOTIFY_MS * NS_PER_MS - clock_now_ns();
 
-	if (uv_is_active((uv_handle_t *)&teller->timer))
+	if (uv_is_active((uv_handle_t *)&notifier->timer))
 		return;
-	if (left <= 0 || !teller->last_ns)
-		tell(teller);
+	if (left <= 0 || !notifier->last_ns)
+		notifier_send(notifier);
 	else
-		uv_timer_start(&teller->timer, on_timer, (uint64_t)(left / NS_PER_MS) + 1, 0);
+		uv_timer_start(&notifier->timer, on_timer, (uint64_t)(left / NS_PER_MS) + 1, 0);
 }
 
-static int teller_new(struct balloon *balloon, struct err *err)
+static int notifier_new(struct balloon *balloon, struct err *err)
 {
-	struct teller *teller = calloc(1, sizeof(*teller));
+	struct notifier *notifier = calloc(1, sizeof(*notifier));
 	int r;
 
-	if (!teller)
+	if (!notifier)
 		return err_set(err, -ENOMEM, "no memory for virtio-balloon");
-	r = uv_async_init(loop_uv(balloon->dev.env.loop), &teller->wake, on_wake);
+	r = uv_async_init(loop_uv(balloon->dev.env.loop), &notifier->wake, on_wake);
 	if (r < 0) {
-		free(teller);
+		free(notifier);
 		return err_errno(err, r, "event loop");
 	}
-	uv_timer_init(loop_uv(balloon->dev.env.loop), &teller->timer);
-	teller->wake.data = teller->timer.data = teller;
-	teller->handles = 2;
-	teller->balloon = balloon;
-	balloon->teller = teller;
+	uv_timer_init(loop_uv(balloon->dev.env.loop), &notifier->timer);
+	notifier->wake.data = notifier->timer.data = notifier;
+	notifier->handles = 2;
+	notifier->balloon = balloon;
+	balloon->notifier = notifier;
 	return 0;
 }
 
@@ -216,7 +216,7 @@ static void on_config_write(void *arg, unsigned int offset, const uint8_t *data,
 	for (i = 0; i < size; i++)
 		if (offset + i >= at && offset + i < at + sizeof(balloon->config.actual))
 			((uint8_t *)&balloon->config)[offset + i] = data[i];
-	uv_async_send(&balloon->teller->wake);
+	uv_async_send(&balloon->notifier->wake);
 }
 
 /* Nobody has given up anything any more: the driver's pages are its own again. What the host asked for stands. */
@@ -225,7 +225,7 @@ static void on_reset(void *arg)
 	struct balloon *balloon = arg;
 
 	balloon->config.actual = 0;
-	uv_async_send(&balloon->teller->wake);
+	uv_async_send(&balloon->notifier->wake);
 }
 
 /* ---- state ---- */
@@ -266,9 +266,9 @@ static void balloon_free(void *arg)
 {
 	struct balloon *balloon = arg;
 
-	if (balloon->teller) {
-		loop_close_one_of((uv_handle_t *)&balloon->teller->wake, &balloon->teller->handles);
-		loop_close_one_of((uv_handle_t *)&balloon->teller->timer, &balloon->teller->handles);
+	if (balloon->notifier) {
+		loop_close_one_of((uv_handle_t *)&balloon->notifier->wake, &balloon->notifier->handles);
+		loop_close_one_of((uv_handle_t *)&balloon->notifier->timer, &balloon->notifier->handles);
 	}
 	vdev_fini(&balloon->dev);
 	free(balloon);
@@ -309,7 +309,7 @@ static int balloon_make(struct vdev **out, const struct vdev_env *env, const cha
 	config.config = &balloon->config;
 	r = vdev_init(&balloon->dev, &balloon_ops, balloon, env, &config, err);
 	if (!r)
-		r = teller_new(balloon, err);
+		r = notifier_new(balloon, err);
 	if (r < 0) {
 		balloon_free(balloon);
 		return r;

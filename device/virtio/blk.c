@@ -45,7 +45,7 @@ struct blk {
 	struct disk_config given;
 	uint64_t turn_bytes;	/* handed over in this turn */
 	uint32_t starved;	/* queues that wait for the disk to have room */
-	int64_t failure_told_ns;
+	int64_t failure_reported_ns;
 	struct own_flush *flush;	/* under way, for a drain */
 	int flush_result;		/* of the last one */
 };
@@ -71,13 +71,13 @@ static void on_away(void *arg, const char *why)
 	});
 }
 
-static void failure_tell(struct blk *blk, enum disk_op op, int error)
+static void failure_report(struct blk *blk, enum disk_op op, int error)
 {
 	int64_t now = clock_now_ns();
 
-	if (blk->failure_told_ns && now - blk->failure_told_ns < FAILURE_NEWS_NS)
+	if (blk->failure_reported_ns && now - blk->failure_reported_ns < FAILURE_NEWS_NS)
 		return;
-	blk->failure_told_ns = now;
+	blk->failure_reported_ns = now;
 	log_warn("disk %s: a request of the guest's fails: %s", blk->given.path, strerror(-error));
 	device_event(&blk->dev.env.events, &(struct device_event){
 		.type = DEVICE_EVENT_DISK_ERROR, .device = blk->name, .read = op == DISK_READ, .error = error,
@@ -103,7 +103,7 @@ static void on_done(struct disk_job *job, int result)
 	unsigned int i;
 
 	if (result < 0 && result != -ECANCELED)
-		failure_tell(blk, job->op, result);
+		failure_report(blk, job->op, result);
 	vdev_lock(&blk->dev);
 	if (result == -ECANCELED)
 		vqueue_drop(request->q, request->chain);

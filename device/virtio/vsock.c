@@ -213,7 +213,7 @@ static void on_tx(struct vsock *vs, struct vqueue *q)
 static void conn_said(struct vsock *vs, struct vsock_conn *c, uint16_t op)
 {
 	c->credit = false;
-	c->told = c->gone;
+	c->reported = c->gone;
 	if (op == VIRTIO_VSOCK_OP_REQUEST)
 		c->request = false;
 	if (op == VIRTIO_VSOCK_OP_RESPONSE)
@@ -221,8 +221,8 @@ static void conn_said(struct vsock *vs, struct vsock_conn *c, uint16_t op)
 	if (op == VIRTIO_VSOCK_OP_CREDIT_REQUEST)
 		c->asked = true;
 	if (op == VIRTIO_VSOCK_OP_SHUTDOWN)
-		c->host_told = c->host_ended;
-	if (op == VIRTIO_VSOCK_OP_SHUTDOWN && c->host_told == VSOCK_BOTH) {
+		c->host_end_sent = c->host_ended;
+	if (op == VIRTIO_VSOCK_OP_SHUTDOWN && c->host_end_sent == VSOCK_BOTH) {
 		vsock_conn_linger(c, clock_now_ns() + LINGER_NS);
 		if (!uv_is_active((uv_handle_t *)&vs->loop->linger))
 			uv_timer_again(&vs->loop->linger);

@@ -137,7 +137,7 @@ struct vsock_conn *vsock_conn_find(const struct vsock_table *table, uint32_t hos
 static void conn_gone(struct vsock_conn *c, uint32_t n)
 {
 	c->gone += n;
-	c->credit |= c->gone - c->told >= CREDIT_STEP;
+	c->credit |= c->gone - c->reported >= CREDIT_STEP;
 }
 
 /* The socket takes no more, ever. */
@@ -288,7 +288,7 @@ uint16_t vsock_conn_next_op(struct vsock_conn *c)
 		if (conn_room(c) && conn_peek(c))
 			return VIRTIO_VSOCK_OP_RW;
 	}
-	if (c->state == VSOCK_OPEN && c->host_ended & ~c->host_told)
+	if (c->state == VSOCK_OPEN && c->host_ended & ~c->host_end_sent)
 		return VIRTIO_VSOCK_OP_SHUTDOWN;
 	return c->state == VSOCK_OPEN && c->credit ? VIRTIO_VSOCK_OP_CREDIT_UPDATE : 0;
 }

@@ -57,12 +57,12 @@ struct vsock_conn {
 	/* From the guest: what the socket has not taken. */
 	uint8_t *buffer;
 	uint32_t at, len;
-	uint32_t came, gone, told;	/* bytes: from the guest; to the socket; of those, what the guest knows */
+	uint32_t came, gone, reported;	/* bytes: from the guest; to the socket; of those, what the guest knows */
 	/* To the guest: its room. */
 	uint32_t peer_alloc, peer_gone, sent;
 	bool asked;			/* it was asked for credit */
 	bool request, response, credit;	/* packets to be sent */
-	uint32_t guest_ended, host_ended, host_told;	/* VSOCK_RCV, VSOCK_SEND: what no longer happens there */
+	uint32_t guest_ended, host_ended, host_end_sent;	/* VSOCK_RCV, VSOCK_SEND: what no longer happens there */
 	int64_t linger_ns;		/* CLOSING, and CALLING with its request not sent yet: until when it waits for the guest */
 };
 

@@ -41,7 +41,7 @@ struct vsock_host {
 	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_poll_t poll;
 	uv_timer_t rest;
-	bool rest_told;
+	bool rest_reported;
 	struct loop *loop;
 	struct listening listening;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -178,7 +178,7 @@ static void on_rested(uv_timer_t *timer)
 	listen_update(timer->data);
 }
 
-static void on_knock(uv_poll_t *poll, int status, int events)
+static void host_on_connection(uv_poll_t *poll, int status, int events)
 {
 	struct vsock_host *host = poll->data;
 	int fd = listening_accept(&host->listening);
@@ -187,20 +187,20 @@ static void on_knock(uv_poll_t *poll, int status, int events)
 	(void)status;
 	(void)events;
 	if (accept_should_rest(r)) {
-		if (!host->rest_told)
+		if (!host->rest_reported)
 			log_warn("%s: no client can be let in: %s; it waits", host->path, strerror(-r));
-		host->rest_told = true;
+		host->rest_reported = true;
 		uv_timer_start(&host->rest, on_rested, REST_MS, 0);
 	}
 	if (!r)
-		host->rest_told = false;
+		host->rest_reported = false;
 	listen_update(host);
 }
 
 static void listen_update(struct vsock_host *host)
 {
 	if (host->greetings < VSOCK_GREETINGS_MAX && !uv_is_active((uv_handle_t *)&host->rest))
-		uv_poll_start(&host->poll, UV_READABLE, on_knock);
+		uv_poll_start(&host->poll, UV_READABLE, host_on_connection);
 	else
 		uv_poll_stop(&host->poll);
 }

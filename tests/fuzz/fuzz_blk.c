@@ -22,7 +22,7 @@ static void set_up(void)
 }
 
 /* Without a loop nobody else looks at what the disk answers. */
-static void settle(struct vdev *dev)
+static void drain(struct vdev *dev)
 {
 	struct err err;
 
@@ -34,5 +34,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!fuzz_mem)
 		set_up();
-	return fuzz_device(blk, data, size, settle);
+	return fuzz_device(blk, data, size, drain);
 }

@@ -5,7 +5,7 @@
 
 static struct vdev *rng;
 
-static void settle(struct vdev *dev)
+static void drain(struct vdev *dev)
 {
 	if (vdev_in_flight(dev))
 		__builtin_trap();
@@ -15,5 +15,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!fuzz_mem)
 		rng = fuzz_make(&rng_type, "", NULL);
-	return fuzz_device(rng, data, size, settle);
+	return fuzz_device(rng, data, size, drain);
 }

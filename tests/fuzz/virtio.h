@@ -114,7 +114,7 @@ static void fuzz_start(struct vdev *dev, uint8_t how)
 }
 
 /* settle: lets the device finish what it has taken, and aborts if it does not. */
-static int fuzz_device(struct vdev *dev, const uint8_t *data, size_t size, void (*settle)(struct vdev *dev))
+static int fuzz_device(struct vdev *dev, const uint8_t *data, size_t size, void (*drain)(struct vdev *dev))
 {
 	struct buf state = { 0 };
 	struct err err;
@@ -132,7 +132,7 @@ static int fuzz_device(struct vdev *dev, const uint8_t *data, size_t size, void 
 	for (i = 0; i < FUZZ_ROUNDS; i++) {
 		for (q = 0; q < dev->queues; q++)
 			vdev_run(dev, q);
-		settle(dev);
+		drain(dev);
 	}
 	vdev_stop(dev);
 	/* Whatever it went through, its state can be saved and loaded. */

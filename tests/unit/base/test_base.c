@@ -239,12 +239,12 @@ static void test_loop_frees_what_a_closed_handle_is_in(void **unused)
 }
 
 static unsigned int lines_shown;
-static unsigned long long lines_told;
+static unsigned long long lines_reported;
 
 static void count_lines(enum log_level level, const char *line)
 {
 	(void)level;
-	if (sscanf(line, "%llu more lines like this were left out: ", &lines_told) != 1)
+	if (sscanf(line, "%llu more lines like this were left out: ", &lines_reported) != 1)
 		lines_shown++;
 }
 
@@ -260,9 +260,9 @@ static void test_loop_tells_what_the_log_has_left_out(void **unused)
 	for (i = 0; i < 1000; i++)
 		log_warn("again");
 	assert_true(lines_shown < 1000);
-	while (!lines_told)
+	while (!lines_reported)
 		uv_run(loop_uv(loop), UV_RUN_ONCE);
-	assert_int_equal(lines_shown + lines_told, 1000);
+	assert_int_equal(lines_shown + lines_reported, 1000);
 	log_set_handler(NULL);
 	loop_free(loop);
 }

@@ -65,7 +65,7 @@ static unsigned int port_of(const struct listening *l, unsigned int i)
 /* A client comes to this host, and in. */
 static void visit(struct listening *l, const char *host)
 {
-	struct pollfd knock = { .fd = l->fd, .events = POLLIN };
+	struct pollfd listening = { .fd = l->fd, .events = POLLIN };
 	struct address address = { .type = ADDRESS_TCP };
 	struct dial *d;
 	struct err err;
@@ -78,7 +78,7 @@ static void visit(struct listening *l, const char *host)
 	dial_free(d);
 	if (fd < 0)
 		fail_msg("%s", err.text);
-	assert_int_equal(poll(&knock, 1, LONG_MS), 1);
+	assert_int_equal(poll(&listening, 1, LONG_MS), 1);
 	client = listening_accept(l);
 	assert_true(client >= 0);
 	assert_int_equal(listening_accept(l), -EAGAIN);

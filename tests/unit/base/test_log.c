@@ -252,7 +252,7 @@ static void test_places_that_cannot_be_written(void **unused)
 }
 
 static unsigned int shown;
-static unsigned long long told;
+static unsigned long long lines_reported;
 static char latest[256];
 
 static void count_lines(enum log_level level, const char *line)
@@ -261,7 +261,7 @@ static void count_lines(enum log_level level, const char *line)
 
 	(void)level;
 	if (sscanf(line, "%llu more lines like this were left out: ", &n) == 1)
-		told += n;
+		lines_reported += n;
 	else
 		shown++;
 	snprintf(latest, sizeof(latest), "%s", line);
@@ -277,18 +277,18 @@ static void test_a_place_that_logs_without_end_is_cut_short_and_counted(void **u
 
 	(void)unused;
 	shown = 0;
-	told = 0;
+	lines_reported = 0;
 	log_set_handler(count_lines);
 	for (i = 1; i <= LINES; i++)
 		log_warn("peer %d is wrong", i);
 	/* Those that the bucket had, and those that it got meanwhile. */
 	assert_in_range(shown, 1, 100 + (clock_now_ns() - start) / NS_PER_SEC + 1);
-	log_tell_left_out();
-	assert_int_equal(shown + told, LINES);
+	log_report_left_out();
+	assert_int_equal(shown + lines_reported, LINES);
 	assert_string_equal(strstr(latest, "were left out"), "were left out: peer 100000 is wrong");
 	/* Told once. */
 	latest[0] = '\0';
-	log_tell_left_out();
+	log_report_left_out();
 	assert_string_equal(latest, "");
 	/* Another place is not held to it. */
 	log_warn("a guest arrives");

@@ -30,7 +30,7 @@ struct job {
 	int result;
 };
 
-static inline void disks_told(void *arg, const char *why)
+static inline void disks_on_away(void *arg, const char *why)
 {
 	struct disks *d = arg;
 
@@ -44,7 +44,7 @@ static inline void disks_told(void *arg, const char *why)
 static inline int disks_try(struct disks *d, const char *text, bool incoming, struct err *err)
 {
 	const struct disk_env env = {
-		.loop = d->loop, .elsewhere = incoming, .away = disks_told, .arg = d,
+		.loop = d->loop, .elsewhere = incoming, .away = disks_on_away, .arg = d,
 	};
 	struct disk_config config;
 	int r = disk_config_parse(&config, text, err);

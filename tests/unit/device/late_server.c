@@ -415,7 +415,7 @@ void late_server_cut_power(struct late_server *server)
 	pthread_mutex_unlock(&server->lock);
 }
 
-void late_server_settle(struct late_server *server)
+void late_server_finish(struct late_server *server)
 {
 	unsigned int i;
 

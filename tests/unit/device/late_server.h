@@ -29,7 +29,7 @@ void late_server_cut_links(struct late_server *server);
 /* Its power fails, and is back at once. */
 void late_server_cut_power(struct late_server *server);
 /* What will be done is done now. */
-void late_server_settle(struct late_server *server);
+void late_server_finish(struct late_server *server);
 /* How many requests of ended connections were done after their connection's end. */
 unsigned int late_server_late(struct late_server *server);
 /* How many requests it has and has not done. */

@@ -43,7 +43,7 @@ void media_put(struct media *media, uint64_t id, uint64_t at, const void *data, 
 	memcpy(media->now + at, write->data, len);
 }
 
-static void settle(struct media *media, const struct media_write *write)
+static void make_stable(struct media *media, const struct media_write *write)
 {
 	size_t i;
 
@@ -72,7 +72,7 @@ void media_acknowledge(struct media *media, uint64_t id, bool stable)
 			continue;
 		media->write[i].acknowledged = ++media->time;
 		if (stable)
-			settle(media, &media->write[i]);
+			make_stable(media, &media->write[i]);
 	}
 }
 
@@ -90,7 +90,7 @@ void media_flush_end(struct media *media, uint64_t begin)
 			i++;
 			continue;
 		}
-		settle(media, &media->write[i]);
+		make_stable(media, &media->write[i]);
 		forget(media, i);
 	}
 }
@@ -109,7 +109,7 @@ void media_cut(struct media *media)
 			piece.data = media->write[i].data + k;
 			piece.len = MEDIA_SECTOR;
 			if (rand_r(&media->seed) % 4 == 0)
-				settle(media, &piece);
+				make_stable(media, &piece);
 		}
 	}
 	while (media->n)

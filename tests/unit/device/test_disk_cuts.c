@@ -420,14 +420,14 @@ static void some_turns(unsigned int most)
 }
 
 /* All of it ends, once the server has no more of old connections: then it is said so, as an operator would who had it fenced. */
-static void settle(void)
+static void finish_all(void)
 {
 	int64_t end = clock_now_ns() + 30 * NS_PER_SEC;
 
 	while (busy()) {
 		assert_true(clock_now_ns() < end);
 		if (w.server) {
-			late_server_settle(w.server);
+			late_server_finish(w.server);
 			vdev_disk_fenced(w.small->dev);
 		}
 		turn();
@@ -453,7 +453,7 @@ static void read_all(void)
 		w.small->driver[0].next = 0;
 		w.slot[0].id = driver_add(&w.small->driver[0], bufs, 3, SLOT(0) + SLOT_TABLE);
 		small_notify(w.small, 0);
-		settle();
+		finish_all();
 	}
 }
 
@@ -547,7 +547,7 @@ static void cuts(bool file)
 			some_turns(60);
 			requests_begin();
 		}
-		settle();
+		finish_all();
 		read_all();
 		blackout();
 		if (w.violations)

@@ -85,7 +85,7 @@ static void what_is_done_late_undoes_nothing(void **state)
 	assert_true(doubt.ms > 1800 * 1000);
 	assert_int_equal(doubt.held, 1);
 	assert_false(newer.done);
-	late_server_settle(late.server);
+	late_server_finish(late.server);
 	assert_true(late_server_late(late.server) > 0);
 	disk_fenced(late.d.disk);
 	disks_until(&late.d, newer.done);

@@ -563,20 +563,20 @@ static void a_stopped_device_tells_when_it_is_done(void **state)
 	const struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_IN };
 	const struct driver_buf bufs[] = { { HEADER, sizeof(header), false }, { DATA, 65536, true }, { STATUS, 1, true } };
 	struct rig *r = rig_new(false, false);
-	unsigned int told = 0;
+	unsigned int events = 0;
 	uint32_t len;
 
 	(void)state;
-	r->blk->env.events = (struct device_event_sink){ count_idle, &told };
+	r->blk->env.events = (struct device_event_sink){ count_idle, &events };
 	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, EVENT);
 	assert_int_equal(request(r, VIRTIO_BLK_T_IN, 0, DATA, 512, true), VIRTIO_BLK_S_OK);
-	assert_int_equal(told, 0);
+	assert_int_equal(events, 0);
 	memcpy(r->ram + HEADER, &header, sizeof(header));
 	driver_add(&r->blk_driver, bufs, 3, 0);
 	vdev_run(r->blk, 0);
 	vdev_stop(r->blk);
 	assert_int_equal(vdev_in_flight(r->blk), 1);
-	run_until(r, told);
+	run_until(r, events);
 	assert_int_equal(vdev_in_flight(r->blk), 0);
 	assert_true(driver_used(&r->blk_driver, 3, &len) >= 0);
 	rig_free(r);

@@ -180,7 +180,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-static int settle(bool write, struct err *err)
+static int complete_io(bool write, struct err *err)
 {
 	struct vcpu_parked *parked = vcpu_hold(&vm.vcpu[0], err);
 	int r = -EBUSY;
@@ -235,7 +235,7 @@ static void assert_operand(const char *text)
 }
 
 /* Nothing of it is left to be done once the guest goes on, and nothing has been done. */
-static void assert_settled(void)
+static void assert_completed(void)
 {
 	unsigned int entered = atomic_load(&kvm.entered), i;
 	struct err err;
@@ -243,7 +243,7 @@ static void assert_settled(void)
 	assert_true(vcpu_is_parked(&vm.vcpu[0]));
 	assert_int_equal(kvm.finished, 1);
 	assert_false(kvm.under_way);
-	assert_int_equal(settle(false, &err), 0);
+	assert_int_equal(complete_io(false, &err), 0);
 	vm_resume(&vm);
 	for (i = 0; atomic_load(&kvm.entered) == entered; i++) {
 		assert_true(i < 100000);
@@ -262,7 +262,7 @@ static void a_write_is_dropped(void **state)
 	park_in_the_middle(true, 2);
 	operand_comes();
 	assert_int_equal(vm_complete_io(&vm, true, &err), 0);
-	assert_settled();
+	assert_completed();
 	assert_operand("MMMMMMMM");
 }
 
@@ -276,7 +276,7 @@ static void a_read_is_dropped(void **state)
 	park_in_the_middle(false, 1);
 	assert_int_equal(vm_complete_io(&vm, true, &err), 0);
 	assert_memory_equal(kvm.read, "\0\0\0\0", 4);
-	assert_settled();
+	assert_completed();
 }
 
 static void a_write_is_finished_once_its_page_is_there(void **state)
@@ -286,13 +286,13 @@ static void a_write_is_finished_once_its_page_is_there(void **state)
 	(void)state;
 	need_watch();
 	park_in_the_middle(true, 2);
-	assert_int_equal(settle(false, &err), -EBUSY);
+	assert_int_equal(complete_io(false, &err), -EBUSY);
 	assert_non_null(strstr(err.text, "page at 0x1000"));
 	assert_int_equal(kvm.finished, 0);
 	assert_true(vcpu_is_parked(&vm.vcpu[0]));
 	operand_comes();
-	assert_int_equal(settle(false, &err), 1);
-	assert_settled();
+	assert_int_equal(complete_io(false, &err), 1);
+	assert_completed();
 	assert_operand("WWWWWWWW");
 }
 
@@ -307,7 +307,7 @@ static void a_read_is_finished_once_its_page_is_there(void **state)
 	operand_comes();
 	assert_int_equal(vm_complete_io(&vm, false, &err), 0);
 	assert_memory_equal(kvm.read, "MMMM", 4);
-	assert_settled();
+	assert_completed();
 }
 
 static void registers_are_to_be_read_again_after_an_instruction(void **state)
@@ -317,12 +317,12 @@ static void registers_are_to_be_read_again_after_an_instruction(void **state)
 	(void)state;
 	need_watch();
 	park_in_the_middle(true, 1);
-	assert_int_equal(settle(true, &err), -EBUSY);
+	assert_int_equal(complete_io(true, &err), -EBUSY);
 	operand_comes();
-	assert_int_equal(settle(true, &err), -EAGAIN);
+	assert_int_equal(complete_io(true, &err), -EAGAIN);
 	assert_non_null(strstr(err.text, "read the registers again"));
-	assert_int_equal(settle(true, &err), 0);
-	assert_settled();
+	assert_int_equal(complete_io(true, &err), 0);
+	assert_completed();
 }
 
 static void wait_for_entry(unsigned int entered)

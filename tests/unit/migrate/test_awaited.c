@@ -94,7 +94,7 @@ static bool swallow_begin(struct world *w, const struct swallowed *s)
 }
 
 /* Both have what becomes of them; one that listens again has been told why. */
-static bool is_settled(const struct world *w, const struct swallowed *s)
+static bool has_ended(const struct world *w, const struct swallowed *s)
 {
 	return world_status(&w->from) == s->from && world_status(&w->to) == s->to &&
 	       (s->to != S || *query(&w->to).error);
@@ -116,7 +116,7 @@ static void test_every_answer_has_its_time(void **state)
 
 		for (k = i; k < NSWALLOWED; k++)
 			world_step(&w[k], deadline, swallowed[k].name);
-		while (i < NSWALLOWED && is_settled(&w[i], &swallowed[i]))
+		while (i < NSWALLOWED && has_ended(&w[i], &swallowed[i]))
 			i++;
 	}
 	for (i = 0; i < NSWALLOWED; i++) {

@@ -27,7 +27,7 @@ static void until_failed(struct world *w, const char *word)
  * The destination has heard of it (why, where the connection could still take
  * that), and waits for the next one.
  */
-static void until_told(struct world *w)
+static void until_refused(struct world *w)
 {
 	world_until(w, strstr(query(&w->to).error, "the peer "));
 	assert_int_equal(world_status(&w->to), MIGRATION_SETUP);
@@ -77,7 +77,7 @@ static void test_it_goes_along_while_the_guest_runs(void **state)
 	assert_int_equal(world_status(&w.from), MIGRATION_CANCELLED);
 	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
 	/* Nothing of it is left behind at the destination: the next one is another. */
-	until_told(&w);
+	until_refused(&w);
 	assert_int_equal(w.to.machine.boot.type, BOOT_NOTHING);
 	world_migrate(&w, false);
 	until_completed(&w);
@@ -100,7 +100,7 @@ static void test_a_cancel_in_the_middle_is_heard(void **state)
 	assert_int_equal(world_status(&w.from), MIGRATION_CANCELLED);
 	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
 	relay_hold(w.relay, false);
-	until_told(&w);
+	until_refused(&w);
 	files_remove(kernel, initrd);
 	world_free(&w);
 }
@@ -165,7 +165,7 @@ static void test_a_guest_that_starts_from_its_disk_does_so_there(void **state)
 	w.from.machine.boot.append = strdup("ip=dhcp");
 	world_migrate(&w, false);
 	until_failed(&w, "start it with the same --disk, or with --kernel");
-	until_told(&w);
+	until_refused(&w);
 	w.to.machine.boot.type = BOOT_DISK;
 	world_migrate(&w, false);
 	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED);
@@ -197,7 +197,7 @@ static void test_a_source_that_does_not_say_is_refused_unless_there_is_a_kernel(
 	relay_hush(w.relay);
 	world_migrate(&w, false);
 	until_failed(&w, "start this destination with --kernel");
-	until_told(&w);
+	until_refused(&w);
 	assert_int_equal(boot_files_set_paths(&w.to.machine.boot, "/own", NULL, NULL, NULL), 0);
 	boot_files_fini(&w.from.machine.boot);
 	world_migrate(&w, false);
@@ -239,7 +239,7 @@ static void test_files_that_change_keep_the_guest(void **state)
 		until_failed(&w, initrd);
 		assert_non_null(strstr(query(&w.from).error, "migrate again when it is whole"));
 		/* Whole again, it goes along. */
-		until_told(&w);
+		until_refused(&w);
 		world_migrate(&w, false);
 		world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED);
 		files_remove(kernel, initrd);
@@ -257,7 +257,7 @@ static void test_what_does_not_fit_is_refused(void **state)
 	on_files(&w, kernel, initrd, WORLD_PAGES * PAGE_BYTES);
 	world_migrate(&w, false);
 	until_failed(&w, "do not fit into the guest's memory");
-	until_told(&w);
+	until_refused(&w);
 	assert_int_equal(truncate(initrd, 100), 0);
 	world_migrate(&w, false);
 	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED);

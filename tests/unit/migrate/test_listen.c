@@ -18,7 +18,7 @@
 #define CROWD LISTENER_CLIENTS_MAX
 
 /* Connects to the destination with this preface and waits until it has answered or closed; true: its answer has the word. */
-static bool is_told(struct world *w, const struct preface *preface, const char *word)
+static bool is_refused(struct world *w, const struct preface *preface, const char *word)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	uint8_t bytes[PREFACE_BYTES], answer[1024];
@@ -44,9 +44,9 @@ static void test_strangers_do_not_disturb(void **state)
 	(void)state;
 	NEEDS(&w);
 	other = (struct preface){ .version = WIRE_MAJOR, .epoch = 3 };
-	assert_true(is_told(&w, &other, "no migration that could be resumed"));
+	assert_true(is_refused(&w, &other, "no migration that could be resumed"));
 	other.version = 9;
-	assert_true(is_told(&w, &other, "version 9"));
+	assert_true(is_refused(&w, &other, "version 9"));
 	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
@@ -57,12 +57,12 @@ static void test_strangers_do_not_disturb(void **state)
 	preface = relay_preface(w.relay);
 	assert_int_equal(preface.epoch, 1);
 	preface.channel = WIRE_CONTROL;
-	assert_true(is_told(&w, &preface, "epoch 1 was here already"));
+	assert_true(is_refused(&w, &preface, "epoch 1 was here already"));
 	preface.epoch = 0;
-	assert_true(is_told(&w, &preface, "epoch 1 was here already"));
+	assert_true(is_refused(&w, &preface, "epoch 1 was here already"));
 	preface.epoch = 2;
 	preface.session[0] ^= 1;
-	assert_true(is_told(&w, &preface, "the guest of another migration runs here"));
+	assert_true(is_refused(&w, &preface, "the guest of another migration runs here"));
 	assert_int_equal(world_status(&w.to), MIGRATION_POSTCOPY_ACTIVE);
 	limit(&w, 0);
 	until_completed(&w);

@@ -68,7 +68,7 @@ static bool town_new(struct town *t, const struct migration_trust *trust)
 
 #define NEEDS_TOWN(t, trust) do { if (!town_new(t, trust)) skip(); } while (0)
 
-static int knock(const struct town *t, const char *from)
+static int connect_from(const struct town *t, const char *from)
 {
 	struct sockaddr_in addr = { .sin_family = AF_INET };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -372,9 +372,9 @@ static void test_a_crowd_from_elsewhere_takes_nobodys_place(void **state)
 
 	(void)state;
 	NEEDS_TOWN(&t, &trust);
-	mine = knock(&t, "127.0.0.1");
+	mine = connect_from(&t, "127.0.0.1");
 	for (i = 0; i < 3 * LISTENER_CLIENTS_MAX; i++) {
-		crowd[i] = knock(&t, "127.0.0.2");
+		crowd[i] = connect_from(&t, "127.0.0.2");
 		/* It is let in before there are too many who wait for that. */
 		turns = 0;
 		world_until(&t.w, turns++ >= 3);
@@ -407,12 +407,12 @@ static void test_a_handshake_that_does_not_go_on_is_ended(void **state)
 	(void)state;
 	NEEDS_TOWN(&t, &trust);
 	preface_encode(&preface, bytes);
-	silent = knock(&t, "127.0.0.1");
-	half = knock(&t, "127.0.0.1");
+	silent = connect_from(&t, "127.0.0.1");
+	half = connect_from(&t, "127.0.0.1");
 	assert_int_equal(send(half, bytes, 20, 0), 20);
-	unproven = knock(&t, "127.0.0.1");
+	unproven = connect_from(&t, "127.0.0.1");
 	assert_int_equal(send(unproven, bytes, sizeof(bytes), 0), sizeof(bytes));
-	wrong = knock(&t, "127.0.0.1");
+	wrong = connect_from(&t, "127.0.0.1");
 	assert_int_equal(send(wrong, bytes, sizeof(bytes), 0), sizeof(bytes));
 	world_until(&t.w, (got = recv(wrong, answer, sizeof(answer), MSG_DONTWAIT)) != -1);
 	assert_int_equal(got, sizeof(answer));

@@ -387,7 +387,7 @@ static void remark(struct fixture *f)
 			gfn_t gfn = GFN(regions[i].first.v + p);
 			bool here = memory_page_state(f->to, gfn) == PAGE_PRESENT;
 
-			assert_int_equal(sender_mark_told(f->sender, gfn, 1, &(uint8_t){ !here }, NULL), !here);
+			assert_int_equal(sender_mark_reported(f->sender, gfn, 1, &(uint8_t){ !here }, NULL), !here);
 		}
 }
 
@@ -693,12 +693,12 @@ static void test_what_a_destination_says_it_has(void **state)
 			lie |= here && !given[first + i];
 			missing += !here;
 		}
-		r = sender_mark_told(f->sender, GFN(first), n, bits, &err);
+		r = sender_mark_reported(f->sender, GFN(first), n, bits, &err);
 		assert_int_equal(r, lie ? -EBADMSG : (int64_t)missing);
 		if (lie)	/* how far it got is left open: once more, and true */
 			memset(bits, 0xff, sizeof(bits));
 		if (lie)
-			assert_int_equal(sender_mark_told(f->sender, GFN(first), n, bits, NULL), n);
+			assert_int_equal(sender_mark_reported(f->sender, GFN(first), n, bits, NULL), n);
 		for (i = 0; i < n; i++)
 			sent[first + i] = !(bits[i / 8] >> i % 8 & 1);
 		sender_stats(f->sender, &stats);
@@ -709,8 +709,8 @@ static void test_what_a_destination_says_it_has(void **state)
 		assert_int_equal(stats.unsent, stats.pages - PAGES + unsent);
 		assert_int_equal(stats.never_sent, stats.pages - PAGES + missing);
 	}
-	assert_int_equal(sender_mark_told(f->sender, GFN(LOW_BYTES / PAGE_BYTES - 1), 2, bits, NULL), -EFAULT);
-	assert_int_equal(sender_mark_told(f->sender, GFN(UINT64_MAX), 1, bits, NULL), -EFAULT);
+	assert_int_equal(sender_mark_reported(f->sender, GFN(LOW_BYTES / PAGE_BYTES - 1), 2, bits, NULL), -EFAULT);
+	assert_int_equal(sender_mark_reported(f->sender, GFN(UINT64_MAX), 1, bits, NULL), -EFAULT);
 	assert_int_equal(sender_mark_given(f->sender, GFN(LOW_BYTES / PAGE_BYTES), 1), -EFAULT);
 }
 
