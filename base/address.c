@@ -136,7 +136,7 @@ bool address_is_any(const struct address *address)
 
 /* ---- numbers ---- */
 
-static void add(struct addresses *to, const struct sockaddr *at, socklen_t len)
+static void address_add(struct addresses *to, const struct sockaddr *at, socklen_t len)
 {
 	unsigned int i;
 
@@ -158,8 +158,8 @@ static void add_both(struct addresses *to, const char *port, bool loopback)
 	struct sockaddr_in in4 = { .sin_family = AF_INET, .sin_port = number,
 				   .sin_addr.s_addr = htonl(loopback ? INADDR_LOOPBACK : INADDR_ANY) };
 
-	add(to, (const struct sockaddr *)&in6, sizeof(in6));
-	add(to, (const struct sockaddr *)&in4, sizeof(in4));
+	address_add(to, (const struct sockaddr *)&in6, sizeof(in6));
+	address_add(to, (const struct sockaddr *)&in4, sizeof(in4));
 }
 
 bool addresses_known(struct addresses *found, const struct address *address)
@@ -171,7 +171,7 @@ bool addresses_known(struct addresses *found, const struct address *address)
 	found->n = 0;
 	if (address->type == ADDRESS_UNIX) {
 		strcpy(local.sun_path, address->path);
-		add(found, (const struct sockaddr *)&local, sizeof(local));
+		address_add(found, (const struct sockaddr *)&local, sizeof(local));
 	} else if (address_is_loopback(address) || address_is_any(address)) {
 		add_both(found, address->port, !address_is_any(address));
 	} else if (!getaddrinfo(address->host, address->port, &hints, &list)) {
@@ -199,7 +199,7 @@ void addresses_take(struct addresses *to, const struct addrinfo *list)
 	for (; turn[0] || turn[1]; i ^= 1) {
 		if (!turn[i])
 			continue;
-		add(to, turn[i]->ai_addr, turn[i]->ai_addrlen);
+		address_add(to, turn[i]->ai_addr, turn[i]->ai_addrlen);
 		turn[i] = next_of(turn[i]->ai_next, family, i);
 	}
 }

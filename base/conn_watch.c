@@ -34,7 +34,7 @@ static int events_for(struct conn_watch *watch, unsigned int wanted)
 	       (events & POLLRDHUP ? UV_DISCONNECT : 0);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events);
+static void conn_watch_on_poll(uv_poll_t *poll, int status, int events);
 static void on_idle(uv_idle_t *idle);
 
 /* After anything that may have changed what is to be waited for. */
@@ -48,7 +48,7 @@ static void watch_arm(struct conn_watch *watch)
 	/* The last, which counts. */
 	events = events_for(watch, watch->wanted);
 	if (events && events != watch->events)
-		uv_poll_start(&watch->poll, events, on_poll);
+		uv_poll_start(&watch->poll, events, conn_watch_on_poll);
 	else if (!events && watch->events)
 		uv_poll_stop(&watch->poll);
 	watch->events = events;
@@ -67,7 +67,7 @@ static void watch_call(struct conn_watch *watch, unsigned int ready)
 		watch_arm(watch);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events)
+static void conn_watch_on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct conn_watch *watch = poll->data;
 	unsigned int ready = 0;
@@ -126,7 +126,7 @@ void conn_watch_again(struct conn_watch *watch)
 	watch_arm(watch);
 }
 
-static void on_closed(uv_handle_t *handle)
+static void conn_watch_on_closed(uv_handle_t *handle)
 {
 	struct conn_watch *watch = handle->data;
 
@@ -143,6 +143,6 @@ void conn_watch_free(struct conn_watch *watch, void (*closed)(void *arg))
 		return;
 	watch->freed = true;
 	watch->closed = closed;
-	uv_close((uv_handle_t *)&watch->poll, on_closed);
-	uv_close((uv_handle_t *)&watch->idle, on_closed);
+	uv_close((uv_handle_t *)&watch->poll, conn_watch_on_closed);
+	uv_close((uv_handle_t *)&watch->idle, conn_watch_on_closed);
 }

@@ -60,7 +60,7 @@ static bool same_reason(const struct attempt *a, const struct attempt *b)
 }
 
 /* One more at the end, or how many more there are: false. */
-static bool say(struct err *err, const char *before, const char *what, unsigned int left)
+static bool dial_say(struct err *err, const char *before, const char *what, unsigned int left)
 {
 	size_t used = strlen(err->text), room = sizeof(err->text) - used;
 
@@ -74,7 +74,7 @@ static bool say(struct err *err, const char *before, const char *what, unsigned 
 }
 
 /* "NAME port P: ", unless it is an address in numbers already: then nothing. */
-static void name_print(const struct dial *d, char *out, size_t room)
+static void dial_name_print(const struct dial *d, char *out, size_t room)
 {
 	char text[SOCKADDR_TEXT_BYTES];
 
@@ -94,7 +94,7 @@ static int dial_failed(const struct dial *d, int code, struct err *err)
 	bool told[ADDRESSES_MAX] = { false }, room = true, named;
 	unsigned int i, k, left = d->started;
 
-	name_print(d, said.text, sizeof(said.text));
+	dial_name_print(d, said.text, sizeof(said.text));
 	named = *said.text;
 	for (i = 0; i < d->started && room; i++) {
 		if (told[i])
@@ -103,19 +103,19 @@ static int dial_failed(const struct dial *d, int code, struct err *err)
 			if (told[k] || !same_reason(&d->attempt[i], &d->attempt[k]))
 				continue;
 			sockaddr_print(&d->found.at[k], d->found.len[k], !named, text);
-			room = say(&said, k > i ? ", " : left < d->started ? "; " : "", text, left);
+			room = dial_say(&said, k > i ? ", " : left < d->started ? "; " : "", text, left);
 			told[k] = true;
 			left--;
 		}
 		reason_print(d, &d->attempt[i], reason, sizeof(reason));
-		room = room && say(&said, ": ", reason, left);
+		room = room && dial_say(&said, ": ", reason, left);
 	}
 	return err_set(err, code, "%s", said.text);
 }
 
 /* ---- attempts ---- */
 
-static int watch(const struct dial *d, int fd, uint32_t events)
+static int dial_watch(const struct dial *d, int fd, uint32_t events)
 {
 	struct epoll_event event = { .events = events };
 
@@ -143,7 +143,7 @@ static bool attempt_connect(struct dial *d, unsigned int i)
 	if (errno == EAGAIN && d->found.at[i].ss_family == AF_UNIX)
 		a->again = true;
 	else if (errno == EINPROGRESS || errno == EINTR)
-		r = watch(d, a->fd, EPOLLOUT);
+		r = dial_watch(d, a->fd, EPOLLOUT);
 	else
 		r = -errno;
 	if (r < 0)
@@ -239,7 +239,7 @@ static int step_lookup(struct dial *d, struct err *err)
 		}
 		r = lookup_new(&d->lookup, &d->address, err);
 		if (!r)
-			r = watch(d, lookup_fd(d->lookup), EPOLLIN);
+			r = dial_watch(d, lookup_fd(d->lookup), EPOLLIN);
 		if (r < 0)
 			return r;
 	}
@@ -260,7 +260,7 @@ static int step_lookup(struct dial *d, struct err *err)
 	return 0;
 }
 
-static int timer_set(struct dial *d)
+static int dial_timer_set(struct dial *d)
 {
 	struct itimerspec at = { 0 };
 	int64_t ns = d->end_ns, now = clock_now_ns();
@@ -297,7 +297,7 @@ int dial_step(struct dial *d, struct err *err)
 	int last = -EHOSTUNREACH, r = step_lookup(d, err);
 
 	if (r < 0)
-		return r == -EINPROGRESS ? timer_set(d) : r;
+		return r == -EINPROGRESS ? dial_timer_set(d) : r;
 	for (i = 0; i < d->started; i++) {
 		if (attempt_look(d, i))
 			return winner(d, i);
@@ -316,7 +316,7 @@ int dial_step(struct dial *d, struct err *err)
 		return dial_failed(d, last, err);
 	if (clock_now_ns() >= d->end_ns)
 		return dial_time_out(d, err);
-	r = timer_set(d);
+	r = dial_timer_set(d);
 	return r == -EINPROGRESS ? r : err_errno(err, r, "a timer to connect");
 }
 
@@ -343,7 +343,7 @@ int dial_wait(struct dial *d, int interrupt_fd, struct err *err)
 
 /* ---- life ---- */
 
-static int make(struct dial **out, int timeout_ms, struct err *err)
+static int dial_make(struct dial **out, int timeout_ms, struct err *err)
 {
 	const struct itimerspec now = { .it_value = { .tv_nsec = 1 } };
 	struct dial *d = calloc(1, sizeof(*d));
@@ -359,7 +359,7 @@ static int make(struct dial **out, int timeout_ms, struct err *err)
 	if (d->epoll < 0 || d->timer < 0 || timerfd_settime(d->timer, TFD_TIMER_ABSTIME, &now, NULL) < 0)
 		r = -errno;
 	if (!r)
-		r = watch(d, d->timer, EPOLLIN);
+		r = dial_watch(d, d->timer, EPOLLIN);
 	if (r < 0) {
 		dial_free(d);
 		return err_errno(err, r, "to connect");
@@ -383,7 +383,7 @@ int dial_new(struct dial **out, const struct address *address, const struct addr
 
 	r = dial_check(address, err);
 	if (!r)
-		r = make(out, timeout_ms, err);
+		r = dial_make(out, timeout_ms, err);
 	if (r < 0)
 		return r;
 	(*out)->address = *address;
@@ -394,7 +394,7 @@ int dial_new(struct dial **out, const struct address *address, const struct addr
 
 int dial_new_at(struct dial **out, const struct sockaddr_storage *at, socklen_t len, int timeout_ms, struct err *err)
 {
-	int r = make(out, timeout_ms, err);
+	int r = dial_make(out, timeout_ms, err);
 
 	if (r < 0)
 		return r;

@@ -56,7 +56,7 @@ bool helper_runs(struct helper *h)
 	return h->pid;
 }
 
-static void on_end(uv_poll_t *poll, int status, int events)
+static void helper_on_end(uv_poll_t *poll, int status, int events)
 {
 	struct helper *h = poll->data;
 
@@ -66,7 +66,7 @@ static void on_end(uv_poll_t *poll, int status, int events)
 		h->ended(h->arg);
 }
 
-static int watch(struct helper *h, struct loop *loop)
+static int helper_watch(struct helper *h, struct loop *loop)
 {
 	int r;
 
@@ -80,7 +80,7 @@ static int watch(struct helper *h, struct loop *loop)
 		return r;
 	}
 	h->poll->data = h;
-	uv_poll_start(h->poll, UV_READABLE, on_end);
+	uv_poll_start(h->poll, UV_READABLE, helper_on_end);
 	/* A loop that has nothing else to do does not wait for it. */
 	uv_unref((uv_handle_t *)h->poll);
 	return 0;
@@ -235,7 +235,7 @@ static pid_t bear(struct helper_birth *birth)
 	return pid;
 }
 
-static int spawn(struct helper *h, const struct helper_config *config, const char *path,
+static int helper_spawn(struct helper *h, const struct helper_config *config, const char *path,
 		 struct err *err)
 {
 	char variable[] = PATH_VARIABLE, locale[] = "LC_ALL=C", fds[] = "LISTEN_FDS=1",
@@ -284,9 +284,9 @@ int helper_start(struct helper **out, struct loop *loop, const struct helper_con
 	r = h->said < 0 ? err_errno(err, -errno, "memory for what %s says", config->program)
 			: program_find(path, sizeof(path), config, err);
 	if (!r)
-		r = spawn(h, config, path, err);
+		r = helper_spawn(h, config, path, err);
 	if (!r)
-		r = h->pidfd < 0 ? -errno : loop ? watch(h, loop) : 0;
+		r = h->pidfd < 0 ? -errno : loop ? helper_watch(h, loop) : 0;
 	if (r < 0 && h->pid) {
 		err_errno(err, r, "watching %s", path);
 		helper_kill(h);

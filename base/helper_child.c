@@ -154,7 +154,7 @@ static int descriptors_set(const struct helper_birth *birth)
  * The others, but Landlock's, which are closed when the program begins. Before
  * Linux 5.11: they are all close-on-exec anyway.
  */
-static void descriptors_withhold(unsigned int n)
+static void child_withhold_descriptors(unsigned int n)
 {
 	syscall(SYS_close_range, HELPER_FD + n, ~0U, 1U << 2 /* CLOSE_RANGE_CLOEXEC */);
 }
@@ -232,7 +232,7 @@ static int rights_drop(struct helper_birth *birth)
 	return 0;
 }
 
-static void pid_write(char *at)
+static void child_pid_write(char *at)
 {
 	char digits[16], *d = digits + sizeof(digits);
 	pid_t pid = getpid();
@@ -249,7 +249,7 @@ void __attribute__((noreturn)) helper_child(struct helper_birth *birth)
 	int r;
 
 	setpgid(0, 0);
-	pid_write(birth->pid_at);
+	child_pid_write(birth->pid_at);
 	r = descriptors_set(birth);
 	if (r < 0)
 		fail(birth, "its descriptors", r);
@@ -258,7 +258,7 @@ void __attribute__((noreturn)) helper_child(struct helper_birth *birth)
 	r = rights_drop(birth);
 	if (r < 0)
 		fail(birth, "giving up its rights", r);
-	descriptors_withhold(config->n_fds);
+	child_withhold_descriptors(config->n_fds);
 	/* A change of user takes this away. */
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (getppid() != birth->parent)

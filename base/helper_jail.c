@@ -119,7 +119,7 @@ static void system_add(const char *path)
 	}
 }
 
-static int file_add(unsigned int fd, bool writable)
+static int jail_file_add(unsigned int fd, bool writable)
 {
 	char link[32], to[48], path[4096];
 	struct stat is, was;
@@ -169,7 +169,7 @@ static int files_add(const struct helper_birth *birth)
 		r = bind_file(birth->path, strcat(program, birth->jail_path));
 	for (i = 0; i < config->n_fds && !r; i++)
 		if ((config->readable | config->writable) >> i & 1)
-			r = file_add(HELPER_FD + i, config->writable >> i & 1);
+			r = jail_file_add(HELPER_FD + i, config->writable >> i & 1);
 	return r;
 }
 

@@ -100,7 +100,7 @@ static size_t make_line(char *line, const char *file, enum log_level level, char
 }
 
 /* With the lock held. */
-static bool put(const char *line, size_t len)
+static bool log_put(const char *line, size_t len)
 {
 	ssize_t n = write(log_file.fd < 0 ? STDERR_FILENO : log_file.fd, line, len);
 
@@ -121,7 +121,7 @@ static bool put_own(char *message)
 	if (lost.torn)
 		line[used++] = '\n';
 	used += make_line(line + used, __FILE__, LOG_WARN, message);
-	if (!put(line, used))
+	if (!log_put(line, used))
 		return false;
 	lost.torn = false;
 	return true;
@@ -164,7 +164,7 @@ static void write_line(const char *file, enum log_level level, char *message)
 	pthread_mutex_lock(&lock);
 	make_room(used);
 	if (!lost.lines || put_lost())
-		put(line, used);
+		log_put(line, used);
 	pthread_mutex_unlock(&lock);
 }
 

@@ -19,7 +19,7 @@ void log_limit_set_notify(void (*notify)(void *arg), void *arg)
 	pthread_mutex_unlock(&lock);
 }
 
-static void refill(struct log_site *site, int64_t now_ns)
+static void limit_refill(struct log_site *site, int64_t now_ns)
 {
 	int64_t back = (now_ns - site->refilled_ns) / LOG_REFILL_NS;
 
@@ -32,7 +32,7 @@ static void refill(struct log_site *site, int64_t now_ns)
 	}
 }
 
-static void leave_out(struct log_site *site, const char *file, enum log_level level, const char *message)
+static void limit_leave_out(struct log_site *site, const char *file, enum log_level level, const char *message)
 {
 	if (!site->left_out++ && notify_fn)
 		notify_fn(notify_arg);
@@ -64,13 +64,13 @@ bool log_limit_take(struct log_site *site, const char *file, enum log_level leve
 
 	left_out->lines = 0;
 	pthread_mutex_lock(&lock);
-	refill(site, now_ns);
+	limit_refill(site, now_ns);
 	may = site->used < LOG_BURST;
 	if (may) {
 		site->used++;
 		limit_report(site, left_out);
 	} else {
-		leave_out(site, file, level, message);
+		limit_leave_out(site, file, level, message);
 	}
 	pthread_mutex_unlock(&lock);
 	return may;

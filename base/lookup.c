@@ -95,7 +95,7 @@ void lookup_free(struct lookup *lookup)
 }
 
 /* 0: it is done. */
-static int wait_done(const struct lookup *l, int64_t deadline_ns, int interrupt_fd, struct err *err)
+static int lookup_wait_done(const struct lookup *l, int64_t deadline_ns, int interrupt_fd, struct err *err)
 {
 	struct pollfd fds[] = {
 		{ .fd = l->done_fd, .events = POLLIN },
@@ -130,7 +130,7 @@ int lookup_wait(struct addresses *found, const struct address *address, int64_t 
 	r = lookup_new(&l, address, err);
 	if (r < 0)
 		return r;
-	r = wait_done(l, deadline_ns, interrupt_fd, err);
+	r = lookup_wait_done(l, deadline_ns, interrupt_fd, err);
 	if (!r)
 		r = lookup_result(l, found, err);
 	lookup_free(l);

@@ -44,7 +44,7 @@ static int file_check(int fd, const char *path, const struct stat *dir, bool sha
 }
 
 /* The directory of path, for openat; *name: the rest. */
-static int dir_open(const char *path, const char **name, struct err *err)
+static int outfile_dir_open(const char *path, const char **name, struct err *err)
 {
 	const char *slash = strrchr(path, '/');
 	char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
@@ -63,7 +63,7 @@ int outfile_open(const char *path, int flags, mode_t mode, struct err *err)
 	struct stat dir;
 	const char *name = "";
 	bool shared = true;
-	int at = dir_open(path, &name, err), fd, r;
+	int at = outfile_dir_open(path, &name, err), fd, r;
 
 	if (at < 0)
 		return at;

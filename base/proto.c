@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <stdbool.h>
 
-#define TAG_BYTES_MAX 5
+#define PREFIX_BYTES_MAX 5
 
 enum wire_type {
 	WIRE_TYPE_VARINT = 0,
@@ -32,7 +32,7 @@ struct bytes {
 static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor, struct bytes bytes,
 			unsigned int depth);
 
-static int refuse(const struct walk *walk, const char *why)
+static int proto_refuse(const struct walk *walk, const char *why)
 {
 	return err_set(walk->err, -EINVAL, "not a %s message: %s", walk->outermost->short_name, why);
 }
@@ -57,13 +57,13 @@ static int take_varint(struct walk *walk, struct bytes *bytes, uint64_t *value)
 		if (*bytes->at++ < 0x80)
 			return 0;
 	}
-	return refuse(walk, "a number that does not end");
+	return proto_refuse(walk, "a number that does not end");
 }
 
 static int take_bytes(struct walk *walk, struct bytes *bytes, uint64_t len, struct bytes *taken)
 {
 	if (len > (uint64_t)(bytes->end - bytes->at))
-		return refuse(walk, "a field that is longer than the message");
+		return proto_refuse(walk, "a field that is longer than the message");
 	*taken = (struct bytes){ bytes->at, bytes->at + len };
 	bytes->at += len;
 	return 0;
@@ -92,7 +92,7 @@ static int take_content(struct walk *walk, struct bytes *bytes, enum wire_type t
 	case WIRE_TYPE_32:
 		return take_bytes(walk, bytes, 4, content);
 	default:
-		return refuse(walk, "a field of a type that is not used");
+		return proto_refuse(walk, "a field of a type that is not used");
 	}
 }
 
@@ -155,11 +155,11 @@ static int walk_field(struct walk *walk, const ProtobufCFieldDescriptor *field, 
 	if (type != declared && type == WIRE_TYPE_LEN && field->label == PROTOBUF_C_LABEL_REPEATED)
 		return walk_packed(walk, declared, content);
 	if (type != declared)
-		return refuse(walk, "a field of another type than its own");
+		return proto_refuse(walk, "a field of another type than its own");
 	if (field->type != PROTOBUF_C_TYPE_MESSAGE)
 		return 0;
 	if (depth == PROTO_DEPTH_MAX)
-		return refuse(walk, "messages too deep in messages");
+		return proto_refuse(walk, "messages too deep in messages");
 	return walk_message(walk, field->descriptor, content, depth + 1);
 }
 
@@ -169,8 +169,8 @@ static int take_tag(struct walk *walk, struct bytes *bytes, uint64_t *tag)
 	const uint8_t *begin = bytes->at;
 	int r = take_varint(walk, bytes, tag);
 
-	if (!r && (bytes->at - begin > TAG_BYTES_MAX || *tag > UINT32_MAX || !(*tag >> 3)))
-		r = refuse(walk, "a field without a number");
+	if (!r && (bytes->at - begin > PREFIX_BYTES_MAX || *tag > UINT32_MAX || !(*tag >> 3)))
+		r = proto_refuse(walk, "a field without a number");
 	return r;
 }
 
@@ -181,7 +181,7 @@ static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *des
 	int r = 0;
 
 	if (descriptor->n_fields > 64)
-		return refuse(walk, "it has more fields than can be checked");
+		return proto_refuse(walk, "it has more fields than can be checked");
 	while (!r && bytes.at < bytes.end) {
 		const ProtobufCFieldDescriptor *field;
 		struct bytes content;
@@ -200,7 +200,7 @@ static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *des
 		bit = UINT64_C(1) << place_of(descriptor, field);
 		if (field->label != PROTOBUF_C_LABEL_REPEATED && seen & bit &&
 		    (field->type == PROTOBUF_C_TYPE_MESSAGE || field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF))
-			return refuse(walk, "a part that comes twice");
+			return proto_refuse(walk, "a part that comes twice");
 		seen |= bit;
 		r = walk_field(walk, field, (enum wire_type)(tag & 7), content, depth);
 	}

@@ -36,7 +36,7 @@ int ctl_catch_signals(struct ctl *ctl, struct err *err)
 	return 0;
 }
 
-static void print_json(const json_t *json, size_t flags)
+static void ctl_dump_json(const json_t *json, size_t flags)
 {
 	char *text = json_dumps(json, flags | JSON_ENSURE_ASCII | JSON_ENCODE_ANY), *c;
 
@@ -51,7 +51,7 @@ static void print_json(const json_t *json, size_t flags)
 
 void ctl_print_json(const json_t *json)
 {
-	print_json(json, JSON_INDENT(2));
+	ctl_dump_json(json, JSON_INDENT(2));
 }
 
 static json_t *call(struct ctl *ctl, const char *command, int *r, struct err *err)
@@ -103,7 +103,7 @@ static int connect_only(struct ctl *ctl, struct err *err)
 	return r;
 }
 
-static int connect_machine(struct ctl *ctl, struct err *err)
+static int ctl_connect(struct ctl *ctl, struct err *err)
 {
 	const struct ctl_options *o = &ctl->options;
 
@@ -115,7 +115,7 @@ static int connect_machine(struct ctl *ctl, struct err *err)
 /* ---- list ---- */
 
 /* One machine, asked; it may end at any moment, or say nothing. */
-static json_t *list_entry(const struct ctl *list, const char *name, pid_t pid)
+static json_t *ctl_list_entry(const struct ctl *list, const char *name, pid_t pid)
 {
 	struct ctl ctl = { .options = list->options, .signal_fd = -1 };
 	json_t *entry = json_pack("{s:s,s:i}", "name", name, "pid", (int)pid);
@@ -161,7 +161,7 @@ static int list(struct ctl *ctl, struct err *err)
 			puts(names[i]);
 			continue;
 		}
-		entry = list_entry(ctl, names[i], pid);
+		entry = ctl_list_entry(ctl, names[i], pid);
 		if (json_object_get(entry, "error") && rundir_owner(names[i]) < 0) {
 			json_decref(entry);	/* it has ended meanwhile */
 			continue;
@@ -234,7 +234,7 @@ static int wait_gone(const struct ctl *ctl, int64_t deadline, struct err *err)
 	return 0;
 }
 
-static int quit(struct ctl *ctl, struct err *err)
+static int ctl_quit(struct ctl *ctl, struct err *err)
 {
 	int64_t deadline = clock_now_ns() + (int64_t)ctl->options.timeout_ms * NS_PER_MS;
 	json_t *event;
@@ -260,7 +260,7 @@ static int quit(struct ctl *ctl, struct err *err)
 static void print_event(const struct ctl *ctl, const json_t *event)
 {
 	if (ctl->options.json)
-		print_json(event, JSON_COMPACT);
+		ctl_dump_json(event, JSON_COMPACT);
 	else
 		ctl_text_event(stdout, event);
 	fflush(stdout);
@@ -337,7 +337,7 @@ static int cancel(struct ctl *ctl, struct err *err)
 	return r;
 }
 
-static int carry_out(struct ctl *ctl, struct err *err)
+static int ctl_carry_out(struct ctl *ctl, struct err *err)
 {
 	switch (ctl->options.command) {
 	case CTL_LIST:
@@ -345,7 +345,7 @@ static int carry_out(struct ctl *ctl, struct err *err)
 	case CTL_STATUS:
 		return status(ctl, err);
 	case CTL_QUIT:
-		return quit(ctl, err);
+		return ctl_quit(ctl, err);
 	case CTL_MIGRATE:
 	case CTL_INCOMING:
 	case CTL_RECOVER:
@@ -390,9 +390,9 @@ int cmd_ctl(int argc, char **argv)
 		return CLI_OK;
 	}
 	if (!r && ctl.options.command != CTL_LIST)
-		r = connect_machine(&ctl, &err);
+		r = ctl_connect(&ctl, &err);
 	if (!r)
-		r = carry_out(&ctl, &err);
+		r = ctl_carry_out(&ctl, &err);
 	qmp_remote_free(ctl.remote);
 	if (ctl.signal_fd >= 0)
 		close(ctl.signal_fd);

@@ -87,7 +87,7 @@ static void note_event(struct progress *p, enum ctl_command command, const json_
 }
 
 /* *last gets query-migrate's last answer, also when the migration has failed. */
-static int follow(struct ctl *ctl, json_t **last, struct err *err)
+static int ctl_migrate_follow(struct ctl *ctl, json_t **last, struct err *err)
 {
 	enum ctl_command command = ctl->options.command;
 	struct progress progress = { .terminal = isatty(STDERR_FILENO), .waits = command != CTL_MIGRATE };
@@ -147,7 +147,7 @@ static int add_trust(const struct ctl_options *o, json_t *args, struct err *err)
 	return r;
 }
 
-static int start(struct ctl *ctl, struct err *err)
+static int ctl_migrate_start(struct ctl *ctl, struct err *err)
 {
 	const struct ctl_options *o = &ctl->options;
 	json_t *args;
@@ -186,10 +186,10 @@ int ctl_migrate(struct ctl *ctl, struct err *err)
 	int r = ctl_catch_signals(ctl, err);
 
 	if (!r)
-		r = start(ctl, err);
+		r = ctl_migrate_start(ctl, err);
 	if (r < 0 || ctl->options.detach)
 		return r;
-	r = follow(ctl, &last, err);
+	r = ctl_migrate_follow(ctl, &last, err);
 	if (r == -EINTR)
 		say_interrupted(ctl->options.command, err);
 	else if (last && ctl->options.json)

@@ -118,7 +118,7 @@ static int parse_timeout(struct ctl_options *o, const char *text, struct err *er
 	return 0;
 }
 
-static int take(struct ctl_options *o, int option, const char *value, struct err *err)
+static int ctl_options_take(struct ctl_options *o, int option, const char *value, struct err *err)
 {
 	switch (option) {
 	case 'n':
@@ -162,7 +162,7 @@ static int take(struct ctl_options *o, int option, const char *value, struct err
 	return 0;
 }
 
-static int take_command(struct ctl_options *o, int argc, char **argv, struct err *err)
+static int ctl_options_take_command(struct ctl_options *o, int argc, char **argv, struct err *err)
 {
 	const struct command *c = commands;
 	int taken;
@@ -183,7 +183,7 @@ static int take_command(struct ctl_options *o, int argc, char **argv, struct err
 	return 0;
 }
 
-static int check(const struct ctl_options *o, struct err *err)
+static int ctl_options_check(const struct ctl_options *o, struct err *err)
 {
 	if (o->name && o->qmp)
 		return err_set(err, -EINVAL, "--name and --qmp: only one of them is allowed");
@@ -215,12 +215,12 @@ int ctl_options_parse(struct ctl_options *o, int argc, char **argv, struct err *
 				       argv[optind - 1]);
 		if (option == ':')
 			return err_set(err, -EINVAL, "%s: its value is missing", argv[optind - 1]);
-		r = take(o, option, optarg, err);
+		r = ctl_options_take(o, option, optarg, err);
 		if (r < 0)
 			return r;
 	}
 	if (o->help)
 		return 0;
-	r = take_command(o, argc - optind, argv + optind, err);
-	return r < 0 ? r : check(o, err);
+	r = ctl_options_take_command(o, argc - optind, argv + optind, err);
+	return r < 0 ? r : ctl_options_check(o, err);
 }

@@ -180,7 +180,7 @@ void ctl_text_nothing_to_cancel(FILE *out, const json_t *migrate)
 
 /* ---- faults ---- */
 
-static void put_waiters(FILE *out, const json_t *waiters)
+static void ctl_text_put_waiters(FILE *out, const json_t *waiters)
 {
 	char text[CTL_BYTES_MAX];
 	const json_t *w;
@@ -224,8 +224,8 @@ void ctl_text_faults(FILE *out, const json_t *faults)
 	const char *key;
 	size_t i;
 
-	put_waiters(out, json_object_get(faults, "vcpus"));
-	put_waiters(out, json_object_get(faults, "others"));
+	ctl_text_put_waiters(out, json_object_get(faults, "vcpus"));
+	ctl_text_put_waiters(out, json_object_get(faults, "others"));
 	for (i = 0; i < sizeof(states) / sizeof(states[0]); i++)
 		fprintf(out, "pages %-12s %" PRIu64 "\n", states[i], ctl_uint(pages, states[i]));
 	for (void *at = json_object_iter((json_t *)counters); at; at = json_object_iter_next((json_t *)counters, at)) {

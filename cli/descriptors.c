@@ -13,7 +13,7 @@ static void withhold(int fd)
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-static void drop(int fd)
+static void descriptors_drop(int fd)
 {
 	close(fd);
 }
@@ -43,5 +43,5 @@ int descriptors_withhold(int first, struct err *err)
 
 int descriptors_close(int first, struct err *err)
 {
-	return close_range((unsigned int)first, ~0U, 0) < 0 ? one_by_one(first, drop, err) : 0;
+	return close_range((unsigned int)first, ~0U, 0) < 0 ? one_by_one(first, descriptors_drop, err) : 0;
 }

@@ -59,7 +59,7 @@ static int value_take(struct disk_boot *boot, struct err *err)
 	return 0;
 }
 
-static int disk_open(const struct disk_boot *boot, struct err *err)
+static int disk_boot_disk_open(const struct disk_boot *boot, struct err *err)
 {
 	struct stat st;
 	/* Not blocking: a FIFO would wait for its writer. */
@@ -167,9 +167,9 @@ static int report_take(struct disk_boot *boot, struct err *err)
 
 /* ---- the child ---- */
 
-static int begin(struct disk_boot *boot, struct err *err);
+static int disk_boot_begin(struct disk_boot *boot, struct err *err);
 
-static void on_closed(uv_handle_t *handle)
+static void disk_boot_on_closed(uv_handle_t *handle)
 {
 	struct disk_boot *boot = handle->data;
 	struct err err = { 0 };
@@ -178,17 +178,17 @@ static void on_closed(uv_handle_t *handle)
 	if (!boot->wanted)
 		return;
 	boot->wanted = false;
-	if (begin(boot, &err) < 0)
+	if (disk_boot_begin(boot, &err) < 0)
 		boot->done(boot->arg, NULL, &err);
 }
 
 static void timer_close(struct disk_boot *boot)
 {
 	boot->closing = true;
-	uv_close((uv_handle_t *)&boot->timer, on_closed);
+	uv_close((uv_handle_t *)&boot->timer, disk_boot_on_closed);
 }
 
-static void on_timer(uv_timer_t *timer)
+static void disk_boot_on_timer(uv_timer_t *timer)
 {
 	struct disk_boot *boot = timer->data;
 
@@ -219,7 +219,7 @@ static void on_child_end(void *arg)
 	boot->done(boot->arg, err.code ? NULL : &boot->found, err.code ? &err : NULL);
 }
 
-static int spawn(struct disk_boot *boot, int disk, struct err *err)
+static int disk_boot_spawn(struct disk_boot *boot, int disk, struct err *err)
 {
 	char memory[24], name[] = "postern", command[] = "disk-child";
 	char *const words[] = { name, command, memory, NULL };
@@ -240,11 +240,11 @@ static int spawn(struct disk_boot *boot, int disk, struct err *err)
 	boot->late = false;
 	uv_timer_init(loop_uv(boot->loop), &boot->timer);
 	boot->timer.data = boot;
-	uv_timer_start(&boot->timer, on_timer, FETCH_MS, 0);
+	uv_timer_start(&boot->timer, disk_boot_on_timer, FETCH_MS, 0);
 	return 0;
 }
 
-static int begin(struct disk_boot *boot, struct err *err)
+static int disk_boot_begin(struct disk_boot *boot, struct err *err)
 {
 	int disk, r;
 
@@ -252,10 +252,10 @@ static int begin(struct disk_boot *boot, struct err *err)
 	r = value_take(boot, err);
 	if (r < 0)
 		return r;
-	disk = disk_open(boot, err);
+	disk = disk_boot_disk_open(boot, err);
 	r = disk < 0 ? disk : files_make(boot, err);
 	if (!r)
-		r = spawn(boot, disk, err);
+		r = disk_boot_spawn(boot, disk, err);
 	boot->busy = !r;
 	if (disk >= 0)
 		close(disk);
@@ -272,7 +272,7 @@ int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, stru
 	boot->arg = arg;
 	/* The last one's timer is closing: when it has, this one begins. */
 	boot->wanted = boot->closing;
-	return boot->wanted ? 0 : begin(boot, err);
+	return boot->wanted ? 0 : disk_boot_begin(boot, err);
 }
 
 void disk_boot_fini(struct disk_boot *boot)

@@ -138,7 +138,7 @@ static int ext_failed(const struct volume *v, struct err *err, errcode_t code, c
 }
 
 /* The regular file of that path, symbolic links followed; 0: there is none. */
-static ext2_ino_t find(struct volume *v, const char *path)
+static ext2_ino_t volume_find(struct volume *v, const char *path)
 {
 	struct ext2_inode inode;
 	ext2_ino_t ino;
@@ -210,7 +210,7 @@ static int copy_open(const struct volume *v, ext2_file_t file, int fd, struct ro
 	return r;
 }
 
-static int copy(struct volume *v, ext2_ino_t ino, int fd, struct room *room, const char *path, struct err *err)
+static int volume_copy(struct volume *v, ext2_ino_t ino, int fd, struct room *room, const char *path, struct err *err)
 {
 	ext2_file_t file;
 	errcode_t code = v->lib->ext2fs_file_open(v->fs, ino, 0, &file);
@@ -274,7 +274,7 @@ static int look_at(struct ext2_dir_entry *entry, int offset, int block_bytes, ch
 	name[len] = '\0';
 	snprintf(path, sizeof(path), "/boot/%s", name);
 	if (strlen(name) != (size_t)len || strstr(name, "-rescue-") ||
-	    (*s->newest && disk_version_compare(name + sizeof(stem) - 1, s->newest) <= 0) || !find(s->volume, path))
+	    (*s->newest && disk_version_compare(name + sizeof(stem) - 1, s->newest) <= 0) || !volume_find(s->volume, path))
 		return 0;
 	strcpy(s->newest, name + sizeof(stem) - 1);
 	return 0;
@@ -297,10 +297,10 @@ static ext2_ino_t newest(struct volume *v, struct disk_files *files)
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
 		snprintf(files->initrd, sizeof(files->initrd), patterns[i], s.newest);
 #pragma GCC diagnostic pop
-		if (find(v, files->initrd))
+		if (volume_find(v, files->initrd))
 			break;
 	}
-	return find(v, files->kernel);
+	return volume_find(v, files->kernel);
 }
 
 static ext2_ino_t choose(struct volume *v, struct disk_files *files)
@@ -311,7 +311,7 @@ static ext2_ino_t choose(struct volume *v, struct disk_files *files)
 
 	for (i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++) {
 		*files = fixed[i];
-		ino = find(v, files->kernel);
+		ino = volume_find(v, files->kernel);
 		if (ino)
 			return ino;
 	}
@@ -326,11 +326,11 @@ static int copy_both(struct volume *v, struct disk_files *files, int kernel_fd, 
 
 	if (!kernel)
 		return err_set(err, -ENOENT, "there is no kernel: neither /vmlinuz nor /boot/vmlinuz nor /boot/vmlinuz-VERSION");
-	r = copy(v, kernel, kernel_fd, &room, files->kernel, err);
-	initrd = find(v, files->initrd);
+	r = volume_copy(v, kernel, kernel_fd, &room, files->kernel, err);
+	initrd = volume_find(v, files->initrd);
 	room.max = DISK_INITRD_MAX;
 	if (!r && initrd)
-		r = copy(v, initrd, initrd_fd, &room, files->initrd, err);
+		r = volume_copy(v, initrd, initrd_fd, &room, files->initrd, err);
 	if (!initrd)
 		*files->initrd = '\0';
 	return r;

@@ -248,7 +248,7 @@ static void print_text(const struct doctor *d)
 	}
 }
 
-static void print_json(const struct doctor *d)
+static void doctor_print_json(const struct doctor *d)
 {
 	json_t *list = json_array();
 	unsigned int i;
@@ -305,7 +305,7 @@ int cmd_doctor(int argc, char **argv)
 	check_huge_pages(&d);
 	check_limits(&d);
 	if (json)
-		print_json(&d);
+		doctor_print_json(&d);
 	else
 		print_text(&d);
 	for (i = 0; i < d.n; i++)

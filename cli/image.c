@@ -131,7 +131,7 @@ static int size_take(struct image *image, const char *text, struct err *err)
 	return 0;
 }
 
-static int word_take(const char **to, const char *option, const char *text, const char *more,
+static int image_word_take(const char **to, const char *option, const char *text, const char *more,
 		     struct err *err)
 {
 	if (!is_made_of(text, more) || strlen(text) > 200)
@@ -142,13 +142,13 @@ static int word_take(const char **to, const char *option, const char *text, cons
 	return 0;
 }
 
-static int take(struct image *image, int option, const char *value, struct err *err)
+static int image_take(struct image *image, int option, const char *value, struct err *err)
 {
 	switch (option) {
 	case 's':
 		return size_take(image, value, err);
 	case 'u':
-		return word_take(&image->suite, "suite", value, "-", err);
+		return image_word_take(&image->suite, "suite", value, "-", err);
 	case 'p':
 		return package_add(image, value, err);
 	case 'w':
@@ -161,9 +161,9 @@ static int take(struct image *image, int option, const char *value, struct err *
 	case 'k':
 		return key_read(image, value, err);
 	case 'n':
-		return word_take(&image->hostname, "hostname", value, "-.", err);
+		return image_word_take(&image->hostname, "hostname", value, "-.", err);
 	case 'm':
-		return word_take(&image->mirror, "mirror", value, "-.:/+~_%@[]", err);
+		return image_word_take(&image->mirror, "mirror", value, "-.:/+~_%@[]", err);
 	default:
 		image->help = true;
 		return 0;
@@ -193,7 +193,7 @@ static int parse(struct image *image, int argc, char **argv, struct err *err)
 				       option == ':' ?
 					       "its value is missing" :
 					       "no such option (postern image --help has all)");
-		r = take(image, option, optarg, err);
+		r = image_take(image, option, optarg, err);
 	}
 	if (r < 0 || image->help)
 		return r;
@@ -208,7 +208,7 @@ static int parse(struct image *image, int argc, char **argv, struct err *err)
 
 /* ---- the command ---- */
 
-static int make(struct image *image, struct err *err)
+static int image_make(struct image *image, struct err *err)
 {
 	struct image_progress progress = { .terminal = isatty(STDERR_FILENO),
 					   .start_ns = clock_now_ns() };
@@ -260,7 +260,7 @@ int cmd_image(int argc, char **argv)
 		status = CLI_USAGE;
 	} else if (image.help) {
 		fputs(help, stdout);
-	} else if (make(&image, &err) < 0) {
+	} else if (image_make(&image, &err) < 0) {
 		fprintf(stderr, "postern image: %s\n", err.text);
 		status = CLI_FAILED;
 	}

@@ -139,7 +139,7 @@ static bool has_ended(pid_t pid)
  * early when it was interrupted, and they have had their time. Returns the
  * signal, or 0.
  */
-static int follow(struct image_progress *p, pid_t pid, int pipe_fd, int signal_fd)
+static int image_run_follow(struct image_progress *p, pid_t pid, int pipe_fd, int signal_fd)
 {
 	struct pollfd fds[] = { { .fd = pipe_fd, .events = POLLIN },
 				{ .fd = signal_fd, .events = POLLIN } };
@@ -257,7 +257,7 @@ int image_run(const struct image *image, struct image_progress *p, const sigset_
 		goto out;
 	}
 	close(fds[1]);
-	sig = follow(p, pid, fds[0], signal_fd);
+	sig = image_run_follow(p, pid, fds[0], signal_fd);
 	status = all_end(pid);
 	/* When it was interrupted too late, the image is there. */
 	if (status && sig)

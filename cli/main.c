@@ -23,7 +23,7 @@ static const char help[] =
 	"  version  print the version\n"
 	"  help     print this\n";
 
-static int cmd_version(int argc, char **argv)
+static int print_version(int argc, char **argv)
 {
 	(void)argc;
 	(void)argv;
@@ -66,8 +66,8 @@ int main(int argc, char **argv)
 		int (*run)(int argc, char **argv);
 	} commands[] = {
 		{ "run", cmd_run },	    { "ctl", cmd_ctl },		{ "top", cmd_top },	{ "image", cmd_image },
-		{ "doctor", cmd_doctor },     { "disk-child", cmd_disk_child }, { "version", cmd_version },
-		{ "--version", cmd_version }, { "help", cmd_help },	{ "--help", cmd_help },
+		{ "doctor", cmd_doctor },     { "disk-child", cmd_disk_child }, { "version", print_version },
+		{ "--version", print_version }, { "help", cmd_help },	{ "--help", cmd_help },
 		{ "-h", cmd_help },
 	};
 	size_t i;

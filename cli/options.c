@@ -14,8 +14,8 @@
 
 #include "control/rundir.h"
 
-#define MEMORY_MIN ((uint64_t)16 << 20)
-#define MEMORY_MAX ((uint64_t)16 << 30)
+#define ARCH_RAM_MIN ((uint64_t)16 << 20)
+#define ARCH_RAM_MAX ((uint64_t)16 << 30)
 
 const char options_help[] =
 	"usage: postern run --kernel FILE [OPTION...]\n"
@@ -151,7 +151,7 @@ static const struct config_key config_keys[] = {
 	{ 0 },
 };
 
-static int parse_number(unsigned int *to, const char *option, const char *text, unsigned int min,
+static int options_parse_number(unsigned int *to, const char *option, const char *text, unsigned int min,
 			unsigned int max, struct err *err)
 {
 	unsigned long value;
@@ -181,7 +181,7 @@ static int parse_memory(struct options *o, const char *text, struct err *err)
 {
 	uint64_t bytes;
 
-	if (size_parse(&bytes, text) < 0 || bytes < MEMORY_MIN || bytes > MEMORY_MAX ||
+	if (size_parse(&bytes, text) < 0 || bytes < ARCH_RAM_MIN || bytes > ARCH_RAM_MAX ||
 	    bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
 			       "--memory %s: a size from 16M to 16G, in steps of 2M, is allowed (such as 512M or 2G)", text);
@@ -310,11 +310,11 @@ static void take_plain(struct options *o, int option, const char *value)
 	}
 }
 
-static int take(struct options *o, int option, const char *value, struct err *err)
+static int options_take(struct options *o, int option, const char *value, struct err *err)
 {
 	switch (option) {
 	case 'c':
-		return parse_number(&o->machine.cpus, "cpus", value, 1, VM_VCPUS_MAX, err);
+		return options_parse_number(&o->machine.cpus, "cpus", value, 1, VM_VCPUS_MAX, err);
 	case 'm':
 		return parse_memory(o, value, err);
 	case OPT_SERIAL:
@@ -335,11 +335,11 @@ static int take(struct options *o, int option, const char *value, struct err *er
 		o->console_stdio = !strcmp(value, "stdio");
 		return virtio_options_add(&o->machine.virtio, "console", value, err);
 	case OPT_GDB_PAGE_TIMEOUT:
-		return parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0, 600000, err);
+		return options_parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0, 600000, err);
 	case OPT_WAY_OUT:
 		return parse_way_out(o, value, err);
 	case OPT_LINK_TIMEOUT:
-		return parse_number(&o->link_timeout_ms, "link-timeout", value, 100, 600000, err);
+		return options_parse_number(&o->link_timeout_ms, "link-timeout", value, 100, 600000, err);
 	case OPT_BANDWIDTH:
 		return parse_bandwidth(o, value, err);
 	case OPT_LOG_LEVEL:
@@ -359,11 +359,11 @@ static int take_configured(void *arg, int option, const char *value, struct err 
 	struct options *o = arg;
 
 	o->qmp_configured |= option == OPT_QMP;
-	return take(o, option, value, err);
+	return options_take(o, option, value, err);
 }
 
 /* One walk through argv. The first looks for --config alone, so that what argv says goes over the file. */
-static int walk(struct options *o, int argc, char **argv, bool first, struct err *err)
+static int options_walk(struct options *o, int argc, char **argv, bool first, struct err *err)
 {
 	int option, r = 0;
 
@@ -386,12 +386,12 @@ static int walk(struct options *o, int argc, char **argv, bool first, struct err
 			o->qmp_configured = false;
 			o->nqmp = 0;
 		}
-		r = take(o, option, optarg, err);
+		r = options_take(o, option, optarg, err);
 	}
 	return r;
 }
 
-static int check(const struct options *o, struct err *err)
+static int options_check(const struct options *o, struct err *err)
 {
 	if (o->help)
 		return 0;
@@ -451,9 +451,9 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 		.link_timeout_ms = 5000,
 		.log_level = LOG_WARN,
 	};
-	r = walk(o, argc, argv, true, err);
+	r = options_walk(o, argc, argv, true, err);
 	if (!r)
-		r = walk(o, argc, argv, false, err);
+		r = options_walk(o, argc, argv, false, err);
 	if (r < 0)
 		return r;
 	if (optind < argc)
@@ -461,7 +461,7 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 	if (o->console_stdio && !o->serial_given)
 		o->machine.serial.type = CHARDEV_NULL;
 	r = conclude(o, err);
-	return r ? r : check(o, err);
+	return r ? r : options_check(o, err);
 }
 
 void options_fini(struct options *o)

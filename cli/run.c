@@ -111,7 +111,7 @@ static void on_crash(int sig, siginfo_t *info, void *context)
 	raise(sig);
 }
 
-static void on_end(uv_async_t *end)
+static void run_on_end(uv_async_t *end)
 {
 	struct run *run = end->data;
 
@@ -130,7 +130,7 @@ static int signals_open(struct run *run, struct err *err)
 	size_t i;
 	int r;
 
-	r = uv_async_init(loop_uv(run->loop), &run->end, on_end);
+	r = uv_async_init(loop_uv(run->loop), &run->end, run_on_end);
 	if (r < 0)
 		return err_errno(err, r, "event loop");
 	run->end.data = run;
@@ -165,7 +165,7 @@ static int pid_look(const struct run *run, struct err *err)
 	return err_set(err, -EADDRINUSE, "--pid-file %s: process %d has it", path, (int)owner);
 }
 
-static int pid_write(struct run *run, struct err *err)
+static int run_pid_write(struct run *run, struct err *err)
 {
 	const char *path = run->options.pid_file;
 	unsigned int tries = PID_TRIES;
@@ -375,7 +375,7 @@ static int run_open(struct run *run, struct err *err)
 	if (!r)
 		r = control_open(run, err);
 	if (!r)
-		r = pid_write(run, err);
+		r = run_pid_write(run, err);
 	if (r < 0)
 		return r;
 	return o->paused ? machine_stop(run->machine, RUN_STATE_PAUSED, err) : machine_cont(run->machine, err);

@@ -80,7 +80,7 @@ static json_t *look_around(struct err *err)
 	return machines;
 }
 
-static const json_t *find(const json_t *machines, const json_t *like)
+static const json_t *top_find(const json_t *machines, const json_t *like)
 {
 	const json_t *m;
 	size_t i;
@@ -99,7 +99,7 @@ static void set_rates(json_t *machines, const json_t *before, int64_t ns)
 
 	json_array_foreach(machines, i, m)
 		json_object_set_new(m, "faults-per-second",
-				    json_integer((json_int_t)top_fault_rate(json_object_get(find(before, m), "faults"),
+				    json_integer((json_int_t)top_fault_rate(json_object_get(top_find(before, m), "faults"),
 									    json_object_get(m, "faults"), ns)));
 }
 
@@ -167,7 +167,7 @@ static void draw(const struct screen *screen, const json_t *machines)
 	free(text);
 }
 
-static int watch(struct err *err)
+static int top_watch(struct err *err)
 {
 	json_t *before = NULL, *now;
 	int64_t at = clock_now_ns(), was;
@@ -238,7 +238,7 @@ int cmd_top(int argc, char **argv)
 			"a terminal is needed; --json looks once without");
 		return CLI_USAGE;
 	}
-	if ((json ? print_once(&err) : watch(&err)) < 0) {
+	if ((json ? print_once(&err) : top_watch(&err)) < 0) {
 		fprintf(stderr, "postern top: %s\n", err.text);
 		return LOST_SIGHT;
 	}

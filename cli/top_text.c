@@ -70,7 +70,7 @@ uint64_t top_fault_rate(const json_t *before, const json_t *now, int64_t ns)
 }
 
 /* Each vCPU that waits, and since when. */
-static void put_waiters(FILE *out, const json_t *vcpus)
+static void top_text_put_waiters(FILE *out, const json_t *vcpus)
 {
 	char text[CTL_BYTES_MAX];
 	const json_t *w;
@@ -154,6 +154,6 @@ void top_text_machine(FILE *out, const json_t *machine, unsigned int width)
 	put_link(out, json_object_get(machine, "migration"));
 	fprintf(out, "  faults   %" PRIu64 "/s, %" PRIu64 " in all\n", ctl_uint(machine, "faults-per-second"),
 		ctl_uint(json_object_get(faults, "counters"), "faults"));
-	put_waiters(out, json_object_get(faults, "vcpus"));
+	top_text_put_waiters(out, json_object_get(faults, "vcpus"));
 	put_latency(out, json_object_get(faults, "latency"));
 }

@@ -27,7 +27,7 @@ struct output {
 	char bytes[];
 };
 
-static void on_closed(uv_handle_t *handle)
+static void gdb_on_closed(uv_handle_t *handle)
 {
 	struct gdb_client *client = handle->data;
 
@@ -57,8 +57,8 @@ void gdb_client_close(struct gdb_client *client)
 		gdb->stranger = NULL;
 	}
 	client->gdb = NULL;
-	uv_close(&client->stream.handle, on_closed);
-	uv_close((uv_handle_t *)&client->more, on_closed);
+	uv_close(&client->stream.handle, gdb_on_closed);
+	uv_close((uv_handle_t *)&client->more, gdb_on_closed);
 }
 
 /*
@@ -73,7 +73,7 @@ static void detached_close(struct gdb_client *client)
 
 /* ---- output ---- */
 
-static void on_written(uv_write_t *write, int status)
+static void gdb_on_written(uv_write_t *write, int status)
 {
 	struct gdb_client *client = write->handle->data;
 
@@ -97,7 +97,7 @@ static void output(struct gdb_client *client, const void *bytes, size_t len)
 	memcpy(out->bytes, bytes, len);
 	out->write.data = out;
 	buf = uv_buf_init(out->bytes, (unsigned int)len);
-	if (uv_write(&out->write, &client->stream.stream, &buf, 1, on_written) == 0)
+	if (uv_write(&out->write, &client->stream.stream, &buf, 1, gdb_on_written) == 0)
 		return;
 err_close:
 	free(out);
@@ -190,16 +190,16 @@ static void keep_input(struct gdb_client *client, const void *data, size_t len)
 		gdb_client_close(client);
 }
 
-static void turn_begin(struct gdb_client *client)
+static void gdb_turn_begin(struct gdb_client *client)
 {
 	client->turn_ms = uv_now(client->more.loop);
 	client->turn_end_ns = loop_turn_end();
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
-static void on_more(uv_idle_t *more);
+static void gdb_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
+static void gdb_on_more(uv_idle_t *more);
 
-static void take_input(struct gdb_client *client, const uint8_t *data, size_t len)
+static void gdb_take_input(struct gdb_client *client, const uint8_t *data, size_t len)
 {
 	enum gdb_packet_event event;
 	bool over;
@@ -212,7 +212,7 @@ static void take_input(struct gdb_client *client, const uint8_t *data, size_t le
 			if (!client->gdb || client->job)
 				return;
 			uv_read_stop(&client->stream.stream);
-			uv_idle_start(&client->more, on_more);
+			uv_idle_start(&client->more, gdb_on_more);
 			return;
 		}
 		event = gdb_packet_feed(&client->in, data, len, &used);
@@ -228,8 +228,8 @@ static void take_pending(struct gdb_client *client)
 	struct buf pending = client->pending;
 
 	client->pending = (struct buf){ 0 };
-	turn_begin(client);
-	take_input(client, pending.data, pending.len);
+	gdb_turn_begin(client);
+	gdb_take_input(client, pending.data, pending.len);
 	buf_fini(&pending);
 }
 
@@ -239,7 +239,7 @@ void gdb_client_job_done(struct gdb_client *client)
 	take_pending(client);
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static void gdb_on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
 	struct gdb_client *client = handle->data;
 
@@ -247,19 +247,19 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 	*buf = uv_buf_init(client->bytes, sizeof(client->bytes));
 }
 
-static void on_more(uv_idle_t *more)
+static void gdb_on_more(uv_idle_t *more)
 {
 	struct gdb_client *client = more->data;
 
 	uv_idle_stop(more);
 	take_pending(client);
 	/* It goes on in the next turn, or with what comes. */
-	if (client->gdb && !uv_is_active((uv_handle_t *)more) && uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
+	if (client->gdb && !uv_is_active((uv_handle_t *)more) && uv_read_start(&client->stream.stream, gdb_on_alloc, gdb_on_read) < 0)
 		gdb_client_close(client);
 }
 
 /* False: closed. */
-static bool begin(struct gdb_client *client, char first)
+static bool gdb_begin(struct gdb_client *client, char first)
 {
 	struct gdb *gdb = client->gdb;
 
@@ -276,7 +276,7 @@ static bool begin(struct gdb_client *client, char first)
 	return client->gdb;
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+static void gdb_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct gdb_client *client = stream->data;
 
@@ -284,12 +284,12 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 		gdb_client_close(client);
 		return;
 	}
-	if (!n || (client->gdb->stranger == client && !begin(client, *buf->base)))
+	if (!n || (client->gdb->stranger == client && !gdb_begin(client, *buf->base)))
 		return;
 	/* libuv may read many times in one turn, whose time does not move. */
 	if (client->turn_ms != uv_now(stream->loop))
-		turn_begin(client);
-	take_input(client, (const uint8_t *)buf->base, (size_t)n);
+		gdb_turn_begin(client);
+	gdb_take_input(client, (const uint8_t *)buf->base, (size_t)n);
 }
 
 /* ---- a client at the door ---- */
@@ -331,7 +331,7 @@ static void on_refused_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *in)
 		refused_close(refused);
 }
 
-static void refuse(struct gdb *gdb, struct server *server)
+static void gdb_refuse(struct gdb *gdb, struct server *server)
 {
 	struct gdb_refused *refused = calloc(1, sizeof(*refused));
 	int r;
@@ -349,7 +349,7 @@ static void refuse(struct gdb *gdb, struct server *server)
 		refused_close(refused);
 }
 
-static void on_client(struct server *server, void *arg)
+static void gdb_on_client(struct server *server, void *arg)
 {
 	struct gdb *gdb = arg;
 	struct gdb_client *client;
@@ -358,7 +358,7 @@ static void on_client(struct server *server, void *arg)
 	if (gdb->client && gdb->client->detached)
 		gdb_client_close(gdb->client);
 	if (gdb->client) {
-		refuse(gdb, server);
+		gdb_refuse(gdb, server);
 		return;
 	}
 	/* Who says nothing does not keep others out. */
@@ -376,7 +376,7 @@ static void on_client(struct server *server, void *arg)
 	uv_idle_init(gdb->uv, &client->more);
 	client->stream.handle.data = client->more.data = client;
 	client->handles = 2;
-	if (r < 0 || uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
+	if (r < 0 || uv_read_start(&client->stream.stream, gdb_on_alloc, gdb_on_read) < 0)
 		gdb_client_close(client);
 }
 
@@ -395,7 +395,7 @@ int gdb_new(struct gdb **out, struct machine *machine, const char *spec, int pag
 	r = gdb_worker_new(&gdb->worker, gdb->mem, machine_loop(machine), err);
 	if (r < 0)
 		goto err_gdb;
-	r = server_new(&gdb->server, gdb->uv, "gdb", spec, on_client, gdb, err);
+	r = server_new(&gdb->server, gdb->uv, "gdb", spec, gdb_on_client, gdb, err);
 	if (r < 0)
 		goto err_worker;
 	gdb->observer = (struct machine_observer){

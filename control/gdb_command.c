@@ -16,7 +16,7 @@
 #define THREAD_ANY 0
 #define THREAD_ALL (-1)
 
-static void reply_error(struct gdb_client *client, int r)
+static void command_reply_error(struct gdb_client *client, int r)
 {
 	/* A page that does not come is, to gdb, memory that cannot be read; "monitor missing" tells the difference. */
 	if (r == -ETIMEDOUT || r == -EAGAIN || r == -EINTR)
@@ -27,7 +27,7 @@ static void reply_error(struct gdb_client *client, int r)
 static void reply_result(struct gdb_client *client, int r)
 {
 	if (r < 0)
-		reply_error(client, r);
+		command_reply_error(client, r);
 	else
 		gdb_reply(client, "OK");
 }
@@ -45,7 +45,7 @@ static void reply_hex(struct gdb_client *client, const void *data, size_t len)
 }
 
 /* The vCPU that g, m and so on mean, to be released, or NULL while it runs. */
-static struct vcpu_parked *hold(struct gdb_client *client)
+static struct vcpu_parked *command_hold(struct gdb_client *client)
 {
 	return vcpu_hold(vm_vcpu(client->gdb->vm, client->thread), NULL);
 }
@@ -79,9 +79,9 @@ static uint8_t *get_regs(struct gdb_client *client, struct vcpu_parked **vcpu)
 	uint8_t *regs;
 	int r = -ENOMEM;
 
-	*vcpu = hold(client);
+	*vcpu = command_hold(client);
 	if (!*vcpu) {
-		reply_error(client, -EBUSY);
+		command_reply_error(client, -EBUSY);
 		return NULL;
 	}
 	regs = calloc(1, arch_gdb_regs_bytes());
@@ -90,7 +90,7 @@ static uint8_t *get_regs(struct gdb_client *client, struct vcpu_parked **vcpu)
 	if (r == 0)
 		return regs;
 	vcpu_release(*vcpu);
-	reply_error(client, r);
+	command_reply_error(client, r);
 	free(regs);
 	return NULL;
 }
@@ -123,7 +123,7 @@ static void cmd_write_regs(struct gdb_client *client, const char *args, size_t l
 		return;
 	/* Fewer than all is fine: the others keep their values. */
 	if (len > 2 * arch_gdb_regs_bytes() || len % 2 || !gdb_hex_decode(args, regs, len / 2))
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 	else
 		reply_result(client, arch_gdb_write_regs(vcpu, regs, NULL));
 	put_regs(vcpu, regs);
@@ -139,7 +139,7 @@ static void cmd_read_reg(struct gdb_client *client, const char *args, size_t len
 	(void)len;
 	if (!gdb_hex_number_to(&args, &number, '\0') || number > UINT16_MAX ||
 	    !arch_gdb_reg((unsigned int)number, &offset, &bytes)) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	regs = get_regs(client, &vcpu);
@@ -159,14 +159,14 @@ static void cmd_write_reg(struct gdb_client *client, const char *args, size_t le
 	(void)len;
 	if (!gdb_hex_number_to(&args, &number, '=') || number > UINT16_MAX ||
 	    !arch_gdb_reg((unsigned int)number, &offset, &bytes) || strlen(args) != 2 * bytes) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	regs = get_regs(client, &vcpu);
 	if (!regs)
 		return;
 	if (!gdb_hex_decode(args, regs + offset, bytes))
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 	else
 		reply_result(client, arch_gdb_write_regs(vcpu, regs, NULL));
 	put_regs(vcpu, regs);
@@ -216,14 +216,14 @@ static void explain(struct gdb *gdb, const struct gdb_job *job)
 static void start_job(struct gdb_client *client, struct gdb_job *job,
 		      void (*complete)(void *arg, struct gdb_job *job))
 {
-	struct vcpu_parked *vcpu = hold(client);
+	struct vcpu_parked *vcpu = command_hold(client);
 	int r = vcpu ? arch_mmu_get(vcpu, &job->mmu, NULL) : -EBUSY;
 
 	if (vcpu)
 		vcpu_release(vcpu);
 	if (r < 0) {
 		free(job);
-		reply_error(client, r);
+		command_reply_error(client, r);
 		return;
 	}
 	job->complete = complete;
@@ -255,7 +255,7 @@ static void on_read_done(void *arg, struct gdb_job *job)
 	if (job->done) {
 		reply_hex(client, job->data, job->done);
 	} else {
-		reply_error(client, job->result);
+		command_reply_error(client, job->result);
 	}
 	gdb_client_job_done(client);
 }
@@ -267,7 +267,7 @@ static void cmd_read_memory(struct gdb_client *client, const char *args, size_t 
 
 	(void)len;
 	if (!gdb_hex_number_to(&args, &gva, ',') || !gdb_hex_number_to(&args, &n, '\0')) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	if (!n) {
@@ -276,7 +276,7 @@ static void cmd_read_memory(struct gdb_client *client, const char *args, size_t 
 	}
 	job = gdb_job_new(n < READ_MAX ? n : READ_MAX);
 	if (!job) {
-		reply_error(client, -ENOMEM);
+		command_reply_error(client, -ENOMEM);
 		return;
 	}
 	job->gva = GVA(gva);
@@ -301,12 +301,12 @@ static void write_memory(struct gdb_client *client, const char *args, size_t len
 	size_t have;
 
 	if (!gdb_hex_number_to(&args, &gva, ',') || !gdb_hex_number_to(&args, &n, ':')) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	have = len - (size_t)(args - start);
 	if (n > GDB_PACKET_MAX || have != (binary ? n : 2 * n)) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	if (!n) {
@@ -314,12 +314,12 @@ static void write_memory(struct gdb_client *client, const char *args, size_t len
 		return;
 	}
 	if (guest_is_away(client->gdb)) {
-		reply_error(client, -EBUSY);
+		command_reply_error(client, -EBUSY);
 		return;
 	}
 	job = gdb_job_new(n);
 	if (!job) {
-		reply_error(client, -ENOMEM);
+		command_reply_error(client, -ENOMEM);
 		return;
 	}
 	job->gva = GVA(gva);
@@ -328,7 +328,7 @@ static void write_memory(struct gdb_client *client, const char *args, size_t len
 		memcpy(job->data, args, n);
 	} else if (!gdb_hex_decode(args, job->data, n)) {
 		free(job);
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	start_job(client, job, on_write_done);
@@ -371,7 +371,7 @@ static void set_soft(struct gdb_client *client, uint64_t gva)
 	arch_breakpoint(&len);
 	job = gdb_job_new(len);
 	if (!job) {
-		reply_error(client, -ENOMEM);
+		command_reply_error(client, -ENOMEM);
 		return;
 	}
 	job->gva = GVA(gva);
@@ -407,7 +407,7 @@ static void change_break(struct gdb_client *client, const char *args, bool set)
 		*conditions = '\0';
 	if (!gdb_hex_number_to(&args, &type, ',') || !gdb_hex_number_to(&args, &gva, ',') ||
 	    !gdb_hex_number_to(&args, &kind, '\0')) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	if (type >= sizeof(types) / sizeof(types[0])) {
@@ -416,7 +416,7 @@ static void change_break(struct gdb_client *client, const char *args, bool set)
 	}
 	/* Before anything is changed: they are for all vCPUs. */
 	if (!gdb_all_parked(gdb)) {
-		reply_error(client, -EBUSY);
+		command_reply_error(client, -EBUSY);
 		return;
 	}
 	if (type == 0 && set) {
@@ -469,7 +469,7 @@ static void cmd_continue(struct gdb_client *client, const char *args, size_t len
 {
 	(void)len;
 	if (*args)
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 	else
 		resume_one(client, 'c');
 }
@@ -478,7 +478,7 @@ static void cmd_step(struct gdb_client *client, const char *args, size_t len)
 {
 	(void)len;
 	if (*args)
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 	else
 		resume_one(client, 's');
 }
@@ -492,7 +492,7 @@ static void cmd_continue_signal(struct gdb_client *client, const char *args, siz
 	if (gdb_hex_number_to(&args, &signal, '\0'))
 		resume_one(client, 'c');
 	else
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 }
 
 static void cmd_step_signal(struct gdb_client *client, const char *args, size_t len)
@@ -503,7 +503,7 @@ static void cmd_step_signal(struct gdb_client *client, const char *args, size_t 
 	if (gdb_hex_number_to(&args, &signal, '\0'))
 		resume_one(client, 's');
 	else
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 }
 
 /* One ";action[:thread]" of vCont, for the vCPUs that no earlier one named. */
@@ -541,7 +541,7 @@ static void cmd_vcont(struct gdb_client *client, const char *args, size_t len)
 	while (*args == ';') {
 		args++;
 		if (!parse_action(client->gdb, &args, actions)) {
-			reply_error(client, -EINVAL);
+			command_reply_error(client, -EINVAL);
 			return;
 		}
 	}
@@ -551,7 +551,7 @@ static void cmd_vcont(struct gdb_client *client, const char *args, size_t len)
 		n += actions[i] != 0;
 	}
 	if (*args || !n)
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 	else
 		gdb_run_resume(client, actions);
 }
@@ -599,7 +599,7 @@ static void cmd_set_thread(struct gdb_client *client, const char *args, size_t l
 	(void)len;
 	if (!*args || !parse_thread(&text, &thread) || *text || (*args != 'g' && *args != 'c') ||
 	    (thread > 0 && !thread_exists(client->gdb, thread))) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	if (*args == 'c')
@@ -645,7 +645,7 @@ static void cmd_thread_text(struct gdb_client *client, const char *args, size_t 
 
 	(void)len;
 	if (!parse_thread(&args, &thread) || *args || !thread_exists(client->gdb, thread)) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	gdb_thread_text(client->gdb, (unsigned int)thread - 1, text, sizeof(text));
@@ -702,7 +702,7 @@ static void cmd_features(struct gdb_client *client, const char *args, size_t len
 	args += sizeof(annex) - 1;
 	if (!gdb_hex_number_to(&args, &offset, ',') || !gdb_hex_number_to(&args, &n, '\0') ||
 	    offset > strlen(xml)) {
-		reply_error(client, -EINVAL);
+		command_reply_error(client, -EINVAL);
 		return;
 	}
 	left = strlen(xml) - offset;
@@ -710,7 +710,7 @@ static void cmd_features(struct gdb_client *client, const char *args, size_t len
 		n = GDB_PACKET_MAX / 2;
 	if (buf_append(&out, n < left ? "m" : "l", 1) < 0 ||
 	    buf_append(&out, xml + offset, n < left ? n : left) < 0)
-		reply_error(client, -ENOMEM);
+		command_reply_error(client, -ENOMEM);
 	else
 		gdb_reply_bytes(client, out.data, out.len);
 	buf_fini(&out);

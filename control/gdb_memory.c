@@ -91,7 +91,7 @@ static void job_finished(void *arg)
 	free(job);
 }
 
-static void *worker_main(void *arg)
+static void *gdb_memory_worker_main(void *arg)
 {
 	struct gdb_worker *worker = arg;
 	struct gdb_job *job;
@@ -161,7 +161,7 @@ int gdb_worker_new(struct gdb_worker **out, struct memory *mem, struct loop *loo
 	}
 	pthread_mutex_init(&worker->lock, NULL);
 	pthread_cond_init(&worker->wake, NULL);
-	r = thread_start(&worker->thread, worker_main, worker);
+	r = thread_start(&worker->thread, gdb_memory_worker_main, worker);
 	if (r < 0) {
 		memory_thread_free(worker->self);
 		pthread_cond_destroy(&worker->wake);

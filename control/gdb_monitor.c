@@ -23,9 +23,9 @@ struct text {
 	size_t len;
 };
 
-static void add(struct text *text, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void monitor_add(struct text *text, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-static void add(struct text *text, const char *fmt, ...)
+static void monitor_add(struct text *text, const char *fmt, ...)
 {
 	va_list args;
 	int n;
@@ -88,7 +88,7 @@ static void mon_help(struct gdb *gdb, unsigned int cpu, const char *args, struct
 	(void)gdb;
 	(void)cpu;
 	(void)args;
-	add(text, "help             this\n"
+	monitor_add(text, "help             this\n"
 		  "status           the machine's state and its pages\n"
 		  "faults           who waits for which page, and since when\n"
 		  "missing          why the last access to memory failed\n"
@@ -102,8 +102,8 @@ static void mon_status(struct gdb *gdb, unsigned int cpu, const char *args, stru
 	(void)cpu;
 	(void)args;
 	memory_stats(gdb->mem, &stats);
-	add(text, "machine: %s\n", run_state_name(machine_state(gdb->machine)));
-	add(text, "pages: %" PRIu64 ", not there %" PRIu64 ", asked for %" PRIu64 ", lost %" PRIu64 "\n",
+	monitor_add(text, "machine: %s\n", run_state_name(machine_state(gdb->machine)));
+	monitor_add(text, "pages: %" PRIu64 ", not there %" PRIu64 ", asked for %" PRIu64 ", lost %" PRIu64 "\n",
 	    stats.pages, stats.missing, stats.requested, stats.lost);
 }
 
@@ -117,14 +117,14 @@ static void mon_faults(struct gdb *gdb, unsigned int cpu, const char *args, stru
 	for (i = 0; i < vm_vcpus(gdb->vm); i++) {
 		if (!gdb->waited[i].waited)
 			continue;
-		add(text, "vcpu%u was stopped in its wait for page 0x%" PRIx64 ", after %" PRId64 " ms (%s)\n", i,
+		monitor_add(text, "vcpu%u was stopped in its wait for page 0x%" PRIx64 ", after %" PRId64 " ms (%s)\n", i,
 		    gdb->waited[i].gpa.v, gdb->waited[i].ms, page_text(gdb->mem, gdb->waited[i].gpa));
 	}
 	for (i = 0; i < n; i++)
-		add(text, "%s waits for page 0x%" PRIx64 " since %" PRId64 " ms (%s)\n", waiters[i].name,
+		monitor_add(text, "%s waits for page 0x%" PRIx64 " since %" PRId64 " ms (%s)\n", waiters[i].name,
 		    waiters[i].gpa.v, ms_since(waiters[i].since_ns), page_text(gdb->mem, waiters[i].gpa));
 	if (!text->len)
-		add(text, "nobody waits for a page\n");
+		monitor_add(text, "nobody waits for a page\n");
 }
 
 /* Translates by the current vCPU's page tables, and tells of the page. */
@@ -138,7 +138,7 @@ static void report_page(struct gdb *gdb, unsigned int cpu, gva_t gva, struct tex
 	int r;
 
 	if (!vcpu) {
-		add(text, "vCPU %u runs\n", cpu);
+		monitor_add(text, "vCPU %u runs\n", cpu);
 		return;
 	}
 	r = arch_mmu_get(vcpu, &mmu, NULL);
@@ -146,15 +146,15 @@ static void report_page(struct gdb *gdb, unsigned int cpu, gva_t gva, struct tex
 	if (r == 0)
 		r = arch_translate(gdb->mem, &mmu, gva, GUP_NOWAIT, &opts, &gpa, &left);
 	if (r == -EAGAIN)
-		add(text, "0x%" PRIx64 ": a page of the page tables is missing; it is asked for\n", gva.v);
+		monitor_add(text, "0x%" PRIx64 ": a page of the page tables is missing; it is asked for\n", gva.v);
 	else if (r == -EIO)
-		add(text, "0x%" PRIx64 ": a page of the page tables is lost\n", gva.v);
+		monitor_add(text, "0x%" PRIx64 ": a page of the page tables is lost\n", gva.v);
 	else if (r < 0)
-		add(text, "0x%" PRIx64 ": not mapped\n", gva.v);
+		monitor_add(text, "0x%" PRIx64 ": not mapped\n", gva.v);
 	else if (!memory_is_ram(gdb->mem, gpa, 1))
-		add(text, "0x%" PRIx64 ": physical 0x%" PRIx64 ", not RAM\n", gva.v, gpa.v);
+		monitor_add(text, "0x%" PRIx64 ": physical 0x%" PRIx64 ", not RAM\n", gva.v, gpa.v);
 	else
-		add(text, "0x%" PRIx64 ": physical 0x%" PRIx64 ", the page is %s\n", gva.v, gpa.v,
+		monitor_add(text, "0x%" PRIx64 ": physical 0x%" PRIx64 ", the page is %s\n", gva.v, gpa.v,
 		    page_text(gdb->mem, gpa));
 }
 
@@ -164,13 +164,13 @@ static void mon_missing(struct gdb *gdb, unsigned int cpu, const char *args, str
 	char *end;
 
 	if (!*args) {
-		add(text, "%s\n", gdb->missing[0] ? gdb->missing : "no access to memory has failed");
+		monitor_add(text, "%s\n", gdb->missing[0] ? gdb->missing : "no access to memory has failed");
 		return;
 	}
 	errno = 0;
 	value = strtoull(args, &end, 0);
 	if (errno || *end || end == args)
-		add(text, "missing: '%s' is not an address\n", args);
+		monitor_add(text, "missing: '%s' is not an address\n", args);
 	else
 		report_page(gdb, cpu, GVA(value), text);
 }
@@ -201,7 +201,7 @@ static void run_command(struct gdb_client *client, char *line, struct text *text
 			commands[i].run(client->gdb, client->thread, args, text);
 			return;
 		}
-	add(text, "'%s' is not known; try \"monitor help\"\n", line);
+	monitor_add(text, "'%s' is not known; try \"monitor help\"\n", line);
 }
 
 void gdb_monitor(struct gdb_client *client, const char *hex)

@@ -18,7 +18,7 @@ static int hex_digit(char c)
 	return -1;
 }
 
-static void start(struct gdb_packet *packet)
+static void packet_start(struct gdb_packet *packet)
 {
 	packet->state = GDB_PAYLOAD;
 	packet->sum = 0;
@@ -27,7 +27,7 @@ static void start(struct gdb_packet *packet)
 	packet->bad_escape = false;
 }
 
-static void put(struct gdb_packet *packet, uint8_t c)
+static void packet_put(struct gdb_packet *packet, uint8_t c)
 {
 	if (packet->len == GDB_PACKET_MAX)
 		packet->too_long = true;
@@ -39,7 +39,7 @@ static enum gdb_packet_event take_idle(struct gdb_packet *packet, uint8_t c)
 {
 	switch (c) {
 	case '$':
-		start(packet);
+		packet_start(packet);
 		return GDB_GOT_NOTHING;
 	case '+':
 		return GDB_GOT_ACK;
@@ -55,7 +55,7 @@ static enum gdb_packet_event take_idle(struct gdb_packet *packet, uint8_t c)
 static void take_payload(struct gdb_packet *packet, uint8_t c)
 {
 	if (c == '$') {
-		start(packet);
+		packet_start(packet);
 		return;
 	}
 	if (c == '#') {
@@ -65,16 +65,16 @@ static void take_payload(struct gdb_packet *packet, uint8_t c)
 	}
 	packet->sum = (uint8_t)(packet->sum + c);
 	if (packet->state == GDB_ESCAPED) {
-		put(packet, c ^ 0x20);
+		packet_put(packet, c ^ 0x20);
 		packet->state = GDB_PAYLOAD;
 	} else if (c == '}') {
 		packet->state = GDB_ESCAPED;
 	} else {
-		put(packet, c);
+		packet_put(packet, c);
 	}
 }
 
-static enum gdb_packet_event finish(struct gdb_packet *packet, char low)
+static enum gdb_packet_event packet_finish(struct gdb_packet *packet, char low)
 {
 	int high = hex_digit(packet->sum_high), digit = hex_digit(low);
 
@@ -85,7 +85,7 @@ static enum gdb_packet_event finish(struct gdb_packet *packet, char low)
 	return packet->too_long ? GDB_GOT_TOO_LONG : GDB_GOT_PACKET;
 }
 
-static enum gdb_packet_event take(struct gdb_packet *packet, uint8_t c)
+static enum gdb_packet_event packet_take(struct gdb_packet *packet, uint8_t c)
 {
 	switch (packet->state) {
 	case GDB_IDLE:
@@ -101,7 +101,7 @@ static enum gdb_packet_event take(struct gdb_packet *packet, uint8_t c)
 	case GDB_SUM_LOW:
 		break;
 	}
-	return finish(packet, (char)c);
+	return packet_finish(packet, (char)c);
 }
 
 enum gdb_packet_event gdb_packet_feed(struct gdb_packet *packet, const uint8_t *data, size_t len, size_t *used)
@@ -110,7 +110,7 @@ enum gdb_packet_event gdb_packet_feed(struct gdb_packet *packet, const uint8_t *
 	size_t i;
 
 	for (i = 0; i < len; i++) {
-		event = take(packet, data[i]);
+		event = packet_take(packet, data[i]);
 		if (event != GDB_GOT_NOTHING) {
 			*used = i + 1;
 			return event;

@@ -180,7 +180,7 @@ static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char wh
 	return machine_cont_vcpus(gdb->machine, vcpus, err);
 }
 
-static int resume(struct gdb_client *client, const char action[VM_VCPUS_MAX], struct err *err)
+static int gdb_run_actions(struct gdb_client *client, const char action[VM_VCPUS_MAX], struct err *err)
 {
 	struct gdb *gdb = client->gdb;
 	unsigned int i, n = vm_vcpus(gdb->vm), steps = 0, conts = 0;
@@ -215,7 +215,7 @@ void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX])
 	struct err err = { 0 };
 
 	client->running = true;
-	if (resume(client, action, &err) < 0) {
+	if (gdb_run_actions(client, action, &err) < 0) {
 		console(client, err.text);
 		if (client->gdb)
 			stop_and_report(client, GDB_SIGINT);

@@ -28,7 +28,7 @@ static bool is_reset(uint8_t c)
 	return c < 0x20 || c >= 0xfe;
 }
 
-static enum step bad(struct json_stream *stream, const char *why)
+static enum step json_bad(struct json_stream *stream, const char *why)
 {
 	stream->error = why;
 	return STEP_BAD;
@@ -39,7 +39,7 @@ static enum step open_bracket(struct json_stream *stream, bool object)
 	uint64_t bit;
 
 	if (stream->depth == JSON_STREAM_DEPTH_MAX)
-		return bad(stream, "JSON nesting depth limit exceeded");
+		return json_bad(stream, "JSON nesting depth limit exceeded");
 	bit = UINT64_C(1) << stream->depth++;
 	stream->objects = object ? stream->objects | bit : stream->objects & ~bit;
 	stream->state = JSON_STREAM_NESTED;
@@ -51,7 +51,7 @@ static enum step close_bracket(struct json_stream *stream, bool object)
 	bool opened = stream->objects >> (stream->depth - 1) & 1;
 
 	if (opened != object)
-		return bad(stream, "JSON parse error, brackets do not match");
+		return json_bad(stream, "JSON parse error, brackets do not match");
 	if (--stream->depth)
 		return STEP_TAKE;
 	stream->state = JSON_STREAM_IDLE;
@@ -63,7 +63,7 @@ static enum step step_idle(struct json_stream *stream, uint8_t c)
 	if (is_space(c))
 		return STEP_DROP;
 	if (is_reset(c))
-		return bad(stream, "JSON parse error, invalid byte");
+		return json_bad(stream, "JSON parse error, invalid byte");
 	switch (c) {
 	case '{':
 	case '[':
@@ -75,7 +75,7 @@ static enum step step_idle(struct json_stream *stream, uint8_t c)
 	case ']':
 	case ',':
 	case ':':
-		return bad(stream, "JSON parse error, expecting value");
+		return json_bad(stream, "JSON parse error, expecting value");
 	default:
 		stream->state = JSON_STREAM_SCALAR;
 		return STEP_TAKE;
@@ -85,7 +85,7 @@ static enum step step_idle(struct json_stream *stream, uint8_t c)
 static enum step step_nested(struct json_stream *stream, uint8_t c)
 {
 	if (is_reset(c) && !is_space(c))
-		return bad(stream, "JSON parse error, invalid byte");
+		return json_bad(stream, "JSON parse error, invalid byte");
 	switch (c) {
 	case '{':
 	case '[':
@@ -104,7 +104,7 @@ static enum step step_nested(struct json_stream *stream, uint8_t c)
 static enum step step_string(struct json_stream *stream, uint8_t c)
 {
 	if (is_reset(c))
-		return bad(stream, "JSON parse error, invalid byte in string");
+		return json_bad(stream, "JSON parse error, invalid byte in string");
 	if (stream->state == JSON_STREAM_ESCAPE) {
 		stream->state = JSON_STREAM_STRING;
 		return STEP_TAKE;
@@ -128,7 +128,7 @@ static enum step step_scalar(struct json_stream *stream, uint8_t c)
 		return STEP_BEFORE;
 	}
 	if (is_reset(c))
-		return bad(stream, "JSON parse error, invalid byte");
+		return json_bad(stream, "JSON parse error, invalid byte");
 	return STEP_TAKE;
 }
 
@@ -171,7 +171,7 @@ int json_stream_feed(struct json_stream *stream, const uint8_t *data, size_t len
 		step = step_byte(stream, data[i]);
 		if ((step == STEP_TAKE || step == STEP_LAST) &&
 		    ++run + stream->value.len > JSON_STREAM_MESSAGE_MAX)
-			step = bad(stream, "JSON token size limit exceeded");
+			step = json_bad(stream, "JSON token size limit exceeded");
 		if (step == STEP_BAD) {
 			stream->state = is_reset(data[i]) ? JSON_STREAM_IDLE : JSON_STREAM_SKIP;
 			stream->depth = 0;

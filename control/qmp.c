@@ -59,7 +59,7 @@ void qmp_event(struct qmp *qmp, const char *name, json_t *data)
 	json_decref(event);
 }
 
-static void on_state(void *arg, enum run_state old, enum run_state now)
+static void qmp_on_state(void *arg, enum run_state old, enum run_state now)
 {
 	if (old == RUN_STATE_RUNNING && now != RUN_STATE_RUNNING)
 		qmp_event(arg, "STOP", NULL);
@@ -67,7 +67,7 @@ static void on_state(void *arg, enum run_state old, enum run_state now)
 		qmp_event(arg, "RESUME", NULL);
 }
 
-static void on_reset(void *arg, bool by_guest)
+static void qmp_on_reset(void *arg, bool by_guest)
 {
 	qmp_event(arg, "RESET",
 		  json_pack("{s:b,s:s}", "guest", by_guest, "reason",
@@ -152,8 +152,8 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 	qmp->uv = loop_uv(machine_loop(machine));
 	qmp->migration_events = true;
 	qmp->machine_observer = (struct machine_observer){
-		.state = on_state,
-		.reset = on_reset,
+		.state = qmp_on_state,
+		.reset = qmp_on_reset,
 		.shutdown = on_shutdown,
 		.powerdown = on_powerdown,
 		.pages_lost = on_pages_lost,
@@ -169,7 +169,7 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 	return 0;
 }
 
-static void on_client(struct server *server, void *arg)
+static void qmp_on_client(struct server *server, void *arg)
 {
 	qmp_client_accept(arg, server);
 }
@@ -180,7 +180,7 @@ int qmp_listen(struct qmp *qmp, const char *spec, struct err *err)
 
 	if (qmp->nservers == QMP_LISTENERS_MAX)
 		return err_set(err, -E2BIG, "QMP: more than %d sockets", QMP_LISTENERS_MAX);
-	r = server_new(&qmp->servers[qmp->nservers], qmp->uv, "QMP", spec, on_client, qmp, err);
+	r = server_new(&qmp->servers[qmp->nservers], qmp->uv, "QMP", spec, qmp_on_client, qmp, err);
 	if (r == 0)
 		qmp->nservers++;
 	return r;
@@ -197,7 +197,7 @@ static size_t queued(const struct qmp *qmp)
 }
 
 /* Sends what clients still take: the reply to quit, the SHUTDOWN event. Who does not read is not waited for long. */
-static void flush(struct qmp *qmp)
+static void qmp_flush(struct qmp *qmp)
 {
 	int64_t end = clock_now_ns() + FLUSH_NS;
 	struct timespec pause = clock_to_timespec(NS_PER_MS);
@@ -221,7 +221,7 @@ void qmp_free(struct qmp *qmp)
 	for (i = 0; i < qmp->nservers; i++)
 		server_free(qmp->servers[i]);
 	qmp->nservers = 0;
-	flush(qmp);
+	qmp_flush(qmp);
 	machine_unobserve(qmp->machine, &qmp->machine_observer);
 	while (qmp->clients)
 		qmp_client_close(qmp->clients);

@@ -84,7 +84,7 @@ int qmp_args_check(const struct qmp_input *input, const json_t *args, const stru
 	return 0;
 }
 
-static int take_command(struct qmp_request *request, const char **seen, const char *name,
+static int qmp_args_take_command(struct qmp_request *request, const char **seen, const char *name,
 			const json_t *value, struct err *err)
 {
 	if (!json_is_string(value))
@@ -101,7 +101,7 @@ static int take_member(struct qmp_request *request, const char **seen, const cha
 		       const json_t *value, bool oob, struct err *err)
 {
 	if (!strcmp(name, "execute") || (oob && !strcmp(name, "exec-oob")))
-		return take_command(request, seen, name, value, err);
+		return qmp_args_take_command(request, seen, name, value, err);
 	if (!strcmp(name, "arguments")) {
 		if (!json_is_object(value))
 			return err_set(err, -EINVAL, "QMP input member 'arguments' must be an object");

@@ -43,7 +43,7 @@ struct output {
 	char *text;
 };
 
-static void on_closed(uv_handle_t *handle)
+static void qmp_client_on_closed(uv_handle_t *handle)
 {
 	struct qmp_client *client = handle->data;
 
@@ -64,8 +64,8 @@ void qmp_client_close(struct qmp_client *client)
 	if (client->next)
 		client->next->link = client->link;
 	qmp->nclients--;
-	uv_close(&client->stream.handle, on_closed);
-	uv_close((uv_handle_t *)&client->more, on_closed);
+	uv_close(&client->stream.handle, qmp_client_on_closed);
+	uv_close((uv_handle_t *)&client->more, qmp_client_on_closed);
 }
 
 struct qmp_client *qmp_client_next(const struct qmp_client *client)
@@ -84,7 +84,7 @@ void qmp_client_stop_reading(struct qmp_client *client)
 	uv_idle_stop(&client->more);
 }
 
-static void on_written(uv_write_t *write, int status)
+static void qmp_client_on_written(uv_write_t *write, int status)
 {
 	struct output *output = write->data;
 	struct qmp_client *client = write->handle->data;
@@ -140,7 +140,7 @@ void qmp_client_send(struct qmp_client *client, const json_t *message, const cha
 	output->text = text;
 	output->write.data = output;
 	buf = uv_buf_init(text, (unsigned int)len);
-	if (uv_write(&output->write, &client->stream.stream, &buf, 1, on_written) == 0)
+	if (uv_write(&output->write, &client->stream.stream, &buf, 1, qmp_client_on_written) == 0)
 		return;
 err_close:
 	free(text);
@@ -168,7 +168,7 @@ static void reply(struct qmp_client *client, const char *member, json_t *body, c
 	json_decref(message);
 }
 
-static void reply_error(struct qmp_client *client, const char *class, const char *text, const char *id)
+static void qmp_client_reply_error(struct qmp_client *client, const char *class, const char *text, const char *id)
 {
 	reply(client, "error",
 	      json_pack("{s:s,s:o}", "class", class ? class : "GenericError", "desc", qmp_string(text)), id);
@@ -228,7 +228,7 @@ static void dispatch(struct qmp_client *client, const struct qmp_input *input)
 		r = command->run(&call, &err);
 	if (r < 0) {
 		json_decref(call.result);
-		reply_error(client, call.error_class, err.text, input->id);
+		qmp_client_reply_error(client, call.error_class, err.text, input->id);
 		return;
 	}
 	reply(client, "return", call.result ? call.result : json_object(), input->id);
@@ -259,7 +259,7 @@ static void take_message(struct qmp_client *client)
 	if (!qmp_input_parse(&input, (char *)value->data, value->len, &err))
 		dispatch(client, &input);
 	else
-		reply_error(client, NULL, err.text, NULL);
+		qmp_client_reply_error(client, NULL, err.text, NULL);
 	if (!json_is_object(input.message))
 		check_stranger(client, "it says what is no object");
 	qmp_input_fini(&input);
@@ -282,12 +282,12 @@ static bool check_beginning(struct qmp_client *client)
 
 static void take_nonsense(struct qmp_client *client)
 {
-	reply_error(client, NULL, client->input.error, NULL);
+	qmp_client_reply_error(client, NULL, client->input.error, NULL);
 	check_stranger(client, client->input.error);
 }
 
 /* What is left of the input, until the turn is over. */
-static void take_input(struct qmp_client *client)
+static void qmp_client_take_input(struct qmp_client *client)
 {
 	size_t used;
 	int event;
@@ -309,7 +309,7 @@ static void take_input(struct qmp_client *client)
 	}
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static void qmp_client_on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
 	struct qmp_client *client = handle->data;
 
@@ -317,28 +317,28 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 	*buf = uv_buf_init(client->bytes, sizeof(client->bytes));
 }
 
-static void turn_begin(struct qmp_client *client)
+static void qmp_client_turn_begin(struct qmp_client *client)
 {
 	client->turn_ms = uv_now(client->more.loop);
 	client->turn_end_ns = loop_turn_end();
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
+static void qmp_client_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
 
-static void on_more(uv_idle_t *more)
+static void qmp_client_on_more(uv_idle_t *more)
 {
 	struct qmp_client *client = more->data;
 
-	turn_begin(client);
-	take_input(client);
+	qmp_client_turn_begin(client);
+	qmp_client_take_input(client);
 	if (!client->qmp || client->left_len)
 		return;
 	uv_idle_stop(more);
-	if (uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
+	if (uv_read_start(&client->stream.stream, qmp_client_on_alloc, qmp_client_on_read) < 0)
 		qmp_client_close(client);
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+static void qmp_client_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct qmp_client *client = stream->data;
 
@@ -353,14 +353,14 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 	}
 	/* libuv may read many times in one turn, whose time does not move. */
 	if (client->turn_ms != uv_now(stream->loop))
-		turn_begin(client);
+		qmp_client_turn_begin(client);
 	client->left = (const uint8_t *)buf->base;
 	client->left_len = (size_t)n;
-	take_input(client);
+	qmp_client_take_input(client);
 	if (!client->qmp || !client->left_len)
 		return;
 	uv_read_stop(stream);
-	uv_idle_start(&client->more, on_more);
+	uv_idle_start(&client->more, qmp_client_on_more);
 }
 
 static json_t *version(void)
@@ -417,7 +417,7 @@ void qmp_client_accept(struct qmp *qmp, struct server *server)
 		log_warn("QMP: more than %d clients", QMP_CLIENTS_MAX);
 		r = -EMFILE;
 	}
-	if (r < 0 || uv_read_start(&client->stream.stream, on_alloc, on_read) < 0)
+	if (r < 0 || uv_read_start(&client->stream.stream, qmp_client_on_alloc, qmp_client_on_read) < 0)
 		qmp_client_close(client);
 	else
 		greet(client);

@@ -15,8 +15,8 @@
 #define LINE_MAX_BYTES 4096
 
 /* Adds a line; what does not fit into memory is left off. */
-static void say(struct buf *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void say(struct buf *out, const char *fmt, ...)
+static void hmp_say(struct buf *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void hmp_say(struct buf *out, const char *fmt, ...)
 {
 	char text[LINE_MAX_BYTES];
 	va_list ap;
@@ -43,7 +43,7 @@ static json_t *run(struct qmp_call *call, const char *name, struct buf *out)
 
 	if (qmp_find_command(name)->run(&inner, &err) < 0) {
 		json_decref(inner.result);
-		say(out, "Error: %s", err.text);
+		hmp_say(out, "Error: %s", err.text);
 		return NULL;
 	}
 	call->after = inner.after;
@@ -58,16 +58,16 @@ static void info_status(const json_t *result, struct buf *out)
 	bool running = json_is_true(json_object_get(result, "running"));
 
 	if (running || !strcmp(status, "paused"))
-		say(out, "VM status: %s", running ? "running" : "paused");
+		hmp_say(out, "VM status: %s", running ? "running" : "paused");
 	else
-		say(out, "VM status: paused (%s)", status);
+		hmp_say(out, "VM status: paused (%s)", status);
 }
 
 static void info_version(const json_t *result, struct buf *out)
 {
 	const json_t *qemu = json_object_get(result, "qemu");
 
-	say(out, "%d.%d.%d (%s)", (int)json_integer_value(json_object_get(qemu, "major")),
+	hmp_say(out, "%d.%d.%d (%s)", (int)json_integer_value(json_object_get(qemu, "major")),
 	    (int)json_integer_value(json_object_get(qemu, "minor")), (int)json_integer_value(json_object_get(qemu, "micro")),
 	    text_of(result, "package"));
 }
@@ -75,17 +75,17 @@ static void info_version(const json_t *result, struct buf *out)
 static void info_name(const json_t *result, struct buf *out)
 {
 	if (*text_of(result, "name"))
-		say(out, "%s", text_of(result, "name"));
+		hmp_say(out, "%s", text_of(result, "name"));
 }
 
 static void info_kvm(const json_t *result, struct buf *out)
 {
-	say(out, "kvm support: %s", json_is_true(json_object_get(result, "enabled")) ? "enabled" : "disabled");
+	hmp_say(out, "kvm support: %s", json_is_true(json_object_get(result, "enabled")) ? "enabled" : "disabled");
 }
 
 static void info_uuid(const json_t *result, struct buf *out)
 {
-	say(out, "%s", text_of(result, "UUID"));
+	hmp_say(out, "%s", text_of(result, "UUID"));
 }
 
 static void info_chardev(const json_t *result, struct buf *out)
@@ -94,7 +94,7 @@ static void info_chardev(const json_t *result, struct buf *out)
 	size_t i;
 
 	json_array_foreach(result, i, item)
-		say(out, "%s: filename=%s", text_of(item, "label"), text_of(item, "filename"));
+		hmp_say(out, "%s: filename=%s", text_of(item, "label"), text_of(item, "filename"));
 }
 
 static void info_cpus(const json_t *result, struct buf *out)
@@ -103,7 +103,7 @@ static void info_cpus(const json_t *result, struct buf *out)
 	size_t i;
 
 	json_array_foreach(result, i, cpu)
-		say(out, "%c CPU #%d: thread_id=%d", i ? ' ' : '*', (int)json_integer_value(json_object_get(cpu, "cpu-index")),
+		hmp_say(out, "%c CPU #%d: thread_id=%d", i ? ' ' : '*', (int)json_integer_value(json_object_get(cpu, "cpu-index")),
 		    (int)json_integer_value(json_object_get(cpu, "thread-id")));
 }
 
@@ -113,11 +113,11 @@ static void info_migrate(const json_t *result, struct buf *out)
 
 	if (!strcmp(text_of(result, "status"), "none"))
 		return;
-	say(out, "Migration status: %s", text_of(result, "status"));
+	hmp_say(out, "Migration status: %s", text_of(result, "status"));
 	if (*text_of(result, "error-desc"))
-		say(out, "Error: %s", text_of(result, "error-desc"));
+		hmp_say(out, "Error: %s", text_of(result, "error-desc"));
 	if (ram)
-		say(out, "remaining ram: %" PRIu64 " kbytes",
+		hmp_say(out, "remaining ram: %" PRIu64 " kbytes",
 		    (uint64_t)json_integer_value(json_object_get(ram, "remaining")) >> 10);
 }
 
@@ -143,7 +143,7 @@ static void info(struct qmp_call *call, const char *what, struct buf *out)
 
 	for (i = 0; i < NINFOS; i++) {
 		if (!*what) {
-			say(out, "info %s  -- %s", infos[i].name, infos[i].help);
+			hmp_say(out, "info %s  -- %s", infos[i].name, infos[i].help);
 			continue;
 		}
 		if (strcmp(infos[i].name, what) != 0)
@@ -155,7 +155,7 @@ static void info(struct qmp_call *call, const char *what, struct buf *out)
 		return;
 	}
 	if (*what)
-		say(out, "unknown command: 'info %s'", what);
+		hmp_say(out, "unknown command: 'info %s'", what);
 }
 
 /* ---- the others ---- */
@@ -176,13 +176,13 @@ static void help(struct buf *out)
 {
 	size_t i;
 
-	say(out, "help  -- show the help");
-	say(out, "info [subcommand] -- show various information about the system state");
+	hmp_say(out, "help  -- show the help");
+	hmp_say(out, "info [subcommand] -- show various information about the system state");
 	for (i = 0; i < NHUMANS; i++)
-		say(out, "%s  -- %s", humans[i].name, humans[i].help);
+		hmp_say(out, "%s  -- %s", humans[i].name, humans[i].help);
 }
 
-static void carry_out(struct qmp_call *call, const char *name, const char *rest, struct buf *out)
+static void hmp_carry_out(struct qmp_call *call, const char *name, const char *rest, struct buf *out)
 {
 	size_t i;
 
@@ -196,7 +196,7 @@ static void carry_out(struct qmp_call *call, const char *name, const char *rest,
 	else if (!strcmp(name, "help") || !strcmp(name, "?"))
 		help(out);
 	else
-		say(out, "unknown command: '%s%s%s'", name, *rest ? " " : "", rest);
+		hmp_say(out, "unknown command: '%s%s%s'", name, *rest ? " " : "", rest);
 }
 
 /* Splits at blanks: the first word, and the others with one blank between. False: too long. */
@@ -233,7 +233,7 @@ static int cmd_human(struct qmp_call *call, struct err *err)
 	if (!split(qmp_arg_string(call, "command-line"), name, rest, sizeof(rest)))
 		return err_set(err, -E2BIG, "Parameter 'command-line' has more than %zu bytes", sizeof(rest) - 1);
 	if (*name)
-		carry_out(call, name, rest, &out);
+		hmp_carry_out(call, name, rest, &out);
 	r = buf_append(&out, "", 1);
 	if (!r)
 		call->result = qmp_string((const char *)out.data);

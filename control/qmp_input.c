@@ -194,7 +194,7 @@ static void scan_mark(struct scan *scan, char c)
 	scan->at++;
 }
 
-static int walk(struct scan *scan)
+static int qmp_input_walk(struct scan *scan)
 {
 	int r = 0;
 
@@ -292,7 +292,7 @@ int qmp_input_parse(struct qmp_input *input, char *text, size_t len, struct err 
 	int r;
 
 	*input = (struct qmp_input){ 0 };
-	r = walk(&scan);
+	r = qmp_input_walk(&scan);
 	if (!r)
 		r = keep_id(&scan);
 	if (r < 0)

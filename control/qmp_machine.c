@@ -48,7 +48,7 @@ static int cmd_cont(struct qmp_call *call, struct err *err)
 	return machine_cont(call->qmp->machine, err);
 }
 
-static void quit(struct qmp *qmp)
+static void qmp_quit(struct qmp *qmp)
 {
 	machine_shutdown(qmp->machine, false, "host-qmp-quit");
 }
@@ -56,7 +56,7 @@ static void quit(struct qmp *qmp)
 static int cmd_quit(struct qmp_call *call, struct err *err)
 {
 	(void)err;
-	call->after = quit;
+	call->after = qmp_quit;
 	return 0;
 }
 

@@ -172,7 +172,7 @@ pid_t rundir_owner(const char *name)
 	return rundir_path(path, name, "pid", NULL) < 0 ? -ESRCH : pidfile_owner(path);
 }
 
-static int compare(const void *a, const void *b)
+static int rundir_compare(const void *a, const void *b)
 {
 	return strcmp(a, b);
 }
@@ -201,7 +201,7 @@ int rundir_list(char (**names)[RUNDIR_NAME_MAX + 1], struct err *err)
 		if (rundir_name_is_valid(entry->d_name) && rundir_owner(entry->d_name) >= 0)
 			strcpy(list[n++], entry->d_name);
 	closedir(dir);
-	qsort(list, n, sizeof(*list), compare);
+	qsort(list, n, sizeof(*list), rundir_compare);
 	*names = list;
 	return (int)n;
 }

@@ -83,7 +83,7 @@ static int listen_at(struct server *server, const char *what, const char *spec, 
 
 static void server_on_connection(uv_poll_t *poll, int status, int events);
 
-static void on_rested(uv_timer_t *timer)
+static void server_on_rested(uv_timer_t *timer)
 {
 	struct server *server = timer->data;
 
@@ -104,7 +104,7 @@ static void server_on_connection(uv_poll_t *poll, int status, int events)
 			log_warn("%s socket %s: no client can be let in: %s; it waits", server->what, server->spec, strerror(-r));
 		server->rest_reported = true;
 		uv_poll_stop(poll);
-		uv_timer_start(&server->rest, on_rested, SERVER_REST_MS, 0);
+		uv_timer_start(&server->rest, server_on_rested, SERVER_REST_MS, 0);
 	}
 	if (r < 0)
 		return;

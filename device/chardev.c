@@ -152,7 +152,7 @@ static void stream_lost(struct chardev_stream *s, int error)
 }
 
 /* One piece of output to a polled stream. Returns bytes taken, or a negative errno. */
-static ssize_t stream_write(struct chardev_stream *s)
+static ssize_t chardev_stream_write(struct chardev_stream *s)
 {
 	struct chardev *c = s->chardev;
 	const uint8_t *data;
@@ -228,7 +228,7 @@ static void output_move(struct chardev *c)
 	}
 	/* Not for ever: others want the loop too. Rather "stalled", and on when the loop comes round. */
 	for (pieces = 0; pieces < 8 && n > 0; pieces++)
-		n = stream_write(c->out);
+		n = chardev_stream_write(c->out);
 	if (n >= 0)
 		c->trouble_reported = false;
 	if (n == -EAGAIN || n > 0)
@@ -292,7 +292,7 @@ static void file_read(struct chardev_stream *s)
 		chardev_stream_done(s);
 }
 
-static void stream_read(struct chardev_stream *s)
+static void chardev_stream_read(struct chardev_stream *s)
 {
 	struct chardev *c = s->chardev;
 	size_t room = sizeof(c->input) - c->input_len;
@@ -309,12 +309,12 @@ static void stream_read(struct chardev_stream *s)
 		stream_lost(s, n ? -errno : 0);
 }
 
-static void on_ready(struct chardev_stream *s, int events)
+static void chardev_on_ready(struct chardev_stream *s, int events)
 {
 	struct chardev *c = s->chardev;
 
 	if (c->in == s && events & UV_READABLE)
-		stream_read(s);
+		chardev_stream_read(s);
 	else if (c->in == s && events & UV_DISCONNECT && c->input_len == sizeof(c->input))
 		stream_lost(s, 0);
 	if (c->out == s && events & UV_WRITABLE && !c->rests)
@@ -322,7 +322,7 @@ static void on_ready(struct chardev_stream *s, int events)
 	chardev_update(c);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events)
+static void chardev_on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct chardev_stream *s = poll->data;
 
@@ -340,7 +340,7 @@ void chardev_stream_poll(struct chardev_stream *s, int events)
 		return;
 	s->events = events;
 	if (events)
-		uv_poll_start(&s->poll, events, on_poll);
+		uv_poll_start(&s->poll, events, chardev_on_poll);
 	else
 		uv_poll_stop(&s->poll);
 }
@@ -395,7 +395,7 @@ int chardev_stream_new(struct chardev_stream **out, struct chardev *c, int fd,
 	s->chardev = c;
 	s->fd = fd;
 	s->restore_flags = -1;
-	s->ready = ready ? ready : on_ready;
+	s->ready = ready ? ready : chardev_on_ready;
 	r = uv_poll_init(loop_uv(c->loop), &s->poll, fd);
 	if (r < 0 && r != -EPERM) {
 		close(fd);
@@ -436,7 +436,7 @@ void chardev_stream_close(struct chardev_stream *s)
 
 /* ---- life ---- */
 
-static void on_wake(uv_async_t *wake)
+static void chardev_on_wake(uv_async_t *wake)
 {
 	struct chardev *c = wake->data;
 
@@ -453,7 +453,7 @@ void chardev_accept_input(struct chardev *c)
 	uv_async_send(&c->wake);
 }
 
-static void on_again(uv_timer_t *timer)
+static void chardev_on_again(uv_timer_t *timer)
 {
 	struct chardev *c = timer->data;
 
@@ -467,7 +467,7 @@ static void on_again(uv_timer_t *timer)
 void chardev_try_again(struct chardev *c)
 {
 	if (!c->closing)
-		uv_timer_start(&c->again, on_again, AGAIN_MS, 0);
+		uv_timer_start(&c->again, chardev_on_again, AGAIN_MS, 0);
 }
 
 void chardev_path_made(struct chardev *c)
@@ -517,7 +517,7 @@ int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_co
 	c->backend = backends[config->type];
 	c->slave = c->listening.fd = -1;
 	c->refs = 1;
-	r = uv_async_init(loop_uv(loop), &c->wake, on_wake);
+	r = uv_async_init(loop_uv(loop), &c->wake, chardev_on_wake);
 	if (r < 0) {
 		chardev_put(c);
 		return err_errno(err, r, "event loop");
@@ -538,14 +538,14 @@ int chardev_new(struct chardev **out, struct loop *loop, const struct chardev_co
 }
 
 /* What a polled stream takes within FLUSH_NS. */
-static void flush(struct chardev *c)
+static void chardev_flush(struct chardev *c)
 {
 	int64_t until = clock_now_ns() + FLUSH_NS, left;
 	struct pollfd pfd = { .fd = c->out->fd, .events = POLLOUT };
 	ssize_t n;
 
 	for (;;) {
-		n = stream_write(c->out);
+		n = chardev_stream_write(c->out);
 		left = (until - clock_now_ns()) / NS_PER_MS;
 		if (n == 0 || (n < 0 && n != -EAGAIN) || left <= 0)
 			return;
@@ -559,7 +559,7 @@ void chardev_free(struct chardev *c)
 	if (!c)
 		return;
 	if (c->out && c->out->polled)
-		flush(c);
+		chardev_flush(c);
 	else if (c->out)
 		chardev_file_write(c->out);
 	c->closing = true;

@@ -40,7 +40,7 @@ static void report_rotated(struct chardev_stream *s)
 	s->rotated = 0;
 }
 
-static void on_written(uv_work_t *work, int status)
+static void chardev_on_written(uv_work_t *work, int status)
 {
 	struct chardev_stream *s = work->data;
 	struct chardev *c = s->chardev;
@@ -73,11 +73,11 @@ void chardev_file_write(struct chardev_stream *s)
 	s->busy = true;
 	s->work.data = s;
 	chardev_get(c);
-	if (uv_queue_work(loop_uv(c->loop), &s->work, file_work, on_written) < 0)
+	if (uv_queue_work(loop_uv(c->loop), &s->work, file_work, chardev_on_written) < 0)
 		chardev_stream_done(s);
 }
 
-static int file_open(struct chardev *c, struct err *err)
+static int chardev_file_open(struct chardev *c, struct err *err)
 {
 	struct rotate *rotate = malloc(sizeof(*rotate));
 	int r;
@@ -97,4 +97,4 @@ static int file_open(struct chardev *c, struct err *err)
 	return r;
 }
 
-const struct chardev_backend chardev_file_backend = { .open = file_open };
+const struct chardev_backend chardev_file_backend = { .open = chardev_file_open };

@@ -81,7 +81,7 @@ uint64_t chardev_ring_dropped(struct chardev_ring *ring)
 }
 
 /* The next piece: where it begins behind a gap, with a line that says so. */
-static void refill(struct chardev_ring *ring)
+static void ring_refill(struct chardev_ring *ring)
 {
 	size_t n, first;
 	int mark = 0;
@@ -105,7 +105,7 @@ static void refill(struct chardev_ring *ring)
 size_t chardev_ring_peek(struct chardev_ring *ring, const uint8_t **data)
 {
 	if (ring->piece_done == ring->piece_len)
-		refill(ring);
+		ring_refill(ring);
 	*data = ring->piece + ring->piece_done;
 	return ring->piece_len - ring->piece_done;
 }

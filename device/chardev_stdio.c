@@ -152,7 +152,7 @@ static void stdio_close(struct chardev *c)
 	uv_close((uv_handle_t *)&c->cont, on_cont_closed);
 }
 
-static void help(struct chardev *c)
+static void stdio_help(struct chardev *c)
 {
 	static const char text[] = "\r\nCtrl-A x  end postern\r\n"
 				   "Ctrl-A a  send Ctrl-A\r\n"
@@ -181,7 +181,7 @@ static size_t stdio_filter(struct chardev *c, uint8_t *data, size_t len)
 			break;
 		case 'h':
 		case '?':
-			help(c);
+			stdio_help(c);
 			break;
 		case 'a':
 		case ESCAPE:

@@ -206,7 +206,7 @@ void power_press_button(struct power *p)
 	pthread_mutex_unlock(&p->lock);
 }
 
-static void regs_reset(struct power *p)
+static void power_regs_reset(struct power *p)
 {
 	p->status = p->enable = p->control = 0;
 	p->timer_zero_ns = p->config.now_ns();
@@ -225,7 +225,7 @@ int power_new(struct power **out, const struct power_config *config, struct err 
 	p->config = *config;
 	if (!p->config.now_ns)
 		p->config.now_ns = clock_now_ns;
-	regs_reset(p);
+	power_regs_reset(p);
 	*out = p;
 	return 0;
 }
@@ -243,7 +243,7 @@ static void reset(void *dev)
 	struct power *p = dev;
 
 	pthread_mutex_lock(&p->lock);
-	regs_reset(p);
+	power_regs_reset(p);
 	sci_update(p);
 	pthread_mutex_unlock(&p->lock);
 }

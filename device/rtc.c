@@ -149,7 +149,7 @@ void rtc_access(void *dev, uint64_t offset, bool write, uint8_t *data, unsigned 
 	pthread_mutex_unlock(&rtc->lock);
 }
 
-static void regs_reset(struct rtc *rtc)
+static void rtc_regs_reset(struct rtc *rtc)
 {
 	rtc->index = 0;
 	rtc->cmos[RTC_A] = A_DIVIDER;
@@ -164,7 +164,7 @@ int rtc_new(struct rtc **out, void (*now)(struct timespec *now), struct err *err
 		return err_set(err, -ENOMEM, "no memory for the real-time clock");
 	pthread_mutex_init(&rtc->lock, NULL);
 	rtc->now = now ? now : now_host;
-	regs_reset(rtc);
+	rtc_regs_reset(rtc);
 	*out = rtc;
 	return 0;
 }
@@ -183,7 +183,7 @@ static void reset(void *dev)
 	struct rtc *rtc = dev;
 
 	pthread_mutex_lock(&rtc->lock);
-	regs_reset(rtc);
+	rtc_regs_reset(rtc);
 	pthread_mutex_unlock(&rtc->lock);
 }
 

@@ -59,7 +59,7 @@ struct serial {
 	bool refused;		/* serial_input took less than it was offered */
 };
 
-static void regs_reset(struct serial_regs *r)
+static void serial_regs_reset(struct serial_regs *r)
 {
 	*r = (struct serial_regs){ .divisor = DIVISOR_9600 };
 }
@@ -212,7 +212,7 @@ static uint8_t lsr_read(struct serial_regs *r)
 	return lsr;
 }
 
-static uint8_t msr_read(struct serial_regs *r)
+static uint8_t serial_msr_read(struct serial_regs *r)
 {
 	uint8_t msr = modem_lines(r) | r->msr_deltas;
 
@@ -239,7 +239,7 @@ static uint8_t reg_read(struct serial *s, unsigned int reg)
 	case 5:
 		return lsr_read(r);
 	case 6:
-		return msr_read(r);
+		return serial_msr_read(r);
 	default:
 		return r->scr;
 	}
@@ -323,7 +323,7 @@ int serial_new(struct serial **out, const struct irq_line *irq, const struct ser
 	pthread_mutex_init(&s->lock, NULL);
 	s->irq = *irq;
 	s->wire = *wire;
-	regs_reset(&s->r);
+	serial_regs_reset(&s->r);
 	*out = s;
 	return 0;
 }
@@ -341,7 +341,7 @@ static void reset(void *dev)
 	struct serial *s = dev;
 
 	pthread_mutex_lock(&s->lock);
-	regs_reset(&s->r);
+	serial_regs_reset(&s->r);
 	irq_update(s);
 	rx_invite(s);
 	pthread_mutex_unlock(&s->lock);

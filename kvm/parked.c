@@ -69,7 +69,7 @@ int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, c
 }
 
 /* For the thread to let KVM finish an instruction; it parks again at once, since want_pause stays. */
-static int flush(struct vcpu *vcpu, bool drop, struct err *err)
+static int parked_flush(struct vcpu *vcpu, bool drop, struct err *err)
 {
 	int r;
 
@@ -105,7 +105,7 @@ int parked_complete_io(struct vcpu_parked *parked, bool drop, struct err *err)
 		if (r < 0)
 			return err_set(err, -EBUSY, "an instruction of vCPU %u waits for the page at 0x%" PRIx64, vcpu->index,
 				       (uint64_t)vcpu->run->mmio.phys_addr & ~(PAGE_BYTES - 1));
-		r = flush(vcpu, drop, err);
+		r = parked_flush(vcpu, drop, err);
 	}
 	return r < 0 ? r : pending;
 }

@@ -184,7 +184,7 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 }
 
 /* Is there nothing to fill? The page is there, or its memory has failed. */
-static bool fill_is_over(struct memory *mem, unsigned int region, uint64_t offset)
+static bool memory_fill_is_over(struct memory *mem, unsigned int region, uint64_t offset)
 {
 	enum page_state state = state_of(state_load(&mem->state[region][offset]));
 
@@ -203,7 +203,7 @@ int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 
 	while (i < n && !r) {
 		for (start = i; i < n; i++)
-			if (fill_is_over(mem, region, offset + i))
+			if (memory_fill_is_over(mem, region, offset + i))
 				break;
 		if (i > start)
 			r = fill_run(mem, region, offset + start, i - start, pages ? pages + start * PAGE_BYTES : NULL,

@@ -46,7 +46,7 @@ struct memory_stage {
 	uint64_t has[STAGE_WORDS], zero[STAGE_WORDS];
 };
 
-static bool bit_get(const uint64_t *words, unsigned int i)
+static bool stage_bit_get(const uint64_t *words, unsigned int i)
 {
 	return words[i / 64] >> (i % 64) & 1;
 }
@@ -125,7 +125,7 @@ bool memory_stage_takes(const struct memory_stage *stage, gfn_t first, uint64_t 
 	if ((stage->mem->region[stage->region].first.v + stage->offset) / HUGE_PAGES != first.v / HUGE_PAGES)
 		return false;
 	for (i = at; i < at + n; i++)
-		if (bit_get(stage->has, i))
+		if (stage_bit_get(stage->has, i))
 			return false;
 	return true;
 }
@@ -166,9 +166,9 @@ bool memory_stage_is_due(const struct memory_stage *stage)
 		return stage->n;
 	for (i = 0; i < HUGE_PAGES; i++) {
 		byte = state_load(&state[i]);
-		if (bit_get(stage->has, i) && (byte & STATE_WAITED))
+		if (stage_bit_get(stage->has, i) && (byte & STATE_WAITED))
 			return true;
-		whole &= bit_get(stage->has, i) || state_of(byte) == PAGE_PRESENT;
+		whole &= stage_bit_get(stage->has, i) || state_of(byte) == PAGE_PRESENT;
 	}
 	return whole;
 }
@@ -216,7 +216,7 @@ static unsigned int stage_count_again(struct memory_stage *stage, struct frozen 
 	unsigned int i, again = 0;
 
 	for (i = first; i < first + n; i++) {
-		again += bit_get(frozen->page, i);
+		again += stage_bit_get(frozen->page, i);
 		bit_clear(frozen->page, i);
 	}
 	count_sub(&stage->mem->n_filled, again);
@@ -245,8 +245,8 @@ static bool stage_is_placeable(const struct memory_stage *stage)
 		if (state_of(byte) == PAGE_PRESENT) {
 			here++;
 			/* Staged as well: counted already, or not zero any more. */
-			zeros += !bit_get(stage->zero, i) && page_is_zero(stage_host(stage) + i * PAGE_BYTES);
-		} else if (!bit_get(stage->has, i) || state_of(byte) == PAGE_LOST) {
+			zeros += !stage_bit_get(stage->zero, i) && page_is_zero(stage_host(stage) + i * PAGE_BYTES);
+		} else if (!stage_bit_get(stage->has, i) || state_of(byte) == PAGE_LOST) {
 			/* What is lost goes page by page: its memory may have failed. */
 			return false;
 		}
@@ -260,7 +260,7 @@ static void stage_thaw(struct memory_stage *stage, struct frozen *frozen)
 	unsigned int i;
 
 	for (i = 0; i < HUGE_PAGES; i++)
-		if (bit_get(frozen->page, i)) {
+		if (stage_bit_get(frozen->page, i)) {
 			memory_publish(stage->mem, stage->region, stage->offset + i, 1,
 				       &frozen->wakes);
 			stage_count_again(stage, frozen, i, 1);
@@ -317,9 +317,9 @@ static bool stage_take(struct memory_stage *stage, struct frozen *frozen)
 		return false;
 	}
 	for (i = 0; i < HUGE_PAGES; i++) {
-		if (bit_get(frozen->page, i))
+		if (stage_bit_get(frozen->page, i))
 			memcpy(stage->area + i * PAGE_BYTES, stage_host(stage) + i * PAGE_BYTES, PAGE_BYTES);
-		else if (bit_get(stage->zero, i))
+		else if (stage_bit_get(stage->zero, i))
 			memset(stage->area + i * PAGE_BYTES, 0, PAGE_BYTES);
 	}
 	return true;
@@ -355,7 +355,7 @@ static void stage_put_back(struct memory_stage *stage, const struct frozen *froz
 		uint8_t *page = stage->area + i * PAGE_BYTES;
 		uint64_t offset = stage->offset + i;
 
-		if (!bit_get(frozen->page, i))
+		if (!stage_bit_get(frozen->page, i))
 			continue;
 		for (;;) {
 			got = memory_fill_copy(stage->mem, stage->region, offset, 1, page);
@@ -420,10 +420,10 @@ static int stage_place_pieces(struct memory_stage *stage, int64_t *fresh)
 
 	while (i < HUGE_PAGES && !r) {
 		start = i++;
-		if (!bit_get(stage->has, start))
+		if (!stage_bit_get(stage->has, start))
 			continue;
-		zero = bit_get(stage->zero, start);
-		while (i < HUGE_PAGES && bit_get(stage->has, i) && bit_get(stage->zero, i) == zero)
+		zero = stage_bit_get(stage->zero, start);
+		while (i < HUGE_PAGES && stage_bit_get(stage->has, i) && stage_bit_get(stage->zero, i) == zero)
 			i++;
 		r = memory_fill_huge(stage->mem, stage->region, stage->offset + start, i - start,
 				     zero ? NULL : stage->area + start * PAGE_BYTES, fresh);
@@ -476,10 +476,10 @@ void memory_stage_forget(struct memory_stage *stage, gfn_t first, uint64_t n, st
 	unsigned int i, at = (unsigned int)(first.v % HUGE_PAGES);
 
 	for (i = at; stage->n && i < at + n; i++) {
-		if (!bit_get(stage->has, i))
+		if (!stage_bit_get(stage->has, i))
 			continue;
 		bit_clear(stage->has, i);
-		stage->zeros -= bit_get(stage->zero, i);
+		stage->zeros -= stage_bit_get(stage->zero, i);
 		bit_clear(stage->zero, i);
 		bit_set(forgotten->page, i);
 		stage->n--;

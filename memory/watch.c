@@ -337,10 +337,10 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 	}
 	ret = fault_thread_start(mem, err);
 	if (ret < 0)
-		goto err_rooms;
+		goto err_open;
 	return 0;
 
-err_rooms:
+err_open:
 	memory_rooms_end(mem);
 err_pagemap:
 	pagemap_close(mem);

@@ -16,7 +16,7 @@ enum { KERNEL, INITRD, FILES };
 
 static const char *const names[FILES] = { "kernel", "initial RAM disk" };
 
-static struct boot_file *file_of(struct boot_receiver *r, unsigned int i)
+static struct boot_file *boot_receiver_file_of(struct boot_receiver *r, unsigned int i)
 {
 	return i == KERNEL ? &r->files.kernel : &r->files.initrd;
 }
@@ -48,7 +48,7 @@ static int line_take(char **to, bool has, const char *line, struct err *err)
 
 static int file_make(struct boot_receiver *r, unsigned int i, struct err *err)
 {
-	struct boot_file *file = file_of(r, i);
+	struct boot_file *file = boot_receiver_file_of(r, i);
 
 	if (asprintf(&file->path, "%s that came with the guest", names[i]) < 0) {
 		file->path = NULL;
@@ -144,7 +144,7 @@ int boot_receiver_take_data(struct boot_receiver *r, const Postern__Wire__BootDa
 			       " at %" PRIu64 " are due",
 			       data->data.len, data->offset, due, r->done[KERNEL] +
 			       r->done[INITRD]);
-	result = file_write(file_of(r, i)->fd, r->done[i], data->data.data, data->data.len);
+	result = file_write(boot_receiver_file_of(r, i)->fd, r->done[i], data->data.data, data->data.len);
 	if (result < 0)
 		return err_errno(err, result, "keeping the %s that comes along", names[i]);
 	XXH3_64bits_update(r->hash, data->data.data, data->data.len);
@@ -156,13 +156,13 @@ int boot_receiver_take_data(struct boot_receiver *r, const Postern__Wire__BootDa
 	return 0;
 }
 
-static int file_end(struct boot_receiver *r, unsigned int i, uint64_t sum, struct err *err)
+static int boot_receiver_file_end(struct boot_receiver *r, unsigned int i, uint64_t sum, struct err *err)
 {
 	if (r->sum[i] != sum)
 		return err_set(err, -EBADMSG, "the %s has the checksum %016" PRIx64 ", and not %016"
 			       PRIx64, names[i], r->sum[i], sum);
 	if (r->bytes[i] &&
-	    fcntl(file_of(r, i)->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE |
+	    fcntl(boot_receiver_file_of(r, i)->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE |
 		  F_SEAL_SEAL) < 0)
 		return err_errno(err, -errno, "sealing the %s", names[i]);
 	return 0;
@@ -177,6 +177,6 @@ int boot_receiver_take_end(struct boot_receiver *r, const Postern__Wire__BootEnd
 		return err_set(err, -EBADMSG, "BootEnd after %" PRIu64 " of %" PRIu64 " bytes",
 			       r->done[KERNEL] + r->done[INITRD],
 			       r->bytes[KERNEL] + r->bytes[INITRD]);
-	result = file_end(r, KERNEL, end->kernel_xxh3, err);
-	return result < 0 ? result : file_end(r, INITRD, end->initrd_xxh3, err);
+	result = boot_receiver_file_end(r, KERNEL, end->kernel_xxh3, err);
+	return result < 0 ? result : boot_receiver_file_end(r, INITRD, end->initrd_xxh3, err);
 }

@@ -60,7 +60,7 @@ static int check_unchanged(const struct boot_sender *s, struct err *err)
 		       file->path);
 }
 
-static int file_end(struct boot_sender *s, struct err *err)
+static int boot_sender_file_end(struct boot_sender *s, struct err *err)
 {
 	int r = check_unchanged(s, err);
 
@@ -92,7 +92,7 @@ static void piece_send(struct boot_sender *s)
 	link_send(s->link, WIRE(BOOT_DATA), &data);
 }
 
-static void on_read(uv_fs_t *request)
+static void boot_sender_on_read(uv_fs_t *request)
 {
 	struct boot_sender *s = request->data;
 	ssize_t n = request->result;
@@ -127,7 +127,7 @@ static void piece_read(struct boot_sender *s)
 
 	s->request.data = s;
 	r = uv_fs_read(loop_uv(s->loop), &s->request, s->file[s->at]->fd, &buf, 1,
-		       (int64_t)(s->file_done + s->piece_len), on_read);
+		       (int64_t)(s->file_done + s->piece_len), boot_sender_on_read);
 	s->busy = !r;
 	if (r < 0) {
 		err_errno(&err, r, "%s: read", s->file[s->at]->path);
@@ -143,7 +143,7 @@ void boot_sender_go_on(struct boot_sender *s)
 	if (s->busy || s->done || link_queued(s->link))
 		return;
 	if (s->at < FILES && s->file[s->at] && s->file_done == s->file[s->at]->len &&
-	    file_end(s, &err) < 0) {
+	    boot_sender_file_end(s, &err) < 0) {
 		sender_fail(s, &err);
 		return;
 	}
@@ -184,7 +184,7 @@ static void say_boot(struct boot_sender *s, const struct boot_files *files)
 	link_send(s->link, WIRE(BOOT), &boot);
 }
 
-static int files_open(struct boot_sender *s, const struct boot_files *files, struct err *err)
+static int boot_sender_files_open(struct boot_sender *s, const struct boot_files *files, struct err *err)
 {
 	struct stat st;
 	int r;
@@ -221,7 +221,7 @@ int boot_sender_new(struct boot_sender **out, struct loop *loop, struct link *li
 	s->opened = (struct boot_opened){ .kernel.fd = -1, .initrd.fd = -1 };
 	s->piece = malloc(BOOT_PIECE_BYTES);
 	s->hash = XXH3_createState();
-	r = s->piece && s->hash ? files_open(s, files, err) :
+	r = s->piece && s->hash ? boot_sender_files_open(s, files, err) :
 		err_set(err, -ENOMEM, "no memory to send a kernel");
 	if (r < 0) {
 		sender_drop(s);

@@ -47,7 +47,7 @@ static void connector_fail(struct connector *connector, const struct err *err)
 	connector->ops->failed(connector->arg, err);
 }
 
-static void dial_end(struct connector *connector)
+static void connector_dial_end(struct connector *connector)
 {
 	if (connector->poll) {
 		uv_poll_stop(connector->poll);
@@ -128,7 +128,7 @@ static int connector_add(struct connector *connector, int fd, struct err *err)
 
 static void connector_one_failed(struct connector *connector, struct err *err)
 {
-	dial_end(connector);
+	connector_dial_end(connector);
 	err_prefix(err, err->code, "%s connection", wire_channel_name((enum wire_channel)connector->nconn));
 	connector_fail(connector, err);
 }
@@ -156,14 +156,14 @@ static void on_dial(uv_poll_t *poll, int status, int events)
 		connector_one_failed(connector, &err);
 		return;
 	}
-	dial_end(connector);
+	connector_dial_end(connector);
 	if (connector->nconn == WIRE_CHANNELS)
 		connector_done(connector);
 	else
 		connector_next(connector);
 }
 
-static int dial_begin(struct connector *connector, struct err *err)
+static int connector_dial_begin(struct connector *connector, struct err *err)
 {
 	int left_ms = (int)((connector->end_ns - clock_now_ns()) / NS_PER_MS);
 	int r;
@@ -194,7 +194,7 @@ static void connector_next(struct connector *connector)
 {
 	struct err err;
 
-	if (dial_begin(connector, &err) < 0)
+	if (connector_dial_begin(connector, &err) < 0)
 		connector_one_failed(connector, &err);
 }
 
@@ -297,7 +297,7 @@ void connector_free(struct connector *connector)
 		return;
 	uv_timer_stop(connector->timer);
 	loop_close((uv_handle_t *)connector->timer, connector->timer);
-	dial_end(connector);
+	connector_dial_end(connector);
 	greeting_free(connector->greeting);
 	conns_free(connector);
 	/* Not begun with yet. */

@@ -28,7 +28,7 @@
 #include "migrate/internal.h"
 #include "wire/receiver.h"
 
-static const char *phase_name(enum in_phase phase)
+static const char *incoming_phase_name(enum in_phase phase)
 {
 	static const char *const names[] = {
 		"idle", "listening", "hello", "boot", "state", "prepared", "running", "complete",
@@ -106,7 +106,7 @@ void incoming_lost(struct incoming *in, const struct err *err)
 }
 
 /* The peer's threads begin, or go on. */
-static void flow(struct incoming *in)
+static void incoming_flow(struct incoming *in)
 {
 	struct stream_pair pair;
 	struct err err;
@@ -282,7 +282,7 @@ static void on_boot(struct incoming *in, const wire_message *message)
 	link_send(in->session.link, WIRE(BOOT_REPLY), &reply);
 }
 
-static void on_state(struct incoming *in, const Postern__Wire__State *state)
+static void incoming_on_state(struct incoming *in, const Postern__Wire__State *state)
 {
 	Postern__Wire__StateReply reply = POSTERN__WIRE__STATE_REPLY__INIT;
 	struct err err;
@@ -303,7 +303,7 @@ static void on_state(struct incoming *in, const Postern__Wire__State *state)
 	 * instruction on.
 	 */
 	if (in->phase == IN_PREPARED)
-		flow(in);
+		incoming_flow(in);
 	migration_set_status(in->m, MIGRATION_DEVICE);
 }
 
@@ -312,7 +312,7 @@ static void on_run(struct incoming *in)
 	if (in->resume != IN_RESUME_NONE) {
 		in->session.recoveries++;
 		in->m->error[0] = 0;
-		flow(in);
+		incoming_flow(in);
 	}
 	in->resume = IN_RESUME_NONE;
 	switchover_enter(in);
@@ -358,7 +358,7 @@ static void on_resume_ack(struct incoming *in)
 	in->resume = IN_RESUME_NONE;
 	in->session.recoveries++;
 	in->m->error[0] = 0;
-	flow(in);
+	incoming_flow(in);
 	migration_set_status(in->m, MIGRATION_POSTCOPY_ACTIVE);
 	if (in->phase == IN_COMPLETE)
 		say_complete(in);
@@ -367,7 +367,7 @@ static void on_resume_ack(struct incoming *in)
 }
 
 /* Is this message due? */
-static bool is_due(const struct incoming *in, wire_body body)
+static bool incoming_is_due(const struct incoming *in, wire_body body)
 {
 	switch (body) {
 	case WIRE(HELLO):
@@ -391,21 +391,21 @@ static bool is_due(const struct incoming *in, wire_body body)
 	}
 }
 
-static void on_message(void *arg, wire_message *message)
+static void incoming_on_message(void *arg, wire_message *message)
 {
 	struct incoming *in = arg;
 	struct err err = { 0 };
 	int r = 0;
 
-	if (!is_due(in, message->body_case))
+	if (!incoming_is_due(in, message->body_case))
 		r = err_set(&err, -EBADMSG, "unexpected %s message from the source (phase %s)",
-			    message_name(message->body_case), phase_name(in->phase));
+			    message_name(message->body_case), incoming_phase_name(in->phase));
 	else if (message->body_case == WIRE(HELLO))
 		on_hello(in, message->hello);
 	else if (in->phase == IN_BOOT)
 		on_boot(in, message);
 	else if (message->body_case == WIRE(STATE))
-		on_state(in, message->state);
+		incoming_on_state(in, message->state);
 	else if (message->body_case == WIRE(RUN))
 		on_run(in);
 	else if (message->body_case == WIRE(RESUME))
@@ -419,7 +419,7 @@ static void on_message(void *arg, wire_message *message)
 }
 
 /* Pages that must be there before the guest runs. */
-static void on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
+static void incoming_on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
 {
 	struct incoming *in = arg;
 	struct err err;
@@ -427,7 +427,7 @@ static void on_pages(void *arg, const struct frame *frame, const uint8_t *payloa
 
 	if (in->phase != IN_STATE || in->refused) {
 		r = err_set(&err, -EBADMSG, "unexpected %s frame from the source (phase %s)",
-			    frame_type_name(frame->type), phase_name(in->phase));
+			    frame_type_name(frame->type), incoming_phase_name(in->phase));
 	} else if (frame->count >= recover_count_missing(in->m)) {
 		/* Were all there, they could not be taken back. */
 		r = err_set(&err, -EBADMSG, "all of the guest's memory before its state");
@@ -445,15 +445,15 @@ static void on_pages(void *arg, const struct frame *frame, const uint8_t *payloa
 	}
 }
 
-static void on_lost(void *arg, const struct err *err)
+static void incoming_on_lost(void *arg, const struct err *err)
 {
 	incoming_lost(arg, err);
 }
 
 static const struct link_ops link_ops = {
-	.message = on_message,
-	.pages = on_pages,
-	.lost = on_lost,
+	.message = incoming_on_message,
+	.pages = incoming_on_pages,
+	.lost = incoming_on_lost,
 };
 
 /* ---- the listener ---- */

@@ -316,7 +316,7 @@ int migration_incoming(struct migration *m, const char *text, const struct migra
 	return r < 0 ? r : incoming_start(&m->incoming, &uri, text, &its, err);
 }
 
-static int resume(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
+static int migration_resume(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
 {
 	struct migration_trust its;
 	struct uri uri;
@@ -342,7 +342,7 @@ int migration_outgoing(struct migration *m, const char *text, bool is_resume, co
 	int r;
 
 	if (is_resume)
-		return resume(m, text, trust, err);
+		return migration_resume(m, text, trust, err);
 	r = parse_peer(text, false, trust, &m->started_with, &uri, &its, err);
 	if (r < 0)
 		return r;

@@ -24,7 +24,7 @@
 #include "base/log.h"
 #include "migrate/internal.h"
 
-static const char *phase_name(enum out_phase phase)
+static const char *outgoing_phase_name(enum out_phase phase)
 {
 	static const char *const names[] = { "idle", "connecting", "hello", "boot", "state",
 		"decided", "running",
@@ -92,7 +92,7 @@ void outgoing_forget(struct outgoing *o)
 }
 
 /* The sender's threads begin, or go on. */
-static void flow(struct outgoing *o)
+static void outgoing_flow(struct outgoing *o)
 {
 	struct stream_pair pair;
 	struct err err;
@@ -131,7 +131,7 @@ static int check_complete(const struct outgoing *o, struct err *err)
 
 /* ---- messages ---- */
 
-static int on_complete(struct outgoing *o, const Postern__Wire__Complete *complete, struct err *err)
+static int outgoing_on_complete(struct outgoing *o, const Postern__Wire__Complete *complete, struct err *err)
 {
 	uint64_t pages = memory_pages(machine_memory(o->m->machine));
 	int r;
@@ -221,7 +221,7 @@ static int on_state_reply(struct outgoing *o, const Postern__Wire__StateReply *r
 	if (!o->session.link)
 		return 0;
 	switchover_run(o);
-	flow(o);
+	outgoing_flow(o);
 	return 0;
 }
 
@@ -288,13 +288,13 @@ static int on_missing_end(struct outgoing *o, struct err *err)
 		o->phase = OUT_RUNNING;
 		link_send(o->session.link, WIRE(RESUME_ACK), &ack);
 	}
-	flow(o);
+	outgoing_flow(o);
 	migration_set_status(o->m, MIGRATION_POSTCOPY_ACTIVE);
 	return 0;
 }
 
 /* Is this message due? */
-static bool is_due(const struct outgoing *o, wire_body body)
+static bool outgoing_is_due(const struct outgoing *o, wire_body body)
 {
 	switch (body) {
 	case WIRE(HELLO_REPLY):
@@ -317,15 +317,15 @@ static bool is_due(const struct outgoing *o, wire_body body)
 	}
 }
 
-static void on_message(void *arg, wire_message *message)
+static void outgoing_on_message(void *arg, wire_message *message)
 {
 	struct outgoing *o = arg;
 	struct err err = { 0 };
 	int r = 0;
 
-	if (!is_due(o, message->body_case))
+	if (!outgoing_is_due(o, message->body_case))
 		r = err_set(&err, -EBADMSG, "unexpected %s message from the destination (phase %s)",
-			    message_name(message->body_case), phase_name(o->phase));
+			    message_name(message->body_case), outgoing_phase_name(o->phase));
 	else if (message->body_case == WIRE(HELLO_REPLY))
 		r = on_hello_reply(o, message->hello_reply, &err);
 	else if (message->body_case == WIRE(BOOT_REPLY))
@@ -335,7 +335,7 @@ static void on_message(void *arg, wire_message *message)
 	else if (message->body_case == WIRE(RUN_REPLY))
 		on_run_reply(o, message->run_reply);
 	else if (message->body_case == WIRE(COMPLETE))
-		r = on_complete(o, message->complete, &err);
+		r = outgoing_on_complete(o, message->complete, &err);
 	else if (message->body_case == WIRE(RESUME_REPLY))
 		r = on_resume_reply(o, message->resume_reply, &err);
 	else if (message->body_case == WIRE(MISSING))
@@ -346,7 +346,7 @@ static void on_message(void *arg, wire_message *message)
 		outgoing_lost(o, &err, false);
 }
 
-static void on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
+static void outgoing_on_pages(void *arg, const struct frame *frame, const uint8_t *payload)
 {
 	struct err err;
 
@@ -355,7 +355,7 @@ static void on_pages(void *arg, const struct frame *frame, const uint8_t *payloa
 	outgoing_lost(arg, &err, false);
 }
 
-static void on_lost(void *arg, const struct err *err)
+static void outgoing_on_lost(void *arg, const struct err *err)
 {
 	outgoing_lost(arg, err, false);
 }
@@ -369,9 +369,9 @@ static void on_drained(void *arg)
 }
 
 static const struct link_ops link_ops = {
-	.message = on_message,
-	.pages = on_pages,
-	.lost = on_lost,
+	.message = outgoing_on_message,
+	.pages = outgoing_on_pages,
+	.lost = outgoing_on_lost,
 	.drained = on_drained,
 };
 
@@ -406,7 +406,7 @@ static void say_resume(struct outgoing *o)
 	link_send(o->session.link, WIRE(RESUME), &resume);
 }
 
-static void on_connected(void *arg, struct conn *const conn[WIRE_CHANNELS])
+static void outgoing_on_connected(void *arg, struct conn *const conn[WIRE_CHANNELS])
 {
 	struct outgoing *o = arg;
 	struct err err;
@@ -431,7 +431,7 @@ static void on_connect_failed(void *arg, const struct err *err)
 }
 
 static const struct connector_ops connector_ops = {
-	.connected = on_connected,
+	.connected = outgoing_on_connected,
 	.failed = on_connect_failed,
 };
 

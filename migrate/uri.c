@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* A decimal number without sign or blanks, that ends at *end; -1: none, or more than max. */
-static int parse_number(const char *text, int max, const char **end)
+static int uri_parse_number(const char *text, int max, const char **end)
 {
 	long value = 0;
 
@@ -28,7 +28,7 @@ static int parse_fd(struct uri *uri, const char *text, const char *rest, struct 
 	unsigned int i, n;
 
 	for (n = 0; n < WIRE_CHANNELS; n++) {
-		uri->fd[n] = parse_number(rest, 1 << 20, &rest);
+		uri->fd[n] = uri_parse_number(rest, 1 << 20, &rest);
 		if (uri->fd[n] < 0)
 			return err_set(err, -EINVAL, "'%s': expected fd:N or fd:CONTROL,URGENT,BULK", text);
 		for (i = 0; i < n; i++)

@@ -85,7 +85,7 @@ static uint64_t job_bytes(const struct job *job)
 	return job->zero ? 0 : job->n * PAGE_BYTES;
 }
 
-static struct job *job_new(enum job_type type, gfn_t first, uint64_t n, bool zero)
+static struct job *delay_job_new(enum job_type type, gfn_t first, uint64_t n, bool zero)
 {
 	struct job *job = zero ? malloc(sizeof(*job)) :
 				 aligned_alloc(PAGE_BYTES, (n + 1) * PAGE_BYTES);
@@ -133,7 +133,7 @@ static bool job_add(struct delay *delay, struct job *job)
 	return added;
 }
 
-static int64_t deliver(struct delay *delay, enum job_type type, gfn_t first, uint64_t n, const void *data)
+static int64_t delay_deliver(struct delay *delay, enum job_type type, gfn_t first, uint64_t n, const void *data)
 {
 	switch (type) {
 	case JOB_REQUEST:
@@ -149,14 +149,14 @@ static int64_t deliver(struct delay *delay, enum job_type type, gfn_t first, uin
 
 static int64_t postpone(struct delay *delay, enum job_type type, gfn_t first, uint64_t n, const void *data)
 {
-	struct job *job = job_new(type, first, n, !data);
+	struct job *job = delay_job_new(type, first, n, !data);
 
 	if (job && data)
 		memcpy(job->data, data, n * PAGE_BYTES);
 	if (job && job_add(delay, job))
 		return 0;
 	free(job);
-	return deliver(delay, type, first, n, data);
+	return delay_deliver(delay, type, first, n, data);
 }
 
 static void *delay_main(void *arg)
@@ -176,7 +176,7 @@ static void *delay_main(void *arg)
 		delay->bytes -= job_bytes(job);
 		pthread_cond_broadcast(&delay->drained);
 		pthread_mutex_unlock(&delay->lock);
-		r = deliver(delay, job->type, job->first, job->n, job->zero ? NULL : job->data);
+		r = delay_deliver(delay, job->type, job->first, job->n, job->zero ? NULL : job->data);
 		pthread_mutex_lock(&delay->lock);
 		*(job->type == JOB_REQUEST ? &delay->stats.requests : &delay->stats.fills) += 1;
 		delay->stats.failed += r < 0;
@@ -208,7 +208,7 @@ static int64_t delay_room(struct page_sink *sink, gfn_t first, uint64_t n, void 
 
 	(void)sink;
 	n = n < HUGE_PAGES ? n : HUGE_PAGES;
-	job = job_new(JOB_COMMIT, first, n, false);
+	job = delay_job_new(JOB_COMMIT, first, n, false);
 	if (!job)
 		return -ENOMEM;
 	*data = job->data;
@@ -228,7 +228,7 @@ static int64_t delay_commit(struct page_sink *sink, gfn_t first, uint64_t n, con
 	if (n && job_add(delay, job))
 		return 0;
 	if (n)
-		r = deliver(delay, JOB_COMMIT, first, n, data);
+		r = delay_deliver(delay, JOB_COMMIT, first, n, data);
 	free(job);
 	return r;
 }

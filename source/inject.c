@@ -85,7 +85,7 @@ static int64_t fill_corrupt(struct inject *inject, gfn_t gfn, const uint8_t *pag
 }
 
 /* [start, i) of a fill is whole. */
-static int64_t fill_run(struct inject *inject, gfn_t first, uint64_t start, uint64_t i, const void *data)
+static int64_t inject_fill_run(struct inject *inject, gfn_t first, uint64_t start, uint64_t i, const void *data)
 {
 	return i > start ? layer_fill(&inject->layer, GFN(first.v + start), i - start, fill_page(data, start)) : 0;
 }
@@ -103,7 +103,7 @@ static int64_t inject_pass(struct inject *inject, bool commit, gfn_t first, uint
 
 		if (!lose && !corrupt)
 			continue;
-		r = fill_run(inject, first, start, i, data);
+		r = inject_fill_run(inject, first, start, i, data);
 		done += r > 0 ? r : 0;
 		start = i + 1;
 		if (r >= 0) {
@@ -117,7 +117,7 @@ static int64_t inject_pass(struct inject *inject, bool commit, gfn_t first, uint
 	if (commit && !start)
 		return layer_commit(&inject->layer, first, n, data);
 	if (r >= 0)
-		r = fill_run(inject, first, start, n, data);
+		r = inject_fill_run(inject, first, start, n, data);
 	if (commit && data)
 		layer_commit(&inject->layer, first, 0, data);
 	return r < 0 ? r : done + r;
@@ -138,7 +138,7 @@ static int inject_lose(struct page_sink *sink, gfn_t gfn)
 	return layer_lose(layer_of_sink(sink), gfn);
 }
 
-static void inject_free(struct layer *layer)
+static void inject_layer_free(struct layer *layer)
 {
 	free(layer);
 }
@@ -151,7 +151,7 @@ static const struct page_sink_ops sink_ops = {
 	.room = layer_room_above,
 	.commit = inject_commit,
 };
-static const struct layer_ops layer_ops = { .free = inject_free };
+static const struct layer_ops layer_ops = { .free = inject_layer_free };
 
 int inject_new(struct inject **out, const struct inject_rule *rules, unsigned int n, uint64_t seed, struct err *err)
 {

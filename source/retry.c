@@ -135,7 +135,7 @@ static struct page_source *source_at(struct retry *retry, unsigned int index)
 }
 
 /* Asks the source, and if it is gone, the others in turn. Nobody there: the deadline brings the next attempt. */
-static bool ask(struct retry *retry, gfn_t first, uint64_t n, unsigned int index, uint8_t refused)
+static bool retry_ask(struct retry *retry, gfn_t first, uint64_t n, unsigned int index, uint8_t refused)
 {
 	struct page_source *source;
 	unsigned int k, at;
@@ -177,10 +177,10 @@ static int retry_request(struct page_source *source, gfn_t first, uint64_t n)
 			seen = *note;
 		retry->stats.asked += i - start + (note ? 1 : 0);
 		pthread_mutex_unlock(&retry->lock);
-		if (i > start && !ask(retry, GFN(first.v + start), i - start, 0, 0) && !watched)
+		if (i > start && !retry_ask(retry, GFN(first.v + start), i - start, 0, 0) && !watched)
 			return -ENOTCONN;
 		if (note)
-			ask(retry, GFN(first.v + i++), 1, seen.source, seen.refused);
+			retry_ask(retry, GFN(first.v + i++), 1, seen.source, seen.refused);
 	}
 	return 0;
 }
@@ -239,7 +239,7 @@ static void *retry_main(void *arg)
 			if (batch.lost[i])
 				layer_lose(&retry->layer, batch.page[i].gfn);
 			else
-				ask(retry, batch.page[i].gfn, 1, batch.page[i].source, batch.page[i].refused);
+				retry_ask(retry, batch.page[i].gfn, 1, batch.page[i].source, batch.page[i].refused);
 		pthread_mutex_lock(&retry->lock);
 	}
 	pthread_mutex_unlock(&retry->lock);
@@ -249,7 +249,7 @@ static void *retry_main(void *arg)
 /* ---- answers ---- */
 
 /* All these pages became PRESENT. */
-static void forget(struct retry *retry, gfn_t first, uint64_t n)
+static void retry_forget(struct retry *retry, gfn_t first, uint64_t n)
 {
 	uint64_t i;
 
@@ -277,7 +277,7 @@ static int64_t take_piece(struct retry *retry, bool commit, gfn_t first, uint64_
 	pthread_mutex_unlock(&retry->lock);
 	r = layer_pass(&retry->layer, commit, first, n, data);
 	if (r == (int64_t)n)
-		forget(retry, first, n);
+		retry_forget(retry, first, n);
 	if (r != -ENOMEM)
 		return r;
 	now = clock_now_ns();
@@ -300,7 +300,7 @@ static int64_t retry_take(struct retry *retry, bool commit, gfn_t first, uint64_
 	if (!n || !atomic_load(&retry->outstanding)) {
 		r = layer_pass(&retry->layer, commit, first, n, data);
 		if (r == (int64_t)n)
-			forget(retry, first, n);
+			retry_forget(retry, first, n);
 		return r;
 	}
 	for (i = 0; i < n; i += piece) {
@@ -345,7 +345,7 @@ static int retry_refused(struct retry *retry, unsigned int index, gfn_t gfn)
 	if (lost)
 		return layer_lose(&retry->layer, gfn);
 	if (move)
-		ask(retry, gfn, 1, seen.source, seen.refused);
+		retry_ask(retry, gfn, 1, seen.source, seen.refused);
 	return 0;
 }
 
@@ -407,7 +407,7 @@ static void retry_release(struct retry *retry)
 	free(retry);
 }
 
-static void retry_free(struct layer *layer)
+static void retry_layer_free(struct layer *layer)
 {
 	layer_stop(layer);
 	retry_release((struct retry *)layer);
@@ -428,9 +428,9 @@ static const struct page_sink_ops other_ops = {
 	.room = other_room,
 	.commit = other_commit,
 };
-static const struct layer_ops layer_ops = { .stop = retry_stop, .free = retry_free };
+static const struct layer_ops layer_ops = { .stop = retry_stop, .free = retry_layer_free };
 
-static bool is_usable(const struct retry_config *config)
+static bool retry_is_usable(const struct retry_config *config)
 {
 	return config->deadline_ns > 0 && config->deadline_max_ns >= config->deadline_ns &&
 	       config->deadline_max_ns <= DEADLINE_MAX && config->tries >= 1 && config->tries <= UINT8_MAX &&
@@ -442,7 +442,7 @@ int retry_new(struct retry **out, const struct retry_config *config, struct err 
 	struct retry *retry;
 	int r;
 
-	if (!is_usable(config))
+	if (!retry_is_usable(config))
 		return err_set(err, -EINVAL, "retry: deadlines are above 0 and up to an hour, tries 1 to 255");
 	retry = calloc(1, sizeof(*retry));
 	if (!retry)

@@ -32,7 +32,7 @@ static bool is_requested(const struct throttle *throttle, gfn_t first, uint64_t 
 }
 
 /* Called with the lock held. */
-static void forget(struct throttle *throttle, gfn_t first, uint64_t n)
+static void throttle_forget(struct throttle *throttle, gfn_t first, uint64_t n)
 {
 	uint64_t i;
 
@@ -41,7 +41,7 @@ static void forget(struct throttle *throttle, gfn_t first, uint64_t n)
 }
 
 /* Until the fill may pass, or the throttle is stopped. Called with the lock held. */
-static void hold(struct throttle *throttle, gfn_t first, uint64_t n, uint64_t bytes)
+static void throttle_hold(struct throttle *throttle, gfn_t first, uint64_t n, uint64_t bytes)
 {
 	int64_t start = clock_now_ns(), now = start, wait;
 
@@ -69,15 +69,15 @@ static int64_t throttle_pass(struct throttle *throttle, bool commit, gfn_t first
 
 	pthread_mutex_lock(&throttle->lock);
 	if (bytes)
-		hold(throttle, first, n, bytes);
+		throttle_hold(throttle, first, n, bytes);
 	throttle->stats.bytes += bytes;
-	forget(throttle, first, n);
+	throttle_forget(throttle, first, n);
 	pthread_mutex_unlock(&throttle->lock);
 	r = layer_pass(&throttle->layer, commit, first, n, data);
 	if (n && r == (int64_t)n) {
 		/* Requested meanwhile, and here all the same: nobody would answer, and the note would stay. */
 		pthread_mutex_lock(&throttle->lock);
-		forget(throttle, first, n);
+		throttle_forget(throttle, first, n);
 		pthread_mutex_unlock(&throttle->lock);
 	}
 	return r;
@@ -99,7 +99,7 @@ static int throttle_lose(struct page_sink *sink, gfn_t gfn)
 	struct throttle *throttle = (struct throttle *)layer_of_sink(sink);
 
 	pthread_mutex_lock(&throttle->lock);
-	forget(throttle, gfn, 1);
+	throttle_forget(throttle, gfn, 1);
 	pthread_mutex_unlock(&throttle->lock);
 	return layer_lose(&throttle->layer, gfn);
 }

@@ -49,7 +49,7 @@ static bool page_is_good(struct verify *verify, gfn_t gfn, const uint8_t *page)
 }
 
 /* A page was right: it need not be remembered. */
-static void forget(struct verify *verify, gfn_t gfn)
+static void verify_forget(struct verify *verify, gfn_t gfn)
 {
 	/* Who missed the count asked and was answered while another thread noted this page: a stale note, no harm. */
 	if (!atomic_load_explicit(&verify->bad_count, memory_order_relaxed))
@@ -93,7 +93,7 @@ static int64_t fill_good(struct verify *verify, gfn_t first, uint64_t n, const v
 
 	while (i < n) {
 		for (start = i; i < n && page_is_good(verify, GFN(first.v + i), fill_page(data, i)); i++)
-			forget(verify, GFN(first.v + i));
+			verify_forget(verify, GFN(first.v + i));
 		if (i - start == n) {
 			*whole = true;
 			return 0;
@@ -144,7 +144,7 @@ static int verify_lose(struct page_sink *sink, gfn_t gfn)
 {
 	struct verify *verify = (struct verify *)layer_of_sink(sink);
 
-	forget(verify, gfn);
+	verify_forget(verify, gfn);
 	return layer_lose(&verify->layer, gfn);
 }
 

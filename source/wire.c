@@ -157,7 +157,7 @@ static void count_frame(struct wire_source *wire, const struct frame *frame, boo
 		count_add(&wire->pages_urgent, frame->count);
 }
 
-static void *bulk_main(void *arg)
+static void *wire_bulk_main(void *arg)
 {
 	struct wire_source *wire = arg;
 	struct receiver receiver;
@@ -223,7 +223,7 @@ static int urgent_wait(struct wire_source *wire, struct stream_reader *reader, s
 	return 0;
 }
 
-static void *urgent_main(void *arg)
+static void *wire_urgent_main(void *arg)
 {
 	struct wire_source *wire = arg;
 	struct receiver receiver;
@@ -275,10 +275,10 @@ int wire_source_start(struct wire_source *wire, const struct stream_pair *pair, 
 	atomic_store(&wire->stop, false);
 	atomic_store(&wire->lost, false);
 	wire->queue_first = wire->queue_len = 0;
-	r = thread_start(&wire->urgent_thread, urgent_main, wire);
+	r = thread_start(&wire->urgent_thread, wire_urgent_main, wire);
 	if (r < 0)
 		return err_errno(err, r, "starting the urgent thread");
-	r = thread_start(&wire->bulk_thread, bulk_main, wire);
+	r = thread_start(&wire->bulk_thread, wire_bulk_main, wire);
 	if (r < 0) {
 		atomic_store(&wire->stop, true);
 		conn_shutdown(pair->urgent);

@@ -32,11 +32,11 @@
 #include "base/thread.h"
 #include "source/layer.h"
 
-#define RING 256u
+#define WORKER_RING 256u
 #define NOBODY UINT64_MAX
 #define HELD 64u
-#define PAUSE_NS (10 * NS_PER_MS)	/* after the first failure in a row; doubles */
-#define PAUSE_MAX_NS (5 * NS_PER_SEC)
+#define WORKER_PAUSE_NS (10 * NS_PER_MS)	/* after the first failure in a row; doubles */
+#define WORKER_PAUSE_MAX_NS (5 * NS_PER_SEC)
 
 /* A page whose last read has failed. */
 struct held {
@@ -67,7 +67,7 @@ struct worker {
 	struct held held[HELD];
 	unsigned int n_held;
 	int64_t others_until;		/* the time of those without a place in held, or INT64_MAX */
-	uint64_t ring[RING];		/* pages in the order of their requests */
+	uint64_t ring[WORKER_RING];		/* pages in the order of their requests */
 	unsigned int ring_first, ring_len;
 	uint64_t *taken;		/* a bit a huge page */
 	uint64_t next_huge;		/* all before it are taken */
@@ -84,7 +84,7 @@ struct worker {
 /* ---- numbers of pages, and bits ---- */
 
 /* False: not RAM. */
-static bool index_of(const struct worker *worker, gfn_t gfn, uint64_t *index)
+static bool worker_index_of(const struct worker *worker, gfn_t gfn, uint64_t *index)
 {
 	uint64_t before = 0;
 	unsigned int i;
@@ -132,8 +132,8 @@ static void want(struct worker *worker, uint64_t index)
 	if (!bit_change(worker->wanted, index, true))
 		return;
 	worker->n_wanted++;
-	if (worker->ring_len < RING)
-		worker->ring[(worker->ring_first + worker->ring_len++) % RING] = index;
+	if (worker->ring_len < WORKER_RING)
+		worker->ring[(worker->ring_first + worker->ring_len++) % WORKER_RING] = index;
 }
 
 static int worker_request(struct page_source *source, gfn_t first, uint64_t n)
@@ -146,7 +146,7 @@ static int worker_request(struct page_source *source, gfn_t first, uint64_t n)
 	if (!worker->running)
 		r = -ENOTCONN;
 	for (i = 0; i < n && !r; i++)
-		if (index_of(worker, GFN(first.v + i), &index)) {
+		if (worker_index_of(worker, GFN(first.v + i), &index)) {
 			worker->hint = index;
 			if (bit_get(worker->wanted, index) || bit_get(worker->later, index))
 				continue;
@@ -165,7 +165,7 @@ static uint64_t oldest_wanted(struct worker *worker)
 
 	while (worker->ring_len) {
 		index = worker->ring[worker->ring_first];
-		worker->ring_first = (worker->ring_first + 1) % RING;
+		worker->ring_first = (worker->ring_first + 1) % WORKER_RING;
 		worker->ring_len--;
 		if (bit_get(worker->wanted, index))
 			return index;
@@ -189,11 +189,11 @@ static uint64_t take_wanted(struct worker *worker, uint64_t *first)
 }
 
 /* When to try again after the `failures`th failure in a row. */
-static int64_t time_after(unsigned int failures)
+static int64_t worker_time_after(unsigned int failures)
 {
-	int64_t wait = PAUSE_NS << (failures < 10 ? failures - 1 : 9);
+	int64_t wait = WORKER_PAUSE_NS << (failures < 10 ? failures - 1 : 9);
 
-	return clock_now_ns() + (wait < PAUSE_MAX_NS ? wait : PAUSE_MAX_NS);
+	return clock_now_ns() + (wait < WORKER_PAUSE_MAX_NS ? wait : WORKER_PAUSE_MAX_NS);
 }
 
 /* ---- pages whose read has failed; with the lock held ---- */
@@ -217,9 +217,9 @@ static void hold(struct worker *worker, uint64_t index)
 		*held = (struct held){ .index = index };
 	}
 	if (held)
-		held->until = time_after(++held->failures);
+		held->until = worker_time_after(++held->failures);
 	else if (worker->others_until == INT64_MAX)
-		worker->others_until = clock_now_ns() + PAUSE_MAX_NS;
+		worker->others_until = clock_now_ns() + WORKER_PAUSE_MAX_NS;
 	worker->n_wanted -= bit_change(worker->wanted, index, false);
 	worker->n_later += bit_change(worker->later, index, true);
 	/* Who sleeps does not know of this time. */
@@ -363,7 +363,7 @@ static void leave_over(struct worker *worker, struct visit *visit)
 	worker->stats.failed++;
 	worker->begin[huge] = (uint16_t)((visit->at + 1) % HUGE_PAGES);
 	worker->n_left += bit_change(worker->left, huge, true);
-	worker->round_until = time_after(worker->rounds);
+	worker->round_until = worker_time_after(worker->rounds);
 	visit->at = visit->end = visit->back = visit->first;
 }
 

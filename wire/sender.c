@@ -468,7 +468,7 @@ static int bulk_walk(struct sender *sender, struct bucket *bucket, struct err *e
  * When everything is sent the thread ends. It does not tell: completion is the destination's to declare, and a
  * connection that breaks is noticed by the others.
  */
-static void *bulk_main(void *arg)
+static void *sender_bulk_main(void *arg)
 {
 	struct sender *sender = arg;
 	struct bucket bucket;
@@ -566,7 +566,7 @@ static int urgent_step(struct sender *sender, struct err *err)
 	return 0;
 }
 
-static void *urgent_main(void *arg)
+static void *sender_urgent_main(void *arg)
 {
 	struct sender *sender = arg;
 	struct err err = { 0 };
@@ -626,10 +626,10 @@ int sender_start(struct sender *sender, const struct stream_pair *pair, struct e
 	sender->answered = false;
 	atomic_store(&sender->stop, false);
 	atomic_store(&sender->lost, false);
-	r = thread_start(&sender->urgent_thread, urgent_main, sender);
+	r = thread_start(&sender->urgent_thread, sender_urgent_main, sender);
 	if (r < 0)
 		return err_errno(err, r, "starting the urgent thread");
-	r = thread_start(&sender->bulk_thread, bulk_main, sender);
+	r = thread_start(&sender->bulk_thread, sender_bulk_main, sender);
 	if (r < 0) {
 		atomic_store(&sender->stop, true);
 		conn_shutdown(pair->urgent);

@@ -25,15 +25,15 @@ struct tree {
 	int result;
 };
 
-static void take(struct tree *t, int result)
+static void tree_take(struct tree *t, int result)
 {
 	if (!t->result && result < 0)
 		t->result = result;
 }
 
-static void begin(struct tree *t, const char *name)
+static void tree_begin(struct tree *t, const char *name)
 {
-	take(t, fdt_begin_node(t->fdt, name));
+	tree_take(t, fdt_begin_node(t->fdt, name));
 }
 
 static void begin_at(struct tree *t, const char *name, uint64_t address)
@@ -41,27 +41,27 @@ static void begin_at(struct tree *t, const char *name, uint64_t address)
 	char full[48];
 
 	snprintf(full, sizeof(full), "%s@%llx", name, (unsigned long long)address);
-	begin(t, full);
+	tree_begin(t, full);
 }
 
 static void end(struct tree *t)
 {
-	take(t, fdt_end_node(t->fdt));
+	tree_take(t, fdt_end_node(t->fdt));
 }
 
 static void text(struct tree *t, const char *name, const char *value)
 {
-	take(t, fdt_property(t->fdt, name, value, (int)strlen(value) + 1));
+	tree_take(t, fdt_property(t->fdt, name, value, (int)strlen(value) + 1));
 }
 
 static void cell(struct tree *t, const char *name, uint32_t value)
 {
-	take(t, fdt_property_u32(t->fdt, name, value));
+	tree_take(t, fdt_property_u32(t->fdt, name, value));
 }
 
 static void empty(struct tree *t, const char *name)
 {
-	take(t, fdt_property(t->fdt, name, NULL, 0));
+	tree_take(t, fdt_property(t->fdt, name, NULL, 0));
 }
 
 static void cells64(struct tree *t, const char *name, const uint64_t *values, unsigned int n)
@@ -71,7 +71,7 @@ static void cells64(struct tree *t, const char *name, const uint64_t *values, un
 
 	for (i = 0; i < n && i < 8; i++)
 		raw[i] = htobe64(values[i]);
-	take(t, fdt_property(t->fdt, name, raw, (int)(i * sizeof(raw[0]))));
+	tree_take(t, fdt_property(t->fdt, name, raw, (int)(i * sizeof(raw[0]))));
 }
 
 static void range(struct tree *t, uint64_t base, uint64_t bytes)
@@ -91,7 +91,7 @@ static void interrupts(struct tree *t, uint32_t type, const uint32_t *numbers, u
 		raw[i * 3 + 1] = htobe32(numbers[i]);
 		raw[i * 3 + 2] = htobe32(LEVEL_HIGH);
 	}
-	take(t, fdt_property(t->fdt, "interrupts", raw, (int)(i * 3 * sizeof(raw[0]))));
+	tree_take(t, fdt_property(t->fdt, "interrupts", raw, (int)(i * 3 * sizeof(raw[0]))));
 }
 
 /* Randomness that the guest's kernel starts from; without any it goes without. */
@@ -101,7 +101,7 @@ static void seeds(struct tree *t)
 	uint64_t kaslr;
 
 	if (getrandom(seed, sizeof(seed), GRND_NONBLOCK) == sizeof(seed))
-		take(t, fdt_property(t->fdt, "rng-seed", seed, sizeof(seed)));
+		tree_take(t, fdt_property(t->fdt, "rng-seed", seed, sizeof(seed)));
 	if (getrandom(&kaslr, sizeof(kaslr), GRND_NONBLOCK) == sizeof(kaslr))
 		cells64(t, "kaslr-seed", &kaslr, 1);
 }
@@ -110,7 +110,7 @@ static void chosen(struct tree *t, const struct device_tree_config *config)
 {
 	char path[32];
 
-	begin(t, "chosen");
+	tree_begin(t, "chosen");
 	text(t, "bootargs", config->cmdline ? config->cmdline : "");
 	snprintf(path, sizeof(path), "/serial@%llx", (unsigned long long)BOARD_SERIAL);
 	text(t, "stdout-path", path);
@@ -126,7 +126,7 @@ static void cpus(struct tree *t, unsigned int n)
 {
 	unsigned int i;
 
-	begin(t, "cpus");
+	tree_begin(t, "cpus");
 	cell(t, "#address-cells", 1);
 	cell(t, "#size-cells", 0);
 	for (i = 0; i < n; i++) {
@@ -145,11 +145,11 @@ static void firmware(struct tree *t)
 	static const char versions[] = "arm,psci-1.0\0arm,psci-0.2";
 	static const uint32_t timers[] = TIMER_PPIS;
 
-	begin(t, "psci");
-	take(t, fdt_property(t->fdt, "compatible", versions, sizeof(versions)));
+	tree_begin(t, "psci");
+	tree_take(t, fdt_property(t->fdt, "compatible", versions, sizeof(versions)));
 	text(t, "method", "hvc");
 	end(t);
-	begin(t, "timer");
+	tree_begin(t, "timer");
 	text(t, "compatible", "arm,armv8-timer");
 	empty(t, "always-on");
 	interrupts(t, PPI, timers, 4);
@@ -188,9 +188,9 @@ int device_tree_build(void *to, size_t room, const struct device_tree_config *co
 {
 	struct tree tree = { .fdt = to }, *t = &tree;
 
-	take(t, fdt_create(to, (int)room));
-	take(t, fdt_finish_reservemap(to));
-	begin(t, "");
+	tree_take(t, fdt_create(to, (int)room));
+	tree_take(t, fdt_finish_reservemap(to));
+	tree_begin(t, "");
 	text(t, "compatible", "linux,dummy-virt");
 	text(t, "model", "postern");
 	cell(t, "#address-cells", 2);
@@ -206,7 +206,7 @@ int device_tree_build(void *to, size_t room, const struct device_tree_config *co
 	controller(t, config->cpus);
 	serial(t);
 	end(t);
-	take(t, fdt_finish(to));
+	tree_take(t, fdt_finish(to));
 	if (tree.result == -FDT_ERR_NOSPACE)
 		return err_set(err, -ENOSPC, "the device tree, with the command line, has no room in %zu bytes", room);
 	return tree.result ? err_set(err, -EINVAL, "device tree: %s", fdt_strerror(tree.result)) : 0;

@@ -17,14 +17,14 @@
 #include "arch/arm64/board.h"
 #include "arch/arm64/gic.h"
 
-#define RAM_MIN (16ull << 20)
-#define RAM_MAX (16ull << 30)
+#define ARCH_RAM_MIN (16ull << 20)
+#define ARCH_RAM_MAX (16ull << 30)
 /* The machine's addresses. 0 would mean 40, which some hosts have not. */
 #define ADDRESS_BITS 36u
 
 int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err)
 {
-	if (bytes < RAM_MIN || bytes > RAM_MAX || bytes % HUGE_BYTES)
+	if (bytes < ARCH_RAM_MIN || bytes > ARCH_RAM_MAX || bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
 			       "guest memory of %llu bytes: must be a multiple of 2 MiB, from 16 MiB to 16 GiB",
 			       (unsigned long long)bytes);

@@ -76,7 +76,7 @@ static void align(struct buf *out, size_t to)
 	zeros(out, (to - out->len % to) % to);
 }
 
-static uint8_t checksum(const uint8_t *data, size_t len)
+static uint8_t acpi_checksum(const uint8_t *data, size_t len)
 {
 	uint8_t sum = 0;
 
@@ -91,7 +91,7 @@ static uint64_t here(const struct buf *out)
 }
 
 /* Table header; returns where the table starts. */
-static size_t begin(struct buf *out, const char *signature, uint8_t revision)
+static size_t acpi_begin(struct buf *out, const char *signature, uint8_t revision)
 {
 	size_t at;
 
@@ -114,7 +114,7 @@ static void end(struct buf *out, size_t at)
 	uint32_t len = (uint32_t)(out->len - at);
 
 	memcpy(out->data + at + LENGTH_AT, &len, sizeof(len));
-	out->data[at + CHECKSUM_AT] = checksum(out->data + at, len);
+	out->data[at + CHECKSUM_AT] = acpi_checksum(out->data + at, len);
 }
 
 /* Generic address structure (5.2.3.2). */
@@ -159,7 +159,7 @@ static uint64_t dsdt(struct buf *out)
 /* 5.2.9 */
 static uint64_t fadt(struct buf *out, uint64_t facs_at, uint64_t dsdt_at)
 {
-	size_t at = begin(out, "FACP", 6);
+	size_t at = acpi_begin(out, "FACP", 6);
 
 	u32(out, (uint32_t)facs_at);
 	u32(out, (uint32_t)dsdt_at);
@@ -213,7 +213,7 @@ static uint64_t fadt(struct buf *out, uint64_t facs_at, uint64_t dsdt_at)
 /* 5.2.12 */
 static uint64_t madt(struct buf *out, unsigned int cpus)
 {
-	size_t at = begin(out, "APIC", 5);
+	size_t at = acpi_begin(out, "APIC", 5);
 	unsigned int i;
 
 	u32(out, BOARD_LAPIC_BASE);
@@ -255,7 +255,7 @@ static uint64_t madt(struct buf *out, unsigned int cpus)
 /* PCI Firmware Specification 3.0, section 4.1.2 */
 static uint64_t mcfg(struct buf *out)
 {
-	size_t at = begin(out, "MCFG", 1);
+	size_t at = acpi_begin(out, "MCFG", 1);
 
 	zeros(out, 8);
 	u64(out, BOARD_PCI_ECAM);
@@ -269,7 +269,7 @@ static uint64_t mcfg(struct buf *out)
 
 static uint64_t xsdt(struct buf *out, uint64_t fadt_at, uint64_t madt_at, uint64_t mcfg_at)
 {
-	size_t at = begin(out, "XSDT", 1);
+	size_t at = acpi_begin(out, "XSDT", 1);
 
 	u64(out, fadt_at);
 	u64(out, madt_at);
@@ -288,8 +288,8 @@ static void rsdp(uint8_t *to, uint64_t xsdt_at)
 	to[15] = 2;
 	memcpy(to + 20, &len, sizeof(len));
 	memcpy(to + 24, &xsdt_at, sizeof(xsdt_at));
-	to[8] = checksum(to, 20);
-	to[32] = checksum(to, 36);
+	to[8] = acpi_checksum(to, 20);
+	to[32] = acpi_checksum(to, 36);
 }
 
 int acpi_build(struct buf *out, unsigned int cpus, struct err *err)

@@ -338,7 +338,7 @@ static struct kvm_segment segment(uint16_t selector, bool code, uint8_t dpl)
 	};
 }
 
-static int start(struct vcpu_parked *vcpu, const struct arch_boot *boot, struct err *err)
+static int boot_start(struct vcpu_parked *vcpu, const struct arch_boot *boot, struct err *err)
 {
 	uint64_t i = parked_index(vcpu);
 	struct kvm_regs regs = { .rip = boot->entry, .rflags = 2, .rsp = boot->stack };
@@ -391,7 +391,7 @@ int arch_vcpu_boot(struct vcpu_parked *vcpu, const struct arch_boot *boot, struc
 	/* Linux starts the others itself, by INIT and SIPI. */
 	if (result || (parked_index(vcpu) && !boot->bare))
 		return result;
-	result = start(vcpu, boot, err);
+	result = boot_start(vcpu, boot, err);
 	if (!result && boot->bare)
 		result = parked_ioctl(vcpu, KVM_SET_MP_STATE, &runnable, "set MP state", err);
 	return result < 0 ? result : 0;

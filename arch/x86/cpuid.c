@@ -32,7 +32,7 @@ struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t function
 	return NULL;
 }
 
-static void drop(struct cpuid_table *table, uint32_t function)
+static void cpuid_drop(struct cpuid_table *table, uint32_t function)
 {
 	uint32_t from, to = 0;
 
@@ -42,7 +42,7 @@ static void drop(struct cpuid_table *table, uint32_t function)
 	table->nent = to;
 }
 
-static int add(struct cpuid_table *table, struct kvm_cpuid_entry2 entry)
+static int cpuid_add(struct cpuid_table *table, struct kvm_cpuid_entry2 entry)
 {
 	if (table->nent == CPUID_ENTRIES_MAX)
 		return -E2BIG;
@@ -87,7 +87,7 @@ static void shape_features(struct cpuid_table *table, uint32_t id, uint32_t cpus
 	leaf = cpuid_find(table, 0xa, 0);
 	if (leaf)
 		*leaf = (struct kvm_cpuid_entry2){ .function = 0xa };
-	drop(table, 0x80000022);
+	cpuid_drop(table, 0x80000022);
 	leaf = cpuid_find(table, 0x80000007, 0);
 	if (leaf)
 		set_bit(&leaf->edx, 8, false);			/* invariant TSC */
@@ -119,19 +119,19 @@ static int shape_extended_topology(struct cpuid_table *table, uint32_t function,
 	struct kvm_cpuid_entry2 entry = { .function = function, .flags = SIGNIFICANT, .edx = id };
 	int result;
 
-	drop(table, function);
+	cpuid_drop(table, function);
 	entry.ebx = 1;
 	entry.ecx = 1u << 8;				/* threads of a core */
-	result = add(table, entry);
+	result = cpuid_add(table, entry);
 	entry.index = 1;
 	entry.eax = bits_for(cpus);
 	entry.ebx = cpus;
 	entry.ecx = 1u | 2u << 8;			/* cores of the package */
-	result = result ? result : add(table, entry);
+	result = result ? result : cpuid_add(table, entry);
 	entry.index = 2;
 	entry.eax = entry.ebx = 0;
 	entry.ecx = 2;
-	return result ? result : add(table, entry);
+	return result ? result : cpuid_add(table, entry);
 }
 
 static void shape_amd(struct cpuid_table *table, uint32_t id, uint32_t cpus)

@@ -132,7 +132,7 @@ static int read_notes(struct elf *elf, const uint8_t *data, uint64_t len, struct
 	return 0;
 }
 
-static int compare(const void *a, const void *b)
+static int elf_compare(const void *a, const void *b)
 {
 	const struct elf_segment *x = a, *y = b;
 
@@ -149,13 +149,13 @@ static bool is_loaded(const struct elf *elf, uint64_t gpa)
 	return false;
 }
 
-static int check(struct elf *elf, struct err *err)
+static int elf_check(struct elf *elf, struct err *err)
 {
 	unsigned int i;
 
 	if (!elf->segments)
 		return err_set(err, -EINVAL, "ELF: nothing to load");
-	qsort(elf->segment, elf->segments, sizeof(elf->segment[0]), compare);
+	qsort(elf->segment, elf->segments, sizeof(elf->segment[0]), elf_compare);
 	for (i = 1; i < elf->segments; i++)
 		if (elf->segment[i].gpa - elf->segment[i - 1].gpa < elf->segment[i - 1].mem_bytes)
 			return err_set(err, -EINVAL, "ELF: segments overlap at 0x%llx",
@@ -214,7 +214,7 @@ int elf_parse(struct elf *elf, const struct ram_file *file, struct err *err)
 		if (result)
 			return result;
 	}
-	return check(elf, err);
+	return elf_check(elf, err);
 }
 
 uint64_t elf_end(const struct elf *elf)

@@ -225,7 +225,7 @@ static int cpu_get(struct vcpu_parked *vcpu, struct gdb_cpu *cpu, uint8_t *area,
 	return 0;
 }
 
-static uint8_t *area_new(struct vcpu_parked *vcpu, struct err *err)
+static uint8_t *xsave_area_new(struct vcpu_parked *vcpu, struct err *err)
 {
 	uint8_t *area = calloc(1, xsave_bytes(parked_vm(vcpu)));
 
@@ -236,7 +236,7 @@ static uint8_t *area_new(struct vcpu_parked *vcpu, struct err *err)
 
 int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 {
-	uint8_t *area = area_new(vcpu, err);
+	uint8_t *area = xsave_area_new(vcpu, err);
 	struct gdb_cpu cpu;
 	int result;
 
@@ -280,7 +280,7 @@ static int gs_base_write(struct vcpu_parked *vcpu, uint64_t value, struct err *e
 /* Only what has changed is written: gdb writes all registers back to change one. */
 int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct err *err)
 {
-	uint8_t *area = area_new(vcpu, err);
+	uint8_t *area = xsave_area_new(vcpu, err);
 	struct gdb_cpu now, cpu;
 	int result;
 

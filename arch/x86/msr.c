@@ -79,7 +79,7 @@ static unsigned int rank(uint32_t index)
 	}
 }
 
-static int compare(const void *a, const void *b)
+static int msr_compare(const void *a, const void *b)
 {
 	const struct kvm_msr_entry *x = a, *y = b;
 	unsigned int rx = rank(x->index), ry = rank(y->index);
@@ -89,7 +89,7 @@ static int compare(const void *a, const void *b)
 	return x->index < y->index ? -1 : x->index > y->index;
 }
 
-static void add(struct msr_table *table, uint32_t index)
+static void msr_add(struct msr_table *table, uint32_t index)
 {
 	uint32_t i;
 
@@ -117,16 +117,16 @@ int msr_list(const struct vm *vm, struct msr_table *table, struct err *err)
 	}
 	for (i = 0; i < list->nmsrs; i++)
 		if (!is_left_out(list->indices[i]))
-			add(table, list->indices[i]);
+			msr_add(table, list->indices[i]);
 	free(list);
 	for (i = 0; i < sizeof(mtrr_fixed) / sizeof(mtrr_fixed[0]); i++)
-		add(table, mtrr_fixed[i]);
+		msr_add(table, mtrr_fixed[i]);
 	for (i = 0; i < MTRR_VARIABLE_COUNT; i++)
-		add(table, MTRR_VARIABLE + i);
-	add(table, MTRR_DEF_TYPE);
+		msr_add(table, MTRR_VARIABLE + i);
+	msr_add(table, MTRR_DEF_TYPE);
 	for (i = 0; i < MCE_BANKS_MAX * MCE_BANK_MSRS; i++)
-		add(table, MCE_BANKS + i);
-	qsort(table->entries, table->nmsrs, sizeof(table->entries[0]), compare);
+		msr_add(table, MCE_BANKS + i);
+	qsort(table->entries, table->nmsrs, sizeof(table->entries[0]), msr_compare);
 	return 0;
 }
 
@@ -134,7 +134,7 @@ int msr_list(const struct vm *vm, struct msr_table *table, struct err *err)
  * KVM stops at the first MSR that it refuses and says how many went well. Goes on behind each such; `failed` decides
  * what one means: 0 goes on, else the walk ends with it.
  */
-static int walk(struct vcpu_parked *vcpu, struct msr_table *table, unsigned long request,
+static int msr_walk(struct vcpu_parked *vcpu, struct msr_table *table, unsigned long request,
 		int (*failed)(struct vcpu_parked *vcpu, struct kvm_msr_entry *entry, struct err *err),
 		struct err *err)
 {
@@ -200,7 +200,7 @@ static bool is_absent(const struct vcpu_parked *vcpu, uint32_t index)
 	return index == ABSENT;
 }
 
-static void leave_out(const struct vcpu_parked *vcpu, struct msr_table *table, bool (*out)(const struct vcpu_parked *vcpu, uint32_t index))
+static void msr_leave_out(const struct vcpu_parked *vcpu, struct msr_table *table, bool (*out)(const struct vcpu_parked *vcpu, uint32_t index))
 {
 	uint32_t from, to = 0;
 
@@ -216,11 +216,11 @@ int msr_read(struct vcpu_parked *vcpu, struct msr_table *table, struct err *err)
 
 	if (result)
 		return result;
-	leave_out(vcpu, table, is_others);
-	leave_out(vcpu, table, is_refused);
-	result = walk(vcpu, table, KVM_GET_MSRS, read_failed, err);
+	msr_leave_out(vcpu, table, is_others);
+	msr_leave_out(vcpu, table, is_refused);
+	result = msr_walk(vcpu, table, KVM_GET_MSRS, read_failed, err);
 	if (!result)
-		leave_out(vcpu, table, is_absent);
+		msr_leave_out(vcpu, table, is_absent);
 	return result;
 }
 
@@ -239,7 +239,7 @@ int msr_learn(struct vcpu_parked *vcpu, struct err *err)
 	result = msr_list(parked_vm(vcpu), &host->refused, err);
 	*got = host->refused;
 	if (!result)
-		result = walk(vcpu, got, KVM_GET_MSRS, read_failed, err);
+		result = msr_walk(vcpu, got, KVM_GET_MSRS, read_failed, err);
 	for (i = 0; !result && i < got->nmsrs; i++)
 		if (got->entries[i].index == ABSENT)
 			host->refused.entries[k++] = host->refused.entries[i];
@@ -328,8 +328,8 @@ int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_
 		free(part);
 		return result;
 	}
-	qsort(part->entries, part->nmsrs, sizeof(part->entries[0]), compare);
-	result = walk(vcpu, part, KVM_SET_MSRS, write_failed, err);
+	qsort(part->entries, part->nmsrs, sizeof(part->entries[0]), msr_compare);
+	result = msr_walk(vcpu, part, KVM_SET_MSRS, write_failed, err);
 	free(part);
 	return result;
 }

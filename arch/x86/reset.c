@@ -20,7 +20,7 @@
 
 #define IOAPIC_MASKED (1u << 16)
 
-static struct kvm_segment segment(uint8_t type, uint64_t base, uint16_t selector)
+static struct kvm_segment reset_segment(uint8_t type, uint64_t base, uint16_t selector)
 {
 	return (struct kvm_segment){
 		.base = base,
@@ -38,10 +38,10 @@ static int sregs_reset(struct vcpu_parked *vcpu, struct err *err)
 	int result;
 
 	memset(&s, 0, sizeof(s));
-	s.cs = segment(0xb, 0xffff0000, 0xf000);
-	s.ds = s.es = s.fs = s.gs = s.ss = segment(3, 0, 0);
-	s.ldt = segment(2, 0, 0);
-	s.tr = segment(0xb, 0, 0);
+	s.cs = reset_segment(0xb, 0xffff0000, 0xf000);
+	s.ds = s.es = s.fs = s.gs = s.ss = reset_segment(3, 0, 0);
+	s.ldt = reset_segment(2, 0, 0);
+	s.tr = reset_segment(0xb, 0, 0);
 	s.tr.s = 0;
 	s.gdt.limit = s.idt.limit = 0xffff;
 	s.cr0 = 0x60000010;

@@ -235,7 +235,7 @@ int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err)
 	return result;
 }
 
-static int state_check(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct err *err)
+static int vcpu_state_check(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct err *err)
 {
 	unsigned int index = parked_index(vcpu);
 	int result = state_version_check("vCPU state", state->version, VCPU_STATE_VERSION, err);
@@ -439,7 +439,7 @@ static int load_state(struct vcpu_parked *vcpu, const X86__VcpuState *state, str
 	struct kvm_debugregs debug;
 	int result;
 
-	result = state_check(vcpu, state, err);
+	result = vcpu_state_check(vcpu, state, err);
 	if (!result)
 		result = load_core(vcpu, state, work, err);
 	if (!result)

@@ -155,7 +155,7 @@ int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
 	return arch_message_pack(&state.base, out, err);
 }
 
-static int bad(struct err *err, const char *what)
+static int state_vm_bad(struct err *err, const char *what)
 {
 	return err_set(err, -EPROTO, "VM state: bad %s", what);
 }
@@ -173,12 +173,12 @@ static int pics_set(struct vm *vm, const X86__VmState *state, struct err *err)
 		chip.chip_id = i ? KVM_IRQCHIP_PIC_SLAVE : KVM_IRQCHIP_PIC_MASTER;
 #define SET(from, to) \
 		if (pic->from > UINT8_MAX) \
-			return bad(err, "8259: " #from); \
+			return state_vm_bad(err, "8259: " #from); \
 		chip.chip.pic.to = (uint8_t)pic->from;
 		PIC_FIELDS(SET)
 #undef SET
 		if (pic->priority_add > 7 || pic->init_state > 3)
-			return bad(err, "8259");
+			return state_vm_bad(err, "8259");
 		result = x86_vm_ioctl(vm, KVM_SET_IRQCHIP, &chip, "set 8259", err);
 		if (result < 0)
 			return result;
@@ -216,18 +216,18 @@ static int pit_set(struct vm *vm, const X86__VmState *state, struct err *err)
 		struct kvm_pit_channel_state *to = &pit.channels[i];
 
 		if (channel->count > 0x10000 || channel->latched_count > UINT16_MAX)
-			return bad(err, "8254: count");
+			return state_vm_bad(err, "8254: count");
 		to->count = channel->count;
 #define SET(from, field) \
 		if (channel->from != (__typeof__(to->field))channel->from) \
-			return bad(err, "8254: " #from); \
+			return state_vm_bad(err, "8254: " #from); \
 		to->field = (__typeof__(to->field))channel->from;
 		PIT_FIELDS(SET)
 #undef SET
 	}
 	pit.flags = state->pit_flags & (KVM_PIT_FLAGS_HPET_LEGACY | KVM_PIT_FLAGS_SPEAKER_DATA_ON);
 	if (pit.flags != state->pit_flags)
-		return bad(err, "8254: flags");
+		return state_vm_bad(err, "8254: flags");
 	result = x86_vm_ioctl(vm, KVM_SET_PIT2, &pit, "set 8254", err);
 	return result < 0 ? result : 0;
 }
@@ -239,12 +239,12 @@ static int vm_state_check(const X86__VmState *state, struct err *err)
 	if (result)
 		return result;
 	if (state->n_pics != 2 || state->n_pit != PITS)
-		return bad(err, "number of 8259s or of 8254 channels");
+		return state_vm_bad(err, "number of 8259s or of 8254 channels");
 	if (!state->ioapic || state->ioapic->n_redirection != KVM_IOAPIC_NUM_PINS ||
 	    state->ioapic->base_address != BOARD_IOAPIC_BASE)
-		return bad(err, "I/O APIC");
+		return state_vm_bad(err, "I/O APIC");
 	if (state->clock_ns > CLOCK_MAX_NS)
-		return bad(err, "clock");
+		return state_vm_bad(err, "clock");
 	return 0;
 }
 

@@ -14,15 +14,15 @@
 #include "arch/x86/host.h"
 #include "arch/x86/x86.h"
 
-#define RAM_MIN (16ull << 20)
-#define RAM_MAX (16ull << 30)
+#define ARCH_RAM_MIN (16ull << 20)
+#define ARCH_RAM_MAX (16ull << 30)
 #define IOAPIC_PINS 24u
 
 int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err)
 {
 	uint64_t low = bytes < BOARD_LOW_RAM_END ? bytes : BOARD_LOW_RAM_END;
 
-	if (bytes < RAM_MIN || bytes > RAM_MAX || bytes % HUGE_BYTES)
+	if (bytes < ARCH_RAM_MIN || bytes > ARCH_RAM_MAX || bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
 			       "guest memory of %llu bytes: must be a multiple of 2 MiB, from 16 MiB to 16 GiB",
 			       (unsigned long long)bytes);

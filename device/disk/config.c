@@ -49,7 +49,7 @@ static int file_take(struct disk_config *config, const char *word, struct err *e
 	return *to ? 0 : err_set(err, -ENOMEM, "no memory for a disk's configuration");
 }
 
-static int word_take(struct disk_config *config, const char *word, struct err *err)
+static int disk_config_word_take(struct disk_config *config, const char *word, struct err *err)
 {
 	if (!strcmp(word, "readonly")) {
 		config->readonly = true;
@@ -101,7 +101,7 @@ static bool has_ending(const char *path, const char *ending)
 	return len >= n && !strcasecmp(path + len - n, ending);
 }
 
-static int check(const struct disk_config *config, struct err *err)
+static int disk_config_check(const struct disk_config *config, struct err *err)
 {
 	struct nbd_address address;
 
@@ -135,10 +135,10 @@ int disk_config_parse(struct disk_config *config, const char *text, struct err *
 	while (!r && at) {
 		word = at;
 		at = name_end(word);
-		r = word_take(config, word, err);
+		r = disk_config_word_take(config, word, err);
 	}
 	if (!r)
-		r = check(config, err);
+		r = disk_config_check(config, err);
 	if (r < 0) {
 		disk_config_fini(config);
 		return err_prefix(err, r, "%.120s", text);
@@ -163,7 +163,7 @@ static int digit(char c)
 }
 
 /* [from, end) without percent-encoding. A byte of 0 would end it early: refused. */
-static int decode(char *to, size_t room, const char *from, const char *end, const char *what, struct err *err)
+static int disk_config_decode(char *to, size_t room, const char *from, const char *end, const char *what, struct err *err)
 {
 	size_t n = 0;
 
@@ -186,7 +186,7 @@ static int decode(char *to, size_t room, const char *from, const char *end, cons
 	return 0;
 }
 
-static const char *find(const char *from, const char *end, char c)
+static const char *disk_config_find(const char *from, const char *end, char c)
 {
 	const char *at = memchr(from, c, (size_t)(end - from));
 
@@ -199,24 +199,24 @@ static int authority(struct nbd_address *address, const char *from, const char *
 	const char *host_end, *port;
 	long value;
 
-	if (find(from, end, '@') != end)
+	if (disk_config_find(from, end, '@') != end)
 		return err_set(err, -EINVAL, "a user's name is of use with TLS alone, which is not supported");
 	if (from < end && *from == '[') {
-		host_end = find(++from, end, ']');
+		host_end = disk_config_find(++from, end, ']');
 		if (host_end == end)
 			return err_set(err, -EINVAL, "the ] is missing");
 		port = host_end + 1;
 	} else {
-		port = host_end = find(from, end, ':');
+		port = host_end = disk_config_find(from, end, ':');
 	}
-	if (decode(address->host, sizeof(address->host), from, host_end, "host", err) < 0)
+	if (disk_config_decode(address->host, sizeof(address->host), from, host_end, "host", err) < 0)
 		return -EINVAL;
 	if (!*address->host)
 		return err_set(err, -EINVAL, "the host is missing");
 	strcpy(address->port, "10809");
 	if (port == end)
 		return 0;
-	if (*port != ':' || decode(address->port, sizeof(address->port), port + 1, end, "port", err) < 0)
+	if (*port != ':' || disk_config_decode(address->port, sizeof(address->port), port + 1, end, "port", err) < 0)
 		return err_set(err, -EINVAL, "the port is not a number of 1 to 65535");
 	value = strspn(address->port, "0123456789") == strlen(address->port) ? atol(address->port) : 0;
 	if (value < 1 || value > 65535)
@@ -229,11 +229,11 @@ static int query(struct nbd_address *address, bool local, const char *from, cons
 	const char *next;
 
 	for (; from < end; from = next < end ? next + 1 : end) {
-		next = find(from, end, '&');
+		next = disk_config_find(from, end, '&');
 		if (!local || next - from < 7 || memcmp(from, "socket=", 7) != 0)
 			return err_set(err, -EINVAL, "%.*s: only socket=PATH is allowed behind the ?, and with nbd+unix:",
 				       (int)(next - from), from);
-		if (decode(address->socket, sizeof(address->socket), from + 7, next, "socket", err) < 0)
+		if (disk_config_decode(address->socket, sizeof(address->socket), from + 7, next, "socket", err) < 0)
 			return -EINVAL;
 	}
 	if (local && !*address->socket)
@@ -251,15 +251,15 @@ int nbd_address_parse(struct nbd_address *address, const char *uri, struct err *
 		return err_set(err, -EINVAL,
 			       "nbd://HOST[:PORT][/EXPORT] and nbd+unix:///[EXPORT]?socket=PATH are allowed; for TLS use a tunnel");
 	uri += strlen(local ? "nbd+unix://" : "nbd://");
-	if (find(uri, end, '#') != end)
+	if (disk_config_find(uri, end, '#') != end)
 		return err_set(err, -EINVAL, "# has no meaning here: %%23 for one that belongs to a name");
-	ask = find(uri, end, '?');
-	path = find(uri, ask, '/');
+	ask = disk_config_find(uri, end, '?');
+	path = disk_config_find(uri, ask, '/');
 	if (local && path != uri)
 		return err_set(err, -EINVAL, "nbd+unix: has no host: three slashes");
 	if (!local && authority(address, uri, path, err) < 0)
 		return -EINVAL;
-	if (path < ask && decode(address->export_name, sizeof(address->export_name), path + 1, ask, "export", err) < 0)
+	if (path < ask && disk_config_decode(address->export_name, sizeof(address->export_name), path + 1, ask, "export", err) < 0)
 		return -EINVAL;
 	return query(address, local, ask < end ? ask + 1 : end, end, err);
 }

@@ -134,7 +134,7 @@ static void prepare_discard(struct file *file, struct io_uring_sqe *sqe, struct 
 		io_uring_prep_nop(sqe);
 }
 
-static void prepare(struct file *file, struct io_uring_sqe *sqe, struct disk_job *job)
+static void file_prepare(struct file *file, struct io_uring_sqe *sqe, struct disk_job *job)
 {
 	uint64_t at = job->offset + job->moved, left = job->len - job->moved;
 	int fd = job->direct ? file->direct_fd : file->fd;
@@ -181,7 +181,7 @@ static bool ring_put(struct file *file, struct disk_job *job)
 	if (!sqe)
 		return false;
 	file->flying[way]++;
-	prepare(file, sqe, job);
+	file_prepare(file, sqe, job);
 	io_uring_sqe_set_data(sqe, job);
 	return true;
 }
@@ -359,7 +359,7 @@ static void file_wait(struct disk *disk, int64_t deadline_ns)
 	reap(file);
 }
 
-static void on_event(uv_poll_t *poll, int status, int events)
+static void file_on_event(uv_poll_t *poll, int status, int events)
 {
 	struct file_watch *watch = poll->data;
 	eventfd_t value;
@@ -525,7 +525,7 @@ static int files_open(struct file *file, enum disk_format format, struct err *er
 	return r < 0 ? r : format_check(file, format, err);
 }
 
-static int watch_new(struct file *file, struct loop *loop, struct err *err)
+static int file_watch_new(struct file *file, struct loop *loop, struct err *err)
 {
 	struct file_watch *watch = calloc(1, sizeof(*watch));
 	int r;
@@ -539,7 +539,7 @@ static int watch_new(struct file *file, struct loop *loop, struct err *err)
 	}
 	watch->file = file;
 	watch->poll.data = watch;
-	uv_poll_start(&watch->poll, UV_READABLE, on_event);
+	uv_poll_start(&watch->poll, UV_READABLE, file_on_event);
 	file->watch = watch;
 	return 0;
 }
@@ -613,7 +613,7 @@ int file_open(struct disk **out, const struct disk_config *config, const struct 
 	if (!r)
 		r = ring_open(file, err);
 	if (!r && env->loop)
-		r = watch_new(file, env->loop, err);
+		r = file_watch_new(file, env->loop, err);
 	if (r < 0) {
 		file_close(&file->disk);
 		return r;

@@ -193,7 +193,7 @@ static void broken(struct nbd *nbd, const char *why)
 	nbd->unkept = 0;
 }
 
-static void on_again(struct disk_job *job, int result)
+static void nbd_job_on_again(struct disk_job *job, int result)
 {
 	struct own_job *own = (struct own_job *)(void *)job;
 
@@ -209,7 +209,7 @@ static void again_send(struct nbd *nbd)
 	struct own_job *own;
 
 	while ((range = nbd->again) && nbd->agains < AGAINS_MAX) {
-		own = own_new(nbd, range->data ? DISK_WRITE : DISK_ZERO, on_again);
+		own = own_new(nbd, range->data ? DISK_WRITE : DISK_ZERO, nbd_job_on_again);
 		if (!own)
 			break;
 		nbd->again = range->next;
@@ -227,7 +227,7 @@ static void again_send(struct nbd *nbd)
 	}
 }
 
-static void on_own_flush(struct disk_job *job, int result)
+static void nbd_job_on_own_flush(struct disk_job *job, int result)
 {
 	struct own_job *own = (struct own_job *)(void *)job;
 	struct nbd *nbd = own->nbd;
@@ -247,7 +247,7 @@ static void pressure_look(struct nbd *nbd)
 	bool cramped = nbd->cramped && !nbd->reserved;
 
 	if (!nbd->flushing && (cramped || nbd->kept.bytes > KEPT_BYTES / 2))
-		nbd->flushing = own_new(nbd, DISK_FLUSH, on_own_flush);
+		nbd->flushing = own_new(nbd, DISK_FLUSH, nbd_job_on_own_flush);
 }
 
 void nbd_pump(struct nbd *nbd)
@@ -424,7 +424,7 @@ static void doubts_note(struct nbd *nbd, bool silent)
 	nbd_doubt_look(nbd);
 }
 
-static void own_drop(struct nbd *nbd)
+static void nbd_job_own_drop(struct nbd *nbd)
 {
 	struct disk_job *job;
 
@@ -444,7 +444,7 @@ void nbd_jobs_restart(struct nbd *nbd, bool silent)
 	struct disk_job *job;
 
 	doubts_note(nbd, silent);
-	own_drop(nbd);
+	nbd_job_own_drop(nbd);
 	for (job = nbd->jobs.first; job; job = job->next) {
 		unreserve(nbd, job);
 		job->moved = 0;

@@ -12,7 +12,7 @@
 #define RANGE_BYTES (UINT64_C(64) << 10)
 
 /* Those that overlap are the same: so a search finds one that does, and none that do are in it. */
-static int compare(const void *a, const void *b)
+static int kept_compare(const void *a, const void *b)
 {
 	const struct nbd_kept_range *x = a, *y = b;
 
@@ -28,7 +28,7 @@ static void range_free(struct nbd_kept *kept, struct nbd_kept_range *range)
 
 static void take_out(struct nbd_kept *kept, struct nbd_kept_range *range)
 {
-	tdelete(range, &kept->tree, compare);
+	tdelete(range, &kept->tree, kept_compare);
 	*(range->prev ? &range->prev->next : &kept->first) = range->next;
 	*(range->next ? &range->next->prev : &kept->last) = range->prev;
 }
@@ -36,7 +36,7 @@ static void take_out(struct nbd_kept *kept, struct nbd_kept_range *range)
 /* Behind `prev`, NULL: first. */
 static int put_in(struct nbd_kept *kept, struct nbd_kept_range *range, struct nbd_kept_range *prev)
 {
-	if (!tsearch(range, &kept->tree, compare))
+	if (!tsearch(range, &kept->tree, kept_compare))
 		return -ENOMEM;
 	range->prev = prev;
 	range->next = prev ? prev->next : kept->first;
@@ -89,7 +89,7 @@ static int cut(struct nbd_kept *kept, uint64_t at, uint64_t len)
 	void *node;
 	int r = 0;
 
-	while (len && (node = tfind(&what, &kept->tree, compare))) {
+	while (len && (node = tfind(&what, &kept->tree, kept_compare))) {
 		range = *(struct nbd_kept_range **)node;
 		prev = range->prev;
 		take_out(kept, range);

@@ -33,7 +33,7 @@
 #define PAUSE_MAX_MS 5000
 #define ENDED "the server has ended the connection"
 
-static void on_poll(uv_poll_t *poll, int status, int events);
+static void nbd_link_on_poll(uv_poll_t *poll, int status, int events);
 
 const char *nbd_link_says(const struct nbd *nbd)
 {
@@ -207,7 +207,7 @@ void nbd_link_watch(struct nbd *nbd)
 	events = (direction & LIBNBD_AIO_DIRECTION_READ ? UV_READABLE : 0) |
 		 (direction & LIBNBD_AIO_DIRECTION_WRITE ? UV_WRITABLE : 0);
 	if (events)
-		uv_poll_start(&nbd->watch->poll, events, on_poll);
+		uv_poll_start(&nbd->watch->poll, events, nbd_link_on_poll);
 	else
 		uv_poll_stop(&nbd->watch->poll);
 }
@@ -241,7 +241,7 @@ void nbd_link_notify(struct nbd *nbd, bool readable, bool writable)
 	nbd_link_note_end(nbd);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events)
+static void nbd_link_on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct nbd_watch *watch = poll->data;
 	struct nbd *nbd = watch->nbd;
@@ -273,7 +273,7 @@ int nbd_link_watch_new(struct nbd *nbd, struct err *err)
 	if (nbd->h)
 		nbd_link_watch(nbd);
 	else
-		uv_poll_start(&watch->poll, UV_READABLE, on_poll);
+		uv_poll_start(&watch->poll, UV_READABLE, nbd_link_on_poll);
 	return 0;
 }
 

@@ -52,7 +52,7 @@ static const struct iovec *iov_at(const struct disk_job *job, uint64_t at, uint6
 }
 
 /* Between the job's memory and the part's place in its buffer. */
-static void copy(const struct nbd_part *part, bool in)
+static void nbd_part_copy(const struct nbd_part *part, bool in)
 {
 	uint8_t *place = part->buffer + (part->job->offset + part->at - part->wire_at);
 	uint64_t done = 0, offset, n;
@@ -99,14 +99,14 @@ static uint8_t *data_place(const struct nbd *nbd, struct nbd_part *part)
 		part->len -= part->len % nbd->block;
 	part->wire_len = (lead + part->len + nbd->block - 1) / nbd->block * nbd->block;
 	if (buffer_new(part) && part->job->op == DISK_WRITE)
-		copy(part, false);
+		nbd_part_copy(part, false);
 	return part->buffer;
 }
 
 /* ---- requests ---- */
 
 /* From within libnbd, which must not be called from here: only noted. */
-static int on_complete(void *arg, int *error)
+static int nbd_part_on_complete(void *arg, int *error)
 {
 	struct nbd_part *part = arg;
 
@@ -117,7 +117,7 @@ static int on_complete(void *arg, int *error)
 
 static nbd_completion_callback completion(struct nbd_part *part)
 {
-	return (nbd_completion_callback){ .callback = on_complete, .user_data = part };
+	return (nbd_completion_callback){ .callback = nbd_part_on_complete, .user_data = part };
 }
 
 static uint32_t flags_of(const struct nbd *nbd, const struct disk_job *job)
@@ -155,7 +155,7 @@ static int edge_write(struct nbd *nbd, struct nbd_part *part)
 	part->type = NBD_PART_EDGE_WRITE;
 	part->finished = false;
 	if (part->job->op == DISK_WRITE)
-		copy(part, false);
+		nbd_part_copy(part, false);
 	else
 		memset(part->buffer + (part->job->offset + part->at - part->wire_at), 0, part->len);
 	return nbd->lib.nbd_aio_pwrite(nbd->h, part->buffer, part->wire_len, part->wire_at, completion(part),
@@ -233,7 +233,7 @@ int nbd_part_answered(struct nbd *nbd, struct nbd_part *part)
 	if (part->type == NBD_PART_EDGE_READ)
 		return edge_write(nbd, part);
 	if (part->buffer && part->job->op == DISK_READ)
-		copy(part, true);
+		nbd_part_copy(part, true);
 	return 1;
 }
 

@@ -44,13 +44,13 @@ static void socket_set_up(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged, sizeof(unacknowledged));
 }
 
-static void dial_end(struct net *net)
+static void disk_net_dial_end(struct net *net)
 {
 	dial_free(net->dial);
 	net->dial = NULL;
 }
 
-static int dial_begin(struct net *net, struct err *err)
+static int disk_net_dial_begin(struct net *net, struct err *err)
 {
 	int r = dial_new(&net->dial, &net->address, &net->known, CONNECT_MS, err);
 
@@ -69,7 +69,7 @@ static void peer_keep(struct net *net, int fd)
 static int net_connect(void *arg, int *wait, struct err *err)
 {
 	struct net *net = arg;
-	int r = net->dial ? 0 : dial_begin(net, err);
+	int r = net->dial ? 0 : disk_net_dial_begin(net, err);
 
 	if (r < 0)
 		return r;
@@ -80,7 +80,7 @@ static int net_connect(void *arg, int *wait, struct err *err)
 	}
 	if (dial_found(net->dial)->n)
 		net->known = *dial_found(net->dial);
-	dial_end(net);
+	disk_net_dial_end(net);
 	if (r >= 0 && net->address.type == ADDRESS_TCP) {
 		socket_set_up(r);
 		peer_keep(net, r);
@@ -88,7 +88,7 @@ static int net_connect(void *arg, int *wait, struct err *err)
 	return r;
 }
 
-static unsigned int net_choices(void *arg)
+static unsigned int net_addresses(void *arg)
 {
 	const struct net *net = arg;
 
@@ -99,12 +99,12 @@ static void net_lost(void *arg, char *why, size_t room)
 {
 	(void)why;
 	(void)room;
-	dial_end(arg);
+	disk_net_dial_end(arg);
 }
 
-static void net_free(void *arg)
+static void disk_net_free(void *arg)
 {
-	dial_end(arg);
+	disk_net_dial_end(arg);
 	free(arg);
 }
 
@@ -123,18 +123,18 @@ static void address_take(struct net *net)
 int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
 {
 	struct net *net = calloc(1, sizeof(*net));
-	struct nbd_origin origin = { .connect = net_connect, .lost = net_lost, .free = net_free, .arg = net };
+	struct nbd_origin origin = { .connect = net_connect, .lost = net_lost, .free = disk_net_free, .arg = net };
 	int r;
 
 	if (!net)
 		return err_set(err, -ENOMEM, "no memory for a disk");
 	r = nbd_address_parse(&net->nbd, config->path, err);
 	if (r < 0) {
-		net_free(net);
+		disk_net_free(net);
 		return r;
 	}
 	address_take(net);
-	origin.addresses = net_choices;
+	origin.addresses = net_addresses;
 	origin.export_name = net->nbd.export_name;
 	return nbd_open_at(out, config, env, &origin, err);
 }

@@ -215,7 +215,7 @@ static ssize_t stream_frame(struct net_backend *b, uint8_t *to)
  * -EAGAIN also where there may be more after READS_MAX reads that brought no frame, or only frames that are too short: fd says so again, and
  * the others have their turn meanwhile.
  */
-static ssize_t stream_receive(struct net_backend *b, uint8_t *to)
+static ssize_t backend_stream_receive(struct net_backend *b, uint8_t *to)
 {
 	ssize_t r = stream_frame(b, to), got;
 	unsigned int reads;
@@ -236,7 +236,7 @@ static ssize_t stream_receive(struct net_backend *b, uint8_t *to)
 	return r ? r : -EAGAIN;
 }
 
-/* As stream_receive. */
+/* As backend_stream_receive. */
 static ssize_t packet_receive(struct net_backend *b, uint8_t *to, size_t room)
 {
 	size_t min = NET_FRAME_MIN + (b->header ? NET_HEADER_BYTES : 0);
@@ -265,7 +265,7 @@ ssize_t net_backend_receive(struct net_backend *b, uint8_t *to)
 		return packet_receive(b, to, NET_HEADER_BYTES + NET_FRAME_MAX);
 	memset(to, 0, NET_HEADER_BYTES);
 	if (b->stream)
-		r = stream_receive(b, to + NET_HEADER_BYTES);
+		r = backend_stream_receive(b, to + NET_HEADER_BYTES);
 	else
 		r = packet_receive(b, to + NET_HEADER_BYTES, NET_FRAME_MAX);
 	return r < 0 ? r : r + (ssize_t)NET_HEADER_BYTES;

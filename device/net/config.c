@@ -22,7 +22,7 @@ bool net_mac_is_valid(const uint8_t mac[NET_MAC_BYTES])
 	return !(mac[0] & 1) && memcmp(mac, zero, NET_MAC_BYTES);
 }
 
-static int hex(char c)
+static int net_config_hex(char c)
 {
 	return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
 }
@@ -32,9 +32,9 @@ bool net_mac_parse(uint8_t mac[NET_MAC_BYTES], const char *text)
 	unsigned int i;
 
 	for (i = 0; i < NET_MAC_BYTES; i++, text += 3) {
-		if (hex(text[0]) < 0 || hex(text[1]) < 0 || text[2] != (i + 1 < NET_MAC_BYTES ? ':' : '\0'))
+		if (net_config_hex(text[0]) < 0 || net_config_hex(text[1]) < 0 || text[2] != (i + 1 < NET_MAC_BYTES ? ':' : '\0'))
 			return false;
-		mac[i] = (uint8_t)(hex(text[0]) << 4 | hex(text[1]));
+		mac[i] = (uint8_t)(net_config_hex(text[0]) << 4 | net_config_hex(text[1]));
 	}
 	return net_mac_is_valid(mac);
 }

@@ -56,7 +56,7 @@ size_t net_frame_ask_ipv4(uint8_t frame[NET_FRAME_ASK_MAX], const uint8_t mac[NE
 }
 
 /* RFC 1071, over the pseudo header (RFC 8200, 8.1) and what follows. */
-static uint16_t checksum(const struct ip6_hdr *ip, const void *body, size_t len)
+static uint16_t net_frame_checksum(const struct ip6_hdr *ip, const void *body, size_t len)
 {
 	uint32_t sum = htons((uint16_t)len) + htons(IPPROTO_ICMPV6);
 	const uint8_t *part[] = { (const uint8_t *)&ip->ip6_src, body };
@@ -112,7 +112,7 @@ size_t net_frame_ask_ipv6(uint8_t frame[NET_FRAME_ASK_MAX], const uint8_t mac[NE
 	memcpy(ask.body.mac, mac, ETH_ALEN);
 	memcpy(&ask.body.ask.nd_ns_target, &target, sizeof(target));
 	ask.ip = ip;
-	sum = checksum(&ip, &ask.body, sizeof(ask.body));
+	sum = net_frame_checksum(&ip, &ask.body, sizeof(ask.body));
 	memcpy(&ask.body.ask.nd_ns_hdr.icmp6_cksum, &sum, sizeof(sum));
 	memcpy(frame, &ask, sizeof(ask));
 	return sizeof(ask);

@@ -36,7 +36,7 @@
 #define START_PATIENCE_NS (10 * NS_PER_SEC)
 #define WORDS_MAX (16 + 2 * NET_FORWARDS_MAX)
 
-static ssize_t stream_write(struct net_backend *b, const struct iovec *iov, unsigned int n)
+static ssize_t passt_stream_write(struct net_backend *b, const struct iovec *iov, unsigned int n)
 {
 	const struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = n };
 	ssize_t r = sendmsg(b->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -44,14 +44,14 @@ static ssize_t stream_write(struct net_backend *b, const struct iovec *iov, unsi
 	return r < 0 ? -errno : r;
 }
 
-static ssize_t stream_read(struct net_backend *b, void *to, size_t room)
+static ssize_t passt_stream_read(struct net_backend *b, void *to, size_t room)
 {
 	ssize_t r = recv(b->fd, to, room, MSG_DONTWAIT);
 
 	return r < 0 ? -errno : r;
 }
 
-static const struct net_backend_ops stream_ops = { .write = stream_write, .read = stream_read };
+static const struct net_backend_ops stream_ops = { .write = passt_stream_write, .read = passt_stream_read };
 
 int net_stream_open(struct net_backend *b, int fd, struct err *err)
 {
@@ -116,7 +116,7 @@ static void own_close(struct net_backend *b)
 }
 
 static const struct net_backend_ops own_ops = {
-	.write = stream_write, .read = stream_read, .gone = own_gone, .close = own_close,
+	.write = passt_stream_write, .read = passt_stream_read, .gone = own_gone, .close = own_close,
 };
 
 /* From the loop. */
@@ -131,7 +131,7 @@ static void own_ended(void *arg)
 }
 
 /* Sends what passt answers, whichever of IPv4 and IPv6 it has. */
-static int ask(struct net_backend *b, const uint8_t mac[NET_MAC_BYTES])
+static int passt_ask(struct net_backend *b, const uint8_t mac[NET_MAC_BYTES])
 {
 	uint8_t frame[2][NET_FRAME_ASK_MAX];
 	size_t len[2] = { net_frame_ask_ipv4(frame[0], mac), net_frame_ask_ipv6(frame[1], mac) };
@@ -140,7 +140,7 @@ static int ask(struct net_backend *b, const uint8_t mac[NET_MAC_BYTES])
 	for (i = 0; i < 2; i++) {
 		uint32_t length = htonl((uint32_t)len[i]);
 		const struct iovec iov[2] = { { &length, sizeof(length) }, { frame[i], len[i] } };
-		ssize_t r = stream_write(b, iov, 2);
+		ssize_t r = passt_stream_write(b, iov, 2);
 
 		if (r < 0)
 			return (int)r;
@@ -149,7 +149,7 @@ static int ask(struct net_backend *b, const uint8_t mac[NET_MAC_BYTES])
 }
 
 /* Waits for so many bytes. -ECONNRESET: it has gone. */
-static int take(struct net_backend *b, void *to, size_t len, int64_t end, struct err *err)
+static int passt_take(struct net_backend *b, void *to, size_t len, int64_t end, struct err *err)
 {
 	struct pollfd events[2] = {
 		{ .fd = b->fd, .events = POLLIN },
@@ -164,7 +164,7 @@ static int take(struct net_backend *b, void *to, size_t len, int64_t end, struct
 			return err_set(err, -ETIMEDOUT, "passt does not answer");
 		if (poll(events, 2, (int)left) < 0 && errno == EINTR)
 			return err_set(err, -EINTR, "interrupted by a signal");
-		n = stream_read(b, to, len);
+		n = passt_stream_read(b, to, len);
 		if (n == -EAGAIN && helper_runs(b->helper))
 			continue;
 		if (n <= 0)
@@ -180,7 +180,7 @@ static int answer_take(struct net_backend *b, int64_t end, struct err *err)
 {
 	uint8_t part[2048];
 	uint32_t len = 0;
-	int r = take(b, &len, sizeof(len), end, err);
+	int r = passt_take(b, &len, sizeof(len), end, err);
 	size_t n;
 
 	len = ntohl(len);
@@ -189,7 +189,7 @@ static int answer_take(struct net_backend *b, int64_t end, struct err *err)
 			       len, NET_FRAME_MAX);
 	for (; !r && len; len -= (uint32_t)n) {
 		n = len < sizeof(part) ? len : sizeof(part);
-		r = take(b, part, n, end, err);
+		r = passt_take(b, part, n, end, err);
 	}
 	return r;
 }
@@ -200,7 +200,7 @@ static int own_wait(struct net_backend *b, const struct net_config *config, cons
 {
 	int64_t end = clock_now_ns() + START_PATIENCE_NS;
 	char how[64], said[320];
-	int r = ask(b, config->mac);
+	int r = passt_ask(b, config->mac);
 
 	if (!r)
 		r = answer_take(b, end, err);
@@ -323,7 +323,7 @@ static int own_start(struct net_backend *b, struct loop *loop, const struct net_
 	return net_stream_open(b, fds[0], err);
 }
 
-static void own_drop(struct net_backend *b)
+static void passt_own_drop(struct net_backend *b)
 {
 	close(b->fd);
 	b->fd = -1;
@@ -355,7 +355,7 @@ static int own_open(struct net_backend *b, struct loop *loop, const struct net_c
 		r = own_wait(b, config, map ? map[0] : "", err);
 	if (r != -ENOTSUP)
 		return r;
-	own_drop(b);
+	passt_own_drop(b);
 	r = own_start(b, loop, config, no_host, err);
 	if (!r)
 		r = own_wait(b, config, no_host[0], err);

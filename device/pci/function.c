@@ -260,7 +260,7 @@ int pci_function_save(struct pci_function *fn, struct buf *out, struct err *err)
 	return 0;
 }
 
-static int state_check(const struct pci_function *fn, const Postern__Device__PciFunctionState *msg, struct err *err)
+static int function_state_check(const struct pci_function *fn, const Postern__Device__PciFunctionState *msg, struct err *err)
 {
 	size_t i;
 
@@ -290,7 +290,7 @@ int pci_function_load(struct pci_function *fn, const uint8_t *data, size_t len, 
 
 	if (!msg)
 		return -EINVAL;
-	r = state_check(fn, msg, err);
+	r = function_state_check(fn, msg, err);
 	if (!r) {
 		msix_reset(&fn->msix);
 		for (i = 0; i < msg->n_vectors; i++) {

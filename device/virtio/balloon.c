@@ -70,12 +70,12 @@ static void notifier_send(struct notifier *notifier)
 	device_event(&balloon->dev.env.events, &(struct device_event){ .type = DEVICE_EVENT_BALLOON, .pages = actual });
 }
 
-static void on_timer(uv_timer_t *timer)
+static void balloon_on_timer(uv_timer_t *timer)
 {
 	notifier_send(timer->data);
 }
 
-static void on_wake(uv_async_t *wake)
+static void balloon_on_wake(uv_async_t *wake)
 {
 	struct notifier *notifier = wake->data;
 	int64_t left = notifier->last_ns + NOTIFY_MS * NS_PER_MS - clock_now_ns();
@@ -85,7 +85,7 @@ static void on_wake(uv_async_t *wake)
 	if (left <= 0 || !notifier->last_ns)
 		notifier_send(notifier);
 	else
-		uv_timer_start(&notifier->timer, on_timer, (uint64_t)(left / NS_PER_MS) + 1, 0);
+		uv_timer_start(&notifier->timer, balloon_on_timer, (uint64_t)(left / NS_PER_MS) + 1, 0);
 }
 
 static int notifier_new(struct balloon *balloon, struct err *err)
@@ -95,7 +95,7 @@ static int notifier_new(struct balloon *balloon, struct err *err)
 
 	if (!notifier)
 		return err_set(err, -ENOMEM, "no memory for virtio-balloon");
-	r = uv_async_init(loop_uv(balloon->dev.env.loop), &notifier->wake, on_wake);
+	r = uv_async_init(loop_uv(balloon->dev.env.loop), &notifier->wake, balloon_on_wake);
 	if (r < 0) {
 		free(notifier);
 		return err_errno(err, r, "event loop");
@@ -144,7 +144,7 @@ static int pfn_order(const void *a, const void *b)
 }
 
 /* [first, first + n) of the guest's pages. A range that is no RAM is the driver's mistake, and its own. */
-static bool give_up(struct balloon *balloon, const struct vqueue *q, uint64_t first, uint64_t n)
+static bool balloon_give_up(struct balloon *balloon, const struct vqueue *q, uint64_t first, uint64_t n)
 {
 	if (memory_discard(balloon->dev.env.mem, GFN(first), n) >= 0)
 		return true;
@@ -168,7 +168,7 @@ static bool inflate(struct balloon *balloon, const struct vqueue *q, const struc
 		/* Regions end at huge pages' boundaries: no run goes over one. */
 		for (start = i; i + 1 < n && pfn[i + 1] - pfn[i] <= 1 && pfn[i + 1] / HUGE_PAGES == pfn[i] / HUGE_PAGES; i++)
 			;
-		if (!give_up(balloon, q, pfn[start], (uint64_t)pfn[i] - pfn[start] + 1))
+		if (!balloon_give_up(balloon, q, pfn[start], (uint64_t)pfn[i] - pfn[start] + 1))
 			return false;
 	}
 	return true;
@@ -182,13 +182,13 @@ static bool report(struct balloon *balloon, const struct vqueue *q, const struct
 	for (i = 0; i < chain->n_out + chain->n_in && left; i++) {
 		pages = chain->span[i].pages < left ? chain->span[i].pages : left;
 		left -= pages;
-		if (pages && !give_up(balloon, q, chain->span[i].first.v, pages))
+		if (pages && !balloon_give_up(balloon, q, chain->span[i].first.v, pages))
 			return false;
 	}
 	return true;
 }
 
-static void on_queue(void *arg, struct vqueue *q)
+static void balloon_on_queue(void *arg, struct vqueue *q)
 {
 	struct balloon *balloon = arg;
 	struct vchain *chain;
@@ -220,7 +220,7 @@ static void on_config_write(void *arg, unsigned int offset, const uint8_t *data,
 }
 
 /* Nobody has given up anything any more: the driver's pages are its own again. What the host asked for stands. */
-static void on_reset(void *arg)
+static void balloon_on_reset(void *arg)
 {
 	struct balloon *balloon = arg;
 
@@ -245,7 +245,7 @@ static int on_save(void *arg, struct buf *out, struct err *err)
 	return 0;
 }
 
-static int on_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
+static int balloon_on_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
 {
 	Postern__Device__BalloonState *msg = proto_unpack(&postern__device__balloon_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct balloon *balloon = arg;
@@ -279,12 +279,12 @@ static const struct vdev_ops balloon_ops = {
 	.version = 1,
 	.type = VIRTIO_ID_BALLOON,
 	.pci_class = 0x00ff00,
-	.queue = on_queue,
+	.queue = balloon_on_queue,
 	.free = balloon_free,
 	.config_write = on_config_write,
-	.reset = on_reset,
+	.reset = balloon_on_reset,
 	.save = on_save,
-	.load = on_load,
+	.load = balloon_on_load,
 };
 
 static int balloon_check(const char *text, struct err *err)

@@ -35,7 +35,7 @@ _Static_assert((uint64_t)SEG_MAX * SEG_BYTES < VCHAIN_BYTES_MAX, "what is offere
 /* A disk has a queue for each vCPU, as far as that helps: one thread works them off. */
 #define QUEUES_MAX 4
 /* Failures are told at most so often. */
-#define FAILURE_NEWS_NS NS_PER_SEC
+#define FAILURE_REPORT_NS NS_PER_SEC
 
 struct blk {
 	struct vdev dev;
@@ -75,7 +75,7 @@ static void failure_report(struct blk *blk, enum disk_op op, int error)
 {
 	int64_t now = clock_now_ns();
 
-	if (blk->failure_reported_ns && now - blk->failure_reported_ns < FAILURE_NEWS_NS)
+	if (blk->failure_reported_ns && now - blk->failure_reported_ns < FAILURE_REPORT_NS)
 		return;
 	blk->failure_reported_ns = now;
 	log_warn("disk %s: a request of the guest's fails: %s", blk->given.path, strerror(-error));
@@ -86,7 +86,7 @@ static void failure_report(struct blk *blk, enum disk_op op, int error)
 
 /* ---- requests; the device's lock is held ---- */
 
-static void answer(struct blk *blk, struct vqueue *q, struct vchain *chain, uint8_t status, uint32_t written)
+static void blk_answer(struct blk *blk, struct vqueue *q, struct vchain *chain, uint8_t status, uint32_t written)
 {
 	vchain_write(chain, chain->in_bytes - 1, &status, 1);
 	/* What counts are bytes from the start on (2.7.8.2): of a failed read there may be none. */
@@ -108,9 +108,9 @@ static void on_done(struct disk_job *job, int result)
 	if (result == -ECANCELED)
 		vqueue_drop(request->q, request->chain);
 	else if (result < 0)
-		answer(blk, request->q, request->chain, VIRTIO_BLK_S_IOERR, 0);
+		blk_answer(blk, request->q, request->chain, VIRTIO_BLK_S_IOERR, 0);
 	else
-		answer(blk, request->q, request->chain, VIRTIO_BLK_S_OK, request->written);
+		blk_answer(blk, request->q, request->chain, VIRTIO_BLK_S_OK, request->written);
 	for (i = 0; blk->starved; i++, blk->starved >>= 1)
 		if (blk->starved & 1)
 			vqueue_kick(&blk->dev.queue[i]);
@@ -125,7 +125,7 @@ static bool in_disk(const struct blk *blk, uint64_t sector, uint64_t len)
 	return len % DISK_SECTOR_BYTES == 0 && len <= bytes && sector <= (bytes - len) / DISK_SECTOR_BYTES;
 }
 
-static uint8_t start(struct blk *blk, struct vqueue *q, struct vchain *chain, enum disk_op op, uint64_t sector, uint64_t len,
+static uint8_t blk_start(struct blk *blk, struct vqueue *q, struct vchain *chain, enum disk_op op, uint64_t sector, uint64_t len,
 		     bool unmap)
 {
 	bool in = op == DISK_READ, data = in || op == DISK_WRITE;
@@ -170,7 +170,7 @@ static uint8_t start_range(struct blk *blk, struct vqueue *q, struct vchain *cha
 		return VIRTIO_BLK_S_UNSUPP;
 	if (range.num_sectors > RANGE_SECTORS_MAX || !range.num_sectors)
 		return VIRTIO_BLK_S_IOERR;
-	return start(blk, q, chain, discard ? DISK_DISCARD : DISK_ZERO, range.sector,
+	return blk_start(blk, q, chain, discard ? DISK_DISCARD : DISK_ZERO, range.sector,
 		     (uint64_t)range.num_sectors * DISK_SECTOR_BYTES, range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
 }
 
@@ -181,10 +181,10 @@ static void answer_id(struct blk *blk, struct vqueue *q, struct vchain *chain)
 
 	memcpy(id, blk->given.serial, strlen(blk->given.serial));
 	vchain_write(chain, 0, id, n);
-	answer(blk, q, chain, VIRTIO_BLK_S_OK, (uint32_t)(n == room ? n + 1 : n));
+	blk_answer(blk, q, chain, VIRTIO_BLK_S_OK, (uint32_t)(n == room ? n + 1 : n));
 }
 
-static void take(struct blk *blk, struct vqueue *q, struct vchain *chain)
+static void blk_take(struct blk *blk, struct vqueue *q, struct vchain *chain)
 {
 	struct virtio_blk_outhdr header;
 	uint8_t status;
@@ -196,13 +196,13 @@ static void take(struct blk *blk, struct vqueue *q, struct vchain *chain)
 	}
 	switch (header.type) {
 	case VIRTIO_BLK_T_IN:
-		status = start(blk, q, chain, DISK_READ, header.sector, chain->in_bytes - 1, false);
+		status = blk_start(blk, q, chain, DISK_READ, header.sector, chain->in_bytes - 1, false);
 		break;
 	case VIRTIO_BLK_T_OUT:
-		status = start(blk, q, chain, DISK_WRITE, header.sector, chain->out_bytes - sizeof(header), false);
+		status = blk_start(blk, q, chain, DISK_WRITE, header.sector, chain->out_bytes - sizeof(header), false);
 		break;
 	case VIRTIO_BLK_T_FLUSH:
-		status = start(blk, q, chain, DISK_FLUSH, 0, 0, false);
+		status = blk_start(blk, q, chain, DISK_FLUSH, 0, 0, false);
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
@@ -215,10 +215,10 @@ static void take(struct blk *blk, struct vqueue *q, struct vchain *chain)
 		status = VIRTIO_BLK_S_UNSUPP;
 	}
 	if (status != VIRTIO_BLK_S_OK)
-		answer(blk, q, chain, status, 0);
+		blk_answer(blk, q, chain, status, 0);
 }
 
-static void on_queue(void *arg, struct vqueue *q)
+static void blk_on_queue(void *arg, struct vqueue *q)
 {
 	struct blk *blk = arg;
 	struct vchain *chain;
@@ -227,7 +227,7 @@ static void on_queue(void *arg, struct vqueue *q)
 	blk->turn_bytes = 0;
 	for (n = 0; n < VDEV_TURN_CHAINS && blk->turn_bytes < TURN_BYTES && disk_jobs(blk->disk) < DISK_JOBS_MAX &&
 		    vdev_take(&blk->dev, q, &chain); n++)
-		take(blk, q, chain);
+		blk_take(blk, q, chain);
 	if (n)
 		disk_submit(blk->disk);
 	if (disk_jobs(blk->disk) == DISK_JOBS_MAX)
@@ -244,7 +244,7 @@ struct own_flush {
 	struct blk *blk;
 };
 
-static void on_own_flush(struct disk_job *job, int result)
+static void blk_on_own_flush(struct disk_job *job, int result)
 {
 	struct own_flush *flush = (struct own_flush *)(void *)job;
 
@@ -287,7 +287,7 @@ static int drain_flush(struct blk *blk, int64_t deadline_ns, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for a flush");
 	blk->flush->blk = blk;
 	blk->flush->job.op = DISK_FLUSH;
-	blk->flush->job.done = on_own_flush;
+	blk->flush->job.done = blk_on_own_flush;
 	disk_add(blk->disk, &blk->flush->job);
 	return flush_wait(blk, deadline_ns, err);
 }
@@ -438,7 +438,7 @@ static const struct vdev_ops blk_ops = {
 	.version = 1,
 	.type = VIRTIO_ID_BLOCK,
 	.pci_class = 0x010000,
-	.queue = on_queue,
+	.queue = blk_on_queue,
 	.free = blk_free,
 	.drain = blk_drain,
 	.claim = blk_claim,

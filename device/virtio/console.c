@@ -56,7 +56,7 @@ static size_t on_input(void *arg, const uint8_t *data, size_t len)
 
 /* ---- output; the device's lock is held ---- */
 
-static void output(struct console *console, const struct vchain *chain)
+static void console_output(struct console *console, const struct vchain *chain)
 {
 	uint8_t piece[PIECE_BYTES];
 	uint64_t at = 0, end = chain->out_bytes;
@@ -75,7 +75,7 @@ static void output(struct console *console, const struct vchain *chain)
 	}
 }
 
-static void on_queue(void *arg, struct vqueue *q)
+static void console_on_queue(void *arg, struct vqueue *q)
 {
 	struct console *console = arg;
 	struct vchain *chain;
@@ -86,7 +86,7 @@ static void on_queue(void *arg, struct vqueue *q)
 		return;
 	}
 	for (; n < VDEV_TURN_CHAINS && vdev_take(&console->dev, q, &chain); n++) {
-		output(console, chain);
+		console_output(console, chain);
 		vdev_give(&console->dev, q, chain, 0);
 	}
 	if (n == VDEV_TURN_CHAINS)
@@ -117,7 +117,7 @@ static const struct vdev_ops console_ops = {
 	.version = 1,
 	.type = VIRTIO_ID_CONSOLE,
 	.pci_class = 0x078000,
-	.queue = on_queue,
+	.queue = console_on_queue,
 	.free = console_free,
 };
 

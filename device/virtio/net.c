@@ -34,7 +34,7 @@ void net_link_down(struct net *net)
 
 /* ---- the loop; lock held ---- */
 
-static void on_poll(uv_poll_t *handle, int status, int events);
+static void net_on_poll(uv_poll_t *handle, int status, int events);
 
 void net_poll_update(struct net *net)
 {
@@ -52,12 +52,12 @@ void net_poll_update(struct net *net)
 		return;
 	watch->events = events;
 	if (events)
-		uv_poll_start(&watch->poll, events, on_poll);
+		uv_poll_start(&watch->poll, events, net_on_poll);
 	else
 		uv_poll_stop(&watch->poll);
 }
 
-static void on_queue(void *arg, struct vqueue *q)
+static void net_on_queue(void *arg, struct vqueue *q)
 {
 	struct net *net = arg;
 
@@ -79,7 +79,7 @@ static bool poll_fails(int fd)
 	return poll(&p, 1, 0) < 0 || p.revents & (POLLERR | POLLNVAL);
 }
 
-static void on_poll(uv_poll_t *handle, int status, int events)
+static void net_on_poll(uv_poll_t *handle, int status, int events)
 {
 	struct net_watch *watch = handle->data;
 	struct net *net = watch->net;
@@ -111,7 +111,7 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 	vdev_unlock(&net->dev);
 }
 
-static int watch_new(struct net *net, struct err *err)
+static int net_watch_new(struct net *net, struct err *err)
 {
 	struct net_watch *watch = calloc(1, sizeof(*watch));
 	int r;
@@ -207,7 +207,7 @@ static const struct vdev_ops net_ops = {
 	.version = 1,
 	.type = VIRTIO_ID_NET,
 	.pci_class = 0x020000,
-	.queue = on_queue,
+	.queue = net_on_queue,
 	.free = net_free,
 	.reset = net_reset,
 	.start = net_start,
@@ -250,7 +250,7 @@ int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *b
 	config.config = &net->config;
 	r = vdev_init(&net->dev, &net_ops, net, env, &config, err);
 	if (!r && env->loop)
-		r = watch_new(net, err);
+		r = net_watch_new(net, err);
 	if (r < 0) {
 		net_free(net);
 		return r;

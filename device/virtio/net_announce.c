@@ -19,7 +19,7 @@
 #define ANNOUNCE_FIRST_MS 50
 #define ANNOUNCE_STEP_MS 100
 
-static void on_timer(uv_timer_t *timer);
+static void announce_on_timer(uv_timer_t *timer);
 
 /*
  * A reverse ARP request, who has this MAC's address, as hosts have long sent it
@@ -65,14 +65,14 @@ void net_announce(struct net *net)
 		vdev_config_changed(&net->dev);
 	}
 	if (net->watch && net->announce)
-		uv_timer_start(&net->watch->timer, on_timer,
+		uv_timer_start(&net->watch->timer, announce_on_timer,
 			       ANNOUNCE_FIRST_MS +
 				       ANNOUNCE_STEP_MS * (ANNOUNCE_ROUNDS - 1 - net->announce),
 			       0);
 	net_poll_update(net);
 }
 
-static void on_timer(uv_timer_t *timer)
+static void announce_on_timer(uv_timer_t *timer)
 {
 	struct net *net = ((struct net_watch *)timer->data)->net;
 

@@ -84,7 +84,7 @@ void net_rx_drop(struct net *net)
 }
 
 /* Gets rid of the frame, one way or another. False: not now; the queue's eventfd tells when. */
-static bool deliver(struct net *net, struct vqueue *q)
+static bool net_rx_deliver(struct net *net, struct vqueue *q)
 {
 	unsigned int n, most = vdev_has(&net->dev, VIRTIO_NET_F_MRG_RXBUF) ? q->size : 1;
 	struct vchain *chain[VQUEUE_SIZE_MAX];
@@ -141,7 +141,7 @@ void net_rx_run(struct net *net)
 	for (n = 0; n < VDEV_TURN_CHAINS && vdev_may_run(&net->dev, q); n++) {
 		if (!net->frame_len && !frame_read(net))
 			return;
-		if (net->frame_len && !deliver(net, q))
+		if (net->frame_len && !net_rx_deliver(net, q))
 			return;
 	}
 	if (n == VDEV_TURN_CHAINS)

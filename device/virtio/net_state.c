@@ -36,7 +36,7 @@ int net_state_save(void *arg, struct buf *out, struct err *err)
 	return 0;
 }
 
-static int state_check(const struct net *net, const Postern__Device__NetState *msg, struct err *err)
+static int net_state_check(const struct net *net, const Postern__Device__NetState *msg, struct err *err)
 {
 	uint64_t lacks = msg->offloads & ~net->dev.offered;
 
@@ -82,7 +82,7 @@ int net_state_load(void *arg, const uint8_t *data, size_t len, bool apply, struc
 
 	if (!msg)
 		return -EINVAL;
-	r = state_check(net, msg, err);
+	r = net_state_check(net, msg, err);
 	if (!r && apply) {
 		if (net->asked_mac && memcmp(net->mac, msg->permanent.data, ETH_ALEN))
 			log_warn(

@@ -18,7 +18,7 @@ struct rng {
 	struct vdev dev;
 };
 
-static void on_queue(void *arg, struct vqueue *q)
+static void rng_on_queue(void *arg, struct vqueue *q)
 {
 	struct rng *rng = arg;
 	uint8_t bytes[CHAIN_BYTES];
@@ -51,7 +51,7 @@ static const struct vdev_ops rng_ops = {
 	.version = 1,
 	.type = VIRTIO_ID_RNG,
 	.pci_class = 0x00ff00,
-	.queue = on_queue,
+	.queue = rng_on_queue,
 	.free = rng_free,
 };
 

@@ -198,7 +198,7 @@ void vdev_run(struct vdev *dev, unsigned int i)
 	vdev_unlock(dev);
 }
 
-static void on_event(uv_poll_t *poll, int status, int events)
+static void vdev_on_event(uv_poll_t *poll, int status, int events)
 {
 	struct vdev_watch *watch = poll->data;
 	eventfd_t value;
@@ -209,7 +209,7 @@ static void on_event(uv_poll_t *poll, int status, int events)
 		vdev_run(watch->dev, watch->queue);
 }
 
-static int watch_new(struct vdev *dev, unsigned int i, struct err *err)
+static int vdev_watch_new(struct vdev *dev, unsigned int i, struct err *err)
 {
 	struct vdev_watch *watch = calloc(1, sizeof(*watch));
 	int r;
@@ -224,7 +224,7 @@ static int watch_new(struct vdev *dev, unsigned int i, struct err *err)
 	watch->dev = dev;
 	watch->queue = i;
 	watch->poll.data = watch;
-	uv_poll_start(&watch->poll, UV_READABLE, on_event);
+	uv_poll_start(&watch->poll, UV_READABLE, vdev_on_event);
 	dev->watch[i] = watch;
 	return 0;
 }
@@ -435,7 +435,7 @@ static int queue_from(struct vqueue *q, const VirtioQueue *msg, uint64_t feature
 	return 0;
 }
 
-static int state_check(const struct vdev *dev, const VirtioState *msg, vdev_load_fn load,
+static int vdev_state_check(const struct vdev *dev, const VirtioState *msg, vdev_load_fn load,
 		       struct err *err)
 {
 	struct vqueue *trial;
@@ -499,7 +499,7 @@ static int state_load(struct vdev *dev, vdev_load_fn load, const uint8_t *data, 
 	if (in_flight(dev))
 		r = err_set(err, -EBUSY, "requests are under way");
 	else
-		r = state_check(dev, msg, load, err);
+		r = vdev_state_check(dev, msg, load, err);
 	/* The last that may say no. */
 	if (!r)
 		r = pci_function_load(&dev->fn, msg->function.data, msg->function.len, err);
@@ -547,7 +547,7 @@ int vdev_init(struct vdev *dev, const struct vdev_ops *ops, void *arg, const str
 		if (r < 0)
 			return err_errno(err, r, "event for a queue of %s", dev->name);
 		dev->queues = i + 1;
-		r = env->loop ? watch_new(dev, i, err) : 0;
+		r = env->loop ? vdev_watch_new(dev, i, err) : 0;
 		if (r < 0)
 			return r;
 	}

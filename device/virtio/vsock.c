@@ -75,7 +75,7 @@ static void pump(struct vsock *vs);
 /* ---- packets from the guest ---- */
 
 /* A reset in answer to this packet. There is room: see on_tx. */
-static void refuse(struct vsock *vs, const struct virtio_vsock_hdr *to)
+static void vsock_refuse(struct vsock *vs, const struct virtio_vsock_hdr *to)
 {
 	if (le16toh(to->op) == VIRTIO_VSOCK_OP_RST)
 		return;
@@ -92,7 +92,7 @@ static void take_request(struct vsock *vs, const struct virtio_vsock_hdr *header
 	struct vsock_conn *c = fd >= 0 ? vsock_conn_new(&vs->table, fd, VSOCK_OPEN) : NULL;
 
 	if (!c) {
-		refuse(vs, header);
+		vsock_refuse(vs, header);
 		return;
 	}
 	c->host_port = le32toh(header->dst_port);
@@ -164,7 +164,7 @@ static void take_known(struct vsock_conn *c, const struct virtio_vsock_hdr *head
 	vsock_conn_update(c);
 }
 
-static void take(struct vsock *vs, const struct virtio_vsock_hdr *header, const struct vchain *chain)
+static void vsock_take(struct vsock *vs, const struct virtio_vsock_hdr *header, const struct vchain *chain)
 {
 	struct vsock_conn *c;
 
@@ -172,7 +172,7 @@ static void take(struct vsock *vs, const struct virtio_vsock_hdr *header, const 
 	if (header->src_cid != vs->config.guest_cid)
 		return;
 	if (le64toh(header->dst_cid) != HOST_CID || le16toh(header->type) != VIRTIO_VSOCK_TYPE_STREAM) {
-		refuse(vs, header);
+		vsock_refuse(vs, header);
 		return;
 	}
 	c = vsock_conn_find(&vs->table, le32toh(header->dst_port), le32toh(header->src_port));
@@ -181,7 +181,7 @@ static void take(struct vsock *vs, const struct virtio_vsock_hdr *header, const 
 	else if (le16toh(header->op) == VIRTIO_VSOCK_OP_REQUEST)
 		take_request(vs, header);
 	else
-		refuse(vs, header);
+		vsock_refuse(vs, header);
 }
 
 static void on_tx(struct vsock *vs, struct vqueue *q)
@@ -199,7 +199,7 @@ static void on_tx(struct vsock *vs, struct vqueue *q)
 			vdev_fail(&vs->dev, "queue %u: a packet that is shorter than it says", q->index);
 			return;
 		}
-		take(vs, &header, chain);
+		vsock_take(vs, &header, chain);
 		vdev_give(&vs->dev, q, chain, 0);
 	}
 	if (n == VDEV_TURN_CHAINS)
@@ -234,7 +234,7 @@ static void conn_said(struct vsock *vs, struct vsock_conn *c, uint16_t op)
 }
 
 /* One packet: of a connection (then op is its), or a refusal. False: the guest has no buffer for it now. */
-static bool say(struct vsock *vs, struct vsock_conn *c, uint16_t op)
+static bool vsock_say(struct vsock *vs, struct vsock_conn *c, uint16_t op)
 {
 	struct vqueue *q = &vs->dev.queue[QUEUE_RX];
 	struct virtio_vsock_hdr header = vs->refusal[0];
@@ -295,7 +295,7 @@ static void pump(struct vsock *vs)
 	uint16_t op = 0;
 
 	while (n < VDEV_TURN_CHAINS && (vs->refusals || (c = next_speaker(vs, &op)))) {
-		if (!say(vs, vs->refusals ? NULL : c, op))
+		if (!vsock_say(vs, vs->refusals ? NULL : c, op))
 			return;
 		n++;
 		if (vs->tx_waits && vs->refusals < REFUSALS_MAX) {
@@ -307,7 +307,7 @@ static void pump(struct vsock *vs)
 		vqueue_kick(&vs->dev.queue[QUEUE_RX]);
 }
 
-static void on_event(struct vsock *vs, struct vqueue *q)
+static void vsock_on_event(struct vsock *vs, struct vqueue *q)
 {
 	const struct virtio_vsock_event event = { .id = htole32(VIRTIO_VSOCK_EVENT_TRANSPORT_RESET) };
 	struct vchain *chain;
@@ -321,7 +321,7 @@ static void on_event(struct vsock *vs, struct vqueue *q)
 		vdev_give(&vs->dev, q, chain, 0);
 }
 
-static void on_queue(void *arg, struct vqueue *q)
+static void vsock_on_queue(void *arg, struct vqueue *q)
 {
 	struct vsock *vs = arg;
 
@@ -330,13 +330,13 @@ static void on_queue(void *arg, struct vqueue *q)
 	else if (q->index == QUEUE_RX)
 		pump(vs);
 	else
-		on_event(vs, q);
+		vsock_on_event(vs, q);
 }
 
 /* ---- the loop ---- */
 
 /* vsock_table.ready. */
-static void on_ready(struct vsock_conn *c, int status, int events)
+static void vsock_on_ready(struct vsock_conn *c, int status, int events)
 {
 	struct vsock *vs = (struct vsock *)(void *)c->table;
 	bool over = false;
@@ -380,7 +380,7 @@ static bool is_waiting(const struct vsock_conn *c)
 }
 
 /* Somebody calls the guest. */
-static void on_connected(void *arg, int fd, uint32_t port)
+static void vsock_on_connected(void *arg, int fd, uint32_t port)
 {
 	struct vsock *vs = arg;
 	struct vsock_conn *c;
@@ -482,7 +482,7 @@ static int loop_begin(struct vsock *vs, struct err *err)
 /* ---- reset and state ---- */
 
 /* Perhaps on a vCPU thread: handles are the main thread's to close. */
-static void on_reset(void *arg)
+static void vsock_on_reset(void *arg)
 {
 	struct vsock *vs = arg;
 	unsigned int i;
@@ -499,7 +499,7 @@ static void on_reset(void *arg)
 }
 
 /* Nothing travels: the guest learns that its connections are gone. */
-static int on_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
+static int vsock_on_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
 {
 	struct vsock *vs = arg;
 
@@ -532,10 +532,10 @@ static const struct vdev_ops vsock_ops = {
 	.version = 1,
 	.type = VIRTIO_ID_VSOCK,
 	.pci_class = 0x028000,
-	.queue = on_queue,
+	.queue = vsock_on_queue,
 	.free = vsock_free,
-	.reset = on_reset,
-	.load = on_load,
+	.reset = vsock_on_reset,
+	.load = vsock_on_load,
 };
 
 static int vsock_check(const char *text, struct err *err)
@@ -558,7 +558,7 @@ static int vsock_make(struct vdev **out, const struct vdev_env *env, const char 
 		return err_set(err, -ENOMEM, "no memory for virtio-vsock");
 	config.config = &vs->config;
 	vs->next_port = PORT_FIRST;
-	vs->table = (struct vsock_table){ .loop = env->loop, .ready = on_ready };
+	vs->table = (struct vsock_table){ .loop = env->loop, .ready = vsock_on_ready };
 	r = vdev_init(&vs->dev, &vsock_ops, vs, env, &config, err);
 	if (!r)
 		r = vsock_options_parse(&options, text, err);
@@ -567,7 +567,7 @@ static int vsock_make(struct vdev **out, const struct vdev_env *env, const char 
 		r = loop_begin(vs, err);
 	}
 	if (!r)
-		r = vsock_host_new(&vs->host, env->loop, options.path, on_connected, vs, err);
+		r = vsock_host_new(&vs->host, env->loop, options.path, vsock_on_connected, vs, err);
 	if (r < 0) {
 		vsock_free(vs);
 		return r;

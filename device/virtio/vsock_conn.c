@@ -62,7 +62,7 @@ void vsock_conn_linger(struct vsock_conn *c, int64_t until_ns)
 	c->linger_ns = until_ns;
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events)
+static void vsock_conn_on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct vsock_conn *c = ((struct vsock_conn_poll *)poll->data)->conn;
 
@@ -91,7 +91,7 @@ void vsock_conn_update(struct vsock_conn *c)
 		return;
 	c->poll->events = events;
 	if (events)
-		uv_poll_start(&c->poll->poll, events, on_poll);
+		uv_poll_start(&c->poll->poll, events, vsock_conn_on_poll);
 	else
 		uv_poll_stop(&c->poll->poll);
 }

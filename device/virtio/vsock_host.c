@@ -152,7 +152,7 @@ static void on_greeting(uv_poll_t *poll, int status, int events)
 	listen_update(host);
 }
 
-static int greeting_new(struct vsock_host *host, int fd)
+static int host_greeting_new(struct vsock_host *host, int fd)
 {
 	struct greeting *greeting = calloc(1, sizeof(*greeting));
 	int r = greeting ? uv_poll_init(loop_uv(host->loop), &greeting->poll, fd) : -ENOMEM;
@@ -173,7 +173,7 @@ static int greeting_new(struct vsock_host *host, int fd)
 
 /* ---- listening ---- */
 
-static void on_rested(uv_timer_t *timer)
+static void host_on_rested(uv_timer_t *timer)
 {
 	listen_update(timer->data);
 }
@@ -182,7 +182,7 @@ static void host_on_connection(uv_poll_t *poll, int status, int events)
 {
 	struct vsock_host *host = poll->data;
 	int fd = listening_accept(&host->listening);
-	int r = fd < 0 ? fd : greeting_new(host, fd);
+	int r = fd < 0 ? fd : host_greeting_new(host, fd);
 
 	(void)status;
 	(void)events;
@@ -190,7 +190,7 @@ static void host_on_connection(uv_poll_t *poll, int status, int events)
 		if (!host->rest_reported)
 			log_warn("%s: no client can be let in: %s; it waits", host->path, strerror(-r));
 		host->rest_reported = true;
-		uv_timer_start(&host->rest, on_rested, REST_MS, 0);
+		uv_timer_start(&host->rest, host_on_rested, REST_MS, 0);
 	}
 	if (!r)
 		host->rest_reported = false;

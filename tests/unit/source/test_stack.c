@@ -257,7 +257,7 @@ static void *reader_main(void *arg)
 	return NULL;
 }
 
-static struct memory *late_memory(void)
+static struct memory *ends_late_memory(void)
 {
 	const struct memory_range range = { GPA(0), HUGE_BYTES };
 	struct memory *mem;
@@ -278,7 +278,7 @@ static struct memory *late_memory(void)
 static void run_order(unsigned int number)
 {
 	struct reader reader[READERS];
-	struct memory *mem = late_memory();
+	struct memory *mem = ends_late_memory();
 	enum layer_type order[TYPES];
 	struct server server;
 	struct stack *stack;

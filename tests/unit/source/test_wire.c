@@ -37,7 +37,7 @@ static const struct memory_range ranges[] = {
 };
 
 /* One side's news. */
-struct news {
+struct side {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	_Atomic unsigned int lost;
@@ -45,44 +45,44 @@ struct news {
 	struct err err;
 };
 
-static void news_lost(void *arg, const struct err *err)
+static void side_lost(void *arg, const struct err *err)
 {
-	struct news *news = arg;
+	struct side *side = arg;
 
-	pthread_mutex_lock(&news->lock);
-	news->lost++;
-	news->err = *err;
-	pthread_cond_broadcast(&news->changed);
-	pthread_mutex_unlock(&news->lock);
+	pthread_mutex_lock(&side->lock);
+	side->lost++;
+	side->err = *err;
+	pthread_cond_broadcast(&side->changed);
+	pthread_mutex_unlock(&side->lock);
 }
 
-static void news_complete(void *arg)
+static void side_complete(void *arg)
 {
-	struct news *news = arg;
+	struct side *side = arg;
 
-	pthread_mutex_lock(&news->lock);
-	news->complete = true;
-	pthread_cond_broadcast(&news->changed);
-	pthread_mutex_unlock(&news->lock);
+	pthread_mutex_lock(&side->lock);
+	side->complete = true;
+	pthread_cond_broadcast(&side->changed);
+	pthread_mutex_unlock(&side->lock);
 }
 
 /* Waits for the condition about `news`; fails the test after 30 s. */
-#define news_wait(news, condition) \
+#define side_wait(side, condition) \
 	do { \
 		struct timespec until; \
 		clock_gettime(CLOCK_REALTIME, &until); \
 		until.tv_sec += 30; \
-		pthread_mutex_lock(&(news)->lock); \
+		pthread_mutex_lock(&(side)->lock); \
 		while (!(condition)) \
-			assert_int_equal(pthread_cond_timedwait(&(news)->changed, &(news)->lock, &until), 0); \
-		pthread_mutex_unlock(&(news)->lock); \
+			assert_int_equal(pthread_cond_timedwait(&(side)->changed, &(side)->lock, &until), 0); \
+		pthread_mutex_unlock(&(side)->lock); \
 	} while (0)
 
 struct fixture {
 	struct memory *from, *to;
 	struct sender *sender;
 	struct wire_source *source;
-	struct news at_from, at_to;
+	struct side at_from, at_to;
 	int fd_from[2], fd_to[2];	/* urgent, bulk */
 	struct conn *from_conn[2], *to_conn[2]; /* of these */
 	struct toy_wrapper toys;
@@ -183,7 +183,7 @@ static void fixture_close(struct fixture *f)
 
 static void start_sender(struct fixture *f)
 {
-	struct stream_pair pair = { f->from_conn[0], f->from_conn[1], &f->heard_from, news_lost,
+	struct stream_pair pair = { f->from_conn[0], f->from_conn[1], &f->heard_from, side_lost,
 				    &f->at_from };
 
 	f->at_from.lost = 0;
@@ -198,7 +198,7 @@ static bool source_is_alone(struct fixture *f)
 
 static void start_source(struct fixture *f)
 {
-	struct stream_pair pair = { f->to_conn[0], f->to_conn[1], &f->heard_to, news_lost,
+	struct stream_pair pair = { f->to_conn[0], f->to_conn[1], &f->heard_to, side_lost,
 				    &f->at_to };
 
 	f->at_to.lost = 0;
@@ -217,7 +217,7 @@ static void end_source(struct fixture *f)
 static int setup_with(void **state, bool is_toy)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct memory_events events = { .complete = news_complete, .arg = &f->at_to };
+	struct memory_events events = { .complete = side_complete, .arg = &f->at_to };
 	struct err err;
 
 	f->is_toy = is_toy;
@@ -335,7 +335,7 @@ static void test_all_pages_arrive_while_threads_read(void **state)
 	start_source(f);
 	readers_start(reader, 3, f);
 	start_sender(f);
-	news_wait(&f->at_to, f->at_to.complete);
+	side_wait(&f->at_to, f->at_to.complete);
 	readers_join(reader, 3);
 	for_each_page(check_page, f->to);
 	sender_stats(f->sender, &sent);
@@ -369,7 +369,7 @@ static void test_urgent_pages_do_not_wait_for_a_limited_bulk(void **state)
 	/* And the limit can be lifted while the thread sleeps on it. */
 	start = clock_now_ns();
 	sender_limit(f->sender, 0);
-	news_wait(&f->at_to, f->at_to.complete);
+	side_wait(&f->at_to, f->at_to.complete);
 	assert_true(clock_now_ns() - start < 20 * NS_PER_SEC);
 	for_each_page(check_page, f->to);
 }
@@ -424,7 +424,7 @@ static void test_links_cut_again_and_again_lose_nothing(void **state)
 	sender_limit(f->sender, 0);
 	start_source(f);
 	start_sender(f);
-	news_wait(&f->at_to, f->at_to.complete);
+	side_wait(&f->at_to, f->at_to.complete);
 	readers_join(reader, 3);
 	for_each_page(check_page, f->to);
 }
@@ -481,7 +481,7 @@ static void test_a_stack_on_it_bridges_cut_links(void **state)
 	sender_limit(f->sender, 0);
 	start_source(f);
 	start_sender(f);
-	news_wait(&f->at_to, f->at_to.complete);
+	side_wait(&f->at_to, f->at_to.complete);
 	readers_join(reader, 3);
 	for_each_page(check_page, f->to);
 	retry_stats(retry, &retried);
@@ -498,7 +498,7 @@ static void test_a_cut_is_reported_once_with_its_connection(void **state)
 	NEEDS(f);
 	start_source(f);
 	shutdown(f->fd_from[1], SHUT_RDWR);
-	news_wait(&f->at_to, f->at_to.lost);
+	side_wait(&f->at_to, f->at_to.lost);
 	assert_non_null(strstr(f->at_to.err.text, "bulk connection"));
 	shutdown(f->fd_from[0], SHUT_RDWR);
 	end_source(f);
@@ -517,7 +517,7 @@ static void expect_refused(struct fixture *f, const void *data, size_t len, cons
 
 	start_source(f);
 	send_all(f->fd_from[1], data, len);
-	news_wait(&f->at_to, f->at_to.lost);
+	side_wait(&f->at_to, f->at_to.lost);
 	if (!strstr(f->at_to.err.text, word))
 		fail_msg("'%s' lacks '%s'", f->at_to.err.text, word);
 	end_source(f);
@@ -573,7 +573,7 @@ static void test_garbage_from_the_destination_is_refused(void **state)
 		frame_encode(&bad[i], head);
 		start_sender(f);
 		send_all(f->fd_to[0], head, sizeof(head));
-		news_wait(&f->at_from, f->at_from.lost);
+		side_wait(&f->at_from, f->at_from.lost);
 		assert_non_null(strstr(f->at_from.err.text, i < 3 ? "RAM" : "from the destination"));
 		sender_stop(f->sender);
 		fixture_close(f);
@@ -601,7 +601,7 @@ static void test_requests_never_block(void **state)
 	}
 	assert_int_equal(r, -ENOTCONN);
 	assert_true(longest < NS_PER_SEC);
-	news_wait(&f->at_to, f->at_to.lost);
+	side_wait(&f->at_to, f->at_to.lost);
 	assert_non_null(strstr(f->at_to.err.text, "does not take requests"));
 	assert_int_equal(source->ops->request(source, GFN(1), 1), -ENOTCONN);
 }
