@@ -10,10 +10,12 @@
 #include <stdbool.h>
 
 /*
- * r: of accept(2) and of what follows it, 0 or a negative errno. True: it would fail again at once, since the system has no descriptor
- * (EMFILE, ENFILE) or no memory (ENOMEM, ENOBUFS) for another client, or for a reason that nobody has thought of. Whoever knocks still
- * does: the socket is not to be watched for a moment, rather than all the time. False: all is well, or it was about that one client,
- * who is gone (accept(2), "Error handling").
+ * r: of accept(2) and of what follows it, 0 or a negative errno. True: it would
+ * fail again at once, since the system has no descriptor (EMFILE, ENFILE) or no
+ * memory (ENOMEM, ENOBUFS) for another client, or for a reason that nobody has
+ * thought of. Whoever connects still does: the socket is not to be watched for
+ * a moment, rather than all the time. False: all is well, or it was about that
+ * one client, who is gone (accept(2), "Error handling").
  */
 static inline bool accept_should_rest(int r)
 {

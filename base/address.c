@@ -35,7 +35,8 @@ static bool is_ipv6(const char *host)
 	char number[INET6_ADDRSTRLEN];
 	struct in6_addr in6;
 
-	if (len >= sizeof(number) || (host[len] && (!host[len + 1] || strlen(host + len + 1) >= IF_NAMESIZE)))
+	if (len >= sizeof(number) ||
+	    (host[len] && (!host[len + 1] || strlen(host + len + 1) >= IF_NAMESIZE)))
 		return false;
 	memcpy(number, host, len);
 	number[len] = 0;
@@ -43,7 +44,8 @@ static bool is_ipv6(const char *host)
 }
 
 /* Where the host ends and the port begins; NULL: err says what is wrong. */
-static const char *host_find(const char **host, const char *rest, const char *text, const char **port, struct err *err)
+static const char *host_find(const char **host, const char *rest, const char *text,
+			     const char **port, struct err *err)
 {
 	const char *end;
 
@@ -59,7 +61,8 @@ static const char *host_find(const char **host, const char *rest, const char *te
 	}
 	*port = end + (*rest == '[' ? 2 : 1);
 	if (*rest != '[' && strchr(*port, ':')) {
-		err_set(err, -EINVAL, "'%.200s': an IPv6 address goes in brackets, tcp:[IPV6]:PORT", text);
+		err_set(err, -EINVAL, "'%.200s': an IPv6 address goes in brackets, tcp:[IPV6]:PORT",
+			text);
 		return NULL;
 	}
 	return end;
@@ -75,15 +78,17 @@ static int parse_tcp(struct address *address, const char *text, const char *rest
 		return -EINVAL;
 	number = port_parse(port);
 	if (number < 0)
-		return err_set(err, -EINVAL, "'%.200s': the port must be a number from 0 to 65535", text);
+		return err_set(err, -EINVAL, "'%.200s': the port must be a number from 0 to 65535",
+			       text);
 	len = (size_t)(end - host);
 	if (len >= sizeof(address->host))
-		return err_set(err, -EINVAL, "'%.40s...': the host name is longer than %zu bytes", text,
-			       sizeof(address->host) - 1);
+		return err_set(err, -EINVAL, "'%.40s...': the host name is longer than %zu bytes",
+			       text, sizeof(address->host) - 1);
 	memcpy(address->host, host, len);
 	address->host[len] = 0;
 	if (*rest == '[' && !is_ipv6(address->host))
-		return err_set(err, -EINVAL, "'%.200s': '%.100s' is no IPv6 address", text, address->host);
+		return err_set(err, -EINVAL, "'%.200s': '%.100s' is no IPv6 address", text,
+			       address->host);
 	address->type = ADDRESS_TCP;
 	snprintf(address->port, sizeof(address->port), "%hu", (unsigned short)number);
 	return 0;
@@ -96,8 +101,8 @@ static int parse_unix(struct address *address, const char *text, const char *pat
 	if (!len)
 		return err_set(err, -EINVAL, "'%s': expected unix:PATH", text);
 	if (len >= sizeof(address->path))
-		return err_set(err, -EINVAL, "'%.40s...': a socket's path has at most %zu bytes", text,
-			       sizeof(address->path) - 1);
+		return err_set(err, -EINVAL, "'%.40s...': a socket's path has at most %zu bytes",
+			       text, sizeof(address->path) - 1);
 	address->type = ADDRESS_UNIX;
 	memcpy(address->path, path, len + 1);
 	return 0;
@@ -120,13 +125,14 @@ void address_print(const struct address *address, char *out)
 	if (address->type == ADDRESS_UNIX)
 		snprintf(out, ADDRESS_TEXT_BYTES, "unix:%s", address->path);
 	else
-		snprintf(out, ADDRESS_TEXT_BYTES, "tcp:%s%s%s:%s", brackets ? "[" : "", address->host, brackets ? "]" : "",
-			 address->port);
+		snprintf(out, ADDRESS_TEXT_BYTES, "tcp:%s%s%s:%s", brackets ? "[" : "",
+			 address->host, brackets ? "]" : "", address->port);
 }
 
 bool address_is_loopback(const struct address *address)
 {
-	return address->type == ADDRESS_TCP && (!*address->host || !strcasecmp(address->host, "localhost"));
+	return address->type == ADDRESS_TCP &&
+	       (!*address->host || !strcasecmp(address->host, "localhost"));
 }
 
 bool address_is_any(const struct address *address)
@@ -164,7 +170,8 @@ static void add_both(struct addresses *to, const char *port, bool loopback)
 
 bool addresses_known(struct addresses *found, const struct address *address)
 {
-	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+					.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
 	struct sockaddr_un local = { .sun_family = AF_UNIX };
 	struct addrinfo *list;
 
@@ -210,9 +217,10 @@ void sockaddr_print(const struct sockaddr_storage *at, socklen_t len, bool with_
 	char host[INET6_ADDRSTRLEN + IF_NAMESIZE], port[ADDRESS_PORT_BYTES];
 
 	if (at->ss_family == AF_UNIX)
-		snprintf(out, SOCKADDR_TEXT_BYTES, "unix:%.*s", (int)sizeof(local->sun_path), local->sun_path);
-	else if (getnameinfo((const struct sockaddr *)at, len, host, sizeof(host), port, sizeof(port),
-			     NI_NUMERICHOST | NI_NUMERICSERV))
+		snprintf(out, SOCKADDR_TEXT_BYTES, "unix:%.*s", (int)sizeof(local->sun_path),
+			 local->sun_path);
+	else if (getnameinfo((const struct sockaddr *)at, len, host, sizeof(host), port,
+			     sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV))
 		snprintf(out, SOCKADDR_TEXT_BYTES, "an address of family %d", at->ss_family);
 	else
 		snprintf(out, SOCKADDR_TEXT_BYTES, with_port ? "%s port %s" : "%s", host, port);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Where to listen and where to connect to, as users write it: one grammar and one meaning for everything that has an address.
+ * Where to listen and where to connect to, as users write it: one grammar and
+ * one meaning for everything that has an address.
  *
  *     tcp:HOST:PORT    tcp:[IPV6]:PORT    unix:PATH
  *
- * HOST is a name or a number. Empty, and "localhost": the loopback, of both families (RFC 6761, 6.3: no resolver is asked). "*": every
- * address of this host, of both families; only to listen at. PORT is a number; 0, to listen at, is any that is free, the same at each
- * address. Pure functions; any thread.
+ * HOST is a name or a number. Empty, and "localhost": the loopback, of both
+ * families (RFC 6761, 6.3: no resolver is asked). "*": every address of this
+ * host, of both families; only to listen at. PORT is a number; 0, to listen at,
+ * is any that is free, the same at each address. Pure functions; any thread.
  */
 #ifndef POSTERN_BASE_ADDRESS_H
 #define POSTERN_BASE_ADDRESS_H
@@ -58,15 +60,22 @@ bool address_is_loopback(const struct address *address);
 /* "*" */
 bool address_is_any(const struct address *address);
 
-/* Those that need no resolver: numbers, the loopback, "*", unix sockets. False: it is a name, nothing was found. */
+/*
+ * Those that need no resolver: numbers, the loopback, "*", unix sockets. False:
+ * it is a name, nothing was found.
+ */
 bool addresses_known(struct addresses *found, const struct address *address);
 /*
- * Those of a resolver's answer in the order in which to try them: its own, but for the families taking turns (RFC 8305, 4). What is there
- * twice is taken once.
+ * Those of a resolver's answer in the order in which to try them: its own, but
+ * for the families taking turns (RFC 8305, 4). What is there twice is taken
+ * once.
  */
 void addresses_take(struct addresses *to, const struct addrinfo *list);
 
-/* "127.0.0.1 port 80", "::1 port 80", "unix:PATH"; `with_port` false: without it. out has SOCKADDR_TEXT_BYTES. */
+/*
+ * "127.0.0.1 port 80", "::1 port 80", "unix:PATH"; `with_port` false: without
+ * it. out has SOCKADDR_TEXT_BYTES.
+ */
 void sockaddr_print(const struct sockaddr_storage *at, socklen_t len, bool with_port, char *out);
 
 #endif

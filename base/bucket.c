@@ -72,5 +72,6 @@ void bucket_charge(struct bucket *bucket, uint64_t bytes, int64_t now_ns)
 		return;
 	bucket_refill(bucket, now_ns);
 	/* Debt has an end too, that it may not wrap. */
-	bucket->credit = bucket->credit < -(int64_t)RATE_MAX ? bucket->credit : bucket->credit - taken;
+	bucket->credit =
+		bucket->credit < -(int64_t)RATE_MAX ? bucket->credit : bucket->credit - taken;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A token bucket that may go into debt: a send is allowed while there is any credit and is then paid off, so that no
- * piece is too large for the bucket and the long-term rate is exact. The clock is the caller's. One thread at a time.
+ * A token bucket that may go into debt: a send is allowed while there is any
+ * credit and is then paid off, so that no piece is too large for the bucket and
+ * the long-term rate is exact. The clock is the caller's. One thread at a time.
  */
 #ifndef POSTERN_BASE_BUCKET_H
 #define POSTERN_BASE_BUCKET_H
@@ -19,7 +20,10 @@ struct bucket {
 void bucket_init(struct bucket *bucket, uint64_t rate, int64_t now_ns);
 /* Debt in bytes stays: it is paid off at the new rate. A new rate of 0 forgives it. */
 void bucket_set_rate(struct bucket *bucket, uint64_t rate, int64_t now_ns);
-/* 0: `bytes` may be sent and are accounted for. Else how many ns to wait before asking again; nothing was taken. */
+/*
+ * 0: `bytes` may be sent and are accounted for. Else how many ns to wait before
+ * asking again; nothing was taken.
+ */
 int64_t bucket_take(struct bucket *bucket, uint64_t bytes, int64_t now_ns);
 /* `bytes` were sent whatever the credit is: they are accounted for and make debt. */
 void bucket_charge(struct bucket *bucket, uint64_t bytes, int64_t now_ns);

@@ -15,7 +15,10 @@ struct buf {
 	size_t cap;
 };
 
-/* Makes room for `more` further bytes; returns where they start (len is unchanged), or NULL: no memory. */
+/*
+ * Makes room for `more` further bytes; returns where they start (len is
+ * unchanged), or NULL: no memory.
+ */
 uint8_t *buf_reserve(struct buf *buf, size_t more);
 /* Appends; returns 0 or -ENOMEM. */
 int buf_append(struct buf *buf, const void *data, size_t len);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * CLOCK_MONOTONIC in nanoseconds: the one clock of waits, deadlines and statistics.
+ * CLOCK_MONOTONIC in nanoseconds: the one clock of waits, deadlines and statistics. CLOCK_REALTIME
+ * where it is about what people call the time.
  */
 #ifndef POSTERN_BASE_CLOCK_H
 #define POSTERN_BASE_CLOCK_H

@@ -23,8 +23,9 @@ static inline void cond_init(pthread_cond_t *cond)
 }
 
 /*
- * Waits, until until_ns at the latest (INT64_MAX: for ever), with the lock held but while it sleeps.
- * 0: it was woken, perhaps for nothing; ETIMEDOUT: the time has come.
+ * Waits, until until_ns at the latest (INT64_MAX: for ever), with the lock held
+ * but while it sleeps. 0: it was woken, perhaps for nothing; ETIMEDOUT: the
+ * time has come.
  */
 static inline int cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns)
 {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * See dial.h. The descriptor is an epoll instance's: in it are the look-up's, those of all sockets that are on their way, and a timer for
- * whatever comes next. A step looks at everything, rather than at what epoll says: there are few, and it cannot miss anything.
+ * See dial.h. The descriptor is an epoll instance's: in it are the look-up's,
+ * those of all sockets that are on their way, and a timer for whatever comes
+ * next. A step looks at everything, rather than at what epoll says: there are
+ * few, and it cannot miss anything.
  */
 #include "base/dial.h"
 
@@ -83,7 +85,9 @@ static void dial_name_print(const struct dial *d, char *out, size_t room)
 		return;
 	sockaddr_print(&d->found.at[0], d->found.len[0], false, text);
 	if (d->found.n > 1 || strcmp(text, d->address.host) != 0)
-		snprintf(out, room, "%s port %s: ", *d->address.host ? d->address.host : "localhost", d->address.port);
+		snprintf(out, room,
+			 "%s port %s: ", *d->address.host ? d->address.host : "localhost",
+			 d->address.port);
 }
 
 /* Every address, those with the same reason together. */
@@ -103,7 +107,8 @@ static int dial_failed(const struct dial *d, int code, struct err *err)
 			if (told[k] || !same_reason(&d->attempt[i], &d->attempt[k]))
 				continue;
 			sockaddr_print(&d->found.at[k], d->found.len[k], !named, text);
-			room = dial_say(&said, k > i ? ", " : left < d->started ? "; " : "", text, left);
+			room = dial_say(&said, k > i ? ", " : left < d->started ? "; " : "",
+					text, left);
 			told[k] = true;
 			left--;
 		}
@@ -156,7 +161,8 @@ static bool attempt_start(struct dial *d)
 {
 	struct attempt *a = &d->attempt[d->started];
 
-	a->fd = socket(d->found.at[d->started].ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	a->fd = socket(d->found.at[d->started].ss_family,
+		       SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (a->fd < 0)
 		attempt_end(a, -errno);
 	d->started++;
@@ -187,7 +193,8 @@ static bool attempt_look(struct dial *d, unsigned int i)
 int dial_time_out(const struct dial *d, struct err *err)
 {
 	if (!d->started)
-		return err_set(err, -ETIMEDOUT, "%s: its address was not found within %d ms", d->address.host, d->timeout_ms);
+		return err_set(err, -ETIMEDOUT, "%s: its address was not found within %d ms",
+			       d->address.host, d->timeout_ms);
 	return dial_failed(d, -ETIMEDOUT, err);
 }
 
@@ -206,7 +213,8 @@ static int64_t stagger_ns(const struct dial *d)
 /* When the look-up is to be done: later is too late for those that are known already. */
 static int64_t lookup_end_ns(const struct dial *d)
 {
-	return d->known.n && d->end_ns != INT64_MAX ? d->begin_ns + (d->end_ns - d->begin_ns) / 2 : d->end_ns;
+	return d->known.n && d->end_ns != INT64_MAX ? d->begin_ns + (d->end_ns - d->begin_ns) / 2 :
+						      d->end_ns;
 }
 
 static void put_last(struct dial *d)
@@ -215,7 +223,8 @@ static void put_last(struct dial *d)
 	unsigned int i;
 
 	for (i = 0; i < a->n; i++)
-		if (d->last.n && a->len[i] == d->last.len[0] && !memcmp(&a->at[i], &d->last.at[0], a->len[i]))
+		if (d->last.n && a->len[i] == d->last.len[0] &&
+		    !memcmp(&a->at[i], &d->last.at[0], a->len[i]))
 			break;
 	for (; i + 1 < a->n; i++) {
 		a->at[i] = a->at[i + 1];
@@ -356,7 +365,8 @@ static int dial_make(struct dial **out, int timeout_ms, struct err *err)
 	d->end_ns = timeout_ms < 0 ? INT64_MAX : d->begin_ns + timeout_ms * NS_PER_MS;
 	d->epoll = epoll_create1(EPOLL_CLOEXEC);
 	d->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (d->epoll < 0 || d->timer < 0 || timerfd_settime(d->timer, TFD_TIMER_ABSTIME, &now, NULL) < 0)
+	if (d->epoll < 0 || d->timer < 0 ||
+	    timerfd_settime(d->timer, TFD_TIMER_ABSTIME, &now, NULL) < 0)
 		r = -errno;
 	if (!r)
 		r = dial_watch(d, d->timer, EPOLLIN);
@@ -371,13 +381,17 @@ static int dial_make(struct dial **out, int timeout_ms, struct err *err)
 int dial_check(const struct address *address, struct err *err)
 {
 	if (address_is_any(address))
-		return err_set(err, -EINVAL, "tcp:*:%s stands for all addresses, to listen at: to connect takes one", address->port);
+		return err_set(
+			err, -EINVAL,
+			"tcp:*:%s stands for all addresses, to listen at: to connect takes one",
+			address->port);
 	if (address->type == ADDRESS_TCP && !strcmp(address->port, "0"))
 		return err_set(err, -EINVAL, "port 0 cannot be connected to");
 	return 0;
 }
 
-int dial_new(struct dial **out, const struct address *address, const struct addresses *known, int timeout_ms, struct err *err)
+int dial_new(struct dial **out, const struct address *address, const struct addresses *known,
+	     int timeout_ms, struct err *err)
 {
 	int r;
 
@@ -392,7 +406,8 @@ int dial_new(struct dial **out, const struct address *address, const struct addr
 	return 0;
 }
 
-int dial_new_at(struct dial **out, const struct sockaddr_storage *at, socklen_t len, int timeout_ms, struct err *err)
+int dial_new_at(struct dial **out, const struct sockaddr_storage *at, socklen_t len, int timeout_ms,
+		struct err *err)
 {
 	int r = dial_make(out, timeout_ms, err);
 

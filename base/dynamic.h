@@ -33,6 +33,7 @@ struct dynamic_library {
  * the ends of threads would outlive it. -ENOSYS: it is not there, or has not all of that; the error
  * says what to install. Any thread.
  */
-int dynamic_load(void *table, const char *const *names, size_t n, const struct dynamic_library *library, struct err *err);
+int dynamic_load(void *table, const char *const *names, size_t n,
+		 const struct dynamic_library *library, struct err *err);
 
 #endif

@@ -195,7 +195,8 @@ static int program_find(char *path, size_t room, const struct helper_config *con
 	for (at = at ? at : "/usr/bin:/bin"; *at; at = *end ? end + 1 : end) {
 		end = strchrnul(at, ':');
 		len = (int)(end - at);
-		if (len && (size_t)snprintf(path, room, "%.*s/%s", len, at, config->program) < room &&
+		if (len &&
+		    (size_t)snprintf(path, room, "%.*s/%s", len, at, config->program) < room &&
 		    is_program(path))
 			return 0;
 	}
@@ -236,7 +237,7 @@ static pid_t bear(struct helper_birth *birth)
 }
 
 static int helper_spawn(struct helper *h, const struct helper_config *config, const char *path,
-		 struct err *err)
+			struct err *err)
 {
 	char variable[] = PATH_VARIABLE, locale[] = "LC_ALL=C", fds[] = "LISTEN_FDS=1",
 		pid[sizeof(LISTEN_PID) + 16] = LISTEN_PID;

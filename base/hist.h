@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A latency histogram: power-of-two buckets, bucket i counts values in [2^i, 2^(i+1)) nanoseconds
- * (bucket 0 also 0). Any thread may add and read at any time; a reader sees each bucket whole, the
- * set of them at slightly different moments. The compiler's __atomic builtins rather than <stdatomic.h>: C++ reads
- * this file too.
+ * A latency histogram: power-of-two buckets, bucket i counts values in [2^i,
+ * 2^(i+1)) nanoseconds (bucket 0 also 0). Any thread may add and read at any
+ * time; a reader sees each bucket whole, the set of them at slightly different
+ * moments. The compiler's __atomic builtins rather than <stdatomic.h>: C++
+ * reads this file too.
  */
 #ifndef POSTERN_BASE_HIST_H
 #define POSTERN_BASE_HIST_H
@@ -21,7 +22,10 @@ struct hist {
 	uint64_t max_ns;
 };
 
-/* One field of a histogram that others may be adding to. Statistics order nothing, here and below. */
+/*
+ * One field of a histogram that others may be adding to. Statistics order
+ * nothing, here and below.
+ */
 static inline uint64_t hist_read(const uint64_t *field)
 {
 	return __atomic_load_n(field, __ATOMIC_RELAXED);
@@ -44,7 +48,10 @@ static inline void hist_add(struct hist *h, int64_t ns)
 		;
 }
 
-/* Upper bound, in ns, of the bucket in which the given share (0 to 1) of all values is reached; 0 if empty. */
+/*
+ * Upper bound, in ns, of the bucket in which the given share (0 to 1) of all
+ * values is reached; 0 if empty.
+ */
 static inline uint64_t hist_quantile(const struct hist *h, double share)
 {
 	uint64_t total = 0, seen = 0;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * See listening.h. Several sockets are one descriptor by an epoll instance. A unix socket's mode is set before it has a name (Linux takes
- * the file's from the socket's own inode), so that there is no moment at which others may connect.
+ * See listening.h. Several sockets are one descriptor by an epoll instance. A
+ * unix socket's mode is set before it has a name (Linux takes the file's from
+ * the socket's own inode), so that there is no moment at which others may
+ * connect.
  */
 #include "base/listening.h"
 
@@ -24,7 +26,10 @@
 /* How often a port that is free at the first address, and not at another, is tried for anew. */
 #define PORT_TRIES 32
 
-/* Who makes a socket has the directory's lock for microseconds; how often it is tried, a millisecond apart. */
+/*
+ * Who makes a socket has the directory's lock for microseconds; how often it is
+ * tried, a millisecond apart.
+ */
 #define LOCK_TRIES 20
 
 /* ---- one address ---- */
@@ -70,14 +75,16 @@ static int stale_remove(const struct sockaddr_un *addr, struct err *err)
 	if (lstat(addr->sun_path, &st) < 0)
 		return errno == ENOENT ? 0 : err_errno(err, -errno, "%s", addr->sun_path);
 	if (!S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST, "%s: a file of that name exists and is no socket", addr->sun_path);
+		return err_set(err, -EEXIST, "%s: a file of that name exists and is no socket",
+			       addr->sun_path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_errno(err, -errno, "%s", addr->sun_path);
 	r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
 	close(fd);
 	if (r != -ECONNREFUSED)
-		return err_set(err, -EADDRINUSE, "%s: another process listens there", addr->sun_path);
+		return err_set(err, -EADDRINUSE, "%s: another process listens there",
+			       addr->sun_path);
 	if (unlink(addr->sun_path) < 0 && errno != ENOENT)
 		return err_errno(err, -errno, "%s: stale, but not to be removed", addr->sun_path);
 	return 0;
@@ -86,7 +93,8 @@ static int stale_remove(const struct sockaddr_un *addr, struct err *err)
 /* only: an IPv6 socket takes no IPv4; else one at :: does. */
 static int door_open(const struct sockaddr_storage *at, socklen_t len, bool only, int backlog)
 {
-	int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1, v6only = only, r;
+	int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1,
+	    v6only = only, r;
 
 	if (fd < 0)
 		return -errno;
@@ -106,7 +114,8 @@ static int door_open(const struct sockaddr_storage *at, socklen_t len, bool only
 
 static in_port_t *port_of(struct sockaddr_storage *at)
 {
-	return at->ss_family == AF_INET ? &((struct sockaddr_in *)at)->sin_port : &((struct sockaddr_in6 *)at)->sin6_port;
+	return at->ss_family == AF_INET ? &((struct sockaddr_in *)at)->sin_port :
+					  &((struct sockaddr_in6 *)at)->sin6_port;
 }
 
 /* The port that a socket has got. */
@@ -126,7 +135,10 @@ static void doors_close(struct listening *l)
 		close(l->door[--l->n]);
 }
 
-/* What this host does not have, -EADDRNOTAVAIL and -EAFNOSUPPORT, counts only when it has none of them. */
+/*
+ * What this host does not have, -EADDRNOTAVAIL and -EAFNOSUPPORT, counts only
+ * when it has none of them.
+ */
 static int doors_open(struct listening *l, struct addresses list, int backlog, struct err *err)
 {
 	char text[SOCKADDR_TEXT_BYTES];
@@ -179,16 +191,21 @@ static void path_made(struct listening *l, const char *path)
 		strcpy(l->path, path);
 }
 
-static int addresses_find(struct addresses *found, const struct address *address, int64_t patience_ns, struct err *err)
+static int addresses_find(struct addresses *found, const struct address *address,
+			  int64_t patience_ns, struct err *err)
 {
 	if (addresses_known(found, address))
 		return 0;
 	if (!patience_ns)
-		return err_set(err, -EINVAL, "'%.100s' is no numeric address (listening resolves names at the start alone)", address->host);
+		return err_set(
+			err, -EINVAL,
+			"'%.100s' is no numeric address (listening resolves names at the start alone)",
+			address->host);
 	return lookup_wait(found, address, clock_now_ns() + patience_ns, -1, err);
 }
 
-static int open_found(struct listening *l, const struct address *address, const struct addresses *found, int backlog, struct err *err)
+static int open_found(struct listening *l, const struct address *address,
+		      const struct addresses *found, int backlog, struct err *err)
 {
 	unsigned int tries = found->n > 1 && !strcmp(address->port, "0") ? PORT_TRIES : 1;
 	int r;
@@ -204,7 +221,8 @@ static int open_found(struct listening *l, const struct address *address, const 
 	return r < 0 ? err_errno(err, r, "several sockets") : 0;
 }
 
-int listening_open(struct listening *l, const struct address *address, int64_t patience_ns, int backlog, struct err *err)
+int listening_open(struct listening *l, const struct address *address, int64_t patience_ns,
+		   int backlog, struct err *err)
 {
 	char text[ADDRESS_TEXT_BYTES];
 	struct addresses found;

@@ -64,13 +64,15 @@ void log_close_file(void)
 	rotate_close(&log_file);
 }
 
-static size_t make_json(char *line, const char *when, const char *level, const char *file, const char *message)
+static size_t make_json(char *line, const char *when, const char *level, const char *file,
+			const char *message)
 {
 	char area[LOG_AREA_BYTES];
 	size_t used;
 
 	log_area(area, file);
-	used = (size_t)snprintf(line, LINE_BYTES, "{\"time\":\"%s\",\"level\":\"%s\",", when, level);
+	used = (size_t)snprintf(line, LINE_BYTES, "{\"time\":\"%s\",\"level\":\"%s\",", when,
+				level);
 	if (*area)
 		used += (size_t)snprintf(line + used, LINE_BYTES - used, "\"area\":\"%s\",", area);
 	used += (size_t)snprintf(line + used, LINE_BYTES - used, "\"message\":\"");
@@ -145,8 +147,10 @@ static void make_room(size_t len)
 	int r = log_file.fd < 0 ? 0 : rotate_make_room(&log_file, len);
 
 	if (r < 0) {
-		snprintf(message, sizeof(message), "this log has reached its limit and begins anew, "
-			 "since %.512s.1 cannot be: %s", log_file.path, strerror(-r));
+		snprintf(message, sizeof(message),
+			 "this log has reached its limit and begins anew, "
+			 "since %.512s.1 cannot be: %s",
+			 log_file.path, strerror(-r));
 		put_own(message);
 	}
 }
@@ -172,7 +176,8 @@ static void write_left_out(const struct log_left_out *left_out)
 {
 	char message[MESSAGE_BYTES];
 
-	snprintf(message, sizeof(message), "%" PRIu64 " more lines like this were left out: %s", left_out->lines, left_out->last);
+	snprintf(message, sizeof(message), "%" PRIu64 " more lines like this were left out: %s",
+		 left_out->lines, left_out->last);
 	write_line(left_out->file, left_out->level, message);
 }
 
@@ -184,7 +189,8 @@ void log_report_left_out(void)
 		write_left_out(&left_out);
 }
 
-void log_line_from(struct log_site *site, const char *file, enum log_level level, const char *fmt, ...)
+void log_line_from(struct log_site *site, const char *file, enum log_level level, const char *fmt,
+		   ...)
 {
 	struct log_left_out left_out;
 	char message[MESSAGE_BYTES];

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Logging: one line a fact, on standard error unless log_open_file or log_target.h say otherwise. Never called on the fault path.
+ * Logging: one line a fact, on standard error unless log_open_file or
+ * log_target.h say otherwise. Never called on the fault path.
  *
  * A line as text:   postern: warning: MESSAGE                                     on standard error
  *                   2026-11-20T18:49:35.123456Z warning: MESSAGE                  in a file
  * as JSON:          {"time":"2026-11-20T18:49:35.123456Z","level":"warning","area":"migrate","message":"MESSAGE"}
  *
- * The time is RFC 3339's, UTC, in microseconds; `area` is the folder of the source file that says it. Messages may hold what guests,
- * peers and file names hold: control characters do not get into a text line, and JSON is always valid UTF-8.
+ * The time is RFC 3339's, UTC, in microseconds; `area` is the folder of the
+ * source file that says it. Messages may hold what guests, peers and file names
+ * hold: control characters do not get into a text line, and JSON is always
+ * valid UTF-8.
  */
 #ifndef POSTERN_BASE_LOG_H
 #define POSTERN_BASE_LOG_H
@@ -22,7 +25,10 @@ enum log_format {
 	LOG_JSON,
 };
 
-/* Like log_target.h's: process-wide, set once before any thread starts. A handler gets the bare message in either format. */
+/*
+ * Like log_target.h's: process-wide, set once before any thread starts. A
+ * handler gets the bare message in either format.
+ */
 void log_set_format(enum log_format format);
 /*
  * Appends lines to this file from now on, which is made if it is not there, and
@@ -38,12 +44,16 @@ int log_open_file(const char *path, uint64_t limit_bytes, struct err *err);
 void log_close_file(void);
 
 /*
- * Any thread. `file` is __FILE__. A line is written with one write(2), so lines of several threads never mix. Each place in the source has a
- * limit (log_limit.h): beyond it lines are left out, and a later one says how many.
+ * Any thread. `file` is __FILE__. A line is written with one write(2), so lines
+ * of several threads never mix. Each place in the source has a limit
+ * (log_limit.h): beyond it lines are left out, and a later one says how many.
  */
-void log_line_from(struct log_site *site, const char *file, enum log_level level, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-/* Any thread: tells of lines that were left out and not told of yet. The loop calls it now and then, and at its end. */
+void log_line_from(struct log_site *site, const char *file, enum log_level level, const char *fmt,
+		   ...) __attribute__((format(printf, 4, 5)));
+/*
+ * Any thread: tells of lines that were left out and not told of yet. The loop
+ * calls it now and then, and at its end.
+ */
 void log_report_left_out(void);
 
 #define log_line(level, ...)                                                                                            \

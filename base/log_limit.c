@@ -32,7 +32,8 @@ static void limit_refill(struct log_site *site, int64_t now_ns)
 	}
 }
 
-static void limit_leave_out(struct log_site *site, const char *file, enum log_level level, const char *message)
+static void limit_leave_out(struct log_site *site, const char *file, enum log_level level,
+			    const char *message)
 {
 	if (!site->left_out++ && notify_fn)
 		notify_fn(notify_arg);
@@ -57,8 +58,8 @@ static void limit_report(struct log_site *site, struct log_left_out *left_out)
 	snprintf(left_out->last, sizeof(left_out->last), "%s", site->last);
 }
 
-bool log_limit_take(struct log_site *site, const char *file, enum log_level level, const char *message, int64_t now_ns,
-		    struct log_left_out *left_out)
+bool log_limit_take(struct log_site *site, const char *file, enum log_level level,
+		    const char *message, int64_t now_ns, struct log_left_out *left_out)
 {
 	bool may;
 

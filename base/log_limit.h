@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * How many lines one place in the source may log: what guests, peers and clients cause can be said too often, and the log of a host is not
- * theirs to fill. Each place has a bucket of LOG_BURST lines, into which one comes back each LOG_REFILL_NS; what finds it empty is counted,
- * and the count is told in a line of its own.
+ * How many lines one place in the source may log: what guests, peers and
+ * clients cause can be said too often, and the log of a host is not theirs to
+ * fill. Each place has a bucket of LOG_BURST lines, into which one comes back
+ * each LOG_REFILL_NS; what finds it empty is counted, and the count is told in
+ * a line of its own.
  */
 #ifndef POSTERN_BASE_LOG_LIMIT_H
 #define POSTERN_BASE_LOG_LIMIT_H
@@ -38,14 +40,16 @@ struct log_left_out {
 };
 
 /*
- * Any thread; now_ns: CLOCK_MONOTONIC. May this line be logged? If so, *left_out gets what the site has left out before it, which is then
- * forgotten.
+ * Any thread; now_ns: CLOCK_MONOTONIC. May this line be logged? If so,
+ * *left_out gets what the site has left out before it, which is then forgotten.
  */
-bool log_limit_take(struct log_site *site, const char *file, enum log_level level, const char *message, int64_t now_ns,
-		    struct log_left_out *left_out);
+bool log_limit_take(struct log_site *site, const char *file, enum log_level level,
+		    const char *message, int64_t now_ns, struct log_left_out *left_out);
 /*
- * notify(arg) is called, by any thread, when a site begins to leave lines out of which nothing is told yet: somebody is to call
- * log_report_left_out() in a while. It must not log, nor wait. NULL: nobody does. Set by who runs the loop; back at its end, none is under way.
+ * notify(arg) is called, by any thread, when a site begins to leave lines out
+ * of which nothing is told yet: somebody is to call log_report_left_out() in a
+ * while. It must not log, nor wait. NULL: nobody does. Set by who runs the
+ * loop; back at its end, none is under way.
  */
 void log_limit_set_notify(void (*notify)(void *arg), void *arg);
 /* Any thread. What some site has left out, which is then forgotten; false: none has. */

@@ -6,7 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The length of the UTF-8 character (RFC 3629, 4) that begins here, 0: none does. A NUL is no continuation, so it never reads past. */
+/*
+ * The length of the UTF-8 character (RFC 3629, 4) that begins here, 0: none
+ * does. A NUL is no continuation, so it never reads past.
+ */
 static size_t utf8_length(const unsigned char *c)
 {
 	size_t n, i;
@@ -20,8 +23,8 @@ static size_t utf8_length(const unsigned char *c)
 		if ((c[i] & 0xc0) != 0x80)
 			return 0;
 	/* Longer than needed, a surrogate, beyond U+10FFFF. */
-	if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) || (c[0] == 0xf0 && c[1] < 0x90) ||
-	    (c[0] == 0xf4 && c[1] > 0x8f))
+	if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
+	    (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
 		return 0;
 	return n;
 }
@@ -78,7 +81,8 @@ void log_time(char *out, const struct timespec *when)
 
 	gmtime_r(&seconds, &tm);
 	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(out, LOG_TIME_BYTES, "%.19s.%06uZ", text, (unsigned int)(when->tv_nsec / 1000 % 1000000));
+	snprintf(out, LOG_TIME_BYTES, "%.19s.%06uZ", text,
+		 (unsigned int)(when->tv_nsec / 1000 % 1000000));
 }
 
 void log_area(char *out, const char *file)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See lookup.h. Nobody joins the resolver's thread; what it shares with who asked belongs to both, and goes with the last of them. An
-// eventfd says that it is done, so that whoever waits for other things too waits for all of them in one poll.
+// See lookup.h. Nobody joins the resolver's thread; what it shares with who
+// asked belongs to both, and goes with the last of them. An eventfd says that
+// it is done, so that whoever waits for other things too waits for all of them
+// in one poll.
 #include "base/lookup.h"
 
 #include <errno.h>
@@ -83,7 +85,8 @@ int lookup_result(struct lookup *l, struct addresses *found, struct err *err)
 	if (!atomic_load(&l->done))
 		return -EAGAIN;
 	if (l->result)
-		return err_set(err, -EHOSTUNREACH, "%s: %s", l->address.host, gai_strerror(l->result));
+		return err_set(err, -EHOSTUNREACH, "%s: %s", l->address.host,
+			       gai_strerror(l->result));
 	addresses_take(found, l->list);
 	return found->n ? 0 : err_set(err, -EHOSTUNREACH, "%s: it has no address", l->address.host);
 }
@@ -95,7 +98,8 @@ void lookup_free(struct lookup *lookup)
 }
 
 /* 0: it is done. */
-static int lookup_wait_done(const struct lookup *l, int64_t deadline_ns, int interrupt_fd, struct err *err)
+static int lookup_wait_done(const struct lookup *l, int64_t deadline_ns, int interrupt_fd,
+			    struct err *err)
 {
 	struct pollfd fds[] = {
 		{ .fd = l->done_fd, .events = POLLIN },
@@ -116,11 +120,13 @@ static int lookup_wait_done(const struct lookup *l, int64_t deadline_ns, int int
 		if (n > 0)
 			return fds[0].revents ? 0 : err_set(err, -EINTR, "interrupted");
 		if (n == 0)
-			return err_set(err, -ETIMEDOUT, "%s: its address was not found in time", l->address.host);
+			return err_set(err, -ETIMEDOUT, "%s: its address was not found in time",
+				       l->address.host);
 	}
 }
 
-int lookup_wait(struct addresses *found, const struct address *address, int64_t deadline_ns, int interrupt_fd, struct err *err)
+int lookup_wait(struct addresses *found, const struct address *address, int64_t deadline_ns,
+		int interrupt_fd, struct err *err)
 {
 	struct lookup *l;
 	int r;

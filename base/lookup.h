@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Names of hosts, looked up by the system's resolver. It asks servers that may not answer, for as long as its settings say, and cannot be
- * interrupted: so it runs on a thread of its own. A look-up that was given up goes on there until the resolver gives up; what it found is
- * dropped. What addresses_known knows never waits.
+ * Names of hosts, looked up by the system's resolver. It asks servers that may
+ * not answer, for as long as its settings say, and cannot be interrupted: so it
+ * runs on a thread of its own. A look-up that was given up goes on there until
+ * the resolver gives up; what it found is dropped. What addresses_known knows
+ * never waits.
  */
 #ifndef POSTERN_BASE_LOOKUP_H
 #define POSTERN_BASE_LOOKUP_H
@@ -25,9 +27,11 @@ int lookup_result(struct lookup *lookup, struct addresses *found, struct err *er
 void lookup_free(struct lookup *lookup);
 
 /*
- * All of it, waiting. deadline_ns: of base/clock.h, INT64_MAX: none. interrupt_fd: readable ends the wait; -1: a signal does that has a
- * handler. 0; -EHOSTUNREACH; -ETIMEDOUT; -EINTR; -ENOMEM, -EAGAIN.
+ * All of it, waiting. deadline_ns: of base/clock.h, INT64_MAX: none.
+ * interrupt_fd: readable ends the wait; -1: a signal does that has a handler.
+ * 0; -EHOSTUNREACH; -ETIMEDOUT; -EINTR; -ENOMEM, -EAGAIN.
  */
-int lookup_wait(struct addresses *found, const struct address *address, int64_t deadline_ns, int interrupt_fd, struct err *err);
+int lookup_wait(struct addresses *found, const struct address *address, int64_t deadline_ns,
+		int interrupt_fd, struct err *err);
 
 #endif

@@ -72,7 +72,10 @@ static void loop_want_log(void *arg)
 	uv_async_send(&loop->wake);
 }
 
-/* Those that were posted before this wake are either taken, or first, or will have one of their own. */
+/*
+ * Those that were posted before this wake are either taken, or first, or will
+ * have one of their own.
+ */
 static void loop_on_wake(uv_async_t *wake)
 {
 	struct loop *loop = wake->data;

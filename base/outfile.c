@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See outfile.h. Linux has the sysctls fs.protected_symlinks, protected_hardlinks, protected_regular and protected_fifos against the same;
+// See outfile.h. Linux has the sysctls fs.protected_symlinks,
+// protected_hardlinks, protected_regular and protected_fifos against the same;
 // they are off here and there, and know sticky directories alone.
 #include "base/outfile.h"
 
@@ -19,16 +20,20 @@ static int dir_check(int fd, const char *path, struct stat *dir, bool *shared, s
 	if (fstat(fd, dir) < 0)
 		return err_errno(err, -errno, "%s", path);
 	if (dir->st_uid != geteuid() && dir->st_uid != 0)
-		return err_set(err, -EPERM, "%s: its directory belongs to user %u, who could put another file there", path,
-			       (unsigned int)dir->st_uid);
+		return err_set(
+			err, -EPERM,
+			"%s: its directory belongs to user %u, who could put another file there",
+			path, (unsigned int)dir->st_uid);
 	if (dir->st_mode & S_IWOTH && !(dir->st_mode & S_ISVTX))
-		return err_set(err, -EPERM, "%s: everybody may remove files from its directory (mode %03o)", path,
-			       (unsigned int)(dir->st_mode & 0777));
+		return err_set(err, -EPERM,
+			       "%s: everybody may remove files from its directory (mode %03o)",
+			       path, (unsigned int)(dir->st_mode & 0777));
 	*shared = dir->st_mode & (S_IWGRP | S_IWOTH);
 	return 0;
 }
 
-static int file_check(int fd, const char *path, const struct stat *dir, bool shared, struct err *err)
+static int file_check(int fd, const char *path, const struct stat *dir, bool shared,
+		      struct err *err)
 {
 	struct stat st;
 
@@ -37,9 +42,13 @@ static int file_check(int fd, const char *path, const struct stat *dir, bool sha
 	if (!shared || S_ISCHR(st.st_mode))
 		return 0;
 	if (st.st_uid != geteuid() && st.st_uid != dir->st_uid)
-		return err_set(err, -EPERM, "%s: user %u has put it there, where others may write", path, (unsigned int)st.st_uid);
+		return err_set(err, -EPERM, "%s: user %u has put it there, where others may write",
+			       path, (unsigned int)st.st_uid);
 	if (S_ISREG(st.st_mode) && st.st_nlink > 1)
-		return err_set(err, -EPERM, "%s: it has another name besides, and others may write to its directory", path);
+		return err_set(
+			err, -EPERM,
+			"%s: it has another name besides, and others may write to its directory",
+			path);
 	return 0;
 }
 
@@ -69,10 +78,15 @@ int outfile_open(const char *path, int flags, mode_t mode, struct err *err)
 		return at;
 	fd = dir_check(at, path, &dir, &shared, err);
 	if (!fd) {
-		fd = openat(at, name, (flags & ~O_TRUNC) | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, mode);
+		fd = openat(at, name,
+			    (flags & ~O_TRUNC) | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+			    mode);
 		if (fd < 0)
-			fd = errno == ELOOP ? err_set(err, -ELOOP, "%s: a symbolic link, which is not followed: name the file itself", path) :
-					      err_errno(err, -errno, "%s", path);
+			fd = errno == ELOOP ?
+				     err_set(err, -ELOOP,
+					     "%s: a symbolic link, which is not followed: name the file itself",
+					     path) :
+				     err_errno(err, -errno, "%s", path);
 	}
 	close(at);
 	if (fd < 0)

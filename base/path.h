@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Names in the file system: those that were made here (by the time they are to go, somebody may have
- * put another file there), and as users write them.
+ * Names in the file system: those that were made here (by the time they are to
+ * go, somebody may have put another file there), and as users write them.
  */
 #ifndef POSTERN_BASE_PATH_H
 #define POSTERN_BASE_PATH_H

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See pidfile.h. Two races matter. A new owner may open the file just before the old one removes it: after locking, the name must still
-// lead to the file that was locked. And nobody removes anything without holding the lock.
+// See pidfile.h. Two races matter. A new owner may open the file just before
+// the old one removes it: after locking, the name must still lead to the file
+// that was locked. And nobody removes anything without holding the lock.
 #include "base/pidfile.h"
 
 #include <errno.h>

@@ -29,20 +29,21 @@ struct bytes {
 	const uint8_t *at, *end;
 };
 
-static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor, struct bytes bytes,
-			unsigned int depth);
+static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor,
+			struct bytes bytes, unsigned int depth);
 
 static int proto_refuse(const struct walk *walk, const char *why)
 {
-	return err_set(walk->err, -EINVAL, "not a %s message: %s", walk->outermost->short_name, why);
+	return err_set(walk->err, -EINVAL, "not a %s message: %s", walk->outermost->short_name,
+		       why);
 }
 
 static int count_field(struct walk *walk)
 {
 	if (walk->fields++ < walk->fields_max)
 		return 0;
-	return err_set(walk->err, -EINVAL, "not a %s message: more than %u fields", walk->outermost->short_name,
-		       walk->fields_max);
+	return err_set(walk->err, -EINVAL, "not a %s message: more than %u fields",
+		       walk->outermost->short_name, walk->fields_max);
 }
 
 static int take_varint(struct walk *walk, struct bytes *bytes, uint64_t *value)
@@ -73,7 +74,8 @@ static int take_bytes(struct walk *walk, struct bytes *bytes, uint64_t len, stru
  * The content of a field: of a number what it is encoded as, of all else what stands behind its
  * length.
  */
-static int take_content(struct walk *walk, struct bytes *bytes, enum wire_type type, struct bytes *content)
+static int take_content(struct walk *walk, struct bytes *bytes, enum wire_type type,
+			struct bytes *content)
 {
 	uint64_t value;
 	int r;
@@ -134,7 +136,8 @@ static int walk_packed(struct walk *walk, enum wire_type type, struct bytes cont
  * What stands for a field among those that may come once: the first choice of its oneof, or
  * itself.
  */
-static unsigned int place_of(const ProtobufCMessageDescriptor *descriptor, const ProtobufCFieldDescriptor *field)
+static unsigned int place_of(const ProtobufCMessageDescriptor *descriptor,
+			     const ProtobufCFieldDescriptor *field)
 {
 	unsigned int i, own = (unsigned int)(field - descriptor->fields);
 
@@ -163,7 +166,10 @@ static int walk_field(struct walk *walk, const ProtobufCFieldDescriptor *field, 
 	return walk_message(walk, field->descriptor, content, depth + 1);
 }
 
-/* What begins a field: its number and how it is encoded; protobuf-c reads five bytes of it at most. */
+/*
+ * What begins a field: its number and how it is encoded; protobuf-c reads five
+ * bytes of it at most.
+ */
 static int take_tag(struct walk *walk, struct bytes *bytes, uint64_t *tag)
 {
 	const uint8_t *begin = bytes->at;
@@ -174,8 +180,8 @@ static int take_tag(struct walk *walk, struct bytes *bytes, uint64_t *tag)
 	return r;
 }
 
-static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor, struct bytes bytes,
-			unsigned int depth)
+static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor,
+			struct bytes bytes, unsigned int depth)
 {
 	uint64_t seen = 0;
 	int r = 0;
@@ -194,12 +200,14 @@ static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *des
 			r = count_field(walk);
 		if (r)
 			return r;
-		field = protobuf_c_message_descriptor_get_field(descriptor, (unsigned int)(tag >> 3));
+		field = protobuf_c_message_descriptor_get_field(descriptor,
+								(unsigned int)(tag >> 3));
 		if (!field)
 			continue;
 		bit = UINT64_C(1) << place_of(descriptor, field);
 		if (field->label != PROTOBUF_C_LABEL_REPEATED && seen & bit &&
-		    (field->type == PROTOBUF_C_TYPE_MESSAGE || field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF))
+		    (field->type == PROTOBUF_C_TYPE_MESSAGE ||
+		     field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF))
 			return proto_refuse(walk, "a part that comes twice");
 		seen |= bit;
 		r = walk_field(walk, field, (enum wire_type)(tag & 7), content, depth);
@@ -226,6 +234,7 @@ void *proto_unpack(const ProtobufCMessageDescriptor *descriptor, const void *dat
 		return NULL;
 	message = protobuf_c_message_unpack(descriptor, NULL, len, data);
 	if (!message)
-		err_set(err, -EINVAL, "not a %s message of %zu bytes, or no memory for it", descriptor->short_name, len);
+		err_set(err, -EINVAL, "not a %s message of %zu bytes, or no memory for it",
+			descriptor->short_name, len);
 	return message;
 }

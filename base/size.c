@@ -45,8 +45,9 @@ int size_parse_limited(char *path, size_t room, uint64_t *limit, const char *tex
 
 	*limit = ROTATE_LIMIT_DEFAULT;
 	if (option && strncmp(option, LIMIT, strlen(LIMIT)))
-		return err_set(err, -EINVAL, "\"%s\": option \"%s\" is unknown; limit=SIZE is allowed",
-			       text, option);
+		return err_set(err, -EINVAL,
+			       "\"%s\": option \"%s\" is unknown; limit=SIZE is allowed", text,
+			       option);
 	if (option) {
 		len = (size_t)(option - 1 - text);
 		if (size_parse(limit, option + strlen(LIMIT)) < 0 ||

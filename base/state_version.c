@@ -23,6 +23,6 @@ int state_version_check(const char *what, uint32_t version, uint32_t current, st
 	else
 		snprintf(advice, sizeof(advice),
 			 "it is too old, go by way of a postern that writes version %" PRIu32, version + 1);
-	return err_set(err, -EPROTO, "%s: version %" PRIu32 ", this postern knows %s: %s", what, version,
-		       known, advice);
+	return err_set(err, -EPROTO, "%s: version %" PRIu32 ", this postern knows %s: %s", what,
+		       version, known, advice);
 }

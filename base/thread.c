@@ -13,7 +13,10 @@
 /* The least that Linux takes. */
 #define THREAD_TURN_NS (NS_PER_MS / 10)
 
-/* struct sched_attr of Linux' include/uapi/linux/sched/types.h, which cannot be included beside <sched.h>. */
+/*
+ * struct sched_attr of Linux' include/uapi/linux/sched/types.h, which cannot be
+ * included beside <sched.h>.
+ */
 struct turn {
 	uint32_t size, policy;
 	uint64_t flags;
@@ -31,7 +34,10 @@ int thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg)
 	int r;
 
 	sigfillset(&all);
-	/* What a thread does to itself: blocked, the process would die of it without a handler's word, or KVM_RUN try for ever. */
+	/*
+	 * What a thread does to itself: blocked, the process would die of it
+	 * without a handler's word, or KVM_RUN try for ever.
+	 */
 	for (i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		sigdelset(&all, own[i]);
 	pthread_sigmask(SIG_SETMASK, &all, &old);

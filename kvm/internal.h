@@ -82,7 +82,10 @@ void vcpu_let_run(struct vcpu *vcpu);
 void vcpu_unpark(struct vcpu *vcpu);
 /* Does an access to RAM that run->mmio asks for; 0 or gup's error. */
 int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts);
-/* Takes SIGBUS for the process, unless it has: what it did before it still does for all but vCPUs. Main thread. */
+/*
+ * Takes SIGBUS for the process, unless it has: what it did before it still does
+ * for all but vCPUs. Main thread.
+ */
 int poison_listen(struct err *err);
 /* On the vCPU's thread, first of all. */
 void poison_bind(struct poison *poison, struct kvm_run *run);

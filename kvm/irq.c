@@ -35,7 +35,8 @@ static int routes_commit(struct vm *vm)
 	unsigned int i;
 	int r = 0;
 
-	routing = calloc(1, sizeof(*routing) + (ARCH_IRQ_ROUTES_MAX + VM_MSI_MAX) * sizeof(routing->entries[0]));
+	routing = calloc(1, sizeof(*routing) + (ARCH_IRQ_ROUTES_MAX + VM_MSI_MAX) *
+						       sizeof(routing->entries[0]));
 	if (!routing)
 		return -ENOMEM;
 	routing->nr = arch_irq_routes(routing->entries);
@@ -68,7 +69,8 @@ int vm_msi_open(struct vm *vm, unsigned int *msi, struct err *err)
 	for (i = 0; i < VM_MSI_MAX && vm->msi[i].open; i++)
 		;
 	if (i == VM_MSI_MAX)
-		return err_set(err, -ENOSPC, "all %d message signalled interrupts are in use", VM_MSI_MAX);
+		return err_set(err, -ENOSPC, "all %d message signalled interrupts are in use",
+			       VM_MSI_MAX);
 	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fd < 0)
 		return err_errno(err, -errno, "event for an interrupt");
@@ -136,7 +138,10 @@ static void msi_send(struct vm *vm, unsigned int msi)
 
 void vm_msi_fire(struct vm *vm, unsigned int msi)
 {
-	/* Neither changes between vm_msi_open and vm_msi_close, which are not called at the same time as this. */
+	/*
+	 * Neither changes between vm_msi_open and vm_msi_close, which are not
+	 * called at the same time as this.
+	 */
 	if (!vm->msi[msi].irqfd)
 		msi_send(vm, msi);
 	else

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See parked.h. `parked` is set by the vCPU's thread alone, when it has nothing more to do, and cleared by whoever lets it run,
-// before the thread is woken: so it never says "parked" of a vCPU that may enter KVM_RUN.
+// See parked.h. `parked` is set by the vCPU's thread alone, when it has nothing
+// more to do, and cleared by whoever lets it run, before the thread is woken:
+// so it never says "parked" of a vCPU that may enter KVM_RUN.
 #include "kvm/parked.h"
 
 #include <errno.h>
@@ -55,7 +56,8 @@ struct kvm_run *parked_run(const struct vcpu_parked *parked)
 	return parked->vcpu->run;
 }
 
-int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, const char *what, struct err *err)
+int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, const char *what,
+		 struct err *err)
 {
 	struct vcpu *vcpu = parked->vcpu;
 	int r;
@@ -68,7 +70,10 @@ int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, c
 	return r;
 }
 
-/* For the thread to let KVM finish an instruction; it parks again at once, since want_pause stays. */
+/*
+ * For the thread to let KVM finish an instruction; it parks again at once,
+ * since want_pause stays.
+ */
 static int parked_flush(struct vcpu *vcpu, bool drop, struct err *err)
 {
 	int r;
@@ -103,7 +108,9 @@ int parked_complete_io(struct vcpu_parked *parked, bool drop, struct err *err)
 		else
 			r = vcpu_ram(vcpu, GUP_NOWAIT, NULL);
 		if (r < 0)
-			return err_set(err, -EBUSY, "an instruction of vCPU %u waits for the page at 0x%" PRIx64, vcpu->index,
+			return err_set(err, -EBUSY,
+				       "an instruction of vCPU %u waits for the page at 0x%" PRIx64,
+				       vcpu->index,
 				       (uint64_t)vcpu->run->mmio.phys_addr & ~(PAGE_BYTES - 1));
 		r = parked_flush(vcpu, drop, err);
 	}
@@ -114,5 +121,7 @@ int parked_complete_io_to_write(struct vcpu_parked *parked, struct err *err)
 {
 	int r = parked_complete_io(parked, false, err);
 
-	return r > 0 ? err_set(err, -EAGAIN, "an instruction has been finished just now: read the registers again") : r;
+	return r > 0 ? err_set(err, -EAGAIN,
+			       "an instruction has been finished just now: read the registers again") :
+		       r;
 }

@@ -47,7 +47,8 @@ struct kvm_run *parked_run(const struct vcpu_parked *parked);
  * err (which may be NULL) saying `what` failed on which vCPU. -EBUSY: it is
  * not parked, KVM was not asked (see parked_complete_io).
  */
-int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, const char *what, struct err *err);
+int parked_ioctl(struct vcpu_parked *parked, unsigned long request, void *arg, const char *what,
+		 struct err *err);
 
 /*
  * An emulated instruction may have parked in the middle: half of it is in KVM,

@@ -16,7 +16,10 @@
 
 #include "kvm/internal.h"
 
-/* A signal handler gets no context: this thread's vCPU, and what SIGBUS did before, once for the process. */
+/*
+ * A signal handler gets no context: this thread's vCPU, and what SIGBUS did
+ * before, once for the process.
+ */
 static _Thread_local struct poison *poison_here;
 static struct sigaction poison_before;
 
@@ -32,7 +35,10 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 		__atomic_store_n(&here->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		return;
 	}
-	/* The access is made again when this returns, and the signal comes again. One that was sent is sent again. */
+	/*
+	 * The access is made again when this returns, and the signal comes
+	 * again. One that was sent is sent again.
+	 */
 	sigaction(sig, &poison_before, NULL);
 	if (info->si_code <= 0)
 		raise(sig);

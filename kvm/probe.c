@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The probe is a small machine of the product's own pieces: a guest of a few instructions touches a page that never comes,
-// and is paused. What brings it out is what this host can do.
+// The probe is a small machine of the product's own pieces: a guest of a few
+// instructions touches a page that never comes, and is paused. What brings it
+// out is what this host can do.
 #include "kvm/probe.h"
 
 #include <errno.h>
@@ -80,13 +81,15 @@ static int probe_until_waiting(struct memory *mem, struct err *err)
 
 	while (!memory_waiters(mem, &waiter, 1)) {
 		if (clock_now_ns() > deadline)
-			return err_set(err, -ETIMEDOUT, "the probe's guest does not run on this KVM");
+			return err_set(err, -ETIMEDOUT,
+				       "the probe's guest does not run on this KVM");
 		usleep(50);
 	}
 	return 0;
 }
 
-static int probe_try(struct memory *mem, struct vm *vm, enum way_out *way, int64_t *us, struct err *err)
+static int probe_try(struct memory *mem, struct vm *vm, enum way_out *way, int64_t *us,
+		     struct err *err)
 {
 	int64_t start = clock_now_ns();
 	int r;
@@ -100,7 +103,9 @@ static int probe_try(struct memory *mem, struct vm *vm, enum way_out *way, int64
 		r = vm_pause(vm, PROBE_EJECT_MS, NULL);
 	}
 	if (r < 0)
-		return err_set(err, r, "neither a signal nor the eject brings a vCPU out of its wait for a page");
+		return err_set(
+			err, r,
+			"neither a signal nor the eject brings a vCPU out of its wait for a page");
 	if (us)
 		*us = (clock_now_ns() - start) / NS_PER_US;
 	return 0;
@@ -131,7 +136,10 @@ static int probe_open(struct probe *probe, bool late, struct err *err)
 	int r;
 
 	r = memory_new(&probe->mem, &range, 1, err);
-	/* From the start: the fault thread must not eject a wait that has become long, or it would look like the kernel's doing. */
+	/*
+	 * From the start: the fault thread must not eject a wait that has
+	 * become long, or it would look like the kernel's doing.
+	 */
 	if (!r)
 		memory_set_way_out(probe->mem, WAY_OUT_KERNEL);
 	if (!r && late)
@@ -186,7 +194,8 @@ static bool probe_kernel_verdict(struct probe_seen *seen, char *why, size_t size
 	else if (!atomic_load(&seen->ok))
 		snprintf(why, size, "kernel-mode code does not get anywhere");
 	else
-		snprintf(why, size, "kernel-mode code runs at %.0f million instructions a second", rate);
+		snprintf(why, size, "kernel-mode code runs at %.0f million instructions a second",
+			 rate);
 	return atomic_load(&seen->ok) && rate >= PROBE_KERNEL_MIPS;
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The run loop of a vCPU's thread; see vcpu.h for its states. A kick sets immediate_exit, so that a vCPU about to enter the
-// guest comes right back, and then either ejects it from its wait for a page or sends SIGUSR1, whose handler sets
-// immediate_exit too (a signal between the handler's return and KVM_RUN is thus never lost).
+// The run loop of a vCPU's thread; see vcpu.h for its states. A kick sets
+// immediate_exit, so that a vCPU about to enter the guest comes right back, and
+// then either ejects it from its wait for a page or sends SIGUSR1, whose
+// handler sets immediate_exit too (a signal between the handler's return and
+// KVM_RUN is thus never lost).
 #include "kvm/vcpu.h"
 
 #include <errno.h>
@@ -84,8 +86,8 @@ static void vcpu_pio(struct vcpu *vcpu)
 
 	/* A string instruction brings several items of one port. */
 	for (i = 0; i < run->io.count && !vcpu->dropping; i++, data += run->io.size)
-		vcpu->vm->ops->pio(vcpu->vm->arg, run->io.port, run->io.direction == KVM_EXIT_IO_OUT, data,
-				   run->io.size);
+		vcpu->vm->ops->pio(vcpu->vm->arg, run->io.port,
+				   run->io.direction == KVM_EXIT_IO_OUT, data, run->io.size);
 	vcpu->io_pending = true;
 }
 
@@ -100,8 +102,10 @@ int vcpu_ram(struct vcpu *vcpu, unsigned int flags, const struct gup_opts *opts)
 }
 
 /*
- * An emulated instruction's access to RAM: KVM's kernel copy failed because an eject had taken the page's protection, and KVM
- * took it for a device's. Served here, as soon as the page is there; a kick puts it off, and the vCPU parks meanwhile.
+ * An emulated instruction's access to RAM: KVM's kernel copy failed because an
+ * eject had taken the page's protection, and KVM took it for a device's. Served
+ * here, as soon as the page is there; a kick puts it off, and the vCPU parks
+ * meanwhile.
  */
 static void vcpu_mmio_ram(struct vcpu *vcpu)
 {
@@ -113,7 +117,9 @@ static void vcpu_mmio_ram(struct vcpu *vcpu)
 	vcpu->io_pending = !r;
 	if (!r || r == -EINTR)
 		return;
-	snprintf(event.text, sizeof(event.text), "an emulated access to RAM at 0x%" PRIx64 ": error %d", (uint64_t)vcpu->run->mmio.phys_addr, r);
+	snprintf(event.text, sizeof(event.text),
+		 "an emulated access to RAM at 0x%" PRIx64 ": error %d",
+		 (uint64_t)vcpu->run->mmio.phys_addr, r);
 	vcpu_event(vcpu, &event);
 }
 
@@ -129,8 +135,8 @@ static void vcpu_mmio(struct vcpu *vcpu)
 		vcpu_mmio_ram(vcpu);
 		return;
 	}
-	vcpu->vm->ops->mmio(vcpu->vm->arg, GPA(run->mmio.phys_addr), run->mmio.is_write, run->mmio.data,
-			    run->mmio.len);
+	vcpu->vm->ops->mmio(vcpu->vm->arg, GPA(run->mmio.phys_addr), run->mmio.is_write,
+			    run->mmio.data, run->mmio.len);
 	vcpu->io_pending = true;
 }
 
@@ -202,8 +208,10 @@ static void vcpu_exit(struct vcpu *vcpu)
 }
 
 /*
- * A kick has done its work: the next turn looks at want_pause. Whoever kicks sets want_pause before immediate_exit and the kick,
- * so one that is wiped out here is seen there; and one that comes late, after a resume, does not make the vCPU spin.
+ * A kick has done its work: the next turn looks at want_pause. Whoever kicks
+ * sets want_pause before immediate_exit and the kick, so one that is wiped out
+ * here is seen there; and one that comes late, after a resume, does not make
+ * the vCPU spin.
  */
 static void vcpu_forget_kick(struct vcpu *vcpu)
 {
@@ -229,14 +237,16 @@ static bool vcpu_run_failed(struct vcpu *vcpu, int r, bool ejected)
 		vcpu_forget_kick(vcpu);
 		return true;
 	}
-	snprintf(event.text, sizeof(event.text), "KVM_RUN: %s", strerror_r(-r, reason, sizeof(reason)));
+	snprintf(event.text, sizeof(event.text), "KVM_RUN: %s",
+		 strerror_r(-r, reason, sizeof(reason)));
 	vcpu_event(vcpu, &event);
 	return false;
 }
 
 /*
- * The guest has touched a page whose memory on the host has failed. It is LOST: nobody else may touch it, and a guest that tried again
- * would only come back here.
+ * The guest has touched a page whose memory on the host has failed. It is LOST:
+ * nobody else may touch it, and a guest that tried again would only come back
+ * here.
  */
 static void vcpu_poisoned(struct vcpu *vcpu, const void *host)
 {
@@ -244,7 +254,10 @@ static void vcpu_poisoned(struct vcpu *vcpu, const void *host)
 
 	if (memory_poison(vcpu->vm->mem, host, &event.gfn) < 0) {
 		event.type = VM_EVENT_ERROR;
-		snprintf(event.text, sizeof(event.text), "the host's memory at %p has failed (poisoned by its kernel), none of the guest's RAM", host);
+		snprintf(
+			event.text, sizeof(event.text),
+			"the host's memory at %p has failed (poisoned by its kernel), none of the guest's RAM",
+			host);
 	}
 	vcpu_event(vcpu, &event);
 }
@@ -295,7 +308,10 @@ static void vcpu_finish_io(struct vcpu *vcpu)
 	}
 }
 
-/* With vm->lock held, until whoever may has cleared parked: nothing that is asked for meanwhile counts. */
+/*
+ * With vm->lock held, until whoever may has cleared parked: nothing that is
+ * asked for meanwhile counts.
+ */
 static void vcpu_stay_parked(struct vcpu *vcpu)
 {
 	struct vm *vm = vcpu->vm;
@@ -305,8 +321,9 @@ static void vcpu_stay_parked(struct vcpu *vcpu)
 	while (vcpu->parked)
 		pthread_cond_wait(&vm->resumed, &vm->lock);
 	/*
-	 * Under the lock: a pause asked for from now on sets want_pause first and kicks after, so neither its
-	 * immediate_exit nor its kick is wiped out here.
+	 * Under the lock: a pause asked for from now on sets want_pause first
+	 * and kicks after, so neither its immediate_exit nor its kick is wiped
+	 * out here.
 	 */
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	memory_thread_clear(vcpu->waits);

@@ -126,7 +126,8 @@ int vm_pause(struct vm *vm, int timeout_ms, struct err *err)
 			       " (does this kernel have interruptible guest faults? --way-out=eject needs none)" : "");
 }
 
-int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err), void *arg, struct err *err)
+int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err),
+	    void *arg, struct err *err)
 {
 	struct vcpu_parked *parked;
 	unsigned int i;

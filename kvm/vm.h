@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A KVM virtual machine: its file descriptors, memory slots and vCPUs. What a machine is made of
- * beyond that (interrupt controllers, CPUID, boot state) is arch/'s; what sits on its buses is device/'s.
+ * A KVM virtual machine: its file descriptors, memory slots and vCPUs. What a
+ * machine is made of beyond that (interrupt controllers, CPUID, boot state) is
+ * arch/'s; what sits on its buses is device/'s.
  *
- * Threads: created, paused, resumed and freed by the main thread; exits are delivered on vCPU threads.
+ * Threads: created, paused, resumed and freed by the main thread; exits are
+ * delivered on vCPU threads.
  */
 #ifndef POSTERN_KVM_VM_H
 #define POSTERN_KVM_VM_H
@@ -44,16 +46,21 @@ struct vm_exit_ops {
 };
 
 /*
- * Opens /dev/kvm, creates the VM, a memory slot for each region of `mem`, and `cpus` vCPUs (1 to VM_VCPUS_MAX),
- * each with a parked thread. arch_vm_create and arch_vcpu_create are called in between. ops and mem outlive the VM.
- * Errors with advice: -ENOENT / -EACCES no usable /dev/kvm, -EINVAL, -ENOTSUP a capability is missing.
+ * Creates the VM on a host that outlives it (NULL: it opens one of its own), a
+ * memory slot for each region of `mem`, and `cpus` vCPUs (1 to VM_VCPUS_MAX),
+ * each with a parked thread. arch_vm_create and arch_vcpu_create are called in
+ * between. ops and mem outlive the VM.
+ * Errors with advice: -ENOENT / -EACCES no usable /dev/kvm, -EINVAL, -ENOTSUP a
+ * capability is missing, or this host's KVM has no room for so many vCPUs or so
+ * much RAM.
  */
 int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops,
 	   void *arg, struct err *err);
 /*
- * Ends the vCPU threads (each leaves whatever it waits for) and joins them; the file descriptors stay open. -ETIMEDOUT: a
- * vCPU did not come out within 5 s (a forced way out that this kernel lacks); then nothing may be freed and only the end of
- * the process, which every wait obeys, is left.
+ * Ends the vCPU threads (each leaves whatever it waits for) and joins them; the
+ * file descriptors stay open. -ETIMEDOUT: a vCPU did not come out within 5 s (a
+ * forced way out that this kernel lacks); then nothing may be freed and only
+ * the end of the process, which every wait obeys, is left.
  */
 int vm_end_vcpus(struct vm *vm);
 /* After vm_end_vcpus and memory_shut, in this order: see memory.h. Closes the file descriptors. */
@@ -70,16 +77,20 @@ unsigned int vm_vcpus(const struct vm *vm);
 struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index);
 
 /*
- * Brings every vCPU out of the guest, or out of its wait for a page, and parks it. When it returns 0 no vCPU runs,
- * pending I/O instructions are completed, and vCPU state may be read and written (kvm/parked.h). Typically some
- * 100 us; waits at most timeout_ms (the loop's "nothing hangs": a bound, not a wait for a page), kicking again each
- * millisecond; -ETIMEDOUT names the vCPU and what it does: it parks as soon as it comes out.
+ * Brings every vCPU out of the guest, or out of its wait for a page, and parks
+ * it. When it returns 0 no vCPU runs, pending I/O instructions are completed,
+ * and vCPU state may be read and written (kvm/parked.h). Typically some 100 us;
+ * waits at most timeout_ms (the loop's "nothing hangs": a bound, not a wait for
+ * a page), kicking again each millisecond; -ETIMEDOUT names the vCPU and what
+ * it does: it parks as soon as it comes out.
  */
 int vm_pause(struct vm *vm, int timeout_ms, struct err *err);
 /*
- * Calls fn with each vCPU, held parked, in their order; stops at a result that is not 0, and returns it. -EBUSY: one runs.
+ * Calls fn with each vCPU, held parked, in their order; stops at a result that
+ * is not 0, and returns it. -EBUSY: one runs.
  */
-int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err), void *arg, struct err *err);
+int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err),
+	    void *arg, struct err *err);
 /* arch_vcpu_boot of each. */
 struct arch_boot;
 int vm_boot(struct vm *vm, const struct arch_boot *boot, struct err *err);
@@ -92,7 +103,10 @@ void vm_ask_pause(struct vm *vm);
 
 /* KVM's interrupt routes: those of the architecture (arch_irq_routes) and no other yet. For arch_vm_create. */
 int vm_irq_routes_init(struct vm *vm, struct err *err);
-/* Sets an interrupt line of the in-kernel interrupt controllers. Any thread. 0 or a negative errno. */
+/*
+ * Sets an interrupt line of the in-kernel interrupt controllers. Any thread. 0
+ * or a negative errno.
+ */
 int vm_irq_line(struct vm *vm, unsigned int gsi, bool level);
 
 #endif

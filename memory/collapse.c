@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Huge pages come back. What the stage could not place whole (stage.c) lies in pieces; once everything is PRESENT each such huge page is
-// collapsed (MADV_COLLAPSE, Linux 6.1 and later; khugepaged does it some time on older ones). In the background, one at a
-// time with a pause after each, so that the guest gets at the memory map's lock. Those with many zero pages are left: they cost no
-// memory now, and would cost 2 MiB.
+// Huge pages come back. What the stage could not place whole (stage.c) lies in
+// pieces; once everything is PRESENT each such huge page is collapsed
+// (MADV_COLLAPSE, Linux 6.1 and later; khugepaged does it some time on older
+// ones). In the background, one at a time with a pause after each, so that the
+// guest gets at the memory map's lock. Those with many zero pages are left:
+// they cost no memory now, and would cost 2 MiB.
 #include <errno.h>
 #include <linux/types.h>
 #include <sys/ioctl.h>
@@ -50,8 +52,8 @@ bool memory_is_huge(int pagemap, const uint8_t *host)
 		.return_mask = PAGE_IS_HUGE,
 	};
 
-	return pagemap >= 0 && ioctl(pagemap, PAGEMAP_SCAN, &arg) == 1 && found.start == arg.start &&
-	       found.end == arg.end;
+	return pagemap >= 0 && ioctl(pagemap, PAGEMAP_SCAN, &arg) == 1 &&
+	       found.start == arg.start && found.end == arg.end;
 }
 
 /* Everything is PRESENT and nothing is ejected from: a look at the guest's memory does not wait. */
@@ -66,7 +68,10 @@ static bool collapse_wanted(int pagemap, const uint8_t *host)
 	return zeros <= MEMORY_HUGE_ZEROS_MAX;
 }
 
-/* Collapses one, and yields. False: it could not be; when the first cannot, this kernel does not know how. */
+/*
+ * Collapses one, and yields. False: it could not be; when the first cannot,
+ * this kernel does not know how.
+ */
 static bool collapse_one(uint8_t *host)
 {
 	int64_t start = clock_now_ns();

@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// No thread of the VMM touches a page that is not there: this is the check. userfaultfd says which thread waits. It may be
+// No thread of the VMM touches a page that is not there: this is the check.
+// userfaultfd says which thread waits. It may be
 //
 //   - a vCPU's, inside KVM_RUN: what late memory is for;
-//   - no thread of this process: a worker of KVM's own (async page faults), another process that looks in;
-//   - any other thread of this process, or a vCPU's outside KVM_RUN: a stray touch. It should have come through gup.
+//   - no thread of this process: a worker of KVM's own (async page faults),
+//     another process that looks in;
+//   - any other thread of this process, or a vCPU's outside KVM_RUN: a direct
+//     access. It should have come through gup.
 //
-// Kernel threads have their number of the host's own process namespace: in a container one of ours might have the same, and would then be blamed
-// for a worker's wait. That is a log line too many, in a build for tests an abort.
+// Kernel threads have their number of the host's own process namespace: in a
+// container one of ours might have the same, and would then be blamed for a
+// worker's wait. That is a log line too many, in a build for tests an abort.
 //
-// A report may be read while a vCPU is on its way out of KVM_RUN, and judged when it is out. So each return from KVM_RUN has a number, and the
-// fault thread notes the last one before it reads. A vCPU that is outside with a smaller or the same number was outside when
-// the report was read, and then it was so when it touched the page: who has left a wait has taken its report back.
+// A report may be read while a vCPU is on its way out of KVM_RUN, and judged
+// when it is out. So each return from KVM_RUN has a number, and the fault
+// thread notes the last one before it reads. A vCPU that is outside with a
+// smaller or the same number was outside when the report was read, and then it
+// was so when it touched the page: who has left a wait has taken its report
+// back.
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -102,7 +109,8 @@ void memory_check_access(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t retu
 	if (thread_may_wait(mem, tid, returns, &known) || (!known && !thread_is_ours(tid)))
 		return;
 	count_add(&mem->n_direct_accesses, 1);
-	if (what == MEMORY_DIRECT_ACCESS_COUNT || (!access_is_new(mem, tid) && what != MEMORY_DIRECT_ACCESS_ABORT))
+	if (what == MEMORY_DIRECT_ACCESS_COUNT ||
+	    (!access_is_new(mem, tid) && what != MEMORY_DIRECT_ACCESS_ABORT))
 		return;
 	thread_name(tid, name, sizeof(name));
 	log_error("stray touch: thread %d (%s) waits for the page at guest physical address 0x%" PRIx64 "%s; this is a defect of "

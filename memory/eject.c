@@ -19,9 +19,9 @@
 //     permissions; the byte becomes PRESENT + EJECTING, which nobody touches
 //     until the eject ends. The vCPU comes out all the same.
 //   - Nobody kicked, but the wait has become long: the fault thread ejects the
-//     vCPU all the same, and it waits on in user space (memory_thread_wait_page).
-//     A thread that sleeps in the kernel for a page cannot be ptraced, stopped
-//     or dumped on these kernels.
+//     vCPU all the same, and it waits on in user space
+//     (memory_thread_wait_page). A thread that sleeps in the kernel for a page
+//     cannot be ptraced, stopped or dumped on these kernels.
 //   - The wait that an eject was for was over (the page had been copied, and its
 //     byte did not say so yet): the thread is not woken by it. Either it runs,
 //     and comes out by a signal, of the next kick or of the fault thread, which
@@ -87,7 +87,8 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 	return woken ? KICK_DONE : KICK_SIGNAL;
 }
 
-void memory_thread_set_signal(struct memory_thread *thread, void (*send_signal)(void *arg), void *arg)
+void memory_thread_set_signal(struct memory_thread *thread, void (*send_signal)(void *arg),
+			      void *arg)
 {
 	thread->send_signal = send_signal;
 	thread->signal_arg = arg;
@@ -216,9 +217,9 @@ bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn)
 }
 
 /*
- * When the thread is to be brought out, or INT64_MAX; *nudge: by its signal.
- * wait_lock and eject_lock held. A wait that has become long is ejected from.
- * An eject that has not brought its thread out missed it, and a nudge does not,
+ * When the thread is to be brought out, or INT64_MAX; *by_signal: by its signal,
+ * not by an eject. wait_lock and eject_lock held. A wait that has become long is ejected from.
+ * An eject that has not brought its thread out missed it, and a signal does not,
  * whether or not the thread waits: it may have found the page and run on, and
  * until it is out nobody else gets at that page.
  */
@@ -233,8 +234,8 @@ static int64_t overdue_at(const struct memory_thread *thread, bool *by_signal)
 }
 
 /* The first thread that is overdue by now, which counts as tried; NULL: none is, until *next. */
-static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool *by_signal, gfn_t *gfn,
-					  int64_t *next)
+static struct memory_thread *overdue_find(struct memory *mem, int64_t now, bool *by_signal,
+					  gfn_t *gfn, int64_t *next)
 {
 	struct memory_thread *thread;
 	int64_t due;

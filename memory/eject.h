@@ -45,7 +45,8 @@ enum way_out memory_way_out(const struct memory *mem);
  * must not sleep nor call anything of this library. Set before the thread is
  * bound.
  */
-void memory_thread_set_signal(struct memory_thread *thread, void (*send_signal)(void *arg), void *arg);
+void memory_thread_set_signal(struct memory_thread *thread, void (*send_signal)(void *arg),
+			      void *arg);
 
 /* What a kick found. */
 enum kick_result {

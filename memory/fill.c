@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Pages come in: UFFDIO_COPY makes them visible whole and in one step, then their bytes become PRESENT, then whoever
-// waits in gup or has a ticket is woken (UFFDIO_COPY itself wakes those who wait inside the kernel).
+// Pages come in: UFFDIO_COPY makes them visible whole and in one step, then
+// their bytes become PRESENT, then whoever waits in gup or has a ticket is
+// woken (UFFDIO_COPY itself wakes those who wait inside the kernel).
 //
-// All that happens in a huge page happens under its lock: whole huge pages take the place of small ones there (stage.c).
+// All that happens in a huge page happens under its lock: whole huge pages take
+// the place of small ones there (stage.c).
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
@@ -36,7 +38,8 @@ static uint64_t fill_address(const struct memory *mem, unsigned int region, uint
 	return (uintptr_t)mem->region[region].host + offset * PAGE_BYTES;
 }
 
-int64_t memory_fill_move(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, uint8_t *pages)
+int64_t memory_fill_move(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			 uint8_t *pages)
 {
 	struct uffdio_move move = {
 		.dst = fill_address(mem, region, offset), .src = (uintptr_t)pages, .len = n * PAGE_BYTES,
@@ -58,7 +61,8 @@ static int64_t fill_zero(struct memory *mem, unsigned int region, uint64_t offse
 	return zero.zeropage > 0 ? zero.zeropage / (int64_t)PAGE_BYTES : -errno;
 }
 
-int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages)
+int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			 const uint8_t *pages)
 {
 	struct uffdio_copy copy = {
 		.dst = fill_address(mem, region, offset), .src = (uintptr_t)pages, .len = n * PAGE_BYTES,
@@ -71,7 +75,8 @@ int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offse
 	return copy.copy > 0 ? copy.copy / (int64_t)PAGE_BYTES : -errno;
 }
 
-uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes)
+uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			struct wakes *wakes)
 {
 	uint64_t i, in, fresh = 0, requested = 0, lost = 0;
 	uint8_t old;
@@ -91,7 +96,8 @@ uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset
 	return fresh;
 }
 
-int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes)
+int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset,
+			      const struct wakes *wakes)
 {
 	uint64_t first = mem->region[region].first.v + offset - offset % HUGE_PAGES, bits;
 	int64_t longest = 0, ns;
@@ -99,7 +105,9 @@ int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t 
 
 	for (word = 0; word < HUGE_PAGES / 64; word++)
 		for (bits = wakes->page[word]; bits; bits &= bits - 1) {
-			ns = memory_wake(mem, GFN(first + 64 * word + (uint64_t)__builtin_ctzll(bits)), 1, true);
+			ns = memory_wake(mem,
+					 GFN(first + 64 * word + (uint64_t)__builtin_ctzll(bits)),
+					 1, true);
 			longest = ns > longest ? ns : longest;
 		}
 	return longest;
@@ -111,7 +119,10 @@ static void fill_complete(struct memory *mem)
 	unsigned int i;
 
 	pthread_rwlock_wrlock(&mem->map_lock);
-	/* Memory that failed just now (poison.c) is missing for good, and more may have been invalidated since. */
+	/*
+	 * Memory that failed just now (poison.c) is missing for good, and more
+	 * may have been invalidated since.
+	 */
 	if (atomic_load(&mem->n_missing)) {
 		pthread_rwlock_unlock(&mem->map_lock);
 		return;
@@ -140,9 +151,12 @@ void memory_count_fresh(struct memory *mem, uint64_t fresh)
 		fill_complete(mem);
 }
 
-/* Fills [offset, offset + n), none of which was PRESENT a moment ago. Adds to *fresh what came in, also with an error. */
-static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages,
-		    int64_t *fresh, struct wakes *wakes)
+/*
+ * Fills [offset, offset + n), none of which was PRESENT a moment ago. Adds to
+ * *fresh what came in, also with an error.
+ */
+static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+		    const uint8_t *pages, int64_t *fresh, struct wakes *wakes)
 {
 	uint64_t i = 0, batch = n;
 	int64_t got;
@@ -167,8 +181,10 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 			break;
 		case -ENOENT:
 			/*
-			 * An eject has cut the mapping in pieces for a moment: page by page. Or all pages have come by
-			 * other fillers and nothing is watched any more: then this one is PRESENT.
+			 * An eject has cut the mapping in pieces for a moment:
+			 * page by page. Or all pages have come by other fillers
+			 * and nothing is watched any more: then this one is
+			 * PRESENT.
 			 */
 			if (state_of(state_load(&mem->state[region][offset + i])) == PAGE_PRESENT)
 				i++;
@@ -189,7 +205,8 @@ static bool memory_fill_is_over(struct memory *mem, unsigned int region, uint64_
 	enum page_state state = state_of(state_load(&mem->state[region][offset]));
 
 	return state == PAGE_PRESENT ||
-	       (state == PAGE_LOST && memory_is_poisoned(mem, GFN(mem->region[region].first.v + offset)));
+	       (state == PAGE_LOST &&
+		memory_is_poisoned(mem, GFN(mem->region[region].first.v + offset)));
 }
 
 int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
@@ -206,8 +223,8 @@ int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, u
 			if (memory_fill_is_over(mem, region, offset + i))
 				break;
 		if (i > start)
-			r = fill_run(mem, region, offset + start, i - start, pages ? pages + start * PAGE_BYTES : NULL,
-				     fresh, &wakes);
+			r = fill_run(mem, region, offset + start, i - start,
+				     pages ? pages + start * PAGE_BYTES : NULL, fresh, &wakes);
 		else
 			i++;
 	}

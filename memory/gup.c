@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The door. The fast path is one compare-and-swap a page, which looks and pins in
+// The fast path is one compare-and-swap a page, which looks and pins in
 // one step; everything else happens when a page is not usable: see the order of
 // checks in gup.h. Waiting, and tickets: wait.c.
 #include "memory/gup.h"

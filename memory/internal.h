@@ -19,12 +19,18 @@
 #include "memory/state.h"
 #include "memory/wait.h"
 
-/* Unregistered: threads that wait for a page and have no memory_thread (KVM's own workers). Kept for statistics only. */
+/*
+ * Unregistered: threads that wait for a page and have no memory_thread (KVM's
+ * own workers). Kept for statistics only.
+ */
 #define MEMORY_UNREGISTERED 32
-/* So many threads are named for their stray touches; there should be none. */
+/* So many threads are named for their direct accesses; there should be none. */
 #define MEMORY_DIRECT_NAMED_MAX 32
 
-/* One page somebody waits for inside the kernel. Guarded by wait_lock; `active` is also read without it. */
+/*
+ * One page somebody waits for inside the kernel. Guarded by wait_lock; `active`
+ * is also read without it.
+ */
 struct wait {
 	_Atomic bool active;
 	gfn_t gfn;
@@ -49,22 +55,28 @@ struct memory_thread {
 	int cpu;
 	_Atomic pid_t tid;
 	_Atomic bool kicked;
-	struct wait wait;		/* inside KVM_RUN, or sitting out */
-	bool waits_in_user;			/* guarded by wait_lock: it waits in user space */
+	struct wait wait;		/* inside KVM_RUN, or in user space */
+	bool waits_in_user;			/* guarded by wait_lock: memory_thread_wait_page */
 	void (*send_signal)(void *arg);
 	void *signal_arg;
 	/* guarded by eject_lock */
 	bool in_run;
 	bool ejecting;
 	gfn_t eject_gfn;
-	int64_t eject_tried_ns;		/* when it was begun, or last nudged */
+	int64_t eject_tried_ns;		/* when it was begun, or the last signal sent */
 	uint64_t entered_at;		/* eject_seq when KVM_RUN was entered */
-	uint64_t returned_at;		/* the number of the last return from KVM_RUN: see stray.c */
+	uint64_t returned_at;		/* the number of the last return from KVM_RUN: see direct_access.c */
 };
 
-/* A huge page with more zero pages than this stays in pieces: they cost no memory as they are, and would cost 2 MiB. */
+/*
+ * A huge page with more zero pages than this stays in pieces: they cost no
+ * memory as they are, and would cost 2 MiB.
+ */
 #define MEMORY_HUGE_ZEROS_MAX 64
-/* Pages with failed memory that are known one by one; with more of them no lost page is filled any more. */
+/*
+ * Pages with failed memory that are known one by one; with more of them no lost
+ * page is filled any more.
+ */
 #define MEMORY_POISONED_MAX 64u
 /* Huge pages share this many locks. */
 #define MEMORY_HUGE_LOCKS 64
@@ -99,10 +111,13 @@ struct memory {
 	bool can_move;			/* UFFDIO_MOVE */
 	bool can_protect;		/* UFFDIO_WRITEPROTECT */
 	_Atomic unsigned int promotions_failed;	/* one after the other: huge pages that did not become one (stage.c) */
-	/* Of a huge page: the right to bring pages into it and to take them away; held across UFFDIO_COPY and the like. */
+	/*
+	 * Of a huge page: the right to bring pages into it and to take them
+	 * away; held across UFFDIO_COPY and the like.
+	 */
 	pthread_mutex_t huge_lock[MEMORY_HUGE_LOCKS];
 	int stop_fd;
-	int pagemap;			/* -1: then nothing is known to be huge */
+	int pagemap; /* -1: then nothing is known to be huge; closed with the memory */
 	pthread_t fault_thread;
 	struct memory_events events;
 	_Atomic bool late;
@@ -124,7 +139,10 @@ struct memory {
 	unsigned int sleepers;
 	pthread_cond_t no_sleepers;
 
-	/* Who is inside KVM_RUN, which pages are ejected from; held across mprotect and UFFDIO_WAKE. */
+	/*
+	 * Who is inside KVM_RUN, which pages are ejected from; held across
+	 * mprotect and UFFDIO_WAKE.
+	 */
 	pthread_mutex_t eject_lock;
 	pthread_cond_t eject_over;
 	unsigned int ejecting;		/* threads with an eject under way */
@@ -132,7 +150,7 @@ struct memory {
 	_Atomic uint64_t returns;	/* from KVM_RUN, ever; written with eject_lock held */
 	_Atomic enum memory_direct_access direct_access;
 	pid_t direct_named[MEMORY_DIRECT_NAMED_MAX];	/* the fault thread's: who has been named */
-	_Atomic enum way_out way;	/* set once, after the probe; the fault thread runs by then */
+	_Atomic enum way_out way;	/* set once the probe has told; guest and fault thread run by then */
 
 	gfn_t poison[MEMORY_POISONED_MAX];	/* written with wait_lock held, before the number of them */
 	_Atomic unsigned int poisoned;	/* MEMORY_POISONED_MAX + 1: there are more */
@@ -143,7 +161,10 @@ struct memory {
 	struct hist latency;
 };
 
-/* Where [first, first + pages) lies inside one region: its index and the offset in pages; false: not RAM. */
+/*
+ * Where [first, first + pages) lies inside one region: its index and the offset
+ * in pages; false: not RAM.
+ */
 bool memory_find(const struct memory *mem, gfn_t first, uint64_t pages, unsigned int *region,
 		 uint64_t *offset);
 /* The page that a host address belongs to; false: none of ours. */
@@ -152,24 +173,39 @@ bool memory_find_host(const struct memory *mem, uint64_t address, unsigned int *
 
 /* ---- wait.c ---- */
 
-/* A thread (by id) was seen waiting in the kernel for a page. *kicked: it has been kicked, and is to be ejected. */
+/*
+ * A thread (by id) was seen waiting in the kernel for a page. *kicked: it has
+ * been kicked, and is to be ejected.
+ */
 void memory_note_wait(struct memory *mem, pid_t tid, gfn_t gfn, struct memory_thread **kicked);
 /* On the thread itself: it does not wait in the kernel any more. */
 void memory_wait_clear(struct memory_thread *thread);
 
-/* Arms the ticket for a page. False: the page is usable by now, or lost, or memory shuts down: look again. */
-bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region, uint64_t offset);
+/*
+ * Arms the ticket for a page. False: the page is usable by now, or lost, or
+ * memory shuts down: look again.
+ */
+bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region,
+		       uint64_t offset);
 
-/* Has self been kicked (NULL: nobody can be), or does memory shut down? Then nobody begins to wait. */
+/*
+ * Has self been kicked (NULL: nobody can be), or does memory shut down? Then
+ * nobody begins to wait.
+ */
 bool memory_wait_is_off(const struct memory *mem, const struct memory_thread *self);
 /*
- * Sleeps until the page at offset is usable or (lost_ends) lost, self is kicked, memory shuts down, or the
- * deadline has passed; the map lock is dropped meanwhile. Returns without sleep, and without dropping the
- * lock, when one of these is so already. The caller looks again in any case.
+ * Sleeps until the page at offset is usable or (lost_ends) lost, self is
+ * kicked, memory shuts down, or the deadline has passed; the map lock is
+ * dropped meanwhile. Returns without sleep, and without dropping the lock, when
+ * one of these is so already. The caller looks again in any case.
  */
-void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset, int64_t deadline_ns,
-		       struct memory_thread *self, bool lost_ends, bool *unlocked);
-/* Sleeps until the page is usable, self is kicked, or memory shuts down; also while it is LOST. Is it usable? */
+void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
+		       int64_t deadline_ns, struct memory_thread *self, bool lost_ends,
+		       bool *unlocked);
+/*
+ * Sleeps until the page is usable, self is kicked, or memory shuts down; also
+ * while it is LOST. Is it usable?
+ */
 bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
 
 /*
@@ -182,14 +218,22 @@ void memory_wake_all(struct memory *mem);
 
 /* ---- eject.c ---- */
 
-/* Ejects `thread`, if it is still there, from its wait for gfn, if it is in KVM_RUN and the page is not PRESENT. True: done. */
+/*
+ * Ejects `thread`, if it is still there, from its wait for gfn, if it is in
+ * KVM_RUN and the page is not PRESENT. True: done.
+ */
 bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn);
 /*
- * Brings threads whose wait in the kernel has become long to user space (memory_thread_wait_page), and nudges those whose eject has not
- * brought them out. Called by the fault thread; returns after how many milliseconds it is to be called again, -1: not before the next fault.
+ * Brings threads whose wait in the kernel has become long to user space
+ * (memory_thread_wait_page), and signals those again whose eject has not
+ * brought them out. Called by the fault thread; returns after how many
+ * milliseconds it is to be called again, -1: not before the next fault.
  */
 int memory_eject_overdue(struct memory *mem);
-/* Waits until no page is being ejected from, or memory shuts down; for who reads guest memory that is all PRESENT and pins nothing. */
+/*
+ * Waits until no page is being ejected from, or memory shuts down; for who
+ * reads guest memory that is all PRESENT and pins nothing.
+ */
 void memory_ejects_wait(struct memory *mem);
 
 /* ---- sink.c ---- */
@@ -204,8 +248,9 @@ int memory_rooms_start(struct memory *mem);
  */
 void memory_rooms_flush(struct memory *mem);
 /*
- * Of these pages, of one huge page, what was committed and is not placed yet is not placed any more; sets in *forgotten
- * which ones that were. What is being placed is placed first.
+ * Of these pages, of one huge page, what was committed and is not placed yet is
+ * not placed any more; sets in *forgotten which ones that were. What is being
+ * placed is placed first.
  */
 struct wakes;
 void memory_rooms_forget(struct memory *mem, gfn_t first, uint64_t n, struct wakes *forgotten);
@@ -219,22 +264,34 @@ void memory_rooms_fini(struct memory *mem);
 pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint64_t offset);
 
 /*
- * Brings up to n pages at offset into the kernel's page table, with the huge page's lock held: copies of `pages` (NULL: zeros), or the
- * pages themselves, which must lie in a staging area. Return how many came in (perhaps fewer than asked), or a negative errno
- * of the first page: -EEXIST the kernel has it already, -ENOENT the range is cut by an eject's mprotect, -EAGAIN try again.
+ * Brings up to n pages at offset into the kernel's page table, with the huge
+ * page's lock held: copies of `pages` (NULL: zeros), or the pages themselves,
+ * which must lie in a staging area. Return how many came in (perhaps fewer than
+ * asked), or a negative errno of the first page: -EEXIST the kernel has it
+ * already, -ENOENT the range is cut by an eject's mprotect, -EAGAIN try again.
  */
-int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, const uint8_t *pages);
-int64_t memory_fill_move(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, uint8_t *pages);
+int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			 const uint8_t *pages);
+int64_t memory_fill_move(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			 uint8_t *pages);
 
 /* Pages of one huge page that somebody waited for, who is to be woken once its lock is released. */
 struct wakes {
 	uint64_t page[HUGE_PAGES / 64];
 };
 
-/* [offset, offset + n), of one huge page, is in: the bytes become PRESENT. Returns how many were new. */
-uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n, struct wakes *wakes);
-/* Wakes them; `offset` is any page of the huge page. No huge page's lock is held: tickets fire. Returns the longest wait as memory_wake. */
-int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset, const struct wakes *wakes);
+/*
+ * [offset, offset + n), of one huge page, is in: the bytes become PRESENT.
+ * Returns how many were new.
+ */
+uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			struct wakes *wakes);
+/*
+ * Wakes them; `offset` is any page of the huge page. No huge page's lock is
+ * held: tickets fire. Returns the longest wait as memory_wake.
+ */
+int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t offset,
+			      const struct wakes *wakes);
 
 /*
  * Fills [offset, offset + n) of one huge page, around what is PRESENT (pages NULL: zeros). Adds
@@ -248,7 +305,10 @@ void memory_count_fresh(struct memory *mem, uint64_t fresh);
 
 /* ---- watch.c ---- */
 
-/* Asks the source, if there is one, for the pages of [offset, offset + n) that are MISSING. Takes source_lock. */
+/*
+ * Asks the source, if there is one, for the pages of [offset, offset + n) that
+ * are MISSING. Takes source_lock.
+ */
 void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
 /* UFFDIO_WAKE of one page. */
 void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset);
@@ -264,16 +324,28 @@ void memory_check_access(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t retu
 
 /* ---- stage.c, collapse.c, poison.c ---- */
 
-/* Can a huge page take the place of small ones (stage.c)? memory_count_promoted: it did, or it did not. */
+/*
+ * Can a huge page take the place of small ones (stage.c)?
+ * memory_count_promoted: it did, or it did not.
+ */
 bool memory_can_promote(const struct memory *mem);
 void memory_count_promoted(struct memory *mem, bool huge);
-/* Does the page table hold the 2 MiB at this address as one huge page? False also where the kernel does not tell (before 6.7). */
+/*
+ * Does the page table hold the 2 MiB at this address as one huge page? False
+ * also where the kernel does not tell (before 6.7).
+ */
 bool memory_is_huge(int pagemap, const uint8_t *host);
-/* Brings huge pages back, on a thread of its own, once all is PRESENT (collapse.c). memory_collapse_end joins it. */
+/*
+ * Brings huge pages back, on a thread of its own, once all is PRESENT
+ * (collapse.c). memory_collapse_end joins it.
+ */
 void memory_collapse_start(struct memory *mem);
 void memory_collapse_end(struct memory *mem);
 
-/* Has the host's memory of this page, which is LOST, failed (poison.c)? It is not to be filled then. Any thread. */
+/*
+ * Has the host's memory of this page, which is LOST, failed (poison.c)? It is
+ * not to be filled then. Any thread.
+ */
 bool memory_is_poisoned(struct memory *mem, gfn_t gfn);
 
 #endif

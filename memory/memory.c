@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Regions, their allocation and look-up; the statistics. Where pages come from and who waits for them is in watch.c,
-// fill.c and wait.c.
+// Regions, their allocation and look-up; the statistics. Where pages come from
+// and who waits for them is in watch.c, fill.c and wait.c.
 #include "memory/memory.h"
 
 #include <errno.h>
@@ -37,7 +37,10 @@ static int memory_check_ranges(const struct memory_range *ranges, unsigned int n
 	return 0;
 }
 
-/* Anonymous private memory at a huge page's boundary; the kernel then maps 2 MiB at a time where it can. */
+/*
+ * Anonymous private memory at a huge page's boundary; the kernel then maps 2
+ * MiB at a time where it can.
+ */
 static uint8_t *memory_map(uint64_t len_bytes)
 {
 	uint64_t head;
@@ -52,7 +55,10 @@ static uint8_t *memory_map(uint64_t len_bytes)
 		munmap(p, head);
 	munmap(p + head + len_bytes, HUGE_BYTES - head);
 	p += head;
-	/* Advice, not conditions: without huge pages it is slower, a fork is never wanted, nor what the guest has in a core dump. */
+	/*
+	 * Advice, not conditions: without huge pages it is slower, a fork is
+	 * never wanted, nor what the guest has in a core dump.
+	 */
 	madvise(p, len_bytes, MADV_HUGEPAGE);
 	madvise(p, len_bytes, MADV_DONTFORK);
 	madvise(p, len_bytes, MADV_DONTDUMP);
@@ -119,14 +125,18 @@ int memory_set_dumpable(struct memory *mem)
 
 	mem->dumpable = true;
 	for (i = 0; i < mem->regions; i++)
-		if (madvise(mem->region[i].host, mem->region[i].pages * PAGE_BYTES, MADV_DODUMP) < 0)
+		if (madvise(mem->region[i].host, mem->region[i].pages * PAGE_BYTES, MADV_DODUMP) <
+		    0)
 			return -errno;
 	return 0;
 }
 
 void memory_shut(struct memory *mem)
 {
-	/* Sequentially consistent: a sleeper either sees it, or is seen by memory_wake_all under wait_lock. */
+	/*
+	 * Sequentially consistent: a sleeper either sees it, or is seen by
+	 * memory_wake_all under wait_lock.
+	 */
 	atomic_store(&mem->shut, true);
 	memory_wake_all(mem);
 	memory_rooms_end(mem);
@@ -210,8 +220,8 @@ bool memory_is_ram(const struct memory *mem, gpa_t gpa, uint64_t len_bytes)
 
 	if (!len_bytes || __builtin_add_overflow(gpa.v, len_bytes - 1, &last))
 		return false;
-	return memory_find(mem, gpa_to_gfn(gpa), last / PAGE_BYTES - gpa.v / PAGE_BYTES + 1, &region,
-			   &offset);
+	return memory_find(mem, gpa_to_gfn(gpa), last / PAGE_BYTES - gpa.v / PAGE_BYTES + 1,
+			   &region, &offset);
 }
 
 bool memory_is_late(const struct memory *mem)

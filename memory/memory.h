@@ -3,17 +3,21 @@
  *
  * Guest RAM and the state of each of its pages.
  *
- *     MISSING --ask--> REQUESTED --data complete--> PRESENT --out of date--> MISSING
+ *     MISSING --ask--> REQUESTED --data complete--> PRESENT --out of date-->
+ *     MISSING
  *        ^                |  |
  *        +---link lost----+  +---the source says so---> LOST
  *
- * RAM is private anonymous memory in a few regions. Memory that is to arrive late is watched by a
- * userfaultfd; the fault thread reads who waits for which page and asks the page source. One byte a
- * page holds the state; the byte is the truth, the kernel's page tables follow it: a page is first
- * copied in whole (UFFDIO_COPY), and only then becomes PRESENT.
+ * RAM is private anonymous memory in a few regions, or a private mapping of a
+ * memfd that clones of one image share (memory_set_backing). Memory that is to
+ * arrive late is watched by a userfaultfd; the fault thread reads who waits for
+ * which page and asks the page source. One byte a page holds the state; the
+ * byte is the truth, the kernel's page tables follow it: a page is first copied
+ * in whole (UFFDIO_COPY), and only then becomes PRESENT.
  *
- * Guest memory is reached only through gup. Threads that may wait for pages, vCPUs above all, are
- * known by a memory_thread and can be brought out of the wait.
+ * Guest memory is reached only through gup. Threads that may wait for pages,
+ * vCPUs above all, are known by a memory_thread and can be brought out of the
+ * wait.
  *
  * The one lock that callers see is the map lock (gup.h). No lock is held across
  * a wait for a page.
@@ -30,13 +34,20 @@
 
 /* What memory_page_state tells of a page; PAGE_MISSING also where there is no RAM. */
 enum page_state {
-	/* Not here, nobody asked. Entered by memory_watch, by a lost link. Left by a request or a fill. */
+	/*
+	 * Not here, nobody asked. Entered by memory_watch, by a lost link. Left
+	 * by a request or a fill.
+	 */
 	PAGE_MISSING = 0,
-	/* Asked of the attached source. Left by a fill, by loss, by a detached source (to MISSING). */
+	/*
+	 * Asked of the attached source. Left by a fill, by loss, by a detached
+	 * source (to MISSING).
+	 */
 	PAGE_REQUESTED = 1,
 	/*
-	 * Here, whole. Left for some microseconds (to REQUESTED) when it is taken into a huge page, unless it is pinned: stage.h;
-	 * for longer (to MISSING) when what it holds is out of date: memory_invalidate.
+	 * Here, whole. Left for some microseconds (to REQUESTED) when it is
+	 * taken into a huge page, unless it is pinned: stage.h; for longer (to
+	 * MISSING) when what it holds is out of date: memory_invalidate.
 	 */
 	PAGE_PRESENT = 2,
 	/* The source said that it does not have it. Left only by a fill from another source. */
@@ -45,7 +56,10 @@ enum page_state {
 
 struct memory;
 
-/* A range of guest RAM; base and length are multiples of HUGE_BYTES, ranges ascend and never overlap. */
+/*
+ * A range of guest RAM; base and length are multiples of HUGE_BYTES, ranges
+ * ascend and never overlap.
+ */
 struct memory_range {
 	gpa_t base;
 	uint64_t len_bytes;
@@ -72,7 +86,7 @@ struct memory_stats {
 	uint64_t ejects;
 	uint64_t split_huge;		/* huge pages that are still to be looked at, after the last page came */
 	uint64_t gup_sleeps;		/* waits in gup that did sleep */
-	uint64_t direct_accesses;		/* faults of threads that should have used gup: see memory_set_direct_access */
+	uint64_t direct_accesses;	/* faults of threads that should have used gup: memory_set_direct_access */
 	uint64_t discarded;		/* pages given up (memory_discard), each time counted */
 };
 
@@ -85,9 +99,10 @@ struct memory_waiter {
 };
 
 /*
- * Called when a page turned out LOST, when all pages are PRESENT, or when the userfaultfd cannot be read any more (a negative errno): then
- * nobody asks for the pages that vCPUs wait for, but pages that come all the same are filled in. On any thread, no lock held; must
- * not sleep. Each may be NULL.
+ * Called when a page turned out LOST, when all pages are PRESENT, or when the
+ * userfaultfd cannot be read any more (a negative errno): then nobody asks for
+ * the pages that vCPUs wait for, but pages that come all the same are filled
+ * in. On any thread, no lock held; must not sleep. Each may be NULL.
  */
 struct memory_events {
 	void (*lost)(void *arg, gfn_t gfn);
@@ -97,8 +112,8 @@ struct memory_events {
 };
 
 /*
- * Allocates guest RAM: zero-filled, all PRESENT, huge pages advised, left out of core dumps. 1 to MEMORY_REGIONS_MAX
- * ranges. -EINVAL: bad ranges; -ENOMEM.
+ * Allocates guest RAM: zero-filled, all PRESENT, huge pages advised, left out
+ * of core dumps. 1 to MEMORY_REGIONS_MAX ranges. -EINVAL: bad ranges; -ENOMEM.
  */
 int memory_new(struct memory **out, const struct memory_range *ranges, unsigned int n,
 	       struct err *err);
@@ -127,16 +142,19 @@ uint64_t memory_pages(const struct memory *mem);
 bool memory_is_ram(const struct memory *mem, gpa_t gpa, uint64_t len_bytes);
 
 /*
- * Makes every page MISSING and starts the fault thread: from now on a touch of a page waits until the
- * page has come. Call before the VM is created (see memory_free), before RAM was written.
- * `events` is copied. -EPERM: no userfaultfd for this user (the text says which sysctl or capability helps);
+ * Makes every page MISSING and starts the fault thread: from now on a touch of
+ * a page waits until the page has come. Call before the VM is created (see
+ * memory_free), before RAM was written. `events` is copied. -EPERM: no
+ * userfaultfd for this user (the text says which sysctl or capability helps);
  * -ENOSYS: kernel without it; -ENOMEM.
  */
 int memory_watch(struct memory *mem, const struct memory_events *events, struct err *err);
 
 /*
- * A thread of this process that touches a missing page itself, rather than through gup, sleeps where nothing reaches it: a stray touch.
- * Threads inside KVM_RUN (memory_thread_enter) may; so may whoever is not of this process. What is done about one; any thread.
+ * A thread of this process that touches a missing page itself, rather than
+ * through gup, sleeps where nothing reaches it: a direct access. Threads inside
+ * KVM_RUN (memory_thread_enter) may; so may whoever is not of this process.
+ * What is done about one; any thread.
  */
 enum memory_direct_access {
 	MEMORY_DIRECT_ACCESS_COUNT,	/* memory_stats tells; what a program begins with whose threads may wait for pages */
@@ -149,8 +167,9 @@ void memory_set_direct_access(struct memory *mem, enum memory_direct_access what
 bool memory_is_late(const struct memory *mem);
 
 /*
- * Attaches the source that is asked from now on; pages that somebody waits for are asked again at
- * once. At most one source is attached. Any thread. Its answers go to its sink, which is set already.
+ * Attaches the source that is asked from now on; pages that somebody waits for
+ * are asked again at once. At most one source is attached. Any thread. Its
+ * answers go to its sink, which is set already.
  */
 void memory_attach(struct memory *mem, struct page_source *source);
 /*
@@ -161,9 +180,10 @@ void memory_attach(struct memory *mem, struct page_source *source);
 void memory_detach(struct memory *mem);
 
 /*
- * The data of the n pages from `first` on has come (NULL: they are zero). Each becomes visible whole,
- * and in one step; pages that are PRESENT already keep what they hold. Any thread, many at a time.
- * Returns how many became PRESENT by this call, or -EFAULT: not RAM, -ENOMEM: the host has none.
+ * The data of the n pages from `first` on has come (NULL: they are zero). Each
+ * becomes visible whole, and in one step; pages that are PRESENT already keep
+ * what they hold. Any thread, many at a time. Returns how many became PRESENT
+ * by this call, or -EFAULT: not RAM, -ENOMEM: the host has none.
  */
 int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *data);
 /*
@@ -175,7 +195,7 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
  * it that no source has an older copy under way, or a room with one.
  *
  * Only while memory is late. Once all has come, or is about to, nothing is
- * watched any more: -EINVAL, and nothing changes.
+ * watched any more: -EINVAL, and nothing changes. So it is with backed memory.
  *
  * A page that somebody holds by gup, or that is ejected from, stays as it is:
  * -EBUSY, the others are MISSING, and the caller may try again. It is not
@@ -196,19 +216,27 @@ int64_t memory_invalidate(struct memory *mem, gfn_t first, uint64_t n);
  * not.
  */
 int memory_take_back(struct memory *mem);
-/* The source does not have page gfn: LOST, unless PRESENT. Returns 0 or -EFAULT. */
+/*
+ * The source does not have page gfn: LOST, unless it is PRESENT, or was committed
+ * to the sink before, which then places it. Returns 0 or -EFAULT.
+ */
 int memory_lose(struct memory *mem, gfn_t gfn);
 /*
- * The host's memory at this address has failed (SIGBUS with BUS_MCEERR_AR, sigaction(2)): the page there, *gfn, is LOST for
- * good, also when it was PRESENT. events.lost is not called: the caller knows. Any thread. 1; 0: it was so already; -EFAULT: no RAM of
- * the guest's.
+ * The host's memory at this address has failed (SIGBUS with BUS_MCEERR_AR,
+ * sigaction(2)): the page there, *gfn, is LOST for good, also when it was
+ * PRESENT. events.lost is not called: the caller knows. Any thread. 1; 0: it
+ * was so already; -EFAULT: no RAM of the guest's.
  */
 int memory_poison(struct memory *mem, const void *host, gfn_t *gfn);
 
 /*
- * The guest does not need what these pages hold: they read as zeros from now on, and their memory goes back to the host until they are
- * touched again. Pages that somebody holds by gup are left as they are, and so is everything while memory is late (memory_is_late): pages
- * that have not come are not given up, pages that have come keep what they hold. Any thread; while the guest runs. Returns how many
+ * The guest does not need what these pages hold: they read as zeros from now
+ * on, and their memory goes back to the host until they are touched again.
+ * Pages that somebody holds by gup are left as they are, and so is everything
+ * while memory is late (memory_is_late): pages that have not come are not given
+ * up, pages that have come keep what they hold. (Of backed memory only those
+ * are left that have not come.) Any thread; while the guest runs. Returns how
+ * many
  * were given up, or -EFAULT: not RAM of one region.
  */
 int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
@@ -241,14 +269,18 @@ struct page_sink *memory_sink(struct memory *mem);
 enum page_state memory_page_state(const struct memory *mem, gfn_t gfn);
 
 /*
- * Bitmap of pages that are not PRESENT, of [first, first + n): bit i of byte i / 8 is set when page
- * first + i is missing. `bits` has (n + 7) / 8 bytes. Returns how many are, or -EFAULT. For recovery.
+ * Bitmap of pages that are not PRESENT, of [first, first + n): bit i of byte i
+ * / 8 is set when page first + i is missing. `bits` has (n + 7) / 8 bytes.
+ * Returns how many are, or -EFAULT. For recovery.
  */
 int64_t memory_missing_bitmap(const struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
 
 /* Each counter is whole, the set of them read at slightly different moments. */
 void memory_stats(const struct memory *mem, struct memory_stats *stats);
-/* How long threads waited for pages, from the report of a wait to its end. Valid until memory_free. */
+/*
+ * How long threads waited for pages, from the report of a wait to its end.
+ * Valid until memory_free.
+ */
 struct hist *memory_latency(struct memory *mem);
 /* Up to max of those who wait now; returns how many were written. */
 unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, unsigned int max);

@@ -32,7 +32,8 @@ int memory_poison(struct memory *mem, const void *host, gfn_t *gfn)
 	*gfn = GFN(mem->region[region].first.v + offset);
 	lock = memory_huge_lock(mem, region, offset);
 	pthread_mutex_lock(&mem->wait_lock);
-	if (state_of(state_load(&mem->state[region][offset])) == PAGE_LOST && memory_is_poisoned(mem, *gfn)) {
+	if (state_of(state_load(&mem->state[region][offset])) == PAGE_LOST &&
+	    memory_is_poisoned(mem, *gfn)) {
 		pthread_mutex_unlock(&mem->wait_lock);
 		pthread_mutex_unlock(lock);
 		return 0;
@@ -44,7 +45,10 @@ int memory_poison(struct memory *mem, const void *host, gfn_t *gfn)
 	if (n <= MEMORY_POISONED_MAX)
 		atomic_store(&mem->poisoned, n + 1);
 	pthread_mutex_unlock(&mem->wait_lock);
-	/* Counted before, so that nobody who sees the byte counts below zero; late memory stays late. */
+	/*
+	 * Counted before, so that nobody who sees the byte counts below zero;
+	 * late memory stays late.
+	 */
 	count_add(&mem->n_lost, 1);
 	atomic_fetch_add(&mem->n_missing, 1);
 	old = state_poison(&mem->state[region][offset]);

@@ -205,7 +205,8 @@ static struct memory_area *area_overdue(struct memory *mem, int64_t now, int64_t
 
 	*wake_ns = INT64_MAX;
 	for (area = mem->rooms.areas; area; area = area->next) {
-		if (area->placing || (area_is_empty(area) && (area->rooms || area_is_last(mem, area))))
+		if (area->placing ||
+		    (area_is_empty(area) && (area->rooms || area_is_last(mem, area))))
 			continue;
 		if (area->touched_ns + (area->rooms ? PATIENCE_NS : HOLD_BACK_NS) <= now)
 			break;

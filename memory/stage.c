@@ -3,20 +3,29 @@
 //
 // Staged pages are placed, as one huge page where that is possible.
 //
-// Pages that somebody waited for came alone, and the guest may have changed them since; they keep a huge page from being moved in one
-// piece. So, with the huge page's lock held, which keeps other fillers away:
+// Pages that somebody waited for came alone, and the guest may have changed
+// them since; they keep a huge page from being moved in one piece. So, with the
+// huge page's lock held, which keeps other fillers away:
 //
-//   1. Each of its pages that is PRESENT becomes REQUESTED again, unless somebody holds it (pins, an eject): gup waits for it.
-//   2. It is write-protected, so that the guest and the kernel wait when they write. What they could see until now they still see.
-//   3. Its PRESENT pages are copied into the stage: now the stage holds the truth about all 512.
-//   4. The range is emptied, its page table with it (Linux 6.14 and later free it). Who reads now waits as for any missing page.
-//   5. The stage's huge page is moved there, which wakes all that wait in the kernel; the bytes become PRESENT again.
+//   1. Each of its pages that is PRESENT becomes REQUESTED again, unless
+//      somebody holds it (pins, an eject): gup waits for it.
+//   2. It is write-protected, so that the guest and the kernel wait when they
+//      write. What they could see until now they still see.
+//   3. Its PRESENT pages are copied into the stage: now the stage holds the
+//      truth about all 512.
+//   4. The range is emptied, its page table with it (Linux 6.14 and later free
+//      it). Who reads now waits as for any missing page.
+//   5. The stage's huge page is moved there, which wakes all that wait in the
+//      kernel; the bytes become PRESENT again.
 //
-// Nothing in it waits for a source: it takes some ten microseconds, a tenth of what copying the missing pages takes. If the
-// move is refused, the guest's pages are copied back first, and then the others: from step 4 on the stage holds their only copy.
+// Nothing in it waits for a source: it takes some ten microseconds, a tenth of
+// what copying the missing pages takes. If the move is refused, the guest's
+// pages are copied back first, and then the others: from step 4 on the stage
+// holds their only copy.
 //
-// Only where a vCPU's wait is interruptible: an eject would take the protection away beneath step 3, and KVM's own kernel copies into
-// early pages could meet it.
+// Only where a vCPU's wait is interruptible: an eject would take the protection
+// away beneath step 3, and KVM's own kernel copies into early pages could meet
+// it.
 #include "memory/stage.h"
 
 #include <errno.h>
@@ -82,7 +91,8 @@ int memory_stage_new(struct memory_stage **out, struct memory *mem, struct err *
 	if (!stage)
 		return err_set(err, -ENOMEM, "no memory to receive pages");
 	stage->mem = mem;
-	stage->map = mmap(NULL, 2 * HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	stage->map = mmap(NULL, 2 * HUGE_BYTES, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (stage->map == MAP_FAILED) {
 		free(stage);
 		return err_set(err, -ENOMEM, "no memory to receive pages");
@@ -122,7 +132,8 @@ bool memory_stage_takes(const struct memory_stage *stage, gfn_t first, uint64_t 
 
 	if (!stage->n)
 		return true;
-	if ((stage->mem->region[stage->region].first.v + stage->offset) / HUGE_PAGES != first.v / HUGE_PAGES)
+	if ((stage->mem->region[stage->region].first.v + stage->offset) / HUGE_PAGES !=
+	    first.v / HUGE_PAGES)
 		return false;
 	for (i = at; i < at + n; i++)
 		if (stage_bit_get(stage->has, i))
@@ -175,7 +186,10 @@ bool memory_stage_is_due(const struct memory_stage *stage)
 
 /* ---- in one piece ---- */
 
-/* So many in a row, and this kernel is held for one that keeps empty page tables: promotion only costs there. */
+/*
+ * So many in a row, and this kernel is held for one that keeps empty page
+ * tables: promotion only costs there.
+ */
 #define PROMOTIONS_FAILED_MAX 4
 
 bool memory_can_promote(const struct memory *mem)
@@ -209,7 +223,10 @@ static uint8_t *stage_host(const struct memory_stage *stage)
 	return stage->mem->region[stage->region].host + stage->offset * PAGE_BYTES;
 }
 
-/* Pages [first, first + n) were published. Returns how many had been taken back, and counted before. */
+/*
+ * Pages [first, first + n) were published. Returns how many had been taken
+ * back, and counted before.
+ */
 static unsigned int stage_count_again(struct memory_stage *stage, struct frozen *frozen,
 				      unsigned int first, unsigned int n)
 {
@@ -226,8 +243,9 @@ static unsigned int stage_count_again(struct memory_stage *stage, struct frozen 
 }
 
 /*
- * Can all 512 pages be placed together, is any of them new, and is it worth it? Pages that are PRESENT stay so under the huge page's
- * lock and are not being ejected, so a look into them does not wait.
+ * Can all 512 pages be placed together, is any of them new, and is it worth it?
+ * Pages that are PRESENT stay so under the huge page's lock and are not being
+ * ejected, so a look into them does not wait.
  */
 static bool stage_is_placeable(const struct memory_stage *stage)
 {
@@ -245,7 +263,8 @@ static bool stage_is_placeable(const struct memory_stage *stage)
 		if (state_of(byte) == PAGE_PRESENT) {
 			here++;
 			/* Staged as well: counted already, or not zero any more. */
-			zeros += !stage_bit_get(stage->zero, i) && page_is_zero(stage_host(stage) + i * PAGE_BYTES);
+			zeros += !stage_bit_get(stage->zero, i) &&
+				 page_is_zero(stage_host(stage) + i * PAGE_BYTES);
 		} else if (!stage_bit_get(stage->has, i) || state_of(byte) == PAGE_LOST) {
 			/* What is lost goes page by page: its memory may have failed. */
 			return false;
@@ -305,7 +324,10 @@ static int stage_protect(struct memory_stage *stage, bool on)
 	return 0;
 }
 
-/* Steps 1 to 3: from now on the stage holds the truth. False: it could not be, and nothing changed. */
+/*
+ * Steps 1 to 3: from now on the stage holds the truth. False: it could not be,
+ * and nothing changed.
+ */
 static bool stage_take(struct memory_stage *stage, struct frozen *frozen)
 {
 	unsigned int i;
@@ -318,7 +340,8 @@ static bool stage_take(struct memory_stage *stage, struct frozen *frozen)
 	}
 	for (i = 0; i < HUGE_PAGES; i++) {
 		if (stage_bit_get(frozen->page, i))
-			memcpy(stage->area + i * PAGE_BYTES, stage_host(stage) + i * PAGE_BYTES, PAGE_BYTES);
+			memcpy(stage->area + i * PAGE_BYTES, stage_host(stage) + i * PAGE_BYTES,
+			       PAGE_BYTES);
 		else if (stage_bit_get(stage->zero, i))
 			memset(stage->area + i * PAGE_BYTES, 0, PAGE_BYTES);
 	}
@@ -332,8 +355,8 @@ static unsigned int stage_move(struct memory_stage *stage)
 	int64_t got;
 
 	while (done < HUGE_PAGES) {
-		got = memory_fill_move(stage->mem, stage->region, stage->offset + done, HUGE_PAGES - done,
-				       stage->area + done * PAGE_BYTES);
+		got = memory_fill_move(stage->mem, stage->region, stage->offset + done,
+				       HUGE_PAGES - done, stage->area + done * PAGE_BYTES);
 		if (got > 0)
 			done += (uint64_t)got;
 		else if (got != -EAGAIN)
@@ -343,8 +366,9 @@ static unsigned int stage_move(struct memory_stage *stage)
 }
 
 /*
- * The move was refused: what the guest had goes back where it was. The memory for it was free a moment ago; should somebody else have
- * it now, it is tried until there is some, since nobody else has what these pages hold.
+ * The move was refused: what the guest had goes back where it was. The memory
+ * for it was free a moment ago; should somebody else have it now, it is tried
+ * until there is some, since nobody else has what these pages hold.
  */
 static void stage_put_back(struct memory_stage *stage, const struct frozen *frozen)
 {
@@ -363,7 +387,8 @@ static void stage_put_back(struct memory_stage *stage, const struct frozen *froz
 			if (got > 0 || got == -EEXIST || atomic_load(&stage->mem->shut))
 				break;
 			/* Moving takes no memory. */
-			if (got != -EAGAIN && memory_fill_move(stage->mem, stage->region, offset, 1, page) > 0)
+			if (got != -EAGAIN &&
+			    memory_fill_move(stage->mem, stage->region, offset, 1, page) > 0)
 				break;
 			if (got != -EAGAIN)
 				usleep(NS_PER_MS / NS_PER_US);
@@ -395,7 +420,10 @@ static bool stage_place_whole(struct memory_stage *stage, int64_t *fresh)
 		}
 		huge = done == HUGE_PAGES && memory_is_huge(mem->pagemap, stage_host(stage));
 		stage->split |= done && !huge;
-		/* The area does not have it any more: should the rest fail, it is not placed again. */
+		/*
+		 * The area does not have it any more: should the rest fail, it
+		 * is not placed again.
+		 */
 		for (i = 0; i < done; i++)
 			bit_clear(stage->has, i);
 		if (frozen.n)
@@ -423,7 +451,8 @@ static int stage_place_pieces(struct memory_stage *stage, int64_t *fresh)
 		if (!stage_bit_get(stage->has, start))
 			continue;
 		zero = stage_bit_get(stage->zero, start);
-		while (i < HUGE_PAGES && stage_bit_get(stage->has, i) && stage_bit_get(stage->zero, i) == zero)
+		while (i < HUGE_PAGES && stage_bit_get(stage->has, i) &&
+		       stage_bit_get(stage->zero, i) == zero)
 			i++;
 		r = memory_fill_huge(stage->mem, stage->region, stage->offset + start, i - start,
 				     zero ? NULL : stage->area + start * PAGE_BYTES, fresh);
@@ -451,7 +480,10 @@ int64_t memory_stage_place(struct memory_stage *stage)
 	if (stage->n && stage->mem->uffd >= 0 && !stage_place_whole(stage, &fresh))
 		r = stage_place_pieces(stage, &fresh);
 	fresh = stage_placed(stage, fresh, r);
-	/* A huge page that was moved whole left nothing behind; of one that was split, what is left would serve the next badly. */
+	/*
+	 * A huge page that was moved whole left nothing behind; of one that was
+	 * split, what is left would serve the next badly.
+	 */
 	if (fresh < 0 || !stage->split)
 		return fresh;
 	stage->split = false;
@@ -471,7 +503,8 @@ void memory_stage_drop(struct memory_stage *stage)
 	stage->n = 0;
 }
 
-void memory_stage_forget(struct memory_stage *stage, gfn_t first, uint64_t n, struct wakes *forgotten)
+void memory_stage_forget(struct memory_stage *stage, gfn_t first, uint64_t n,
+			 struct wakes *forgotten)
 {
 	unsigned int i, at = (unsigned int)(first.v % HUGE_PAGES);
 

@@ -8,7 +8,7 @@
  * copied page by page. Pages that came earlier are taken along only with WAY_OUT_KERNEL
  * (memory/eject.h).
  *
- * The heart's own: sources ask memory_sink for room, which has these areas (sink.c).
+ * Memory's own: sources ask memory_sink for room, which has these areas (sink.c).
  */
 #ifndef POSTERN_MEMORY_STAGE_H
 #define POSTERN_MEMORY_STAGE_H
@@ -27,8 +27,9 @@ void memory_stage_free(struct memory_stage *stage);
 uint8_t *memory_stage_at(struct memory_stage *stage, gfn_t gfn);
 
 /*
- * The data of n pages from `first` on lies at memory_stage_at() (zero: they are zero, and nothing lies there) and waits to be placed.
- * -EFAULT: no RAM, or not what the stage takes.
+ * The data of n pages from `first` on lies at memory_stage_at() (zero: they are
+ * zero, and nothing lies there) and waits to be placed. -EFAULT: no RAM, or not
+ * what the stage takes.
  */
 int memory_stage_add(struct memory_stage *stage, gfn_t first, uint64_t n, bool zero);
 
@@ -37,8 +38,9 @@ bool memory_stage_is_empty(const struct memory_stage *stage);
 /* Can these be added: does nothing wait, or only other pages of the huge page that they are of? */
 bool memory_stage_takes(const struct memory_stage *stage, gfn_t first, uint64_t n);
 /*
- * Is it time to place what waits? Every page of the huge page is here, in the guest or in the stage; or somebody waits for one of
- * them; or this kernel cannot place them together anyway.
+ * Is it time to place what waits? Every page of the huge page is here, in the
+ * guest or in the stage; or somebody waits for one of them; or this kernel
+ * cannot place them together anyway.
  */
 bool memory_stage_is_due(const struct memory_stage *stage);
 
@@ -51,6 +53,7 @@ int64_t memory_stage_place(struct memory_stage *stage);
 int64_t memory_stage_place_apart(struct memory_stage *stage);
 void memory_stage_drop(struct memory_stage *stage);
 /* Of these pages, of its huge page, nothing waits any more; sets in *forgotten which ones did. */
-void memory_stage_forget(struct memory_stage *stage, gfn_t first, uint64_t n, struct wakes *forgotten);
+void memory_stage_forget(struct memory_stage *stage, gfn_t first, uint64_t n,
+			 struct wakes *forgotten);
 
 #endif

@@ -5,16 +5,19 @@
  *
  *   bit 0-1  enum page_state
  *   bit 2    EJECTING  the page's protection is taken away for a moment (eject.c), or its content, being
- *                      PRESENT (discard.c); not to be touched, even when it is PRESENT
+ *                      PRESENT (discard.c); not to be touched, even when it is
+ *                      PRESENT
  *   bit 3    WAITED    somebody waits for it, or has a ticket: who makes it PRESENT must wake them. Stays
- *                      set while the page is missing, so a new source is asked for all such pages
+ *                      set while the page is missing, so a new source is asked
+ *                      for all such pages
  *   bit 4    DIRTY     written through gup, or given up; set when the writer puts the page, not when he gets
  *                      it, and taken by a harvest (dirty.c)
  *   bit 5-7  pins      spans that hold it, 0 to 6; 7: pinned for good (more than 6 at one time). Page-out
  *                      leaves pinned pages alone
  *
- * All transitions are compare-and-swap loops with acquire-release order: PRESENT is stored after the page was copied in,
- * so whoever loads PRESENT sees the data.
+ * All transitions are compare-and-swap loops with acquire-release order:
+ * PRESENT is stored after the page was copied in, so whoever loads PRESENT sees
+ * the data.
  */
 #ifndef POSTERN_MEMORY_STATE_H
 #define POSTERN_MEMORY_STATE_H
@@ -54,12 +57,18 @@ static inline uint8_t state_load(state_byte *s)
 bool state_ask(state_byte *s);
 /* REQUESTED -> MISSING: the source is gone. True when this call made the change. */
 bool state_unask(state_byte *s);
-/* any -> PRESENT, WAITED cleared unless EJECTING (eject's end will wake). Returns the byte before. */
+/*
+ * any -> PRESENT, WAITED cleared unless EJECTING (eject's end will wake).
+ * Returns the byte before.
+ */
 uint8_t state_set_present(state_byte *s);
 /* PRESENT -> REQUESTED, when nobody holds or ejects it (stage.c, discard.c). True when this call
  * made the change. */
 bool state_freeze(state_byte *s);
-/* REQUESTED, by state_freeze -> MISSING, DIRTY cleared: its content is gone. Returns the byte before. */
+/*
+ * REQUESTED, by state_freeze -> MISSING, DIRTY cleared: its content is gone.
+ * Returns the byte before.
+ */
 uint8_t state_drop(state_byte *s);
 /* MISSING, REQUESTED -> LOST. Returns the byte before. */
 uint8_t state_set_lost(state_byte *s);
@@ -67,7 +76,10 @@ uint8_t state_set_lost(state_byte *s);
 uint8_t state_poison(state_byte *s);
 /* Sets WAITED unless the page is usable. False: it is usable, there is nothing to wait for. */
 bool state_set_waited(state_byte *s);
-/* As state_set_waited, for a thread inside the kernel: nothing to wait for also when PRESENT and EJECTING. */
+/*
+ * As state_set_waited, for a thread inside the kernel: nothing to wait for also
+ * when PRESENT and EJECTING.
+ */
 bool state_set_waited_by_kernel(state_byte *s);
 /* Sets EJECTING unless PRESENT. False: PRESENT. */
 bool state_start_eject(state_byte *s);
@@ -79,7 +91,10 @@ bool state_start_discard(state_byte *s);
 uint8_t state_end_discard(state_byte *s);
 /* Takes a pin when the page is usable. Returns the byte before; look with state_usable. */
 uint8_t state_pin(state_byte *s);
-/* Gives a pin back; dirty: sets DIRTY in the same step, also where pins are not counted any more. */
+/*
+ * Gives a pin back; dirty: sets DIRTY in the same step, also where pins are not
+ * counted any more.
+ */
 void state_unpin(state_byte *s, bool dirty);
 /* Clears DIRTY. True: it was set, and what was written before is seen by this thread. */
 bool state_take_dirty(state_byte *s);

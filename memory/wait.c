@@ -74,7 +74,7 @@ void memory_thread_bind(struct memory_thread *thread)
 
 /*
  * Its number may be another thread's as soon as it has ended. Under the lock: a
- * nudge that is under way is waited for.
+ * signal that is under way is waited for.
  */
 void memory_thread_unbind(struct memory_thread *thread)
 {
@@ -169,7 +169,7 @@ unsigned int memory_waiters(struct memory *mem, struct memory_waiter *waiters, u
 	}
 	for (gw = mem->gup_waits; gw && n < max; gw = gw->next) {
 		if (gw->self && atomic_load(&gw->self->wait.active))
-			continue;	/* sits out: shown above */
+			continue;	/* waits in user space: shown above */
 		waiters[n++] = (struct memory_waiter){
 			.name = "gup", .cpu = -1,
 			.gpa = gfn_to_gpa(gw->gfn), .since_ns = gw->since_ns,
@@ -369,7 +369,7 @@ int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
 	for (wait = mem->gup_waits; wait; wait = wait->next) {
 		if (!gfn_in(wait->gfn, first, n))
 			continue;
-		/* A thread that sits out is counted as the wait that it began with. */
+		/* A thread that waits in user space is counted as the wait that it began with. */
 		if (filled && !wait->woken &&
 		    !(wait->self && atomic_load(&wait->self->wait.active)))
 			hist_add(&mem->latency, now - wait->since_ns);

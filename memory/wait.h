@@ -22,7 +22,7 @@ void memory_thread_free(struct memory_thread *thread);
 /* On the thread itself, before its first wait. */
 void memory_thread_bind(struct memory_thread *thread);
 /*
- * On the thread itself, before it ends: its waits are over, and no nudge
+ * On the thread itself, before it ends: its waits are over, and no signal
  * (eject.h) comes any more.
  */
 void memory_thread_unbind(struct memory_thread *thread);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Watching late memory: the userfaultfd, the fault thread that reads who waits for which page, and the source that is
-// asked. A range is unregistered only when every page is PRESENT, and the userfaultfd closed only when no vCPU runs any
-// more: either too early would show zeros to whoever waits.
+// Watching late memory: the userfaultfd, the fault thread that reads who waits
+// for which page, and the source that is asked. A range is unregistered only
+// when every page is PRESENT, and the userfaultfd closed only when no vCPU runs
+// any more: either too early would show zeros to whoever waits.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -53,11 +54,12 @@ void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64
 }
 
 /*
- * Calls fn for each page whose byte, masked, is `want`. Eight bytes at a time: most words are all MISSING or all PRESENT, and
- * this runs while the guest is paused.
+ * Calls fn for each page whose byte, masked, is `want`. Eight bytes at a time:
+ * most words are all MISSING or all PRESENT, and this runs while the guest is
+ * paused.
  */
-static void scan(struct memory *mem, uint8_t mask, uint8_t want, void (*fn)(struct memory *mem, unsigned int region,
-									      uint64_t offset))
+static void scan(struct memory *mem, uint8_t mask, uint8_t want,
+		 void (*fn)(struct memory *mem, unsigned int region, uint64_t offset))
 {
 	uint64_t ones = UINT64_C(0x0101010101010101), word, i, k;
 	unsigned int r;
@@ -65,7 +67,8 @@ static void scan(struct memory *mem, uint8_t mask, uint8_t want, void (*fn)(stru
 	for (r = 0; r < mem->regions; r++)
 		for (i = 0; i < mem->region[r].pages; i += 8) {
 			/* A hint only: fn looks again. Regions are multiples of 512 pages. */
-			word = __atomic_load_n((uint64_t *)(void *)&mem->state[r][i], __ATOMIC_RELAXED);
+			word = __atomic_load_n((uint64_t *)(void *)&mem->state[r][i],
+					       __ATOMIC_RELAXED);
 			word = (word & ones * mask) ^ ones * want;
 			/* Is any byte of it zero? */
 			if (!((word - ones) & ~word & ones << 7))
@@ -93,8 +96,8 @@ void memory_attach(struct memory *mem, struct page_source *source)
 	mem->source = source;
 	pthread_rwlock_unlock(&mem->source_lock);
 	/*
-	 * Who began to wait before the line above has set WAITED already (it is set before the source is asked), who
-	 * begins now asks by himself.
+	 * Who began to wait before the line above has set WAITED already (it is
+	 * set before the source is asked), who begins now asks by himself.
 	 */
 	scan(mem, STATE_MASK | STATE_WAITED, PAGE_MISSING | STATE_WAITED, ask_one);
 }
@@ -137,8 +140,9 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 	count_add(&mem->n_faults, 1);
 	memory_check_access(mem, tid, gfn, returns);
 	/*
-	 * WAITED first, then the wait is noted, then the source is asked: whatever fills the page from here on
-	 * finds WAITED and ends the wait. The same fault may be reported several times under a long stall; a
+	 * WAITED first, then the wait is noted, then the source is asked:
+	 * whatever fills the page from here on finds WAITED and ends the wait.
+	 * The same fault may be reported several times under a long stall; a
 	 * report for a page that has come meanwhile only needs the wake-up.
 	 */
 	if (!state_set_waited_by_kernel(&mem->state[region][offset])) {
@@ -255,12 +259,15 @@ static int uffd_open(struct memory *mem, struct err *err)
 				       "this user may not handle kernel page faults, which KVM's are: run as root, or "
 				       "allow it with sysctl vm.unprivileged_userfaultfd=1 or access to /dev/userfaultfd");
 	} else if (fd < 0) {
-		return err_errno(err, -errno, "userfaultfd (is the kernel built with CONFIG_USERFAULTFD?)");
+		return err_errno(err, -errno,
+				 "userfaultfd (is the kernel built with CONFIG_USERFAULTFD?)");
 	}
 	if (ioctl(fd, UFFDIO_API, &api) < 0) {
 		r = -errno;
 		close(fd);
-		return err_errno(err, r, "userfaultfd does not tell which thread waits (Linux 4.14 and later do)");
+		return err_errno(
+			err, r,
+			"userfaultfd does not tell which thread waits (Linux 4.14 and later do)");
 	}
 	mem->can_move = there & UFFD_FEATURE_MOVE;
 	mem->can_protect = mem->can_move && (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP);

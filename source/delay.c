@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Jobs lie in a heap by due time (and by age, where that is equal); a thread delivers them. A job's data is copied, since a fill's
- * is good only during the call. When the heap is full, requests pass at once: request() may not sleep, and to refuse
- * would be to lose the source.
+ * Jobs lie in a heap by due time (and by age, where that is equal); a thread
+ * delivers them. A job's data is copied, since a fill's is good only during the
+ * call. When the heap is full, requests pass at once: request() may not sleep,
+ * and to refuse would be to lose the source.
  *
- * Room is a job's own: were it that of the sink above, pages that come in any order could keep a
- * huge page of it each. What came there is copied on when it is due.
+ * Room is a job's own: were it that of the sink above, pages that come in any
+ * order could keep a huge page of it each. What came there is copied on when it
+ * is due.
  */
 #include "source/delay.h"
 
@@ -67,7 +69,8 @@ static struct job *heap_pop(struct delay *delay)
 	size_t i = 0, child;
 
 	while ((child = 2 * i + 1) < delay->jobs) {
-		if (child + 1 < delay->jobs && is_before(delay->heap[child + 1], delay->heap[child]))
+		if (child + 1 < delay->jobs &&
+		    is_before(delay->heap[child + 1], delay->heap[child]))
 			child++;
 		if (!is_before(delay->heap[child], last))
 			break;
@@ -113,15 +116,16 @@ static bool job_add(struct delay *delay, struct job *job)
 
 	pthread_mutex_lock(&delay->lock);
 	/* A fill larger than all the room still gets in, alone. */
-	while (!layer_is_stopped(&delay->layer) && delay->bytes && delay->bytes + job_bytes(job) > config->bytes_max &&
-	       job_bytes(job))
+	while (!layer_is_stopped(&delay->layer) && delay->bytes &&
+	       delay->bytes + job_bytes(job) > config->bytes_max && job_bytes(job))
 		cond_wait(&delay->drained, &delay->lock, INT64_MAX);
 	added = !layer_is_stopped(&delay->layer) && delay->jobs < JOBS_MAX;
 	if (added) {
 		job->seq = delay->seq++;
 		job->due_ns = clock_now_ns() + (request ? config->request_ns : config->fill_ns);
 		if (spread)
-			job->due_ns += (int64_t)(random_at(config->seed, job->seq) % (uint64_t)spread);
+			job->due_ns +=
+				(int64_t)(random_at(config->seed, job->seq) % (uint64_t)spread);
 		delay->bytes += job_bytes(job);
 		heap_push(delay, job);
 		if (delay->heap[0] == job)
@@ -133,7 +137,8 @@ static bool job_add(struct delay *delay, struct job *job)
 	return added;
 }
 
-static int64_t delay_deliver(struct delay *delay, enum job_type type, gfn_t first, uint64_t n, const void *data)
+static int64_t delay_deliver(struct delay *delay, enum job_type type, gfn_t first, uint64_t n,
+			     const void *data)
 {
 	switch (type) {
 	case JOB_REQUEST:
@@ -147,7 +152,8 @@ static int64_t delay_deliver(struct delay *delay, enum job_type type, gfn_t firs
 	}
 }
 
-static int64_t postpone(struct delay *delay, enum job_type type, gfn_t first, uint64_t n, const void *data)
+static int64_t postpone(struct delay *delay, enum job_type type, gfn_t first, uint64_t n,
+			const void *data)
 {
 	struct job *job = delay_job_new(type, first, n, !data);
 
@@ -176,7 +182,8 @@ static void *delay_main(void *arg)
 		delay->bytes -= job_bytes(job);
 		pthread_cond_broadcast(&delay->drained);
 		pthread_mutex_unlock(&delay->lock);
-		r = delay_deliver(delay, job->type, job->first, job->n, job->zero ? NULL : job->data);
+		r = delay_deliver(delay, job->type, job->first, job->n,
+				  job->zero ? NULL : job->data);
 		pthread_mutex_lock(&delay->lock);
 		*(job->type == JOB_REQUEST ? &delay->stats.requests : &delay->stats.fills) += 1;
 		delay->stats.failed += r < 0;

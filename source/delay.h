@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A wrapper that makes a source slow: requests go down, and pages come up, a fixed or random time later, in the order in
- * which they fall due. For tests and measurements. At stop, what waits is dropped.
+ * A wrapper that makes a source slow: requests go down, and pages come up, a
+ * fixed or random time later, in the order in which they fall due. For tests
+ * and measurements. At stop, what waits is dropped.
  */
 #ifndef POSTERN_SOURCE_DELAY_H
 #define POSTERN_SOURCE_DELAY_H
@@ -27,7 +28,10 @@ struct delay_stats {
 	uint64_t waiting;		/* now */
 };
 
-/* A fill returns 0, since its pages come later. -EINVAL, -ENOMEM, or that no thread can be started. */
+/*
+ * A fill returns 0, since its pages come later. -EINVAL, -ENOMEM, or that no
+ * thread can be started.
+ */
 int delay_new(struct delay **out, const struct delay_config *config, struct err *err);
 /* To put into a stack, which frees it. */
 struct layer *delay_layer(struct delay *delay);

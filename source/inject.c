@@ -25,7 +25,10 @@ struct inject {
 	_Atomic uint64_t pages[INJECT_FAULTS];
 };
 
-/* Does a rule for this fault hit the next page? The count is the page's number: it orders nothing else. */
+/*
+ * Does a rule for this fault hit the next page? The count is the page's number:
+ * it orders nothing else.
+ */
 static bool hits(struct inject *inject, enum inject_fault fault)
 {
 	bool hit = false;
@@ -41,10 +44,12 @@ static bool hits(struct inject *inject, enum inject_fault fault)
 			continue;
 		k = atomic_fetch_add_explicit(&rule->seen, 1, memory_order_relaxed) + 1;
 		if (rule->is.nth)
-			hit |= k >= rule->is.nth && (!rule->is.pages || k - rule->is.nth < rule->is.pages);
+			hit |= k >= rule->is.nth &&
+			       (!rule->is.pages || k - rule->is.nth < rule->is.pages);
 		else
 			/* 53 bits: what a double holds. */
-			hit |= (double)(random_at(inject->seed + i, k) >> 11) < rule->is.chance * 0x1p53;
+			hit |= (double)(random_at(inject->seed + i, k) >> 11) <
+			       rule->is.chance * 0x1p53;
 	}
 	return hit;
 }
@@ -74,7 +79,8 @@ static int inject_request(struct page_source *source, gfn_t first, uint64_t n)
 
 static int64_t fill_corrupt(struct inject *inject, gfn_t gfn, const uint8_t *page)
 {
-	uint64_t at = random_at(inject->seed, count_get(&inject->pages[INJECT_CORRUPT])) % (PAGE_BYTES * 8);
+	uint64_t at = random_at(inject->seed, count_get(&inject->pages[INJECT_CORRUPT])) %
+		      (PAGE_BYTES * 8);
 	uint8_t wrong[PAGE_BYTES] = { 0 };
 
 	count_add(&inject->pages[INJECT_CORRUPT], 1);
@@ -85,9 +91,12 @@ static int64_t fill_corrupt(struct inject *inject, gfn_t gfn, const uint8_t *pag
 }
 
 /* [start, i) of a fill is whole. */
-static int64_t inject_fill_run(struct inject *inject, gfn_t first, uint64_t start, uint64_t i, const void *data)
+static int64_t inject_fill_run(struct inject *inject, gfn_t first, uint64_t start, uint64_t i,
+			       const void *data)
 {
-	return i > start ? layer_fill(&inject->layer, GFN(first.v + start), i - start, fill_page(data, start)) : 0;
+	return i > start ? layer_fill(&inject->layer, GFN(first.v + start), i - start,
+				      fill_page(data, start)) :
+			   0;
 }
 
 /* What is committed goes on whole; around a fault it goes by fill, and the room is given back. */
@@ -108,7 +117,8 @@ static int64_t inject_pass(struct inject *inject, bool commit, gfn_t first, uint
 		start = i + 1;
 		if (r >= 0) {
 			count_add(&inject->pages[INJECT_LOSE], lose);
-			r = lose ? layer_lose(&inject->layer, gfn) : fill_corrupt(inject, gfn, fill_page(data, i));
+			r = lose ? layer_lose(&inject->layer, gfn) :
+				   fill_corrupt(inject, gfn, fill_page(data, i));
 			done += r > 0 ? r : 0;
 		}
 		if (r < 0)
@@ -153,17 +163,22 @@ static const struct page_sink_ops sink_ops = {
 };
 static const struct layer_ops layer_ops = { .free = inject_layer_free };
 
-int inject_new(struct inject **out, const struct inject_rule *rules, unsigned int n, uint64_t seed, struct err *err)
+int inject_new(struct inject **out, const struct inject_rule *rules, unsigned int n, uint64_t seed,
+	       struct err *err)
 {
 	struct inject *inject;
 	unsigned int i;
 
 	if (n > INJECT_RULES_MAX)
-		return err_set(err, -EINVAL, "inject: %u rules, at most %d are possible", n, INJECT_RULES_MAX);
+		return err_set(err, -EINVAL, "inject: %u rules, at most %d are possible", n,
+			       INJECT_RULES_MAX);
 	for (i = 0; i < n; i++)
 		/* Written so that a NaN is refused too. */
-		if ((unsigned int)rules[i].fault >= INJECT_FAULTS || !(rules[i].chance >= 0 && rules[i].chance <= 1))
-			return err_set(err, -EINVAL, "inject: rule %u: an unknown fault, or a chance not in 0 to 1", i);
+		if ((unsigned int)rules[i].fault >= INJECT_FAULTS ||
+		    !(rules[i].chance >= 0 && rules[i].chance <= 1))
+			return err_set(
+				err, -EINVAL,
+				"inject: rule %u: an unknown fault, or a chance not in 0 to 1", i);
 	inject = calloc(1, sizeof(*inject));
 	if (!inject)
 		return err_set(err, -ENOMEM, "no memory to inject faults");

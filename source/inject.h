@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A wrapper that makes faults, for tests and for drills: requests that fail, requests that nobody hears, pages with a
- * bit flipped, pages that are lost. At the n-th page or by chance; the same seed and the same order of pages make the
- * same faults.
+ * A wrapper that makes faults, for tests and for drills: requests that fail,
+ * requests that nobody hears, pages with a bit flipped, pages that are lost. At
+ * the n-th page or by chance; the same seed and the same order of pages make
+ * the same faults.
  */
 #ifndef POSTERN_SOURCE_INJECT_H
 #define POSTERN_SOURCE_INJECT_H
@@ -35,7 +36,8 @@ struct inject_stats {
 };
 
 /* Up to INJECT_RULES_MAX rules. seed 0: one is picked. The seed is logged. -EINVAL, -ENOMEM. */
-int inject_new(struct inject **out, const struct inject_rule *rules, unsigned int n, uint64_t seed, struct err *err);
+int inject_new(struct inject **out, const struct inject_rule *rules, unsigned int n, uint64_t seed,
+	       struct err *err);
 /* To put into a stack, which frees it. */
 struct layer *inject_layer(struct inject *inject);
 /* Any thread: the faults end, or begin again. They are on at first. */

@@ -6,8 +6,8 @@
 
 #include "base/thread.h"
 
-void layer_init(struct layer *layer, const struct page_source_ops *source, const struct page_sink_ops *sink,
-		const struct layer_ops *ops)
+void layer_init(struct layer *layer, const struct page_source_ops *source,
+		const struct page_sink_ops *sink, const struct layer_ops *ops)
 {
 	layer->source = (struct page_source){ .ops = source };
 	layer->sink = (struct page_sink){ .ops = sink };
@@ -24,7 +24,10 @@ void layer_put_on(struct layer *layer, struct page_source *below)
 
 void layer_stop(struct layer *layer)
 {
-	/* Sequentially consistent: a wait either sees it, or is seen by who wakes under the wait's lock. */
+	/*
+	 * Sequentially consistent: a wait either sees it, or is seen by who
+	 * wakes under the wait's lock.
+	 */
 	if (!atomic_exchange(&layer->stopped, true) && layer->ops->stop)
 		layer->ops->stop(layer);
 }
@@ -55,7 +58,8 @@ int64_t layer_put(struct layer *layer, gfn_t first, uint64_t n, const void *data
 	return done;
 }
 
-int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg, struct err *err)
+int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg,
+		       struct err *err)
 {
 	int r = thread_start(thread, fn, arg);
 

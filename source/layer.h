@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What every wrapper of a page source begins with: a source to what is above it (towards memory), a sink to what is below it
- * (towards where pages come from), and how it is stopped. docs/sources.md tells how wrappers are stacked.
+ * What every wrapper of a page source begins with: a source to what is above it
+ * (towards memory), a sink to what is below it (towards where pages come from),
+ * and how it is stopped. docs/sources.md tells how wrappers are stacked.
  *
  *     memory  --request-->  layer  --request-->  layer  --request-->  source
  *             <--fill, lose--      <--fill, lose--      <--fill, lose--
  *             <----commit----      <----commit----      <----commit----
  *             -----room----->      -----room----->      -----room----->
  *
- * Rules for a layer: request() never sleeps; no lock is held across a call to the neighbours; whatever waits is
- * ended by stop(). Once stopped, request() says -ENOTCONN, and what comes from below is dropped (those pages are as
+ * Rules for a layer: request() never sleeps; no lock is held across a call to
+ * the neighbours; whatever waits is ended by stop(). Once stopped, request()
+ * says -ENOTCONN, and what comes from below is dropped (those pages are as
  * missing as before).
  *
- * Room is that of the sink above, handed down, so that what comes by commit needs no copy; what is
- * not to pass is not committed above. A layer that keeps pages for longer gives room of its own,
- * and layer_put hands on what came there.
+ * Room is that of the sink above, handed down, so that what comes by commit
+ * needs no copy; what is not to pass is not committed above. A layer that keeps
+ * pages for longer gives room of its own, and layer_put hands on what came
+ * there.
  */
 #ifndef POSTERN_SOURCE_LAYER_H
 #define POSTERN_SOURCE_LAYER_H
@@ -30,7 +33,10 @@
 struct layer;
 
 struct layer_ops {
-	/* Ends every wait inside the layer and joins its thread; `stopped` is set already. NULL: nothing to do. */
+	/*
+	 * Ends every wait inside the layer and joins its thread; `stopped` is
+	 * set already. NULL: nothing to do.
+	 */
 	void (*stop)(struct layer *layer);
 	/* Only when stopped, and nobody above or below calls any more. */
 	void (*free)(struct layer *layer);
@@ -45,8 +51,8 @@ struct layer {
 	_Atomic bool stopped;
 };
 
-void layer_init(struct layer *layer, const struct page_source_ops *source, const struct page_sink_ops *sink,
-		const struct layer_ops *ops);
+void layer_init(struct layer *layer, const struct page_source_ops *source,
+		const struct page_sink_ops *sink, const struct layer_ops *ops);
 /* The layer asks `below`, which answers to the layer. Before the first request. */
 void layer_put_on(struct layer *layer, struct page_source *below);
 /* Any thread, more than once as well. */
@@ -65,7 +71,8 @@ static inline bool layer_is_stopped(struct layer *layer)
 /* Passes on what the layer was asked, or answered; after stop as told above. */
 static inline int layer_ask(struct layer *layer, gfn_t first, uint64_t n)
 {
-	return layer_is_stopped(layer) ? -ENOTCONN : layer->below->ops->request(layer->below, first, n);
+	return layer_is_stopped(layer) ? -ENOTCONN :
+					 layer->below->ops->request(layer->below, first, n);
 }
 
 static inline int64_t layer_fill(struct layer *layer, gfn_t first, uint64_t n, const void *data)
@@ -129,6 +136,7 @@ static inline uint64_t random_at(uint64_t seed, uint64_t i)
 }
 
 /* A thread without signals: they are for the main thread and the vCPUs. */
-int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg, struct err *err);
+int layer_thread_start(pthread_t *thread, const char *name, void *(*fn)(void *arg), void *arg,
+		       struct err *err);
 
 #endif

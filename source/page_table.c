@@ -8,7 +8,8 @@
 int page_table_init(struct page_table *table, size_t max, struct err *err)
 {
 	if (max < 1 || max > PAGE_TABLE_MAX)
-		return err_set(err, -EINVAL, "a table of %zu pages, 1 to %u are possible", max, PAGE_TABLE_MAX);
+		return err_set(err, -EINVAL, "a table of %zu pages, 1 to %u are possible", max,
+			       PAGE_TABLE_MAX);
 	*table = (struct page_table){ .max = max, .slots = 2 };
 	while (table->slots < 2 * max)
 		table->slots *= 2;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A table of pages, of fixed size: which are asked for, or were wrong. Open addressing, so that nothing is allocated
- * after the start. The caller locks.
+ * A table of pages, of fixed size: which are asked for, or were wrong. Open
+ * addressing, so that nothing is allocated after the start. The caller locks.
  */
 #ifndef POSTERN_SOURCE_PAGE_TABLE_H
 #define POSTERN_SOURCE_PAGE_TABLE_H

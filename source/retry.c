@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Outstanding pages lie in a table of fixed size, each with its source, how often it was asked and when the answer is due. A
- * thread sleeps until the earliest is, looks through the table, and asks again. The lock is never held across
- * a call to a neighbour, so a page may come between the look and the question: it is then asked for once too often,
- * which is harmless, since memory keeps what it has.
+ * Outstanding pages lie in a table of fixed size, each with its source, how
+ * often it was asked and when the answer is due. A thread sleeps until the
+ * earliest is, looks through the table, and asks again. The lock is never held
+ * across a call to a neighbour, so a page may come between the look and the
+ * question: it is then asked for once too often, which is harmless, since
+ * memory keeps what it has.
  *
- * A fill takes its pages out of the table before it is passed on: a verify above may find one wrong and ask for it again from inside
- * that call, and then it must be noted anew. If memory has no room for them they are noted anew by us. When all of a fill's pages
- * became PRESENT they are taken out once more: one of them may have been requested just before, and nobody would answer.
+ * A fill takes its pages out of the table before it is passed on: a verify
+ * above may find one wrong and ask for it again from inside that call, and then
+ * it must be noted anew. If memory has no room for them they are noted anew by
+ * us. When all of a fill's pages became PRESENT they are taken out once more:
+ * one of them may have been requested just before, and nobody would answer.
  */
 #include "source/retry.h"
 
@@ -62,7 +66,9 @@ static void note_due(struct retry *retry, struct page_note *note, int64_t now)
 		wait *= 2;
 	if (wait > retry->config.deadline_max_ns)
 		wait = retry->config.deadline_max_ns;
-	wait += (int64_t)(random_at(retry->config.seed, retry->random++) % (uint64_t)(wait / 4 + 1)) - wait / 8;
+	wait += (int64_t)(random_at(retry->config.seed, retry->random++) %
+			  (uint64_t)(wait / 4 + 1)) -
+		wait / 8;
 	note->due_ns = now + wait;
 	if (note->due_ns < retry->wake_ns)
 		pthread_cond_signal(&retry->changed);
@@ -90,7 +96,10 @@ static void note_lost(struct retry *retry, struct page_note *note)
 	counted(retry);
 }
 
-/* The next source after the note's that has not refused the page; false: all have, or the last was asked and that is all. */
+/*
+ * The next source after the note's that has not refused the page; false: all
+ * have, or the last was asked and that is all.
+ */
 static bool note_next_source(struct retry *retry, struct page_note *note, bool wrap)
 {
 	unsigned int k, index;
@@ -134,8 +143,12 @@ static struct page_source *source_at(struct retry *retry, unsigned int index)
 	return index ? retry->other[index].source : retry->layer.below;
 }
 
-/* Asks the source, and if it is gone, the others in turn. Nobody there: the deadline brings the next attempt. */
-static bool retry_ask(struct retry *retry, gfn_t first, uint64_t n, unsigned int index, uint8_t refused)
+/*
+ * Asks the source, and if it is gone, the others in turn. Nobody there: the
+ * deadline brings the next attempt.
+ */
+static bool retry_ask(struct retry *retry, gfn_t first, uint64_t n, unsigned int index,
+		      uint8_t refused)
 {
 	struct page_source *source;
 	unsigned int k, at;
@@ -172,12 +185,16 @@ static int retry_request(struct page_source *source, gfn_t first, uint64_t n)
 				break;
 			watched &= note_new(retry, GFN(first.v + i), now) != NULL;
 		}
-		/* Asked for already, perhaps of a later source; but whoever asks again has a reason. */
+		/*
+		 * Asked for already, perhaps of a later source; but whoever
+		 * asks again has a reason.
+		 */
 		if (note)
 			seen = *note;
 		retry->stats.asked += i - start + (note ? 1 : 0);
 		pthread_mutex_unlock(&retry->lock);
-		if (i > start && !retry_ask(retry, GFN(first.v + start), i - start, 0, 0) && !watched)
+		if (i > start && !retry_ask(retry, GFN(first.v + start), i - start, 0, 0) &&
+		    !watched)
 			return -ENOTCONN;
 		if (note)
 			retry_ask(retry, GFN(first.v + i++), 1, seen.source, seen.refused);
@@ -239,7 +256,8 @@ static void *retry_main(void *arg)
 			if (batch.lost[i])
 				layer_lose(&retry->layer, batch.page[i].gfn);
 			else
-				retry_ask(retry, batch.page[i].gfn, 1, batch.page[i].source, batch.page[i].refused);
+				retry_ask(retry, batch.page[i].gfn, 1, batch.page[i].source,
+					  batch.page[i].refused);
 		pthread_mutex_lock(&retry->lock);
 	}
 	pthread_mutex_unlock(&retry->lock);
@@ -433,7 +451,8 @@ static const struct layer_ops layer_ops = { .stop = retry_stop, .free = retry_la
 static bool retry_is_usable(const struct retry_config *config)
 {
 	return config->deadline_ns > 0 && config->deadline_max_ns >= config->deadline_ns &&
-	       config->deadline_max_ns <= DEADLINE_MAX && config->tries >= 1 && config->tries <= UINT8_MAX &&
+	       config->deadline_max_ns <= DEADLINE_MAX && config->tries >= 1 &&
+	       config->tries <= UINT8_MAX &&
 	       (config->policy == RETRY_WAIT || config->policy == RETRY_LOSE);
 }
 
@@ -443,7 +462,8 @@ int retry_new(struct retry **out, const struct retry_config *config, struct err 
 	int r;
 
 	if (!retry_is_usable(config))
-		return err_set(err, -EINVAL, "retry: deadlines are above 0 and up to an hour, tries 1 to 255");
+		return err_set(err, -EINVAL,
+			       "retry: deadlines are above 0 and up to an hour, tries 1 to 255");
 	retry = calloc(1, sizeof(*retry));
 	if (!retry)
 		return err_set(err, -ENOMEM, "no memory to watch requests");
@@ -494,7 +514,10 @@ void retry_stats(struct retry *retry, struct retry_stats *stats)
 
 		if (!note->used)
 			continue;
-		/* Only a deadline, or a refusal, brings a page beyond its first try of the first source. */
+		/*
+		 * Only a deadline, or a refusal, brings a page beyond its first
+		 * try of the first source.
+		 */
 		stats->overdue += note->tries > 1 || note->source || note->rounds;
 		age = now - note->since_ns;
 		stats->oldest_ns = age > stats->oldest_ns ? age : stats->oldest_ns;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A wrapper that does not take silence for an answer: a requested page has a deadline; when it passes, the page is asked for
- * again, with more patience each time, then of the next source, and at last a policy says whether to go on waiting or
- * to call the page lost.
+ * A wrapper that does not take silence for an answer: a requested page has a
+ * deadline; when it passes, the page is asked for again, with more patience
+ * each time, then of the next source, and at last a policy says whether to go
+ * on waiting or to call the page lost.
  *
- * It also bridges sources that are gone for a while (-ENOTCONN) and come back: the page stays noted and is asked for again.
+ * It also bridges sources that are gone for a while (-ENOTCONN) and come back:
+ * the page stays noted and is asked for again.
  */
 #ifndef POSTERN_SOURCE_RETRY_H
 #define POSTERN_SOURCE_RETRY_H
@@ -47,8 +49,10 @@ int retry_new(struct retry **out, const struct retry_config *config, struct err 
 /* To put into a stack, which frees it; what is below it there is the first source. */
 struct layer *retry_layer(struct retry *retry);
 /*
- * One more source, asked after those before it; or stack_top() of another stack. It answers to the retry from now on, and
- * must be quiet (stack_own) before the retry is freed. Before the first request. -ENOSPC: more than RETRY_SOURCES_MAX.
+ * One more source, asked after those before it; or stack_top() of another
+ * stack. It answers to the retry from now on, and must be quiet (stack_own)
+ * before the retry is freed. Before the first request. -ENOSPC: more than
+ * RETRY_SOURCES_MAX.
  */
 int retry_add(struct retry *retry, struct page_source *source);
 void retry_stats(struct retry *retry, struct retry_stats *stats);

@@ -20,15 +20,16 @@ struct stack {
 	bool stopped;
 };
 
-int stack_new(struct stack **out, struct page_sink *sink, struct layer *const *layers, unsigned int n,
-	      struct page_source *bottom, struct err *err)
+int stack_new(struct stack **out, struct page_sink *sink, struct layer *const *layers,
+	      unsigned int n, struct page_source *bottom, struct err *err)
 {
 	struct page_source *below = bottom;
 	struct stack *stack;
 	unsigned int i;
 
 	if (n > STACK_LAYERS_MAX)
-		return err_set(err, -EINVAL, "%u layers on a page source, at most %d are possible", n, STACK_LAYERS_MAX);
+		return err_set(err, -EINVAL, "%u layers on a page source, at most %d are possible",
+			       n, STACK_LAYERS_MAX);
 	stack = calloc(1, sizeof(*stack));
 	if (!stack)
 		return err_set(err, -ENOMEM, "no memory for a stack of page sources");

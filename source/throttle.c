@@ -75,7 +75,10 @@ static int64_t throttle_pass(struct throttle *throttle, bool commit, gfn_t first
 	pthread_mutex_unlock(&throttle->lock);
 	r = layer_pass(&throttle->layer, commit, first, n, data);
 	if (n && r == (int64_t)n) {
-		/* Requested meanwhile, and here all the same: nobody would answer, and the note would stay. */
+		/*
+		 * Requested meanwhile, and here all the same: nobody would
+		 * answer, and the note would stay.
+		 */
 		pthread_mutex_lock(&throttle->lock);
 		throttle_forget(throttle, first, n);
 		pthread_mutex_unlock(&throttle->lock);
@@ -138,7 +141,8 @@ static void throttle_free(struct layer *layer)
 	free(throttle);
 }
 
-static const struct page_source_ops source_ops = { .name = "throttle", .request = throttle_request };
+static const struct page_source_ops source_ops = { .name = "throttle",
+						   .request = throttle_request };
 static const struct page_sink_ops sink_ops = {
 	.name = "throttle",
 	.fill = throttle_fill,
@@ -148,7 +152,8 @@ static const struct page_sink_ops sink_ops = {
 };
 static const struct layer_ops layer_ops = { .stop = throttle_stop, .free = throttle_free };
 
-int throttle_new(struct throttle **out, uint64_t bytes_per_second, size_t requested_max, struct err *err)
+int throttle_new(struct throttle **out, uint64_t bytes_per_second, size_t requested_max,
+		 struct err *err)
 {
 	struct throttle *throttle = calloc(1, sizeof(*throttle));
 	int r;

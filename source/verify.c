@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A fill is cut into runs of good pages, which are passed on whole, and single wrong ones. Only pages that were wrong before
- * are remembered (how often), so a source without faults costs the checksums and no lock.
+ * A fill is cut into runs of good pages, which are passed on whole, and single
+ * wrong ones. Only pages that were wrong before are remembered (how often), so
+ * a source without faults costs the checksums and no lock.
  *
- * If the source is gone when a wrong page is to be asked again, the page stays asked for and missing: whoever brings the next source
- * (memory_attach) or waits with a deadline (retry) asks again.
+ * If the source is gone when a wrong page is to be asked again, the page stays
+ * asked for and missing: whoever brings the next source (memory_attach) or
+ * waits with a deadline (retry) asks again.
  */
 #include "source/verify.h"
 
@@ -51,7 +53,10 @@ static bool page_is_good(struct verify *verify, gfn_t gfn, const uint8_t *page)
 /* A page was right: it need not be remembered. */
 static void verify_forget(struct verify *verify, gfn_t gfn)
 {
-	/* Who missed the count asked and was answered while another thread noted this page: a stale note, no harm. */
+	/*
+	 * Who missed the count asked and was answered while another thread
+	 * noted this page: a stale note, no harm.
+	 */
 	if (!atomic_load_explicit(&verify->bad_count, memory_order_relaxed))
 		return;
 	pthread_mutex_lock(&verify->lock);
@@ -92,14 +97,16 @@ static int64_t fill_good(struct verify *verify, gfn_t first, uint64_t n, const v
 	int64_t r, done = 0;
 
 	while (i < n) {
-		for (start = i; i < n && page_is_good(verify, GFN(first.v + i), fill_page(data, i)); i++)
+		for (start = i; i < n && page_is_good(verify, GFN(first.v + i), fill_page(data, i));
+		     i++)
 			verify_forget(verify, GFN(first.v + i));
 		if (i - start == n) {
 			*whole = true;
 			return 0;
 		}
 		if (i > start) {
-			r = layer_fill(&verify->layer, GFN(first.v + start), i - start, fill_page(data, start));
+			r = layer_fill(&verify->layer, GFN(first.v + start), i - start,
+				       fill_page(data, start));
 			if (r < 0)
 				return r;
 			done += r;
@@ -179,7 +186,8 @@ int verify_new(struct verify **out, const struct verify_config *config, struct e
 	int r;
 
 	if (!config->sum || config->tries > UINT8_MAX)
-		return err_set(err, -EINVAL, "verify: a checksum provider is needed, and 0 to 255 tries");
+		return err_set(err, -EINVAL,
+			       "verify: a checksum provider is needed, and 0 to 255 tries");
 	verify = calloc(1, sizeof(*verify));
 	if (!verify)
 		return err_set(err, -ENOMEM, "no memory to verify pages");

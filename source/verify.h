@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A wrapper that lets no wrong page pass: each page that comes from below is held against its xxh3_64 checksum. A wrong
- * one is not passed on but asked for again, a bounded number of times; then it is lost.
+ * A wrapper that lets no wrong page pass: each page that comes from below is
+ * held against its xxh3_64 checksum. A wrong one is not passed on but asked for
+ * again, a bounded number of times; then it is lost.
  */
 #ifndef POSTERN_SOURCE_VERIFY_H
 #define POSTERN_SOURCE_VERIFY_H
@@ -12,14 +13,20 @@
 struct verify;
 
 struct verify_config {
-	/* The checksum of a page; false: there is none, the page passes. Any thread, must be quick. */
+	/*
+	 * The checksum of a page; false: there is none, the page passes. Any
+	 * thread, must be quick.
+	 */
 	bool (*sum)(void *arg, gfn_t gfn, uint64_t *sum);
 	void *arg;
 	unsigned int tries;		/* how often a page is asked for again, 0 to 255 */
 	size_t bad_max;			/* so many pages can be asked for again at a time; one more is lost at once */
 };
 
-/* A ready-made provider: checksums of the n pages from `first` on; `sum` of a verify_config, with this as arg. */
+/*
+ * A ready-made provider: checksums of the n pages from `first` on; `sum` of a
+ * verify_config, with this as arg.
+ */
 struct verify_table {
 	gfn_t first;
 	uint64_t n;

@@ -8,8 +8,9 @@
  * connection takes more (an eventfd makes the thread look). If the ring is full
  * the link is not worth its name any more and is given up.
  *
- * Requests are not repeated and need not be: the connection either delivers them or breaks, and then memory_detach
- * makes their pages MISSING, so that the next link asks for them anew.
+ * Requests are not repeated and need not be: the connection either delivers
+ * them or breaks, and then memory_detach makes their pages MISSING, so that the
+ * next link asks for them anew.
  *
  * Receiving is the receiver's: a thread for each connection.
  */
@@ -84,7 +85,8 @@ static int queue_add(struct wire_source *wire, const uint8_t *data, size_t len, 
 	size_t i;
 
 	if (len > QUEUE_BYTES - wire->queue_len)
-		return err_set(err, -ENOBUFS, "the source does not take requests (%zu bytes of them wait)",
+		return err_set(err, -ENOBUFS,
+			       "the source does not take requests (%zu bytes of them wait)",
 			       wire->queue_len);
 	for (i = 0; i < len; i++)
 		wire->queue[(wire->queue_first + wire->queue_len + i) % QUEUE_BYTES] = data[i];

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The destination's page source: the source of a migration, at the far end of an urgent and a bulk connection.
+ * The destination's page source: the source of a migration, at the far end of
+ * an urgent and a bulk connection.
  *
- * It lives as long as the migration and is started anew with each link. Requests go out on the urgent connection and
- * never block; two threads receive pages, check them and hand them to its sink.
+ * It lives as long as the migration and is started anew with each link.
+ * Requests go out on the urgent connection and never block; two threads receive
+ * pages, check them and hand them to its sink.
  */
 #ifndef POSTERN_SOURCE_WIRE_H
 #define POSTERN_SOURCE_WIRE_H
@@ -24,7 +26,7 @@ struct wire_source_stats {
 	uint64_t queued_max;		/* most bytes of requests that ever waited for the connection */
 };
 
-/* One thread calls these four; mem outlives the peer. */
+/* One thread calls these four; mem outlives the source. */
 int wire_source_new(struct wire_source **out, struct memory *mem, struct err *err);
 /* Starts the threads; then it can be attached. pair->lost may be called before this returns. */
 int wire_source_start(struct wire_source *wire_source, const struct stream_pair *pair, struct err *err);

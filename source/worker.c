@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Requests. A bit a page is the truth about what is wanted, so request() takes no memory, cannot
- * overflow, and asks for no page twice. A ring beside it keeps the order; what does not fit there is
- * found by a look through the bits, once the ring is empty.
+ * Requests, and the threads that serve them; worker_bulk.c has the background
+ * fill.
  *
- * A page whose read has failed changes to another bit, and is held until its own time has come, so
- * that no other page waits for it. A small table has the times. Pages that fail while it is full,
- * as when the source is down, are tried again all together.
+ * A bit a page is the truth about what is wanted, so request() cannot overflow,
+ * and asks for no page twice. A ring beside it keeps the order; what does not
+ * fit there is found through the bits (base/bit_tree.h), once the ring is
+ * empty. What was never asked for costs no memory.
  *
- * The bulk. A bit a huge page says that one of the bulk's threads has taken it. Within a huge page
- * only what is not PRESENT is read, so a worker that is started on half a guest brings the other half.
- * A huge page with a page that cannot be read is left over; once all are taken those are given free
- * again, after a pause. The next visit begins behind the page that failed, and so brings the rest.
- * A page that the reader does not have is passed over: it is lost only once somebody wants it.
+ * A page whose read has failed changes to another bit, and is held until its
+ * own time has come, so that no other page waits for it. A small table has the
+ * times. Pages that fail while it is full, as when the source is down, are
+ * tried again all together. One read that succeeds says that the source is
+ * there: none waits for long then.
  *
- * Pages are numbered through all regions, which begin and end with huge pages. The lock is held
- * neither across a read nor across a call to the sink.
+ * Where pages come in spans, an urgent thread takes all that is wanted of one.
+ * It reads from the page that has waited longest to the span's end, fills that
+ * page and only then the others, and last what is before it.
+ *
+ * Pages are numbered through all regions, which begin and end with huge pages.
+ * The lock is held neither across a read nor across a call to the sink.
  */
 #include "source/worker.h"
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Every field is written and read by itself at a fixed offset, so that neither the compiler's layout nor the host's
- * byte order gets onto the wire.
+ * Every field is written and read by itself at a fixed offset, so that neither
+ * the compiler's layout nor the host's byte order gets onto the wire.
  *
  *   frame:   0 magic 4, 4 type 2, 6 flags 2, 8 payload bytes 4, 12 count 4, 16 gfn 8, 24 payload sum 8, 32 sum 8
  */
@@ -62,7 +62,8 @@ static int frame_check_shape(const struct frame *frame, struct err *err)
 	switch (frame->type) {
 	case FRAME_MESSAGE:
 		if (frame->payload_bytes < 1 || frame->payload_bytes > FRAME_MESSAGE_MAX)
-			return err_set(err, -EBADMSG, "MESSAGE frame of %u bytes, 1 to %u are allowed",
+			return err_set(err, -EBADMSG,
+				       "MESSAGE frame of %u bytes, 1 to %u are allowed",
 				       frame->payload_bytes, FRAME_MESSAGE_MAX);
 		if (frame->count || frame->gfn.v)
 			return err_set(err, -EBADMSG, "MESSAGE frame with a page number");
@@ -80,7 +81,8 @@ static int frame_check_shape(const struct frame *frame, struct err *err)
 		max = 1;
 		break;
 	default:
-		return err_set(err, -EBADMSG, "frame of unknown type %u", (unsigned int)frame->type);
+		return err_set(err, -EBADMSG, "frame of unknown type %u",
+			       (unsigned int)frame->type);
 	}
 	if (frame->count < 1 || frame->count > max)
 		return err_set(err, -EBADMSG, "%s frame of %u pages, 1 to %u are allowed",
@@ -89,7 +91,8 @@ static int frame_check_shape(const struct frame *frame, struct err *err)
 		return err_set(err, -EBADMSG, "%s frame of page 0x%" PRIx64 ", which cannot be",
 			       frame_type_name(frame->type), frame->gfn.v);
 	if (frame->payload_sum ||
-	    frame->payload_bytes != (frame->type == FRAME_PAGES ? FRAME_PAGES_BYTES(frame->count) : 0))
+	    frame->payload_bytes !=
+		    (frame->type == FRAME_PAGES ? FRAME_PAGES_BYTES(frame->count) : 0))
 		return err_set(err, -EBADMSG, "%s frame of %u pages with %u bytes of payload",
 			       frame_type_name(frame->type), frame->count, frame->payload_bytes);
 	return 0;
@@ -98,7 +101,8 @@ static int frame_check_shape(const struct frame *frame, struct err *err)
 int frame_decode(struct frame *frame, const uint8_t in[FRAME_BYTES], struct err *err)
 {
 	if (get32(in) != FRAME_MAGIC)
-		return err_set(err, -EBADMSG, "no frame where one must begin (found 0x%08x)", get32(in));
+		return err_set(err, -EBADMSG, "no frame where one must begin (found 0x%08x)",
+			       get32(in));
 	if (get64(in + 32) != sum(in, 32))
 		return err_set(err, -EBADMSG, "damaged frame header (checksum)");
 	if (get16(in + 6))
@@ -134,7 +138,8 @@ void frame_encode_pages(uint8_t *out, gfn_t first, uint32_t n, const uint8_t *pa
 	frame.payload_bytes = (uint32_t)FRAME_PAGES_BYTES(n);
 	frame_encode(&frame, out);
 	for (i = 0; i < n; i++)
-		put64(out + FRAME_BYTES + FRAME_SUMS_BYTES(i), sum(pages + i * PAGE_BYTES, PAGE_BYTES));
+		put64(out + FRAME_BYTES + FRAME_SUMS_BYTES(i),
+		      sum(pages + i * PAGE_BYTES, PAGE_BYTES));
 }
 
 int frame_check_message(const struct frame *frame, const void *payload, struct err *err)

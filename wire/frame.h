@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The frames on a migration's three connections, which follow each one's handshake (migrate/handshake.h).
- * Everything here is pure: bytes in, values out, nothing is read, sent or kept. All numbers are little endian.
+ * The frames on a migration's three connections, which follow each one's
+ * handshake (migrate/handshake.h). Everything here is pure: bytes in, values
+ * out, nothing is read, sent or kept. All numbers are little endian.
  * docs/wire.md is the specification.
  */
 #ifndef POSTERN_WIRE_FRAME_H
@@ -56,13 +57,20 @@ void frame_encode(const struct frame *frame, uint8_t out[FRAME_BYTES]);
 /* Checks every field, also that sizes and counts fit the type. -EBADMSG with what is wrong. */
 int frame_decode(struct frame *frame, const uint8_t in[FRAME_BYTES], struct err *err);
 
-/* Encodes the header of a message whose payload is `data`. -EMSGSIZE: more than FRAME_MESSAGE_MAX, or none. */
+/*
+ * Encodes the header of a message whose payload is `data`. -EMSGSIZE: more than
+ * FRAME_MESSAGE_MAX, or none.
+ */
 int frame_encode_message(uint8_t out[FRAME_BYTES], const void *data, size_t len);
-/* Encodes header and checksums of n (at most FRAME_PAGES_MAX) pages; out has FRAME_BYTES + FRAME_SUMS_BYTES(n). */
+/*
+ * Encodes header and checksums of n (at most FRAME_PAGES_MAX) pages; out has
+ * FRAME_BYTES + FRAME_SUMS_BYTES(n).
+ */
 void frame_encode_pages(uint8_t *out, gfn_t first, uint32_t n, const uint8_t *pages);
 
 /* A decoded header's payload against its checksums. -EBADMSG names the frame, and the page. */
 int frame_check_message(const struct frame *frame, const void *payload, struct err *err);
-int frame_check_pages(const struct frame *frame, const uint8_t *sums, const uint8_t *pages, struct err *err);
+int frame_check_pages(const struct frame *frame, const uint8_t *sums, const uint8_t *pages,
+		      struct err *err);
 
 #endif

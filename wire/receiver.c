@@ -57,7 +57,8 @@ static int check_placed(const struct frame *frame, int64_t r, struct err *err)
 {
 	if (r >= 0)
 		return 0;
-	return err_errno(err, (int)r, "placing %u pages from 0x%" PRIx64, frame->count, frame->gfn.v);
+	return err_errno(err, (int)r, "placing %u pages from 0x%" PRIx64, frame->count,
+			 frame->gfn.v);
 }
 
 int receiver_place(struct memory *mem, struct page_sink *sink, const struct frame *frame,
@@ -81,7 +82,8 @@ int receiver_place(struct memory *mem, struct page_sink *sink, const struct fram
 		r = sink->ops->lose(sink, frame->gfn);
 		break;
 	default:
-		return err_set(err, -EBADMSG, "%s frame from the source", frame_type_name(frame->type));
+		return err_set(err, -EBADMSG, "%s frame from the source",
+			       frame_type_name(frame->type));
 	}
 	return check_placed(frame, r, err);
 }

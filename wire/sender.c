@@ -1,25 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Two threads. The bulk thread sends what is not marked sent, huge page by huge page (the destination can then place each in one
- * piece): first those around the pages that were asked for last, since whoever missed one page is about to miss its
- * neighbours, and else in ascending order. Runs of zero pages go as one header, runs of others as one frame each, no faster
- * than the limit. The urgent thread reads requests and
- * answers each at once, whatever the bulk does; it also sends pages that are marked sent, since the bulk may have them
- * in flight behind megabytes of others. The destination keeps whichever comes first.
+ * Two threads. The bulk thread sends what is not marked sent, huge page by huge
+ * page (the destination can then place each in one piece): first those around
+ * the pages that were asked for last, since whoever missed one page is about to
+ * miss its neighbours, and else in ascending order. Runs of zero pages go as
+ * one header, runs of others as one frame each, no faster than the limit. The
+ * urgent thread reads requests and
+ * answers each at once, whatever the bulk does; it also sends pages that are
+ * marked sent, since the bulk may have them in flight behind megabytes of
+ * others. The destination keeps whichever comes first.
  *
- * A guest that begins to run at the destination misses many pages one after the other: the bulk lets the first answers go before it,
- * for a few milliseconds at most.
+ * A guest that begins to run at the destination misses many pages one after the
+ * other: the bulk lets the first answers go before it, for a few milliseconds
+ * at most.
  *
- * The guest is paused, so its memory does not change between the checksum and the send, and pages are sent from where
- * they are. They are got with GUP_NOWAIT: a migration out of memory that is itself late is refused before it starts, so a page
- * that is not here is an error, and never a wait.
+ * The guest is paused, so its memory does not change between the checksum and
+ * the send, and pages are sent from where they are. They are got with
+ * GUP_NOWAIT: a migration out of memory that is itself late is refused before
+ * it starts, so a page that is not here is an error, and never a wait.
  *
- * A mark is an atomic bit. Bulk and urgent may both take a page; the mark only decides who counts it and what the bulk skips.
+ * A mark is an atomic bit. Bulk and urgent may both take a page; the mark only
+ * decides who counts it and what the bulk skips.
  *
- * A second bit is never taken back: the page's data has been handed to a connection, on this link or an earlier one. A destination cannot
- * have a page without it, whatever it says. Both bits are set before the page is sent: afterwards, the destination could be
- * faster with its word that it has everything.
+ * A second bit is never taken back: the page's data has been handed to a
+ * connection, on this link or an earlier one. A destination cannot have a page
+ * without it, whatever it says. Both bits are set before the page is sent:
+ * afterwards, the destination could be faster with its word that it has
+ * everything.
  */
 #include "wire/sender.h"
 
@@ -96,7 +104,10 @@ static struct sender_region *region_of(struct sender *sender, gfn_t gfn)
 
 static bool bit_is_set(const _Atomic uint64_t *bits, uint64_t page)
 {
-	/* The marks order nothing: page contents do not change, and either thread may send any page. */
+	/*
+	 * The marks order nothing: page contents do not change, and either
+	 * thread may send any page.
+	 */
 	return atomic_load_explicit(&bits[page / 64], memory_order_relaxed) >> (page % 64) & 1;
 }
 
@@ -126,7 +137,8 @@ static bool mark_sent(struct sender *sender, struct sender_region *region, uint6
 }
 
 /* The region that has all n pages from `first` on, and where in it they begin; NULL: none. */
-static struct sender_region *region_with(struct sender *sender, gfn_t first, uint64_t n, uint64_t *page)
+static struct sender_region *region_with(struct sender *sender, gfn_t first, uint64_t n,
+					 uint64_t *page)
 {
 	struct sender_region *region = region_of(sender, first);
 
@@ -167,23 +179,30 @@ static uint64_t bits_at(const uint8_t *bits, uint64_t at, unsigned int n)
 }
 
 /* The pages of one word of marks: those in `missing` are not there, those in `here` are. */
-static int mark_reported_word(struct sender *sender, struct sender_region *region, uint64_t word, uint64_t missing, uint64_t here,
-			  struct err *err)
+static int mark_reported_word(struct sender *sender, struct sender_region *region, uint64_t word,
+			      uint64_t missing, uint64_t here, struct err *err)
 {
-	uint64_t false_word = here & ~atomic_load_explicit(&region->given[word], memory_order_relaxed), old;
+	uint64_t false_word =
+			 here & ~atomic_load_explicit(&region->given[word], memory_order_relaxed),
+		 old;
 
 	if (false_word)
-		return err_set(err, -EBADMSG, "the destination says that it has page 0x%" PRIx64 ", which was never sent",
+		return err_set(err, -EBADMSG,
+			       "the destination says that it has page 0x%" PRIx64
+			       ", which was never sent",
 			       region->first.v + 64 * word + (uint64_t)__builtin_ctzll(false_word));
 	/* Stopped: nobody else marks. */
 	old = atomic_load_explicit(&region->sent[word], memory_order_relaxed);
 	atomic_store_explicit(&region->sent[word], (old & ~missing) | here, memory_order_relaxed);
-	atomic_fetch_add_explicit(&sender->unsent, (uint64_t)__builtin_popcountll(old & missing), memory_order_relaxed);
-	atomic_fetch_sub_explicit(&sender->unsent, (uint64_t)__builtin_popcountll(here & ~old), memory_order_relaxed);
+	atomic_fetch_add_explicit(&sender->unsent, (uint64_t)__builtin_popcountll(old & missing),
+				  memory_order_relaxed);
+	atomic_fetch_sub_explicit(&sender->unsent, (uint64_t)__builtin_popcountll(here & ~old),
+				  memory_order_relaxed);
 	return 0;
 }
 
-int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err)
+int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing,
+			     struct err *err)
 {
 	uint64_t page, done, mask, bits;
 	struct sender_region *region = region_with(sender, first, n, &page);
@@ -192,7 +211,10 @@ int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, con
 	int r;
 
 	if (!region)
-		return err_set(err, -EFAULT, "%" PRIu64 " pages from 0x%" PRIx64 ", which are not this guest's RAM", n, first.v);
+		return err_set(err, -EFAULT,
+			       "%" PRIu64 " pages from 0x%" PRIx64
+			       ", which are not this guest's RAM",
+			       n, first.v);
 	for (done = 0; done < n; done += part) {
 		in = (unsigned int)((page + done) % 64);
 		part = 64 - in < n - done ? 64 - in : (unsigned int)(n - done);
@@ -210,7 +232,8 @@ int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, con
 static uint64_t next_unsent(const struct sender_region *region, uint64_t page)
 {
 	while (page < region->pages) {
-		uint64_t word = ~atomic_load_explicit(&region->sent[page / 64], memory_order_relaxed);
+		uint64_t word =
+			~atomic_load_explicit(&region->sent[page / 64], memory_order_relaxed);
 
 		word &= UINT64_MAX << (page % 64);
 		if (word) {
@@ -267,10 +290,11 @@ static bool hint_pop(struct sender *sender, gfn_t *gfn)
 /* ---- reading guest memory ---- */
 
 /*
- * Gets up to n pages: the span's pages, as many as can be had in one piece. 0; -EIO: the first page is LOST here; else an error
- * that ends the link.
+ * Gets up to n pages: the span's pages, as many as can be had in one piece. 0;
+ * -EIO: the first page is LOST here; else an error that ends the link.
  */
-static int pages_get(struct sender *sender, gfn_t first, uint32_t n, struct gup_span *span, struct err *err)
+static int pages_get(struct sender *sender, gfn_t first, uint32_t n, struct gup_span *span,
+		     struct err *err)
 {
 	int r;
 
@@ -285,7 +309,10 @@ static int pages_get(struct sender *sender, gfn_t first, uint32_t n, struct gup_
 	return err_errno(err, r, "reading page 0x%" PRIx64 " of the guest", first.v);
 }
 
-/* How many pages from the span's start on are alike: all zero (at most ZERO_RUN_PAGES) or none (at most RUN_PAGES). */
+/*
+ * How many pages from the span's start on are alike: all zero (at most
+ * ZERO_RUN_PAGES) or none (at most RUN_PAGES).
+ */
 static uint32_t run_alike(const struct gup_span *span, bool *zero)
 {
 	uint32_t n = 1, max;
@@ -349,7 +376,10 @@ static bool bulk_wait(struct sender *sender, struct bucket *bucket, uint64_t byt
 	return !atomic_load(&sender->stop);
 }
 
-/* Lets the first requests go before: until they have been answered for a moment, or none came for a while, or stop. */
+/*
+ * Lets the first requests go before: until they have been answered for a
+ * moment, or none came for a while, or stop.
+ */
 static void bulk_wait_first(struct sender *sender)
 {
 	int64_t until_ns = clock_now_ns() + FIRST_WAIT_NS;
@@ -367,8 +397,12 @@ static void bulk_wait_first(struct sender *sender)
 	pthread_mutex_unlock(&sender->lock);
 }
 
-/* Marks pages from `page` on, up to n, whose data goes out, stopping at one that the urgent thread was faster with; how many. */
-static uint32_t bulk_claim(struct sender *sender, struct sender_region *region, uint64_t page, uint32_t n)
+/*
+ * Marks pages from `page` on, up to n, whose data goes out, stopping at one
+ * that the urgent thread was faster with; how many.
+ */
+static uint32_t bulk_claim(struct sender *sender, struct sender_region *region, uint64_t page,
+			   uint32_t n)
 {
 	uint32_t i;
 
@@ -390,7 +424,9 @@ static int bulk_step(struct sender *sender, struct bucket *bucket, struct sender
 	r = pages_get(sender, gfn, unsent_run(region, page, ZERO_RUN_PAGES), &span, err);
 	*done = 1;
 	if (r == -EIO)
-		return mark_sent(sender, region, page) ? lost_send(sender, sender->pair.bulk, gfn, err) : 0;
+		return mark_sent(sender, region, page) ?
+			       lost_send(sender, sender->pair.bulk, gfn, err) :
+			       0;
 	if (r < 0)
 		return r;
 	n = run_alike(&span, &zero);
@@ -406,8 +442,8 @@ static int bulk_step(struct sender *sender, struct bucket *bucket, struct sender
 }
 
 /* Sends what is unsent of the huge page that `page` lies in, from `page` on. */
-static int bulk_huge_page(struct sender *sender, struct bucket *bucket, struct sender_region *region, uint64_t page,
-			  struct err *err)
+static int bulk_huge_page(struct sender *sender, struct bucket *bucket,
+			  struct sender_region *region, uint64_t page, struct err *err)
 {
 	uint64_t end = page - page % HUGE_PAGES + HUGE_PAGES;
 
@@ -433,7 +469,8 @@ static int bulk_hints(struct sender *sender, struct bucket *bucket, struct err *
 
 	while (hint_pop(sender, &gfn)) {
 		region = region_of(sender, gfn);
-		r = region ? bulk_huge_page(sender, bucket, region, gfn.v - region->first.v, err) : 0;
+		r = region ? bulk_huge_page(sender, bucket, region, gfn.v - region->first.v, err) :
+			     0;
 		if (r < 0)
 			return r;
 	}
@@ -465,8 +502,9 @@ static int bulk_walk(struct sender *sender, struct bucket *bucket, struct err *e
 }
 
 /*
- * When everything is sent the thread ends. It does not tell: completion is the destination's to declare, and a
- * connection that breaks is noticed by the others.
+ * When everything is sent the thread ends. It does not tell: completion is the
+ * destination's to declare, and a connection that breaks is noticed by the
+ * others.
  */
 static void *sender_bulk_main(void *arg)
 {
@@ -486,8 +524,8 @@ static void *sender_bulk_main(void *arg)
 /* ---- urgent ---- */
 
 /* Sends what the span begins with; *done gets the pages dealt with. */
-static int urgent_send(struct sender *sender, struct sender_region *region, const struct gup_span *span, uint32_t *done,
-		       struct err *err)
+static int urgent_send(struct sender *sender, struct sender_region *region,
+		       const struct gup_span *span, uint32_t *done, struct err *err)
 {
 	uint64_t page = span->first.v - region->first.v;
 	uint32_t i;
@@ -502,15 +540,16 @@ static int urgent_send(struct sender *sender, struct sender_region *region, cons
 	return run_send(sender, sender->pair.urgent, span, *done, zero, err);
 }
 
-static int urgent_answer(struct sender *sender, struct sender_region *region, gfn_t first, uint32_t count_left,
-			 struct err *err)
+static int urgent_answer(struct sender *sender, struct sender_region *region, gfn_t first,
+			 uint32_t count_left, struct err *err)
 {
 	while (count_left) {
 		struct gup_span span;
 		uint32_t n = 1;
 		int r;
 
-		r = pages_get(sender, first, count_left < RUN_PAGES ? count_left : RUN_PAGES, &span, err);
+		r = pages_get(sender, first, count_left < RUN_PAGES ? count_left : RUN_PAGES, &span,
+			      err);
 		if (r == -EIO) {
 			mark_sent(sender, region, first.v - region->first.v);
 			r = lost_send(sender, sender->pair.urgent, first, err);
@@ -552,7 +591,8 @@ static int urgent_step(struct sender *sender, struct err *err)
 	if (r < 0)
 		return r;
 	if (frame.type != FRAME_REQUEST)
-		return err_set(err, -EBADMSG, "%s frame from the destination", frame_type_name(frame.type));
+		return err_set(err, -EBADMSG, "%s frame from the destination",
+			       frame_type_name(frame.type));
 	region = region_of(sender, frame.gfn);
 	if (!region || frame.count > region->pages - (frame.gfn.v - region->first.v))
 		return err_set(err, -EBADMSG,

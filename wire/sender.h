@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The source's side of postcopy: sends all of a paused guest's memory, what is asked for first.
+ * The source's side of postcopy: sends all of a paused guest's memory, what is
+ * asked for first.
  *
- * It lives as long as the migration and is started anew with each link. What was sent is kept a bit a page; after a lost
- * link the bits are set from what the destination says it has, as far as that can be.
+ * It lives as long as the migration and is started anew with each link. What
+ * was sent is kept a bit a page; after a lost link the bits are set from what
+ * the destination says it has, as far as that can be.
  */
 #ifndef POSTERN_WIRE_SENDER_H
 #define POSTERN_WIRE_SENDER_H
@@ -36,14 +38,20 @@ void sender_forget(struct sender *sender);
 /* Stops as well. */
 void sender_free(struct sender *sender);
 
-/* Only while stopped: the n pages from `first` have been sent by other means. Pages that are not RAM of one region: -EFAULT. */
+/*
+ * Only while stopped: the n pages from `first` have been sent by other means.
+ * Pages that are not RAM of one region: -EFAULT.
+ */
 int sender_mark_given(struct sender *sender, gfn_t first, uint64_t n);
 /*
- * Only while stopped: the destination says which of the n pages from `first` it misses (bit i of byte i / 8: page first + i), and that it has
- * the others. Its word counts no further than it can be true: -EBADMSG: it cannot have a page that was never sent; others may be marked
- * then. -EFAULT: not RAM of one region. Returns how many it misses.
+ * Only while stopped: the destination says which of the n pages from `first` it
+ * misses (bit i of byte i / 8: page first + i), and that it has the others. Its
+ * word counts no further than it can be true: -EBADMSG: it cannot have a page
+ * that was never sent; others may be marked then. -EFAULT: not RAM of one
+ * region. Returns how many it misses.
  */
-int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing, struct err *err);
+int64_t sender_mark_reported(struct sender *sender, gfn_t first, uint64_t n, const uint8_t *missing,
+			     struct err *err);
 
 /* Any thread. Limit of the bulk, bytes a second, 0: none. Takes effect at once. */
 void sender_limit(struct sender *sender, uint64_t bytes_per_second);

@@ -18,20 +18,26 @@
 #include "wire/frame.h"
 
 /*
- * The two connections that threads serve, as peer and sender borrow them: shut
+ * The two connections that threads serve, as page source and sender borrow them: shut
  * down but not freed by the borrower.
  */
 struct stream_pair {
 	struct conn *urgent, *bulk;
 	_Atomic int64_t *heard_ns;	/* set to the clock whenever anything was received */
-	/* Any thread, at most once a start: the connection failed, or the peer sent what it must not. Must not sleep. */
+	/*
+	 * Any thread, at most once a start: the connection failed, or the peer
+	 * sent what it must not. Must not sleep.
+	 */
 	void (*lost)(void *arg, const struct err *err);
 	void *arg;
 };
 
 /* Sends all of iov (which it changes). 0, or a negative errno: -EPIPE also after shutdown. */
 int stream_send(struct conn *conn, struct iovec *iov, int n, struct err *err);
-/* Fills all of buf. 0, or a negative errno; -EPIPE: the peer closed, between pieces or (the text says so) inside one. */
+/*
+ * Fills all of buf. 0, or a negative errno; -EPIPE: the peer closed, between
+ * pieces or (the text says so) inside one.
+ */
 int stream_receive(struct conn *conn, void *buf, size_t len, _Atomic int64_t *heard_ns,
 		   struct err *err);
 
