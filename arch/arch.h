@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The contract of an architecture: every hook that the rest of postern needs. No other folder has an #ifdef on the
- * architecture. What asks about a vCPU takes one that is held parked (kvm/parked.h). All on the main thread unless said otherwise.
+ * The contract of an architecture: every hook that the rest of postern needs.
+ * No other folder has an #ifdef on the architecture. What asks about a vCPU
+ * takes one that is held parked (kvm/parked.h). All on the main thread unless
+ * said otherwise.
  */
 #ifndef POSTERN_ARCH_ARCH_H
 #define POSTERN_ARCH_ARCH_H
@@ -22,11 +24,14 @@ int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int
 unsigned long arch_vm_type(int kvm_fd);
 /* After KVM_CREATE_VM, before any vCPU: interrupt controllers, timers. */
 int arch_vm_create(struct vm *vm, struct err *err);
-/* KVM's routes of the interrupt lines, at most ARCH_IRQ_ROUTES_MAX; returns how many. Any thread. */
+/*
+ * KVM's routes of the interrupt lines, at most ARCH_IRQ_ROUTES_MAX; returns how
+ * many. Any thread.
+ */
 #define ARCH_IRQ_ROUTES_MAX 64
 struct kvm_irq_routing_entry;
 unsigned int arch_irq_routes(struct kvm_irq_routing_entry *routes);
-/* After KVM_CREATE_VCPU: CPUID and the like. */
+/* After KVM_CREATE_VCPU, of each of the `cpus` vCPUs in their order: CPUID and the like. */
 int arch_vcpu_create(struct vcpu_parked *vcpu, unsigned int cpus, struct err *err);
 
 /* ---- boot ---- */
@@ -54,21 +59,26 @@ struct arch_boot {
  * kernel, truncated, shortened meanwhile (RAM then holds a part of it), needs
  * more memory (how much), does not fit.
  */
-int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config, struct memory *mem,
-		   struct err *err);
-/* Puts a vCPU, and with vCPU 0 the VM-wide state, to where the guest starts (also after a reset). */
+int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config,
+		   struct memory *mem, struct err *err);
+/*
+ * Puts a vCPU, and with vCPU 0 the VM-wide state, to where the guest starts
+ * (also after a reset).
+ */
 int arch_vcpu_boot(struct vcpu_parked *vcpu, const struct arch_boot *boot, struct err *err);
 /* Puts the in-kernel interrupt controllers and timers to their power-on state. */
 int arch_vm_reset(struct vm *vm, struct err *err);
 
 /*
- * A guest for probes: one vCPU that reads one byte at `touch`, then writes a byte to where no RAM is (a port, or MMIO), for
- * ever; it needs no more of a KVM than any guest does. Needs RAM from 0 on, the first 64 KiB PRESENT.
+ * A guest for probes: one vCPU that reads one byte at `touch`, then writes a
+ * byte to where no RAM is (a port, or MMIO), for ever; it needs no more of a
+ * KVM than any guest does. Needs RAM from 0 on, the first 64 KiB PRESENT.
  */
 int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, struct err *err);
 /*
- * A guest that starts in kernel mode; five times executes ARCH_PROBE_LOOP_INSNS instructions and writes ARCH_PROBE_LOOP to
- * the same place; then does what a kernel's entry and exit code does, and writes ARCH_PROBE_OK again and again.
+ * A guest that starts in kernel mode; five times executes ARCH_PROBE_LOOP_INSNS
+ * instructions and writes ARCH_PROBE_LOOP to the same place; then does what a
+ * kernel's entry and exit code does, and writes ARCH_PROBE_OK again and again.
  */
 #define ARCH_PROBE_OK 0x5a
 #define ARCH_PROBE_LOOP 0x4c
@@ -78,8 +88,10 @@ int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, stru
 /* ---- time ---- */
 
 /*
- * The guest's clock, stopped while no vCPU runs, so that it sees no time away: *clock gets what it shows, in its own unit. The
- * vCPUs' watchdogs are told of the pause, where there is a way (Linux: Documentation/virt/kvm/api.rst, KVM_KVMCLOCK_CTRL).
+ * The guest's clock, stopped while no vCPU runs, so that it sees no time away:
+ * *clock gets what it shows, in its own unit. The vCPUs' watchdogs are told of
+ * the pause, where there is a way (Linux: Documentation/virt/kvm/api.rst,
+ * KVM_KVMCLOCK_CTRL).
  */
 int arch_clock_stop(struct vm *vm, uint64_t *clock, struct err *err);
 /* Lets it go on from there. */
@@ -87,21 +99,27 @@ int arch_clock_start(struct vm *vm, uint64_t clock, struct err *err);
 
 /*
  * ---- state: versioned protobuf messages (arch/<name>/state.proto) ----
- * The VM's is loaded before any vCPU's: the clock must be right when a vCPU's clock page is set up. Early pages must have
- * come before either.
+ * The VM's is loaded before any vCPU's: the clock must be right when a vCPU's
+ * clock page is set up. Early pages must have come before either.
  */
 
 int arch_vm_save(struct vm *vm, struct buf *out, struct err *err);
 int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err);
 int arch_vcpu_save(struct vcpu_parked *vcpu, struct buf *out, struct err *err);
-/* Hostile input: every count and size checked; an MSR this host's KVM does not have is an error that names it. */
+/*
+ * Hostile input: every count and size checked; an MSR this host's KVM does not
+ * have is an error that names it.
+ */
 int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, struct err *err);
 
 /*
- * Calls fn for each page that must be there before the vCPU first runs on a destination: those that KVM itself writes
- * or reads by kernel copies (kvmclock, steal time, async page fault, PV EOI; page-table pages of the current address
- * space, descriptor tables, the current instruction and stack), since an access to a missing page by a kernel copy can
- * be neither interrupted nor ejected cleanly. Pages may repeat. Stops and returns fn's result when that is not 0.
+ * Calls fn for each page that must be there before the vCPU first runs on a
+ * destination: those that KVM itself writes or reads by kernel copies
+ * (kvmclock, steal time, async page fault, PV EOI; page-table pages of the
+ * current address space, descriptor tables, the current instruction and stack),
+ * since an access to a missing page by a kernel copy can be neither interrupted
+ * nor ejected cleanly. Pages may repeat. Stops and returns fn's result when
+ * that is not 0.
  */
 int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg,
 			  struct err *err);
@@ -114,18 +132,25 @@ struct arch_mmu {
 };
 int arch_mmu_get(struct vcpu_parked *vcpu, struct arch_mmu *mmu, struct err *err);
 /*
- * Our own page-table walk. Any thread, takes the map lock itself. Returns 0 and *gpa, and in *left the bytes to the
- * end of the mapping's page; -EFAULT: not mapped; or gup's error when a page-table page is missing.
+ * Our own page-table walk. Any thread, takes the map lock itself. Returns 0 and
+ * *gpa, and in *left the bytes to the end of the mapping's page; -EFAULT: not
+ * mapped; or gup's error when a page-table page is missing.
  */
-int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva, unsigned int gup_flags,
-		   const struct gup_opts *opts, gpa_t *gpa, uint64_t *left);
+int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva,
+		   unsigned int gup_flags, const struct gup_opts *opts, gpa_t *gpa, uint64_t *left);
 
-/* gdb's view: the target description, and the registers in its order ("g" packet: raw bytes, little endian). */
+/*
+ * gdb's view: the target description, and the registers in its order ("g"
+ * packet: raw bytes, little endian).
+ */
 const char *arch_gdb_xml(void);
 size_t arch_gdb_regs_bytes(void);
 int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err);
 int arch_gdb_write_regs(struct vcpu_parked *vcpu, const uint8_t *regs, struct err *err);
-/* One register of the description by its number: where it lies in the "g" packet; false: no such register. */
+/*
+ * One register of the description by its number: where it lies in the "g"
+ * packet; false: no such register.
+ */
 bool arch_gdb_reg(unsigned int number, size_t *offset, size_t *bytes);
 int arch_gdb_pc(struct vcpu_parked *vcpu, uint64_t *pc, struct err *err);
 
@@ -142,7 +167,10 @@ struct arch_debug {
 	unsigned int nwatch;
 	struct arch_watch watch[ARCH_WATCH_MAX];
 };
-/* KVM_SET_GUEST_DEBUG. -EINVAL: a watchpoint that the hardware cannot do (length, alignment, kind). */
+/*
+ * KVM_SET_GUEST_DEBUG. -EINVAL: a watchpoint that the hardware cannot do
+ * (length, alignment, type).
+ */
 int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, struct err *err);
 /* Why a VM_EVENT_DEBUG came: true when a watchpoint of `debug` did, which one in *index. */
 bool arch_debug_hit(struct vcpu_parked *vcpu, const struct arch_debug *debug, unsigned int *index);

@@ -20,8 +20,8 @@ int arch_message_pack(const ProtobufCMessage *message, struct buf *out, struct e
 	return 0;
 }
 
-ProtobufCMessage *arch_message_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
-			       const char *what, struct err *err)
+ProtobufCMessage *arch_message_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data,
+				      size_t len, const char *what, struct err *err)
 {
 	ProtobufCMessage *message;
 	struct err why;

@@ -18,7 +18,7 @@
 int arch_message_pack(const ProtobufCMessage *message, struct buf *out, struct err *err);
 
 /* Unpacks, or NULL with err set (-EPROTO); to be freed with protobuf_c_message_free_unpacked. */
-ProtobufCMessage *arch_message_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len,
-			       const char *what, struct err *err);
+ProtobufCMessage *arch_message_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data,
+				      size_t len, const char *what, struct err *err);
 
 #endif

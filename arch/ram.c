@@ -100,12 +100,14 @@ int ram_file_read(const struct ram_file *file, uint64_t offset, void *to, size_t
 static int write_error(struct err *err, int code, uint64_t gpa, uint64_t len, const char *what)
 {
 	if (code == -EFAULT)
-		return err_set(err, code, "%s: 0x%llx to 0x%llx is not RAM", what, (unsigned long long)gpa,
-			       (unsigned long long)(gpa + len - 1));
-	return err_errno(err, code, "%s: write guest memory at 0x%llx", what, (unsigned long long)gpa);
+		return err_set(err, code, "%s: 0x%llx to 0x%llx is not RAM", what,
+			       (unsigned long long)gpa, (unsigned long long)(gpa + len - 1));
+	return err_errno(err, code, "%s: write guest memory at 0x%llx", what,
+			 (unsigned long long)gpa);
 }
 
-int ram_write(struct memory *mem, uint64_t gpa, const void *data, size_t len, const char *what, struct err *err)
+int ram_write(struct memory *mem, uint64_t gpa, const void *data, size_t len, const char *what,
+	      struct err *err)
 {
 	int result;
 

@@ -40,7 +40,8 @@ int ram_file_read(const struct ram_file *file, uint64_t offset, void *to, size_t
 		  struct err *err);
 
 /* All of it must be RAM and PRESENT; errors name `what` and the address. */
-int ram_write(struct memory *mem, uint64_t gpa, const void *data, size_t len, const char *what, struct err *err);
+int ram_write(struct memory *mem, uint64_t gpa, const void *data, size_t len, const char *what,
+	      struct err *err);
 int ram_zero(struct memory *mem, uint64_t gpa, uint64_t len, const char *what, struct err *err);
 /* `len` bytes of the file from `offset` on. */
 int ram_load(struct memory *mem, uint64_t gpa, const struct ram_file *file, uint64_t offset,

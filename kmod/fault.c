@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Copyright The postern authors
 /*
- * Two return probes. The outer one is on the function by which KVM handles a guest page fault: it gives the thread a record, and
- * when the fault was cut turns the error that this has become into "resume the guest". That is all that KVM needs. Before it enters
- * the guest it looks for signals itself, returns -EINTR from KVM_RUN, sets KVM_EXIT_INTR and counts a signal exit; and should the signal
- * have gone, to another thread of the process, the guest runs on, faults on the same page, and waits again. No structure of KVM is
- * read or written here.
+ * Two return probes. The outer one is on the function by which KVM handles a
+ * guest page fault: it gives the thread a record, and when the fault was cut
+ * turns the error that this has become into "resume the guest". That is all
+ * that KVM needs. Before it enters the guest it looks for signals itself,
+ * returns -EINTR from KVM_RUN, sets KVM_EXIT_INTR and counts a signal exit; and
+ * should the signal have gone, to another thread of the process, the guest runs
+ * on, faults on the same page, and waits again. No structure of KVM is read or
+ * written here.
  *
- * The inner one, where there is one, marks the part in which KVM looks for the host's page. It is there because the outer function may
- * go on to emulate an instruction, and emulation that is told that there is no memory tells the guest. It looks at no argument and
- * changes nothing, so what the compiler has done to that static function does not matter.
+ * The inner one, where there is one, marks the part in which KVM looks for the
+ * host's page. It is there because the outer function may go on to emulate an
+ * instruction, and emulation that is told that there is no memory tells the
+ * guest. It looks at no argument and changes nothing, so what the compiler has
+ * done to that static function does not matter.
  *
- * A probe that is missed leaves a thread without record, or without mark, and so with the kernel's own behaviour. Nothing is ever cut
- * whose end is not seen: a thread has a record only if the outer function's return is hooked.
+ * A probe that is missed leaves a thread without record, or without mark, and
+ * so with the kernel's own behaviour. Nothing is ever cut whose end is not
+ * seen: a thread has a record only if the outer function's return is hooked.
  */
 #include <linux/errno.h>
 #include <linux/kprobes.h>
@@ -32,7 +38,8 @@ static int notrace fault_entry(struct kretprobe_instance *instance, struct pt_re
 	*mine = record_take();
 	if (unlikely(!*mine)) {
 		stats_count(full);
-		pr_warn_once("too many guest page faults at once; some are not watched. Load with threads=N\n");
+		pr_warn_once(
+			"too many guest page faults at once; some are not watched. Load with threads=N\n");
 		return 1;
 	}
 	(*mine)->faultin = IS_ENABLED(CONFIG_ARM64);
@@ -111,7 +118,8 @@ static int faultin_start(void)
 	}
 	faultin_probe.kp.addr = NULL;
 	if (error)
-		pr_err("not loaded: KVM's function that looks for a guest's page is not there under a known name: %d\n", error);
+		pr_err("not loaded: KVM's function that looks for a guest's page is not there under a known name: %d\n",
+		       error);
 	return error;
 }
 
@@ -119,7 +127,10 @@ int fault_start(unsigned int records)
 {
 	int error;
 
-	/* One for each record and for each CPU that is in an entry handler: records run out first, and that is seen and said. */
+	/*
+	 * One for each record and for each CPU that is in an entry handler:
+	 * records run out first, and that is seen and said.
+	 */
 	fault_probe.maxactive = records + num_possible_cpus();
 	faultin_probe.maxactive = fault_probe.maxactive;
 	error = register_kretprobe(&fault_probe);
@@ -136,7 +147,10 @@ int fault_start(unsigned int records)
 
 void fault_stop(void)
 {
-	/* The outer last: while there are marks there are records. Both calls wait for handlers that run. */
+	/*
+	 * The outer last: while there are marks there are records. Both calls
+	 * wait for handlers that run.
+	 */
 	if (faultin_probe.kp.addr)
 		unregister_kretprobe(&faultin_probe);
 	unregister_kretprobe(&fault_probe);
@@ -144,5 +158,6 @@ void fault_stop(void)
 
 unsigned long fault_missed(void)
 {
-	return fault_probe.nmissed + fault_probe.kp.nmissed + faultin_probe.nmissed + faultin_probe.kp.nmissed;
+	return fault_probe.nmissed + fault_probe.kp.nmissed + faultin_probe.nmissed +
+	       faultin_probe.kp.nmissed;
 }

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Copyright The postern authors
 /*
- * postern_intr: KVM guest page faults that wait for a userfaultfd page end on any signal, on kernels whose KVM lets only SIGKILL end
- * them (x86 before Linux 6.2; arm64). KVM_RUN then returns -EINTR with KVM_EXIT_INTR, as it does when a signal comes while the guest
- * runs, and the access is retried at the next KVM_RUN.
+ * postern_intr: KVM guest page faults that wait for a userfaultfd page end on
+ * any signal, on kernels whose KVM lets only SIGKILL end them (x86 before Linux
+ * 6.2; arm64). KVM_RUN then returns -EINTR with KVM_EXIT_INTR, as it does when
+ * a signal comes while the guest runs, and the access is retried at the next
+ * KVM_RUN.
  *
- * fault.c knows when a thread is in a guest page fault, steal.c (arm64) when KVM writes stolen time, record.c remembers it, wait.c ends
- * the waits, stats.c counts, trial.c tries beforehand, kernel.h holds what kernels differ in. Nothing is patched: three probes, by
- * the kernel's own interface.
+ * fault.c knows when a thread is in a guest page fault, steal.c (arm64) when
+ * KVM writes stolen time, record.c remembers it, wait.c ends the waits, stats.c
+ * counts, trial.c tries beforehand, kernel.h holds what kernels differ in.
+ * Nothing is patched: three probes, by the kernel's own interface.
  *
- * Order. Loading: records, then faults and stolen time, then waits, so that a wait is cut only where its fault's end is watched.
- * Unloading: the reverse, and between waits and faults a pause until each fault that was cut has been answered; else the error that
- * it travels as would reach user space. Threads that sleep in a fault for a page may do so during all of this: they have the kernel's code under them,
- * and hooks of its own, not ours.
+ * Order. Loading: records, then faults and stolen time, then waits, so that a
+ * wait is cut only where its fault's end is watched. Unloading: the reverse,
+ * and between waits and faults a pause until each fault that was cut has been
+ * answered; else the error that it travels as would reach user space. Threads
+ * that sleep in a fault for a page may do so during all of this: they have the
+ * kernel's code under them, and hooks of its own, not ours.
  */
 #include <linux/delay.h>
 #include <linux/jiffies.h>
@@ -60,7 +65,8 @@ static int __init postern_intr_init(void)
 	if (error)
 		goto err_steal;
 	stats_init();
-	pr_info("guest page faults that wait for userfaultfd end on signals now; at most %u at a time\n", threads);
+	pr_info("guest page faults that wait for userfaultfd end on signals now; at most %u at a time\n",
+		threads);
 	return 0;
 
 err_steal:
@@ -78,7 +84,8 @@ static void wait_answered(void)
 
 	while (record_any_cut()) {
 		if (time_after(jiffies, end)) {
-			pr_warn("a fault that was cut has not ended in %d s: its thread died in an oops, it seems\n", ANSWER_SECONDS);
+			pr_warn("a fault that was cut has not ended in %d s: its thread died in an oops, it seems\n",
+				ANSWER_SECONDS);
 			return;
 		}
 		msleep(1);
@@ -100,5 +107,6 @@ module_init(postern_intr_init);
 module_exit(postern_intr_exit);
 MODULE_LICENSE("GPL");
 MODULE_AUTHOR("The postern authors");
-MODULE_DESCRIPTION("KVM: guest page faults that wait for userfaultfd end on signals, on kernels without it");
+MODULE_DESCRIPTION(
+	"KVM: guest page faults that wait for userfaultfd end on signals, on kernels without it");
 MODULE_VERSION("1.0");

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Copyright The postern authors
 /*
- * A table, open to all, in which a thread may have its record in any of the WINDOW places from its hash on. Taking one is a compare and
- * exchange of a free place's task pointer; from then on the place is this thread's until it stores NULL. A thread finds its own record
- * whatever others do meanwhile, since nobody else stores its pointer, or removes it.
+ * A table, open to all, in which a thread may have its record in any of the
+ * WINDOW places from its hash on. Taking one is a compare and exchange of a
+ * free place's task pointer; from then on the place is this thread's until it
+ * stores NULL. A thread finds its own record whatever others do meanwhile,
+ * since nobody else stores its pointer, or removes it.
  *
- * A thread that an oops ends inside of a fault leaves its record behind. The place is lost, and does no harm: a new task at the same
- * address was born later.
+ * A thread that an oops ends inside of a fault leaves its record behind. The
+ * place is lost, and does no harm: a new task at the same address was born
+ * later.
  */
 #include <linux/hash.h>
 #include <linux/kprobes.h>

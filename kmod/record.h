@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Copyright The postern authors */
 /*
- * One record for each thread that handles a guest page fault, or writes stolen time, at this moment. KVM does one after the other.
+ * One record for each thread that handles a guest page fault, or writes stolen
+ * time, at this moment. KVM does one after the other.
  *
- * A record belongs to the thread that took it: nobody else writes to it, or reads more of it than whether it is taken and cut. So there
- * is no lock, and none of this can be interrupted by itself: guest page faults and userfaultfd waits sleep, no interrupt handler has any.
+ * A record belongs to the thread that took it: nobody else writes to it, or
+ * reads more of it than whether it is taken and cut. So there is no lock, and
+ * none of this can be interrupted by itself: guest page faults and userfaultfd
+ * waits sleep, no interrupt handler has any.
  */
 #ifndef POSTERN_INTR_RECORD_H
 #define POSTERN_INTR_RECORD_H

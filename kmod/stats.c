@@ -30,7 +30,8 @@ static int stats_show(struct seq_file *file, void *unused)
 		sum.full += one->full;
 		sum.strange += one->strange;
 	}
-	seq_printf(file, "faults %llu\nwaits %llu\ncuts %llu\nmissed %llu\nstrange %llu\n", sum.faults, sum.waits, sum.cuts,
+	seq_printf(file, "faults %llu\nwaits %llu\ncuts %llu\nmissed %llu\nstrange %llu\n",
+		   sum.faults, sum.waits, sum.cuts,
 		   sum.full + fault_missed() + steal_missed() + wait_missed(), sum.strange);
 	return 0;
 }

@@ -6,7 +6,10 @@
 #ifndef POSTERN_INTR_STEAL_H
 #define POSTERN_INTR_STEAL_H
 
-/* Watches these updates, as long as there are records, of which there are so many. Where it cannot it says so: they wait as without. */
+/*
+ * Watches these updates, as long as there are records, of which there are so
+ * many. Where it cannot it says so: they wait as without.
+ */
 void steal_start(unsigned int records);
 
 /* No update is cut any more. Those that have not ended yet end as they would without the module. */

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Copyright The postern authors
 /*
- * Does with a function of its own what the module does with the kernel's: has another one called in its place, and its result changed.
- * Nothing of the kernel has been touched when this fails.
+ * Does with a function of its own what the module does with the kernel's: has
+ * another one called in its place, and its result changed. Nothing of the
+ * kernel has been touched when this fails.
  */
 #include <linux/errno.h>
 #include <linux/kprobes.h>
@@ -81,7 +82,8 @@ int trial_run(void)
 	if (!error) {
 		result = caller(ASKED);
 		if (result != CHANGED || caller(CHANGED + 1) != CHANGED + 1) {
-			pr_err("a probe cannot redirect a call here: %d instead of %d\n", result, CHANGED);
+			pr_err("a probe cannot redirect a call here: %d instead of %d\n", result,
+			       CHANGED);
 			error = -EOPNOTSUPP;
 		}
 		unregister_kprobe(&probe);

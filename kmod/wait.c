@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Copyright The postern authors
 /*
- * A probe on handle_userfault(), in which a thread that touches a missing page sleeps. For a thread that KVM has sent to look for a
- * guest's page, or that is KVM's in an access of its own (steal.c), and that may sleep here, it does one of two things:
+ * A probe on handle_userfault(), in which a thread that touches a missing page
+ * sleeps. For a thread that KVM has sent to look for a guest's page, or that is
+ * KVM's in an access of its own (steal.c), and that may sleep here, it does one
+ * of two things:
  *
- *  - no signal is pending: it adds FAULT_FLAG_INTERRUPTIBLE to the fault's flags, so that the thread sleeps interruptibly. That is what
- *    later kernels do for FOLL_INTERRUPTIBLE, and all do for accesses. When a signal wakes it, get_user_pages, or the kernel's page fault handler, looks at fatal
+ *  - no signal is pending: it adds FAULT_FLAG_INTERRUPTIBLE to the fault's
+ *    flags, so that the thread sleeps interruptibly. That is what later kernels
+ *    do for FOLL_INTERRUPTIBLE, and all do for accesses. When a signal wakes
+ *    it, get_user_pages, or the kernel's page fault handler, looks at fatal
  *    signals only and tries again, which comes here again, and now
- *  - a signal is pending: this one call is made to a function that returns VM_FAULT_SIGBUS, an answer of handle_userfault()'s
- *    own that leaves the memory map's lock held, as every error does. get_user_pages, or get_user, gives KVM -EFAULT, and fault.c
- *    makes a retry of it.
+ *  - a signal is pending: this one call is made to a function that returns
+ *    VM_FAULT_SIGBUS, an answer of handle_userfault()'s own that leaves the
+ *    memory map's lock held, as every error does. get_user_pages, or get_user,
+ *    gives KVM -EFAULT, and fault.c makes a retry of it.
  *
- * Between the two nothing is lost: a signal that comes after the look and before the sleep keeps an interruptible sleep from beginning.
- * Once cut, whatever else KVM tries for the same fault (the look for poisoned pages, which may not retry) is cut too.
+ * Between the two nothing is lost: a signal that comes after the look and
+ * before the sleep keeps an interruptible sleep from beginning. Once cut,
+ * whatever else KVM tries for the same fault (the look for poisoned pages,
+ * which may not retry) is cut too.
  *
- * Calling another function is done by pointing the instruction pointer at it, at the first instruction of a function of the same type:
- * stack and registers are as the caller left them. That is what live patching does. An ftrace-based probe ignores a changed stack
- * pointer, so to return from here would not do.
+ * Calling another function is done by pointing the instruction pointer at it,
+ * at the first instruction of a function of the same type: stack and registers
+ * are as the caller left them. That is what live patching does. An ftrace-based
+ * probe ignores a changed stack pointer, so to return from here would not do.
  */
 #include <linux/kprobes.h>
 #include <linux/mm.h>
@@ -44,12 +52,17 @@ static int notrace wait_pre(struct kprobe *probe, struct pt_regs *regs)
 	if (!record || !(record->faultin || record->own))
 		return 0;
 	if (!record->cut) {
-		/* Who may not wait does not. Kernel-mode accesses may be interrupted always, which get_user_pages may not be here: one is
-		 * told from the other by that, and either is cut only where it is expected. */
-		const unsigned int expected = FAULT_FLAG_ALLOW_RETRY | (record->own ? FAULT_FLAG_INTERRUPTIBLE : 0);
+		/*
+		 * Who may not wait does not. Kernel-mode accesses may be
+		 * interrupted always, which get_user_pages may not be here: one
+		 * is told from the other by that, and either is cut only where
+		 * it is expected.
+		 */
+		const unsigned int expected =
+			FAULT_FLAG_ALLOW_RETRY | (record->own ? FAULT_FLAG_INTERRUPTIBLE : 0);
 
-		if ((vmf->flags & (FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT | FAULT_FLAG_USER |
-				   FAULT_FLAG_INTERRUPTIBLE)) != expected)
+		if ((vmf->flags & (FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT |
+				   FAULT_FLAG_USER | FAULT_FLAG_INTERRUPTIBLE)) != expected)
 			return 0;
 		if (!signal_pending(current)) {
 			vmf->flags |= FAULT_FLAG_INTERRUPTIBLE;
@@ -63,8 +76,11 @@ static int notrace wait_pre(struct kprobe *probe, struct pt_regs *regs)
 }
 NOKPROBE_SYMBOL(wait_pre);
 
-/* There has to be one: it keeps the probe from becoming a jump, and ftrace from sharing the function with live patches. Either would
- * lose the changed instruction pointer. */
+/*
+ * There has to be one: it keeps the probe from becoming a jump, and ftrace from
+ * sharing the function with live patches. Either would lose the changed
+ * instruction pointer.
+ */
 static void notrace wait_post(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
 {
 }
@@ -81,7 +97,8 @@ int wait_start(void)
 	int error = register_kprobe(&wait_probe);
 
 	if (error)
-		pr_err("not loaded: no probe on handle_userfault (is it live patched?): %d\n", error);
+		pr_err("not loaded: no probe on handle_userfault (is it live patched?): %d\n",
+		       error);
 	else
 		pr_info("probing %pS\n", wait_probe.addr);
 	return error;
@@ -90,8 +107,11 @@ int wait_start(void)
 void wait_stop(void)
 {
 	unregister_kprobe(&wait_probe);	/* waits for handlers that run */
-	/* Every task has since been seen outside of where it could have been preempted: none is in wait_refused() any more. One that
-	 * sleeps in handle_userfault() itself is not waited for. */
+	/*
+	 * Every task has since been seen outside of where it could have been
+	 * preempted: none is in wait_refused() any more. One that sleeps in
+	 * handle_userfault() itself is not waited for.
+	 */
 	synchronize_rcu_tasks();
 }
 

@@ -7,7 +7,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-static int reg_access(struct vcpu_parked *vcpu, unsigned long request, uint64_t id, const void *value, struct err *err)
+static int reg_access(struct vcpu_parked *vcpu, unsigned long request, uint64_t id,
+		      const void *value, struct err *err)
 {
 	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)value };
 
@@ -17,7 +18,8 @@ static int reg_access(struct vcpu_parked *vcpu, unsigned long request, uint64_t 
 	/* Only for an error that somebody reads: there are many registers. */
 	what[0] = '\0';
 	if (err)
-		snprintf(what, sizeof(what), "%s register 0x%llx", request == KVM_SET_ONE_REG ? "set" : "get", (unsigned long long)id);
+		snprintf(what, sizeof(what), "%s register 0x%llx",
+			 request == KVM_SET_ONE_REG ? "set" : "get", (unsigned long long)id);
 	r = parked_ioctl(vcpu, request, &reg, what, err);
 	return r < 0 ? r : 0;
 }
@@ -51,8 +53,8 @@ int arm64_vcpu_reset(struct vcpu_parked *vcpu, struct err *err)
 	if (ioctl(vm_fd(parked_vm(vcpu)), KVM_ARM_PREFERRED_TARGET, &init) < 0)
 		return err_errno(err, -errno, "KVM: preferred kind of vCPU");
 	/*
-	 * No SVE, pointer authentication or performance counters: a guest finds the same CPU on every host that has no less
-	 * than the base.
+	 * No SVE, pointer authentication or performance counters: a guest finds
+	 * the same CPU on every host that has no less than the base.
 	 */
 	init.features[0] |= 1u << KVM_ARM_VCPU_PSCI_0_2;
 	if (parked_index(vcpu))

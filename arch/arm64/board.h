@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The machine's map: what the device tree tells the guest, KVM is set up with, and device/ implements.
+ * The machine's map: what the device tree tells the guest, KVM is set up with,
+ * and device/ implements.
  */
 #ifndef POSTERN_ARCH_ARM64_BOARD_H
 #define POSTERN_ARCH_ARM64_BOARD_H
@@ -21,7 +22,10 @@
 #define BOARD_SPIS 96
 #define BOARD_SERIAL_SPI 1
 
-/* A shared interrupt as vm_irq_line takes it (KVM_IRQ_LINE: type in bits 24 on, number in the low 16). */
+/*
+ * A shared interrupt as vm_irq_line takes it (KVM_IRQ_LINE: type in bits 24 on,
+ * number in the low 16).
+ */
 #define BOARD_IRQ_LINE(spi) (1u << 24 | (32u + (spi)))
 
 #endif

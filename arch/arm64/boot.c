@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Loading a guest by Linux' arm64 boot protocol (Documentation/arm64/booting.rst): the MMU off, interrupts masked, x0 = device
- * tree. From the start of RAM on lie:
+ * Loading a guest by Linux' arm64 boot protocol
+ * (Documentation/arm64/booting.rst): the MMU off, interrupts masked, x0 =
+ * device tree. From the start of RAM on lie:
  *
  *   Image		at the offset that it asks for
  *   device tree	at the next 2 MiB boundary behind what the kernel needs
@@ -38,9 +39,10 @@ static int check_room(const struct memory *mem, uint64_t end, const char *what, 
 
 	if (need <= ram_bytes(mem))
 		return 0;
-	return err_set(err, -ENOSPC,
-		       "%s does not fit into %llu MiB of guest memory: use --memory of at least %llu MiB", what,
-		       (unsigned long long)(ram_bytes(mem) / MIB), (unsigned long long)(need / MIB));
+	return err_set(
+		err, -ENOSPC,
+		"%s does not fit into %llu MiB of guest memory: use --memory of at least %llu MiB",
+		what, (unsigned long long)(ram_bytes(mem) / MIB), (unsigned long long)(need / MIB));
 }
 
 /* *end: of what the kernel needs. */
@@ -85,7 +87,8 @@ static int load_initrd(struct memory *mem, const struct ram_file *file, uint64_t
 	return r;
 }
 
-static int load_fdt(struct memory *mem, uint64_t at, const struct device_tree_config *config, struct err *err)
+static int load_fdt(struct memory *mem, uint64_t at, const struct device_tree_config *config,
+		    struct err *err)
 {
 	void *fdt = calloc(1, FDT_BYTES);
 	int r;
@@ -99,8 +102,8 @@ static int load_fdt(struct memory *mem, uint64_t at, const struct device_tree_co
 	return r;
 }
 
-int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config, struct memory *mem,
-		   struct err *err)
+int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config,
+		   struct memory *mem, struct err *err)
 {
 	struct device_tree_config fdt = {
 		.cpus = config->cpus, .ram_bytes = ram_bytes(mem), .cmdline = config->cmdline,

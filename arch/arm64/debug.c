@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Debugging a guest by KVM_SET_GUEST_DEBUG: single steps, BRK, and the breakpoint and watchpoint registers (Arm ARM, chapter
- * D2). While they are set they take the place of the guest's own.
+ * Debugging a guest by KVM_SET_GUEST_DEBUG: single steps, BRK, and the
+ * breakpoint and watchpoint registers (Arm ARM, chapter D2). While they are set
+ * they take the place of the guest's own.
  */
 #include <errno.h>
 #include <string.h>
@@ -35,22 +36,26 @@ static uint64_t watch_access(enum arch_watch_type type)
 	}
 }
 
-static int watch_set(const struct arch_watch *watch, struct kvm_guest_debug_arch *arch, unsigned int *breakpoints,
-		     unsigned int *watchpoints, struct err *err)
+static int watch_set(const struct arch_watch *watch, struct kvm_guest_debug_arch *arch,
+		     unsigned int *breakpoints, unsigned int *watchpoints, struct err *err)
 {
 	uint64_t low = watch->gva.v & 7;
 
 	if (watch->type == ARCH_WATCH_EXEC) {
 		if (watch->gva.v & 3)
-			return err_set(err, -EINVAL, "breakpoint at 0x%llx: instructions lie at multiples of 4",
+			return err_set(err, -EINVAL,
+				       "breakpoint at 0x%llx: instructions lie at multiples of 4",
 				       (unsigned long long)watch->gva.v);
 		arch->dbg_bvr[*breakpoints] = watch->gva.v;
 		arch->dbg_bcr[(*breakpoints)++] = CONTROL_ON | CONTROL_EL0_EL1 | CONTROL_BYTES(0xf);
 		return 0;
 	}
-	if ((watch->len != 1 && watch->len != 2 && watch->len != 4 && watch->len != 8) || low & (watch->len - 1))
-		return err_set(err, -EINVAL, "watchpoint at 0x%llx of %u bytes: must be 1, 2, 4 or 8, and aligned",
-			       (unsigned long long)watch->gva.v, watch->len);
+	if ((watch->len != 1 && watch->len != 2 && watch->len != 4 && watch->len != 8) ||
+	    low & (watch->len - 1))
+		return err_set(
+			err, -EINVAL,
+			"watchpoint at 0x%llx of %u bytes: must be 1, 2, 4 or 8, and aligned",
+			(unsigned long long)watch->gva.v, watch->len);
 	arch->dbg_wvr[*watchpoints] = watch->gva.v & ~7ull;
 	arch->dbg_wcr[(*watchpoints)++] = CONTROL_ON | CONTROL_EL0_EL1 | watch_access(watch->type) |
 					  CONTROL_BYTES(((1u << watch->len) - 1) << low);
@@ -58,15 +63,17 @@ static int watch_set(const struct arch_watch *watch, struct kvm_guest_debug_arch
 }
 
 /* The CPU's number of them; each kind is at least two. */
-static int check_numbers(struct vcpu_parked *vcpu, unsigned int breakpoints, unsigned int watchpoints, struct err *err)
+static int check_numbers(struct vcpu_parked *vcpu, unsigned int breakpoints,
+			 unsigned int watchpoints, struct err *err)
 {
 	int fd = vm_kvm_fd(parked_vm(vcpu));
 	int bps = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_DEBUG_HW_BPS);
 	int wps = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_DEBUG_HW_WPS);
 
 	if ((int)breakpoints > bps || (int)watchpoints > wps)
-		return err_set(err, -EINVAL, "%u breakpoints and %u watchpoints: the CPU has %d and %d", breakpoints,
-			       watchpoints, bps, wps);
+		return err_set(err, -EINVAL,
+			       "%u breakpoints and %u watchpoints: the CPU has %d and %d",
+			       breakpoints, watchpoints, bps, wps);
 	return 0;
 }
 
@@ -78,7 +85,8 @@ int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, str
 
 	memset(&request, 0, sizeof(request));
 	if (debug->nwatch > ARCH_WATCH_MAX)
-		return err_set(err, -EINVAL, "%u watchpoints, at most %u", debug->nwatch, ARCH_WATCH_MAX);
+		return err_set(err, -EINVAL, "%u watchpoints, at most %u", debug->nwatch,
+			       ARCH_WATCH_MAX);
 	for (i = 0; i < debug->nwatch && !r; i++)
 		r = watch_set(&debug->watch[i], &request.arch, &breakpoints, &watchpoints, err);
 	if (!r)
@@ -97,7 +105,8 @@ int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, str
 	return r < 0 ? r : 0;
 }
 
-static bool watch_is_hit(const struct arch_watch *watch, uint32_t class, uint64_t pc, uint64_t address)
+static bool watch_is_hit(const struct arch_watch *watch, uint32_t class, uint64_t pc,
+			 uint64_t address)
 {
 	if (watch->type == ARCH_WATCH_EXEC)
 		return class == CLASS_BREAKPOINT && watch->gva.v == pc;

@@ -208,6 +208,9 @@ int device_tree_build(void *to, size_t room, const struct device_tree_config *co
 	end(t);
 	tree_take(t, fdt_finish(to));
 	if (tree.result == -FDT_ERR_NOSPACE)
-		return err_set(err, -ENOSPC, "the device tree, with the command line, has no room in %zu bytes", room);
-	return tree.result ? err_set(err, -EINVAL, "device tree: %s", fdt_strerror(tree.result)) : 0;
+		return err_set(err, -ENOSPC,
+			       "the device tree, with the command line, has no room in %zu bytes",
+			       room);
+	return tree.result ? err_set(err, -EINVAL, "device tree: %s", fdt_strerror(tree.result)) :
+			     0;
 }

@@ -18,6 +18,7 @@ struct device_tree_config {
 };
 
 /* At most `room` bytes at `to`. -ENOSPC: the command line is too long. */
-int device_tree_build(void *to, size_t room, const struct device_tree_config *config, struct err *err);
+int device_tree_build(void *to, size_t room, const struct device_tree_config *config,
+		      struct err *err);
 
 #endif

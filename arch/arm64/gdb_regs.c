@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * gdb's view of the registers: features org.gnu.gdb.aarch64.core and .fpu, whose names and order gdb fixes, and one of our own
- * with what a kernel developer wants to see. One table drives the offsets and both directions; the order of its rows is
- * that of the "g" packet. System registers can be read only.
+ * gdb's view of the registers: features org.gnu.gdb.aarch64.core and .fpu,
+ * whose names and order gdb fixes, and one of our own with what a kernel
+ * developer wants to see. One table drives the offsets and both directions; the
+ * order of its rows is that of the "g" packet. System registers can be read
+ * only.
  */
 #include <string.h>
 
@@ -52,30 +54,38 @@ const char *arch_gdb_xml(void)
 #define V128(name) "<reg name=\"" name "\" bitsize=\"128\" type=\"aarch64v\"/>"
 	return "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n"
 	       "<target version=\"1.0\">\n<architecture>aarch64</architecture>\n"
-	       "<feature name=\"org.gnu.gdb.aarch64.core\">\n"
-	       R64("x0") R64("x1") R64("x2") R64("x3") R64("x4") R64("x5") R64("x6") R64("x7") R64("x8") R64("x9")
-	       R64("x10") R64("x11") R64("x12") R64("x13") R64("x14") R64("x15") R64("x16") R64("x17") R64("x18")
-	       R64("x19") R64("x20") R64("x21") R64("x22") R64("x23") R64("x24") R64("x25") R64("x26") R64("x27")
-	       R64("x28") R64("x29") R64("x30") P64("sp", "data_ptr") P64("pc", "code_ptr") R32("cpsr")
-	       "\n</feature>\n"
-	       "<feature name=\"org.gnu.gdb.aarch64.fpu\">\n"
-	       "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"
-	       "<vector id=\"v2u\" type=\"uint64\" count=\"2\"/>"
-	       "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>"
-	       "<vector id=\"v4u\" type=\"uint32\" count=\"4\"/>"
-	       "<vector id=\"v16u\" type=\"uint8\" count=\"16\"/>"
-	       "<union id=\"aarch64v\"><field name=\"d\" type=\"v2d\"/><field name=\"du\" type=\"v2u\"/>"
-	       "<field name=\"f\" type=\"v4f\"/><field name=\"su\" type=\"v4u\"/><field name=\"b\" type=\"v16u\"/>"
-	       "<field name=\"q\" type=\"uint128\"/></union>\n"
-	       V128("v0") V128("v1") V128("v2") V128("v3") V128("v4") V128("v5") V128("v6") V128("v7") V128("v8")
-	       V128("v9") V128("v10") V128("v11") V128("v12") V128("v13") V128("v14") V128("v15") V128("v16")
-	       V128("v17") V128("v18") V128("v19") V128("v20") V128("v21") V128("v22") V128("v23") V128("v24")
-	       V128("v25") V128("v26") V128("v27") V128("v28") V128("v29") V128("v30") V128("v31")
-	       R32("fpsr") R32("fpcr")
-	       "\n</feature>\n"
-	       "<feature name=\"org.postern.arm64.system\">\n" R64("elr_el1") R64("spsr_el1") R64("esr_el1")
-	       R64("far_el1") R64("vbar_el1") R64("sctlr_el1") R64("tcr_el1") R64("ttbr0_el1") R64("ttbr1_el1")
-	       "\n</feature>\n</target>\n";
+	       "<feature name=\"org.gnu.gdb.aarch64.core\">\n" R64("x0") R64("x1") R64("x2") R64("x3") R64(
+		       "x4") R64("x5") R64("x6") R64("x7") R64("x8") R64("x9") R64("x10") R64("x11") R64("x12")
+		       R64("x13") R64("x14") R64("x15") R64("x16") R64("x17") R64("x18") R64("x19") R64(
+			       "x20") R64("x21") R64("x22") R64("x23") R64("x24") R64("x25") R64("x26") R64("x27")
+			       R64("x28") R64("x29") R64("x30") P64("sp", "data_ptr") P64("pc", "code_ptr") R32(
+				       "cpsr") "\n</feature>\n"
+					       "<feature name=\"org.gnu.gdb.aarch64.fpu\">\n"
+					       "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"
+					       "<vector id=\"v2u\" type=\"uint64\" count=\"2\"/>"
+					       "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>"
+					       "<vector id=\"v4u\" type=\"uint32\" count=\"4\"/>"
+					       "<vector id=\"v16u\" type=\"uint8\" count=\"16\"/>"
+					       "<union id=\"aarch64v\"><field name=\"d\" type=\"v2d\"/><field name=\"du\" type=\"v2u\"/>"
+					       "<field name=\"f\" type=\"v4f\"/><field name=\"su\" type=\"v4u\"/><field name=\"b\" type=\"v16u\"/>"
+					       "<field name=\"q\" type=\"uint128\"/></union>\n" V128("v0") V128(
+						       "v1") V128("v2") V128("v3") V128("v4") V128("v5")
+						       V128("v6") V128("v7") V128("v8") V128("v9") V128("v10") V128(
+							       "v11") V128("v12") V128("v13") V128("v14")
+							       V128("v15") V128("v16") V128("v17") V128("v18") V128(
+								       "v19") V128("v20") V128("v21") V128("v22")
+								       V128("v23") V128("v24") V128("v25") V128(
+									       "v26") V128("v27") V128("v28")
+									       V128("v29") V128("v30") V128(
+										       "v31") R32("fpsr")
+										       R32("fpcr") "\n</feature>\n"
+												   "<feature name=\"org.postern.arm64.system\">\n" R64(
+													   "elr_el1") R64("spsr_el1")
+													   R64("esr_el1") R64("far_el1") R64(
+														   "vbar_el1") R64("sctlr_el1")
+														   R64("tcr_el1") R64(
+															   "ttbr0_el1")
+															   R64("ttbr1_el1") "\n</feature>\n</target>\n";
 }
 
 bool arch_gdb_reg(unsigned int number, size_t *offset, size_t *bytes)
@@ -108,7 +118,8 @@ static uint64_t stack_id(uint64_t pstate)
 }
 
 /* The register's bytes as KVM has them: 16, the first reg->bytes of which are the packet's. */
-static int value_get(struct vcpu_parked *vcpu, const struct reg *reg, uint64_t *id, uint8_t *value, struct err *err)
+static int value_get(struct vcpu_parked *vcpu, const struct reg *reg, uint64_t *id, uint8_t *value,
+		     struct err *err)
 {
 	uint64_t pstate;
 	int r;

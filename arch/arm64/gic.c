@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * One table has every register that makes up the controller's state; saving reads it from top to bottom, loading writes
- * it so. Where a register sets bits and another clears them, a load clears all first. What is level or edge, and the
- * lines' levels, come before what is pending: KVM works out the latch from them.
+ * One table has every register that makes up the controller's state; saving
+ * reads it from top to bottom, loading writes it so. Where a register sets bits
+ * and another clears them, a load clears all first. What is level or edge, and
+ * the lines' levels, come before what is pending: KVM works out the latch from
+ * them.
  */
 #include "arch/arm64/gic.h"
 
@@ -30,7 +32,10 @@
 /* Redistributor: its second frame has the private interrupts, at the distributor's offsets */
 #define GICR_PRIVATE 0x10000u
 
-/* A run of registers: `count` of them, 4 bytes apart; `clear`: where all ones are written first, or NONE. */
+/*
+ * A run of registers: `count` of them, 4 bytes apart; `clear`: where all ones
+ * are written first, or NONE.
+ */
 struct bank {
 	uint32_t group;
 	uint32_t offset;
@@ -60,7 +65,10 @@ static const struct bank private[] = {
 	{ KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, GICR_PRIVATE + GICD_ISACTIVER, GICR_PRIVATE + GICD_ICACTIVER, 1 },
 };
 
-/* The CPU interface's system registers. How many active priorities registers there are depends on the host: absent reads as zero. */
+/*
+ * The CPU interface's system registers. How many active priorities registers
+ * there are depends on the host: absent reads as zero.
+ */
 #define ICC(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
 static const struct icc {
 	uint16_t reg;
@@ -81,15 +89,16 @@ static const struct icc {
 
 #define N(array) (sizeof(array) / sizeof((array)[0]))
 
-static int attr_access(int fd, unsigned long request, uint32_t group, uint64_t attr, const void *value,
-		       struct err *err)
+static int attr_access(int fd, unsigned long request, uint32_t group, uint64_t attr,
+		       const void *value, struct err *err)
 {
 	struct kvm_device_attr access = { .group = group, .attr = attr, .addr = (uintptr_t)value };
 
 	if (ioctl(fd, request, &access) >= 0)
 		return 0;
 	return err_errno(err, -errno, "interrupt controller: %s attribute 0x%llx of group %u",
-			 request == KVM_SET_DEVICE_ATTR ? "set" : "get", (unsigned long long)attr, group);
+			 request == KVM_SET_DEVICE_ATTR ? "set" : "get", (unsigned long long)attr,
+			 group);
 }
 
 int gic_create(struct vm *vm, int *fd, struct err *err)
@@ -100,7 +109,8 @@ int gic_create(struct vm *vm, int *fd, struct err *err)
 	int r;
 
 	if (ioctl(vm_fd(vm), KVM_CREATE_DEVICE, &create) < 0)
-		return err_errno(err, -errno, "KVM: no GICv3, which this host's interrupt controller must be");
+		return err_errno(err, -errno,
+				 "KVM: no GICv3, which this host's interrupt controller must be");
 	*fd = (int)create.fd;
 	r = attr_access(*fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &irqs, err);
 	if (!r)
@@ -150,7 +160,8 @@ static uint64_t attr_of(const struct bank *bank, uint32_t i, unsigned int cpu)
 	return attr | (bank->offset + i * 4);
 }
 
-static int banks_save(int fd, const struct bank *bank, size_t n, unsigned int cpu, uint64_t *values, struct err *err)
+static int banks_save(int fd, const struct bank *bank, size_t n, unsigned int cpu, uint64_t *values,
+		      struct err *err)
 {
 	uint32_t i, value;
 	int r;
@@ -158,7 +169,8 @@ static int banks_save(int fd, const struct bank *bank, size_t n, unsigned int cp
 	for (; n; n--, bank++) {
 		for (i = 0; i < bank->count; i++) {
 			value = 0;
-			r = attr_access(fd, KVM_GET_DEVICE_ATTR, bank->group, attr_of(bank, i, cpu), &value, err);
+			r = attr_access(fd, KVM_GET_DEVICE_ATTR, bank->group, attr_of(bank, i, cpu),
+					&value, err);
 			if (r < 0)
 				return r;
 			*values++ = value;
@@ -167,7 +179,8 @@ static int banks_save(int fd, const struct bank *bank, size_t n, unsigned int cp
 	return 0;
 }
 
-static int bank_clear(int fd, const struct bank *bank, uint32_t i, unsigned int cpu, struct err *err)
+static int bank_clear(int fd, const struct bank *bank, uint32_t i, unsigned int cpu,
+		      struct err *err)
 {
 	struct bank clear = *bank;
 	uint32_t ones = ~0u;
@@ -175,11 +188,12 @@ static int bank_clear(int fd, const struct bank *bank, uint32_t i, unsigned int 
 	if (bank->clear == NONE)
 		return 0;
 	clear.offset = bank->clear;
-	return attr_access(fd, KVM_SET_DEVICE_ATTR, bank->group, attr_of(&clear, i, cpu), &ones, err);
+	return attr_access(fd, KVM_SET_DEVICE_ATTR, bank->group, attr_of(&clear, i, cpu), &ones,
+			   err);
 }
 
-static int banks_load(int fd, const struct bank *bank, size_t n, unsigned int cpu, const uint64_t *values,
-		      struct err *err)
+static int banks_load(int fd, const struct bank *bank, size_t n, unsigned int cpu,
+		      const uint64_t *values, struct err *err)
 {
 	uint32_t i, value;
 	int r;
@@ -187,13 +201,15 @@ static int banks_load(int fd, const struct bank *bank, size_t n, unsigned int cp
 	for (; n; n--, bank++) {
 		for (i = 0; i < bank->count; i++) {
 			if (*values > UINT32_MAX)
-				return err_set(err, -EPROTO, "interrupt controller: a register of 32 bits is 0x%llx",
-					       (unsigned long long)*values);
+				return err_set(
+					err, -EPROTO,
+					"interrupt controller: a register of 32 bits is 0x%llx",
+					(unsigned long long)*values);
 			value = (uint32_t)*values++;
 			r = bank_clear(fd, bank, i, cpu, err);
 			if (!r)
-				r = attr_access(fd, KVM_SET_DEVICE_ATTR, bank->group, attr_of(bank, i, cpu), &value,
-						err);
+				r = attr_access(fd, KVM_SET_DEVICE_ATTR, bank->group,
+						attr_of(bank, i, cpu), &value, err);
 			if (r < 0)
 				return r;
 		}
@@ -222,8 +238,8 @@ int gic_private_save(int fd, unsigned int cpu, uint64_t *values, struct err *err
 	for (i = 0; i < N(icc) && !r; i++) {
 		attr = (uint64_t)cpu << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT | icc[i].reg;
 		values[i] = 0;
-		r = attr_access(fd, KVM_GET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attr, &values[i],
-				icc[i].optional ? NULL : err);
+		r = attr_access(fd, KVM_GET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attr,
+				&values[i], icc[i].optional ? NULL : err);
 		if (icc[i].optional)
 			r = 0;
 	}

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The interrupt controller: KVM's GICv3, by its device (Linux: Documentation/virt/kvm/devices/arm-vgic-v3.rst; registers: Arm
- * IHI 0069). No ITS: there are no message signalled interrupts, and the controller keeps nothing in guest memory.
+ * The interrupt controller: KVM's GICv3, by its device (Linux:
+ * Documentation/virt/kvm/devices/arm-vgic-v3.rst; registers: Arm IHI 0069). No
+ * ITS: there are no message signalled interrupts, and the controller keeps
+ * nothing in guest memory.
  */
 #ifndef POSTERN_ARCH_ARM64_GIC_H
 #define POSTERN_ARCH_ARM64_GIC_H
@@ -16,8 +18,9 @@ int gic_create(struct vm *vm, int *fd, struct err *err);
 int gic_init(int fd, struct err *err);
 
 /*
- * State, as lists of values in an order that gic.c fixes: what the vCPUs share, and each vCPU's own. While no vCPU runs. Values that
- * are loaded may be hostile: KVM judges what it takes; -EPROTO: no register's value.
+ * State, as lists of values in an order that gic.c fixes: what the vCPUs share,
+ * and each vCPU's own. While no vCPU runs. Values that are loaded may be
+ * hostile: KVM judges what it takes; -EPROTO: no register's value.
  */
 size_t gic_shared_n(void);
 size_t gic_private_n(void);

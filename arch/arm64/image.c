@@ -19,7 +19,8 @@ int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t f
 	if (len >= 2 && data[0] == 0x1f && data[1] == 0x8b)
 		return err_set(err, -EINVAL, "compressed by gzip: unpack it first");
 	if (len >= 8 && !memcmp(data, "MZ", 2) && !memcmp(data + 4, "zimg", 4))
-		return err_set(err, -EINVAL, "a compressed EFI image: the Image inside of it is needed");
+		return err_set(err, -EINVAL,
+			       "a compressed EFI image: the Image inside of it is needed");
 	if (len < IMAGE_HEAD_BYTES || get32(data + 56) != MAGIC)
 		return err_set(err, -EINVAL, "not an arm64 kernel (Image)");
 	image->offset = get64(data + 8);
@@ -30,10 +31,12 @@ int image_parse(struct image *image, const uint8_t *data, size_t len, uint64_t f
 	if (flags & FLAG_BIG_ENDIAN)
 		return err_set(err, -EINVAL, "a big-endian kernel");
 	if (image->offset >= HUGE_BYTES || image->offset % PAGE_BYTES)
-		return err_set(err, -EINVAL, "an Image that wants to lie 0x%llx behind a 2 MiB boundary",
+		return err_set(err, -EINVAL,
+			       "an Image that wants to lie 0x%llx behind a 2 MiB boundary",
 			       (unsigned long long)image->offset);
 	if (image->bytes > IMAGE_MAX)
-		return err_set(err, -EINVAL, "an Image that needs 0x%llx bytes", (unsigned long long)image->bytes);
+		return err_set(err, -EINVAL, "an Image that needs 0x%llx bytes",
+			       (unsigned long long)image->bytes);
 	/* A file may be cut short of its zeros, or be longer by a signature. */
 	if (image->bytes < file_len)
 		image->bytes = file_len;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Our own page-table walk, through gup: while a table has not come the walk can be interrupted and ends in time. Protection
- * bits are not looked at: a debugger may read what the guest maps. Not done: 52-bit addresses.
+ * Our own page-table walk, through gup: while a table has not come the walk can
+ * be interrupted and ends in time. Protection bits are not looked at: a
+ * debugger may read what the guest maps. Not done: 52-bit addresses.
  */
 #include "arch/arm64/mmu.h"
 
@@ -61,7 +62,8 @@ bool mmu_start(struct mmu_walk *walk, uint64_t tcr, uint64_t ttbr0, uint64_t ttb
 
 	walk->page_shift = high ? tg1[TCR_TG1(tcr)] : tg0[TCR_TG0(tcr)];
 	walk->bits = 64 - tsz;
-	if (tcr & (high ? TCR_EPD1 : TCR_EPD0) || !walk->page_shift || tsz < 16 || walk->bits <= walk->page_shift)
+	if (tcr & (high ? TCR_EPD1 : TCR_EPD0) || !walk->page_shift || tsz < 16 ||
+	    walk->bits <= walk->page_shift)
 		return false;
 	/* All bits from `bits` to 55 are alike; the byte above may be a tag. */
 	above = gva << 8 >> (8 + walk->bits);
@@ -72,8 +74,8 @@ bool mmu_start(struct mmu_walk *walk, uint64_t tcr, uint64_t ttbr0, uint64_t ttb
 	return true;
 }
 
-int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva, unsigned int gup_flags,
-		   const struct gup_opts *opts, gpa_t *gpa, uint64_t *left)
+int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva,
+		   unsigned int gup_flags, const struct gup_opts *opts, gpa_t *gpa, uint64_t *left)
 {
 	uint64_t entry, inside, index_mask;
 	struct mmu_walk walk;
@@ -92,8 +94,8 @@ int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva, un
 		index_mask = (1ull << (walk.page_shift - 3)) - 1;
 		if (level == walk.level)
 			index_mask = (1ull << (walk.bits - shift)) - 1;
-		r = gup_read(mem, GPA(walk.table + (gva.v >> shift & index_mask) * 8), &entry, sizeof(entry),
-			     gup_flags & ~GUP_WRITE, opts);
+		r = gup_read(mem, GPA(walk.table + (gva.v >> shift & index_mask) * 8), &entry,
+			     sizeof(entry), gup_flags & ~GUP_WRITE, opts);
 		if (r)
 			return r;
 		if (!(entry & PTE_VALID) || (level == 3 && !(entry & PTE_TABLE)))

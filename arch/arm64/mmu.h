@@ -8,7 +8,10 @@
 
 #include "base/types.h"
 
-/* arch_mmu.mode is TCR_EL1, with this bit, which there is reserved, while the MMU is on; root and other: TTBR0 and TTBR1. */
+/*
+ * arch_mmu.mode is TCR_EL1, with this bit, which there is reserved, while the
+ * MMU is on; root and other: TTBR0 and TTBR1.
+ */
 #define MMU_ON (1ull << 63)
 
 /* One half of the address space. */

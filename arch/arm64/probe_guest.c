@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The guests of kvm/probe.c: a few instructions at 0x1000, with the MMU off, that write to a doorbell where the board has
-// nothing. The one that probes kernel mode goes from EL1 to EL0 the way a kernel does.
+// The guests of kvm/probe.c: a few instructions at 0x1000, with the MMU off,
+// that write to a doorbell where the board has nothing. The one that probes
+// kernel mode goes from EL1 to EL0 the way a kernel does.
 #include <string.h>
 
 #include "arch/arch.h"
@@ -44,12 +45,16 @@ __asm__(".pushsection .rodata\n"
 	"	b	3b\n"
 	"probe_kernel_end:\n"
 	".popsection");
-/* Hidden: addressed directly. By way of the GOT a label that is local to the assembly would be its section. */
+/*
+ * Hidden: addressed directly. By way of the GOT a label that is local to the
+ * assembly would be its section.
+ */
 #define LABEL extern const uint8_t __attribute__((visibility("hidden")))
 LABEL probe_touch_start[], probe_touch_end[];
 LABEL probe_kernel_start[], probe_kernel_end[];
 
-static int probe_write(struct arch_boot *boot, struct memory *mem, const void *code, size_t bytes, struct err *err)
+static int probe_write(struct arch_boot *boot, struct memory *mem, const void *code, size_t bytes,
+		       struct err *err)
 {
 	int r = gup_write(mem, GPA(PROBE_CODE), code, bytes, GUP_NOWAIT, NULL);
 
@@ -69,5 +74,6 @@ int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, str
 
 int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, struct err *err)
 {
-	return probe_write(boot, mem, probe_kernel_start, (size_t)(probe_kernel_end - probe_kernel_start), err);
+	return probe_write(boot, mem, probe_kernel_start,
+			   (size_t)(probe_kernel_end - probe_kernel_start), err);
 }

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Saving and loading the VM and its vCPUs. A vCPU's state is what KVM_GET_REG_LIST lists, whatever that is on the kernel that
- * saves. A load writes only what differs: identification registers, which some kernels let nobody write, and what the
- * firmware interface offers must be the same on both sides, or the load fails with the register named.
+ * Saving and loading the VM and its vCPUs. A vCPU's state is what
+ * KVM_GET_REG_LIST lists, whatever that is on the kernel that saves. A load
+ * writes only what differs: identification registers, which some kernels let
+ * nobody write, and what the firmware interface offers must be the same on both
+ * sides, or the load fails with the register named.
  *
- * The counter is the VM's: the same for all vCPUs, and not among a vCPU's registers here.
+ * The counter is the VM's: the same for all vCPUs, and not among a vCPU's
+ * registers here.
  *
- * None of these calls touches guest memory, and KVM keeps nothing there for a guest without an ITS and without steal time;
- * so no page need come before a vCPU runs elsewhere.
+ * None of these calls touches guest memory, and KVM keeps nothing there for a
+ * guest without an ITS and without steal time; so no page need come before a
+ * vCPU runs elsewhere.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -51,7 +55,8 @@ int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
 
 int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err)
 {
-	ProtobufCMessage *message = arch_message_unpack(&arm64__vm_state__descriptor, data, len, "VM state", err);
+	ProtobufCMessage *message =
+		arch_message_unpack(&arm64__vm_state__descriptor, data, len, "VM state", err);
 	const Arm64__VmState *state = (const Arm64__VmState *)message;
 	int r;
 
@@ -59,7 +64,8 @@ int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err
 		return -EPROTO;
 	r = state_version_check("VM state", state->version, VM_STATE_VERSION, err);
 	if (!r && state->n_gic != gic_shared_n())
-		r = err_set(err, -EPROTO, "VM state: %zu values of the interrupt controller, there must be %zu",
+		r = err_set(err, -EPROTO,
+			    "VM state: %zu values of the interrupt controller, there must be %zu",
 			    state->n_gic, gic_shared_n());
 	if (!r)
 		r = gic_shared_load(arm64_vm(vm)->gic, state->gic, err);
@@ -132,7 +138,8 @@ static int work_init(struct work *work, size_t registers, struct err *err)
 	return err_set(err, -ENOMEM, "no memory for vCPU state");
 }
 
-static int save_registers(struct vcpu_parked *vcpu, struct work *work, const struct kvm_reg_list *list, struct err *err)
+static int save_registers(struct vcpu_parked *vcpu, struct work *work,
+			  const struct kvm_reg_list *list, struct err *err)
 {
 	uint64_t i, n = 0;
 
@@ -140,7 +147,8 @@ static int save_registers(struct vcpu_parked *vcpu, struct work *work, const str
 		Arm64__Register *reg = &work->reg[n];
 		int r;
 
-		if (register_is_clock(list->reg[i]) || register_bytes(list->reg[i]) > REGISTER_BYTES_MAX)
+		if (register_is_clock(list->reg[i]) ||
+		    register_bytes(list->reg[i]) > REGISTER_BYTES_MAX)
 			continue;
 		arm64__register__init(reg);
 		reg->id = list->reg[i];
@@ -167,7 +175,8 @@ static int save_rest(struct vcpu_parked *vcpu, struct work *work, struct err *er
 	if (r >= 0)
 		r = parked_ioctl(vcpu, KVM_GET_VCPU_EVENTS, &events, "get events", err);
 	if (r >= 0)
-		r = gic_private_save(arm64_vm(parked_vm(vcpu))->gic, parked_index(vcpu), work->gic, err);
+		r = gic_private_save(arm64_vm(parked_vm(vcpu))->gic, parked_index(vcpu), work->gic,
+				     err);
 	if (r < 0)
 		return r;
 	work->state.version = VCPU_STATE_VERSION;
@@ -212,16 +221,19 @@ static bool register_listed(const struct kvm_reg_list *list, uint64_t id)
 	return false;
 }
 
-static int load_register(struct vcpu_parked *vcpu, const struct kvm_reg_list *list, const Arm64__Register *reg, struct err *err)
+static int load_register(struct vcpu_parked *vcpu, const struct kvm_reg_list *list,
+			 const Arm64__Register *reg, struct err *err)
 {
 	uint8_t now[REGISTER_BYTES_MAX];
 	size_t bytes = register_bytes(reg->id);
 	int r;
 
 	if (bytes > sizeof(now) || reg->value.len != bytes || register_is_clock(reg->id))
-		return err_set(err, -EPROTO, "vCPU state: %zu bytes for register 0x%" PRIx64, reg->value.len, reg->id);
+		return err_set(err, -EPROTO, "vCPU state: %zu bytes for register 0x%" PRIx64,
+			       reg->value.len, reg->id);
 	if (!register_listed(list, reg->id))
-		return err_set(err, -ENOTSUP, "vCPU state: this host's KVM has no register 0x%" PRIx64, reg->id);
+		return err_set(err, -ENOTSUP,
+			       "vCPU state: this host's KVM has no register 0x%" PRIx64, reg->id);
 	r = reg_get(vcpu, reg->id, now, err);
 	if (r < 0 || !memcmp(now, reg->value.data, bytes))
 		return r;
@@ -263,7 +275,8 @@ static int load_rest(struct vcpu_parked *vcpu, const Arm64__VcpuState *state, st
 	return r < 0 ? r : 0;
 }
 
-static int state_check(const struct vcpu_parked *vcpu, const Arm64__VcpuState *state, struct err *err)
+static int state_check(const struct vcpu_parked *vcpu, const Arm64__VcpuState *state,
+		       struct err *err)
 {
 	int r = state_version_check("vCPU state", state->version, VCPU_STATE_VERSION, err);
 
@@ -274,8 +287,10 @@ static int state_check(const struct vcpu_parked *vcpu, const Arm64__VcpuState *s
 	if (state->n_registers > REGISTERS_MAX)
 		return err_set(err, -EPROTO, "vCPU state: %zu registers", state->n_registers);
 	if (state->n_gic != gic_private_n())
-		return err_set(err, -EPROTO, "vCPU state: %zu values of the interrupt controller, there must be %zu",
-			       state->n_gic, gic_private_n());
+		return err_set(
+			err, -EPROTO,
+			"vCPU state: %zu values of the interrupt controller, there must be %zu",
+			state->n_gic, gic_private_n());
 	if (state->mp_state != KVM_MP_STATE_RUNNABLE && state->mp_state != KVM_MP_STATE_STOPPED)
 		return err_set(err, -EPROTO, "vCPU state: bad MP state %u", state->mp_state);
 	return 0;
@@ -283,7 +298,8 @@ static int state_check(const struct vcpu_parked *vcpu, const Arm64__VcpuState *s
 
 int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, struct err *err)
 {
-	ProtobufCMessage *message = arch_message_unpack(&arm64__vcpu_state__descriptor, data, len, "vCPU state", err);
+	ProtobufCMessage *message =
+		arch_message_unpack(&arm64__vcpu_state__descriptor, data, len, "vCPU state", err);
 	const Arm64__VcpuState *state = (const Arm64__VcpuState *)message;
 	int r;
 
@@ -298,7 +314,8 @@ int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, st
 	return r;
 }
 
-int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
+int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg,
+			  struct err *err)
 {
 	(void)vcpu, (void)fn, (void)arg, (void)err;
 	return 0;

@@ -3,8 +3,9 @@
 /*
  * The machine's shape, its interrupt controller's life, and its clock.
  *
- * The guest's clock is the virtual counter. KVM keeps one offset from the host's counter for the whole VM; to write the
- * counter of one vCPU is to write that of all.
+ * The guest's clock is the virtual counter. KVM keeps one offset from the
+ * host's counter for the whole VM; to write the counter of one vCPU is to write
+ * that of all.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,7 +23,8 @@
 /* The machine's addresses. 0 would mean 40, which some hosts have not. */
 #define ADDRESS_BITS 36u
 
-int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err)
+int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n,
+		       struct err *err)
 {
 	if (bytes < ARCH_RAM_MIN || bytes > ARCH_RAM_MAX || bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
@@ -64,8 +66,10 @@ int arch_vm_create(struct vm *vm, struct err *err)
 	struct arm64_vm *own;
 
 	if (sysconf(_SC_PAGESIZE) != (long)PAGE_BYTES)
-		return err_set(err, -ENOTSUP, "this host's kernel has pages of %ld bytes; postern needs one with 4 KiB",
-			       sysconf(_SC_PAGESIZE));
+		return err_set(
+			err, -ENOTSUP,
+			"this host's kernel has pages of %ld bytes; postern needs one with 4 KiB",
+			sysconf(_SC_PAGESIZE));
 	own = calloc(1, sizeof(*own));
 	if (!own)
 		return err_set(err, -ENOMEM, "no memory for the VM");

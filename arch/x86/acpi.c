@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A full-hardware ACPI machine without SMI: it is in ACPI mode from the start. Tables are written field by field
- * in the order in which the specification lists them; each is placed as soon as all that it points to is.
+ * A full-hardware ACPI machine without SMI: it is in ACPI mode from the start.
+ * Tables are written field by field in the order in which the specification
+ * lists them; each is placed as soon as all that it points to is.
  */
 #include "arch/x86/acpi.h"
 

@@ -15,8 +15,8 @@
 #define ACPI_BYTES_MAX 0x20000u
 
 /*
- * Appends to an empty buffer what is to be written at ACPI_GPA: the RSDP and behind it XSDT, FADT, FACS, DSDT, MADT, MCFG.
- * -ENOMEM.
+ * Appends to an empty buffer what is to be written at ACPI_GPA: the RSDP and
+ * behind it XSDT, FADT, FACS, DSDT, MADT, MCFG. -ENOMEM.
  */
 int acpi_build(struct buf *out, unsigned int cpus, struct err *err);
 

@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The board: ports, interrupt lines and addresses that the firmware tables promise the guest and that device/
- * implements. Plain constants: dsdt.asl repeats some of them and a unit test compares.
+ * The board: ports, interrupt lines and addresses that the firmware tables
+ * promise the guest and that device/ implements. Plain constants: dsdt.asl
+ * repeats some of them and a unit test compares.
  */
 #ifndef POSTERN_ARCH_X86_BOARD_H
 #define POSTERN_ARCH_X86_BOARD_H
 
-/* RAM ends here at the latest and goes on at 4 GiB; between them lie device windows and the APICs. */
+/*
+ * RAM has three places, one after the other: up to 3 GiB, where device windows
+ * and the APICs begin; from 4 GiB up to PCI's high window at 32 GiB, and from
+ * that window's end at 64 GiB on.
+ */
 #define BOARD_LOW_RAM_END 0xc0000000ull
 #define BOARD_HIGH_RAM_BASE 0x100000000ull
 
 /*
- * PCI: windows for BARs behind the low RAM, and above all RAM that there can be; configuration space (ECAM) of bus 0, the only
- * one, 1 MiB.
+ * PCI: windows for BARs behind the low RAM, and in the high RAM's middle;
+ * configuration space (ECAM) of bus 0, the only one, 1 MiB.
  */
 #define BOARD_PCI_LOW_BASE BOARD_LOW_RAM_END
 #define BOARD_PCI_LOW_BYTES 0x20000000ull
@@ -45,7 +50,10 @@
 /* Reset control register as in Intel's chip sets: bit 1 kind of reset, bit 2 do it. */
 #define BOARD_RESET_PORT 0xcf9
 #define BOARD_RESET_VALUE 0x06
-/* The keyboard controller's command port: command 0xfe pulses the reset line; Linux's first resort. */
+/*
+ * The keyboard controller's command port: command 0xfe pulses the reset line;
+ * Linux's first resort.
+ */
 #define BOARD_I8042_COMMAND 0x64
 #define BOARD_I8042_RESET 0xfe
 

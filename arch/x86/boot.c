@@ -7,8 +7,9 @@
  *   ELF vmlinux	goes where its segments say; same entry state
  *   ELF, bare note	the bare guest: brings page tables and stacks of its own, see elf.h
  *
- * Both Linux kinds start by the 64-bit boot protocol (Linux: Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"):
- * long mode, the low 4 GiB mapped one to one, RSI = boot parameters. Below 1 MiB lie:
+ * Both Linux kinds start by the 64-bit boot protocol (Linux:
+ * Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"): long mode, the low
+ * 4 GiB mapped one to one, RSI = boot parameters. Below 1 MiB lie:
  *
  *   0x500		GDT
  *   0x7000		boot parameters
@@ -51,7 +52,8 @@
 #define VMLINUX_INITRD_MAX 0x7fffffffull
 #define VMLINUX_CMDLINE_MAX 2047u
 
-_Static_assert(BZIMAGE_HEADER + BZIMAGE_HEADER_MAX <= offsetof(struct boot_params, edd_mbr_sig_buffer),
+_Static_assert(BZIMAGE_HEADER + BZIMAGE_HEADER_MAX <=
+		       offsetof(struct boot_params, edd_mbr_sig_buffer),
 	       "the set-up header has room in struct boot_params");
 
 struct loading {
@@ -81,7 +83,8 @@ static void e820_fill(struct loading *l)
 	e820_add(&l->params, 0, EBDA_GPA, E820_TYPE_RAM);
 	e820_add(&l->params, EBDA_GPA, LEGACY_END, E820_TYPE_RESERVED);
 	e820_add(&l->params, LEGACY_END, ram_low_end(l->mem), E820_TYPE_RAM);
-	e820_add(&l->params, BOARD_PCI_ECAM, BOARD_PCI_ECAM + BOARD_PCI_ECAM_BYTES, E820_TYPE_RESERVED);
+	e820_add(&l->params, BOARD_PCI_ECAM, BOARD_PCI_ECAM + BOARD_PCI_ECAM_BYTES,
+		 E820_TYPE_RESERVED);
 	e820_add(&l->params, BOARD_IDENTITY_MAP, BOARD_TSS + 3 * PAGE_BYTES, E820_TYPE_RESERVED);
 	e820_add(&l->params, BOARD_HIGH_RAM_BASE, BOARD_HIGH_RAM_BASE + high, E820_TYPE_RAM);
 }
@@ -99,12 +102,14 @@ static int write_tables(struct memory *mem, struct err *err)
 	for (i = 0; i < 4; i++)
 		table[i] = (TABLES_GPA + (2 + i) * PAGE_BYTES) | PTE_PRESENT | PTE_WRITE;
 	if (!result)
-		result = ram_write(mem, TABLES_GPA + PAGE_BYTES, table, sizeof(table), "page tables", err);
+		result = ram_write(mem, TABLES_GPA + PAGE_BYTES, table, sizeof(table),
+				   "page tables", err);
 	for (t = 0; t < 4 && !result; t++) {
 		for (i = 0; i < 512; i++)
-			table[i] = (t * 512ull + i) * HUGE_BYTES | PTE_PRESENT | PTE_WRITE | PTE_LARGE;
-		result = ram_write(mem, TABLES_GPA + (2 + t) * PAGE_BYTES, table, sizeof(table), "page tables",
-				   err);
+			table[i] =
+				(t * 512ull + i) * HUGE_BYTES | PTE_PRESENT | PTE_WRITE | PTE_LARGE;
+		result = ram_write(mem, TABLES_GPA + (2 + t) * PAGE_BYTES, table, sizeof(table),
+				   "page tables", err);
 	}
 	return result;
 }
@@ -130,7 +135,8 @@ static int write_firmware(struct loading *l, struct err *err)
 	if (!result)
 		result = ram_write(l->mem, 0x40e, &ebda, sizeof(ebda), "BIOS data area", err);
 	if (!result)
-		result = ram_write(l->mem, 0x413, &base_kib, sizeof(base_kib), "BIOS data area", err);
+		result = ram_write(l->mem, 0x413, &base_kib, sizeof(base_kib), "BIOS data area",
+				   err);
 	buf_fini(&acpi);
 	return result ? result : write_tables(l->mem, err);
 }
@@ -142,7 +148,8 @@ static int write_cmdline(struct loading *l, struct err *err)
 	size_t len = strlen(cmdline);
 
 	if (len > room)
-		return err_set(err, -E2BIG, "kernel command line of %zu bytes: this kernel takes %llu", len,
+		return err_set(err, -E2BIG,
+			       "kernel command line of %zu bytes: this kernel takes %llu", len,
 			       (unsigned long long)room);
 	l->params.hdr.cmd_line_ptr = CMDLINE_GPA;
 	return ram_write(l->mem, CMDLINE_GPA, cmdline, len + 1, "command line", err);
@@ -196,7 +203,8 @@ static int write_params(struct loading *l, struct err *err)
 	if (!result)
 		result = write_firmware(l, err);
 	if (!result)
-		result = ram_write(l->mem, PARAMS_GPA, &l->params, sizeof(l->params), "boot parameters", err);
+		result = ram_write(l->mem, PARAMS_GPA, &l->params, sizeof(l->params),
+				   "boot parameters", err);
 	l->boot->params = PARAMS_GPA;
 	l->boot->page_table = TABLES_GPA;
 	l->boot->stack = STACK_GPA;
@@ -226,7 +234,8 @@ static int load_bzimage(struct loading *l, const struct ram_file *file, const ui
 	return ram_load(l->mem, load, file, image.payload, image.payload_bytes, "kernel", err);
 }
 
-static int load_segments(struct loading *l, const struct elf *elf, const struct ram_file *file, struct err *err)
+static int load_segments(struct loading *l, const struct elf *elf, const struct ram_file *file,
+			 struct err *err)
 {
 	unsigned int i;
 	int result = 0;
@@ -239,14 +248,15 @@ static int load_segments(struct loading *l, const struct elf *elf, const struct 
 		result = ram_load(l->mem, seg->gpa, file, seg->offset, seg->file_bytes, "segment",
 				  err);
 		if (!result)
-			result = ram_zero(l->mem, seg->gpa + seg->file_bytes, seg->mem_bytes - seg->file_bytes,
-					  "segment", err);
+			result = ram_zero(l->mem, seg->gpa + seg->file_bytes,
+					  seg->mem_bytes - seg->file_bytes, "segment", err);
 	}
 	l->kernel_end = elf_end(elf);
 	return result;
 }
 
-static int load_vmlinux(struct loading *l, const struct elf *elf, const struct ram_file *file, struct err *err)
+static int load_vmlinux(struct loading *l, const struct elf *elf, const struct ram_file *file,
+			struct err *err)
 {
 	if (elf->segment[0].gpa < LEGACY_END)
 		return err_set(err, -EINVAL, "a segment at 0x%llx: a kernel must lie above 1 MiB",
@@ -264,14 +274,15 @@ static int load_vmlinux(struct loading *l, const struct elf *elf, const struct r
 	return load_segments(l, elf, file, err);
 }
 
-static int load_bare(struct loading *l, const struct elf *elf, const struct ram_file *file, struct err *err)
+static int load_bare(struct loading *l, const struct elf *elf, const struct ram_file *file,
+		     struct err *err)
 {
 	const struct elf_bare *note = &elf->note;
 	struct arch_boot *boot = l->boot;
 
 	if (l->config->cpus > note->max_cpus)
-		return err_set(err, -EINVAL, "this bare guest runs on at most %u CPUs, not %u", note->max_cpus,
-			       l->config->cpus);
+		return err_set(err, -EINVAL, "this bare guest runs on at most %u CPUs, not %u",
+			       note->max_cpus, l->config->cpus);
 	if (note->stack_top > ram_low_end(l->mem) || note->config >= ram_low_end(l->mem) ||
 	    note->stats >= ram_low_end(l->mem))
 		return ram_too_small(ram_low_end(l->mem), note->stack_top, err);
@@ -295,8 +306,8 @@ static int load_elf(struct loading *l, const struct ram_file *file, struct err *
 	return elf.bare ? load_bare(l, &elf, file, err) : load_vmlinux(l, &elf, file, err);
 }
 
-int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config, struct memory *mem,
-		   struct err *err)
+int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config,
+		   struct memory *mem, struct err *err)
 {
 	struct loading l = { .mem = mem, .config = config, .boot = boot };
 	const struct ram_file *file = config->kernel;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * The set-up header, field by field; offsets are those of the file (boot.rst, "Details of Header Fields").
+ * The set-up header, field by field; offsets are those of the file (boot.rst,
+ * "Details of Header Fields").
  */
 #include "arch/x86/bzimage.h"
 
@@ -30,15 +31,18 @@ static int check_protocol(struct bzimage *image, const uint8_t *data, size_t len
 		return err_set(err, -EINVAL, "no Linux set-up header");
 	image->version = get16(data + 0x206);
 	if (image->version < 0x20c)
-		return err_set(err, -EINVAL, "boot protocol %u.%u is too old: 2.12 (Linux 3.8) or later is needed",
-			       image->version >> 8, image->version & 0xff);
+		return err_set(
+			err, -EINVAL,
+			"boot protocol %u.%u is too old: 2.12 (Linux 3.8) or later is needed",
+			image->version >> 8, image->version & 0xff);
 	if (len < HEADER_END_MIN)
 		return err_set(err, -EINVAL, "truncated: it ends within the set-up header");
 	/* The byte after the jump's opcode says where the header ends. */
 	image->header_bytes = 0x202u + data[0x201] - BZIMAGE_HEADER;
-	if (image->header_bytes < HEADER_END_MIN - BZIMAGE_HEADER || image->header_bytes > BZIMAGE_HEADER_MAX ||
-	    BZIMAGE_HEADER + image->header_bytes > len)
-		return err_set(err, -EINVAL, "set-up header of %u bytes cannot be", image->header_bytes);
+	if (image->header_bytes < HEADER_END_MIN - BZIMAGE_HEADER ||
+	    image->header_bytes > BZIMAGE_HEADER_MAX || BZIMAGE_HEADER + image->header_bytes > len)
+		return err_set(err, -EINVAL, "set-up header of %u bytes cannot be",
+			       image->header_bytes);
 	if (!(data[0x211] & LOADED_HIGH))
 		return err_set(err, -EINVAL, "a zImage; only a bzImage can be loaded");
 	if (!(get16(data + 0x236) & XLF_KERNEL_64))
@@ -60,7 +64,8 @@ int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64
 	image->payload = (sectors + 1) * SECTOR;
 	protected_bytes = get32(data + 0x1f4) * 16ull;
 	if (protected_bytes <= BZIMAGE_ENTRY_64)
-		return err_set(err, -EINVAL, "kernel of %llu bytes cannot be", (unsigned long long)protected_bytes);
+		return err_set(err, -EINVAL, "kernel of %llu bytes cannot be",
+			       (unsigned long long)protected_bytes);
 	if (image->payload >= file_len || file_len - image->payload < protected_bytes)
 		return err_set(err, -EINVAL,
 			       "truncated: the header promises %llu bytes, the file has %llu",
@@ -77,9 +82,12 @@ int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64
 		return err_set(err, -EINVAL, "needs less memory (%llu bytes) than it is long",
 			       (unsigned long long)image->init_bytes);
 	if (image->preferred < LOAD_MIN || image->preferred > ADDRESS_MAX)
-		return err_set(err, -EINVAL, "load address 0x%llx cannot be", (unsigned long long)image->preferred);
-	if (!image->alignment || (image->alignment & (image->alignment - 1)) || image->alignment > ALIGNMENT_MAX)
-		return err_set(err, -EINVAL, "alignment 0x%llx cannot be", (unsigned long long)image->alignment);
+		return err_set(err, -EINVAL, "load address 0x%llx cannot be",
+			       (unsigned long long)image->preferred);
+	if (!image->alignment || (image->alignment & (image->alignment - 1)) ||
+	    image->alignment > ALIGNMENT_MAX)
+		return err_set(err, -EINVAL, "alignment 0x%llx cannot be",
+			       (unsigned long long)image->alignment);
 	return 0;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Linux kernel images by the boot protocol for x86 (Linux: Documentation/arch/x86/boot.rst). Pure functions over the file's
- * bytes.
+ * Linux kernel images by the boot protocol for x86 (Linux:
+ * Documentation/arch/x86/boot.rst). Pure functions over the file's bytes.
  */
 #ifndef POSTERN_ARCH_X86_BZIMAGE_H
 #define POSTERN_ARCH_X86_BZIMAGE_H
@@ -46,8 +46,9 @@ int bzimage_parse(struct bzimage *image, const uint8_t *data, size_t len, uint64
 		  struct err *err);
 
 /*
- * The load address in RAM that ends at ram_end: the preferred one, else, when relocatable, the lowest suitable from 1 MiB on.
- * -ENOSPC: *need gets where RAM must end.
+ * The load address in RAM that ends at ram_end: the preferred one, else, when
+ * relocatable, the lowest suitable from 1 MiB on. -ENOSPC: *need gets where RAM
+ * must end.
  */
 int bzimage_place(const struct bzimage *image, uint64_t ram_end, uint64_t *load, uint64_t *need);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * CPUID. The guest gets what KVM_GET_SUPPORTED_CPUID says, with the topology made its own (Intel SDM volume 2, CPUID;
- * AMD APM volume 3, appendix E): the topology leaves of the host say where the calling host CPU sits.
+ * CPUID. The guest gets what KVM_GET_SUPPORTED_CPUID says, with the topology
+ * made its own (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E): the
+ * topology leaves of the host say where the calling host CPU sits.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -26,7 +27,8 @@ struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t function
 	for (i = 0; i < table->nent; i++) {
 		struct kvm_cpuid_entry2 *entry = &table->entries[i];
 
-		if (entry->function == function && (!(entry->flags & SIGNIFICANT) || entry->index == index))
+		if (entry->function == function &&
+		    (!(entry->flags & SIGNIFICANT) || entry->index == index))
 			return entry;
 	}
 	return NULL;
@@ -154,7 +156,8 @@ static void shape_amd(struct cpuid_table *table, uint32_t id, uint32_t cpus)
 	}
 }
 
-int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_deadline, struct err *err)
+int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_deadline,
+		struct err *err)
 {
 	struct kvm_cpuid_entry2 *leaf = cpuid_find(table, 0, 0);
 	uint32_t top = leaf ? leaf->eax : 0;
@@ -169,7 +172,8 @@ int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_
 	if (!result && top >= 0x1f)
 		result = shape_extended_topology(table, 0x1f, id, cpus);
 	if (result)
-		return err_set(err, result, "CPUID of this host has more than %u entries", CPUID_ENTRIES_MAX);
+		return err_set(err, result, "CPUID of this host has more than %u entries",
+			       CPUID_ENTRIES_MAX);
 	return 0;
 }
 
@@ -254,8 +258,8 @@ bool cpuid_has_nesting(struct cpuid_table *table)
 	return (basic && (basic->ecx & 1u << 5)) || (extended && (extended->ecx & 1u << 2));
 }
 
-static int check_register(uint32_t function, uint32_t index, const char *name, uint32_t guest, uint32_t host,
-			  struct err *err)
+static int check_register(uint32_t function, uint32_t index, const char *name, uint32_t guest,
+			  uint32_t host, struct err *err)
 {
 	uint32_t missing = guest & ~host;
 
@@ -287,8 +291,10 @@ void cpuid_merge(struct cpuid_table *host, struct cpuid_table *vcpu)
 	unsigned int i;
 
 	for (i = 0; i < FEATURES; i++) {
-		struct kvm_cpuid_entry2 *h = cpuid_find(host, features[i].function, features[i].index);
-		struct kvm_cpuid_entry2 *v = cpuid_find(vcpu, features[i].function, features[i].index);
+		struct kvm_cpuid_entry2 *h =
+			cpuid_find(host, features[i].function, features[i].index);
+		struct kvm_cpuid_entry2 *v =
+			cpuid_find(vcpu, features[i].function, features[i].index);
 
 		if (!h || !v)
 			continue;
@@ -317,13 +323,17 @@ int cpuid_check(const struct cpuid_table *guest, struct cpuid_table *host, struc
 		if (!g)
 			continue;
 		h = h ? h : &none;
-		result = check_register(function, index, "EAX", g->eax & features[i].eax, h->eax, err);
+		result = check_register(function, index, "EAX", g->eax & features[i].eax, h->eax,
+					err);
 		if (!result)
-			result = check_register(function, index, "EBX", g->ebx & features[i].ebx, h->ebx, err);
+			result = check_register(function, index, "EBX", g->ebx & features[i].ebx,
+						h->ebx, err);
 		if (!result)
-			result = check_register(function, index, "ECX", g->ecx & features[i].ecx, h->ecx, err);
+			result = check_register(function, index, "ECX", g->ecx & features[i].ecx,
+						h->ecx, err);
 		if (!result)
-			result = check_register(function, index, "EDX", g->edx & features[i].edx, h->edx, err);
+			result = check_register(function, index, "EDX", g->edx & features[i].edx,
+						h->edx, err);
 	}
 	free(copy);
 	return result;
@@ -336,7 +346,10 @@ static void mce_setup(struct vcpu_parked *vcpu)
 
 	if (ioctl(vm_kvm_fd(parked_vm(vcpu)), KVM_X86_GET_MCE_CAP_SUPPORTED, &cap) < 0)
 		return;
-	/* MCG_CTL_P and MCG_SER_P, where KVM has them. A failure leaves KVM's default, which works too. */
+	/*
+	 * MCG_CTL_P and MCG_SER_P, where KVM has them. A failure leaves KVM's
+	 * default, which works too.
+	 */
 	cap = (cap & (1ull << 8 | 1ull << 24)) | banks;
 	parked_ioctl(vcpu, KVM_X86_SETUP_MCE, &cap, "set up machine checks", NULL);
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Debugging a guest by KVM_SET_GUEST_DEBUG: single steps, int3, and the four address registers (Intel SDM volume 3,
- * section 18.2). While watchpoints are set they take the place of the guest's own.
+ * Debugging a guest by KVM_SET_GUEST_DEBUG: single steps, int3, and the four
+ * address registers (Intel SDM volume 3, section 18.2). While watchpoints are
+ * set they take the place of the guest's own.
  */
 #include <errno.h>
 #include <string.h>
@@ -44,13 +45,15 @@ static int watch_len(unsigned int len)
 	}
 }
 
-static int watch_set(const struct arch_debug *debug, struct kvm_guest_debug *request, struct err *err)
+static int watch_set(const struct arch_debug *debug, struct kvm_guest_debug *request,
+		     struct err *err)
 {
 	uint64_t dr7 = DR7_FIXED;
 	unsigned int i;
 
 	if (debug->nwatch > ARCH_WATCH_MAX)
-		return err_set(err, -EINVAL, "%u watchpoints: the CPU has %u", debug->nwatch, ARCH_WATCH_MAX);
+		return err_set(err, -EINVAL, "%u watchpoints: the CPU has %u", debug->nwatch,
+			       ARCH_WATCH_MAX);
 	for (i = 0; i < debug->nwatch; i++) {
 		const struct arch_watch *watch = &debug->watch[i];
 		int type = watch_type(watch->type), len = watch_len(watch->len);
@@ -63,20 +66,24 @@ static int watch_set(const struct arch_debug *debug, struct kvm_guest_debug *req
 				       "watchpoint at 0x%llx of %u bytes: must be 1, 2, 4 or 8, and aligned",
 				       (unsigned long long)watch->gva.v, watch->len);
 		request->arch.debugreg[i] = watch->gva.v;
-		dr7 |= 2ull << (i * 2) | (uint64_t)type << (16 + i * 4) | (uint64_t)len << (18 + i * 4);
+		dr7 |= 2ull << (i * 2) | (uint64_t)type << (16 + i * 4) |
+		       (uint64_t)len << (18 + i * 4);
 	}
 	request->arch.debugreg[7] = dr7;
 	return 0;
 }
 
 /*
- * Interrupts wait meanwhile, where KVM can have them wait (Linux 5.15). Else a slow machine may never leave their handlers, and one that
- * comes has the flag by which the step is made in what it returns to: the guest would meet it when the debugger has gone.
+ * Interrupts wait meanwhile, where KVM can have them wait (Linux 5.15). Else a
+ * slow machine may never leave their handlers, and one that comes has the flag
+ * by which the step is made in what it returns to: the guest would meet it when
+ * the debugger has gone.
  */
 static uint32_t step_control(struct vcpu_parked *vcpu)
 {
 	return KVM_GUESTDBG_SINGLESTEP |
-	       ((uint32_t)x86_capability(parked_vm(vcpu), KVM_CAP_SET_GUEST_DEBUG2) & KVM_GUESTDBG_BLOCKIRQ);
+	       ((uint32_t)x86_capability(parked_vm(vcpu), KVM_CAP_SET_GUEST_DEBUG2) &
+		KVM_GUESTDBG_BLOCKIRQ);
 }
 
 int arch_debug_set(struct vcpu_parked *vcpu, const struct arch_debug *debug, struct err *err)

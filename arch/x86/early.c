@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * The pages that must have come before a vCPU runs elsewhere: those that KVM reads or writes by kernel copies. A kernel
- * copy into a missing page can be neither interrupted nor ejected, so no vCPU may meet one. Read on the source, where
- * RAM is PRESENT; a page that is missing even there is named, and what lies behind it left out.
+ * The pages that must have come before a vCPU runs elsewhere: those that KVM
+ * reads or writes by kernel copies. A kernel copy into a missing page can be
+ * neither interrupted nor ejected, so no vCPU may meet one. Read on the source,
+ * where RAM is PRESENT; a page that is missing even there is named, and what
+ * lies behind it left out.
  *
- * Page tables come last and level by level, upper levels first: should the bound cut the walk short, what is left out
- * are last-level tables, which hardware walks (in its second-stage faults those pages can be waited for); KVM itself
- * reads guest page tables only to emulate an instruction.
+ * Page tables come last and level by level, upper levels first: should the
+ * bound cut the walk short, what is left out are last-level tables, which
+ * hardware walks (in its second-stage faults those pages can be waited for);
+ * KVM itself reads guest page tables only to emulate an instruction.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -48,13 +51,15 @@ static int physical(struct early *early, uint64_t gpa, uint64_t len)
 /* Pages of [gva, gva + len); what is not mapped is left out. */
 static int virtual(struct early *early, uint64_t gva, uint64_t len)
 {
-	uint64_t at = gva & ~(PAGE_BYTES - 1), pages = ((gva & (PAGE_BYTES - 1)) + len - 1) / PAGE_BYTES + 1;
+	uint64_t at = gva & ~(PAGE_BYTES - 1),
+		 pages = ((gva & (PAGE_BYTES - 1)) + len - 1) / PAGE_BYTES + 1;
 	uint64_t left;
 	gpa_t gpa;
 	int result = 0;
 
 	for (; pages && !result; pages--, at += PAGE_BYTES)
-		if (!arch_translate(early->mem, &early->mmu, GVA(at), GUP_NOWAIT, NULL, &gpa, &left))
+		if (!arch_translate(early->mem, &early->mmu, GVA(at), GUP_NOWAIT, NULL, &gpa,
+				    &left))
 			result = page(early, gpa);
 	return result;
 }
@@ -101,7 +106,8 @@ struct table {
 
 static int table_walk(struct early *early, struct table table, struct table *queue, unsigned int *n)
 {
-	unsigned int mode = (unsigned int)early->mmu.mode, i, count = mmu_entries(mode, table.level);
+	unsigned int mode = (unsigned int)early->mmu.mode, i,
+		     count = mmu_entries(mode, table.level);
 	unsigned int bytes = mmu_entry_bytes(mode);
 	uint8_t raw[PAGE_BYTES];
 

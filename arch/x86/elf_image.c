@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * ELF, as far as loading needs it (System V ABI, chapters 4 and 5): program headers of kinds LOAD and NOTE. Structures are
- * read before they are looked at, each once: the file is somebody else's.
+ * ELF, as far as loading needs it (System V ABI, chapters 4 and 5): program
+ * headers of kinds LOAD and NOTE. Structures are read before they are looked
+ * at, each once: the file is somebody else's.
  */
 #include "arch/x86/elf_image.h"
 
@@ -45,9 +46,10 @@ static int read_header(Elf64_Ehdr *header, const struct ram_file *file, struct e
 		return err_set(err, -EINVAL, "not a 64-bit x86 ELF file");
 	if (header->e_type != ET_EXEC && header->e_type != ET_DYN)
 		return err_set(err, -EINVAL, "an ELF file, but not an executable");
-	if (header->e_phentsize != sizeof(Elf64_Phdr) || !header->e_phnum || header->e_phnum > HEADERS_MAX)
-		return err_set(err, -EINVAL, "ELF: %u program headers of %u bytes cannot be", header->e_phnum,
-			       header->e_phentsize);
+	if (header->e_phentsize != sizeof(Elf64_Phdr) || !header->e_phnum ||
+	    header->e_phnum > HEADERS_MAX)
+		return err_set(err, -EINVAL, "ELF: %u program headers of %u bytes cannot be",
+			       header->e_phnum, header->e_phentsize);
 	if (!in_file(header->e_phoff, header->e_phnum * sizeof(Elf64_Phdr), file->len))
 		return err_set(err, -EINVAL, "truncated: the program headers lie outside the file");
 	return 0;
@@ -59,12 +61,14 @@ static int read_load(struct elf *elf, const Elf64_Phdr *program, unsigned int in
 	if (!program->p_memsz)
 		return 0;
 	if (program->p_filesz > program->p_memsz)
-		return err_set(err, -EINVAL, "ELF segment %u has more bytes in the file than in memory", index);
+		return err_set(err, -EINVAL,
+			       "ELF segment %u has more bytes in the file than in memory", index);
 	if (!in_file(program->p_offset, program->p_filesz, len))
 		return err_set(err, -EINVAL, "truncated: segment %u lies outside the file", index);
 	if (program->p_paddr > ADDRESS_MAX || program->p_memsz > ADDRESS_MAX)
-		return err_set(err, -EINVAL, "ELF segment %u, 0x%llx bytes at 0x%llx, cannot be", index,
-			       (unsigned long long)program->p_memsz, (unsigned long long)program->p_paddr);
+		return err_set(err, -EINVAL, "ELF segment %u, 0x%llx bytes at 0x%llx, cannot be",
+			       index, (unsigned long long)program->p_memsz,
+			       (unsigned long long)program->p_paddr);
 	if (elf->segments == ELF_SEGMENTS_MAX)
 		return err_set(err, -EINVAL, "ELF: more than %u segments", ELF_SEGMENTS_MAX);
 	elf->segment[elf->segments++] = (struct elf_segment){
@@ -84,11 +88,12 @@ static int read_bare(struct elf *elf, const uint8_t *desc, uint32_t bytes, struc
 	} note;
 
 	if (bytes < sizeof(note))
-		return err_set(err, -EINVAL, "bare guest: its note has %u bytes, not %zu", bytes, sizeof(note));
+		return err_set(err, -EINVAL, "bare guest: its note has %u bytes, not %zu", bytes,
+			       sizeof(note));
 	memcpy(&note, desc, sizeof(note));
 	if (note.version != NOTE_VERSION)
-		return err_set(err, -EINVAL, "bare guest: version %u, this postern knows %u", note.version,
-			       NOTE_VERSION);
+		return err_set(err, -EINVAL, "bare guest: version %u, this postern knows %u",
+			       note.version, NOTE_VERSION);
 	if (!note.max_cpus || note.max_cpus > NOTE_CPUS_MAX || note.stack_top > ADDRESS_MAX ||
 	    note.stack_stride > ADDRESS_MAX / NOTE_CPUS_MAX ||
 	    note.stack_stride * note.max_cpus > note.stack_top || (note.cr3 & 0xfff))
@@ -144,7 +149,8 @@ static bool is_loaded(const struct elf *elf, uint64_t gpa)
 	unsigned int i;
 
 	for (i = 0; i < elf->segments; i++)
-		if (gpa >= elf->segment[i].gpa && gpa - elf->segment[i].gpa < elf->segment[i].mem_bytes)
+		if (gpa >= elf->segment[i].gpa &&
+		    gpa - elf->segment[i].gpa < elf->segment[i].mem_bytes)
 			return true;
 	return false;
 }
@@ -164,7 +170,8 @@ static int elf_check(struct elf *elf, struct err *err)
 		return err_set(err, -EINVAL, "ELF: the entry 0x%llx lies outside all segments",
 			       (unsigned long long)elf->entry);
 	if (elf->bare && (!is_loaded(elf, elf->note.entry) || !is_loaded(elf, elf->note.cr3)))
-		return err_set(err, -EINVAL, "bare guest: entry or page table lies outside all segments");
+		return err_set(err, -EINVAL,
+			       "bare guest: entry or page table lies outside all segments");
 	return 0;
 }
 

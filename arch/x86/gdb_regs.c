@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * gdb's view of the registers: features org.gnu.gdb.i386.core, .sse and .segments, whose names and order gdb fixes, and
- * one of our own with what a kernel developer wants to see. One table drives the description, the offsets and both
- * directions; the order of its rows is that of the "g" packet.
+ * gdb's view of the registers: features org.gnu.gdb.i386.core, .sse and
+ * .segments, whose names and order gdb fixes, and one of our own with what a
+ * kernel developer wants to see. One table drives the description, the offsets
+ * and both directions; the order of its rows is that of the "g" packet.
  *
- * Selectors, control registers and EFER can be read only: to load them means more than to change a number, and KVM
- * may read page tables at it, which may not have come yet.
+ * Selectors, control registers and EFER can be read only: to load them means
+ * more than to change a number, and KVM may read page tables at it, which may
+ * not have come yet.
  */
 #include "arch/x86/gdb_regs.h"
 
@@ -67,37 +69,40 @@ const char *arch_gdb_xml(void)
 #define V128(name) "<reg name=\"" name "\" bitsize=\"128\" type=\"vec128\"/>"
 	return "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n"
 	       "<target version=\"1.0\">\n<architecture>i386:x86-64</architecture>\n"
-	       "<feature name=\"org.gnu.gdb.i386.core\">\n"
-	       R64("rax") R64("rbx") R64("rcx") R64("rdx") R64("rsi") R64("rdi")
-	       P64("rbp", "data_ptr") P64("rsp", "data_ptr")
-	       R64("r8") R64("r9") R64("r10") R64("r11") R64("r12") R64("r13") R64("r14") R64("r15")
-	       P64("rip", "code_ptr") R32("eflags")
-	       R32("cs") R32("ss") R32("ds") R32("es") R32("fs") R32("gs")
-	       F80("st0") F80("st1") F80("st2") F80("st3") F80("st4") F80("st5") F80("st6") F80("st7")
-	       F32("fctrl") F32("fstat") F32("ftag") F32("fiseg") F32("fioff") F32("foseg") F32("fooff")
-	       F32("fop")
-	       "\n</feature>\n"
-	       "<feature name=\"org.gnu.gdb.i386.sse\">\n"
-	       "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>"
-	       "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"
-	       "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/>"
-	       "<vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
-	       "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/>"
-	       "<vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
-	       "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/><field name=\"v2_double\" type=\"v2d\"/>"
-	       "<field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/>"
-	       "<field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>"
-	       "<field name=\"uint128\" type=\"uint128\"/></union>\n"
-	       V128("xmm0") V128("xmm1") V128("xmm2") V128("xmm3") V128("xmm4") V128("xmm5") V128("xmm6")
-	       V128("xmm7") V128("xmm8") V128("xmm9") V128("xmm10") V128("xmm11") V128("xmm12") V128("xmm13")
-	       V128("xmm14") V128("xmm15")
-	       "<reg name=\"mxcsr\" bitsize=\"32\" type=\"int32\" group=\"vector\"/>"
-	       "\n</feature>\n"
-	       "<feature name=\"org.gnu.gdb.i386.segments\">\n" R64("fs_base") R64("gs_base")
-	       "\n</feature>\n"
-	       "<feature name=\"org.postern.x86.system\">\n" R64("k_gs_base") R64("cr0") R64("cr2") R64("cr3")
-	       R64("cr4") R64("cr8") R64("efer")
-	       "\n</feature>\n</target>\n";
+	       "<feature name=\"org.gnu.gdb.i386.core\">\n" R64("rax") R64("rbx") R64("rcx") R64("rdx") R64(
+		       "rsi") R64("rdi") P64("rbp",
+					     "data_ptr") P64("rsp",
+							     "data_ptr") R64("r8") R64("r9") R64("r10") R64("r11")
+		       R64("r12") R64("r13") R64("r14") R64("r15") P64("rip", "code_ptr") R32("eflags") R32(
+			       "cs") R32("ss") R32("ds") R32("es") R32("fs") R32("gs") F80("st0") F80("st1")
+			       F80("st2") F80("st3") F80("st4") F80("st5") F80("st6") F80("st7") F32("fctrl") F32(
+				       "fstat") F32("ftag") F32("fiseg") F32("fioff") F32("foseg") F32("fooff")
+				       F32("fop") "\n</feature>\n"
+						  "<feature name=\"org.gnu.gdb.i386.sse\">\n"
+						  "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>"
+						  "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"
+						  "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/>"
+						  "<vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
+						  "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/>"
+						  "<vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
+						  "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/><field name=\"v2_double\" type=\"v2d\"/>"
+						  "<field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/>"
+						  "<field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>"
+						  "<field name=\"uint128\" type=\"uint128\"/></union>\n" V128(
+							  "xmm0") V128("xmm1") V128("xmm2") V128("xmm3")
+							  V128("xmm4") V128("xmm5") V128("xmm6") V128("xmm7") V128(
+								  "xmm8") V128("xmm9") V128("xmm10") V128("xmm11")
+								  V128("xmm12") V128("xmm13") V128("xmm14") V128(
+									  "xmm15") "<reg name=\"mxcsr\" bitsize=\"32\" type=\"int32\" group=\"vector\"/>"
+										   "\n</feature>\n"
+										   "<feature name=\"org.gnu.gdb.i386.segments\">\n" R64(
+											   "fs_base")
+											   R64("gs_base") "\n</feature>\n"
+													  "<feature name=\"org.postern.x86.system\">\n" R64(
+														  "k_gs_base") R64("cr0")
+														  R64("cr2") R64("cr3") R64(
+															  "cr4") R64("cr8")
+															  R64("efer") "\n</feature>\n</target>\n";
 }
 
 bool arch_gdb_reg(unsigned int number, size_t *offset, size_t *bytes)
@@ -121,7 +126,10 @@ size_t arch_gdb_regs_bytes(void)
 	return offset + bytes;
 }
 
-/* One bit a register (1: in use) to two bits (3: empty; 0, 1, 2: by value, which gdb works out as well from 0). */
+/*
+ * One bit a register (1: in use) to two bits (3: empty; 0, 1, 2: by value,
+ * which gdb works out as well from 0).
+ */
 static uint32_t tag_word(uint8_t abridged)
 {
 	uint32_t tag = 0;
@@ -201,11 +209,12 @@ void gdb_unpack(struct gdb_cpu *cpu, const uint8_t *from)
 	}
 }
 
-_Static_assert(offsetof(struct gdb_fpu, xmm) == 160 && sizeof(struct gdb_fpu) == 416, "an FXSAVE image");
+_Static_assert(offsetof(struct gdb_fpu, xmm) == 160 && sizeof(struct gdb_fpu) == 416,
+	       "an FXSAVE image");
 
 /*
- * `area` has xsave_bytes(). The FPU is read through it and not by KVM_GET_FPU, which shows stale numbers for what is in its
- * initial state.
+ * `area` has xsave_bytes(). The FPU is read through it and not by KVM_GET_FPU,
+ * which shows stale numbers for what is in its initial state.
  */
 static int cpu_get(struct vcpu_parked *vcpu, struct gdb_cpu *cpu, uint8_t *area, struct err *err)
 {
@@ -251,7 +260,8 @@ int arch_gdb_read_regs(struct vcpu_parked *vcpu, uint8_t *regs, struct err *err)
 	return result;
 }
 
-static int fpu_write(struct vcpu_parked *vcpu, const struct gdb_fpu *fpu, uint8_t *area, struct err *err)
+static int fpu_write(struct vcpu_parked *vcpu, const struct gdb_fpu *fpu, uint8_t *area,
+		     struct err *err)
 {
 	uint64_t components;
 

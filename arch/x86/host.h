@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What a VM remembers of the host's KVM, because asking takes long (a third of a millisecond for the CPUID, as much for MSRs that cannot
- * be read) and it is needed while a guest is paused. Main thread only.
+ * What is remembered of the host's KVM, because asking takes long and it is
+ * needed while a guest is paused: of the host, before there is a VM (a third of a
+ * millisecond for the CPUID); of a VM, main thread only (as much for MSRs that
+ * cannot be read).
  */
 #ifndef POSTERN_ARCH_X86_HOST_H
 #define POSTERN_ARCH_X86_HOST_H

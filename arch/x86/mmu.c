@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Our own page-table walk. KVM_TRANSLATE would read the tables by kernel copies, which can neither be interrupted nor
- * time out while a table has not come; this one reads them through gup. Protection bits are not looked at: a debugger
- * may read what the guest maps.
+ * Our own page-table walk. KVM_TRANSLATE would read the tables by kernel
+ * copies, which can neither be interrupted nor time out while a table has not
+ * come; this one reads them through gup. Protection bits are not looked at: a
+ * debugger may read what the guest maps.
  */
 #include "arch/x86/mmu.h"
 
@@ -102,8 +103,8 @@ static bool is_canonical(unsigned int levels, uint64_t gva)
 	return (uint64_t)((int64_t)(gva << unused) >> unused) == gva;
 }
 
-int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva, unsigned int gup_flags,
-		   const struct gup_opts *opts, gpa_t *gpa, uint64_t *left)
+int arch_translate(struct memory *mem, const struct arch_mmu *mmu, gva_t gva,
+		   unsigned int gup_flags, const struct gup_opts *opts, gpa_t *gpa, uint64_t *left)
 {
 	unsigned int mode = (unsigned int)mmu->mode, level = mode & MMU_LEVELS;
 	unsigned int entry_bytes = mmu_entry_bytes(mode);

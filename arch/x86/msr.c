@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * MSRs. KVM_GET_MSR_INDEX_LIST says what KVM knows; MTRRs and machine-check banks are added, which it leaves out. Left
- * out are Hyper-V's (never offered to a guest), the old numbers of two paravirtual MSRs (the same registers as the new
- * numbers), and the acknowledge register of asynchronous page faults (write-only).
+ * MSRs. KVM_GET_MSR_INDEX_LIST says what KVM knows; MTRRs and machine-check
+ * banks are added, which it leaves out. Left out are Hyper-V's (never offered
+ * to a guest), the old numbers of two paravirtual MSRs (the same registers as
+ * the new numbers), and the acknowledge register of asynchronous page faults
+ * (write-only).
  *
  * The wall clock is the VM's, not the vCPU's: vCPU 0 alone carries it.
  */
@@ -131,12 +133,14 @@ int msr_list(const struct vm *vm, struct msr_table *table, struct err *err)
 }
 
 /*
- * KVM stops at the first MSR that it refuses and says how many went well. Goes on behind each such; `failed` decides
- * what one means: 0 goes on, else the walk ends with it.
+ * KVM stops at the first MSR that it refuses and says how many went well. Goes
+ * on behind each such; `failed` decides what one means: 0 goes on, else the
+ * walk ends with it.
  */
 static int msr_walk(struct vcpu_parked *vcpu, struct msr_table *table, unsigned long request,
-		int (*failed)(struct vcpu_parked *vcpu, struct kvm_msr_entry *entry, struct err *err),
-		struct err *err)
+		    int (*failed)(struct vcpu_parked *vcpu, struct kvm_msr_entry *entry,
+				  struct err *err),
+		    struct err *err)
 {
 	const char *what = request == KVM_GET_MSRS ? "get MSRs" : "set MSRs";
 	struct msr_table *part = malloc(sizeof(*part));
@@ -148,11 +152,13 @@ static int msr_walk(struct vcpu_parked *vcpu, struct msr_table *table, unsigned 
 	while (done < table->nmsrs) {
 		part->pad = 0;
 		part->nmsrs = table->nmsrs - done;
-		memcpy(part->entries, &table->entries[done], part->nmsrs * sizeof(part->entries[0]));
+		memcpy(part->entries, &table->entries[done],
+		       part->nmsrs * sizeof(part->entries[0]));
 		result = parked_ioctl(vcpu, request, part, what, err);
 		if (result < 0)
 			break;
-		memcpy(&table->entries[done], part->entries, (size_t)result * sizeof(part->entries[0]));
+		memcpy(&table->entries[done], part->entries,
+		       (size_t)result * sizeof(part->entries[0]));
 		done += (uint32_t)result;
 		result = 0;
 		if (done == table->nmsrs)
@@ -200,7 +206,8 @@ static bool is_absent(const struct vcpu_parked *vcpu, uint32_t index)
 	return index == ABSENT;
 }
 
-static void msr_leave_out(const struct vcpu_parked *vcpu, struct msr_table *table, bool (*out)(const struct vcpu_parked *vcpu, uint32_t index))
+static void msr_leave_out(const struct vcpu_parked *vcpu, struct msr_table *table,
+			  bool (*out)(const struct vcpu_parked *vcpu, uint32_t index))
 {
 	uint32_t from, to = 0;
 
@@ -270,7 +277,10 @@ int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value)
 
 static bool is_read_only(uint32_t index)
 {
-	/* SMI count, microcode revision, machine-check capability, P-state status: facts about a host. */
+	/*
+	 * SMI count, microcode revision, machine-check capability, P-state
+	 * status: facts about a host.
+	 */
 	return index == 0x34 || index == 0x8b || index == MSR_MCG_CAP || index == 0x198;
 }
 
@@ -278,15 +288,17 @@ static int write_failed(struct vcpu_parked *vcpu, struct kvm_msr_entry *entry, s
 {
 	uint64_t now;
 
-	if (is_read_only(entry->index) || (!msr_get(vcpu, entry->index, &now) && now == entry->data))
+	if (is_read_only(entry->index) ||
+	    (!msr_get(vcpu, entry->index, &now) && now == entry->data))
 		return 0;
 	return err_set(err, -EINVAL, "vCPU %u: this host's KVM refuses MSR 0x%x the value 0x%llx",
 		       parked_index(vcpu), entry->index, (unsigned long long)entry->data);
 }
 
 /*
- * KVM touches these areas by kernel copies, here or in KVM_RUN: a missing page would hold the thread up for good. They are to come
- * before the state (early.c); a source that did not send them is refused.
+ * KVM touches these areas by kernel copies, here or in KVM_RUN: a missing page
+ * would hold the thread up for good. They are to come before the state
+ * (early.c); a source that did not send them is refused.
  */
 static int check_area(struct vcpu_parked *vcpu, const struct kvm_msr_entry *entry, struct err *err)
 {
@@ -301,16 +313,20 @@ static int check_area(struct vcpu_parked *vcpu, const struct kvm_msr_entry *entr
 		/* Shorter than a page: its two ends. */
 		for (k = 0; k < 2; k++) {
 			end = GPA(at.v + k * (area->len_bytes - 1));
-			if (memory_is_ram(mem, end, 1) && memory_page_state(mem, gpa_to_gfn(end)) != PAGE_PRESENT)
-				return err_set(err, -EBADMSG, "vCPU %u: MSR 0x%x names page 0x%llx, which has not come",
-					       parked_index(vcpu), entry->index,
-					       (unsigned long long)(end.v & ~(PAGE_BYTES - 1)));
+			if (memory_is_ram(mem, end, 1) &&
+			    memory_page_state(mem, gpa_to_gfn(end)) != PAGE_PRESENT)
+				return err_set(
+					err, -EBADMSG,
+					"vCPU %u: MSR 0x%x names page 0x%llx, which has not come",
+					parked_index(vcpu), entry->index,
+					(unsigned long long)(end.v & ~(PAGE_BYTES - 1)));
 		}
 	}
 	return 0;
 }
 
-int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_phase phase, struct err *err)
+int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_phase phase,
+	      struct err *err)
 {
 	struct msr_table *part = calloc(1, sizeof(*part));
 	uint32_t i;
@@ -335,8 +351,9 @@ int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_
 }
 
 /*
- * Intel SDM volume 3, table 10-1; the paravirtual ones are off, so that KVM stops writing into their pages. MTRRs are as
- * firmware leaves them: on, all memory write-back.
+ * Intel SDM volume 3, table 10-1; the paravirtual ones are off, so that KVM
+ * stops writing into their pages. MTRRs are as firmware leaves them: on, all
+ * memory write-back.
  */
 static const struct kvm_msr_entry reset_values[] = {
 	{ .index = MSR_PV_SYSTEM_TIME }, { .index = MSR_PV_WALL_CLOCK }, { .index = MSR_PV_ASYNC_PF },

@@ -29,8 +29,9 @@ enum msr_phase {
 enum msr_phase msr_phase(uint32_t index);
 
 /*
- * An MSR that names an area of guest memory which KVM itself reads or writes: Documentation/virt/kvm/x86/msr.rst. The lowest bits of
- * its value are flags, one of which may have to be set.
+ * An MSR that names an area of guest memory which KVM itself reads or writes:
+ * Documentation/virt/kvm/x86/msr.rst. The lowest bits of its value are flags,
+ * one of which may have to be set.
  */
 struct msr_area {
 	uint32_t msr, len_bytes;
@@ -44,12 +45,16 @@ bool msr_area_at(const struct msr_area *area, uint64_t value, gpa_t *at);
 /* The MSRs that are a vCPU's state and that this KVM knows, in the order in which they are to be written. */
 int msr_list(const struct vm *vm, struct msr_table *table, struct err *err);
 
-/* Reads those of the list that can be read (MTRRs and machine-check banks may be absent) into the table. */
+/*
+ * Reads those of the list that can be read (MTRRs and machine-check banks may
+ * be absent) into the table.
+ */
 int msr_read(struct vcpu_parked *vcpu, struct msr_table *table, struct err *err);
 
 /*
- * Learns which of the list this KVM does not let be read, so that a later msr_read need not find out: each costs as much as all that can
- * be read together. msr_forget: a vCPU got another CPUID, it may be different now.
+ * Learns which of the list this KVM does not let be read, so that a later
+ * msr_read need not find out: each costs as much as all that can be read
+ * together. msr_forget: a vCPU got another CPUID, it may be different now.
  */
 int msr_learn(struct vcpu_parked *vcpu, struct err *err);
 void msr_forget(const struct vm *vm);
@@ -58,11 +63,13 @@ void msr_forget(const struct vm *vm);
 int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value);
 
 /*
- * Writes the entries of `phase`, in order. An MSR that refuses its value is skipped when it has that value already or
- * is known to be read-only; else -EINVAL, the text names it. Writing the paravirtual ones may touch their guest pages:
- * see early.c.
+ * Writes the entries of `phase`, in order. An MSR that refuses its value is
+ * skipped when it has that value already or is known to be read-only; else
+ * -EINVAL, the text names it. Writing the paravirtual ones may touch their
+ * guest pages: see early.c.
  */
-int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_phase phase, struct err *err);
+int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_phase phase,
+	      struct err *err);
 
 /* Power-on values, of all that a guest may have changed; the TSC goes on. */
 int msr_reset(struct vcpu_parked *vcpu, struct err *err);

@@ -48,7 +48,8 @@ static bool image_get(const struct image *image, size_t at, uint64_t *value)
 
 typedef int range_fn(void *arg, uint64_t gpa, uint64_t len_bytes);
 
-static int pages_named(const struct image *image, const struct named *named, size_t n, range_fn *fn, void *arg)
+static int pages_named(const struct image *image, const struct named *named, size_t n, range_fn *fn,
+		       void *arg)
 {
 	uint64_t gpa;
 	size_t i;
@@ -60,14 +61,18 @@ static int pages_named(const struct image *image, const struct named *named, siz
 	return r;
 }
 
-static int pages_svm(const struct kvm_nested_state *state, const struct image *image, range_fn *fn, void *arg)
+static int pages_svm(const struct kvm_nested_state *state, const struct image *image, range_fn *fn,
+		     void *arg)
 {
 	uint64_t control, cr3;
 	int r = fn(arg, state->hdr.svm.vmcb_pa, PAGE_BYTES);
 
 	if (!r)
 		r = pages_named(image, svm_named, N(svm_named), fn, arg);
-	/* Without nested paging the nested guest's CR3 is an address of the guest's: PAE's table is read from there. */
+	/*
+	 * Without nested paging the nested guest's CR3 is an address of the
+	 * guest's: PAE's table is read from there.
+	 */
 	if (!r && image_get(image, SVM_NESTED_CTL, &control) && !(control & SVM_NESTED_PAGING) &&
 	    image_get(image, SVM_SAVE_CR3, &cr3))
 		r = fn(arg, cr3 & ~(uint64_t)(PDPTES_BYTES - 1), PDPTES_BYTES);
@@ -103,9 +108,12 @@ static int range_check(void *arg, uint64_t gpa, uint64_t len_bytes)
 	if (__builtin_add_overflow(gpa, len_bytes - 1, &end))
 		return 0;
 	for (at = gpa & ~(PAGE_BYTES - 1); at <= end && at + PAGE_BYTES > at; at += PAGE_BYTES)
-		if (memory_is_ram(check->mem, GPA(at), 1) && memory_page_state(check->mem, gpa_to_gfn(GPA(at))) != PAGE_PRESENT)
-			return err_set(check->err, -EBADMSG, "a nested guest's state names page 0x%llx, which has not come",
-				       (unsigned long long)at);
+		if (memory_is_ram(check->mem, GPA(at), 1) &&
+		    memory_page_state(check->mem, gpa_to_gfn(GPA(at))) != PAGE_PRESENT)
+			return err_set(
+				check->err, -EBADMSG,
+				"a nested guest's state names page 0x%llx, which has not come",
+				(unsigned long long)at);
 	return 0;
 }
 

@@ -15,10 +15,12 @@
 #include "memory/memory.h"
 
 /*
- * Calls fn for each range of guest physical memory that the state names, RAM or not; they may repeat. state->size says how much of it
- * there is. Stops at a result that is not 0, and returns it.
+ * Calls fn for each range of guest physical memory that the state names, RAM or
+ * not; they may repeat. state->size says how much of it there is. Stops at a
+ * result that is not 0, and returns it.
  */
-int nested_pages(const struct kvm_nested_state *state, int (*fn)(void *arg, uint64_t gpa, uint64_t len_bytes), void *arg);
+int nested_pages(const struct kvm_nested_state *state,
+		 int (*fn)(void *arg, uint64_t gpa, uint64_t len_bytes), void *arg);
 /* Have they all come? 0, or -EBADMSG naming the page. */
 int nested_check(const struct memory *mem, const struct kvm_nested_state *state, struct err *err);
 

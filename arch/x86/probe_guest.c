@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The guests of kvm/probe.c: a few bytes of code at 0x1000, with an identity map of the first GiB in 2 MiB pages. One starts
-// in ring 3 and touches a page; one starts in ring 0 and does what only some KVMs can: iretq, wrmsr of the system-call registers, sysret.
+// The guests of kvm/probe.c: a few bytes of code at 0x1000, with an identity
+// map of the first GiB in 2 MiB pages. One starts in ring 3 and touches a page;
+// one starts in ring 0 and does what only some KVMs can: iretq, wrmsr of the
+// system-call registers, sysret.
 #include <string.h>
 
 #include "arch/arch.h"
@@ -53,7 +55,10 @@ int arch_probe_load(struct arch_boot *boot, struct memory *mem, gpa_t touch, str
 	return probe_write(mem, code, sizeof(code), err);
 }
 
-/* Position-independent, so that it can be copied to PROBE_CODE; the descriptor table's base is that address. */
+/*
+ * Position-independent, so that it can be copied to PROBE_CODE; the descriptor
+ * table's base is that address.
+ */
 __asm__(".pushsection .rodata\n"
 	".balign 8\n"
 	"probe_kernel_start:\n"
@@ -101,5 +106,6 @@ int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, stru
 	*boot = (struct arch_boot){
 		.cpus = 1, .entry = PROBE_CODE, .stack = PROBE_STACK, .page_table = PROBE_PML4,
 	};
-	return probe_write(mem, probe_kernel_start, (size_t)(probe_kernel_end - probe_kernel_start), err);
+	return probe_write(mem, probe_kernel_start, (size_t)(probe_kernel_end - probe_kernel_start),
+			   err);
 }

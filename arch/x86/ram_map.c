@@ -36,8 +36,11 @@ int ram_too_small(uint64_t end, uint64_t need, struct err *err)
 	uint64_t mib = (need + HUGE_BYTES - 1) / HUGE_BYTES * 2;
 
 	if (need > BOARD_LOW_RAM_END)
-		return err_set(err, -ENOSPC, "needs guest memory up to 0x%llx: it must lie below 3 GiB",
+		return err_set(err, -ENOSPC,
+			       "needs guest memory up to 0x%llx: it must lie below 3 GiB",
 			       (unsigned long long)need);
-	return err_set(err, -ENOSPC, "does not fit into %llu MiB of guest memory: use --memory of at least %llu MiB",
-		       (unsigned long long)(end / MIB), (unsigned long long)mib);
+	return err_set(
+		err, -ENOSPC,
+		"does not fit into %llu MiB of guest memory: use --memory of at least %llu MiB",
+		(unsigned long long)(end / MIB), (unsigned long long)mib);
 }

@@ -9,7 +9,10 @@
 #include "base/err.h"
 #include "memory/memory.h"
 
-/* End of the RAM that starts at 0, and bytes of RAM from 4 GiB on. */
+/*
+ * End of the RAM that starts at 0, and bytes of the RAM that starts at 4 GiB,
+ * and of that behind PCI's window.
+ */
 uint64_t ram_low_end(const struct memory *mem);
 uint64_t ram_high_bytes(const struct memory *mem);
 

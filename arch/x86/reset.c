@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Power-on state of a vCPU (Intel SDM volume 3, table 10-1) and of the interrupt controllers and timers. KVM has no
- * ioctl that resets; everything is set to its value. The TSC and the paravirtual clock go on: guests take them as they
- * find them.
+ * Power-on state of a vCPU (Intel SDM volume 3, table 10-1) and of the
+ * interrupt controllers and timers. KVM has no ioctl that resets; everything is
+ * set to its value. The TSC and the paravirtual clock go on: guests take them
+ * as they find them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -45,7 +46,8 @@ static int sregs_reset(struct vcpu_parked *vcpu, struct err *err)
 	s.tr.s = 0;
 	s.gdt.limit = s.idt.limit = 0xffff;
 	s.cr0 = 0x60000010;
-	s.apic_base = BOARD_LAPIC_BASE | APIC_BASE_ENABLE | (parked_index(vcpu) ? 0 : APIC_BASE_BSP);
+	s.apic_base =
+		BOARD_LAPIC_BASE | APIC_BASE_ENABLE | (parked_index(vcpu) ? 0 : APIC_BASE_BSP);
 	result = x86_sregs_set(vcpu, &s, err);
 	return result < 0 ? result : 0;
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Special registers, in the newer form that carries the PDPTEs, on kernels with and without it (Linux 5.14). The older
- * form has a bitmap of one injected interrupt instead; the vCPU events say the same.
+ * Special registers, in the newer form that carries the PDPTEs, on kernels with
+ * and without it (Linux 5.14). The older form has a bitmap of one injected
+ * interrupt instead; the vCPU events say the same.
  */
 #include <errno.h>
 #include <string.h>
@@ -34,7 +35,8 @@ static bool is_present(struct vcpu_parked *vcpu, gpa_t gpa)
 {
 	const struct memory *mem = vm_memory(parked_vm(vcpu));
 
-	return !memory_is_ram(mem, gpa, 1) || memory_page_state(mem, gpa_to_gfn(gpa)) == PAGE_PRESENT;
+	return !memory_is_ram(mem, gpa, 1) ||
+	       memory_page_state(mem, gpa_to_gfn(gpa)) == PAGE_PRESENT;
 }
 
 int x86_sregs_set(struct vcpu_parked *vcpu, const struct kvm_sregs2 *sregs, struct err *err)

@@ -22,14 +22,16 @@ size_t xsave_bytes(const struct vm *vm)
 int xsave_get(struct vcpu_parked *vcpu, uint8_t *area, struct err *err)
 {
 	bool large = xsave_bytes(parked_vm(vcpu)) > sizeof(struct kvm_xsave);
-	int result = parked_ioctl(vcpu, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, area, "get FPU state", err);
+	int result = parked_ioctl(vcpu, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, area,
+				  "get FPU state", err);
 
 	return result < 0 ? result : 0;
 }
 
 int xsave_set(struct vcpu_parked *vcpu, const uint8_t *area, struct err *err)
 {
-	int result = parked_ioctl(vcpu, KVM_SET_XSAVE, (void *)(uintptr_t)area, "set FPU state", err);
+	int result =
+		parked_ioctl(vcpu, KVM_SET_XSAVE, (void *)(uintptr_t)area, "set FPU state", err);
 
 	return result < 0 ? result : 0;
 }
@@ -76,7 +78,8 @@ int nested_get(struct vcpu_parked *vcpu, struct kvm_nested_state **state, struct
 		return err_set(err, -ENOMEM, "no memory for a nested guest's state");
 	work->size = (uint32_t)bytes;
 	result = parked_ioctl(vcpu, KVM_GET_NESTED_STATE, work, "get nested guest's state", err);
-	if (result < 0 || work->size < sizeof(*work) || work->size > bytes || !nested_is_active(work))
+	if (result < 0 || work->size < sizeof(*work) || work->size > bytes ||
+	    !nested_is_active(work))
 		free(work);
 	else
 		*state = work;
@@ -90,7 +93,10 @@ int nested_set(struct vcpu_parked *vcpu, struct kvm_nested_state *state, struct 
 	int result;
 
 	if (!state) {
-		/* Nothing to put off unless there is something; its format says how "none" looks. */
+		/*
+		 * Nothing to put off unless there is something; its format says
+		 * how "none" looks.
+		 */
 		result = nested_get(vcpu, &now, err);
 		if (result || !now)
 			return result;
@@ -106,7 +112,8 @@ int nested_set(struct vcpu_parked *vcpu, struct kvm_nested_state *state, struct 
 		free(now);
 		state = &none;
 	} else if (!x86_capability(parked_vm(vcpu), KVM_CAP_NESTED_STATE)) {
-		return err_set(err, -ENOTSUP, "the guest runs a guest of its own; this host's KVM cannot do that");
+		return err_set(err, -ENOTSUP,
+			       "the guest runs a guest of its own; this host's KVM cannot do that");
 	}
 	result = parked_ioctl(vcpu, KVM_SET_NESTED_STATE, state, "set nested guest's state", err);
 	return result < 0 ? result : 0;

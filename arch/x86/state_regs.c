@@ -66,7 +66,8 @@ static int segment_from(struct kvm_segment *seg, const X86__Segment *message, co
 	return 0;
 }
 
-static int table_from(struct kvm_dtable *table, const X86__DescriptorTable *message, struct err *err)
+static int table_from(struct kvm_dtable *table, const X86__DescriptorTable *message,
+		      struct err *err)
 {
 	if (!message || message->limit > UINT16_MAX)
 		return err_set(err, -EPROTO, "vCPU state: bad descriptor table");
@@ -108,7 +109,8 @@ void sregs_to_message(struct sregs_message *message, const struct kvm_sregs2 *sr
 	}
 }
 
-int sregs_from_message(struct kvm_sregs2 *sregs, const X86__SpecialRegisters *message, struct err *err)
+int sregs_from_message(struct kvm_sregs2 *sregs, const X86__SpecialRegisters *message,
+		       struct err *err)
 {
 	int result = 0;
 
@@ -171,11 +173,16 @@ static int events_extra(struct kvm_vcpu_events *events, const X86__Events *messa
 	bool smm = message->smm || message->smi_pending || message->smm_inside_nmi;
 
 	if (payload && !(flags & KVM_VCPUEVENT_VALID_PAYLOAD))
-		return err_set(err, -ENOTSUP, "the guest has an exception pending; this host's KVM cannot take it");
+		return err_set(
+			err, -ENOTSUP,
+			"the guest has an exception pending; this host's KVM cannot take it");
 	if (smm && !(flags & KVM_VCPUEVENT_VALID_SMM))
-		return err_set(err, -ENOTSUP, "the guest is in system management mode; this host's KVM has none");
+		return err_set(err, -ENOTSUP,
+			       "the guest is in system management mode; this host's KVM has none");
 	if (message->triple_fault_pending && !(flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT))
-		return err_set(err, -ENOTSUP, "the guest has a triple fault pending; this host's KVM cannot take it");
+		return err_set(
+			err, -ENOTSUP,
+			"the guest has a triple fault pending; this host's KVM cannot take it");
 	events->flags |= flags;
 	events->exception.pending = message->exception_pending != 0;
 	events->exception_has_payload = message->exception_has_payload != 0;
@@ -188,7 +195,8 @@ static int events_extra(struct kvm_vcpu_events *events, const X86__Events *messa
 	return 0;
 }
 
-int events_from_message(struct kvm_vcpu_events *events, const X86__Events *message, uint32_t flags, struct err *err)
+int events_from_message(struct kvm_vcpu_events *events, const X86__Events *message, uint32_t flags,
+			struct err *err)
 {
 	memset(events, 0, sizeof(*events));
 	if (message->exception_nr > 31 || message->interrupt_nr > UINT8_MAX ||
@@ -223,7 +231,8 @@ void cpuid_to_message(X86__CpuidEntry *message, const struct kvm_cpuid_entry2 *e
 	message->edx = entry->edx;
 }
 
-int cpuid_from_message(struct cpuid_table *table, X86__CpuidEntry *const *list, size_t n, struct err *err)
+int cpuid_from_message(struct cpuid_table *table, X86__CpuidEntry *const *list, size_t n,
+		       struct err *err)
 {
 	size_t i;
 

@@ -3,24 +3,28 @@
 /*
  * Saving and loading a vCPU. The order matters:
  *
- * save: MP state first (KVM then takes in an INIT or SIPI that is pending), the rest in any order.
+ * save: MP state first (KVM then takes in an INIT or SIPI that is pending), the
+ * rest in any order.
  *
- * load: CPUID (it decides what the others accept); feature control; special registers (EFER.SVME before a nested guest,
- * APIC base before the local APIC); nested guest; TSC frequency; registers; FPU; XCR0; MSRs, TSC first, the clock
- * MSRs after the VM's clock (state_vm.c); local APIC; TSC deadline, which counts only in the APIC's deadline
- * mode; debug registers; events; MP state.
+ * load: CPUID (it decides what the others accept); feature control; special
+ * registers (EFER.SVME before a nested guest, APIC base before the local APIC);
+ * nested guest; TSC frequency; registers; FPU; XCR0; MSRs, TSC first, the clock
+ * MSRs after the VM's clock (state_vm.c); local APIC; TSC deadline, which
+ * counts only in the APIC's deadline mode; debug registers; events; MP state.
  *
- * The TSC goes on where it stood, as does the paravirtual clock: time away is not seen. KVM_KVMCLOCK_CTRL
- * tells the guest's watchdogs that it stood still.
+ * The TSC goes on where it stood, as does the paravirtual clock: time away is
+ * not seen. KVM_KVMCLOCK_CTRL tells the guest's watchdogs that it stood still.
  *
- * Which of the ioctls touch guest memory, where a missing page would hold up this thread (kernel sources of 5.10 to
- * 6.18). The pages are those of early.c, and come before the state is loaded:
+ * Which of the ioctls touch guest memory, where a missing page would hold up
+ * this thread (kernel sources of 5.10 to 6.18). The pages are those of early.c,
+ * and come before the state is loaded:
  *
  *   KVM_SET_SREGS, KVM_SET_SREGS2	PAE paging: reads the PDPTEs at CR3, unless they are given (x86_sregs_set checks)
  *   KVM_SET_MSRS	wall clock: writes 12 bytes; system time: pins the page from Linux 6.2 on, writes at the next
- *			KVM_RUN; steal time, asynchronous page fault: only noted, written in KVM_RUN;
- *			PV EOI: only noted, written when an interrupt is injected; TSC: rewrites the clock page
- *			at the next KVM_RUN
+ * 			KVM_RUN; steal time, asynchronous page fault: only
+ * 			noted, written in KVM_RUN; PV EOI: only noted, written
+ * 			when an interrupt is injected; TSC: rewrites the clock
+ * 			page at the next KVM_RUN
  *   KVM_SET_NESTED_STATE	SVM with PAE paging in the nested guest: PDPTEs; MSR and I/O bitmaps at the next KVM_RUN (nested_check)
  *   KVM_SET_LAPIC, KVM_SET_VCPU_EVENTS, KVM_SET_MP_STATE, KVM_SET_XSAVE, KVM_SET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_REGS,
  *   KVM_SET_CPUID2, KVM_SET_TSC_KHZ, KVM_KVMCLOCK_CTRL, KVM_SET_GUEST_DEBUG, all KVM_GET_*	none
@@ -41,10 +45,16 @@
 
 /* FXSAVE image and XSAVE header: no XSAVE area is shorter. */
 #define XSAVE_MIN 576u
-/* A TSC within this share of the other's, in millionths, is as good as equal: what NTP can correct. */
+/*
+ * A TSC within this share of the other's, in millionths, is as good as equal:
+ * what NTP can correct.
+ */
 #define TSC_TOLERANCE_PPM 250u
 
-/* All that a message points to while it is packed; some 60 KiB. */
+/*
+ * All that a message points to while it is packed: some 90 KiB, of which a load touches a fifth, so
+ * it is not cleared but fresh.
+ */
 struct work {
 	X86__VcpuState state;
 	X86__Registers regs;
@@ -243,16 +253,19 @@ static int vcpu_state_check(struct vcpu_parked *vcpu, const X86__VcpuState *stat
 	if (result)
 		return result;
 	if (state->index != index)
-		return err_set(err, -EPROTO, "vCPU %u: got the state of vCPU %u", index, state->index);
+		return err_set(err, -EPROTO, "vCPU %u: got the state of vCPU %u", index,
+			       state->index);
 	if (!state->regs || !state->sregs || !state->debug || !state->events)
 		return err_set(err, -EPROTO, "vCPU %u: state is incomplete", index);
 	if (state->debug->n_db != 4 || state->lapic.len != KVM_APIC_REG_SIZE ||
-	    state->xsave.len < XSAVE_MIN || state->n_xcrs > KVM_MAX_XCRS || state->n_msrs > MSRS_MAX)
+	    state->xsave.len < XSAVE_MIN || state->n_xcrs > KVM_MAX_XCRS ||
+	    state->n_msrs > MSRS_MAX)
 		return err_set(err, -EPROTO, "vCPU %u: state has parts of a wrong size", index);
 	return 0;
 }
 
-static int load_cpuid(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_cpuid(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work,
+		      struct err *err)
 {
 	struct cpuid_table *tables = calloc(2, sizeof(*tables)), *host = tables, *now = tables + 1;
 	int result;
@@ -278,7 +291,8 @@ static int load_cpuid(struct vcpu_parked *vcpu, const X86__VcpuState *state, str
 }
 
 /* Fills work->msr_table; an MSR that is no vCPU state on this host is refused. */
-static int load_msr_table(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_msr_table(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work,
+			  struct err *err)
 {
 	struct msr_table *known = malloc(sizeof(*known));
 	size_t i;
@@ -319,7 +333,8 @@ static int load_nested(struct vcpu_parked *vcpu, const X86__NestedState *message
 	if (message->flags > UINT16_MAX || message->format > UINT16_MAX ||
 	    message->vmx_smm_flags > UINT16_MAX) {
 		free(raw);
-		return err_set(err, -EPROTO, "vCPU %u: bad state of a nested guest", parked_index(vcpu));
+		return err_set(err, -EPROTO, "vCPU %u: bad state of a nested guest",
+			       parked_index(vcpu));
 	}
 	raw->size = (uint32_t)(sizeof(*raw) + message->data.len);
 	raw->flags = (uint16_t)message->flags;
@@ -355,13 +370,16 @@ static void load_tsc_khz(struct vcpu_parked *vcpu, uint32_t khz)
 	off = khz > (uint32_t)now ? khz - (uint32_t)now : (uint32_t)now - khz;
 	if (off * 1000000 <= (uint64_t)khz * TSC_TOLERANCE_PPM)
 		return;
-	if (parked_ioctl(vcpu, KVM_SET_TSC_KHZ, (void *)(uintptr_t)khz, "set TSC frequency", NULL) < 0)
-		log_warn("vCPU %u: the guest's TSC runs at %u kHz, this host's at %d and cannot be scaled: "
-			 "guests that do not use the paravirtual clock will see time run at another pace",
-			 parked_index(vcpu), khz, now);
+	if (parked_ioctl(vcpu, KVM_SET_TSC_KHZ, (void *)(uintptr_t)khz, "set TSC frequency", NULL) <
+	    0)
+		log_warn(
+			"vCPU %u: the guest's TSC runs at %u kHz, this host's at %d and cannot be scaled: "
+			"guests that do not use the paravirtual clock will see time run at another pace",
+			parked_index(vcpu), khz, now);
 }
 
-static int load_fpu(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_fpu(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work,
+		    struct err *err)
 {
 	struct kvm_xcrs xcrs;
 	size_t i, room = xsave_bytes(parked_vm(vcpu));
@@ -370,7 +388,8 @@ static int load_fpu(struct vcpu_parked *vcpu, const X86__VcpuState *state, struc
 	/* A longer area is fine as long as nothing is in what this host has no room for. */
 	for (i = room; i < state->xsave.len; i++)
 		if (state->xsave.data[i])
-			return err_set(err, -ENOTSUP, "vCPU %u: FPU state of %zu bytes, this host's KVM has %zu",
+			return err_set(err, -ENOTSUP,
+				       "vCPU %u: FPU state of %zu bytes, this host's KVM has %zu",
 				       parked_index(vcpu), state->xsave.len, room);
 	memcpy(work->xsave, state->xsave.data, room < state->xsave.len ? room : state->xsave.len);
 	result = xsave_set(vcpu, work->xsave, err);
@@ -386,7 +405,8 @@ static int load_fpu(struct vcpu_parked *vcpu, const X86__VcpuState *state, struc
 	return result < 0 ? result : 0;
 }
 
-static int load_core(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_core(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work,
+		     struct err *err)
 {
 	struct kvm_sregs2 sregs;
 	struct kvm_regs regs;
@@ -434,7 +454,8 @@ static int load_events(struct vcpu_parked *vcpu, const X86__VcpuState *state, st
 	return result < 0 ? result : 0;
 }
 
-static int load_state(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work, struct err *err)
+static int load_state(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work,
+		      struct err *err)
 {
 	struct kvm_debugregs debug;
 	int result;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * State of the VM's own parts: both 8259s, the I/O APIC, the 8254, and the paravirtual clock. To be loaded before the
- * vCPUs' state: the clock must be right when their clock MSRs are written. None of these ioctls touches guest memory.
+ * State of the VM's own parts: both 8259s, the I/O APIC, the 8254, and the
+ * paravirtual clock. To be loaded before the vCPUs' state: the clock must be
+ * right when their clock MSRs are written. None of these ioctls touches guest
+ * memory.
  */
 #include <errno.h>
 #include <string.h>
@@ -94,7 +96,7 @@ static int pit_get(struct vm *vm, X86__PitChannel *channels, uint32_t *flags, st
 	return 0;
 }
 
-/* Fails where the guest has no clock page: nothing to tell then. */
+/* Fails where the guest has no clock page: nothing to notify then. */
 static int notify_pause(struct vcpu_parked *vcpu, void *unused, struct err *err)
 {
 	(void)unused;
@@ -130,7 +132,8 @@ int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)
 	X86__VmState state = X86__VM_STATE__INIT;
 	X86__Pic pics[2], *pic_list[2] = { &pics[0], &pics[1] };
 	X86__Ioapic ioapic;
-	X86__PitChannel channels[PITS], *channel_list[PITS] = { &channels[0], &channels[1], &channels[2] };
+	X86__PitChannel channels[PITS],
+		*channel_list[PITS] = { &channels[0], &channels[1], &channels[2] };
 	uint64_t redirection[KVM_IOAPIC_NUM_PINS];
 	struct kvm_clock_data clock;
 	int result;
@@ -250,7 +253,8 @@ static int vm_state_check(const X86__VmState *state, struct err *err)
 
 int arch_vm_load(struct vm *vm, const uint8_t *data, size_t len, struct err *err)
 {
-	ProtobufCMessage *message = arch_message_unpack(&x86__vm_state__descriptor, data, len, "VM state", err);
+	ProtobufCMessage *message =
+		arch_message_unpack(&x86__vm_state__descriptor, data, len, "VM state", err);
 	const X86__VmState *state = (const X86__VmState *)message;
 	int result;
 

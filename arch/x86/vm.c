@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * The machine's shape: where RAM lies, and the interrupt controllers and timers that KVM emulates. Interrupt lines
- * are wired as on a PC: lines 0 to 15 reach both 8259s and the I/O APIC, the timer's line 0 comes in at pin 2.
+ * The machine's shape: where RAM lies, and the interrupt controllers and timers
+ * that KVM emulates. Interrupt lines are wired as on a PC: lines 0 to 15 reach
+ * both 8259s and the I/O APIC, the timer's line 0 comes in at pin 2.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -18,7 +19,8 @@
 #define ARCH_RAM_MAX (16ull << 30)
 #define IOAPIC_PINS 24u
 
-int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err)
+int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n,
+		       struct err *err)
 {
 	uint64_t low = bytes < BOARD_LOW_RAM_END ? bytes : BOARD_LOW_RAM_END;
 
@@ -52,7 +54,8 @@ int x86_vm_ioctl(const struct vm *vm, unsigned long request, void *arg, const ch
 	return result;
 }
 
-static unsigned int route(struct kvm_irq_routing_entry *entry, uint32_t gsi, uint32_t chip, uint32_t pin)
+static unsigned int route(struct kvm_irq_routing_entry *entry, uint32_t gsi, uint32_t chip,
+			  uint32_t pin)
 {
 	*entry = (struct kvm_irq_routing_entry){
 		.gsi = gsi,
@@ -70,7 +73,8 @@ unsigned int arch_irq_routes(struct kvm_irq_routing_entry *routes)
 	_Static_assert(2 * IOAPIC_PINS <= ARCH_IRQ_ROUTES_MAX, "every route has room");
 	for (gsi = 0; gsi < IOAPIC_PINS; gsi++) {
 		if (gsi < 16)
-			next += route(next, gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
+			next += route(next, gsi,
+				      gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
 				      gsi % 8);
 		/* Pin 2 is the timer's, as the override in the MADT says. */
 		if (gsi != 2)
@@ -124,12 +128,14 @@ int arch_vm_create(struct vm *vm, struct err *err)
 	    !x86_capability(vm, KVM_CAP_IRQ_ROUTING))
 		return err_set(err, -ENOTSUP,
 			       "this KVM has no in-kernel interrupt controller, timer or interrupt routing");
-	result = x86_vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "set identity map address", err);
+	result = x86_vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map,
+			      "set identity map address", err);
 	if (result >= 0)
-		result = x86_vm_ioctl(vm, KVM_SET_TSS_ADDR, (void *)(uintptr_t)BOARD_TSS, "set TSS address",
+		result = x86_vm_ioctl(vm, KVM_SET_TSS_ADDR, (void *)(uintptr_t)BOARD_TSS,
+				      "set TSS address", err);
+	if (result >= 0)
+		result = x86_vm_ioctl(vm, KVM_CREATE_IRQCHIP, NULL, "create interrupt controllers",
 				      err);
-	if (result >= 0)
-		result = x86_vm_ioctl(vm, KVM_CREATE_IRQCHIP, NULL, "create interrupt controllers", err);
 	if (result >= 0)
 		result = x86_vm_ioctl(vm, KVM_CREATE_PIT2, &pit, "create timer", err);
 	if (result >= 0)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Names for the architecture's bits (Intel SDM volumes 3 and 4, AMD APM volume 2), and what the files of this
- * folder share: special registers and ioctls on the VM.
+ * Names for the architecture's bits (Intel SDM volumes 3 and 4, AMD APM volume
+ * 2), and what the files of this folder share: special registers and ioctls on
+ * the VM.
  */
 #ifndef POSTERN_ARCH_X86_X86_H
 #define POSTERN_ARCH_X86_X86_H
@@ -57,8 +58,9 @@ int x86_vm_ioctl(const struct vm *vm, unsigned long request, void *arg, const ch
 int x86_sregs_get(struct vcpu_parked *vcpu, struct kvm_sregs2 *sregs, struct err *err);
 
 /*
- * KVM_SET_SREGS2 or KVM_SET_SREGS. With PAE paging KVM reads the four PDPTEs from guest memory by a kernel copy unless
- * they are given: then the page of CR3 must be PRESENT, else -EAGAIN.
+ * KVM_SET_SREGS2 or KVM_SET_SREGS. With PAE paging KVM reads the four PDPTEs
+ * from guest memory by a kernel copy unless they are given: then the page of
+ * CR3 must be PRESENT, else -EAGAIN.
  */
 int x86_sregs_set(struct vcpu_parked *vcpu, const struct kvm_sregs2 *sregs, struct err *err);
 
