@@ -32,7 +32,8 @@ int bus_add(struct bus *bus, const char *owner, uint64_t base, uint64_t len, uns
 		const struct bus_range *r = &bus->range[i];
 
 		if (r->base <= base + (len - 1) && base <= r->base + (r->len - 1))
-			return err_set(err, -EEXIST, "%s bus: %s at 0x%" PRIx64 " overlaps %s at 0x%" PRIx64,
+			return err_set(err, -EEXIST,
+				       "%s bus: %s at 0x%" PRIx64 " overlaps %s at 0x%" PRIx64,
 				       bus->name, owner, base, r->owner, r->base);
 	}
 	memmove(&bus->range[at + 1], &bus->range[at], (bus->n - at) * sizeof(bus->range[0]));

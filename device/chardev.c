@@ -80,7 +80,8 @@ int chardev_parse(struct chardev_config *config, const char *text, struct err *e
 	if (i == sizeof(types) / sizeof(types[0]))
 		return err_set(err, -EINVAL, "\"%s\" is no character device; %s", text, allowed);
 	if (types[i].path == PATH_NONE && *colon)
-		return err_set(err, -EINVAL, "\"%s\": %s takes no path; %s", text, types[i].word, allowed);
+		return err_set(err, -EINVAL, "\"%s\": %s takes no path; %s", text, types[i].word,
+			       allowed);
 	if (*colon ? !*path : types[i].path == PATH_MUST)
 		return err_set(err, -EINVAL, "\"%s\" lacks its path; %s", text, allowed);
 	if (strlen(path) >= sizeof(config->path))
@@ -92,12 +93,14 @@ int chardev_parse(struct chardev_config *config, const char *text, struct err *e
 					  err);
 	strcpy(config->path, path);
 	if (config->type == CHARDEV_PTY && path_option(path))
-		return err_set(err, -EINVAL, "\"%s\": option \"%s\" is unknown; %s", text, path_option(path), allowed);
+		return err_set(err, -EINVAL, "\"%s\": option \"%s\" is unknown; %s", text,
+			       path_option(path), allowed);
 	if (config->type != CHARDEV_UNIX)
 		return 0;
 	if (parse_unix_options(config->path, text, err) < 0)
 		return -EINVAL;
-	return *config->path ? 0 : err_set(err, -EINVAL, "\"%s\" lacks its path; %s", text, allowed);
+	return *config->path ? 0 :
+			       err_set(err, -EINVAL, "\"%s\" lacks its path; %s", text, allowed);
 }
 
 void chardev_get(struct chardev *c)
@@ -226,7 +229,10 @@ static void output_move(struct chardev *c)
 		chardev_file_write(c->out);
 		return;
 	}
-	/* Not for ever: others want the loop too. Rather "stalled", and on when the loop comes round. */
+	/*
+	 * Not for ever: others want the loop too. Rather "stalled", and on when
+	 * the loop comes round.
+	 */
 	for (pieces = 0; pieces < 8 && n > 0; pieces++)
 		n = chardev_stream_write(c->out);
 	if (n >= 0)
@@ -326,7 +332,10 @@ static void chardev_on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct chardev_stream *s = poll->data;
 
-	/* An error shows again, with its reason, at the read or write. libuv has stopped polling for it: that is to begin anew. */
+	/*
+	 * An error shows again, with its reason, at the read or write. libuv
+	 * has stopped polling for it: that is to begin anew.
+	 */
 	if (status < 0) {
 		events = s->events;
 		s->events = 0;

@@ -3,10 +3,11 @@
  *
  * What the chardev_*.c files share; nobody else includes this.
  *
- * A chardev has up to two streams, one that input comes from and one that output goes to; they may be the
- * same. A stream owns a file descriptor, which is either polled by the loop (terminals, pipes, sockets) or,
- * when the kernel cannot poll it (files), read and written by libuv's worker threads. All of this is the
- * main thread's; only the ring is shared.
+ * A chardev has up to two streams, one that input comes from and one that
+ * output goes to; they may be the same. A stream owns a file descriptor, which
+ * is either polled by the loop (terminals, pipes, sockets) or, when the kernel
+ * cannot poll it (files), read and written by libuv's worker threads. All of
+ * this is the main thread's; only the ring is shared.
  */
 #ifndef POSTERN_DEVICE_CHARDEV_BACKEND_H
 #define POSTERN_DEVICE_CHARDEV_BACKEND_H
@@ -98,8 +99,8 @@ extern const struct chardev_backend chardev_pty_backend;
 extern const struct chardev_backend chardev_file_backend;
 
 /*
- * A stream on fd, which it owns from now on (also on an error). ready NULL: the ordinary one, which moves
- * input and output.
+ * A stream on fd, which it owns from now on (also on an error). ready NULL: the
+ * ordinary one, which moves input and output.
  */
 int chardev_stream_new(struct chardev_stream **out, struct chardev *chardev, int fd,
 		       void (*ready)(struct chardev_stream *stream, int events), struct err *err);

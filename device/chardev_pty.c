@@ -3,8 +3,9 @@
 /*
  * chardev_pty.c - a pseudo-terminal.
  *
- * We keep its slave open ourselves: without anybody there the master would report "hung up" all the time.
- * What the guest writes while nobody reads waits in the terminal and in the ring.
+ * We keep its slave open ourselves: without anybody there the master would
+ * report "hung up" all the time. What the guest writes while nobody reads waits
+ * in the terminal and in the ring.
  */
 #include "device/chardev_backend.h"
 

@@ -3,13 +3,14 @@
 /*
  * chardev_stdio.c - standard input and output.
  *
- * Terminals and pipes are opened anew, so that "non-blocking", a property of the open file and thus shared
- * with the shell and with whoever else writes there, stays ours. Where that cannot be (sockets) the
- * property is put back at the end.
+ * Terminals and pipes are opened anew, so that "non-blocking", a property of
+ * the open file and thus shared with the shell and with whoever else writes
+ * there, stays ours. Where that cannot be (sockets) the property is put back at
+ * the end.
  *
- * The terminal is made raw, signals included: Ctrl-C is the guest's. Its old settings are kept in a static
- * variable, one of the few: a signal handler that ends the process must find them, and a process has but
- * one terminal.
+ * The terminal is made raw, signals included: Ctrl-C is the guest's. Its old
+ * settings are kept in a static variable, one of the few: a signal handler that
+ * ends the process must find them, and a process has but one terminal.
  */
 #include "device/chardev_backend.h"
 
@@ -50,7 +51,8 @@ static void terminal_raw(void)
 {
 	struct termios raw = terminal.saved;
 
-	raw.c_iflag &= ~(tcflag_t)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+	raw.c_iflag &=
+		~(tcflag_t)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
 	raw.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | IEXTEN | ISIG);
 	raw.c_cflag = (raw.c_cflag & ~(tcflag_t)(CSIZE | PARENB)) | CS8;
 	raw.c_cc[VMIN] = 1;

@@ -3,8 +3,9 @@
 /*
  * chardev_unix.c - a listening unix socket.
  *
- * One client at a time: while there is one, others wait in the socket's queue. A client that sends and goes
- * at once is heard all the same, as far as the input buffer holds it.
+ * One client at a time: while there is one, others wait in the socket's queue.
+ * A client that sends and goes at once is heard all the same, as far as the
+ * input buffer holds it.
  */
 #include "device/chardev_backend.h"
 
@@ -29,7 +30,8 @@ static void unix_on_connection(struct chardev_stream *listener, int events)
 		r = chardev_stream_new(&c->in, c, fd, NULL, NULL);
 	if (accept_should_rest(r)) {
 		if (!c->refusal_reported)
-			log_warn("console socket %s: no client can be let in: %s; it waits", c->config.path, strerror(-r));
+			log_warn("console socket %s: no client can be let in: %s; it waits",
+				 c->config.path, strerror(-r));
 		c->refusal_reported = true;
 		chardev_stream_poll(listener, 0);
 		chardev_try_again(c);
@@ -57,13 +59,15 @@ static int unix_open(struct chardev *c, struct err *err)
 	int r;
 
 	if (strlen(c->config.path) >= sizeof(address.path))
-		return err_set(err, -ENAMETOOLONG, "console socket %s: the path is longer than %zu bytes",
+		return err_set(err, -ENAMETOOLONG,
+			       "console socket %s: the path is longer than %zu bytes",
 			       c->config.path, sizeof(address.path) - 1);
 	strcpy(address.path, c->config.path);
 	r = listening_open(&c->listening, &address, 0, BACKLOG, err);
 	if (r < 0)
 		return err_prefix(err, r, "console socket");
-	r = chardev_stream_new(&c->listener, c, listening_take(&c->listening), unix_on_connection, err);
+	r = chardev_stream_new(&c->listener, c, listening_take(&c->listening), unix_on_connection,
+			       err);
 	if (r == 0)
 		chardev_stream_poll(c->listener, UV_READABLE);
 	return r;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What the machine needs to know of every device of its board: its state, versioned, and its reset.
+ * What the machine needs to know of every device of its board: its state,
+ * versioned, and its reset.
  *
- * save, load and reset are called on the main thread while every vCPU is parked. A device still takes its
- * own lock in them: its back end (a character device, say) may be at work on the main thread's behalf.
+ * save, load and reset are called on the main thread while every vCPU is
+ * parked. A device still takes its own lock in them: its back end (a character
+ * device, say) may be at work on the main thread's behalf.
  */
 #ifndef POSTERN_DEVICE_DEVICE_H
 #define POSTERN_DEVICE_DEVICE_H
@@ -46,7 +48,10 @@ int device_load(const struct device *device, uint32_t version, const uint8_t *da
 /* May a state of this version be loaded? 0 or -EPROTO. */
 int device_version_check(const struct device *device, uint32_t version, struct err *err);
 
-/* An interrupt line, as a device sees it. Any thread; fn must not wait and must not call back into the device. */
+/*
+ * An interrupt line, as a device sees it. Any thread; fn must not wait and must
+ * not call back into the device.
+ */
 struct irq_line {
 	void (*fn)(void *arg, bool level);
 	void *arg;

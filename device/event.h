@@ -3,7 +3,7 @@
  *
  * What devices report to the machine that they are in: one call for all of it.
  *
- * A new event is one more kind here, the call in its device, and its name in
+ * A new event is one more type here, the call in its device, and its name in
  * control/qmp.c. What lies between hands on whatever it does not know.
  */
 #ifndef POSTERN_DEVICE_EVENT_H

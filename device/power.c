@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * power.c - ACPI's fixed registers, power button, soft off, and the reset ports.
+ * power.c - ACPI's fixed registers, power button, soft off, and the reset
+ * ports.
  *
- * There is no SMI command port: the machine is in ACPI mode from the start, so SCI_EN always reads as set.
+ * There is no SMI command port: the machine is in ACPI mode from the start, so
+ * SCI_EN always reads as set.
  *
- * The PM timer is CLOCK_MONOTONIC at 3.579545 MHz, 32 bits wide to the guest. It counts on in a paused
- * machine; in a migrated one it goes on from the count that was saved. TMR_STS is worked out when it is
- * looked at (has bit 31 changed since it was last cleared?); the interrupt that TMR_EN asks for is not
- * sent, since nobody has asked for it in decades: a guest that wants a 20-minute tick has better timers.
+ * The PM timer is CLOCK_MONOTONIC at 3.579545 MHz, 32 bits wide to the guest.
+ * It counts on in a paused machine; in a migrated one it goes on from the count
+ * that was saved. TMR_STS is worked out when it is looked at (has bit 31
+ * changed since it was last cleared?); the interrupt that TMR_EN asks for is
+ * not sent, since nobody has asked for it in decades: a guest that wants a
+ * 20-minute tick has better timers.
  */
 #include "device/power.h"
 
@@ -35,9 +39,9 @@ enum {
 };
 
 /*
- * The keyboard controller's status while there is no such controller. Output full and never empty, so that
- * a driver that probes gives up at once; input empty, so that whoever waits to write the reset command need
- * not.
+ * The keyboard controller's status while there is no such controller. Output
+ * full and never empty, so that a driver that probes gives up at once; input
+ * empty, so that whoever waits to write the reset command need not.
  */
 #define I8042_STATUS_NONE 0xfd
 
@@ -114,7 +118,8 @@ static void power_ask(const struct power *p, enum device_event_type what)
 	device_event(&p->config.events, &(struct device_event){ .type = what });
 }
 
-void power_control_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+void power_control_access(void *power, uint64_t offset, bool write, uint8_t *data,
+			  unsigned int size)
 {
 	struct power *p = power;
 	bool off = false;
@@ -124,7 +129,8 @@ void power_control_access(void *power, uint64_t offset, bool write, uint8_t *dat
 	if (write) {
 		put_byte(&p->control, (unsigned int)offset, *data, CONTROL_STORED);
 		off = offset == 1 && *data & CONTROL_SLP_EN >> 8 &&
-		      (p->control >> CONTROL_SLP_TYP_SHIFT & CONTROL_SLP_TYP_MASK) == p->config.s5_slp_typ;
+		      (p->control >> CONTROL_SLP_TYP_SHIFT & CONTROL_SLP_TYP_MASK) ==
+			      p->config.s5_slp_typ;
 	} else {
 		*data = (uint8_t)((p->control | CONTROL_SCI_EN) >> (offset * 8));
 	}
@@ -272,7 +278,8 @@ static int save(void *dev, struct buf *out, struct err *err)
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__PowerState *msg = proto_unpack(&postern__device__power_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	Postern__Device__PowerState *msg = proto_unpack(&postern__device__power_state__descriptor,
+							data, len, PROTO_FIELDS_MAX, err);
 	struct power *p = dev;
 
 	if (!msg)

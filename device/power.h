@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Power management: ACPI's fixed hardware (event and control block, timer, power button, soft off; ACPI 6.5
- * section 4.8) and the ports by which a PC is reset.
+ * Power management: ACPI's fixed hardware (event and control block, timer,
+ * power button, soft off; ACPI 6.5 section 4.8) and the ports by which a PC is
+ * reset.
  */
 #ifndef POSTERN_DEVICE_POWER_H
 #define POSTERN_DEVICE_POWER_H
@@ -34,11 +35,16 @@ void power_press_button(struct power *power);
 
 /* bus_access_fns. PM1 event block: 4 ports, 1 byte wide; PM1 control: 2, 1; PM timer: 4, 4. */
 void power_event_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size);
-void power_control_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size);
+void power_control_access(void *power, uint64_t offset, bool write, uint8_t *data,
+			  unsigned int size);
 void power_timer_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size);
-/* Reset control register (0xcf9), keyboard controller's command port (0x64), system control port A (0x92): 1 port each. */
+/*
+ * Reset control register (0xcf9), keyboard controller's command port (0x64),
+ * system control port A (0x92): 1 port each.
+ */
 void power_reset_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size);
 void power_i8042_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size);
-void power_port_a_access(void *power, uint64_t offset, bool write, uint8_t *data, unsigned int size);
+void power_port_a_access(void *power, uint64_t offset, bool write, uint8_t *data,
+			 unsigned int size);
 
 #endif

@@ -3,10 +3,12 @@
 /*
  * rtc.c - the PC's real-time clock.
  *
- * The time is always the host's, in UTC; a guest that sets it is ignored. It is shown in the format that
- * register B asks for (BCD or binary, 12 or 24 hours). There is no interrupt: no alarm, no periodic tick.
- * Register A's update-in-progress bit is set during the last 2 ms of each second, so that a guest that
- * follows the data sheet (wait until the bit is clear, then read all) never sees half of an update.
+ * The time is always the host's, in UTC; a guest that sets it is ignored. It is
+ * shown in the format that register B asks for (BCD or binary, 12 or 24 hours).
+ * There is no interrupt: no alarm, no periodic tick. Register A's
+ * update-in-progress bit is set during the last 2 ms of each second, so that a
+ * guest that follows the data sheet (wait until the bit is clear, then read
+ * all) never sees half of an update.
  */
 #include "device/rtc.h"
 
@@ -20,11 +22,26 @@
 #include "rtc.pb-c.h"
 
 enum {
-	RTC_SECONDS = 0, RTC_MINUTES = 2, RTC_HOURS = 4, RTC_WEEKDAY = 6, RTC_DAY = 7, RTC_MONTH = 8,
-	RTC_YEAR = 9, RTC_A = 10, RTC_B = 11, RTC_C = 12, RTC_D = 13, RTC_CENTURY = 0x32,
-	CMOS_BYTES = 128, INDEX_MASK = 0x7f,
-	A_UPDATING = 0x80, A_DIVIDER = 0x26, A_STORED = 0x7f,
-	B_24H = 0x02, B_BINARY = 0x04, D_VALID = 0x80,
+	RTC_SECONDS = 0,
+	RTC_MINUTES = 2,
+	RTC_HOURS = 4,
+	RTC_WEEKDAY = 6,
+	RTC_DAY = 7,
+	RTC_MONTH = 8,
+	RTC_YEAR = 9,
+	RTC_A = 10,
+	RTC_B = 11,
+	RTC_C = 12,
+	RTC_D = 13,
+	RTC_CENTURY = 0x32,
+	CMOS_BYTES = 128,
+	INDEX_MASK = 0x7f,
+	A_UPDATING = 0x80,
+	A_DIVIDER = 0x26,
+	A_STORED = 0x7f,
+	B_24H = 0x02,
+	B_BINARY = 0x04,
+	D_VALID = 0x80,
 	HOURS_PM = 0x80,
 };
 
@@ -209,16 +226,19 @@ static int save(void *dev, struct buf *out, struct err *err)
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__RtcState *msg = proto_unpack(&postern__device__rtc_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	Postern__Device__RtcState *msg = proto_unpack(&postern__device__rtc_state__descriptor, data,
+						      len, PROTO_FIELDS_MAX, err);
 	struct rtc *rtc = dev;
 	int ret = 0;
 
 	if (!msg)
 		return -EINVAL;
 	if (msg->index > INDEX_MASK)
-		ret = err_set(err, -EINVAL, "register index is %u, at most %u", msg->index, INDEX_MASK);
+		ret = err_set(err, -EINVAL, "register index is %u, at most %u", msg->index,
+			      INDEX_MASK);
 	else if (msg->cmos.len != CMOS_BYTES)
-		ret = err_set(err, -EINVAL, "%zu bytes of memory, not %u", msg->cmos.len, CMOS_BYTES);
+		ret = err_set(err, -EINVAL, "%zu bytes of memory, not %u", msg->cmos.len,
+			      CMOS_BYTES);
 	if (!ret) {
 		pthread_mutex_lock(&rtc->lock);
 		rtc->index = (uint8_t)msg->index;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The PC's clock and its 128 bytes of battery-backed memory: an MC146818 as far as guests need it to learn
- * the time.
+ * The PC's clock and its 128 bytes of battery-backed memory: an MC146818 as far
+ * as guests need it to learn the time.
  */
 #ifndef POSTERN_DEVICE_RTC_H
 #define POSTERN_DEVICE_RTC_H

@@ -3,18 +3,21 @@
 /*
  * serial.c - a 16550A.
  *
- * The transmitter is infinitely fast: a byte written to THR is on the wire when the write returns, so THRE
- * and TEMT always read as set, and each write makes the "transmitter empty" interrupt pending anew. That
- * interrupt has a memory of its own (8.6.3): it becomes pending when a byte has gone out and when its
- * enable bit goes from 0 to 1, and is cleared by an IIR read that reports it or by the next THR write.
- * Linux's 8250 driver tests for just this at start-up.
+ * The transmitter is infinitely fast: a byte written to THR is on the wire when
+ * the write returns, so THRE and TEMT always read as set, and each write makes
+ * the "transmitter empty" interrupt pending anew. That interrupt has a memory
+ * of its own (8.6.3): it becomes pending when a byte has gone out and when its
+ * enable bit goes from 0 to 1, and is cleared by an IIR read that reports it or
+ * by the next THR write. Linux's 8250 driver tests for just this at start-up.
  *
- * The receiver pushes back: serial_input takes what fits in the FIFO (one byte when the FIFO is off) and
- * nothing in loopback, and once the guest has emptied it the wire is asked for more. The receive time-out
- * interrupt comes without the time-out: as long as there are fewer bytes than the trigger level it is
+ * The receiver pushes back: serial_input takes what fits in the FIFO (one byte
+ * when the FIFO is off) and nothing in loopback, and once the guest has emptied
+ * it the wire is asked for more. The receive time-out interrupt comes without
+ * the time-out: as long as there are fewer bytes than the trigger level it is
  * simply there.
  *
- * The interrupt reaches the controller only while MCR's OUT2 is set and loopback is off, as a PC wires it.
+ * The interrupt reaches the controller only while MCR's OUT2 is set and
+ * loopback is off, as a PC wires it.
  */
 #include "device/serial.h"
 
@@ -29,15 +32,41 @@
 #define FIFO_BYTES 16
 
 enum {
-	IER_RX = 0x01, IER_THRE = 0x02, IER_LINE = 0x04, IER_MODEM = 0x08, IER_ALL = 0x0f,
-	IIR_MODEM = 0x00, IIR_NONE = 0x01, IIR_THRE = 0x02, IIR_RX = 0x04, IIR_LINE = 0x06,
-	IIR_RX_TIMEOUT = 0x0c, IIR_FIFO_ON = 0xc0,
-	FCR_ENABLE = 0x01, FCR_CLEAR_RX = 0x02, FCR_TRIGGER = 0xc0,
+	IER_RX = 0x01,
+	IER_THRE = 0x02,
+	IER_LINE = 0x04,
+	IER_MODEM = 0x08,
+	IER_ALL = 0x0f,
+	IIR_MODEM = 0x00,
+	IIR_NONE = 0x01,
+	IIR_THRE = 0x02,
+	IIR_RX = 0x04,
+	IIR_LINE = 0x06,
+	IIR_RX_TIMEOUT = 0x0c,
+	IIR_FIFO_ON = 0xc0,
+	FCR_ENABLE = 0x01,
+	FCR_CLEAR_RX = 0x02,
+	FCR_TRIGGER = 0xc0,
 	LCR_DLAB = 0x80,
-	MCR_DTR = 0x01, MCR_RTS = 0x02, MCR_OUT1 = 0x04, MCR_OUT2 = 0x08, MCR_LOOP = 0x10, MCR_ALL = 0x1f,
-	LSR_DATA = 0x01, LSR_OVERRUN = 0x02, LSR_THRE = 0x20, LSR_TEMT = 0x40,
-	MSR_DCTS = 0x01, MSR_DDSR = 0x02, MSR_TERI = 0x04, MSR_DDCD = 0x08, MSR_DELTAS = 0x0f,
-	MSR_CTS = 0x10, MSR_DSR = 0x20, MSR_RI = 0x40, MSR_DCD = 0x80,
+	MCR_DTR = 0x01,
+	MCR_RTS = 0x02,
+	MCR_OUT1 = 0x04,
+	MCR_OUT2 = 0x08,
+	MCR_LOOP = 0x10,
+	MCR_ALL = 0x1f,
+	LSR_DATA = 0x01,
+	LSR_OVERRUN = 0x02,
+	LSR_THRE = 0x20,
+	LSR_TEMT = 0x40,
+	MSR_DCTS = 0x01,
+	MSR_DDSR = 0x02,
+	MSR_TERI = 0x04,
+	MSR_DDCD = 0x08,
+	MSR_DELTAS = 0x0f,
+	MSR_CTS = 0x10,
+	MSR_DSR = 0x20,
+	MSR_RI = 0x40,
+	MSR_DCD = 0x80,
 };
 
 #define DIVISOR_9600 12
@@ -94,7 +123,8 @@ static uint8_t iir_source(const struct serial_regs *r)
 
 static void irq_update(struct serial *s)
 {
-	bool level = (s->r.mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2 && iir_source(&s->r) != IIR_NONE;
+	bool level =
+		(s->r.mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2 && iir_source(&s->r) != IIR_NONE;
 
 	if (level == s->level)
 		return;
@@ -285,7 +315,10 @@ void serial_access(void *serial, uint64_t offset, bool write, uint8_t *data, uns
 	(void)size;
 	pthread_mutex_lock(&s->lock);
 	if (write) {
-		/* A THR write is seen as "busy" for no time at all: an edge for each byte all the same. */
+		/*
+		 * A THR write is seen as "busy" for no time at all: an edge for
+		 * each byte all the same.
+		 */
 		if (offset == 0 && !(s->r.lcr & LCR_DLAB)) {
 			s->r.thre_pending = false;
 			irq_update(s);
@@ -375,13 +408,15 @@ static int save(void *dev, struct buf *out, struct err *err)
 	return 0;
 }
 
-static int regs_from(struct serial_regs *r, const Postern__Device__SerialState *msg, struct err *err)
+static int regs_from(struct serial_regs *r, const Postern__Device__SerialState *msg,
+		     struct err *err)
 {
 	if (msg->ier & ~(uint32_t)IER_ALL || msg->mcr & ~(uint32_t)MCR_ALL || msg->lcr > 0xff ||
 	    msg->scr > 0xff || msg->divisor > 0xffff || msg->lsr_errors & ~(uint32_t)LSR_OVERRUN ||
 	    msg->msr_deltas & ~(uint32_t)MSR_DELTAS)
 		return err_set(err, -EINVAL, "a register has bits that do not exist");
-	if (msg->fcr & ~(uint32_t)(FCR_ENABLE | FCR_TRIGGER) || (msg->fcr && !(msg->fcr & FCR_ENABLE)))
+	if (msg->fcr & ~(uint32_t)(FCR_ENABLE | FCR_TRIGGER) ||
+	    (msg->fcr && !(msg->fcr & FCR_ENABLE)))
 		return err_set(err, -EINVAL, "FIFO control is 0x%x", msg->fcr);
 	*r = (struct serial_regs){
 		.ier = (uint8_t)msg->ier, .fcr = (uint8_t)msg->fcr, .lcr = (uint8_t)msg->lcr,
@@ -400,7 +435,8 @@ static int regs_from(struct serial_regs *r, const Postern__Device__SerialState *
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__SerialState *msg = proto_unpack(&postern__device__serial_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	Postern__Device__SerialState *msg = proto_unpack(&postern__device__serial_state__descriptor,
+							 data, len, PROTO_FIELDS_MAX, err);
 	struct serial *s = dev;
 	struct serial_regs r;
 	int ret;
@@ -413,7 +449,10 @@ static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 		return ret;
 	pthread_mutex_lock(&s->lock);
 	s->r = r;
-	/* Make the line what the state says, whatever it was: low first, so that a pending interrupt is an edge. */
+	/*
+	 * Make the line what the state says, whatever it was: low first, so
+	 * that a pending interrupt is an edge.
+	 */
 	s->level = false;
 	irq_line_set(&s->irq, false);
 	irq_update(s);

@@ -8,9 +8,11 @@
 
 #include "base/log.h"
 
-int disk_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
+int disk_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	      struct err *err)
 {
-	int (*open)(struct disk **, const struct disk_config *, const struct disk_env *, struct err *) = file_open;
+	int (*open)(struct disk **, const struct disk_config *, const struct disk_env *,
+		    struct err *) = file_open;
 	int r;
 
 	if (config->nbd)
@@ -20,7 +22,8 @@ int disk_open(struct disk **out, const struct disk_config *config, const struct 
 	r = open(out, config, env, err);
 	/* Whoever cannot say yet. */
 	if (!r && !(*out)->limits.physical)
-		(*out)->limits = (struct disk_limits){ .physical = DISK_DIRECT_BYTES, .discard = DISK_DIRECT_BYTES };
+		(*out)->limits = (struct disk_limits){ .physical = DISK_DIRECT_BYTES,
+						       .discard = DISK_DIRECT_BYTES };
 	return r < 0 ? err_prefix(err, r, "disk %.200s", config->path) : 0;
 }
 

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A disk's data: raw bytes that are read, written, flushed, given up and zeroed by jobs. Where they lie is a backend's matter:
+ * A disk's data: raw bytes that are read, written, flushed, given up and zeroed
+ * by jobs. Where they lie is a backend's matter:
  *
  *   file.c     a file or a block device, by io_uring
  *   nbd.c      an NBD server, by libnbd
  *   qcow2.c    a qcow2 image, by a qemu-nbd of our own behind nbd.c
  *
- * A disk may be away for a while: its server has gone, or does not answer. Its jobs are kept then, and done when it is back; whoever has
- * to know is told, and may ask.
+ * A disk may be away for a while: its server has gone, or does not answer. Its
+ * jobs are kept then, and done when it is back; whoever has to know is told,
+ * and may ask.
  *
- * Who holds it. At most one machine may write to a disk, and none while another one reads it; a file is locked for that. The machine that
- * a migration brings claims it before it runs; the one that handed its guest over has released it before.
+ * Who holds it. At most one machine may write to a disk, and none while another
+ * one reads it; a file is locked for that. The machine that a migration brings
+ * claims it before it runs; the one that handed its guest over has released it
+ * before.
  *
  * All of it is the main thread's.
  */
@@ -53,7 +57,10 @@ struct disk_job {
 	bool unmap;			/* ZERO: the space may be given up */
 	/* WRITE, DISCARD, ZERO: done only once it outlasts a loss of power, without a FLUSH */
 	bool stable;
-	/* result: 0 or a negative errno; -ECANCELED: the disk is closed. Never from within disk_add or disk_submit. */
+	/*
+	 * result: 0 or a negative errno; -ECANCELED: the disk is closed. Never
+	 * from within disk_add or disk_submit.
+	 */
 	void (*done)(struct disk_job *job, int result);
 	/* not the caller's */
 	struct disk_job *next;
@@ -74,9 +81,16 @@ struct disk_env {
 
 /* ---- for devices ---- */
 
-/* Errors name the disk and say what is wrong with it. Waits for a server, for seconds at most; a signal ends that (-EINTR). */
-int disk_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err);
-/* What is under way is waited for at most a second. Afterwards no `done` is called; one that was not has its memory in use for ever. */
+/*
+ * Errors name the disk and say what is wrong with it. Waits for a server, for
+ * seconds at most; a signal ends that (-EINTR).
+ */
+int disk_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	      struct err *err);
+/*
+ * What is under way is waited for at most a second. Afterwards no `done` is
+ * called; one that was not has its memory in use for ever.
+ */
 void disk_close(struct disk *disk);
 /* A multiple of DISK_SECTOR_BYTES. */
 uint64_t disk_bytes(const struct disk *disk);
@@ -88,12 +102,18 @@ unsigned int disk_jobs(const struct disk *disk);
 void disk_add(struct disk *disk, struct disk_job *job);
 /* Hands over what was queued. */
 void disk_submit(struct disk *disk);
-/* Waits until a job is done or the time has come (CLOCK_MONOTONIC). Returns at once while the disk is away. */
+/*
+ * Waits until a job is done or the time has come (CLOCK_MONOTONIC). Returns at
+ * once while the disk is away.
+ */
 void disk_wait(struct disk *disk, int64_t deadline_ns);
 /* NULL: it is there; else what has happened. */
 const char *disk_away(const struct disk *disk);
 
-/* This machine is about to run. 0 also when it holds it already; -EBUSY: another one does, named if that can be known. */
+/*
+ * This machine is about to run. 0 also when it holds it already; -EBUSY:
+ * another one does, named if that can be known.
+ */
 int disk_claim(struct disk *disk, struct err *err);
 /* Another machine runs from now on. No job is under way. */
 void disk_release(struct disk *disk);
@@ -137,9 +157,12 @@ void disk_done(struct disk *disk, struct disk_job *job, int result);
 /* As env.away; repeated ones are told once. */
 void disk_set_away(struct disk *disk, const char *why);
 
-int file_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err);
+int file_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	      struct err *err);
 /* Both need libnbd: without it -ENOSYS, and the error says how to get it. */
-int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err);
-int qcow2_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err);
+int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	     struct err *err);
+int qcow2_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	       struct err *err);
 
 #endif

@@ -1,22 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * file.c - a disk's data in a file or on a block device, as raw bytes, by io_uring on the main loop.
+ * file.c - a disk's data in a file or on a block device, as raw bytes, by
+ * io_uring on the main loop.
  *
- * Two descriptors of the same file: one with O_DIRECT, where the file system has that, for what is
- * aligned as that wants it in memory and on the disk, so that the data is in the host's memory once;
- * one without for the rest. The kernel keeps the two coherent as long as they are not at work at the
- * same time. Where they are, a page of the cache that a small write has made dirty is written over
- * what went past it meanwhile, and the kernel, which may notice, lets the next fdatasync fail. So
- * they take turns: direct requests, or those that go by the cache, fallocate among them.
+ * Two descriptors of the same file: one with O_DIRECT, where the file system
+ * has that, for what is aligned as that wants it in memory and on the disk, so
+ * that the data is in the host's memory once; one without for the rest. The
+ * kernel keeps the two coherent as long as they are not at work at the same
+ * time. Where they are, a page of the cache that a small write has made dirty
+ * is written over what went past it meanwhile, and the kernel, which may
+ * notice, lets the next fdatasync fail. So they take turns: direct requests, or
+ * those that go by the cache, fallocate among them.
  *
- * What is to be stable when it is done: a write has RWF_DSYNC, whatever goes by fallocate an
- * fdatasync behind it. fallocate of a block device takes whole sectors of it alone, which may be
- * larger than the guest's: the edges of a range to be zeroed are written, those of a discard, which
- * is a hint, left as they are.
+ * What is to be stable when it is done: a write has RWF_DSYNC, whatever goes by
+ * fallocate an fdatasync behind it. fallocate of a block device takes whole
+ * sectors of it alone, which may be larger than the guest's: the edges of a
+ * range to be zeroed are written, those of a discard, which is a hint, left as
+ * they are.
  *
- * What the kernel does not take at once stays queued, here or in the ring, and is offered again: at the next submission, the next
- * completion, or, when nothing is under way, the loop's next turn.
+ * What the kernel does not take at once stays queued, here or in the ring, and
+ * is offered again: at the next submission, the next completion, or, when
+ * nothing is under way, the loop's next turn.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +49,10 @@
 #define ZEROS_BYTES 65536
 /* Of what a block device says of itself. */
 #define LIMIT_MAX (UINT32_C(32) << 20)
-/* What goes through the host's cache is copied in the submitting thread, which is the main one: larger jobs go to the kernel's own. */
+/*
+ * What goes through the host's cache is copied in the submitting thread, which
+ * is the main one: larger jobs go to the kernel's own.
+ */
 #define COPY_BYTES (128 << 10)
 
 /* For file systems that cannot zero a range themselves. */
@@ -118,7 +126,8 @@ static void prepare_zero(struct file *file, struct io_uring_sqe *sqe, struct dis
 	if (by_hand)
 		io_uring_prep_write(sqe, file->fd, zeros, (unsigned int)n, at);
 	else
-		io_uring_prep_fallocate(sqe, file->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n);
+		io_uring_prep_fallocate(sqe, file->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)at,
+					(off_t)n);
 }
 
 /* The whole sectors of the range; there may be none. */
@@ -196,8 +205,9 @@ static void enter(struct file *file, struct disk_job *job)
 }
 
 /*
- * To the kernel. It may take fewer than there are: one that fails right away ends a submission where IORING_SETUP_SUBMIT_ALL is not
- * known; and none when it is short of memory (-EAGAIN) or has completions for us (-EBUSY).
+ * To the kernel. It may take fewer than there are: one that fails right away
+ * ends a submission where IORING_SETUP_SUBMIT_ALL is not known; and none when
+ * it is short of memory (-EAGAIN) or has completions for us (-EBUSY).
  */
 static void submit(struct file *file)
 {
@@ -275,8 +285,9 @@ static int zero_result(struct file *file, struct disk_job *job, int r)
 }
 
 /*
- * It wants a coarser alignment than it said, or than was assumed; or it takes O_DIRECT when it is opened and refuses it afterwards. The
- * descriptor stays: others may be using it.
+ * It wants a coarser alignment than it said, or than was assumed; or it takes
+ * O_DIRECT when it is opened and refuses it afterwards. The descriptor stays:
+ * others may be using it.
  */
 static void direct_refused(struct file *file)
 {
@@ -382,7 +393,10 @@ static int file_claim(struct disk *disk, struct err *err)
 	r = lock_take(file->fd, file->direct_fd, file->path, disk->readonly, err);
 	if (r < 0)
 		return r;
-	/* Another host may have written since, and this one's cache does not know. What is dirty, which is nothing, would stay. */
+	/*
+	 * Another host may have written since, and this one's cache does not
+	 * know. What is dirty, which is nothing, would stay.
+	 */
 	if (disk->env.elsewhere)
 		posix_fadvise(file->fd, 0, 0, POSIX_FADV_DONTNEED);
 	file->claimed = true;
@@ -416,10 +430,12 @@ static int size_find(struct file *file, struct err *err)
 		return err_set(err, -EINVAL, "neither a file nor a block device");
 	}
 	if (*bytes < DISK_SECTOR_BYTES)
-		return err_set(err, -EINVAL, "smaller than a sector of %d bytes", DISK_SECTOR_BYTES);
+		return err_set(err, -EINVAL, "smaller than a sector of %d bytes",
+			       DISK_SECTOR_BYTES);
 	if (*bytes % DISK_SECTOR_BYTES)
-		log_warn("disk %s: its last %u bytes are no whole sector, the guest does not see them", file->path,
-			 (unsigned int)(*bytes % DISK_SECTOR_BYTES));
+		log_warn(
+			"disk %s: its last %u bytes are no whole sector, the guest does not see them",
+			file->path, (unsigned int)(*bytes % DISK_SECTOR_BYTES));
 	*bytes -= *bytes % DISK_SECTOR_BYTES;
 	return 0;
 }
@@ -441,7 +457,8 @@ static uint64_t queue_read(dev_t dev, const char *name)
 	FILE *from;
 
 	for (i = 0; i < 2; i++) {
-		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(dev), minor(dev), dirs[i], name);
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(dev), minor(dev),
+			 dirs[i], name);
 		from = fopen(path, "re");
 		if (!from)
 			continue;
@@ -453,14 +470,20 @@ static uint64_t queue_read(dev_t dev, const char *name)
 	return value;
 }
 
-/* What O_DIRECT wants of a file, where the kernel says it (Linux 6.1); else what most do, which is tried. */
+/*
+ * What O_DIRECT wants of a file, where the kernel says it (Linux 6.1); else
+ * what most do, which is tried.
+ */
 static uint32_t direct_alignment(int fd)
 {
 #ifdef STATX_DIOALIGN
 	struct statx stx;
 
-	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && stx.stx_mask & STATX_DIOALIGN && stx.stx_dio_offset_align) {
-		uint32_t most = stx.stx_dio_mem_align > stx.stx_dio_offset_align ? stx.stx_dio_mem_align : stx.stx_dio_offset_align;
+	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && stx.stx_mask & STATX_DIOALIGN &&
+	    stx.stx_dio_offset_align) {
+		uint32_t most = stx.stx_dio_mem_align > stx.stx_dio_offset_align ?
+					stx.stx_dio_mem_align :
+					stx.stx_dio_offset_align;
 
 		return power_of_two(most, DISK_SECTOR_BYTES);
 	}
@@ -488,7 +511,8 @@ static void limits_find(struct file *file)
 	file->sector = power_of_two((uint64_t)sector, DISK_SECTOR_BYTES);
 	file->direct_align = file->sector;
 	limits->physical = power_of_two(physical, file->sector);
-	limits->discard = power_of_two(queue_read(st.st_rdev, "discard_granularity"), limits->physical);
+	limits->discard =
+		power_of_two(queue_read(st.st_rdev, "discard_granularity"), limits->physical);
 	if (optimal <= LIMIT_MAX && optimal % limits->physical == 0)
 		limits->optimal = optimal;
 }
@@ -498,11 +522,14 @@ static int format_check(struct file *file, enum disk_format format, struct err *
 {
 	char magic[4] = { 0 };
 
-	if (format == DISK_FORMAT_RAW || pread(file->fd, magic, sizeof(magic), 0) < 4 || memcmp(magic, "QFI\xfb", 4) != 0)
+	if (format == DISK_FORMAT_RAW || pread(file->fd, magic, sizeof(magic), 0) < 4 ||
+	    memcmp(magic, "QFI\xfb", 4) != 0)
 		return 0;
 	/* The other format is not offered: who wrote these bytes may be the guest. */
-	return err_set(err, -EINVAL, "it begins as a qcow2 image does, which a guest that had it as a raw disk can have written there: "
-				     "format=raw, unless somebody whom you trust has made it as an image");
+	return err_set(
+		err, -EINVAL,
+		"it begins as a qcow2 image does, which a guest that had it as a raw disk can have written there: "
+		"format=raw, unless somebody whom you trust has made it as an image");
 }
 
 static int files_open(struct file *file, enum disk_format format, struct err *err)
@@ -553,7 +580,8 @@ static int ring_open(struct file *file, struct err *err)
 		r = io_uring_queue_init(DISK_JOBS_MAX, &file->ring, 0);
 	if (r < 0) {
 		file->ring.ring_fd = -1;
-		return err_errno(err, r, "io_uring (a container's seccomp profile may forbid it, or sysctl "
+		return err_errno(err, r,
+				 "io_uring (a container's seccomp profile may forbid it, or sysctl "
 				 "kernel.io_uring_disabled)");
 	}
 	file->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -571,7 +599,8 @@ static void file_close(struct disk *disk)
 	while (disk->jobs && clock_now_ns() < deadline)
 		file_wait(disk, deadline);
 	if (disk->jobs)
-		log_warn("disk %s: %u requests have no answer; they are left to the kernel", file->path, disk->jobs);
+		log_warn("disk %s: %u requests have no answer; they are left to the kernel",
+			 file->path, disk->jobs);
 	if (file->watch)
 		loop_close((uv_handle_t *)&file->watch->poll, file->watch);
 	if (file->ring.ring_fd >= 0)
@@ -596,7 +625,8 @@ static const struct disk_ops file_ops = {
 	.release = file_release,
 };
 
-int file_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
+int file_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	      struct err *err)
 {
 	struct file *file = calloc(1, sizeof(*file));
 	int r;
@@ -607,7 +637,8 @@ int file_open(struct disk **out, const struct disk_config *config, const struct 
 	file->fd = file->direct_fd = file->event_fd = file->ring.ring_fd = -1;
 	file->queue_last = &file->queue;
 	file->path = strdup(config->path);
-	r = file->path ? files_open(file, config->format, err) : err_set(err, -ENOMEM, "no memory for a disk");
+	r = file->path ? files_open(file, config->format, err) :
+			 err_set(err, -ENOMEM, "no memory for a disk");
 	if (!r && !env->elsewhere)
 		r = file_claim(&file->disk, err);
 	if (!r)

@@ -43,8 +43,8 @@ static bool process_locks(const char *pid, const struct stat *st)
 	dir = opendir(path);
 	while (dir && !found && (entry = readdir(dir))) {
 		snprintf(path, sizeof(path), "/proc/%.16s/fd/%.16s", pid, entry->d_name);
-		if (!isdigit((unsigned char)*entry->d_name) || stat(path, &other) < 0 || other.st_dev != st->st_dev ||
-		    other.st_ino != st->st_ino)
+		if (!isdigit((unsigned char)*entry->d_name) || stat(path, &other) < 0 ||
+		    other.st_dev != st->st_dev || other.st_ino != st->st_ino)
 			continue;
 		snprintf(path, sizeof(path), "/proc/%.16s/fdinfo/%.16s", pid, entry->d_name);
 		found = descriptor_locks(path);
@@ -90,7 +90,9 @@ out:
 
 static int lock_set(int fd, int other_fd, short type)
 {
-	struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_len = other_fd >= 0 ? OTHER_AT : 0 };
+	struct flock lock = { .l_type = type,
+			      .l_whence = SEEK_SET,
+			      .l_len = other_fd >= 0 ? OTHER_AT : 0 };
 	struct flock other = { .l_type = type, .l_whence = SEEK_SET, .l_start = OTHER_AT };
 
 	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
@@ -109,9 +111,12 @@ int lock_take(int fd, int other_fd, const char *path, bool shared, struct err *e
 	if (r == -EAGAIN || r == -EACCES) {
 		holder_find(holder, sizeof(holder), fd);
 		return err_set(err, -EBUSY, "%s has it locked%s", holder,
-			       shared ? ", and may write to it" : ": two machines that write to one disk destroy it");
+			       shared ? ", and may write to it" :
+					": two machines that write to one disk destroy it");
 	}
-	log_warn("disk %s: it cannot be locked (%s): nothing keeps another machine from writing to it", path, strerror(-r));
+	log_warn(
+		"disk %s: it cannot be locked (%s): nothing keeps another machine from writing to it",
+		path, strerror(-r));
 	return 0;
 }
 

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The lock on a disk's file: one writer, or any number of readers, on this host and, where the file system carries locks, on others.
+ * The lock on a disk's file: one writer, or any number of readers, on this host
+ * and, where the file system carries locks, on others.
  *
- * It is an open file description's (F_OFD_SETLK), on all of the file: it goes with the descriptor, whatever else the process closes. QEMU
- * locks single bytes of an image in the same way, so that the two keep out of each other's images.
+ * It is an open file description's (F_OFD_SETLK), on all of the file: it goes
+ * with the descriptor, whatever else the process closes. QEMU locks single
+ * bytes of an image in the same way, so that the two keep out of each other's
+ * images.
  *
- * A request that is under way when its process ends goes on in the kernel, and keeps the open file
- * description that it goes by, with its lock. So where there are two of them each has a part of the
- * lock, and nobody else has the file before the last such request has ended.
+ * A request that is under way when its process ends goes on in the kernel, and
+ * keeps the open file description that it goes by, with its lock. So where
+ * there are two of them each has a part of the lock, and nobody else has the
+ * file before the last such request has ended.
  */
 #ifndef POSTERN_DEVICE_DISK_LOCK_H
 #define POSTERN_DEVICE_DISK_LOCK_H

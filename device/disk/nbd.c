@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * nbd.c - a disk behind an NBD server, by libnbd's asynchronous interface on the main loop.
+ * nbd.c - a disk behind an NBD server, by libnbd's asynchronous interface on
+ * the main loop.
  *
  *   nbd_link.c    the connection: made, watched, lost, made again
  *   nbd_job.c     which job is sent when; what its end means, and the connection's
@@ -10,7 +11,8 @@
  *   nbd_kept.c    what the server has acknowledged and may still lose
  *   nbd_lib.c     libnbd itself
  *
- * Jobs wait for a server that has gone for as long as the disk's reconnect says, and fail with -EIO from then until it is back.
+ * Jobs wait for a server that has gone for as long as the disk's reconnect
+ * says, and fail with -EIO from then until it is back.
  */
 #include "device/disk/nbd.h"
 
@@ -116,8 +118,10 @@ static void nbd_disk_close(struct disk *disk)
 		nbd_link_close(nbd, !disk->jobs);
 	nbd_disk_doubt(disk, &doubt);
 	if (doubt.ms)
-		log_warn("disk %s: its server may do for %lld s more what it was asked and has not answered: let nobody else "
-			 "write to it before", nbd->path, (long long)doubt.ms / 1000 + 1);
+		log_warn(
+			"disk %s: its server may do for %lld s more what it was asked and has not answered: let nobody else "
+			"write to it before",
+			nbd->path, (long long)doubt.ms / 1000 + 1);
 	/* Nobody writes to their memory any more. */
 	nbd_jobs_fail(nbd, -ECANCELED);
 	nbd_kept_flushed(&nbd->kept, UINT64_MAX);
@@ -169,7 +173,10 @@ int nbd_open_at(struct disk **out, const struct disk_config *config, const struc
 		origin->free(origin->arg);
 		return err_set(err, -ENOMEM, "no memory for a disk");
 	}
-	nbd->disk = (struct disk){ .ops = &nbd_ops, .env = *env, .readonly = config->readonly, .bytes = origin->bytes };
+	nbd->disk = (struct disk){ .ops = &nbd_ops,
+				   .env = *env,
+				   .readonly = config->readonly,
+				   .bytes = origin->bytes };
 	nbd->origin = *origin;
 	r = set_up(nbd, config, err);
 	if (!r && !(origin->ours && env->elsewhere)) {

@@ -4,7 +4,8 @@
 
 #include <stddef.h>
 
-void nbd_doubt_add(struct nbd_doubts *doubts, uint64_t at, uint64_t len, const void *owner, int64_t end_ns)
+void nbd_doubt_add(struct nbd_doubts *doubts, uint64_t at, uint64_t len, const void *owner,
+		   int64_t end_ns)
 {
 	if (doubts->n == NBD_DOUBTS_MAX) {
 		doubts->doubt[0] = (struct nbd_doubt){ .len = UINT64_MAX, .end_ns = end_ns };
@@ -21,7 +22,10 @@ bool nbd_doubt_allows(const struct nbd_doubts *doubts, uint64_t at, uint64_t len
 	for (i = 0; i < doubts->n; i++) {
 		const struct nbd_doubt *doubt = &doubts->doubt[i];
 
-		/* Neither end overflows: one of the disk is far below 2^64, and UINT64_MAX begins at 0. */
+		/*
+		 * Neither end overflows: one of the disk is far below 2^64, and
+		 * UINT64_MAX begins at 0.
+		 */
 		if (doubt->owner != asker && at < doubt->at + doubt->len && doubt->at < at + len)
 			return false;
 	}

@@ -37,10 +37,15 @@ struct nbd_doubts {
 	struct nbd_doubt doubt[NBD_DOUBTS_MAX];
 };
 
-/* Until end_ns, which never lies before that of one added earlier. More than fit make all of the disk doubtful. */
-void nbd_doubt_add(struct nbd_doubts *doubts, uint64_t at, uint64_t len, const void *owner, int64_t end_ns);
+/*
+ * Until end_ns, which never lies before that of one added earlier. More than
+ * fit make all of the disk doubtful.
+ */
+void nbd_doubt_add(struct nbd_doubts *doubts, uint64_t at, uint64_t len, const void *owner,
+		   int64_t end_ns);
 /* May `asker` change these bytes? */
-bool nbd_doubt_allows(const struct nbd_doubts *doubts, uint64_t at, uint64_t len, const void *asker);
+bool nbd_doubt_allows(const struct nbd_doubts *doubts, uint64_t at, uint64_t len,
+		      const void *asker);
 /* The owner has ended. */
 void nbd_doubt_disown(struct nbd_doubts *doubts, const void *owner);
 /* Those whose time has come are none any more. */

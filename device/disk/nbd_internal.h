@@ -89,9 +89,15 @@ static inline bool nbd_changes(enum disk_op op)
 
 /* The whole blocks around a job: what changing it may touch. */
 void nbd_wire_range(const struct nbd *nbd, const struct disk_job *job, uint64_t *at, uint64_t *len);
-/* Sends the next part of a job. 0, or -1: libnbd does not take it. 1: there is nothing to send, it is done. */
+/*
+ * Sends the next part of a job. 0, or -1: libnbd does not take it. 1: there is
+ * nothing to send, it is done.
+ */
 int nbd_part_send(struct nbd *nbd, struct nbd_part *part);
-/* It was answered without an error. 0: it has another request to make, -1: which libnbd does not take; 1: it is done. */
+/*
+ * It was answered without an error. 0: it has another request to make, -1:
+ * which libnbd does not take; 1: it is done.
+ */
 int nbd_part_answered(struct nbd *nbd, struct nbd_part *part);
 void nbd_part_free(struct nbd_part *part);
 
@@ -117,7 +123,10 @@ unsigned int nbd_jobs_held(const struct nbd *nbd);
 
 /* ---- nbd_link.c ---- */
 
-/* The connection ends, or the attempt at one. in_order: the server is told; else nothing more is sent. */
+/*
+ * The connection ends, or the attempt at one. in_order: the server is told;
+ * else nothing more is sent.
+ */
 void nbd_link_close(struct nbd *nbd, bool in_order);
 bool nbd_link_is_over(const struct nbd *nbd);
 /* After each call that may have ended it, before the next one: why, if libnbd has given it up. */

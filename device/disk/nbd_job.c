@@ -43,7 +43,8 @@ static void list_append(struct nbd_jobs *jobs, struct disk_job *job)
 /* Will a copy of it be kept? */
 static bool is_kept(const struct nbd *nbd, const struct disk_job *job)
 {
-	return nbd->flushes && !job->own && !job->stable && (job->op == DISK_WRITE || job->op == DISK_ZERO);
+	return nbd->flushes && !job->own && !job->stable &&
+	       (job->op == DISK_WRITE || job->op == DISK_ZERO);
 }
 
 static uint64_t kept_bytes(const struct disk_job *job)
@@ -51,7 +52,10 @@ static uint64_t kept_bytes(const struct disk_job *job)
 	return job->op == DISK_WRITE ? job->len : 0;
 }
 
-/* In their order: one that needs much is not to wait for as long as others that need little come. */
+/*
+ * In their order: one that needs much is not to wait for as long as others that
+ * need little come.
+ */
 static bool has_room(struct nbd *nbd, const struct disk_job *job)
 {
 	uint64_t used = nbd->kept.bytes + nbd->reserved;
@@ -63,7 +67,8 @@ static bool has_room(struct nbd *nbd, const struct disk_job *job)
 }
 
 /* Does none before it in the list change the same? */
-static bool is_first(const struct nbd *nbd, const struct nbd_jobs *jobs, const struct disk_job *job, uint64_t at, uint64_t len)
+static bool is_first(const struct nbd *nbd, const struct nbd_jobs *jobs, const struct disk_job *job,
+		     uint64_t at, uint64_t len)
 {
 	const struct disk_job *other;
 	uint64_t other_at, other_len;
@@ -170,7 +175,8 @@ static bool list_send(struct nbd *nbd, const struct nbd_jobs *jobs, bool *ended)
 
 /* ---- jobs of our own ---- */
 
-static struct own_job *own_new(struct nbd *nbd, enum disk_op op, void (*done)(struct disk_job *, int))
+static struct own_job *own_new(struct nbd *nbd, enum disk_op op,
+			       void (*done)(struct disk_job *, int))
 {
 	struct own_job *own = calloc(1, sizeof(*own));
 
@@ -188,7 +194,9 @@ static struct own_job *own_new(struct nbd *nbd, enum disk_op op, void (*done)(st
 static void broken(struct nbd *nbd, const char *why)
 {
 	if (!nbd->broken)
-		log_error("disk %s: what the guest wrote and had not flushed is lost (%s): its next flush fails", nbd->path, why);
+		log_error(
+			"disk %s: what the guest wrote and had not flushed is lost (%s): its next flush fails",
+			nbd->path, why);
 	nbd->broken = true;
 	nbd->unkept = 0;
 }
@@ -243,7 +251,10 @@ static void nbd_job_on_own_flush(struct disk_job *job, int result)
 
 static void pressure_look(struct nbd *nbd)
 {
-	/* A large job may want more than half, and nothing else be under way that would make it more. */
+	/*
+	 * A large job may want more than half, and nothing else be under way
+	 * that would make it more.
+	 */
 	bool cramped = nbd->cramped && !nbd->reserved;
 
 	if (!nbd->flushing && (cramped || nbd->kept.bytes > KEPT_BYTES / 2))
@@ -311,7 +322,10 @@ static void job_end(struct nbd *nbd, struct disk_job *job, int result)
 	disk_done(&nbd->disk, job, result);
 }
 
-/* Those that have ended, or all with this result. Out of the list first: whoever is told may add others. */
+/*
+ * Those that have ended, or all with this result. Out of the list first:
+ * whoever is told may add others.
+ */
 static void list_end(struct nbd *nbd, struct nbd_jobs *jobs, bool all, int result)
 {
 	struct disk_job **at = &jobs->first, *job, *ended = NULL, **last = &ended;
@@ -346,7 +360,8 @@ void nbd_jobs_fail(struct nbd *nbd, int result)
  */
 static void job_sync(const struct nbd *nbd, struct disk_job *job)
 {
-	if (!job->stable || job->syncing || !job_ended(job) || job->error || nbd->fua || !nbd->flushes)
+	if (!job->stable || job->syncing || !job_ended(job) || job->error || nbd->fua ||
+	    !nbd->flushes)
 		return;
 	job->syncing = true;
 	job->sent = false;
@@ -460,7 +475,8 @@ void nbd_jobs_again(struct nbd *nbd)
 {
 	nbd->again = nbd->kept.first;
 	if (nbd->kept.bytes)
-		log_info("disk %s: %zu KiB that are not flushed are written again", nbd->path, nbd->kept.bytes >> 10);
+		log_info("disk %s: %zu KiB that are not flushed are written again", nbd->path,
+			 nbd->kept.bytes >> 10);
 }
 
 void nbd_doubt_look(struct nbd *nbd)

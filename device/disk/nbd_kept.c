@@ -46,7 +46,8 @@ static int put_in(struct nbd_kept *kept, struct nbd_kept_range *range, struct nb
 }
 
 /* Takes up memory; nothing is in it yet. */
-static struct nbd_kept_range *range_new(struct nbd_kept *kept, uint64_t at, uint64_t len, bool data, uint64_t sequence)
+static struct nbd_kept_range *range_new(struct nbd_kept *kept, uint64_t at, uint64_t len, bool data,
+					uint64_t sequence)
 {
 	struct nbd_kept_range *range = malloc(sizeof(*range));
 
@@ -63,8 +64,8 @@ static struct nbd_kept_range *range_new(struct nbd_kept *kept, uint64_t at, uint
 }
 
 /* [from, to) of a range that is about to go stays, in its place. */
-static int piece_stays(struct nbd_kept *kept, const struct nbd_kept_range *of, uint64_t from, uint64_t to,
-		       struct nbd_kept_range *prev)
+static int piece_stays(struct nbd_kept *kept, const struct nbd_kept_range *of, uint64_t from,
+		       uint64_t to, struct nbd_kept_range *prev)
 {
 	struct nbd_kept_range *piece;
 
@@ -117,7 +118,8 @@ static void gather(uint8_t *to, uint64_t len, const struct iovec **iov, size_t *
 	}
 }
 
-int nbd_kept_put(struct nbd_kept *kept, uint64_t at, uint64_t len, const struct iovec *iov, uint64_t sequence)
+int nbd_kept_put(struct nbd_kept *kept, uint64_t at, uint64_t len, const struct iovec *iov,
+		 uint64_t sequence)
 {
 	struct nbd_kept_range *range;
 	int r = cut(kept, at, len);

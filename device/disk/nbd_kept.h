@@ -35,7 +35,8 @@ struct nbd_kept {
  * `sequence`, not below that of an earlier one. -ENOMEM: not all of them are kept, nor is what they
  * replaced.
  */
-int nbd_kept_put(struct nbd_kept *kept, uint64_t at, uint64_t len, const struct iovec *iov, uint64_t sequence);
+int nbd_kept_put(struct nbd_kept *kept, uint64_t at, uint64_t len, const struct iovec *iov,
+		 uint64_t sequence);
 /* What is there now needs no keeping. -ENOMEM: some of what was beside it is not kept any more. */
 int nbd_kept_cut(struct nbd_kept *kept, uint64_t at, uint64_t len);
 /* All up to number `sequence` is stable. */

@@ -3,15 +3,17 @@
 /*
  * nbd_link.c - the connection to the server, on the main loop.
  *
- *   away --the timer: connect--> connecting --the handshake is done, the export is the one we know--> ready
+ *   away --the timer: connect--> connecting --the handshake is done, the export
+ *   is the one we know--> ready
  *    ^                              |                                                                  |
  *    +------- dead, or too slow ----+------------------- the connection ends --------------------------+
  *
- * What is said here of the loop, nbd_wait.c says where it does not turn; nbd_export.c
- * knows the export, nbd_timers.c what comes later.
+ * What is said here of the loop, nbd_wait.c says where it does not turn;
+ * nbd_export.c knows the export, nbd_timers.c what comes later.
  *
- * One that is lost is aborted: what our kernel has of it and has not sent yet is not to reach the
- * server after the next connection was made. What has reached it is nbd_doubt.h's matter.
+ * One that is lost is aborted: what our kernel has of it and has not sent yet
+ * is not to reach the server after the next connection was made. What has
+ * reached it is nbd_doubt.h's matter.
  */
 #include <errno.h>
 #include <stdio.h>

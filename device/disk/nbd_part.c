@@ -21,7 +21,8 @@
 #define RUN_BYTES (UINT64_C(64) << 10)
 #define ZEROS_BYTES 65536
 
-_Static_assert(BUFFER_BYTES % NBD_BLOCK_MAX == 0 && ZEROS_BYTES % NBD_BLOCK_MAX == 0, "whole blocks");
+_Static_assert(BUFFER_BYTES % NBD_BLOCK_MAX == 0 && ZEROS_BYTES % NBD_BLOCK_MAX == 0,
+	       "whole blocks");
 
 static const uint8_t zeros[ZEROS_BYTES];
 
@@ -77,7 +78,10 @@ static uint8_t *buffer_new(struct nbd_part *part)
 	return part->buffer;
 }
 
-/* What the next part of a job that moves data is: its lengths, and where it is sent from; NULL: no memory. */
+/*
+ * What the next part of a job that moves data is: its lengths, and where it is
+ * sent from; NULL: no memory.
+ */
 static uint8_t *data_place(const struct nbd *nbd, struct nbd_part *part)
 {
 	uint64_t left = part->job->len - part->at, start = part->job->offset + part->at;
@@ -94,7 +98,10 @@ static uint8_t *data_place(const struct nbd *nbd, struct nbd_part *part)
 	}
 	n = least(BUFFER_BYTES, nbd->most);
 	part->len = least(left, n - lead);
-	/* A write has no edge here: but for a whole number of blocks there is an edge of its own. */
+	/*
+	 * A write has no edge here: but for a whole number of blocks there is
+	 * an edge of its own.
+	 */
 	if (part->job->op == DISK_WRITE)
 		part->len -= part->len % nbd->block;
 	part->wire_len = (lead + part->len + nbd->block - 1) / nbd->block * nbd->block;
@@ -147,7 +154,10 @@ static int edge_read(struct nbd *nbd, struct nbd_part *part)
 	part->wire_len = nbd->block;
 	if (!buffer_new(part))
 		return no_memory(part->job);
-	return nbd->lib.nbd_aio_pread(nbd->h, part->buffer, part->wire_len, part->wire_at, completion(part), 0) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_pread(nbd->h, part->buffer, part->wire_len, part->wire_at,
+				      completion(part), 0) < 0 ?
+		       -1 :
+		       0;
 }
 
 static int edge_write(struct nbd *nbd, struct nbd_part *part)
@@ -158,8 +168,10 @@ static int edge_write(struct nbd *nbd, struct nbd_part *part)
 		nbd_part_copy(part, false);
 	else
 		memset(part->buffer + (part->job->offset + part->at - part->wire_at), 0, part->len);
-	return nbd->lib.nbd_aio_pwrite(nbd->h, part->buffer, part->wire_len, part->wire_at, completion(part),
-				   flags_of(nbd, part->job)) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_pwrite(nbd->h, part->buffer, part->wire_len, part->wire_at,
+				       completion(part), flags_of(nbd, part->job)) < 0 ?
+		       -1 :
+		       0;
 }
 
 static int data_send(struct nbd *nbd, struct nbd_part *part)
@@ -170,10 +182,11 @@ static int data_send(struct nbd *nbd, struct nbd_part *part)
 	if (!place)
 		return no_memory(part->job);
 	if (part->job->op == DISK_READ)
-		r = nbd->lib.nbd_aio_pread(nbd->h, place, part->wire_len, part->wire_at, completion(part), 0);
+		r = nbd->lib.nbd_aio_pread(nbd->h, place, part->wire_len, part->wire_at,
+					   completion(part), 0);
 	else
-		r = nbd->lib.nbd_aio_pwrite(nbd->h, place, part->wire_len, part->wire_at, completion(part),
-					flags_of(nbd, part->job));
+		r = nbd->lib.nbd_aio_pwrite(nbd->h, place, part->wire_len, part->wire_at,
+					    completion(part), flags_of(nbd, part->job));
 	return r < 0 ? -1 : 0;
 }
 
@@ -195,7 +208,10 @@ static int discard_send(struct nbd *nbd, struct nbd_part *part)
 		return 1;
 	part->wire_at = from;
 	part->wire_len = end - from;
-	return nbd->lib.nbd_aio_trim(nbd->h, part->wire_len, part->wire_at, completion(part), flags_of(nbd, part->job)) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_trim(nbd->h, part->wire_len, part->wire_at, completion(part),
+				     flags_of(nbd, part->job)) < 0 ?
+		       -1 :
+		       0;
 }
 
 static int zero_send(struct nbd *nbd, struct nbd_part *part)
@@ -207,10 +223,16 @@ static int zero_send(struct nbd *nbd, struct nbd_part *part)
 	if (nbd->lib.nbd_can_zero(nbd->h) > 0) {
 		part->wire_len = part->len;
 		flags |= part->job->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
-		return nbd->lib.nbd_aio_zero(nbd->h, part->wire_len, part->wire_at, completion(part), flags) < 0 ? -1 : 0;
+		return nbd->lib.nbd_aio_zero(nbd->h, part->wire_len, part->wire_at,
+					     completion(part), flags) < 0 ?
+			       -1 :
+			       0;
 	}
 	part->len = part->wire_len = least(least(part->len, ZEROS_BYTES), nbd->most);
-	return nbd->lib.nbd_aio_pwrite(nbd->h, zeros, part->wire_len, part->wire_at, completion(part), flags) < 0 ? -1 : 0;
+	return nbd->lib.nbd_aio_pwrite(nbd->h, zeros, part->wire_len, part->wire_at,
+				       completion(part), flags) < 0 ?
+		       -1 :
+		       0;
 }
 
 int nbd_part_send(struct nbd *nbd, struct nbd_part *part)

@@ -113,7 +113,8 @@ int nbd_link_first(struct nbd *nbd, struct err *err)
 		nbd->origin.lost(nbd->origin.arg, why, sizeof(why));
 		if (r == -EINTR)
 			return r;
-	} while (reached && nbd->origin.addresses && ++tried < nbd->origin.addresses(nbd->origin.arg));
+	} while (reached && nbd->origin.addresses &&
+		 ++tried < nbd->origin.addresses(nbd->origin.arg));
 	return err_set(err, r, "%s", why);
 }
 

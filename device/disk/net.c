@@ -3,8 +3,9 @@
 /*
  * net.c - NBD by URI: sockets for nbd.c, to a host or to a unix socket.
  *
- * A host's name is looked up for each connection (base/dial.h): the server may have moved. When it cannot be, the addresses that it had do.
- * A peer whose link is cut says nothing: TCP itself is told to find out.
+ * A host's name is looked up for each connection (base/dial.h): the server may
+ * have moved. When it cannot be, the addresses that it had do. A peer whose
+ * link is cut says nothing: TCP itself is told to find out.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -34,7 +35,8 @@ struct net {
 
 static void socket_set_up(int fd)
 {
-	const int on = 1, idle = KEEPALIVE_S, probes = KEEPALIVE_PROBES, unacknowledged = UNACKNOWLEDGED_MS;
+	const int on = 1, idle = KEEPALIVE_S, probes = KEEPALIVE_PROBES,
+		  unacknowledged = UNACKNOWLEDGED_MS;
 
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
@@ -111,19 +113,25 @@ static void disk_net_free(void *arg)
 /* The port was checked, the path fits. */
 static void address_take(struct net *net)
 {
-	_Static_assert(sizeof(net->address.host) >= sizeof(net->nbd.host), "one fits into the other");
+	_Static_assert(sizeof(net->address.host) >= sizeof(net->nbd.host),
+		       "one fits into the other");
 	_Static_assert(sizeof(net->address.path) >= sizeof(net->nbd.socket), "... so does this");
 	net->address.type = *net->nbd.host ? ADDRESS_TCP : ADDRESS_UNIX;
 	strcpy(net->address.host, net->nbd.host);
 	/* Without leading zeros. */
-	snprintf(net->address.port, sizeof(net->address.port), "%hu", (unsigned short)atoi(net->nbd.port));
+	snprintf(net->address.port, sizeof(net->address.port), "%hu",
+		 (unsigned short)atoi(net->nbd.port));
 	strcpy(net->address.path, net->nbd.socket);
 }
 
-int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
+int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	     struct err *err)
 {
 	struct net *net = calloc(1, sizeof(*net));
-	struct nbd_origin origin = { .connect = net_connect, .lost = net_lost, .free = disk_net_free, .arg = net };
+	struct nbd_origin origin = { .connect = net_connect,
+				     .lost = net_lost,
+				     .free = disk_net_free,
+				     .arg = net };
 	int r;
 
 	if (!net)

@@ -9,11 +9,14 @@
 
 static int missing(struct err *err)
 {
-	return err_set(err, -ENOSYS, "this postern was built without libnbd, which NBD and qcow2 need: apt install libnbd-dev, "
-		       "and build it again");
+	return err_set(
+		err, -ENOSYS,
+		"this postern was built without libnbd, which NBD and qcow2 need: apt install libnbd-dev, "
+		"and build it again");
 }
 
-int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
+int nbd_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	     struct err *err)
 {
 	(void)out;
 	(void)config;
@@ -21,7 +24,8 @@ int nbd_open(struct disk **out, const struct disk_config *config, const struct d
 	return missing(err);
 }
 
-int qcow2_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
+int qcow2_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	       struct err *err)
 {
 	(void)out;
 	(void)config;

@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * qcow2.c - a qcow2 image, by a qemu-nbd of our own: it alone reads the format, which is a hostile one, in a process of its own that can
- * reach no file but the image's (base/helper.h). Which those are is what the user says; they are opened here (qcow2_image.h), and it opens
- * them again by their descriptors. It is told of nothing that a header names.
+ * qcow2.c - a qcow2 image, by a qemu-nbd of our own: it alone reads the format,
+ * which is a hostile one, in a process of its own that can reach no file but
+ * the image's (base/helper.h). Which those are is what the user says; they are
+ * opened here (qcow2_image.h), and it opens them again by their descriptors. It
+ * is told of nothing that a header names.
  *
- * The socket is made here, in a directory that nobody else can enter, and both are removed as soon as we are connected, which is before
- * qemu-nbd runs: it is handed the listening socket (systemd's protocol, LISTEN_FDS), and finds us waiting. So there is no moment at which
- * another could connect, and nothing is left behind. qemu-nbd ends when its one client goes, and with SIGTERM when we die.
+ * The socket is made here, in a directory that nobody else can enter, and both
+ * are removed as soon as we are connected, which is before qemu-nbd runs: it is
+ * handed the listening socket (systemd's protocol, LISTEN_FDS), and finds us
+ * waiting. So there is no moment at which another could connect, and nothing is
+ * left behind. qemu-nbd ends when its one client goes, and with SIGTERM when we
+ * die.
  *
- * qemu-nbd locks the image, and keeps what it has read of its tables. So on the destination of a migration it is started only when the
- * machine is about to run; the size that the guest's configuration needs before that is read from the image's header here.
+ * qemu-nbd locks the image, and keeps what it has read of its tables. So on the
+ * destination of a migration it is started only when the machine is about to
+ * run; the size that the guest's configuration needs before that is read from
+ * the image's header here.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -103,10 +110,13 @@ static bool words_read(struct qcow2 *q, char *to, size_t room)
 	return *to;
 }
 
-static int child_start(struct qcow2 *q, const struct qcow2_image *image, int listener, struct err *err)
+static int child_start(struct qcow2 *q, const struct qcow2_image *image, int listener,
+		       struct err *err)
 {
 	/* io_uring where it works; the kernel's older interface needs direct I/O. */
-	const char *aio = q->uring ? "--aio=io_uring" : image->direct ? "--aio=native" : "--aio=threads";
+	const char *aio = q->uring	? "--aio=io_uring" :
+			  image->direct ? "--aio=native" :
+					  "--aio=threads";
 	char json[QCOW2_JSON_BYTES];
 	const char *words[ARGUMENTS_MAX] = {
 		PROGRAM, image->direct ? "--cache=none" : "--cache=writeback", aio, "--discard=unmap", "--shared=1",
@@ -134,8 +144,9 @@ static int child_start(struct qcow2 *q, const struct qcow2_image *image, int lis
 	if (r < 0)
 		return r == -ENOENT ? err_prefix(err, r, "qcow2") : r;
 	if (!helper_is_confined(q->child) && !q->unconfined_reported)
-		log_warn("disk %s: its %s can open other files: there is neither Landlock nor a namespace for it here", q->config.path,
-			 PROGRAM);
+		log_warn(
+			"disk %s: its %s can open other files: there is neither Landlock nor a namespace for it here",
+			q->config.path, PROGRAM);
 	q->unconfined_reported = true;
 	return 0;
 }
@@ -158,7 +169,8 @@ static int sockets_new(int *listener, int *client, struct err *err)
 	snprintf(at.sun_path, sizeof(at.sun_path), "%s/socket", dir);
 	*listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	*client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (*listener < 0 || *client < 0 || bind(*listener, (struct sockaddr *)&at, sizeof(at)) < 0 || listen(*listener, 1) < 0 ||
+	if (*listener < 0 || *client < 0 ||
+	    bind(*listener, (struct sockaddr *)&at, sizeof(at)) < 0 || listen(*listener, 1) < 0 ||
 	    connect(*client, (struct sockaddr *)&at, sizeof(at)) < 0)
 		r = err_errno(err, -errno, "the socket to %s", PROGRAM);
 	unlink(at.sun_path);
@@ -174,7 +186,10 @@ static int sockets_new(int *listener, int *client, struct err *err)
 
 /* ---- for nbd.c ---- */
 
-/* Not before the last one has gone, with all that it was asked to do: it could undo what the next one does, and has the image locked. */
+/*
+ * Not before the last one has gone, with all that it was asked to do: it could
+ * undo what the next one does, and has the image locked.
+ */
 static int qcow2_connect(void *arg, int *wait, struct err *err)
 {
 	struct qcow2 *q = arg;
@@ -209,7 +224,10 @@ static void qcow2_lost(void *arg, char *why, size_t room)
 	child_end(q);
 }
 
-/* For who lets another machine have the image: all is flushed. Half of the time to end by itself, half to be killed. */
+/*
+ * For who lets another machine have the image: all is flushed. Half of the time
+ * to end by itself, half to be killed.
+ */
 static void qcow2_end(void *arg)
 {
 	struct qcow2 *q = arg;
@@ -220,8 +238,9 @@ static void qcow2_end(void *arg)
 	helper_kill(q->child);
 	/* The kernel does something for it that takes so long. The image stays locked meanwhile. */
 	if (!helper_wait(q->child, END_PATIENCE_NS))
-		log_error("disk %s: its %s does not end, though killed: let nobody else write to the image before it has",
-			  q->config.path, PROGRAM);
+		log_error(
+			"disk %s: its %s does not end, though killed: let nobody else write to the image before it has",
+			q->config.path, PROGRAM);
 }
 
 static void qcow2_free(void *arg)
@@ -254,7 +273,8 @@ static int config_copy(struct disk_config *to, const struct disk_config *from, s
 	return all && to->path ? 0 : err_set(err, -ENOMEM, "no memory for a disk");
 }
 
-int qcow2_open(struct disk **out, const struct disk_config *config, const struct disk_env *env, struct err *err)
+int qcow2_open(struct disk **out, const struct disk_config *config, const struct disk_env *env,
+	       struct err *err)
 {
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	struct nbd_origin origin = {

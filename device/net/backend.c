@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * backend.c - what all back ends share: frames to packets or to a stream and back, and the one frame that the far side has not taken.
+ * backend.c - what all back ends share: frames to packets or to a stream and
+ * back, and the one frame that the far side has not taken.
  */
 #include "device/net/backend.h"
 
@@ -32,7 +33,8 @@ int net_backend_init(struct net_backend *b, struct err *err)
 	return 0;
 }
 
-int net_backend_open(struct net_backend **out, struct loop *loop, const struct net_config *config, struct err *err)
+int net_backend_open(struct net_backend **out, struct loop *loop, const struct net_config *config,
+		     struct err *err)
 {
 	struct net_backend *b = calloc(1, sizeof(*b));
 	int r;
@@ -80,13 +82,17 @@ static int lose(struct net_backend *b, int r)
 		if (b->ops->gone)
 			b->ops->gone(b);
 		else
-			log_warn("%s is gone (%s): the guest's link is down", b->name, r ? strerror(-r) : "it has hung up");
+			log_warn("%s is gone (%s): the guest's link is down", b->name,
+				 r ? strerror(-r) : "it has hung up");
 	}
 	b->rest_len = b->rest_at = 0;
 	return -EPIPE;
 }
 
-/* Errors that stay. Others are of one frame (a tap that is down: EIO; what the kernel does not like: EINVAL). */
+/*
+ * Errors that stay. Others are of one frame (a tap that is down: EIO; what the
+ * kernel does not like: EINVAL).
+ */
 static bool is_final(ssize_t r)
 {
 	return r == -EPIPE || r == -ECONNRESET || r == -EBADFD || r == -EBADF || r == -ENOTCONN;
@@ -102,34 +108,41 @@ static void keep(struct net_backend *b, const struct iovec *iov, unsigned int n,
 	for (i = 0; i < n; i++) {
 		size_t skip = done < iov[i].iov_len ? done : iov[i].iov_len;
 
-		memcpy(b->rest + b->rest_len, (uint8_t *)iov[i].iov_base + skip, iov[i].iov_len - skip);
+		memcpy(b->rest + b->rest_len, (uint8_t *)iov[i].iov_base + skip,
+		       iov[i].iov_len - skip);
 		b->rest_len += iov[i].iov_len - skip;
 		done -= skip;
 	}
 }
 
 /*
- * Over a stream passt is the other end: see frame.h. The guest may still change its memory; so what was looked at is what is sent: `head`, of
- * room for it, takes the frame's first bytes' place. Returns the parts of it, in `to`, of room for one more than there are; 0: refused.
+ * Over a stream passt is the other end: see frame.h. The guest may still change
+ * its memory; so what was looked at is what is sent: `head`, of room for it,
+ * takes the frame's first bytes' place. Returns the parts of it, in `to`, of
+ * room for one more than there are; 0: refused.
  */
-static unsigned int stream_parts(struct iovec *to, uint8_t *head, uint32_t *length, const struct iovec *iov, unsigned int n)
+static unsigned int stream_parts(struct iovec *to, uint8_t *head, uint32_t *length,
+				 const struct iovec *iov, unsigned int n)
 {
 	size_t part, len = 0;
 	unsigned int i, parts = 2;
 
 	for (i = 0; i < n; i++) {
-		part = iov[i].iov_len < NET_FRAME_HEAD - len ? iov[i].iov_len : NET_FRAME_HEAD - len;
+		part = iov[i].iov_len < NET_FRAME_HEAD - len ? iov[i].iov_len :
+							       NET_FRAME_HEAD - len;
 		memcpy(head + len, iov[i].iov_base, part);
 		len += part;
 		if (part < iov[i].iov_len)
-			to[parts++] = (struct iovec){ (uint8_t *)iov[i].iov_base + part, iov[i].iov_len - part };
+			to[parts++] = (struct iovec){ (uint8_t *)iov[i].iov_base + part,
+						      iov[i].iov_len - part };
 	}
 	to[0] = (struct iovec){ length, sizeof(*length) };
 	to[1] = (struct iovec){ head, len };
 	return net_frame_is_loopbacks(head, len) ? 0 : parts;
 }
 
-int net_backend_send(struct net_backend *b, struct virtio_net_hdr_v1 *header, struct iovec *iov, unsigned int n, size_t len)
+int net_backend_send(struct net_backend *b, struct virtio_net_hdr_v1 *header, struct iovec *iov,
+		     unsigned int n, size_t len)
 {
 	struct iovec parts[NET_PARTS_MAX + 2];
 	uint8_t head[NET_FRAME_HEAD];
@@ -198,7 +211,8 @@ static ssize_t stream_frame(struct net_backend *b, uint8_t *to)
 		memcpy(&length, b->in + b->in_at, sizeof(length));
 		length = ntohl(length);
 		if (length > NET_FRAME_MAX) {
-			log_warn("%s: a frame of %u bytes, at most %u are possible", b->name, length, NET_FRAME_MAX);
+			log_warn("%s: a frame of %u bytes, at most %u are possible", b->name,
+				 length, NET_FRAME_MAX);
 			return lose(b, -EPROTO);
 		}
 		if (b->in_len - b->in_at < LENGTH_BYTES + length)
@@ -212,8 +226,9 @@ static ssize_t stream_frame(struct net_backend *b, uint8_t *to)
 }
 
 /*
- * -EAGAIN also where there may be more after READS_MAX reads that brought no frame, or only frames that are too short: fd says so again, and
- * the others have their turn meanwhile.
+ * -EAGAIN also where there may be more after READS_MAX reads that brought no
+ * frame, or only frames that are too short: fd says so again, and the others
+ * have their turn meanwhile.
  */
 static ssize_t backend_stream_receive(struct net_backend *b, uint8_t *to)
 {

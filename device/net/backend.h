@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Where a guest's frames go to and come from: a tap device, passt, or what a descriptor is. Nothing here waits.
+ * Where a guest's frames go to and come from: a tap device, passt, or what a
+ * descriptor is. Nothing here waits.
  *
- * A frame has a struct virtio_net_hdr_v1 in front; a back end that knows none (`header`) gives one of zeroes and ignores ours.
- * Where the far side does not take a frame, or, being a stream, only a part of it, the back end keeps the rest, of one frame, and
- * takes no other until net_backend_flush has brought that out: the caller polls `fd` for it. What has `gone` never comes back.
+ * A frame has a struct virtio_net_hdr_v1 in front; a back end that knows none
+ * (`header`) gives one of zeroes and ignores ours. Where the far side does not
+ * take a frame, or, being a stream, only a part of it, the back end keeps the
+ * rest, of one frame, and takes no other until net_backend_flush has brought
+ * that out: the caller polls `fd` for it. What has `gone` never comes back.
  *
  * Main thread, but for set_offloads: any, with the device's lock.
  */
@@ -39,7 +42,10 @@ struct helper;
 struct net_backend;
 
 struct net_backend_ops {
-	/* As writev and read, of whole frames or, with `stream`, of bytes. Negative errno; 0 of read: gone. */
+	/*
+	 * As writev and read, of whole frames or, with `stream`, of bytes.
+	 * Negative errno; 0 of read: gone.
+	 */
 	ssize_t (*write)(struct net_backend *b, const struct iovec *iov, unsigned int n);
 	ssize_t (*read)(struct net_backend *b, void *to, size_t room);
 	/* Each of these may be NULL. */
@@ -65,26 +71,37 @@ struct net_backend {
 };
 
 /*
- * Opens what config, with a MAC address, says; the error names it, and what helps. A passt of our own is waited for, until it works or has said
- * why it does not; a signal ends that (-EINTR). loop may be NULL: then one that ends is not reaped before net_backend_close.
+ * Opens what config, with a MAC address, says; the error names it, and what
+ * helps. A passt of our own is waited for, until it works or has said why it
+ * does not; a signal ends that (-EINTR). loop may be NULL: then one that ends
+ * is not reaped before net_backend_close.
  */
-int net_backend_open(struct net_backend **out, struct loop *loop, const struct net_config *config, struct err *err);
-/* For who fills one himself (fd -1 if it has none): its buffers. On an error too it is to be closed. */
+int net_backend_open(struct net_backend **out, struct loop *loop, const struct net_config *config,
+		     struct err *err);
+/*
+ * For who fills one himself (fd -1 if it has none): its buffers. On an error
+ * too it is to be closed.
+ */
 int net_backend_init(struct net_backend *b, struct err *err);
 /* Frees b, which is calloc's; NULL is allowed. */
 void net_backend_close(struct net_backend *b);
 
 /*
- * A frame of `len` bytes without its header: iov[1] to iov[n - 1]; iov[0] is the back end's to use. 0: it is on its way, or kept.
- * -EAGAIN: it was not taken, another one is kept. -EPIPE: gone. Another error: this frame is refused; -EACCES: over a stream, to the host's
- * loopback (frame.h).
+ * A frame of `len` bytes without its header: iov[1] to iov[n - 1]; iov[0] is
+ * the back end's to use. 0: it is on its way, or kept. -EAGAIN: it was not
+ * taken, another one is kept. -EPIPE: gone. Another error: this frame is
+ * refused; -EACCES: over a stream, to the host's loopback (frame.h).
  */
-int net_backend_send(struct net_backend *b, struct virtio_net_hdr_v1 *header, struct iovec *iov, unsigned int n, size_t len);
+int net_backend_send(struct net_backend *b, struct virtio_net_hdr_v1 *header, struct iovec *iov,
+		     unsigned int n, size_t len);
 /* Is a frame kept, so that no other is taken? */
 bool net_backend_is_blocked(const struct net_backend *b);
 /* fd is writable: what is kept goes out, as far as that goes. 0, -EAGAIN or -EPIPE. */
 int net_backend_flush(struct net_backend *b);
-/* A frame with its header, NET_HEADER_BYTES + NET_FRAME_MAX bytes at most; returns its length. -EAGAIN: none. -EPIPE: gone. */
+/*
+ * A frame with its header, NET_HEADER_BYTES + NET_FRAME_MAX bytes at most;
+ * returns its length. -EAGAIN: none. -EPIPE: gone.
+ */
 ssize_t net_backend_receive(struct net_backend *b, uint8_t *to);
 /* The far side has closed, and what it sent before is not wanted: it has gone. */
 void net_backend_hang_up(struct net_backend *b);
@@ -96,7 +113,8 @@ void net_backend_set_offloads(struct net_backend *b, unsigned int offloads);
 int net_tap_open(struct net_backend *b, const char *name, struct err *err);
 /* fd is a tap, or a socket of packets or of passt's stream. */
 int net_fd_open(struct net_backend *b, int fd, struct err *err);
-int net_passt_open(struct net_backend *b, struct loop *loop, const struct net_config *config, struct err *err);
+int net_passt_open(struct net_backend *b, struct loop *loop, const struct net_config *config,
+		   struct err *err);
 /* A connected stream socket. */
 int net_stream_open(struct net_backend *b, int fd, struct err *err);
 

@@ -24,7 +24,9 @@ bool net_mac_is_valid(const uint8_t mac[NET_MAC_BYTES])
 
 static int net_config_hex(char c)
 {
-	return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
+	return isdigit((unsigned char)c)  ? c - '0' :
+	       isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 :
+					    -1;
 }
 
 bool net_mac_parse(uint8_t mac[NET_MAC_BYTES], const char *text)
@@ -32,7 +34,8 @@ bool net_mac_parse(uint8_t mac[NET_MAC_BYTES], const char *text)
 	unsigned int i;
 
 	for (i = 0; i < NET_MAC_BYTES; i++, text += 3) {
-		if (net_config_hex(text[0]) < 0 || net_config_hex(text[1]) < 0 || text[2] != (i + 1 < NET_MAC_BYTES ? ':' : '\0'))
+		if (net_config_hex(text[0]) < 0 || net_config_hex(text[1]) < 0 ||
+		    text[2] != (i + 1 < NET_MAC_BYTES ? ':' : '\0'))
 			return false;
 		mac[i] = (uint8_t)(net_config_hex(text[0]) << 4 | net_config_hex(text[1]));
 	}
@@ -47,7 +50,8 @@ static uint64_t hash_text(uint64_t hash, const char *text)
 	return (hash ^ 0xff) * UINT64_C(0x100000001b3);
 }
 
-void net_mac_make(uint8_t mac[NET_MAC_BYTES], const char *machine, const char *text, unsigned int number)
+void net_mac_make(uint8_t mac[NET_MAC_BYTES], const char *machine, const char *text,
+		  unsigned int number)
 {
 	uint64_t hash = UINT64_C(0xcbf29ce484222325);
 	char host[HOST_NAME_MAX + 1] = "";
@@ -131,8 +135,9 @@ static bool forward_parse(struct net_forward *forward, const char *text)
 		return false;
 	forward->port = (uint16_t)strtoul(text, NULL, 10);
 	/* Of leading zeroes there could be any number. */
-	r = forward->any ? snprintf(forward->spec, sizeof(forward->spec), "%s", text)
-			 : snprintf(forward->spec, sizeof(forward->spec), "%.*s/%s", (int)len, address, text);
+	r = forward->any ? snprintf(forward->spec, sizeof(forward->spec), "%s", text) :
+			   snprintf(forward->spec, sizeof(forward->spec), "%.*s/%s", (int)len,
+				    address, text);
 	return (size_t)r < sizeof(forward->spec);
 }
 
@@ -145,16 +150,23 @@ static int own_word_parse(struct net_config *config, const char *word, struct er
 	}
 	if (!strncmp(word, "dns=", 4)) {
 		if (!is_address(word + 4, strlen(word + 4)))
-			return err_set(err, -EINVAL, "%s: an IPv4 or IPv6 address is allowed", word);
+			return err_set(err, -EINVAL, "%s: an IPv4 or IPv6 address is allowed",
+				       word);
 		if (is_loopback(word + 4))
-			return err_set(err, -EINVAL, "%s: that is the guest's own loopback to the guest: one that it can reach is needed", word);
+			return err_set(
+				err, -EINVAL,
+				"%s: that is the guest's own loopback to the guest: one that it can reach is needed",
+				word);
 		strcpy(config->dns, word + 4);
 		return 0;
 	}
 	if (config->forwards == NET_FORWARDS_MAX)
 		return err_set(err, -EINVAL, "%s: at most %d are allowed", word, NET_FORWARDS_MAX);
 	if (!forward_parse(&config->forward[config->forwards++], word + 8))
-		return err_set(err, -EINVAL, "%s: forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT] is allowed, ADDRESS * for every one", word);
+		return err_set(
+			err, -EINVAL,
+			"%s: forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT] is allowed, ADDRESS * for every one",
+			word);
 	return 0;
 }
 
@@ -163,10 +175,14 @@ static int word_parse(struct net_config *config, const char *word, struct err *e
 	if (!strncmp(word, "mac=", 4)) {
 		config->has_mac = true;
 		if (!net_mac_parse(config->mac, word + 4))
-			return err_set(err, -EINVAL, "%s: six bytes as in 02:00:00:00:00:01 are allowed, of no group", word);
+			return err_set(
+				err, -EINVAL,
+				"%s: six bytes as in 02:00:00:00:00:01 are allowed, of no group",
+				word);
 		return 0;
 	}
-	if (strncmp(word, "forward=", 8) && strncmp(word, "dns=", 4) && strcmp(word, "host-loopback"))
+	if (strncmp(word, "forward=", 8) && strncmp(word, "dns=", 4) &&
+	    strcmp(word, "host-loopback"))
 		return err_set(err, -EINVAL, "\"%s\": " ALLOWED, word);
 	if (config->type != NET_PASST || *config->where)
 		return err_set(err, -EINVAL, "%s: only with a passt that postern starts", word);

@@ -51,9 +51,10 @@ int net_config_parse(struct net_config *config, const char *text, struct err *er
 bool net_mac_parse(uint8_t mac[NET_MAC_BYTES], const char *text);
 bool net_mac_is_valid(const uint8_t mac[NET_MAC_BYTES]);
 /*
- * A locally administered address for the device of that number: always the same for a machine's name; without one, for this host
- * and this option's text.
+ * A locally administered address for the device of that number: always the same
+ * for a machine's name; without one, for this host and this option's text.
  */
-void net_mac_make(uint8_t mac[NET_MAC_BYTES], const char *machine, const char *text, unsigned int number);
+void net_mac_make(uint8_t mac[NET_MAC_BYTES], const char *machine, const char *text,
+		  unsigned int number);
 
 #endif

@@ -116,7 +116,8 @@ static void own_close(struct net_backend *b)
 }
 
 static const struct net_backend_ops own_ops = {
-	.write = passt_stream_write, .read = passt_stream_read, .gone = own_gone, .close = own_close,
+	.write = passt_stream_write, .read = passt_stream_read,
+	.gone = own_gone, .close = own_close,
 };
 
 /* From the loop. */

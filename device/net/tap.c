@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * tap.c - a tap device, by name or already open, and sockets that carry one frame a packet.
+ * tap.c - a tap device, by name or already open, and sockets that carry one
+ * frame a packet.
  *
- * With IFF_VNET_HDR the kernel takes checksums and segmentation off the guest, and hands it large frames if TUNSETOFFLOAD says that it
- * can take them.
+ * With IFF_VNET_HDR the kernel takes checksums and segmentation off the guest,
+ * and hands it large frames if TUNSETOFFLOAD says that it can take them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -53,9 +54,14 @@ static void tap_set_offloads(struct net_backend *b, unsigned int offloads)
 		offloads_set(b->fd, 0);
 }
 
-static const struct net_backend_ops tap_ops = { .write = tap_write, .read = tap_read, .set_offloads = tap_set_offloads };
+static const struct net_backend_ops tap_ops = { .write = tap_write,
+						.read = tap_read,
+						.set_offloads = tap_set_offloads };
 
-/* Is a tap that somebody has handed over in our network namespace? Others have interfaces of its name, too. */
+/*
+ * Is a tap that somebody has handed over in our network namespace? Others have
+ * interfaces of its name, too.
+ */
 static bool is_in_our_namespace(int fd)
 {
 	int there = ioctl(fd, TUNGETDEVNETNS);
@@ -64,7 +70,8 @@ static bool is_in_our_namespace(int fd)
 
 	if (there < 0)
 		return false;
-	same = !stat("/proc/self/ns/net", &ours) && !fstat(there, &its) && ours.st_dev == its.st_dev && ours.st_ino == its.st_ino;
+	same = !stat("/proc/self/ns/net", &ours) && !fstat(there, &its) &&
+	       ours.st_dev == its.st_dev && ours.st_ino == its.st_ino;
 	close(there);
 	return same;
 }
@@ -79,7 +86,8 @@ static unsigned int mtu_find(const char *name)
 	if (fd < 0)
 		return 0;
 	strncpy(ifr.ifr_name, name, IFNAMSIZ - 1);
-	if (ioctl(fd, SIOCGIFMTU, &ifr) == 0 && ifr.ifr_mtu >= NET_MTU_MIN && ifr.ifr_mtu <= NET_MTU_MAX)
+	if (ioctl(fd, SIOCGIFMTU, &ifr) == 0 && ifr.ifr_mtu >= NET_MTU_MIN &&
+	    ifr.ifr_mtu <= NET_MTU_MAX)
 		mtu = (unsigned int)ifr.ifr_mtu;
 	close(fd);
 	return mtu;
@@ -88,19 +96,26 @@ static unsigned int mtu_find(const char *name)
 /* fd is a tap device: finds out what it can do. */
 static int tap_init(struct net_backend *b, const struct ifreq *ifr, struct err *err)
 {
-	const unsigned int all = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 | NET_OFFLOAD_ECN;
+	const unsigned int all =
+		NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 | NET_OFFLOAD_ECN;
 	int size = NET_HEADER_BYTES, little = 1;
 
 	snprintf(b->name, sizeof(b->name), "tap %.*s", IFNAMSIZ, ifr->ifr_name);
 	b->ops = &tap_ops;
 	if (!(ifr->ifr_flags & IFF_TAP) || !(ifr->ifr_flags & IFF_NO_PI))
-		return err_set(err, -EINVAL, "%s: it is no tap, or one that puts packet information before frames", b->name);
+		return err_set(
+			err, -EINVAL,
+			"%s: it is no tap, or one that puts packet information before frames",
+			b->name);
 	b->header = ifr->ifr_flags & IFF_VNET_HDR;
 	if (!b->header)
 		return 0;
 	if (ioctl(b->fd, TUNSETVNETHDRSZ, &size) < 0)
 		return err_errno(err, -errno, "%s: header of %d bytes", b->name, size);
-	/* The guest's are little-endian, whatever the host is; hosts that are need not know how to ask. */
+	/*
+	 * The guest's are little-endian, whatever the host is; hosts that are
+	 * need not know how to ask.
+	 */
 	ioctl(b->fd, TUNSETVNETLE, &little);
 	if (offloads_set(b->fd, all) == 0)
 		b->offloads = all;
@@ -115,7 +130,9 @@ int net_tap_open(struct net_backend *b, const char *name, struct err *err)
 
 	/* A name that is not there would be made, and be nowhere connected. */
 	if (!if_nametoindex(name))
-		return err_set(err, -ENODEV, "tap %s: there is no such interface (ip tuntap add %s mode tap)", name, name);
+		return err_set(err, -ENODEV,
+			       "tap %s: there is no such interface (ip tuntap add %s mode tap)",
+			       name, name);
 	b->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (b->fd < 0)
 		return err_errno(err, -errno, "tap %s: /dev/net/tun", name);

@@ -48,7 +48,8 @@ void pci_function_add_bar(struct pci_function *fn, unsigned int bar, uint64_t si
 {
 	unsigned int at = PCI_BASE_ADDRESS_0 + bar * 4;
 
-	assert(bar + 1 < PCI_BARS && size >= 16 && size <= UINT64_C(2) << 30 && !(size & (size - 1)));
+	assert(bar + 1 < PCI_BARS && size >= 16 && size <= UINT64_C(2) << 30 &&
+	       !(size & (size - 1)));
 	fn->bar[bar].size = size;
 	put32(fn->config + at, PCI_BASE_ADDRESS_MEM_TYPE_64);
 	put32(fn->writable + at, ~(uint32_t)(size - 1));
@@ -56,8 +57,8 @@ void pci_function_add_bar(struct pci_function *fn, unsigned int bar, uint64_t si
 	memcpy(fn->initial, fn->config, sizeof(fn->initial));
 }
 
-unsigned int pci_function_add_capability(struct pci_function *fn, uint8_t id, const void *body, size_t len,
-					 const void *writable)
+unsigned int pci_function_add_capability(struct pci_function *fn, uint8_t id, const void *body,
+					 size_t len, const void *writable)
 {
 	unsigned int at = fn->end;
 
@@ -79,8 +80,8 @@ unsigned int pci_function_add_capability(struct pci_function *fn, uint8_t id, co
 	return at;
 }
 
-int pci_function_add_msix(struct pci_function *fn, const struct msi *msi, unsigned int vectors, unsigned int bar,
-			  uint64_t table, uint64_t pending, struct err *err)
+int pci_function_add_msix(struct pci_function *fn, const struct msi *msi, unsigned int vectors,
+			  unsigned int bar, uint64_t table, uint64_t pending, struct err *err)
 {
 	uint8_t body[MSIX_BODY_BYTES] = { 0 }, writable[MSIX_BODY_BYTES] = { 0 };
 	int r;
@@ -96,7 +97,8 @@ int pci_function_add_msix(struct pci_function *fn, const struct msi *msi, unsign
 	fn->msix_bar = bar;
 	fn->msix_table = table;
 	fn->msix_pending = pending;
-	fn->msix_at = pci_function_add_capability(fn, PCI_CAP_ID_MSIX, body, sizeof(body), writable);
+	fn->msix_at =
+		pci_function_add_capability(fn, PCI_CAP_ID_MSIX, body, sizeof(body), writable);
 	return 0;
 }
 
@@ -145,7 +147,8 @@ static void config_update(struct pci_function *fn)
 
 /* ---- the guest ---- */
 
-void pci_function_config_access(struct pci_function *fn, unsigned int offset, bool write, uint8_t *data, unsigned int size)
+void pci_function_config_access(struct pci_function *fn, unsigned int offset, bool write,
+				uint8_t *data, unsigned int size)
 {
 	unsigned int i;
 
@@ -178,8 +181,8 @@ static bool inside(uint64_t offset, unsigned int size, uint64_t base, uint64_t l
 	return offset >= base && offset - base < len && len - (offset - base) >= size;
 }
 
-void pci_function_bar_touch(struct pci_function *fn, unsigned int bar, uint64_t offset, bool write, uint8_t *data,
-			    unsigned int size)
+void pci_function_bar_touch(struct pci_function *fn, unsigned int bar, uint64_t offset, bool write,
+			    uint8_t *data, unsigned int size)
 {
 	struct msix *msix = &fn->msix;
 
@@ -190,14 +193,15 @@ void pci_function_bar_touch(struct pci_function *fn, unsigned int bar, uint64_t 
 	if (msix->vectors && bar == fn->msix_bar &&
 	    inside(offset, size, fn->msix_table, msix->vectors * MSIX_ENTRY_BYTES))
 		msix_table_access(msix, offset - fn->msix_table, write, data, size);
-	else if (msix->vectors && bar == fn->msix_bar && inside(offset, size, fn->msix_pending, sizeof(msix->pending)))
+	else if (msix->vectors && bar == fn->msix_bar &&
+		 inside(offset, size, fn->msix_pending, sizeof(msix->pending)))
 		msix_pending_access(msix, offset - fn->msix_pending, write, data, size);
 	else if (fn->ops->bar)
 		fn->ops->bar(fn->arg, bar, offset, write, data, size);
 }
 
-bool pci_function_bar_access(struct pci_function *fn, unsigned int i, uint64_t address, bool write, uint8_t *data,
-			     unsigned int size)
+bool pci_function_bar_access(struct pci_function *fn, unsigned int i, uint64_t address, bool write,
+			     uint8_t *data, unsigned int size)
 {
 	const struct pci_bar *bar = &fn->bar[i];
 	bool answers;
@@ -255,36 +259,41 @@ int pci_function_save(struct pci_function *fn, struct buf *out, struct err *err)
 	msg.pending = fn->msix.pending;
 	to = buf_reserve(out, postern__device__pci_function_state__get_packed_size(&msg));
 	if (!to)
-		return err_set(err, -ENOMEM, "no memory for the state of PCI function %s", fn->name);
+		return err_set(err, -ENOMEM, "no memory for the state of PCI function %s",
+			       fn->name);
 	out->len += postern__device__pci_function_state__pack(&msg, to);
 	return 0;
 }
 
-static int function_state_check(const struct pci_function *fn, const Postern__Device__PciFunctionState *msg, struct err *err)
+static int function_state_check(const struct pci_function *fn,
+				const Postern__Device__PciFunctionState *msg, struct err *err)
 {
 	size_t i;
 
 	if (msg->config.len != PCI_CONFIG_BYTES)
-		return err_set(err, -EINVAL, "%zu bytes of PCI configuration, %d are needed", msg->config.len,
-			       PCI_CONFIG_BYTES);
+		return err_set(err, -EINVAL, "%zu bytes of PCI configuration, %d are needed",
+			       msg->config.len, PCI_CONFIG_BYTES);
 	for (i = 0; i < PCI_CONFIG_BYTES; i++)
 		if ((msg->config.data[i] ^ fn->config[i]) & ~fn->writable[i])
 			return err_set(err, -EINVAL,
 				       "another PCI function: its configuration has 0x%02x at 0x%zx, this one's 0x%02x",
 				       msg->config.data[i], i, fn->config[i]);
 	if (msg->n_vectors != fn->msix.vectors)
-		return err_set(err, -EINVAL, "%zu MSI-X vectors, this function has %u", msg->n_vectors, fn->msix.vectors);
+		return err_set(err, -EINVAL, "%zu MSI-X vectors, this function has %u",
+			       msg->n_vectors, fn->msix.vectors);
 	if (fn->msix.vectors < MSIX_VECTORS_MAX && msg->pending >> fn->msix.vectors)
 		return err_set(err, -EINVAL, "an MSI-X vector is pending that there is not");
 	for (i = 0; i < msg->n_vectors; i++)
 		if (msg->vectors[i]->address & 3)
-			return err_set(err, -EINVAL, "the address of MSI-X vector %zu is not aligned", i);
+			return err_set(err, -EINVAL,
+				       "the address of MSI-X vector %zu is not aligned", i);
 	return 0;
 }
 
 int pci_function_load(struct pci_function *fn, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__PciFunctionState *msg = proto_unpack(&postern__device__pci_function_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	Postern__Device__PciFunctionState *msg = proto_unpack(
+		&postern__device__pci_function_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	size_t i;
 	int r;
 

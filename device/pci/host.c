@@ -98,7 +98,8 @@ static int home_find(struct pci_host *host, uint64_t size, uint64_t *home)
 	return -ENOSPC;
 }
 
-int pci_host_add(struct pci_host *host, struct pci_function *fn, unsigned int *slot, struct err *err)
+int pci_host_add(struct pci_host *host, struct pci_function *fn, unsigned int *slot,
+		 struct err *err)
 {
 	unsigned int i;
 
@@ -118,8 +119,8 @@ int pci_host_add(struct pci_host *host, struct pci_function *fn, unsigned int *s
 
 /* ---- configuration ---- */
 
-static void config_access(struct pci_host *host, unsigned int slot, unsigned int function, unsigned int offset, bool write,
-			  uint8_t *data, unsigned int size)
+static void config_access(struct pci_host *host, unsigned int slot, unsigned int function,
+			  unsigned int offset, bool write, uint8_t *data, unsigned int size)
 {
 	if (slot < host->slots && !function) {
 		pci_function_config_access(host->slot[slot], offset, write, data, size);
@@ -131,11 +132,16 @@ static void config_access(struct pci_host *host, unsigned int slot, unsigned int
 
 void pci_host_ecam_access(void *arg, uint64_t offset, bool write, uint8_t *data, unsigned int size)
 {
-	config_access(arg, offset >> 15 & 0x1f, offset >> 12 & 7, offset & 0xfff, write, data, size);
+	config_access(arg, offset >> 15 & 0x1f, offset >> 12 & 7, offset & 0xfff, write, data,
+		      size);
 }
 
-/* The address register takes whole words only (3.2.2.3.2): other accesses to it are for other devices. */
-static void address_access(struct pci_host *host, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+/*
+ * The address register takes whole words only (3.2.2.3.2): other accesses to it
+ * are for other devices.
+ */
+static void address_access(struct pci_host *host, uint64_t offset, bool write, uint8_t *data,
+			   unsigned int size)
 {
 	uint32_t value;
 
@@ -167,8 +173,8 @@ void pci_host_port_access(void *arg, uint64_t offset, bool write, uint8_t *data,
 	pthread_mutex_unlock(&host->lock);
 	/* There is no bus but 0. */
 	if (address & ADDRESS_ENABLE && !(address >> 16 & 0xff)) {
-		config_access(host, address >> 11 & 0x1f, address >> 8 & 7, (address & 0xfc) | (offset & 3), write, data,
-			      size);
+		config_access(host, address >> 11 & 0x1f, address >> 8 & 7,
+			      (address & 0xfc) | (offset & 3), write, data, size);
 		return;
 	}
 	if (!write)
@@ -218,7 +224,8 @@ void pci_host_unmap(struct pci_host *host, struct pci_function *fn, unsigned int
 	pthread_mutex_unlock(&host->lock);
 }
 
-void pci_host_window_access(void *arg, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+void pci_host_window_access(void *arg, uint64_t offset, bool write, uint8_t *data,
+			    unsigned int size)
 {
 	struct pci_window *window = arg;
 	struct pci_host *host = window->host;
@@ -229,7 +236,8 @@ void pci_host_window_access(void *arg, uint64_t offset, bool write, uint8_t *dat
 	/* Of BARs that the guest has put over one another, any answers. */
 	pthread_mutex_lock(&host->lock);
 	for (i = 0; i < host->mappings && !found.fn; i++)
-		if (address >= host->mapping[i].base && address - host->mapping[i].base < host->mapping[i].len)
+		if (address >= host->mapping[i].base &&
+		    address - host->mapping[i].base < host->mapping[i].len)
 			found = host->mapping[i];
 	pthread_mutex_unlock(&host->lock);
 	if (found.fn && pci_function_bar_access(found.fn, found.bar, address, write, data, size))
@@ -281,14 +289,17 @@ static int save(void *dev, struct buf *out, struct err *err)
 
 static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
-	Postern__Device__PciHostState *msg = proto_unpack(&postern__device__pci_host_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	Postern__Device__PciHostState *msg = proto_unpack(
+		&postern__device__pci_host_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct pci_host *host = dev;
 	int r;
 
 	if (!msg)
 		return -EINVAL;
 	if (msg->address & ~ADDRESS_WRITABLE) {
-		r = err_set(err, -EINVAL, "the configuration address 0x%" PRIx32 " has bits that do not exist", msg->address);
+		r = err_set(err, -EINVAL,
+			    "the configuration address 0x%" PRIx32 " has bits that do not exist",
+			    msg->address);
 	} else {
 		pthread_mutex_lock(&host->self.lock);
 		r = pci_function_load(&host->self, msg->function.data, msg->function.len, err);

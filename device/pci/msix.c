@@ -62,7 +62,8 @@ static void vector_update(struct msix *m, unsigned int i)
 		r = m->msi.ops->set(m->msi.arg, v->handle, v->address, v->data);
 		/* The guest's nonsense: it is told so by silence, as by hardware. */
 		if (r < 0)
-			log_debug("MSI-X: message 0x%x to 0x%" PRIx64 ": error %d", v->data, v->address, r);
+			log_debug("MSI-X: message 0x%x to 0x%" PRIx64 ": error %d", v->data,
+				  v->address, r);
 		v->routed = r >= 0;
 	}
 	if (m->pending >> i & 1) {
@@ -125,7 +126,8 @@ static bool aligned(uint64_t offset, unsigned int size)
 	return (size == 4 || size == 8) && offset % size == 0;
 }
 
-void msix_table_access(struct msix *m, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+void msix_table_access(struct msix *m, uint64_t offset, bool write, uint8_t *data,
+		       unsigned int size)
 {
 	unsigned int done;
 	uint32_t word;
@@ -147,7 +149,8 @@ void msix_table_access(struct msix *m, uint64_t offset, bool write, uint8_t *dat
 	}
 }
 
-void msix_pending_access(struct msix *m, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+void msix_pending_access(struct msix *m, uint64_t offset, bool write, uint8_t *data,
+			 unsigned int size)
 {
 	if (write)
 		return;

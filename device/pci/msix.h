@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A function's message signalled interrupts, MSI-X (PCI Local Bus Specification 3.0, section 6.8.2): the table of where each
- * vector goes, and the pending bits of those that are masked.
+ * A function's message signalled interrupts, MSI-X (PCI Local Bus Specification
+ * 3.0, section 6.8.2): the table of where each vector goes, and the pending
+ * bits of those that are masked.
  *
  * Nothing here has a lock: all calls are made with the function's held.
  */
@@ -19,7 +20,10 @@
 #define MSIX_VECTORS_MAX 64
 #define MSIX_ENTRY_BYTES 16
 
-/* Who carries the messages; handles are its own. set and fire: any thread, with the function's lock held; must not wait. */
+/*
+ * Who carries the messages; handles are its own. set and fire: any thread, with
+ * the function's lock held; must not wait.
+ */
 struct msi_ops {
 	int (*open)(void *arg, unsigned int *handle, struct err *err);
 	void (*close)(void *arg, unsigned int handle);
@@ -55,10 +59,18 @@ void msix_fini(struct msix *msix);
 void msix_reset(struct msix *msix);
 /* The guest has written message control. */
 void msix_control(struct msix *msix, bool enabled, bool masked);
-/* The table and the pending bits, as bus_access_fn; accesses that are not of 4 or 8 bytes, aligned, read as ones and are dropped. */
-void msix_table_access(struct msix *msix, uint64_t offset, bool write, uint8_t *data, unsigned int size);
-void msix_pending_access(struct msix *msix, uint64_t offset, bool write, uint8_t *data, unsigned int size);
-/* The function has something to say. A vector that there is not is dropped (virtio's VIRTIO_MSI_NO_VECTOR). */
+/*
+ * The table and the pending bits, as bus_access_fn; accesses that are not of 4
+ * or 8 bytes, aligned, read as ones and are dropped.
+ */
+void msix_table_access(struct msix *msix, uint64_t offset, bool write, uint8_t *data,
+		       unsigned int size);
+void msix_pending_access(struct msix *msix, uint64_t offset, bool write, uint8_t *data,
+			 unsigned int size);
+/*
+ * The function has something to say. A vector that there is not is dropped
+ * (virtio's VIRTIO_MSI_NO_VECTOR).
+ */
 void msix_fire(struct msix *msix, unsigned int vector);
 
 #endif

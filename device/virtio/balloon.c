@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * balloon.c - virtio-balloon (virtio 1.2, section 5.5): the guest gives pages up when it is asked to (inflate), takes them back
- * (deflate), and tells of pages that are free (free page reporting, 5.5.6.7).
+ * balloon.c - virtio-balloon (virtio 1.2, section 5.5): the guest gives pages
+ * up when it is asked to (inflate), takes them back (deflate), and tells of
+ * pages that are free (free page reporting, 5.5.6.7).
  *
- * What becomes of such a page is memory_discard's to say. The device never takes hold of it, or waits for it: a page that has not come is not
- * fetched to be thrown away. Queues of reports therefore yield addresses only (vqueue's `addresses`).
+ * What becomes of such a page is memory_discard's to say. The device never
+ * takes hold of it, or waits for it: a page that has not come is not fetched to
+ * be thrown away. Queues of reports therefore yield addresses only (vqueue's
+ * `addresses`).
  *
- * A page that the guest takes back needs nothing: it is there, zero, as soon as it is touched.
+ * A page that the guest takes back needs nothing: it is there, zero, as soon as
+ * it is touched.
  *
- * Queues (5.5.2) are those of the features that are offered, in their order: inflate, deflate, reports.
+ * Queues (5.5.2) are those of the features that are offered, in their order:
+ * inflate, deflate, reports.
  */
 #include "device/virtio/balloon.h"
 
@@ -29,7 +34,10 @@
 #define BIT(n) (UINT64_C(1) << (n))
 #define QUEUE_SIZE 128
 #define CONFIG_BYTES 8		/* what comes behind belongs to features that are not offered */
-/* Of one chain; a driver sends 256. More is taken as read and nothing is given up: it may be long, and others want the loop. */
+/*
+ * Of one chain; a driver sends 256. More is taken as read and nothing is given
+ * up: it may be long, and others want the loop.
+ */
 #define PFNS_MAX 1024
 /* Chains of a turn: each may give up much. */
 #define TURN_CHAINS 8
@@ -40,7 +48,10 @@
 
 enum { QUEUE_INFLATE, QUEUE_DEFLATE, QUEUE_REPORT, QUEUES };
 
-/* Tells the host of changes: on the main loop, and not too often, whatever the guest does. Goes when both handles are closed. */
+/*
+ * Tells the host of changes: on the main loop, and not too often, whatever the
+ * guest does. Goes when both handles are closed.
+ */
 struct notifier {
 	unsigned int handles;	/* first: see loop_close_one_of */
 	uv_async_t wake;
@@ -67,7 +78,8 @@ static void notifier_send(struct notifier *notifier)
 		return;
 	balloon->notified = actual;
 	notifier->last_ns = clock_now_ns();
-	device_event(&balloon->dev.env.events, &(struct device_event){ .type = DEVICE_EVENT_BALLOON, .pages = actual });
+	device_event(&balloon->dev.env.events,
+		     &(struct device_event){ .type = DEVICE_EVENT_BALLOON, .pages = actual });
 }
 
 static void balloon_on_timer(uv_timer_t *timer)
@@ -85,7 +97,8 @@ static void balloon_on_wake(uv_async_t *wake)
 	if (left <= 0 || !notifier->last_ns)
 		notifier_send(notifier);
 	else
-		uv_timer_start(&notifier->timer, balloon_on_timer, (uint64_t)(left / NS_PER_MS) + 1, 0);
+		uv_timer_start(&notifier->timer, balloon_on_timer,
+			       (uint64_t)(left / NS_PER_MS) + 1, 0);
 }
 
 static int notifier_new(struct balloon *balloon, struct err *err)
@@ -143,22 +156,32 @@ static int pfn_order(const void *a, const void *b)
 	return one < other ? -1 : one > other;
 }
 
-/* [first, first + n) of the guest's pages. A range that is no RAM is the driver's mistake, and its own. */
-static bool balloon_give_up(struct balloon *balloon, const struct vqueue *q, uint64_t first, uint64_t n)
+/*
+ * [first, first + n) of the guest's pages. A range that is no RAM is the
+ * driver's mistake, and its own.
+ */
+static bool balloon_give_up(struct balloon *balloon, const struct vqueue *q, uint64_t first,
+			    uint64_t n)
 {
 	if (memory_discard(balloon->dev.env.mem, GFN(first), n) >= 0)
 		return true;
-	vdev_fail(&balloon->dev, "queue %u: pages 0x%" PRIx64 " to 0x%" PRIx64 " are not RAM", q->index, first, first + n - 1);
+	vdev_fail(&balloon->dev, "queue %u: pages 0x%" PRIx64 " to 0x%" PRIx64 " are not RAM",
+		  q->index, first, first + n - 1);
 	return false;
 }
 
-/* Page numbers, in any order; neighbours are given up together, so that huge pages go in one piece. */
+/*
+ * Page numbers, in any order; neighbours are given up together, so that huge
+ * pages go in one piece.
+ */
 static bool inflate(struct balloon *balloon, const struct vqueue *q, const struct vchain *chain)
 {
 	uint32_t pfn[PFNS_MAX];
 	unsigned int i, start, n;
 
-	n = chain->out_bytes / sizeof(pfn[0]) < PFNS_MAX ? (unsigned int)(chain->out_bytes / sizeof(pfn[0])) : PFNS_MAX;
+	n = chain->out_bytes / sizeof(pfn[0]) < PFNS_MAX ?
+		    (unsigned int)(chain->out_bytes / sizeof(pfn[0])) :
+		    PFNS_MAX;
 	if (!vchain_read(chain, 0, pfn, n * sizeof(pfn[0])))
 		return true;
 	for (i = 0; i < n; i++)
@@ -166,7 +189,9 @@ static bool inflate(struct balloon *balloon, const struct vqueue *q, const struc
 	qsort(pfn, n, sizeof(pfn[0]), pfn_order);
 	for (i = 0; i < n; i++) {
 		/* Regions end at huge pages' boundaries: no run goes over one. */
-		for (start = i; i + 1 < n && pfn[i + 1] - pfn[i] <= 1 && pfn[i + 1] / HUGE_PAGES == pfn[i] / HUGE_PAGES; i++)
+		for (start = i; i + 1 < n && pfn[i + 1] - pfn[i] <= 1 &&
+				pfn[i + 1] / HUGE_PAGES == pfn[i] / HUGE_PAGES;
+		     i++)
 			;
 		if (!balloon_give_up(balloon, q, pfn[start], (uint64_t)pfn[i] - pfn[start] + 1))
 			return false;
@@ -219,7 +244,10 @@ static void on_config_write(void *arg, unsigned int offset, const uint8_t *data,
 	uv_async_send(&balloon->notifier->wake);
 }
 
-/* Nobody has given up anything any more: the driver's pages are its own again. What the host asked for stands. */
+/*
+ * Nobody has given up anything any more: the driver's pages are its own again.
+ * What the host asked for stands.
+ */
 static void balloon_on_reset(void *arg)
 {
 	struct balloon *balloon = arg;
@@ -247,7 +275,8 @@ static int on_save(void *arg, struct buf *out, struct err *err)
 
 static int balloon_on_load(void *arg, const uint8_t *data, size_t len, bool apply, struct err *err)
 {
-	Postern__Device__BalloonState *msg = proto_unpack(&postern__device__balloon_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	Postern__Device__BalloonState *msg = proto_unpack(
+		&postern__device__balloon_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
 	struct balloon *balloon = arg;
 
 	if (!msg)
@@ -267,8 +296,10 @@ static void balloon_free(void *arg)
 	struct balloon *balloon = arg;
 
 	if (balloon->notifier) {
-		loop_close_one_of((uv_handle_t *)&balloon->notifier->wake, &balloon->notifier->handles);
-		loop_close_one_of((uv_handle_t *)&balloon->notifier->timer, &balloon->notifier->handles);
+		loop_close_one_of((uv_handle_t *)&balloon->notifier->wake,
+				  &balloon->notifier->handles);
+		loop_close_one_of((uv_handle_t *)&balloon->notifier->timer,
+				  &balloon->notifier->handles);
 	}
 	vdev_fini(&balloon->dev);
 	free(balloon);
@@ -294,7 +325,8 @@ static int balloon_check(const char *text, struct err *err)
 	return 0;
 }
 
-static int balloon_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+static int balloon_make(struct vdev **out, const struct vdev_env *env, const char *text,
+			unsigned int number, struct err *err)
 {
 	struct balloon *balloon = calloc(1, sizeof(*balloon));
 	struct vdev_config config = {
@@ -319,4 +351,7 @@ static int balloon_make(struct vdev **out, const struct vdev_env *env, const cha
 	return 0;
 }
 
-const struct virtio_type balloon_type = { .option = "balloon", .max = 1, .check = balloon_check, .make = balloon_make };
+const struct virtio_type balloon_type = { .option = "balloon",
+					  .max = 1,
+					  .check = balloon_check,
+					  .make = balloon_make };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What the host asks of a virtio balloon and learns from it. The rest of it is a device like others: kind.h.
+ * What the host asks of a virtio balloon and learns from it. The rest of it is
+ * a device like others: type.h.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_BALLOON_H
 #define POSTERN_DEVICE_VIRTIO_BALLOON_H

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * blk.c - virtio-blk: a disk (virtio 1.2, section 5.2): reads, writes, flush, discard, zeroes, identity. Where the data lies is
- * device/disk's matter.
+ * blk.c - virtio-blk: a disk (virtio 1.2, section 5.2): reads, writes, flush,
+ * discard, zeroes, identity. Where the data lies is device/disk's matter.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -23,7 +23,10 @@
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define QUEUE_SIZE 256
-/* Header and status take a descriptor each; all of them together stay below what a chain may have. */
+/*
+ * Header and status take a descriptor each; all of them together stay below
+ * what a chain may have.
+ */
 #define SEG_MAX (QUEUE_SIZE - 2)
 #define SEG_BYTES (UINT32_C(128) << 10)
 _Static_assert((uint64_t)SEG_MAX * SEG_BYTES < VCHAIN_BYTES_MAX, "what is offered is taken");
@@ -86,7 +89,8 @@ static void failure_report(struct blk *blk, enum disk_op op, int error)
 
 /* ---- requests; the device's lock is held ---- */
 
-static void blk_answer(struct blk *blk, struct vqueue *q, struct vchain *chain, uint8_t status, uint32_t written)
+static void blk_answer(struct blk *blk, struct vqueue *q, struct vchain *chain, uint8_t status,
+		       uint32_t written)
 {
 	vchain_write(chain, chain->in_bytes - 1, &status, 1);
 	/* What counts are bytes from the start on (2.7.8.2): of a failed read there may be none. */
@@ -122,11 +126,12 @@ static bool in_disk(const struct blk *blk, uint64_t sector, uint64_t len)
 {
 	uint64_t bytes = disk_bytes(blk->disk);
 
-	return len % DISK_SECTOR_BYTES == 0 && len <= bytes && sector <= (bytes - len) / DISK_SECTOR_BYTES;
+	return len % DISK_SECTOR_BYTES == 0 && len <= bytes &&
+	       sector <= (bytes - len) / DISK_SECTOR_BYTES;
 }
 
-static uint8_t blk_start(struct blk *blk, struct vqueue *q, struct vchain *chain, enum disk_op op, uint64_t sector, uint64_t len,
-		     bool unmap)
+static uint8_t blk_start(struct blk *blk, struct vqueue *q, struct vchain *chain, enum disk_op op,
+			 uint64_t sector, uint64_t len, bool unmap)
 {
 	bool in = op == DISK_READ, data = in || op == DISK_WRITE;
 	bool changes = op != DISK_READ && op != DISK_FLUSH;
@@ -150,7 +155,8 @@ static uint8_t blk_start(struct blk *blk, struct vqueue *q, struct vchain *chain
 	};
 	request->job.iov = request->iov;
 	if (data)
-		request->job.iovs = vchain_iovec(chain, in, in ? 0 : sizeof(struct virtio_blk_outhdr), len, request->iov);
+		request->job.iovs = vchain_iovec(
+			chain, in, in ? 0 : sizeof(struct virtio_blk_outhdr), len, request->iov);
 	if (data)
 		blk->turn_bytes += len;
 	disk_add(blk->disk, &request->job);
@@ -171,7 +177,8 @@ static uint8_t start_range(struct blk *blk, struct vqueue *q, struct vchain *cha
 	if (range.num_sectors > RANGE_SECTORS_MAX || !range.num_sectors)
 		return VIRTIO_BLK_S_IOERR;
 	return blk_start(blk, q, chain, discard ? DISK_DISCARD : DISK_ZERO, range.sector,
-		     (uint64_t)range.num_sectors * DISK_SECTOR_BYTES, range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+			 (uint64_t)range.num_sectors * DISK_SECTOR_BYTES,
+			 range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
 }
 
 static void answer_id(struct blk *blk, struct vqueue *q, struct vchain *chain)
@@ -191,15 +198,19 @@ static void blk_take(struct blk *blk, struct vqueue *q, struct vchain *chain)
 
 	if (!vchain_read(chain, 0, &header, sizeof(header)) || !chain->in_bytes) {
 		vqueue_drop(q, chain);
-		vdev_fail(&blk->dev, "queue %u: a request without header or without room for its status", q->index);
+		vdev_fail(&blk->dev,
+			  "queue %u: a request without header or without room for its status",
+			  q->index);
 		return;
 	}
 	switch (header.type) {
 	case VIRTIO_BLK_T_IN:
-		status = blk_start(blk, q, chain, DISK_READ, header.sector, chain->in_bytes - 1, false);
+		status = blk_start(blk, q, chain, DISK_READ, header.sector, chain->in_bytes - 1,
+				   false);
 		break;
 	case VIRTIO_BLK_T_OUT:
-		status = blk_start(blk, q, chain, DISK_WRITE, header.sector, chain->out_bytes - sizeof(header), false);
+		status = blk_start(blk, q, chain, DISK_WRITE, header.sector,
+				   chain->out_bytes - sizeof(header), false);
 		break;
 	case VIRTIO_BLK_T_FLUSH:
 		status = blk_start(blk, q, chain, DISK_FLUSH, 0, 0, false);
@@ -225,8 +236,9 @@ static void blk_on_queue(void *arg, struct vqueue *q)
 	unsigned int n;
 
 	blk->turn_bytes = 0;
-	for (n = 0; n < VDEV_TURN_CHAINS && blk->turn_bytes < TURN_BYTES && disk_jobs(blk->disk) < DISK_JOBS_MAX &&
-		    vdev_take(&blk->dev, q, &chain); n++)
+	for (n = 0; n < VDEV_TURN_CHAINS && blk->turn_bytes < TURN_BYTES &&
+		    disk_jobs(blk->disk) < DISK_JOBS_MAX && vdev_take(&blk->dev, q, &chain);
+	     n++)
 		blk_take(blk, q, chain);
 	if (n)
 		disk_submit(blk->disk);
@@ -238,7 +250,10 @@ static void blk_on_queue(void *arg, struct vqueue *q)
 
 /* ---- drain ---- */
 
-/* A flush of our own. Its memory is the disk's until it is done, which it may not be when the disk is closed. */
+/*
+ * A flush of our own. Its memory is the disk's until it is done, which it may
+ * not be when the disk is closed.
+ */
 struct own_flush {
 	struct disk_job job;
 	struct blk *blk;
@@ -255,8 +270,8 @@ static void blk_on_own_flush(struct disk_job *job, int result)
 
 static int away(const struct blk *blk, struct err *err)
 {
-	return err_set(err, -ETIMEDOUT, "disk %s is away: %s; %u requests wait for it", blk->given.path, disk_away(blk->disk),
-		       disk_jobs(blk->disk));
+	return err_set(err, -ETIMEDOUT, "disk %s is away: %s; %u requests wait for it",
+		       blk->given.path, disk_away(blk->disk), disk_jobs(blk->disk));
 }
 
 /* The flush that is under way. */
@@ -267,7 +282,9 @@ static int flush_wait(struct blk *blk, int64_t deadline_ns, struct err *err)
 	if (blk->flush && disk_away(blk->disk))
 		return away(blk, err);
 	if (blk->flush)
-		return err_set(err, -ETIMEDOUT, "disk %s: what was written does not reach it in time", blk->given.path);
+		return err_set(err, -ETIMEDOUT,
+			       "disk %s: what was written does not reach it in time",
+			       blk->given.path);
 	if (blk->flush_result < 0)
 		return err_errno(err, blk->flush_result, "disk %s: flush", blk->given.path);
 	return 0;
@@ -277,7 +294,10 @@ static int drain_flush(struct blk *blk, int64_t deadline_ns, struct err *err)
 {
 	int r;
 
-	/* One that an earlier drain gave up, if it is still under way: no second one beside it. It need not have what was written since. */
+	/*
+	 * One that an earlier drain gave up, if it is still under way: no
+	 * second one beside it. It need not have what was written since.
+	 */
 	blk->flush_result = 0;
 	r = flush_wait(blk, deadline_ns, err);
 	if (r < 0)
@@ -300,8 +320,11 @@ static int doubt_check(const struct blk *blk, struct err *err)
 	disk_doubt(blk->disk, &doubt);
 	if (!doubt.ms)
 		return 0;
-	return err_set(err, -EAGAIN, "disk %s: its server may do for %" PRId64 " s more what a lost connection had asked; "
-		       "try again then, or after postern-disk-fenced", blk->given.path, doubt.ms / 1000 + 1);
+	return err_set(err, -EAGAIN,
+		       "disk %s: its server may do for %" PRId64
+		       " s more what a lost connection had asked; "
+		       "try again then, or after postern-disk-fenced",
+		       blk->given.path, doubt.ms / 1000 + 1);
 }
 
 static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
@@ -311,7 +334,8 @@ static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 	unsigned int n;
 	int r;
 
-	while ((n = vdev_in_flight(&blk->dev)) && !disk_away(blk->disk) && clock_now_ns() < deadline_ns) {
+	while ((n = vdev_in_flight(&blk->dev)) && !disk_away(blk->disk) &&
+	       clock_now_ns() < deadline_ns) {
 		/* Without jobs it is the ring's page that is missing. */
 		if (disk_jobs(blk->disk))
 			disk_wait(blk->disk, deadline_ns);
@@ -322,7 +346,8 @@ static int blk_drain(void *arg, int64_t deadline_ns, struct err *err)
 	if (disk_away(blk->disk) && (n || !blk->given.readonly))
 		return away(blk, err);
 	if (n)
-		return err_set(err, -ETIMEDOUT, "disk %s: %u requests are not finished in time", blk->given.path, n);
+		return err_set(err, -ETIMEDOUT, "disk %s: %u requests are not finished in time",
+			       blk->given.path, n);
 	/* Also what was written long ago: the host that goes on has a cache of its own. */
 	r = blk->given.readonly ? 0 : drain_flush(blk, deadline_ns, err);
 	return r < 0 ? r : doubt_check(blk, err);
@@ -368,15 +393,16 @@ static int blk_load(void *arg, const uint8_t *data, size_t len, bool apply, stru
 
 	if (apply)
 		return 0;
-	msg = proto_unpack(&postern__device__disk_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	msg = proto_unpack(&postern__device__disk_state__descriptor, data, len, PROTO_FIELDS_MAX,
+			   err);
 	if (!msg)
 		return -EINVAL;
 	if (msg->bytes != disk_bytes(blk->disk))
-		r = err_set(err, -EINVAL, "disk %s has %" PRIu64 " bytes, the source's %" PRIu64, blk->given.path,
-			    disk_bytes(blk->disk), msg->bytes);
+		r = err_set(err, -EINVAL, "disk %s has %" PRIu64 " bytes, the source's %" PRIu64,
+			    blk->given.path, disk_bytes(blk->disk), msg->bytes);
 	else if (msg->readonly != blk->given.readonly)
-		r = err_set(err, -EINVAL, "disk %s is for reading %s, the source's is not", blk->given.path,
-			    blk->given.readonly ? "only" : "and writing");
+		r = err_set(err, -EINVAL, "disk %s is for reading %s, the source's is not",
+			    blk->given.path, blk->given.readonly ? "only" : "and writing");
 	postern__device__disk_state__free_unpacked(msg, NULL);
 	return r;
 }
@@ -483,7 +509,8 @@ static int blk_check(const char *text, struct err *err)
 	return r;
 }
 
-static int blk_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+static int blk_make(struct vdev **out, const struct vdev_env *env, const char *text,
+		    unsigned int number, struct err *err)
 {
 	struct blk *blk = calloc(1, sizeof(*blk));
 	unsigned int queues = env->cpus < QUEUES_MAX ? env->cpus : QUEUES_MAX;
@@ -517,4 +544,7 @@ static int blk_make(struct vdev **out, const struct vdev_env *env, const char *t
 	return 0;
 }
 
-const struct virtio_type blk_type = { .option = "disk", .max = 8, .check = blk_check, .make = blk_make };
+const struct virtio_type blk_type = { .option = "disk",
+				      .max = 8,
+				      .check = blk_check,
+				      .make = blk_make };

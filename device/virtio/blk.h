@@ -2,7 +2,7 @@
  * Copyright The postern authors
  *
  * What the host asks of a virtio disk and learns from it. The rest of it is a
- * device like others: kind.h.
+ * device like others: type.h.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_BLK_H
 #define POSTERN_DEVICE_VIRTIO_BLK_H

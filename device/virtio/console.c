@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * console.c - virtio-console (virtio 1.2, section 5.3): one port on a character back end, /dev/hvc0 for a guest.
+ * console.c - virtio-console (virtio 1.2, section 5.3): one port on a character
+ * back end, /dev/hvc0 for a guest.
  *
- * Input is taken from the back end only as far as the driver has buffers for it. While there are none, or the queue waits for a
- * page, or the machine is stopped, the rest stays with the back end, which then no longer reads: back pressure reaches the far side. Any
- * kick of the queue (buffers, the page, the start) asks for it again.
+ * Input is taken from the back end only as far as the driver has buffers for
+ * it. While there are none, or the queue waits for a page, or the machine is
+ * stopped, the rest stays with the back end, which then no longer reads: back
+ * pressure reaches the far side. Any kick of the queue (buffers, the page, the
+ * start) asks for it again.
  *
- * Output is given back to the driver at once, taken or not: drivers spin until it is. What does not
- * fit into the back end's ring drives out the oldest there.
+ * Output is given back to the driver at once, taken or not: drivers spin until
+ * it is. What does not fit into the back end's ring drives out the oldest
+ * there.
  */
 #include <errno.h>
 #include <linux/virtio_console.h>
@@ -41,7 +45,8 @@ static size_t on_input(void *arg, const uint8_t *data, size_t len)
 	unsigned int n;
 
 	vdev_lock(&console->dev);
-	for (n = 0; taken < len && n < VDEV_TURN_CHAINS && vdev_take(&console->dev, q, &chain); n++) {
+	for (n = 0; taken < len && n < VDEV_TURN_CHAINS && vdev_take(&console->dev, q, &chain);
+	     n++) {
 		part = chain->in_bytes < len - taken ? (size_t)chain->in_bytes : len - taken;
 		vchain_write(chain, 0, data + taken, part);
 		taken += part;
@@ -128,11 +133,14 @@ static int console_check(const char *text, struct err *err)
 	return chardev_parse(&config, text, err);
 }
 
-static int console_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+static int console_make(struct vdev **out, const struct vdev_env *env, const char *text,
+			unsigned int number, struct err *err)
 {
 	struct console *console = calloc(1, sizeof(*console));
 	struct chardev_ops ops = { .input = on_input, .quit = on_quit, .arg = console };
-	struct vdev_config config = { .number = number, .queues = QUEUES, .queue_size = QUEUE_SIZE };
+	struct vdev_config config = { .number = number,
+				      .queues = QUEUES,
+				      .queue_size = QUEUE_SIZE };
 	struct chardev_config chardev;
 	int r;
 
@@ -154,4 +162,7 @@ static int console_make(struct vdev **out, const struct vdev_env *env, const cha
 	return 0;
 }
 
-const struct virtio_type console_type = { .option = "console", .max = 1, .check = console_check, .make = console_make };
+const struct virtio_type console_type = { .option = "console",
+					  .max = 1,
+					  .check = console_check,
+					  .make = console_make };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * virtio-net on any back end, and what it counts. The option's kind is in kind.h.
+ * virtio-net on any back end, and what it counts. The option's type is in type.h.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_NET_H
 #define POSTERN_DEVICE_VIRTIO_NET_H

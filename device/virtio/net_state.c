@@ -36,7 +36,8 @@ int net_state_save(void *arg, struct buf *out, struct err *err)
 	return 0;
 }
 
-static int net_state_check(const struct net *net, const Postern__Device__NetState *msg, struct err *err)
+static int net_state_check(const struct net *net, const Postern__Device__NetState *msg,
+			   struct err *err)
 {
 	uint64_t lacks = msg->offloads & ~net->dev.offered;
 

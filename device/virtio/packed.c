@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * packed.c - the packed ring (virtio 1.2, section 2.8): one ring of descriptors, which driver and device write in turn. Two bits
- * of a descriptor's flags, compared with a wrap counter, say whose it is.
+ * packed.c - the packed ring (virtio 1.2, section 2.8): one ring of
+ * descriptors, which driver and device write in turn. Two bits of a
+ * descriptor's flags, compared with a wrap counter, say whose it is.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,8 +22,9 @@
 static int packed_check(struct vqueue *q)
 {
 	if (q->desc % 16 || q->driver % 4 || q->device % 4)
-		return ring_wrong(q, "rings at 0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 " are not aligned", q->desc,
-				  q->driver, q->device);
+		return ring_wrong(
+			q, "rings at 0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 " are not aligned",
+			q->desc, q->driver, q->device);
 	return 0;
 }
 
@@ -49,14 +51,18 @@ static int packed_look(struct vqueue *q)
 	r = ring_store16(q, &q->take_wait, q->device + EVENT_OFF_WRAP,
 			 (uint16_t)(q->avail | q->avail_wrap << VRING_PACKED_EVENT_F_WRAP_CTR));
 	if (!r)
-		r = ring_store16(q, &q->take_wait, q->device + EVENT_FLAGS, VRING_PACKED_EVENT_FLAG_DESC);
+		r = ring_store16(q, &q->take_wait, q->device + EVENT_FLAGS,
+				 VRING_PACKED_EVENT_FLAG_DESC);
 	if (!r)
 		r = ring_load16(q, &q->take_wait, desc_at(q, q->avail) + FLAGS_AT, &flags);
 out:
 	return r < 0 ? r : is_available(q, flags);
 }
 
-/* An indirect table: its descriptors come one after the other, and of their flags only "write" counts (2.8.8). */
+/*
+ * An indirect table: its descriptors come one after the other, and of their
+ * flags only "write" counts (2.8.8).
+ */
 static int packed_table(struct vqueue *q, const struct vring_packed_desc *table)
 {
 	struct vring_packed_desc desc;
@@ -66,7 +72,8 @@ static int packed_table(struct vqueue *q, const struct vring_packed_desc *table)
 	if (!q->indirect || !table->len || table->len % sizeof(desc) || n > q->size)
 		return ring_wrong(q, "an indirect table of %u bytes", table->len);
 	for (i = 0; i < n; i++) {
-		r = ring_read(q, &q->take_wait, table->addr + i * sizeof(desc), &desc, sizeof(desc));
+		r = ring_read(q, &q->take_wait, table->addr + i * sizeof(desc), &desc,
+			      sizeof(desc));
 		if (!r)
 			r = ring_piece(q, desc.addr, desc.len, desc.flags & DESC_WRITE);
 		if (r < 0)
@@ -84,7 +91,8 @@ static int packed_next(struct vqueue *q, uint16_t *id, uint16_t *slots)
 	if (r <= 0)
 		return r;
 	for (i = 0; i < q->size; i++) {
-		r = ring_read(q, &q->take_wait, desc_at(q, (q->avail + i) % q->size), &desc, sizeof(desc));
+		r = ring_read(q, &q->take_wait, desc_at(q, (q->avail + i) % q->size), &desc,
+			      sizeof(desc));
 		if (r < 0)
 			return r;
 		*id = desc.id;
@@ -154,7 +162,8 @@ static int put_body(struct vqueue *q, const struct vchain *chain, uint16_t at)
 	const struct vring_packed_desc desc = { .len = chain->written, .id = chain->id };
 	const uint8_t *from = (const uint8_t *)&desc + offsetof(struct vring_packed_desc, len);
 
-	return ring_write(q, &q->give_wait, desc_at(q, at) + offsetof(struct vring_packed_desc, len), from,
+	return ring_write(q, &q->give_wait,
+			  desc_at(q, at) + offsetof(struct vring_packed_desc, len), from,
 			  sizeof(desc.len) + sizeof(desc.id));
 }
 
@@ -175,7 +184,10 @@ static int packed_put(struct vqueue *q, const struct vchain *first)
 	bool wrap = q->used_wrap;
 	int r = 0;
 
-	/* Of a batch, those behind the first: the driver does not look there before it has seen the first one's flags. */
+	/*
+	 * Of a batch, those behind the first: the driver does not look there
+	 * before it has seen the first one's flags.
+	 */
 	for (i = 0; i < first->batch && !r; i++, chain = chain->next) {
 		r = put_body(q, chain, at);
 		if (!r && i)
@@ -193,4 +205,5 @@ static int packed_put(struct vqueue *q, const struct vchain *first)
 	return packed_wants_interrupt(q, i, wrap, slots);
 }
 
-const struct ring_ops ring_packed = { packed_check, packed_next, packed_advance, packed_retreat, packed_put };
+const struct ring_ops ring_packed = { packed_check, packed_next, packed_advance, packed_retreat,
+				      packed_put };

@@ -54,7 +54,10 @@ static bool wait_is_on(const struct vqueue_wait *wait)
 
 static void wait_cancel(struct vqueue *q, struct vqueue_wait *wait)
 {
-	/* One that could not be taken back is firing at this moment, which takes no longer than a write to an eventfd. */
+	/*
+	 * One that could not be taken back is firing at this moment, which
+	 * takes no longer than a write to an eventfd.
+	 */
 	if (wait->armed && !gup_ticket_cancel(q->mem, &wait->ticket))
 		while (!atomic_load(&wait->fired))
 			sched_yield();
@@ -114,7 +117,8 @@ int ring_read(struct vqueue *q, struct vqueue_wait *wait, uint64_t gpa, void *to
 	return ring_result(q, wait, gpa, gup_read(q->mem, GPA(gpa), to, len, GUP_NOWAIT, &opts));
 }
 
-int ring_write(struct vqueue *q, struct vqueue_wait *wait, uint64_t gpa, const void *from, size_t len)
+int ring_write(struct vqueue *q, struct vqueue_wait *wait, uint64_t gpa, const void *from,
+	       size_t len)
 {
 	const struct gup_opts opts = wait_opts(wait);
 
@@ -122,7 +126,8 @@ int ring_write(struct vqueue *q, struct vqueue_wait *wait, uint64_t gpa, const v
 }
 
 /* Aligned, so inside one page. */
-static int ring_get16(struct vqueue *q, struct vqueue_wait *wait, uint64_t gpa, unsigned int flags, struct gup_span *span)
+static int ring_get16(struct vqueue *q, struct vqueue_wait *wait, uint64_t gpa, unsigned int flags,
+		      struct gup_span *span)
 {
 	const struct gup_opts opts = wait_opts(wait);
 	int r;
@@ -153,7 +158,10 @@ int ring_store16(struct vqueue *q, struct vqueue_wait *wait, uint64_t gpa, uint1
 
 	if (r < 0)
 		return r;
-	/* What was written before is seen by who sees this; and what is read after it is not older (event index, 2.7.10). */
+	/*
+	 * What was written before is seen by who sees this; and what is read
+	 * after it is not older (event index, 2.7.10).
+	 */
 	__atomic_store_n((uint16_t *)(void *)span.hva, value, __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	gup_put(q->mem, &span);
@@ -228,7 +236,8 @@ int vqueue_enable(struct vqueue *q, uint64_t features)
 	return r;
 }
 
-int vqueue_restore(struct vqueue *q, uint64_t features, uint16_t avail, bool avail_wrap, uint16_t used, bool used_wrap)
+int vqueue_restore(struct vqueue *q, uint64_t features, uint16_t avail, bool avail_wrap,
+		   uint16_t used, bool used_wrap)
 {
 	int r = vqueue_enable(q, features);
 
@@ -269,7 +278,10 @@ static void spans_put(struct vqueue *q, struct gup_span *span, unsigned int n)
 			gup_put(q->mem, &span[i]);
 }
 
-/* Pins all buffers, or none; the first page that is missing gets the ticket, the others are asked for as well. */
+/*
+ * Pins all buffers, or none; the first page that is missing gets the ticket,
+ * the others are asked for as well.
+ */
 static int chain_pin(struct vqueue *q, struct gup_span *span)
 {
 	struct vqueue_wait *wait = &q->take_wait;
@@ -283,9 +295,11 @@ static int chain_pin(struct vqueue *q, struct gup_span *span)
 
 		if (r == 0)
 			opts = wait_opts(wait);
-		one = gup(q->mem, p->gpa, p->len, GUP_NOWAIT | (p->write ? GUP_WRITE : 0), &opts, &span[i]);
+		one = gup(q->mem, p->gpa, p->len, GUP_NOWAIT | (p->write ? GUP_WRITE : 0), &opts,
+			  &span[i]);
 		if (one == -EFAULT)
-			one = ring_wrong(q, "the buffer of %u bytes at 0x%" PRIx64 " is not in RAM", p->len, p->gpa.v);
+			one = ring_wrong(q, "the buffer of %u bytes at 0x%" PRIx64 " is not in RAM",
+					 p->len, p->gpa.v);
 		if (one == -EAGAIN && r == 0)
 			wait_result(wait, one);
 		if (one < 0 && (r == 0 || one != -EAGAIN))
@@ -310,7 +324,9 @@ static int chain_locate(struct vqueue *q, struct gup_span *span)
 	for (i = 0; i < q->pieces; i++) {
 		p = &q->piece[i];
 		if (!memory_is_ram(q->mem, p->gpa, p->len))
-			return ring_wrong(q, "the buffer of %u bytes at 0x%" PRIx64 " is not in RAM", p->len, p->gpa.v);
+			return ring_wrong(q,
+					  "the buffer of %u bytes at 0x%" PRIx64 " is not in RAM",
+					  p->len, p->gpa.v);
 		first = (p->gpa.v + PAGE_BYTES - 1) / PAGE_BYTES;
 		end = (p->gpa.v + p->len) / PAGE_BYTES;
 		span[i] = (struct gup_span){ .len = p->len, .first = GFN(first) };
@@ -339,7 +355,8 @@ static int chain_new(struct vqueue *q, struct vchain **out)
 	if (q->addresses)
 		r = chain_locate(q, chain->span);
 	else if (chain->in_bytes + chain->out_bytes > VCHAIN_BYTES_MAX)
-		r = ring_wrong(q, "a chain of %" PRIu64 " bytes", chain->in_bytes + chain->out_bytes);
+		r = ring_wrong(q, "a chain of %" PRIu64 " bytes",
+			       chain->in_bytes + chain->out_bytes);
 	else
 		r = chain_pin(q, chain->span);
 	if (r < 0) {
@@ -357,15 +374,20 @@ int vqueue_pop(struct vqueue *q, struct vchain **out)
 
 	if (!q->enabled)
 		return 0;
-	/* Asked and armed anew rather than trusted: a ticket that is just firing has woken us before it says so. */
+	/*
+	 * Asked and armed anew rather than trusted: a ticket that is just
+	 * firing has woken us before it says so.
+	 */
 	wait_cancel(q, &q->take_wait);
 	q->pieces = 0;
 	r = ring_of(q)->next(q, &id, &slots);
 	if (r <= 0)
 		return r;
 	/*
-	 * As many as the ring has: a driver that makes the same one available again and again is not let take our memory, nor has the
-	 * place of what is used gone round the ring more than once when all of it is given back.
+	 * As many as the ring has: a driver that makes the same one available
+	 * again and again is not let take our memory, nor has the place of what
+	 * is used gone round the ring more than once when all of it is given
+	 * back.
 	 */
 	if (q->in_flight_slots + slots > q->size)
 		return ring_wrong(q, "more chains than the %u entries hold", q->size);
@@ -422,7 +444,10 @@ int vqueue_resume(struct vqueue *q)
 	while (q->done) {
 		wait_cancel(q, &q->give_wait);
 		r = ring_of(q)->put(q, q->done);
-		/* Those before it want their interrupt now: the next ones are no reason for it any more. */
+		/*
+		 * Those before it want their interrupt now: the next ones are
+		 * no reason for it any more.
+		 */
 		if (r < 0)
 			return interrupt && r != -EPROTO ? 1 : r;
 		interrupt |= r;
@@ -458,7 +483,8 @@ static const struct gup_span *side(const struct vchain *chain, bool in, unsigned
 	return in ? chain->span + chain->n_out : chain->span;
 }
 
-unsigned int vchain_iovec(const struct vchain *chain, bool in, uint64_t offset, uint64_t len, struct iovec *iov)
+unsigned int vchain_iovec(const struct vchain *chain, bool in, uint64_t offset, uint64_t len,
+			  struct iovec *iov)
 {
 	unsigned int i, n, used = 0;
 	const struct gup_span *span = side(chain, in, &n);
@@ -481,7 +507,8 @@ unsigned int vchain_iovec(const struct vchain *chain, bool in, uint64_t offset, 
 }
 
 /* One of `to` and `from` is NULL. */
-static bool chain_copy(const struct vchain *chain, uint64_t offset, uint8_t *to, const uint8_t *from, size_t len)
+static bool chain_copy(const struct vchain *chain, uint64_t offset, uint8_t *to,
+		       const uint8_t *from, size_t len)
 {
 	unsigned int i, n;
 	const struct gup_span *span = side(chain, from != NULL, &n);

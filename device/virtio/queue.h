@@ -1,22 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A virtqueue as the device sees it: split and packed ring (virtio 1.2, sections 2.7 and 2.8), indirect descriptors, event
- * index.
+ * A virtqueue as the device sees it: split and packed ring (virtio 1.2,
+ * sections 2.7 and 2.8), indirect descriptors, event index.
  *
- * Guest memory, rings and buffers alike, is reached by gup with GUP_NOWAIT alone. Where a page is missing the queue parks: it
- * has a ticket for that page, nothing has moved, and when the page is in it starts with that chain anew. No other queue notices.
- * What is missing of a chain is asked for all at once.
+ * Guest memory, rings and buffers alike, is reached by gup with GUP_NOWAIT
+ * alone. Where a page is missing the queue parks: it has a ticket for that
+ * page, nothing has moved, and when the page is in it starts with that chain
+ * anew. No other queue notices. What is missing of a chain is asked for all at
+ * once.
  *
  *   ready --pop finds a page missing--> parked --the page is in: wake--> ready      stop, reset, fini: the ticket is taken back
  *
- * Chains that are to be given back while the ring's page is missing wait in the queue, in order, for the same.
+ * Chains that are to be given back while the ring's page is missing wait in the
+ * queue, in order, for the same.
  *
- * The guest is not trusted: what it wrote is copied once and then checked: indices against the ring's size, the number of
- * descriptors (which ends loops), lengths and their sum, that readable buffers come before writable ones. What is wrong is -EPROTO
- * with the reason in `why`.
+ * The guest is not trusted: what it wrote is copied once and then checked:
+ * indices against the ring's size, the number of descriptors (which ends
+ * loops), lengths and their sum, that readable buffers come before writable
+ * ones. What is wrong is -EPROTO with the reason in `why`.
  *
- * The device's lock guards all of it. Only `wake` comes without, on the thread that has brought the page.
+ * The device's lock guards all of it. Only `wake` comes without, on the thread
+ * that has brought the page.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_QUEUE_H
 #define POSTERN_DEVICE_VIRTIO_QUEUE_H
@@ -33,8 +38,10 @@
 #define VCHAIN_BYTES_MAX (UINT32_C(32) << 20)
 
 /*
- * A chain of buffers that the driver has made available: pinned guest memory, what the device reads first. Of a queue of `addresses` nothing
- * is pinned, asked for or bounded: a span has the whole pages of RAM that lie in its buffer, perhaps none, and no hva.
+ * A chain of buffers that the driver has made available: pinned guest memory,
+ * what the device reads first. Of a queue of `addresses` nothing is pinned,
+ * asked for or bounded: a span has the whole pages of RAM that lie in its
+ * buffer, perhaps none, and no hva.
  */
 struct vchain {
 	struct vchain *next;
@@ -94,20 +101,27 @@ void vqueue_reset(struct vqueue *q);
 /* The driver enables it, with these features (VIRTIO_F_ bits). -EPROTO: its settings are wrong. */
 int vqueue_enable(struct vqueue *q, uint64_t features);
 /* After loading: the positions are the saved ones. */
-int vqueue_restore(struct vqueue *q, uint64_t features, uint16_t avail, bool avail_wrap, uint16_t used, bool used_wrap);
+int vqueue_restore(struct vqueue *q, uint64_t features, uint16_t avail, bool avail_wrap,
+		   uint16_t used, bool used_wrap);
 
 /*
- * The next chain. 1 and *out, whose owner is now the caller until vqueue_push or vqueue_drop. 0: there is none; the driver will
- * notify. -EAGAIN: parked, `fd` will count when it is worth another try. -EIO: a page is lost, -EINTR: memory shuts down; try
- * again when the machine goes on. -EPROTO: the driver is wrong. -ENOMEM.
+ * The next chain. 1 and *out, whose owner is now the caller until vqueue_push
+ * or vqueue_drop. 0: there is none; the driver will notify. -EAGAIN: parked,
+ * `fd` will count when it is worth another try. -EIO: a page is lost, -EINTR:
+ * memory shuts down; try again when the machine goes on. -EPROTO: the driver is
+ * wrong. -ENOMEM.
  */
 int vqueue_pop(struct vqueue *q, struct vchain **out);
 /*
- * Back to the driver, with so many bytes written into it. 1: the driver wants to be interrupted; 0: it does not; errors as
- * of vqueue_pop: then the queue keeps it for vqueue_resume.
+ * Back to the driver, with so many bytes written into it. 1: the driver wants
+ * to be interrupted; 0: it does not; errors as of vqueue_pop: then the queue
+ * keeps it for vqueue_resume.
  */
 int vqueue_push(struct vqueue *q, struct vchain *chain, uint32_t written);
-/* As vqueue_push, of n chains, 1 at least: the driver sees all of them at once. `written` is set in each. */
+/*
+ * As vqueue_push, of n chains, 1 at least: the driver sees all of them at once.
+ * `written` is set in each.
+ */
 int vqueue_push_all(struct vqueue *q, struct vchain *const *chain, unsigned int n);
 /* Chains that could not be given back: as vqueue_push. 0 when there are none. */
 int vqueue_resume(struct vqueue *q);
@@ -131,7 +145,11 @@ void vqueue_kick(struct vqueue *q);
 bool vchain_read(const struct vchain *chain, uint64_t offset, void *to, size_t len);
 /* Copies into what the device writes; false: it is shorter. */
 bool vchain_write(const struct vchain *chain, uint64_t offset, const void *from, size_t len);
-/* [offset, offset + len) of one side (in: what the device writes) as an iovec of at most n_out or n_in; returns how many. */
-unsigned int vchain_iovec(const struct vchain *chain, bool in, uint64_t offset, uint64_t len, struct iovec *iov);
+/*
+ * [offset, offset + len) of one side (in: what the device writes) as an iovec
+ * of at most n_out or n_in; returns how many.
+ */
+unsigned int vchain_iovec(const struct vchain *chain, bool in, uint64_t offset, uint64_t len,
+			  struct iovec *iov);
 
 #endif

@@ -27,7 +27,8 @@ static void rng_on_queue(void *arg, struct vqueue *q)
 	ssize_t len;
 
 	for (; n < VDEV_TURN_CHAINS && vdev_take(&rng->dev, q, &chain); n++) {
-		len = chain->in_bytes < sizeof(bytes) ? (ssize_t)chain->in_bytes : (ssize_t)sizeof(bytes);
+		len = chain->in_bytes < sizeof(bytes) ? (ssize_t)chain->in_bytes :
+							(ssize_t)sizeof(bytes);
 		/* It does not wait: the host has long been up. */
 		len = getrandom(bytes, (size_t)len, GRND_NONBLOCK);
 		if (len < 0 || !vchain_write(chain, 0, bytes, (size_t)len))
@@ -62,7 +63,8 @@ static int rng_check(const char *text, struct err *err)
 	return 0;
 }
 
-static int rng_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+static int rng_make(struct vdev **out, const struct vdev_env *env, const char *text,
+		    unsigned int number, struct err *err)
 {
 	const struct vdev_config config = { .number = number, .queues = 1, .queue_size = 64 };
 	struct rng *rng = calloc(1, sizeof(*rng));
@@ -80,4 +82,7 @@ static int rng_make(struct vdev **out, const struct vdev_env *env, const char *t
 	return 0;
 }
 
-const struct virtio_type rng_type = { .option = "rng", .max = 1, .check = rng_check, .make = rng_make };
+const struct virtio_type rng_type = { .option = "rng",
+				      .max = 1,
+				      .check = rng_check,
+				      .make = rng_make };

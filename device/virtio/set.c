@@ -32,8 +32,9 @@ static int set_add(struct virtio_set *set, struct pci_host *bus, const struct vi
 	return pci_host_add(bus, &dev->fn, &slot, err);
 }
 
-int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_options *options,
-		   const struct vdev_env *env, struct err *err)
+int virtio_set_new(struct virtio_set **out, struct pci_host *bus,
+		   const struct virtio_options *options, const struct vdev_env *env,
+		   struct err *err)
 {
 	struct virtio_set *set = calloc(1, sizeof(*set));
 	unsigned int i, k, number;

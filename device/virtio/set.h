@@ -17,12 +17,13 @@
 struct virtio_set;
 
 /*
- * Makes the devices that are chosen and puts them on `bus`, kind by kind in the
+ * Makes the devices that are chosen and puts them on `bus`, type by type in the
  * order of virtio_types; env is copied. -ENOTSUP: there are some, and bus is
  * NULL. Errors name the option. After an error there is nothing to free.
  */
-int virtio_set_new(struct virtio_set **out, struct pci_host *bus, const struct virtio_options *options,
-		   const struct vdev_env *env, struct err *err);
+int virtio_set_new(struct virtio_set **out, struct pci_host *bus,
+		   const struct virtio_options *options, const struct vdev_env *env,
+		   struct err *err);
 /* May be NULL. */
 void virtio_set_free(struct virtio_set *set);
 /* In the order in which they are on the bus. */

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * split.c - the split ring (virtio 1.2, section 2.7): a table of descriptors, a ring of heads that the driver makes available and
- * one of those that the device has used.
+ * split.c - the split ring (virtio 1.2, section 2.7): a table of descriptors, a
+ * ring of heads that the driver makes available and one of those that the
+ * device has used.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,13 +32,18 @@ static int split_check(struct vqueue *q)
 	if (q->size & (q->size - 1))
 		return ring_wrong(q, "%u entries: no power of two", q->size);
 	/* Alignments of 2.7. */
-	if (q->desc % VRING_DESC_ALIGN_SIZE || q->driver % VRING_AVAIL_ALIGN_SIZE || q->device % VRING_USED_ALIGN_SIZE)
-		return ring_wrong(q, "rings at 0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 " are not aligned", q->desc,
-				  q->driver, q->device);
+	if (q->desc % VRING_DESC_ALIGN_SIZE || q->driver % VRING_AVAIL_ALIGN_SIZE ||
+	    q->device % VRING_USED_ALIGN_SIZE)
+		return ring_wrong(
+			q, "rings at 0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 " are not aligned",
+			q->desc, q->driver, q->device);
 	return 0;
 }
 
-/* Is there a head that was not taken? When there is none the driver is told where to notify, and looked for once more. */
+/*
+ * Is there a head that was not taken? When there is none the driver is told
+ * where to notify, and looked for once more.
+ */
 static int split_look(struct vqueue *q)
 {
 	uint16_t idx;
@@ -52,7 +58,8 @@ out:
 	if (r < 0)
 		return r;
 	if ((uint16_t)(idx - q->avail) > q->size)
-		return ring_wrong(q, "available index %u, the device is at %u of %u", idx, q->avail, q->size);
+		return ring_wrong(q, "available index %u, the device is at %u of %u", idx, q->avail,
+				  q->size);
 	return idx != q->avail;
 }
 
@@ -78,9 +85,10 @@ static int split_next(struct vqueue *q, uint16_t *id, uint16_t *slots)
 		if (r < 0)
 			return r;
 		if (desc.flags & DESC_INDIRECT) {
-			if (!q->indirect || inside || desc.flags & DESC_NEXT || !desc.len || desc.len % sizeof(desc) ||
-			    desc.len / sizeof(desc) > q->size)
-				return ring_wrong(q, "an indirect table of %u bytes, flags 0x%x%s", desc.len, desc.flags,
+			if (!q->indirect || inside || desc.flags & DESC_NEXT || !desc.len ||
+			    desc.len % sizeof(desc) || desc.len / sizeof(desc) > q->size)
+				return ring_wrong(q, "an indirect table of %u bytes, flags 0x%x%s",
+						  desc.len, desc.flags,
 						  inside ? " inside another" : "");
 			inside = true;
 			table = desc.addr;
@@ -113,7 +121,8 @@ static int split_wants_interrupt(struct vqueue *q, uint16_t now, uint16_t old)
 	/* Where it cannot be seen whether: an interrupt too many does no harm. */
 	if (ring_load16(q, NULL, q->event_idx ? used_event(q) : q->driver, &value) < 0)
 		return 1;
-	return q->event_idx ? ring_need_event(value, now, old) : !(value & VRING_AVAIL_F_NO_INTERRUPT);
+	return q->event_idx ? ring_need_event(value, now, old) :
+			      !(value & VRING_AVAIL_F_NO_INTERRUPT);
 }
 
 static int split_put(struct vqueue *q, const struct vchain *chain)
@@ -126,7 +135,9 @@ static int split_put(struct vqueue *q, const struct vchain *chain)
 		const struct vring_used_elem elem = { .id = chain->id, .len = chain->written };
 		uint16_t at = (uint16_t)(old + i);
 
-		r = ring_write(q, &q->give_wait, q->device + USED_RING + sizeof(elem) * (at % q->size), &elem, sizeof(elem));
+		r = ring_write(q, &q->give_wait,
+			       q->device + USED_RING + sizeof(elem) * (at % q->size), &elem,
+			       sizeof(elem));
 	}
 	if (!r)
 		r = ring_store16(q, &q->give_wait, q->device + USED_IDX, now);
@@ -136,4 +147,5 @@ static int split_put(struct vqueue *q, const struct vchain *chain)
 	return split_wants_interrupt(q, now, old);
 }
 
-const struct ring_ops ring_split = { split_check, split_next, split_advance, split_retreat, split_put };
+const struct ring_ops ring_split = { split_check, split_next, split_advance, split_retreat,
+				     split_put };

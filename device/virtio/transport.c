@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * transport.c - virtio over PCI (virtio 1.2, section 4.1): all register structures are in one BAR, MSI-X too; there is no
- * interrupt line.
+ * transport.c - virtio over PCI (virtio 1.2, section 4.1): all register
+ * structures are in one BAR, MSI-X too; there is no interrupt line.
  *
  *   0x0000 common configuration    0x1000 ISR    0x2000 device configuration
  *   0x3000 notifications, 4 bytes a queue        0x4000 MSI-X table    0x5000 pending bits
@@ -112,7 +112,9 @@ static void queue_write32(struct vdev *dev, unsigned int at, uint32_t value)
 
 	if (!q || q->enabled || dev->resetting)
 		return;
-	address = at < VIRTIO_PCI_COMMON_Q_AVAILLO ? &q->desc : at < VIRTIO_PCI_COMMON_Q_USEDLO ? &q->driver : &q->device;
+	address = at < VIRTIO_PCI_COMMON_Q_AVAILLO ? &q->desc :
+		  at < VIRTIO_PCI_COMMON_Q_USEDLO  ? &q->driver :
+						     &q->device;
 	half_set(address, at / 4 % 2, value);
 }
 
@@ -172,14 +174,16 @@ static void common_write(struct vdev *dev, unsigned int at, const uint8_t *data,
 
 /* ---- the BAR ---- */
 
-static void read_slice(uint8_t *data, unsigned int size, const uint8_t *from, size_t len, uint64_t at)
+static void read_slice(uint8_t *data, unsigned int size, const uint8_t *from, size_t len,
+		       uint64_t at)
 {
 	memset(data, 0, size);
 	if (at < len)
 		memcpy(data, from + at, len - at < size ? len - at : size);
 }
 
-static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uint8_t *data,
+		   unsigned int size)
 {
 	uint64_t region = offset & ~(uint64_t)(REGION_BYTES - 1), at = offset & (REGION_BYTES - 1);
 	uint8_t image[COMMON_BYTES];
@@ -217,7 +221,8 @@ static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uin
 }
 
 /* What fails, twice at one place say, is an exit as any other write. */
-static void events_change(struct vdev *dev, int (*change)(void *arg, uint64_t gpa, int fd), uint64_t base)
+static void events_change(struct vdev *dev, int (*change)(void *arg, uint64_t gpa, int fd),
+			  uint64_t base)
 {
 	unsigned int i;
 
@@ -226,13 +231,15 @@ static void events_change(struct vdev *dev, int (*change)(void *arg, uint64_t gp
 }
 
 /*
- * To register an event, KVM waits for every vCPU that is inside a fault, and that vCPU for its page. So, while memory is late, events
- * stay as they were when the guest was last let run: where they are no longer right, notifications are exits, and an event too many
- * looks at a queue in vain.
+ * To register an event, KVM waits for every vCPU that is inside a fault, and
+ * that vCPU for its page. So, while memory is late, events stay as they were
+ * when the guest was last let run: where they are no longer right,
+ * notifications are exits, and an event too many looks at a queue in vain.
  */
 void vdev_update_ioeventfds(struct vdev *dev)
 {
-	if (dev->events_at == dev->events_wanted || !dev->env.event_add || (dev->running && memory_is_late(dev->env.mem)))
+	if (dev->events_at == dev->events_wanted || !dev->env.event_add ||
+	    (dev->running && memory_is_late(dev->env.mem)))
 		return;
 	events_change(dev, dev->env.event_remove, dev->events_at);
 	events_change(dev, dev->env.event_add, dev->events_wanted);
@@ -252,27 +259,34 @@ static void on_moved(void *arg, unsigned int bar, bool mapped, uint64_t base)
 static void on_config(void *arg, unsigned int offset, bool write, unsigned int size)
 {
 	struct vdev *dev = arg;
-	uint8_t *cap = dev->fn.config + dev->pci_cfg_at, *data = cap + sizeof(struct virtio_pci_cap);
+	uint8_t *cap = dev->fn.config + dev->pci_cfg_at,
+		*data = cap + sizeof(struct virtio_pci_cap);
 	unsigned int data_at = dev->pci_cfg_at + (unsigned int)sizeof(struct virtio_pci_cap);
 	struct virtio_pci_cap window;
 	unsigned int i;
 
 	/* What was notified while the device was no bus master is still there. */
-	for (i = 0; write && offset <= PCI_COMMAND + 1 && offset + size > PCI_COMMAND && i < dev->queues; i++)
+	for (i = 0;
+	     write && offset <= PCI_COMMAND + 1 && offset + size > PCI_COMMAND && i < dev->queues;
+	     i++)
 		if (dev->queue[i].enabled)
 			vqueue_kick(&dev->queue[i]);
 	if (offset >= data_at + 4 || offset + size <= data_at)
 		return;
 	memcpy(&window, cap, sizeof(window));
-	if ((window.length != 1 && window.length != 2 && window.length != 4) || window.offset % window.length)
+	if ((window.length != 1 && window.length != 2 && window.length != 4) ||
+	    window.offset % window.length)
 		return;
 	pci_function_bar_touch(&dev->fn, window.bar, window.offset, write, data, window.length);
 }
 
-static const struct pci_function_ops function_ops = { .bar = on_bar, .moved = on_moved, .config = on_config };
+static const struct pci_function_ops function_ops = { .bar = on_bar,
+						      .moved = on_moved,
+						      .config = on_config };
 
 /* A structure's place as a capability (4.1.4); the first two bytes are the capability's header. */
-static unsigned int place(struct vdev *dev, uint8_t type, uint32_t offset, uint32_t length, size_t extra, uint32_t value)
+static unsigned int place(struct vdev *dev, uint8_t type, uint32_t offset, uint32_t length,
+			  size_t extra, uint32_t value)
 {
 	struct {
 		struct virtio_pci_cap cap;
@@ -284,8 +298,10 @@ static unsigned int place(struct vdev *dev, uint8_t type, uint32_t offset, uint3
 	}, writable = { .value = UINT32_MAX };
 	const bool window = type == VIRTIO_PCI_CAP_PCI_CFG;
 
-	writable.cap = (struct virtio_pci_cap){ .bar = 0xff, .offset = UINT32_MAX, .length = UINT32_MAX };
-	return pci_function_add_capability(&dev->fn, 0x09, (uint8_t *)&body + 2, sizeof(body.cap) - 2 + extra,
+	writable.cap =
+		(struct virtio_pci_cap){ .bar = 0xff, .offset = UINT32_MAX, .length = UINT32_MAX };
+	return pci_function_add_capability(&dev->fn, 0x09, (uint8_t *)&body + 2,
+					   sizeof(body.cap) - 2 + extra,
 					   window ? (uint8_t *)&writable + 2 : NULL);
 }
 
@@ -302,8 +318,10 @@ int vdev_transport_init(struct vdev *dev, struct err *err)
 	place(dev, VIRTIO_PCI_CAP_ISR_CFG, ISR_AT, 1, 0, 0);
 	if (dev->config_len)
 		place(dev, VIRTIO_PCI_CAP_DEVICE_CFG, DEVICE_AT, (uint32_t)dev->config_len, 0, 0);
-	place(dev, VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_AT, dev->queues * NOTIFY_STRIDE, 4, NOTIFY_STRIDE);
+	place(dev, VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_AT, dev->queues * NOTIFY_STRIDE, 4,
+	      NOTIFY_STRIDE);
 	dev->pci_cfg_at = place(dev, VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 4, 0);
 	/* A vector for each queue and one for the configuration. */
-	return pci_function_add_msix(&dev->fn, &dev->env.msi, dev->queues + 1, BAR, TABLE_AT, PENDING_AT, err);
+	return pci_function_add_msix(&dev->fn, &dev->env.msi, dev->queues + 1, BAR, TABLE_AT,
+				     PENDING_AT, err);
 }

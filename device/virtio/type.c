@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
-const struct virtio_type *const virtio_types[] = { &rng_type, &blk_type, &net_type, &console_type, &balloon_type, &vsock_type };
+const struct virtio_type *const virtio_types[] = { &rng_type,	  &blk_type,	 &net_type,
+						   &console_type, &balloon_type, &vsock_type };
 const unsigned int virtio_types_n = sizeof(virtio_types) / sizeof(virtio_types[0]);
 
 static const struct virtio_type *type_find(const char *option)
@@ -18,7 +19,8 @@ static const struct virtio_type *type_find(const char *option)
 	return NULL;
 }
 
-int virtio_options_add(struct virtio_options *options, const char *option, const char *text, struct err *err)
+int virtio_options_add(struct virtio_options *options, const char *option, const char *text,
+		       struct err *err)
 {
 	const struct virtio_type *type = type_find(option);
 	struct virtio_option *at = &options->option[options->n];
@@ -34,9 +36,11 @@ int virtio_options_add(struct virtio_options *options, const char *option, const
 			at = &options->option[i];
 	}
 	if (same == type->max && type->max > 1)
-		return err_set(err, -EINVAL, "--%s %s: at most %u allowed", option, text, type->max);
+		return err_set(err, -EINVAL, "--%s %s: at most %u allowed", option, text,
+			       type->max);
 	if (at == &options->option[VIRTIO_DEVICES_MAX])
-		return err_set(err, -EINVAL, "--%s %s: at most %d devices are allowed", option, text, VIRTIO_DEVICES_MAX);
+		return err_set(err, -EINVAL, "--%s %s: at most %d devices are allowed", option,
+			       text, VIRTIO_DEVICES_MAX);
 	r = type->check(text, err);
 	if (r < 0)
 		return err_prefix(err, r, "--%s", option);

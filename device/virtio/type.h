@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The kinds of virtio devices that a machine can have, each by the option of `postern run` that asks for it. A new kind is one
- * more file, with a struct virtio_type that kind.c lists.
+ * The types of virtio devices that a machine can have, each by the option of
+ * `postern run` that asks for it. A new type is one more file, with a struct
+ * virtio_type that type.c lists.
  *
  * All on the main thread.
  */
@@ -18,15 +19,20 @@ struct virtio_type {
 	unsigned int max;		/* of one machine */
 	/* The option's value, "" if it takes none. 0, -EINVAL with what is allowed, -ENOMEM. */
 	int (*check)(const char *text, struct err *err);
-	/* number: of its kind, from 0. */
-	int (*make)(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err);
+	/* number: of its type, from 0. */
+	int (*make)(struct vdev **out, const struct vdev_env *env, const char *text,
+		    unsigned int number, struct err *err);
 };
 
-/* In the order in which they come on the bus: the order in which a guest finds them, whatever that of the options. */
+/*
+ * In the order in which they come on the bus: the order in which a guest finds
+ * them, whatever that of the options.
+ */
 extern const struct virtio_type *const virtio_types[];
 extern const unsigned int virtio_types_n;
 
-extern const struct virtio_type rng_type, blk_type, net_type, console_type, balloon_type, vsock_type;
+extern const struct virtio_type rng_type, blk_type, net_type, console_type, balloon_type,
+	vsock_type;
 
 /* One device that is asked for. */
 struct virtio_option {
@@ -40,9 +46,11 @@ struct virtio_options {
 };
 
 /*
- * One more, or, of a kind that a machine has only one of, another instead; text stays the caller's. -EINVAL: the kind is not known, its
- * value wrong, or there are too many; the error names the option.
+ * One more, or, of a type that a machine has only one of, another instead; text
+ * stays the caller's. -EINVAL: the type is not known, its value wrong, or there
+ * are too many; the error names the option.
  */
-int virtio_options_add(struct virtio_options *options, const char *option, const char *text, struct err *err);
+int virtio_options_add(struct virtio_options *options, const char *option, const char *text,
+		       struct err *err);
 
 #endif

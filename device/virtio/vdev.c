@@ -19,8 +19,9 @@
 #include "virtio.pb-c.h"
 
 #define BIT(n) (UINT64_C(1) << (n))
-#define FEATURES_COMMON                                                                                                \
-	(BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_RING_F_EVENT_IDX))
+#define FEATURES_COMMON                                                                           \
+	(BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | \
+	 BIT(VIRTIO_RING_F_EVENT_IDX))
 #define FAILURES_LOGGED 16
 #define STATUS_ALL                                                                                                     \
 	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK | \
@@ -134,7 +135,8 @@ static void reset_start(struct vdev *dev)
 bool vdev_may_run(const struct vdev *dev, const struct vqueue *q)
 {
 	return dev->running && !dev->resetting && q->enabled && pci_function_is_master(&dev->fn) &&
-	       dev->status & VIRTIO_CONFIG_S_DRIVER_OK && !(dev->status & VIRTIO_CONFIG_S_NEEDS_RESET);
+	       dev->status & VIRTIO_CONFIG_S_DRIVER_OK &&
+	       !(dev->status & VIRTIO_CONFIG_S_NEEDS_RESET);
 }
 
 /* What came of giving chains back, or of taking one. */
@@ -145,7 +147,8 @@ static void outcome(struct vdev *dev, struct vqueue *q, int r)
 	else if (r == -EPROTO)
 		vdev_fail(dev, "queue %u: %s", q->index, q->why);
 	else if (r == -ENOMEM)
-		vdev_fail(dev, "queue %u: no memory for a chain of %u buffers", q->index, q->pieces);
+		vdev_fail(dev, "queue %u: no memory for a chain of %u buffers", q->index,
+			  q->pieces);
 	/* -EAGAIN: a page wakes it. -EIO, -EINTR: the machine stops, and starts it again. */
 }
 
@@ -166,10 +169,12 @@ void vdev_give_all(struct vdev *dev, struct vqueue *q, struct vchain *const *cha
 	unsigned int i;
 
 	/*
-	 * Not the driver's any more: it asked for a reset meanwhile, or has to. Or the device may no longer write to memory: then this
-	 * goes nowhere, as it would with hardware.
+	 * Not the driver's any more: it asked for a reset meanwhile, or has to.
+	 * Or the device may no longer write to memory: then this goes nowhere,
+	 * as it would with hardware.
 	 */
-	if (dev->resetting || dev->status & VIRTIO_CONFIG_S_NEEDS_RESET || !pci_function_is_master(&dev->fn)) {
+	if (dev->resetting || dev->status & VIRTIO_CONFIG_S_NEEDS_RESET ||
+	    !pci_function_is_master(&dev->fn)) {
 		for (i = 0; i < n; i++)
 			vqueue_drop(q, chain[i]);
 		reset_finish(dev);
@@ -250,8 +255,9 @@ void vdev_start(struct vdev *dev)
 	vdev_update_ioeventfds(dev);
 	dev->running = true;
 	/*
-	 * KVM may bring an event to an interrupt controller some time after it was written (irqfd), and so after the controller's state
-	 * was taken. One interrupt too many does no harm, one too few is a hang.
+	 * KVM may bring an event to an interrupt controller some time after it
+	 * was written (irqfd), and so after the controller's state was taken.
+	 * One interrupt too many does no harm, one too few is a hang.
 	 */
 	if (dev->arrived && dev->status & VIRTIO_CONFIG_S_DRIVER_OK && !dev->resetting)
 		interrupt_config(dev);
@@ -322,11 +328,12 @@ void vdev_write_status(struct vdev *dev, uint8_t value)
 	/* Bits are not taken back (2.1.1), and one is the device's. */
 	value = (uint8_t)(dev->status | (value & STATUS_ALL & ~VIRTIO_CONFIG_S_NEEDS_RESET));
 	if (value & ~dev->status & VIRTIO_CONFIG_S_FEATURES_OK && !features_are_right(dev)) {
-		log_debug("%s: the driver's features 0x%" PRIx64 " are refused, of 0x%" PRIx64, dev->name, dev->accepted,
-			 dev->offered);
+		log_debug("%s: the driver's features 0x%" PRIx64 " are refused, of 0x%" PRIx64,
+			  dev->name, dev->accepted, dev->offered);
 		value = (uint8_t)(value & ~VIRTIO_CONFIG_S_FEATURES_OK);
 	}
-	if (value & ~dev->status & VIRTIO_CONFIG_S_DRIVER_OK && !(value & VIRTIO_CONFIG_S_FEATURES_OK)) {
+	if (value & ~dev->status & VIRTIO_CONFIG_S_DRIVER_OK &&
+	    !(value & VIRTIO_CONFIG_S_FEATURES_OK)) {
 		vdev_fail(dev, "the driver goes ahead without agreed features");
 		return;
 	}
@@ -363,7 +370,8 @@ static void queue_to(VirtioQueue *msg, const struct vqueue *q)
 	msg->used_wrap = q->used_wrap;
 }
 
-static int state_pack(struct vdev *dev, struct buf *function, struct buf *own, struct buf *out, struct err *err)
+static int state_pack(struct vdev *dev, struct buf *function, struct buf *own, struct buf *out,
+		      struct err *err)
 {
 	VirtioQueue queue[VDEV_QUEUES_MAX], *queues[VDEV_QUEUES_MAX];
 	VirtioState msg = POSTERN__DEVICE__VIRTIO_STATE__INIT;
@@ -420,7 +428,8 @@ static int dev_save(void *arg, struct buf *out, struct err *err)
 /* Into a queue that is reset. */
 static int queue_from(struct vqueue *q, const VirtioQueue *msg, uint64_t features, struct err *err)
 {
-	if (msg->size > UINT16_MAX || msg->vector > UINT16_MAX || msg->avail > UINT16_MAX || msg->used > UINT16_MAX)
+	if (msg->size > UINT16_MAX || msg->vector > UINT16_MAX || msg->avail > UINT16_MAX ||
+	    msg->used > UINT16_MAX)
 		return err_set(err, -EINVAL, "queue %u: a field is larger than 16 bits", q->index);
 	q->size = (uint16_t)msg->size;
 	q->vector = (uint16_t)msg->vector;
@@ -429,14 +438,14 @@ static int queue_from(struct vqueue *q, const VirtioQueue *msg, uint64_t feature
 	q->device = msg->device;
 	if (!msg->enabled && (msg->avail || msg->used || !msg->avail_wrap || !msg->used_wrap))
 		return err_set(err, -EINVAL, "queue %u: it is not enabled and has moved", q->index);
-	if (msg->enabled && vqueue_restore(q, features, (uint16_t)msg->avail, msg->avail_wrap, (uint16_t)msg->used,
-					   msg->used_wrap) < 0)
+	if (msg->enabled && vqueue_restore(q, features, (uint16_t)msg->avail, msg->avail_wrap,
+					   (uint16_t)msg->used, msg->used_wrap) < 0)
 		return err_set(err, -EINVAL, "queue %u: %s", q->index, q->why);
 	return 0;
 }
 
 static int vdev_state_check(const struct vdev *dev, const VirtioState *msg, vdev_load_fn load,
-		       struct err *err)
+			    struct err *err)
 {
 	struct vqueue *trial;
 	size_t i;
@@ -445,15 +454,19 @@ static int vdev_state_check(const struct vdev *dev, const VirtioState *msg, vdev
 	/* First, since it can say what a feature that is missing means. */
 	if (load && load(dev->arg, msg->own.data, msg->own.len, false, err) < 0)
 		return -EINVAL;
-	if (msg->features & ~(dev->offered | dev->arriving) && msg->status & VIRTIO_CONFIG_S_FEATURES_OK)
-		return err_set(err, -EINVAL, "features 0x%" PRIx64 ", this device has 0x%" PRIx64, msg->features, dev->offered);
-	if (msg->status & ~(uint32_t)STATUS_ALL || msg->isr & ~3u || msg->config_vector > UINT16_MAX ||
-	    msg->queue_select > UINT16_MAX)
+	if (msg->features & ~(dev->offered | dev->arriving) &&
+	    msg->status & VIRTIO_CONFIG_S_FEATURES_OK)
+		return err_set(err, -EINVAL, "features 0x%" PRIx64 ", this device has 0x%" PRIx64,
+			       msg->features, dev->offered);
+	if (msg->status & ~(uint32_t)STATUS_ALL || msg->isr & ~3u ||
+	    msg->config_vector > UINT16_MAX || msg->queue_select > UINT16_MAX)
 		return err_set(err, -EINVAL, "a register has bits that do not exist");
 	if (msg->n_queues != dev->queues)
-		return err_set(err, -EINVAL, "%zu queues, this device has %u", msg->n_queues, dev->queues);
+		return err_set(err, -EINVAL, "%zu queues, this device has %u", msg->n_queues,
+			       dev->queues);
 	if (!load && msg->own.len)
-		return err_set(err, -EINVAL, "%zu bytes of its own, this device has none", msg->own.len);
+		return err_set(err, -EINVAL, "%zu bytes of its own, this device has none",
+			       msg->own.len);
 	trial = malloc(sizeof(*trial));
 	if (!trial)
 		return err_set(err, -ENOMEM, "no memory to check a state");
@@ -490,7 +503,8 @@ static void state_apply(struct vdev *dev, const VirtioState *msg, vdev_load_fn l
 static int state_load(struct vdev *dev, vdev_load_fn load, const uint8_t *data, size_t len,
 		      struct err *err)
 {
-	VirtioState *msg = proto_unpack(&postern__device__virtio_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+	VirtioState *msg = proto_unpack(&postern__device__virtio_state__descriptor, data, len,
+					PROTO_FIELDS_MAX, err);
 	int r;
 
 	if (!msg)

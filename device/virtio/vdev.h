@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What all virtio devices have in common (virtio 1.2, chapters 2 and 3; the PCI transport: section 4.1): status, feature
- * negotiation, queues and their interrupts, reset, state. Only "modern" devices: VIRTIO_F_VERSION_1 is not optional.
+ * What all virtio devices have in common (virtio 1.2, chapters 2 and 3; the PCI
+ * transport: section 4.1): status, feature negotiation, queues and their
+ * interrupts, reset, state. Only "modern" devices: VIRTIO_F_VERSION_1 is not
+ * optional.
  *
- * Threads. The guest's register accesses come on vCPU threads; queues are worked off on the main thread, woken by an eventfd each:
- * by a notification (from KVM itself where it has ioeventfd), by a page that is in, by vdev_start. The PCI function's lock guards
- * everything.
+ * Threads. The guest's register accesses come on vCPU threads; queues are
+ * worked off on the main thread, woken by an eventfd each: by a notification
+ * (from KVM itself where it has ioeventfd), by a page that is in, by
+ * vdev_start. The PCI function's lock guards everything.
  *
- * A driver that is wrong: NEEDS_RESET, the reason in the log, no queue is touched until it resets the device (2.1.2). A reset waits
- * for what the device has in flight: the status reads as zero only then (2.4.1), and so no buffer is written to later.
+ * A driver that is wrong: NEEDS_RESET, the reason in the log, no queue is
+ * touched until it resets the device (2.1.2). A reset waits for what the device
+ * has in flight: the status reads as zero only then (2.4.1), and so no buffer
+ * is written to later.
  */
 #ifndef POSTERN_DEVICE_VIRTIO_VDEV_H
 #define POSTERN_DEVICE_VIRTIO_VDEV_H
@@ -38,27 +43,42 @@ struct vdev_ops {
 	uint32_t version;
 	uint16_t type;			/* virtio 1.2, chapter 5 */
 	uint32_t pci_class;
-	/* Chains may be there: vdev_take until it says no, or VDEV_TURN_CHAINS were taken (then vqueue_kick). Main thread, locked. */
+	/*
+	 * Chains may be there: vdev_take until it says no, or VDEV_TURN_CHAINS
+	 * were taken (then vqueue_kick). Main thread, locked.
+	 */
 	void (*queue)(void *arg, struct vqueue *q);
 	/* Not locked, main thread: no queue is used any more. */
 	void (*free)(void *arg);
 	/* Each of these may be NULL. */
-	/* The driver writes this to the configuration structure, inside of it. vCPU thread, locked. */
-	void (*config_write)(void *arg, unsigned int offset, const uint8_t *data, unsigned int size);
-	/* The driver has reset the device, or it is about to be loaded: what it keeps of the driver's goes. Any thread, locked. */
+	/*
+	 * The driver writes this to the configuration structure, inside of it.
+	 * vCPU thread, locked.
+	 */
+	void (*config_write)(void *arg, unsigned int offset, const uint8_t *data,
+			     unsigned int size);
+	/*
+	 * The driver has reset the device, or it is about to be loaded: what it
+	 * keeps of the driver's goes. Any thread, locked.
+	 */
 	void (*reset)(void *arg);
-	/* The machine runs, from now on (queues are kicked) or no longer (queues are stopped). Main thread, locked. */
+	/*
+	 * The machine runs, from now on (queues are kicked) or no longer
+	 * (queues are stopped). Main thread, locked.
+	 */
 	void (*start)(void *arg);
 	void (*stop)(void *arg);
 	/*
-	 * Ends what is in flight, before the state is taken or memory is loaded anew; waits at most until the deadline (CLOCK_MONOTONIC).
-	 * -ETIMEDOUT says for what. Without it: nothing is ever in flight but for a ring whose page is missing. Main thread, stopped, not
-	 * locked.
+	 * Ends what is in flight, before the state is taken or memory is loaded
+	 * anew; waits at most until the deadline (CLOCK_MONOTONIC). -ETIMEDOUT
+	 * says for what. Without it: nothing is ever in flight but for a ring
+	 * whose page is missing. Main thread, stopped, not locked.
 	 */
 	int (*drain)(void *arg, int64_t deadline_ns, struct err *err);
 	/*
-	 * What a device shares with other machines: taken before this one runs, given up once another does. Main thread, not locked. Claim
-	 * may come again, and says why it cannot be: the machine then does not run.
+	 * What a device shares with other machines: taken before this one runs,
+	 * given up once another does. Main thread, not locked. Claim may come
+	 * again, and says why it cannot be: the machine then does not run.
 	 */
 	int (*claim)(void *arg, struct err *err);
 	void (*release)(void *arg);
@@ -70,7 +90,10 @@ struct vdev_ops {
 	vdev_load_fn load, load_previous;
 };
 
-/* What a device stands on. The functions: any thread; a negative errno: not possible, writes come as exits. */
+/*
+ * What a device stands on. The functions: any thread; a negative errno: not
+ * possible, writes come as exits.
+ */
 struct vdev_env {
 	struct memory *mem;
 	struct loop *loop;		/* NULL: whoever tests it calls vdev_run */
@@ -114,11 +137,14 @@ struct vdev {
 };
 
 struct vdev_config {
-	unsigned int number;		/* of its kind: makes its name unique */
+	unsigned int number;		/* of its type: makes its name unique */
 	unsigned int queues;
 	uint16_t queue_size;
 	uint64_t features;		/* the device's own; those of rings and transport are added */
-	/* Others that a guest which comes from elsewhere may have: they are offered from then on. */
+	/*
+	 * Others that a guest which comes from elsewhere may have: they are
+	 * offered from then on.
+	 */
 	uint64_t arriving;
 	const void *config;		/* outlives the device */
 	size_t config_len;
@@ -143,7 +169,7 @@ void vdev_memory_complete(struct vdev *dev);
 void vdev_run(struct vdev *dev, unsigned int i);
 /* Chains that the device has in flight, or cannot give back yet. */
 unsigned int vdev_in_flight(struct vdev *dev);
-/* As ops->claim and ops->release. */
+/* As ops->claim, ops->release and ops->renew. */
 int vdev_claim(struct vdev *dev, struct err *err);
 void vdev_release(struct vdev *dev);
 

@@ -1,22 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * vsock.c - virtio-vsock (virtio 1.2, section 5.10): stream sockets between the guest and the host, here unix sockets (vsock_host.h).
+ * vsock.c - virtio-vsock (virtio 1.2, section 5.10): stream sockets between the
+ * guest and the host, here unix sockets (vsock_host.h).
  *
- * All of it in user space. The kernel's own device (vhost-vsock) reads and writes guest memory from a kernel thread that nothing can bring out of
- * its wait for a missing page.
+ * All of it in user space. The kernel's own device (vhost-vsock) reads and
+ * writes guest memory from a kernel thread that nothing can bring out of its
+ * wait for a missing page.
  *
- * Towards the guest everything is pulled: when its rx queue has a buffer, who has something to say gets it, in turn: refusals first, then
- * each connection. A socket's bytes are read straight into the guest's buffer, so none are in flight; without buffers, or credit, they are left in
- * the socket, and whoever sends them waits. From the guest, bytes are written to the socket, and what it does not take is kept: VSOCK_BUFFER_BYTES a
- * connection at most, which is the credit that the guest is given (5.10.6.3). What one connection does is in vsock_conn.c.
+ * Towards the guest everything is pulled: when its rx queue has a buffer, who
+ * has something to say gets it, in turn: refusals first, then each connection.
+ * A socket's bytes are read straight into the guest's buffer, so none are in
+ * flight; without buffers, or credit, they are left in the socket, and whoever
+ * sends them waits. From the guest, bytes are written to the socket, and what
+ * it does not take is kept: VSOCK_BUFFER_BYTES a connection at most, which is
+ * the credit that the guest is given (5.10.6.3). What one connection does is in
+ * vsock_conn.c.
  *
- * Who calls the guest before its driver is up waits for it, CALL_PATIENCE_NS at most: the call is told when there is a buffer for that. A driver
- * begins with a reset, which ends what the guest knows of, and no call that it has not heard of.
+ * Who calls the guest before its driver is up waits for it, CALL_PATIENCE_NS at
+ * most: the call is told when there is a buffer for that. A driver begins with
+ * a reset, which ends what the guest knows of, and no call that it has not
+ * heard of.
  *
- * Connections end with a migration: the destination tells the driver so (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, 5.10.6.7).
+ * Connections end with a migration: the destination tells the driver so
+ * (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, 5.10.6.7).
  *
- * The device's lock guards all of it. Everything but `reset` runs on the main thread.
+ * The device's lock guards all of it. Everything but `reset` runs on the main
+ * thread.
  */
 #include <endian.h>
 #include <errno.h>
@@ -36,7 +46,10 @@
 
 #define HOST_CID 2u
 #define QUEUE_SIZE 128
-/* Resets that answer packets of no connection; while there are so many no more packets are taken. */
+/*
+ * Resets that answer packets of no connection; while there are so many no more
+ * packets are taken.
+ */
 #define REFUSALS_MAX 64u
 /* How long the guest has to answer a shutdown. */
 #define LINGER_NS (2 * NS_PER_SEC)
@@ -88,7 +101,9 @@ static void vsock_refuse(struct vsock *vs, const struct virtio_vsock_hdr *to)
 /* The guest calls the host. */
 static void take_request(struct vsock *vs, const struct virtio_vsock_hdr *header)
 {
-	int fd = vs->table.n < VSOCK_CONNS_MAX ? vsock_host_connect(vs->host, le32toh(header->dst_port)) : -EMFILE;
+	int fd = vs->table.n < VSOCK_CONNS_MAX ?
+			 vsock_host_connect(vs->host, le32toh(header->dst_port)) :
+			 -EMFILE;
 	struct vsock_conn *c = fd >= 0 ? vsock_conn_new(&vs->table, fd, VSOCK_OPEN) : NULL;
 
 	if (!c) {
@@ -110,7 +125,8 @@ static void take_response(struct vsock_conn *c)
 	int n = snprintf(line, sizeof(line), "OK %" PRIu32 "\n", c->host_port);
 
 	/* The first bytes into a socket: it takes all, or its other side has gone. */
-	if (c->state != VSOCK_CALLING || send(c->fd, line, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) != n)
+	if (c->state != VSOCK_CALLING ||
+	    send(c->fd, line, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) != n)
 		vsock_conn_refuse(c);
 	else
 		c->state = VSOCK_OPEN;
@@ -137,7 +153,8 @@ static void take_reset(struct vsock_conn *c)
 }
 
 /* A packet of a connection that there is. */
-static void take_known(struct vsock_conn *c, const struct virtio_vsock_hdr *header, const struct vchain *chain)
+static void take_known(struct vsock_conn *c, const struct virtio_vsock_hdr *header,
+		       const struct vchain *chain)
 {
 	uint16_t op = le16toh(header->op);
 
@@ -164,14 +181,16 @@ static void take_known(struct vsock_conn *c, const struct virtio_vsock_hdr *head
 	vsock_conn_update(c);
 }
 
-static void vsock_take(struct vsock *vs, const struct virtio_vsock_hdr *header, const struct vchain *chain)
+static void vsock_take(struct vsock *vs, const struct virtio_vsock_hdr *header,
+		       const struct vchain *chain)
 {
 	struct vsock_conn *c;
 
 	/* Nobody else's packets are passed on (5.10.6.4), and nobody else would get an answer. */
 	if (header->src_cid != vs->config.guest_cid)
 		return;
-	if (le64toh(header->dst_cid) != HOST_CID || le16toh(header->type) != VIRTIO_VSOCK_TYPE_STREAM) {
+	if (le64toh(header->dst_cid) != HOST_CID ||
+	    le16toh(header->type) != VIRTIO_VSOCK_TYPE_STREAM) {
 		vsock_refuse(vs, header);
 		return;
 	}
@@ -194,9 +213,11 @@ static void on_tx(struct vsock *vs, struct vqueue *q)
 		vs->tx_waits = vs->refusals == REFUSALS_MAX;
 		if (vs->tx_waits || !vdev_take(&vs->dev, q, &chain))
 			break;
-		if (!vchain_read(chain, 0, &header, sizeof(header)) || le32toh(header.len) > chain->out_bytes - sizeof(header)) {
+		if (!vchain_read(chain, 0, &header, sizeof(header)) ||
+		    le32toh(header.len) > chain->out_bytes - sizeof(header)) {
 			vqueue_drop(q, chain);
-			vdev_fail(&vs->dev, "queue %u: a packet that is shorter than it says", q->index);
+			vdev_fail(&vs->dev, "queue %u: a packet that is shorter than it says",
+				  q->index);
 			return;
 		}
 		vsock_take(vs, &header, chain);
@@ -233,7 +254,10 @@ static void conn_said(struct vsock *vs, struct vsock_conn *c, uint16_t op)
 		vsock_conn_update(c);
 }
 
-/* One packet: of a connection (then op is its), or a refusal. False: the guest has no buffer for it now. */
+/*
+ * One packet: of a connection (then op is its), or a refusal. False: the guest
+ * has no buffer for it now.
+ */
 static bool vsock_say(struct vsock *vs, struct vsock_conn *c, uint16_t op)
 {
 	struct vqueue *q = &vs->dev.queue[QUEUE_RX];
@@ -245,7 +269,8 @@ static bool vsock_say(struct vsock *vs, struct vsock_conn *c, uint16_t op)
 		return false;
 	if (chain->in_bytes < sizeof(header)) {
 		vqueue_drop(q, chain);
-		vdev_fail(&vs->dev, "queue %u: a buffer without room for a packet's header", q->index);
+		vdev_fail(&vs->dev, "queue %u: a buffer without room for a packet's header",
+			  q->index);
 		return false;
 	}
 	if (c) {
@@ -309,7 +334,8 @@ static void pump(struct vsock *vs)
 
 static void vsock_on_event(struct vsock *vs, struct vqueue *q)
 {
-	const struct virtio_vsock_event event = { .id = htole32(VIRTIO_VSOCK_EVENT_TRANSPORT_RESET) };
+	const struct virtio_vsock_event event = { .id = htole32(
+							  VIRTIO_VSOCK_EVENT_TRANSPORT_RESET) };
 	struct vchain *chain;
 
 	if (!vs->event || !vdev_take(&vs->dev, q, &chain))
@@ -392,8 +418,10 @@ static void vsock_on_connected(void *arg, int fd, uint32_t port)
 		/* There are more ports than connections. */
 		do {
 			c->host_port = 0;
-			vs->next_port = vs->next_port < UINT32_MAX - 1 ? vs->next_port + 1 : PORT_FIRST;
-			for (i = 0; i < vs->table.n && vs->table.conn[i]->host_port != vs->next_port; i++)
+			vs->next_port =
+				vs->next_port < UINT32_MAX - 1 ? vs->next_port + 1 : PORT_FIRST;
+			for (i = 0;
+			     i < vs->table.n && vs->table.conn[i]->host_port != vs->next_port; i++)
 				;
 		} while (i < vs->table.n);
 		c->host_port = vs->next_port;
@@ -424,8 +452,9 @@ static void on_reap(uv_async_t *reap)
 }
 
 /*
- * A guest that does not answer a shutdown, a call that no driver takes. The time of a machine that does not run is not its guest's, and a
- * driver that is up has its reasons not to give buffers.
+ * A guest that does not answer a shutdown, a call that no driver takes. The
+ * time of a machine that does not run is not its guest's, and a driver that is
+ * up has its reasons not to give buffers.
  */
 static void linger_end(struct vsock *vs, struct vsock_conn *c, int64_t now)
 {
@@ -545,7 +574,8 @@ static int vsock_check(const char *text, struct err *err)
 	return vsock_options_parse(&options, text, err);
 }
 
-static int vsock_make(struct vdev **out, const struct vdev_env *env, const char *text, unsigned int number, struct err *err)
+static int vsock_make(struct vdev **out, const struct vdev_env *env, const char *text,
+		      unsigned int number, struct err *err)
 {
 	struct vdev_config config = {
 		.number = number, .queues = QUEUES, .queue_size = QUEUE_SIZE, .config_len = sizeof(struct virtio_vsock_config),
@@ -576,4 +606,7 @@ static int vsock_make(struct vdev **out, const struct vdev_env *env, const char 
 	return 0;
 }
 
-const struct virtio_type vsock_type = { .option = "vsock", .max = 1, .check = vsock_check, .make = vsock_make };
+const struct virtio_type vsock_type = { .option = "vsock",
+					.max = 1,
+					.check = vsock_check,
+					.make = vsock_make };

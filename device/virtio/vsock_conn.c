@@ -83,7 +83,8 @@ void vsock_conn_update(struct vsock_conn *c)
 		return;
 	if (c->state == VSOCK_CALLING && !c->readable)
 		events = UV_DISCONNECT;
-	if (c->state == VSOCK_OPEN && !c->readable && !(c->guest_ended & VSOCK_RCV) && !(c->host_ended & VSOCK_SEND))
+	if (c->state == VSOCK_OPEN && !c->readable && !(c->guest_ended & VSOCK_RCV) &&
+	    !(c->host_ended & VSOCK_SEND))
 		events = UV_READABLE;
 	if (c->len)
 		events |= UV_WRITABLE;
@@ -101,7 +102,8 @@ struct vsock_conn *vsock_conn_new(struct vsock_table *table, int fd, enum vsock_
 	struct vsock_conn *c = calloc(1, sizeof(*c));
 	struct vsock_conn_poll *poll = calloc(1, sizeof(*poll));
 
-	if (!c || !poll || table->n == VSOCK_CONNS_MAX || uv_poll_init(loop_uv(table->loop), &poll->poll, fd) < 0) {
+	if (!c || !poll || table->n == VSOCK_CONNS_MAX ||
+	    uv_poll_init(loop_uv(table->loop), &poll->poll, fd) < 0) {
 		close(fd);
 		free(poll);
 		free(c);
@@ -118,14 +120,16 @@ struct vsock_conn *vsock_conn_new(struct vsock_table *table, int fd, enum vsock_
 	return c;
 }
 
-struct vsock_conn *vsock_conn_find(const struct vsock_table *table, uint32_t host_port, uint32_t guest_port)
+struct vsock_conn *vsock_conn_find(const struct vsock_table *table, uint32_t host_port,
+				   uint32_t guest_port)
 {
 	struct vsock_conn *c;
 	unsigned int i;
 
 	for (i = 0; i < table->n; i++) {
 		c = table->conn[i];
-		if (c->host_port == host_port && c->guest_port == guest_port && c->state != VSOCK_DRAINING && c->state != VSOCK_DEAD)
+		if (c->host_port == host_port && c->guest_port == guest_port &&
+		    c->state != VSOCK_DRAINING && c->state != VSOCK_DEAD)
 			return c;
 	}
 	return NULL;
@@ -228,7 +232,8 @@ void vsock_conn_receive(struct vsock_conn *c, const struct vchain *chain, uint32
 		memmove(c->buffer, c->buffer + (c->len ? c->at : 0), c->len);
 		c->at = 0;
 	}
-	vchain_read(chain, sizeof(struct virtio_vsock_hdr) + wrote, c->buffer + c->at + c->len, len);
+	vchain_read(chain, sizeof(struct virtio_vsock_hdr) + wrote, c->buffer + c->at + c->len,
+		    len);
 	c->len += len;
 }
 
@@ -271,7 +276,10 @@ static bool conn_peek(struct vsock_conn *c)
 	return false;
 }
 
-/* What it has to say next, 0: nothing. What is to be read comes before the word that there is no more. */
+/*
+ * What it has to say next, 0: nothing. What is to be read comes before the word
+ * that there is no more.
+ */
 uint16_t vsock_conn_next_op(struct vsock_conn *c)
 {
 	if (c->state == VSOCK_DEAD)
@@ -282,7 +290,8 @@ uint16_t vsock_conn_next_op(struct vsock_conn *c)
 		return VIRTIO_VSOCK_OP_REQUEST;
 	if (c->response)
 		return VIRTIO_VSOCK_OP_RESPONSE;
-	if (c->state == VSOCK_OPEN && c->readable && !(c->guest_ended & VSOCK_RCV) && !(c->host_ended & VSOCK_SEND)) {
+	if (c->state == VSOCK_OPEN && c->readable && !(c->guest_ended & VSOCK_RCV) &&
+	    !(c->host_ended & VSOCK_SEND)) {
 		if (!conn_room(c) && !c->asked)
 			return VIRTIO_VSOCK_OP_CREDIT_REQUEST;
 		if (conn_room(c) && conn_peek(c))

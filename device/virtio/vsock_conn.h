@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * One connection of virtio's sockets: its unix socket, what is kept for it, credit both ways (virtio 1.2, section 5.10.6.3), and what it
- * has to say to the guest next.
+ * One connection of virtio's sockets: its unix socket, what is kept for it,
+ * credit both ways (virtio 1.2, section 5.10.6.3), and what it has to say to
+ * the guest next.
  *
- *   CALLING --the guest responds--> OPEN --the host's side has ended--> CLOSING --the guest's reset, or time--> gone
+ *   CALLING --the guest responds--> OPEN --the host's side has ended--> CLOSING
+ *   --the guest's reset, or time--> gone
  *                                   |  +--the guest's side has, all is written, or anything is wrong--> REFUSED --reset sent--> gone
  *                                   +--the guest's reset, some of it is not written yet--> DRAINING --> gone
- *   any but a call that the guest has not heard of --the driver resets the device--> DEAD --the main thread comes round--> gone
+ *   any but a call that the guest has not heard of --the driver resets the
+ *   device--> DEAD --the main thread comes round--> gone
  *
- * Bytes from the guest are written to the socket; what it does not take is kept, up to the credit that the guest is given. Bytes to the
- * guest are read straight into its buffers.
+ * Bytes from the guest are written to the socket; what it does not take is
+ * kept, up to the credit that the guest is given. Bytes to the guest are read
+ * straight into its buffers.
  *
  * The device's lock guards all of it; main thread, but for DEAD.
  */
@@ -32,7 +36,14 @@ enum {
 	VSOCK_BOTH = VSOCK_RCV | VSOCK_SEND,
 };
 
-enum vsock_state { VSOCK_CALLING, VSOCK_OPEN, VSOCK_CLOSING, VSOCK_REFUSED, VSOCK_DRAINING, VSOCK_DEAD };
+enum vsock_state {
+	VSOCK_CALLING,
+	VSOCK_OPEN,
+	VSOCK_CLOSING,
+	VSOCK_REFUSED,
+	VSOCK_DRAINING,
+	VSOCK_DEAD
+};
 
 struct vsock_conn_poll;
 struct vsock_conn;
@@ -41,7 +52,10 @@ struct vsock_table {
 	struct loop *loop;
 	struct vsock_conn *conn[VSOCK_CONNS_MAX];
 	unsigned int n;
-	/* A connection's socket is ready (uv_poll_event), or has an error (status < 0). Device's lock not held. */
+	/*
+	 * A connection's socket is ready (uv_poll_event), or has an error
+	 * (status < 0). Device's lock not held.
+	 */
 	void (*ready)(struct vsock_conn *conn, int status, int events);
 };
 
@@ -50,7 +64,10 @@ struct vsock_conn {
 	unsigned int slot;
 	enum vsock_state state;
 	uint32_t host_port, guest_port;
-	/* The socket; -1: closed. The handle goes with the descriptor, since the loop knows it by its number. */
+	/*
+	 * The socket; -1: closed. The handle goes with the descriptor, since
+	 * the loop knows it by its number.
+	 */
 	int fd;
 	struct vsock_conn_poll *poll;
 	bool readable;			/* as far as is known; not polled for then */
@@ -79,7 +96,8 @@ void vsock_conn_update(struct vsock_conn *c);
 /* The loop has let go of the socket: polls it anew. */
 void vsock_conn_unpolled(struct vsock_conn *c);
 /* The one that packets of these ports are of; NULL: none. */
-struct vsock_conn *vsock_conn_find(const struct vsock_table *table, uint32_t host_port, uint32_t guest_port);
+struct vsock_conn *vsock_conn_find(const struct vsock_table *table, uint32_t host_port,
+				   uint32_t guest_port);
 
 /* Has the other side of the socket closed it, in both directions? */
 bool vsock_conn_is_closed(const struct vsock_conn *c);
@@ -87,7 +105,10 @@ bool vsock_conn_is_closed(const struct vsock_conn *c);
 void vsock_conn_receive(struct vsock_conn *c, const struct vchain *chain, uint32_t len);
 /* Writes what is kept. True: the connection is no more. */
 bool vsock_conn_flush(struct vsock_conn *c);
-/* The guest sends no more: ends the socket, if all it sent is written. True: the connection is no more. */
+/*
+ * The guest sends no more: ends the socket, if all it sent is written. True:
+ * the connection is no more.
+ */
 bool vsock_conn_finish(struct vsock_conn *c);
 
 /* What it has to say to the guest next (VIRTIO_VSOCK_OP_), 0: nothing. */

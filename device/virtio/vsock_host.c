@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * vsock_host.c - the unix sockets behind virtio's: who listens, who is being greeted, who is called.
+ * vsock_host.c - the unix sockets behind virtio's: who listens, who is being
+ * greeted, who is called.
  *
- * A greeting is read byte by byte, since what follows its line is the guest's. It is short.
+ * A greeting is read byte by byte, since what follows its line is the guest's.
+ * It is short.
  */
 #include "device/virtio/vsock_host.h"
 
@@ -76,7 +78,8 @@ static const char connect_word[] = "CONNECT ";
 /* Can what has come so far become a greeting? Who says something else is not waited for. */
 static bool begins_as_greeting(const char *line, size_t len)
 {
-	return !memcmp(line, connect_word, len < sizeof(connect_word) - 1 ? len : sizeof(connect_word) - 1);
+	return !memcmp(line, connect_word,
+		       len < sizeof(connect_word) - 1 ? len : sizeof(connect_word) - 1);
 }
 
 int vsock_connect_parse(const char *line, size_t len, uint32_t *port)
@@ -98,10 +101,12 @@ int vsock_options_parse(struct vsock_options *options, const char *text, struct 
 		return err_set(err, -EINVAL, "%s: %s", text, allowed);
 	path += 7;
 	if (path_option(path))
-		return err_set(err, -EINVAL, "%s: option \"%s\" is unknown; %s", text, path_option(path), allowed);
-	if (parse_u32(text + 4, (size_t)(comma - text - 4), &options->cid) < 0 || options->cid < CID_MIN ||
-	    options->cid == UINT32_MAX)
-		return err_set(err, -EINVAL, "%s: %s, N from %d to %u", text, allowed, CID_MIN, UINT32_MAX - 1);
+		return err_set(err, -EINVAL, "%s: option \"%s\" is unknown; %s", text,
+			       path_option(path), allowed);
+	if (parse_u32(text + 4, (size_t)(comma - text - 4), &options->cid) < 0 ||
+	    options->cid < CID_MIN || options->cid == UINT32_MAX)
+		return err_set(err, -EINVAL, "%s: %s, N from %d to %u", text, allowed, CID_MIN,
+			       UINT32_MAX - 1);
 	if (strlen(path) + PORT_CHARS >= sizeof(options->path))
 		return err_set(err, -ENAMETOOLONG, "%s: the path is longer than %zu bytes", text,
 			       sizeof(options->path) - 1 - PORT_CHARS);
@@ -140,8 +145,8 @@ static void on_greeting(uv_poll_t *poll, int status, int events)
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		greeting->len += n > 0;
-	} while (n > 0 && begins_as_greeting(greeting->line, greeting->len) && greeting->line[greeting->len - 1] != '\n' &&
-		 greeting->len < VSOCK_LINE_MAX);
+	} while (n > 0 && begins_as_greeting(greeting->line, greeting->len) &&
+		 greeting->line[greeting->len - 1] != '\n' && greeting->len < VSOCK_LINE_MAX);
 	said = n > 0 && vsock_connect_parse(greeting->line, greeting->len, &port) == 0;
 	/* The loop lets go of the descriptor before anybody else has it. */
 	greeting_end(greeting);
@@ -188,7 +193,8 @@ static void host_on_connection(uv_poll_t *poll, int status, int events)
 	(void)events;
 	if (accept_should_rest(r)) {
 		if (!host->rest_reported)
-			log_warn("%s: no client can be let in: %s; it waits", host->path, strerror(-r));
+			log_warn("%s: no client can be let in: %s; it waits", host->path,
+				 strerror(-r));
 		host->rest_reported = true;
 		uv_timer_start(&host->rest, host_on_rested, REST_MS, 0);
 	}

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The host's side of virtio sockets: unix sockets, by the convention that other VMMs have.
+ * The host's side of virtio sockets: unix sockets, by the convention that other
+ * VMMs have.
  *
- * Who wants to reach port P of the guest connects to PATH and writes "CONNECT P\n"; once the guest has accepted, it reads
- * "OK <port>\n" (vsock.c writes that), and from then on the guest's bytes. Who wants to be reached by the guest at port P listens at PATH_P.
+ * Who wants to reach port P of the guest connects to PATH and writes "CONNECT
+ * P\n"; once the guest has accepted, it reads "OK <port>\n" (vsock.c writes
+ * that), and from then on the guest's bytes. Who wants to be reached by the
+ * guest at port P listens at PATH_P.
  *
  * All of it on the main thread.
  */
@@ -37,8 +40,9 @@ int vsock_connect_parse(const char *line, size_t len, uint32_t *port);
 struct vsock_host;
 
 /*
- * Listens at path (mode 0600; a socket that nobody answers at is replaced). connected: a client has said which port; fd, non-blocking, is the
- * callee's from now on. -EADDRINUSE, and what the system says; errors name the path.
+ * Listens at path (mode 0600; a socket that nobody answers at is replaced).
+ * connected: a client has said which port; fd, non-blocking, is the callee's
+ * from now on. -EADDRINUSE, and what the system says; errors name the path.
  */
 int vsock_host_new(struct vsock_host **out, struct loop *loop, const char *path,
 		   void (*connected)(void *arg, int fd, uint32_t port), void *arg, struct err *err);
