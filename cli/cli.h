@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The subcommands of postern: each gets its own argv, argv[0] being its name, and returns the process's exit status.
+ * The subcommands of postern: each gets its own argv, argv[0] being its name,
+ * and returns the process's exit status.
  */
 #ifndef POSTERN_CLI_CLI_H
 #define POSTERN_CLI_CLI_H

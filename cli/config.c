@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See config.h. jansson parses, and says where a file is no JSON; where a key is, it does not say, so config_key_line looks for
-// it in the text, which by then is known to be JSON.
+// See config.h. jansson parses, and says where a file is no JSON; where a key
+// is, it does not say, so config_key_line looks for it in the text, which by
+// then is known to be JSON.
 #include "cli/config.h"
 
 #include <errno.h>
@@ -66,7 +67,8 @@ static int read_file(struct buf *buf, const char *path, struct err *err)
 			buf->len += (size_t)n;
 	}
 	if (n < 0)
-		r = room ? err_errno(err, -errno, "%s", path) : err_set(err, -ENOMEM, "%s: no memory", path);
+		r = room ? err_errno(err, -errno, "%s", path) :
+			   err_set(err, -ENOMEM, "%s: no memory", path);
 	else if (buf->len > CONFIG_BYTES_MAX)
 		r = err_set(err, -EINVAL, "%s: more than %zu bytes", path, CONFIG_BYTES_MAX);
 	else if (memchr(buf->data, 0, buf->len))
@@ -103,14 +105,16 @@ static const char *number_text(struct config *config, const json_t *value)
 	return json_array_append_new(config->texts, kept) < 0 ? NULL : json_string_value(kept);
 }
 
-static int take_number(struct loading *l, const struct config_key *key, const json_t *value, struct err *err)
+static int take_number(struct loading *l, const struct config_key *key, const json_t *value,
+		       struct err *err)
 {
 	const char *text = number_text(l->config, value);
 
 	return text ? l->take(l->arg, key->option, text, err) : err_set(err, -ENOMEM, "no memory");
 }
 
-static int take_list(struct loading *l, const struct config_key *key, const json_t *value, struct err *err)
+static int take_list(struct loading *l, const struct config_key *key, const json_t *value,
+		     struct err *err)
 {
 	const json_t *item;
 	size_t i;
@@ -130,7 +134,8 @@ static int take_list(struct loading *l, const struct config_key *key, const json
 	return r;
 }
 
-static int take_value(struct loading *l, const struct config_key *key, const json_t *value, struct err *err)
+static int take_value(struct loading *l, const struct config_key *key, const json_t *value,
+		      struct err *err)
 {
 	switch (key->type) {
 	case CONFIG_TEXT:
@@ -145,7 +150,9 @@ static int take_value(struct loading *l, const struct config_key *key, const jso
 		if (json_is_string(value))
 			return l->take(l->arg, key->option, json_string_value(value), err);
 		if (!json_is_integer(value))
-			return wrong_type(key->name, "a size (a string such as \"512M\", or a number of bytes)", err);
+			return wrong_type(
+				key->name,
+				"a size (a string such as \"512M\", or a number of bytes)", err);
 		return take_number(l, key, value, err);
 	case CONFIG_FLAG:
 		if (!json_is_boolean(value))
@@ -177,8 +184,8 @@ static int take_all(struct loading *l, const struct config_key *keys, struct err
 	return 0;
 }
 
-int config_load(struct config *config, const char *path, const struct config_key *keys, config_take take, void *arg,
-		struct err *err)
+int config_load(struct config *config, const char *path, const struct config_key *keys,
+		config_take take, void *arg, struct err *err)
 {
 	struct loading l = { .config = config, .path = path, .take = take, .arg = arg };
 	struct buf buf = { 0 };
@@ -192,7 +199,8 @@ int config_load(struct config *config, const char *path, const struct config_key
 		if (!config->root)
 			r = err_set(err, -EINVAL, "%s:%d: %s", path, error.line, error.text);
 		else if (!json_is_object(config->root))
-			r = err_set(err, -EINVAL, "%s: an object is needed, such as {\"cpus\": 2}", path);
+			r = err_set(err, -EINVAL, "%s: an object is needed, such as {\"cpus\": 2}",
+				    path);
 		else
 			r = take_all(&l, keys, err);
 	}

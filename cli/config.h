@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A file of options: one JSON object whose keys are long options' names (docs/config.md). Who calls says which keys there are and
- * takes their values as text, as from a command line, so that both are checked by the same code.
+ * A file of options: one JSON object whose keys are long options' names
+ * (docs/config.md). Who calls says which keys there are and takes their values
+ * as text, as from a command line, so that both are checked by the same code.
  */
 #ifndef POSTERN_CLI_CONFIG_H
 #define POSTERN_CLI_CONFIG_H
@@ -37,14 +38,18 @@ struct config {
 typedef int (*config_take)(void *arg, int option, const char *value, struct err *err);
 
 /*
- * Reads the file and hands over its values in the file's order. 0; -EINVAL: what is in it is wrong, and the error begins with
- * "PATH:LINE: " (without the line where it is not known); another negative errno: it cannot be read.
+ * Reads the file and hands over its values in the file's order. 0; -EINVAL:
+ * what is in it is wrong, and the error begins with "PATH:LINE: " (without the
+ * line where it is not known); another negative errno: it cannot be read.
  */
-int config_load(struct config *config, const char *path, const struct config_key *keys, config_take take, void *arg,
-		struct err *err);
+int config_load(struct config *config, const char *path, const struct config_key *keys,
+		config_take take, void *arg, struct err *err);
 void config_fini(struct config *config);
 
-/* The line of a key of the outermost object, or 0: not found (spelt with escapes, for one). `text` ends with a NUL. */
+/*
+ * The line of a key of the outermost object, or 0: not found (spelt with
+ * escapes, for one). `text` ends with a NUL.
+ */
 unsigned int config_key_line(const char *text, const char *key);
 
 #endif

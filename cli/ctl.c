@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// postern ctl: a named machine, or one with a QMP socket, controlled from a shell. It is a QMP client and nothing more: what it
-// does, any other client can do. A machine that does not answer, or answers nonsense, costs no more than the time-out.
+// postern ctl: a named machine, or one with a QMP socket, controlled from a
+// shell. It is a QMP client and nothing more: what it does, any other client
+// can do. A machine that does not answer, or answers nonsense, costs no more
+// than the time-out.
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -73,7 +75,9 @@ static int connect_name(struct ctl *ctl, const char *name, struct err *err)
 	if (r < 0)
 		return r;
 	if (rundir_owner(name) < 0)
-		return err_set(err, -ENOENT, "there is no machine of the name %s (postern ctl list shows all)", name);
+		return err_set(err, -ENOENT,
+			       "there is no machine of the name %s (postern ctl list shows all)",
+			       name);
 	snprintf(ctl->name, sizeof(ctl->name), "%s", name);
 	return qmp_remote_open(&ctl->remote, path, (int)ctl->options.timeout_ms, err);
 }
@@ -94,11 +98,13 @@ static int connect_only(struct ctl *ctl, struct err *err)
 	if (n == 1)
 		r = connect_name(ctl, names[0], err);
 	else if (!n)
-		r = err_set(err, -ENOENT, "there is no machine with a name (postern run --name); --qmp ADDRESS reaches one "
-					  "without");
+		r = err_set(
+			err, -ENOENT,
+			"there is no machine with a name (postern run --name); --qmp ADDRESS reaches one "
+			"without");
 	else
-		r = err_set(err, -EINVAL, "there are %d machines: %s%s; --name NAME says which", n, shown,
-			    i < n ? ", ..." : "");
+		r = err_set(err, -EINVAL, "there are %d machines: %s%s; --name NAME says which", n,
+			    shown, i < n ? ", ..." : "");
 	free(names);
 	return r;
 }
@@ -183,8 +189,8 @@ static int list(struct ctl *ctl, struct err *err)
 
 static int status(struct ctl *ctl, struct err *err)
 {
-	static const char *const queries[] = { "query-name", "query-status", "query-cpus-fast", "query-migrate",
-					       "query-postern-faults" };
+	static const char *const queries[] = { "query-name", "query-status", "query-cpus-fast",
+					       "query-migrate", "query-postern-faults" };
 	json_t *all = json_object(), *result[5] = { NULL };
 	int r = 0;
 	size_t i;
@@ -228,7 +234,8 @@ static int wait_gone(const struct ctl *ctl, int64_t deadline, struct err *err)
 
 	while (*ctl->name && rundir_owner(ctl->name) >= 0) {
 		if (clock_now_ns() > deadline)
-			return err_set(err, -ETIMEDOUT, "%s has answered, but has not ended", ctl->name);
+			return err_set(err, -ETIMEDOUT, "%s has answered, but has not ended",
+				       ctl->name);
 		nanosleep(&pause, NULL);
 	}
 	return 0;
@@ -294,8 +301,8 @@ static int raw(struct ctl *ctl, struct err *err)
 	int r;
 
 	if (!json_is_object(request)) {
-		r = err_set(err, -EINVAL, "qmp: the request is no JSON object%s%s", request ? "" : ": ",
-			    request ? "" : error.text);
+		r = err_set(err, -EINVAL, "qmp: the request is no JSON object%s%s",
+			    request ? "" : ": ", request ? "" : error.text);
 		json_decref(request);
 		return r;
 	}
@@ -307,7 +314,8 @@ static int raw(struct ctl *ctl, struct err *err)
 		json_object_del(reply, "id");
 	ctl_print_json(reply);
 	if (json_object_get(reply, "error"))
-		r = err_set(err, -EREMOTEIO, "%s", ctl_string(json_object_get(reply, "error"), "desc", "an error"));
+		r = err_set(err, -EREMOTEIO, "%s",
+			    ctl_string(json_object_get(reply, "error"), "desc", "an error"));
 	json_decref(reply);
 	return r;
 }
@@ -315,7 +323,8 @@ static int raw(struct ctl *ctl, struct err *err)
 static int simple(struct ctl *ctl, struct err *err)
 {
 	json_t *result = NULL;
-	int r = qmp_remote_call(ctl->remote, ctl_command_qmp(ctl->options.command), NULL, &result, err);
+	int r = qmp_remote_call(ctl->remote, ctl_command_qmp(ctl->options.command), NULL, &result,
+				err);
 
 	if (!r && ctl->options.json)
 		ctl_print_json(result);

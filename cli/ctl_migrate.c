@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// postern ctl migrate, incoming, recover: start a migration, or listen for one, and follow it. Progress goes to standard error, one line that
-// is written over on a terminal and a line for each change elsewhere; how it ended goes to standard output. Events only say when to look: what
-// is shown is always query-migrate's, so an event that was lost does no harm, save one: a paused migration that is to be recovered is over
-// only when it has been something else meanwhile, and that may have passed between two looks.
+// postern ctl migrate, incoming, recover: start a migration, or listen for one,
+// and follow it. Progress goes to standard error, one line that is written over
+// on a terminal and a line for each change elsewhere; how it ended goes to
+// standard output. Events only say when to look: what is shown is always
+// query-migrate's, so an event that was lost does no harm, save one: a paused
+// migration that is to be recovered is over only when it has been something
+// else meanwhile, and that may have passed between two looks.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +57,8 @@ static bool is_start(enum ctl_command command, const char *status)
 }
 
 /* 0: it is under way; 1: completed; a negative errno: it will not go on by itself. */
-static int verdict(struct progress *p, enum ctl_command command, const json_t *migrate, struct err *err)
+static int verdict(struct progress *p, enum ctl_command command, const json_t *migrate,
+		   struct err *err)
 {
 	const char *status = ctl_string(migrate, "status", "none");
 	const char *why = ctl_string(migrate, "error-desc", "no reason was given");
@@ -68,12 +72,15 @@ static int verdict(struct progress *p, enum ctl_command command, const json_t *m
 	if (!strcmp(status, "completed"))
 		return 1;
 	if (!strcmp(status, "failed") || !strcmp(status, "cancelled") || !strcmp(status, "none"))
-		return err_set(err, -EREMOTEIO, "the migration is over (%s), the guest stays %s: %s", status,
+		return err_set(err, -EREMOTEIO,
+			       "the migration is over (%s), the guest stays %s: %s", status,
 			       here ? "here" : "at the source", why);
 	if (!strcmp(status, "postcopy-paused"))
-		return err_set(err, -EREMOTEIO, "the link is lost: %s. To go on: postern ctl recover URI %s, then postern ctl "
-						"migrate URI --resume %s", why, here ? "at the destination" : "here",
-			       here ? "here" : "at the source");
+		return err_set(
+			err, -EREMOTEIO,
+			"the link is lost: %s. To go on: postern ctl recover URI %s, then postern ctl "
+			"migrate URI --resume %s",
+			why, here ? "at the destination" : "here", here ? "here" : "at the source");
 	return 0;
 }
 
@@ -82,7 +89,8 @@ static void note_event(struct progress *p, enum ctl_command command, const json_
 {
 	const char *status = ctl_string(json_object_get(event, "data"), "status", NULL);
 
-	if (status && !strcmp(ctl_string(event, "event", ""), "MIGRATION") && !is_start(command, status))
+	if (status && !strcmp(ctl_string(event, "event", ""), "MIGRATION") &&
+	    !is_start(command, status))
 		p->waits = false;
 }
 
@@ -90,7 +98,8 @@ static void note_event(struct progress *p, enum ctl_command command, const json_
 static int ctl_migrate_follow(struct ctl *ctl, json_t **last, struct err *err)
 {
 	enum ctl_command command = ctl->options.command;
-	struct progress progress = { .terminal = isatty(STDERR_FILENO), .waits = command != CTL_MIGRATE };
+	struct progress progress = { .terminal = isatty(STDERR_FILENO),
+				     .waits = command != CTL_MIGRATE };
 	json_t *event;
 	int r;
 
@@ -125,7 +134,8 @@ static void print_end(enum ctl_command command, const json_t *migrate)
 	       ctl_bytes(bytes, ctl_uint(json_object_get(migrate, "ram"), "total")),
 	       (double)ctl_uint(migrate, "total-time") / 1e3);
 	if (command == CTL_MIGRATE)
-		printf(", the guest stood still for %s", ctl_us(still, ctl_uint(migrate, "downtime") * 1000));
+		printf(", the guest stood still for %s",
+		       ctl_us(still, ctl_uint(migrate, "downtime") * 1000));
 	putchar('\n');
 }
 
@@ -140,7 +150,8 @@ static int add_trust(const struct ctl_options *o, json_t *args, struct err *err)
 	if (!o->secret_file)
 		return 0;
 	if (!path)
-		return err_set(err, -EINVAL, "--secret-file %s: %s", o->secret_file, strerror(errno));
+		return err_set(err, -EINVAL, "--secret-file %s: %s", o->secret_file,
+			       strerror(errno));
 	if (json_object_set_new(args, "x-postern-secret-file", json_string(path)) < 0)
 		r = err_set(err, -EINVAL, "--secret-file: the path is not UTF-8");
 	free(path);
@@ -154,8 +165,10 @@ static int ctl_migrate_start(struct ctl *ctl, struct err *err)
 	int r = 0;
 
 	if (o->limit)
-		r = qmp_remote_call(ctl->remote, "migrate-set-parameters",
-				    json_pack("{s:I}", "max-postcopy-bandwidth", (json_int_t)o->bandwidth), NULL, err);
+		r = qmp_remote_call(
+			ctl->remote, "migrate-set-parameters",
+			json_pack("{s:I}", "max-postcopy-bandwidth", (json_int_t)o->bandwidth),
+			NULL, err);
 	if (r < 0)
 		return r;
 	args = json_pack("{s:s}", "uri", o->argument);
@@ -174,10 +187,12 @@ static int ctl_migrate_start(struct ctl *ctl, struct err *err)
 static void say_interrupted(enum ctl_command command, struct err *err)
 {
 	if (command == CTL_MIGRATE)
-		err_set(err, -EINTR, "interrupted: the migration goes on; postern ctl status shows it, postern ctl cancel ends it as long "
-				     "as it has not switched over");
+		err_set(err, -EINTR,
+			"interrupted: the migration goes on; postern ctl status shows it, postern ctl cancel ends it as long "
+			"as it has not switched over");
 	else
-		err_set(err, -EINTR, "interrupted: the machine goes on waiting, or receiving; postern ctl status shows it");
+		err_set(err, -EINTR,
+			"interrupted: the machine goes on waiting, or receiving; postern ctl status shows it");
 }
 
 int ctl_migrate(struct ctl *ctl, struct err *err)

@@ -78,7 +78,16 @@ static const struct command {
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
-enum { OPT_QMP = 256, OPT_TIMEOUT, OPT_NAMES, OPT_BANDWIDTH, OPT_RESUME, OPT_DETACH, OPT_SECRET_FILE, OPT_INSECURE };
+enum {
+	OPT_QMP = 256,
+	OPT_TIMEOUT,
+	OPT_NAMES,
+	OPT_BANDWIDTH,
+	OPT_RESUME,
+	OPT_DETACH,
+	OPT_SECRET_FILE,
+	OPT_INSECURE
+};
 
 static const struct option long_options[] = {
 	{ "name", required_argument, NULL, 'n' },
@@ -113,7 +122,8 @@ static int parse_timeout(struct ctl_options *o, const char *text, struct err *er
 	errno = 0;
 	value = strtoul(text, &end, 10);
 	if (!isdigit((unsigned char)*text) || errno || *end || value < 1 || value > 3600)
-		return err_set(err, -EINVAL, "--timeout %s: seconds from 1 to 3600 are allowed", text);
+		return err_set(err, -EINVAL, "--timeout %s: seconds from 1 to 3600 are allowed",
+			       text);
 	o->timeout_ms = (unsigned int)value * 1000;
 	return 0;
 }
@@ -124,7 +134,8 @@ static int ctl_options_take(struct ctl_options *o, int option, const char *value
 	case 'n':
 		o->name = value;
 		if (!rundir_name_is_valid(value))
-			return err_set(err, -EINVAL, "--name %s: no machine can have this name", value);
+			return err_set(err, -EINVAL, "--name %s: no machine can have this name",
+				       value);
 		break;
 	case OPT_QMP:
 		o->qmp = value;
@@ -140,8 +151,11 @@ static int ctl_options_take(struct ctl_options *o, int option, const char *value
 	case OPT_BANDWIDTH:
 		o->limit = true;
 		if (size_parse(&o->bandwidth, value) < 0 || o->bandwidth > INT64_MAX)
-			return err_set(err, -EINVAL, "--bandwidth %s: bytes a second are allowed, with K, M, G or T "
-						     "(such as 200M), or 0 for no limit", value);
+			return err_set(
+				err, -EINVAL,
+				"--bandwidth %s: bytes a second are allowed, with K, M, G or T "
+				"(such as 200M), or 0 for no limit",
+				value);
 		break;
 	case OPT_RESUME:
 		o->resume = true;
@@ -172,7 +186,8 @@ static int ctl_options_take_command(struct ctl_options *o, int argc, char **argv
 	while (c < commands + NCOMMANDS && strcmp(c->name, argv[0]) != 0)
 		c++;
 	if (c == commands + NCOMMANDS)
-		return err_set(err, -EINVAL, "%s: no such command (postern ctl --help has all)", argv[0]);
+		return err_set(err, -EINVAL, "%s: no such command (postern ctl --help has all)",
+			       argv[0]);
 	taken = c->argument ? 2 : 1;
 	if (argc < taken)
 		return err_set(err, -EINVAL, "%s: its %s is missing", argv[0], c->argument);
@@ -195,10 +210,14 @@ static int ctl_options_check(const struct ctl_options *o, struct err *err)
 		return err_set(err, -EINVAL, "--bandwidth and --resume: only migrate takes them");
 	if (o->command == CTL_MIGRATE || o->command == CTL_INCOMING || o->command == CTL_RECOVER)
 		return o->secret_file && o->insecure ?
-			err_set(err, -EINVAL, "--secret-file and --insecure: only one of them is allowed") : 0;
+			       err_set(err, -EINVAL,
+				       "--secret-file and --insecure: only one of them is allowed") :
+			       0;
 	if (o->detach || o->secret_file || o->insecure)
 		return err_set(err, -EINVAL, "%s: only migrate, incoming and recover take it",
-			       o->detach ? "--detach" : o->secret_file ? "--secret-file" : "--insecure");
+			       o->detach      ? "--detach" :
+			       o->secret_file ? "--secret-file" :
+						"--insecure");
 	return 0;
 }
 
@@ -211,8 +230,10 @@ int ctl_options_parse(struct ctl_options *o, int argc, char **argv, struct err *
 	optind = 0;	/* glibc: begins anew, also its memory of words that it has moved */
 	while ((option = getopt_long(argc, argv, ":n:jh", long_options, NULL)) != -1) {
 		if (option == '?')
-			return err_set(err, -EINVAL, "%s: no such option, or it takes no value (postern ctl --help has all)",
-				       argv[optind - 1]);
+			return err_set(
+				err, -EINVAL,
+				"%s: no such option, or it takes no value (postern ctl --help has all)",
+				argv[optind - 1]);
 		if (option == ':')
 			return err_set(err, -EINVAL, "%s: its value is missing", argv[optind - 1]);
 		r = ctl_options_take(o, option, optarg, err);

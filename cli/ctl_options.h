@@ -18,7 +18,7 @@ enum ctl_command {
 
 struct ctl_options {
 	enum ctl_command command;
-	const char *argument;		/* URI or JSON; NULL: the command takes none */
+	const char *argument;		/* URI, JSON, or what fill takes; NULL: the command takes none */
 	const char *name, *qmp;		/* which machine; both NULL: the only one */
 	bool json;
 	unsigned int timeout_ms;

@@ -82,14 +82,16 @@ static void put_cpus(FILE *out, const json_t *cpus)
 	json_array_foreach(cpus, i, cpu) {
 		waits = json_object_get(json_object_get(cpu, "x-postern"), "waits-for");
 		if (json_is_object(waits))
-			fprintf(out, "vcpu%" PRIu64 "      waits for page 0x%" PRIx64 ", for %s\n", ctl_uint(cpu, "cpu-index"),
-				ctl_uint(waits, "gpa"), ctl_us(text, ctl_uint(waits, "since-us")));
+			fprintf(out, "vcpu%" PRIu64 "      waits for page 0x%" PRIx64 ", for %s\n",
+				ctl_uint(cpu, "cpu-index"), ctl_uint(waits, "gpa"),
+				ctl_us(text, ctl_uint(waits, "since-us")));
 	}
 }
 
 static void put_pages(FILE *out, const json_t *pages)
 {
-	uint64_t total = ctl_uint(pages, "total"), present = ctl_uint(pages, "present"), lost = ctl_uint(pages, "lost");
+	uint64_t total = ctl_uint(pages, "total"), present = ctl_uint(pages, "present"),
+		 lost = ctl_uint(pages, "lost");
 	char all[CTL_BYTES_MAX], here[CTL_BYTES_MAX];
 
 	fprintf(out, "memory     %s", ctl_bytes(all, total * PAGE_KIB << 10));
@@ -100,8 +102,8 @@ static void put_pages(FILE *out, const json_t *pages)
 	putc('\n', out);
 }
 
-void ctl_text_status(FILE *out, const json_t *name, const json_t *status, const json_t *cpus, const json_t *migrate,
-		     const json_t *faults)
+void ctl_text_status(FILE *out, const json_t *name, const json_t *status, const json_t *cpus,
+		     const json_t *migrate, const json_t *faults)
 {
 	const char *text = ctl_string(name, "name", NULL);
 
@@ -145,7 +147,8 @@ static void put_progress(FILE *out, const json_t *ram, uint64_t rate, bool flows
 
 void ctl_text_migration(FILE *out, const json_t *migrate)
 {
-	const json_t *ram = json_object_get(migrate, "ram"), *own = json_object_get(migrate, "postern");
+	const json_t *ram = json_object_get(migrate, "ram"),
+		     *own = json_object_get(migrate, "postern");
 	const char *status = ctl_string(migrate, "status", "none");
 	bool flows = !strcmp(status, "postcopy-active") || !strcmp(status, "active");
 	uint64_t rate = ctl_uint(own, "bytes-per-second"), recoveries = ctl_uint(own, "recoveries");
@@ -154,7 +157,8 @@ void ctl_text_migration(FILE *out, const json_t *migrate)
 	if (!strcmp(status, "none"))
 		return;
 	if (own)
-		fputs(json_is_true(json_object_get(own, "incoming")) ? ", to here" : ", from here", out);
+		fputs(json_is_true(json_object_get(own, "incoming")) ? ", to here" : ", from here",
+		      out);
 	if (json_is_object(ram) && strcmp(status, "completed") != 0)
 		put_progress(out, ram, rate, flows);
 	if (!strcmp(status, "completed"))
@@ -209,7 +213,8 @@ static void put_histogram(FILE *out, const json_t *buckets)
 		double us = json_number_value(json_object_get(b, "le-us"));
 
 		n = ctl_uint(b, "count");
-		fprintf(out, "  up to %9s  %10" PRIu64 "  %.*s\n", ctl_us(text, us > 0 && us < 1e15 ? (uint64_t)us : 0), n,
+		fprintf(out, "  up to %9s  %10" PRIu64 "  %.*s\n",
+			ctl_us(text, us > 0 && us < 1e15 ? (uint64_t)us : 0), n,
 			n ? 1 + (int)((double)n / (double)most * (BAR - 1)) : 0,
 			"########################################");
 	}
@@ -218,7 +223,8 @@ static void put_histogram(FILE *out, const json_t *buckets)
 void ctl_text_faults(FILE *out, const json_t *faults)
 {
 	static const char *const states[] = { "total", "present", "missing", "requested", "lost" };
-	const json_t *pages = json_object_get(faults, "pages"), *latency = json_object_get(faults, "latency");
+	const json_t *pages = json_object_get(faults, "pages"),
+		     *latency = json_object_get(faults, "latency");
 	const json_t *counters = json_object_get(faults, "counters"), *count;
 	char p50[CTL_BYTES_MAX], p99[CTL_BYTES_MAX], most[CTL_BYTES_MAX];
 	const char *key;
@@ -228,17 +234,20 @@ void ctl_text_faults(FILE *out, const json_t *faults)
 	ctl_text_put_waiters(out, json_object_get(faults, "others"));
 	for (i = 0; i < sizeof(states) / sizeof(states[0]); i++)
 		fprintf(out, "pages %-12s %" PRIu64 "\n", states[i], ctl_uint(pages, states[i]));
-	for (void *at = json_object_iter((json_t *)counters); at; at = json_object_iter_next((json_t *)counters, at)) {
+	for (void *at = json_object_iter((json_t *)counters); at;
+	     at = json_object_iter_next((json_t *)counters, at)) {
 		key = json_object_iter_key(at);
 		count = json_object_iter_value(at);
 		ctl_put(out, key);
-		fprintf(out, "%*s %" JSON_INTEGER_FORMAT "\n", strlen(key) < 18 ? 18 - (int)strlen(key) : 0, "",
+		fprintf(out, "%*s %" JSON_INTEGER_FORMAT "\n",
+			strlen(key) < 18 ? 18 - (int)strlen(key) : 0, "",
 			json_integer_value(count));
 	}
 	fputs("way-out            ", out);
 	ctl_put(out, ctl_string(faults, "way-out", "?"));
-	fprintf(out, "\nlatency            %" PRIu64 " pages, p50 %s, p99 %s, longest %s\n", ctl_uint(latency, "count"),
-		ctl_us(p50, ctl_uint(latency, "p50-us")), ctl_us(p99, ctl_uint(latency, "p99-us")),
+	fprintf(out, "\nlatency            %" PRIu64 " pages, p50 %s, p99 %s, longest %s\n",
+		ctl_uint(latency, "count"), ctl_us(p50, ctl_uint(latency, "p50-us")),
+		ctl_us(p99, ctl_uint(latency, "p99-us")),
 		ctl_us(most, ctl_uint(latency, "max-us")));
 	put_histogram(out, json_object_get(latency, "histogram"));
 }

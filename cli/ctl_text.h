@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * QMP's answers as text for people. What a server sent is not trusted: members may be missing or of any type, and no string
- * reaches a terminal with its control characters. Pure but for the stream.
+ * QMP's answers as text for people. What a server sent is not trusted: members
+ * may be missing or of any type, and no string reaches a terminal with its
+ * control characters. Pure but for the stream.
  */
 #ifndef POSTERN_CLI_CTL_TEXT_H
 #define POSTERN_CLI_CTL_TEXT_H
@@ -25,12 +26,21 @@ const char *ctl_bytes(char *text, uint64_t bytes);
 /* Microseconds as "12 us", "3.4 ms", "5.6 s". */
 const char *ctl_us(char *text, uint64_t us);
 
-/* status: of query-name, query-status, query-cpus-fast, query-migrate, query-postern-faults; NULL where there is none. */
-void ctl_text_status(FILE *out, const json_t *name, const json_t *status, const json_t *cpus, const json_t *migrate,
-		     const json_t *faults);
-/* query-migrate in a line without its newline, such as "postcopy-active, 12.0 of 64.0 MiB left, 1.0 MiB/s, 12 s to go". */
+/*
+ * status: of query-name, query-status, query-cpus-fast, query-migrate,
+ * query-postern-faults; NULL where there is none.
+ */
+void ctl_text_status(FILE *out, const json_t *name, const json_t *status, const json_t *cpus,
+		     const json_t *migrate, const json_t *faults);
+/*
+ * query-migrate in a line without its newline, such as "postcopy-active, 12.0
+ * of 64.0 MiB left, 1.0 MiB/s, 12 s to go".
+ */
 void ctl_text_migration(FILE *out, const json_t *migrate);
-/* query-migrate before a cancel, where that has nothing to end: a line that says so. Else nothing. */
+/*
+ * query-migrate before a cancel, where that has nothing to end: a line that
+ * says so. Else nothing.
+ */
 void ctl_text_nothing_to_cancel(FILE *out, const json_t *migrate);
 /* query-postern-faults. */
 void ctl_text_faults(FILE *out, const json_t *faults);

@@ -38,7 +38,9 @@ static int one_by_one(int first, void (*act)(int fd), struct err *err)
 
 int descriptors_withhold(int first, struct err *err)
 {
-	return close_range((unsigned int)first, ~0U, CLOSE_RANGE_CLOEXEC) < 0 ? one_by_one(first, withhold, err) : 0;
+	return close_range((unsigned int)first, ~0U, CLOSE_RANGE_CLOEXEC) < 0 ?
+		       one_by_one(first, withhold, err) :
+		       0;
 }
 
 int descriptors_close(int first, struct err *err)

@@ -51,8 +51,10 @@ static int value_take(struct disk_boot *boot, struct err *err)
 		return r;
 	if (config.nbd || config.format == DISK_FORMAT_QCOW2) {
 		disk_config_fini(&config);
-		return err_set(err, -EINVAL, "%s: a kernel can be taken out of raw files and block devices alone: give --kernel",
-			       boot->disk);
+		return err_set(
+			err, -EINVAL,
+			"%s: a kernel can be taken out of raw files and block devices alone: give --kernel",
+			boot->disk);
 	}
 	boot->path = config.path;
 	boot->readonly = config.readonly;
@@ -66,10 +68,13 @@ static int disk_boot_disk_open(const struct disk_boot *boot, struct err *err)
 	int fd = open(boot->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
 	if (fd < 0)
-		return err_errno(err, -errno, "%s: looking for a kernel there, as there is no --kernel", boot->path);
+		return err_errno(err, -errno,
+				 "%s: looking for a kernel there, as there is no --kernel",
+				 boot->path);
 	if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
 		close(fd);
-		return err_set(err, -EINVAL, "%s: neither a file nor a block device; give --kernel", boot->path);
+		return err_set(err, -EINVAL, "%s: neither a file nor a block device; give --kernel",
+			       boot->path);
 	}
 	return fd;
 }
@@ -149,13 +154,15 @@ static int report_take(struct disk_boot *boot, struct err *err)
 	text_clean(report.files.kernel, sizeof(report.files.kernel));
 	text_clean(report.files.initrd, sizeof(report.files.initrd));
 	if (report.code)
-		return err_set(err, report.code < 0 && report.code > -4096 ? report.code : -EIO, "%s: no kernel taken out of it: %s",
-			       boot->path, report.text);
-	if (!uuid_is_sane(report.uuid) || fstat(boot->fds[1], &kernel) < 0 || fstat(boot->fds[2], &initrd) < 0 ||
+		return err_set(err, report.code < 0 && report.code > -4096 ? report.code : -EIO,
+			       "%s: no kernel taken out of it: %s", boot->path, report.text);
+	if (!uuid_is_sane(report.uuid) || fstat(boot->fds[1], &kernel) < 0 ||
+	    fstat(boot->fds[2], &initrd) < 0 ||
 	    (uint64_t)kernel.st_size + (uint64_t)initrd.st_size > boot->memory_bytes)
 		return err_set(err, -EIO, "%s: its reader does not make sense", boot->path);
-	log_info("%s: kernel %s, %lld bytes%s%s", boot->path, report.files.kernel, (long long)kernel.st_size,
-		 initrd.st_size ? ", initial RAM disk " : "", report.files.initrd);
+	log_info("%s: kernel %s, %lld bytes%s%s", boot->path, report.files.kernel,
+		 (long long)kernel.st_size, initrd.st_size ? ", initial RAM disk " : "",
+		 report.files.initrd);
 	r = line_make(boot, report.uuid, err);
 	if (r < 0)
 		return r;
@@ -204,9 +211,11 @@ static void on_child_end(void *arg)
 
 	helper_describe_end(boot->child, how, sizeof(how));
 	if (boot->late)
-		err_set(&err, -ETIMEDOUT, "%s: no kernel taken out of it in %d s", boot->path, FETCH_MS / 1000);
+		err_set(&err, -ETIMEDOUT, "%s: no kernel taken out of it in %d s", boot->path,
+			FETCH_MS / 1000);
 	else if (!helper_ended_well(boot->child))
-		err_set(&err, -EINVAL, "%s: no kernel taken out of it: its reader %s; the file system is damaged, or meant to do harm",
+		err_set(&err, -EINVAL,
+			"%s: no kernel taken out of it: its reader %s; the file system is damaged, or meant to do harm",
 			boot->path, how);
 	else
 		report_take(boot, &err);
@@ -224,8 +233,10 @@ static int disk_boot_spawn(struct disk_boot *boot, int disk, struct err *err)
 	char memory[24], name[] = "postern", command[] = "disk-child";
 	char *const words[] = { name, command, memory, NULL };
 	const int fds[] = {
-		[DISK_CHILD_DISK - HELPER_FD] = disk, [DISK_CHILD_REPORT - HELPER_FD] = boot->fds[0],
-		[DISK_CHILD_KERNEL - HELPER_FD] = boot->fds[1], [DISK_CHILD_INITRD - HELPER_FD] = boot->fds[2],
+		[DISK_CHILD_DISK - HELPER_FD] = disk,
+		[DISK_CHILD_REPORT - HELPER_FD] = boot->fds[0],
+		[DISK_CHILD_KERNEL - HELPER_FD] = boot->fds[1],
+		[DISK_CHILD_INITRD - HELPER_FD] = boot->fds[2],
 	};
 	const struct helper_config config = {
 		.program = "/proc/self/exe", .words = words, .fds = fds, .n_fds = sizeof(fds) / sizeof(fds[0]), .ended = on_child_end,

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A machine without --kernel starts with what lies on its first disk: kernel and initial RAM disk are taken out of the disk by a
- * process of its own (disk_child.h) and lie in memory files until the machine has loaded them. It happens at the start and at each
- * reset, since the guest may have installed another kernel.
+ * A machine without --kernel starts with what lies on its first disk: kernel
+ * and initial RAM disk are taken out of the disk by a process of its own
+ * (disk_child.h) and lie in memory files until the machine has loaded them. It
+ * happens at the start and at each reset, since the guest may have installed
+ * another kernel.
  *
- * Main thread. Nothing here waits: the loop goes on, and done() is called from it.
+ * Main thread. Nothing here waits: the loop goes on, and done() is called from
+ * it.
  */
 #ifndef POSTERN_CLI_DISK_BOOT_H
 #define POSTERN_CLI_DISK_BOOT_H
@@ -45,8 +48,8 @@ struct disk_boot {
 /* The fields above the line are the caller's. */
 void disk_boot_init(struct disk_boot *boot);
 /*
- * Starts a fetch; a program that runs on the loop. -EBUSY: one is under way, until its done() is called. Otherwise
- * done() is called unless this fails.
+ * Starts a fetch; a program that runs on the loop. -EBUSY: one is under way,
+ * until its done() is called. Otherwise done() is called unless this fails.
  */
 int disk_boot_fetch(struct disk_boot *boot, disk_boot_done done, void *arg, struct err *err);
 /* Lets go of what was fetched. */

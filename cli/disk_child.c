@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * disk_child.c - `postern disk-child`: looks for a kernel on a disk whose every byte may be hostile, in a process that has nothing
- * to lose: five descriptors, no privileges, little memory and time, and no system calls but those that
- * reading, writing and memory take. It goes when its parent goes. Nobody but disk_boot.c starts it.
+ * disk_child.c - `postern disk-child`: looks for a kernel on a disk whose every
+ * byte may be hostile, in a process that has nothing to lose: five descriptors,
+ * no privileges, little memory and time, and no system calls but those that
+ * reading, writing and memory take. It goes when its parent goes. Nobody but
+ * disk_boot.c starts it.
  */
 #include <grp.h>
 #include <seccomp.h>
@@ -64,7 +66,10 @@ static void limit(int resource, uint64_t value)
 	setrlimit(resource, &both);
 }
 
-/* RLIMIT_AS does not count what is written to memory files; they need not be larger than the guest that they are for. */
+/*
+ * RLIMIT_AS does not count what is written to memory files; they need not be
+ * larger than the guest that they are for.
+ */
 static int privileges_drop(uint64_t memory_bytes, struct err *err)
 {
 	limit(RLIMIT_CORE, 0);
@@ -73,7 +78,8 @@ static int privileges_drop(uint64_t memory_bytes, struct err *err)
 #ifndef SHADOWED
 	limit(RLIMIT_AS, MEMORY_BYTES);
 #endif
-	if (!geteuid() && (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY)))
+	if (!geteuid() && (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
+			   setresuid(NOBODY, NOBODY, NOBODY)))
 		return err_errno(err, -errno, "the reader of disks cannot give up root's rights");
 	/* A change of user takes these away. */
 	prctl(PR_SET_DUMPABLE, 0);
@@ -93,7 +99,8 @@ static int syscalls_drop(struct err *err)
 		SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),	/* the latter: AddressSanitizer's end of a process */
 	};
 	static const char *const names[] = { DYNAMIC_NAMES(SECCOMP_FUNCTIONS) };
-	static const struct dynamic_library library = { "libseccomp.so.2", "libseccomp2", "the reader of disks" };
+	static const struct dynamic_library library = { "libseccomp.so.2", "libseccomp2",
+							"the reader of disks" };
 	struct seccomp_library lib;
 	scmp_filter_ctx filter;
 	size_t i;
@@ -108,11 +115,13 @@ static int syscalls_drop(struct err *err)
 	if (!r)
 		r = lib.seccomp_load(filter);
 	lib.seccomp_release(filter);
-	return r ? err_errno(err, r, "the reader of disks cannot give up system calls (seccomp)") : 0;
+	return r ? err_errno(err, r, "the reader of disks cannot give up system calls (seccomp)") :
+		   0;
 }
 
 /* The first partition with a kernel; if there is none, what the first was like. */
-static int search(struct disk_files_reader *reader, struct disk_report *report, uint64_t size, uint64_t memory_bytes, struct err *err)
+static int search(struct disk_files_reader *reader, struct disk_report *report, uint64_t size,
+		  uint64_t memory_bytes, struct err *err)
 {
 	const struct disk_reader disk = { .size_bytes = size, .read = disk_pread };
 	struct disk_partition partitions[DISK_PARTITIONS_MAX];
@@ -123,8 +132,8 @@ static int search(struct disk_files_reader *reader, struct disk_report *report, 
 		return n;
 	r = -ENOENT;
 	for (i = 0; i < n && r == -ENOENT; i++) {
-		r = disk_files_copy(reader, &report->files, &disk, &partitions[i], DISK_CHILD_KERNEL, DISK_CHILD_INITRD, memory_bytes,
-				    &other);
+		r = disk_files_copy(reader, &report->files, &disk, &partitions[i],
+				    DISK_CHILD_KERNEL, DISK_CHILD_INITRD, memory_bytes, &other);
 		memcpy(report->uuid, partitions[i].uuid, sizeof(report->uuid));
 		if (!i || r != -ENOENT)
 			*err = other;
@@ -147,7 +156,8 @@ int cmd_disk_child(int argc, char **argv)
 	r = descriptors_close(DISK_CHILD_FDS, &err);
 	size = r ? 0 : lseek(DISK_CHILD_DISK, 0, SEEK_END);
 	if (!r)
-		r = size < 0 ? err_errno(&err, -errno, "its size") : privileges_drop(memory_bytes, &err);
+		r = size < 0 ? err_errno(&err, -errno, "its size") :
+			       privileges_drop(memory_bytes, &err);
 	if (!r && !(reader = disk_files_reader_new(&err)))
 		r = err.code;
 	if (!r)
@@ -157,5 +167,6 @@ int cmd_disk_child(int argc, char **argv)
 	report.code = r;
 	snprintf(report.text, sizeof(report.text), "%.255s", err.text);
 	/* No exit handlers: they may want other system calls. */
-	_exit(pwrite(DISK_CHILD_REPORT, &report, sizeof(report), 0) == sizeof(report) ? CLI_OK : CLI_FAILED);
+	_exit(pwrite(DISK_CHILD_REPORT, &report, sizeof(report), 0) == sizeof(report) ? CLI_OK :
+											CLI_FAILED);
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * disk_files.c - libext2fs, reading through a struct disk_reader: an I/O manager of our own that reads inside of one partition and
- * does nothing else.
+ * disk_files.c - libext2fs, reading through a struct disk_reader: an I/O
+ * manager of our own that reads inside of one partition and does nothing else.
  *
- * libext2fs hands an I/O manager nothing but the device's name, so the name is our context's address, written in hexadecimal.
+ * libext2fs hands an I/O manager nothing but the device's name, so the name is
+ * our context's address, written in hexadecimal.
  */
 #include "cli/disk_files.h"
 
@@ -46,12 +47,15 @@ struct volume {
 static errcode_t volume_read(io_channel channel, unsigned long long block, int count, void *to)
 {
 	const struct volume *v = channel->private_data;
-	uint64_t offset, bytes = count < 0 ? (uint64_t)-(int64_t)count : (uint64_t)count * (unsigned int)channel->block_size;
+	uint64_t offset, bytes = count < 0 ? (uint64_t) - (int64_t)count :
+					     (uint64_t)count * (unsigned int)channel->block_size;
 
-	if (__builtin_mul_overflow(block, (uint64_t)channel->block_size, &offset) || offset > v->partition->size_bytes ||
-	    bytes > v->partition->size_bytes - offset)
+	if (__builtin_mul_overflow(block, (uint64_t)channel->block_size, &offset) ||
+	    offset > v->partition->size_bytes || bytes > v->partition->size_bytes - offset)
 		return EXT2_ET_SHORT_READ;
-	return disk_read(v->disk, v->partition->offset + offset, to, bytes) < 0 ? EXT2_ET_SHORT_READ : 0;
+	return disk_read(v->disk, v->partition->offset + offset, to, bytes) < 0 ?
+		       EXT2_ET_SHORT_READ :
+		       0;
 }
 
 static errcode_t volume_read_short(io_channel channel, unsigned long block, int count, void *to)
@@ -59,13 +63,15 @@ static errcode_t volume_read_short(io_channel channel, unsigned long block, int 
 	return volume_read(channel, block, count, to);
 }
 
-static errcode_t volume_write(io_channel channel, unsigned long long block, int count, const void *from)
+static errcode_t volume_write(io_channel channel, unsigned long long block, int count,
+			      const void *from)
 {
 	(void)channel, (void)block, (void)count, (void)from;
 	return EXT2_ET_RO_FILSYS;
 }
 
-static errcode_t volume_write_short(io_channel channel, unsigned long block, int count, const void *from)
+static errcode_t volume_write_short(io_channel channel, unsigned long block, int count,
+				    const void *from)
 {
 	return volume_write(channel, block, count, from);
 }
@@ -134,7 +140,8 @@ static errcode_t volume_open(const char *name, int flags, io_channel *out)
 
 static int ext_failed(const struct volume *v, struct err *err, errcode_t code, const char *what)
 {
-	return err_set(err, code == EXT2_ET_NO_MEMORY ? -ENOMEM : -EINVAL, "%s: %s", what, v->lib->error_message(code));
+	return err_set(err, code == EXT2_ET_NO_MEMORY ? -ENOMEM : -EINVAL, "%s: %s", what,
+		       v->lib->error_message(code));
 }
 
 /* The regular file of that path, symbolic links followed; 0: there is none. */
@@ -143,8 +150,8 @@ static ext2_ino_t volume_find(struct volume *v, const char *path)
 	struct ext2_inode inode;
 	ext2_ino_t ino;
 
-	if (v->lib->ext2fs_namei_follow(v->fs, EXT2_ROOT_INO, EXT2_ROOT_INO, path, &ino) || v->lib->ext2fs_read_inode(v->fs, ino, &inode) ||
-	    !LINUX_S_ISREG(inode.i_mode))
+	if (v->lib->ext2fs_namei_follow(v->fs, EXT2_ROOT_INO, EXT2_ROOT_INO, path, &ino) ||
+	    v->lib->ext2fs_read_inode(v->fs, ino, &inode) || !LINUX_S_ISREG(inode.i_mode))
 		return 0;
 	return ino;
 }
@@ -171,14 +178,20 @@ struct room {
 static int size_check(uint64_t bytes, const struct room *room, const char *path, struct err *err)
 {
 	if (!bytes || bytes > room->max)
-		return err_set(err, bytes ? -EFBIG : -EINVAL, "%s: %" PRIu64 " bytes; 1 to %" PRIu64 " are allowed", path, bytes,
+		return err_set(err, bytes ? -EFBIG : -EINVAL,
+			       "%s: %" PRIu64 " bytes; 1 to %" PRIu64 " are allowed", path, bytes,
 			       room->max);
-	return bytes <= room->memory_bytes ? 0 :
-		err_set(err, -EFBIG, "%s: its %" PRIu64 " bytes do not fit into the guest's memory, of which there are %" PRIu64
-			" bytes for it", path, bytes, room->memory_bytes);
+	return bytes <= room->memory_bytes ?
+		       0 :
+		       err_set(err, -EFBIG,
+			       "%s: its %" PRIu64
+			       " bytes do not fit into the guest's memory, of which there are %" PRIu64
+			       " bytes for it",
+			       path, bytes, room->memory_bytes);
 }
 
-static int copy_open(const struct volume *v, ext2_file_t file, int fd, struct room *room, const char *path, struct err *err)
+static int copy_open(const struct volume *v, ext2_file_t file, int fd, struct room *room,
+		     const char *path, struct err *err)
 {
 	char *chunk = malloc(CHUNK);
 	uint64_t left = 0;
@@ -196,9 +209,11 @@ static int copy_open(const struct volume *v, ext2_file_t file, int fd, struct ro
 	if (!r)
 		room->memory_bytes -= left;
 	while (!r && left) {
-		code = v->lib->ext2fs_file_read(file, chunk, left < CHUNK ? (unsigned int)left : CHUNK, &got);
+		code = v->lib->ext2fs_file_read(file, chunk,
+						left < CHUNK ? (unsigned int)left : CHUNK, &got);
 		if (code || !got || got > left) {
-			r = code ? ext_failed(v, err, code, path) : err_set(err, -EINVAL, "%s: it ends early", path);
+			r = code ? ext_failed(v, err, code, path) :
+				   err_set(err, -EINVAL, "%s: it ends early", path);
 			break;
 		}
 		left -= got;
@@ -210,7 +225,8 @@ static int copy_open(const struct volume *v, ext2_file_t file, int fd, struct ro
 	return r;
 }
 
-static int volume_copy(struct volume *v, ext2_ino_t ino, int fd, struct room *room, const char *path, struct err *err)
+static int volume_copy(struct volume *v, ext2_ino_t ino, int fd, struct room *room,
+		       const char *path, struct err *err)
 {
 	ext2_file_t file;
 	errcode_t code = v->lib->ext2fs_file_open(v->fs, ino, 0, &file);
@@ -257,7 +273,8 @@ struct search {
 	unsigned int seen;
 };
 
-static int look_at(struct ext2_dir_entry *entry, int offset, int block_bytes, char *block, void *arg)
+static int look_at(struct ext2_dir_entry *entry, int offset, int block_bytes, char *block,
+		   void *arg)
 {
 	static const char stem[] = "vmlinuz-";
 	char name[EXT2_NAME_LEN + 1], path[DISK_FILES_PATH_MAX];
@@ -268,13 +285,15 @@ static int look_at(struct ext2_dir_entry *entry, int offset, int block_bytes, ch
 	len = s->volume->lib->ext2fs_dirent_name_len(entry);
 	if (s->seen++ == BOOT_ENTRIES_MAX)
 		return DIRENT_ABORT;
-	if (len <= (int)sizeof(stem) - 1 || len > EXT2_NAME_LEN || memcmp(entry->name, stem, sizeof(stem) - 1) != 0)
+	if (len <= (int)sizeof(stem) - 1 || len > EXT2_NAME_LEN ||
+	    memcmp(entry->name, stem, sizeof(stem) - 1) != 0)
 		return 0;
 	memcpy(name, entry->name, (size_t)len);
 	name[len] = '\0';
 	snprintf(path, sizeof(path), "/boot/%s", name);
 	if (strlen(name) != (size_t)len || strstr(name, "-rescue-") ||
-	    (*s->newest && disk_version_compare(name + sizeof(stem) - 1, s->newest) <= 0) || !volume_find(s->volume, path))
+	    (*s->newest && disk_version_compare(name + sizeof(stem) - 1, s->newest) <= 0) ||
+	    !volume_find(s->volume, path))
 		return 0;
 	strcpy(s->newest, name + sizeof(stem) - 1);
 	return 0;
@@ -283,7 +302,8 @@ static int look_at(struct ext2_dir_entry *entry, int offset, int block_bytes, ch
 /* Names of the newest kernel and its initial RAM disk, whether the latter is there or not. */
 static ext2_ino_t newest(struct volume *v, struct disk_files *files)
 {
-	static const char *const patterns[] = { "/boot/initrd.img-%s", "/boot/initramfs-%s.img", "/boot/initrd-%s" };
+	static const char *const patterns[] = { "/boot/initrd.img-%s", "/boot/initramfs-%s.img",
+						"/boot/initrd-%s" };
 	struct search s = { .volume = v };
 	ext2_ino_t boot;
 	size_t i;
@@ -318,14 +338,17 @@ static ext2_ino_t choose(struct volume *v, struct disk_files *files)
 	return newest(v, files);
 }
 
-static int copy_both(struct volume *v, struct disk_files *files, int kernel_fd, int initrd_fd, uint64_t memory_bytes, struct err *err)
+static int copy_both(struct volume *v, struct disk_files *files, int kernel_fd, int initrd_fd,
+		     uint64_t memory_bytes, struct err *err)
 {
 	struct room room = { .max = DISK_KERNEL_MAX, .memory_bytes = memory_bytes };
 	ext2_ino_t kernel = choose(v, files), initrd;
 	int r;
 
 	if (!kernel)
-		return err_set(err, -ENOENT, "there is no kernel: neither /vmlinuz nor /boot/vmlinuz nor /boot/vmlinuz-VERSION");
+		return err_set(
+			err, -ENOENT,
+			"there is no kernel: neither /vmlinuz nor /boot/vmlinuz nor /boot/vmlinuz-VERSION");
 	r = volume_copy(v, kernel, kernel_fd, &room, files->kernel, err);
 	initrd = volume_find(v, files->initrd);
 	room.max = DISK_INITRD_MAX;
@@ -339,14 +362,16 @@ static int copy_both(struct volume *v, struct disk_files *files, int kernel_fd, 
 struct disk_files_reader *disk_files_reader_new(struct err *err)
 {
 	static const char *const names[] = { DYNAMIC_NAMES(EXT2_FUNCTIONS) };
-	static const struct dynamic_library library = { "libext2fs.so.2", "libext2fs2", "reading a disk's file system" };
+	static const struct dynamic_library library = { "libext2fs.so.2", "libext2fs2",
+							"reading a disk's file system" };
 	struct disk_files_reader *reader = calloc(1, sizeof(*reader));
 
 	if (!reader) {
 		err_set(err, -ENOMEM, "no memory");
 		return NULL;
 	}
-	if (dynamic_load(&reader->library, names, sizeof(names) / sizeof(names[0]), &library, err) < 0) {
+	if (dynamic_load(&reader->library, names, sizeof(names) / sizeof(names[0]), &library, err) <
+	    0) {
 		free(reader);
 		return NULL;
 	}
@@ -359,8 +384,9 @@ void disk_files_reader_free(struct disk_files_reader *reader)
 	free(reader);
 }
 
-int disk_files_copy(struct disk_files_reader *reader, struct disk_files *files, const struct disk_reader *disk,
-		    const struct disk_partition *partition, int kernel_fd, int initrd_fd, uint64_t memory_bytes, struct err *err)
+int disk_files_copy(struct disk_files_reader *reader, struct disk_files *files,
+		    const struct disk_reader *disk, const struct disk_partition *partition,
+		    int kernel_fd, int initrd_fd, uint64_t memory_bytes, struct err *err)
 {
 	struct volume v = { .lib = &reader->library, .disk = disk, .partition = partition };
 	char name[2 * sizeof(uintptr_t) + 1];

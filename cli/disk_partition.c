@@ -37,7 +37,10 @@ struct mbr_entry {
 	uint32_t first_lba, sectors;
 } __attribute__((packed));
 
-/* As they lie on the disk: Linux data, root of x86-64 and of arm64 (Discoverable Partitions Specification). */
+/*
+ * As they lie on the disk: Linux data, root of x86-64 and of arm64
+ * (Discoverable Partitions Specification).
+ */
 static const uint8_t linux_types[][16] = {
 	{ 0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4 },
 	{ 0xe3, 0xbc, 0x68, 0x4f, 0xcd, 0xe8, 0xb1, 0x4d, 0x96, 0xe7, 0xfb, 0xca, 0xf9, 0x84, 0xb7, 0x09 },
@@ -57,13 +60,15 @@ static uint32_t crc32_add(uint32_t crc, const uint8_t *data, size_t len)
 }
 
 /* One more, if it lies on the disk. */
-static void partition_add(struct disk_partition *to, int *n, const struct disk_reader *disk, uint64_t first, uint64_t sectors)
+static void partition_add(struct disk_partition *to, int *n, const struct disk_reader *disk,
+			  uint64_t first, uint64_t sectors)
 {
 	uint64_t all = disk->size_bytes / SECTOR;
 
 	if (*n == DISK_PARTITIONS_MAX || !sectors || first >= all || sectors > all - first)
 		return;
-	to[*n] = (struct disk_partition){ .offset = first * SECTOR, .size_bytes = sectors * SECTOR };
+	to[*n] =
+		(struct disk_partition){ .offset = first * SECTOR, .size_bytes = sectors * SECTOR };
 	*n += 1;
 }
 
@@ -102,13 +107,14 @@ static int gpt_header_read(struct gpt_header *h, const struct disk_reader *disk,
 	h->entries = le32toh(h->entries);
 	h->entry_bytes = le32toh(h->entry_bytes);
 	h->entries_lba = le64toh(h->entries_lba);
-	if (!h->entries || h->entries > GPT_ENTRIES_MAX || h->entry_bytes < GPT_ENTRY_MIN || h->entry_bytes > GPT_ENTRY_MAX ||
-	    h->entries_lba > disk->size_bytes / SECTOR)
+	if (!h->entries || h->entries > GPT_ENTRIES_MAX || h->entry_bytes < GPT_ENTRY_MIN ||
+	    h->entry_bytes > GPT_ENTRY_MAX || h->entries_lba > disk->size_bytes / SECTOR)
 		return gpt_damaged(err, "number, size or place of its entries cannot be");
 	return 0;
 }
 
-static void gpt_entry_take(struct disk_partition *to, int *n, const struct disk_reader *disk, const uint8_t *raw)
+static void gpt_entry_take(struct disk_partition *to, int *n, const struct disk_reader *disk,
+			   const uint8_t *raw)
 {
 	struct gpt_entry e;
 	uint64_t first, last;
@@ -123,8 +129,9 @@ static void gpt_entry_take(struct disk_partition *to, int *n, const struct disk_
 	if (*n > before)	/* the first three fields are little endian */
 		snprintf(to[before].uuid, sizeof(to[before].uuid),
 			 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-			 e.uuid[3], e.uuid[2], e.uuid[1], e.uuid[0], e.uuid[5], e.uuid[4], e.uuid[7], e.uuid[6], e.uuid[8],
-			 e.uuid[9], e.uuid[10], e.uuid[11], e.uuid[12], e.uuid[13], e.uuid[14], e.uuid[15]);
+			 e.uuid[3], e.uuid[2], e.uuid[1], e.uuid[0], e.uuid[5], e.uuid[4],
+			 e.uuid[7], e.uuid[6], e.uuid[8], e.uuid[9], e.uuid[10], e.uuid[11],
+			 e.uuid[12], e.uuid[13], e.uuid[14], e.uuid[15]);
 }
 
 static int gpt_read(struct disk_partition *to, const struct disk_reader *disk, struct err *err)
@@ -138,7 +145,8 @@ static int gpt_read(struct disk_partition *to, const struct disk_reader *disk, s
 	if (r < 0)
 		return r;
 	for (i = 0; i < h.entries; i++) {
-		r = disk_read(disk, h.entries_lba * SECTOR + (uint64_t)i * h.entry_bytes, entry, h.entry_bytes);
+		r = disk_read(disk, h.entries_lba * SECTOR + (uint64_t)i * h.entry_bytes, entry,
+			      h.entry_bytes);
 		if (r < 0)
 			return err_errno(err, r, "reading its partition table");
 		crc = crc32_add(crc, entry, h.entry_bytes);
@@ -149,7 +157,8 @@ static int gpt_read(struct disk_partition *to, const struct disk_reader *disk, s
 	return n;
 }
 
-static int mbr_read(struct disk_partition *to, const uint8_t *sector, const struct disk_reader *disk)
+static int mbr_read(struct disk_partition *to, const uint8_t *sector,
+		    const struct disk_reader *disk)
 {
 	struct mbr_entry e;
 	uint32_t signature;
@@ -162,12 +171,14 @@ static int mbr_read(struct disk_partition *to, const uint8_t *sector, const stru
 		if (e.type == MBR_LINUX)
 			partition_add(to, &n, disk, le32toh(e.first_lba), le32toh(e.sectors));
 		if (n > before)
-			snprintf(to[before].uuid, sizeof(to[before].uuid), "%08x-%02x", le32toh(signature), i + 1);
+			snprintf(to[before].uuid, sizeof(to[before].uuid), "%08x-%02x",
+				 le32toh(signature), i + 1);
 	}
 	return n;
 }
 
-int disk_partitions(struct disk_partition *partitions, const struct disk_reader *disk, struct err *err)
+int disk_partitions(struct disk_partition *partitions, const struct disk_reader *disk,
+		    struct err *err)
 {
 	uint8_t head[EXT_MAGIC_OFFSET + 2];
 	struct mbr_entry e;
@@ -180,18 +191,24 @@ int disk_partitions(struct disk_partition *partitions, const struct disk_reader 
 	if (r < 0)
 		return err_errno(err, r, "reading it");
 	if (!memcmp(head, "QFI\xfb", 4))
-		return err_set(err, -EINVAL, "it is a qcow2 image, out of which no kernel can be taken: give --kernel, or convert "
-					     "it (qemu-img convert -O raw)");
+		return err_set(
+			err, -EINVAL,
+			"it is a qcow2 image, out of which no kernel can be taken: give --kernel, or convert "
+			"it (qemu-img convert -O raw)");
 	if ((head[EXT_MAGIC_OFFSET] | head[EXT_MAGIC_OFFSET + 1] << 8) == EXT_MAGIC) {
 		partitions[0] = (struct disk_partition){ .size_bytes = disk->size_bytes };
 		return 1;
 	}
 	if (head[510] != 0x55 || head[511] != 0xaa)
-		return err_set(err, -EINVAL, "it has neither a file system of the ext family nor a partition table");
+		return err_set(
+			err, -EINVAL,
+			"it has neither a file system of the ext family nor a partition table");
 	for (i = 0; i < 4; i++) {
 		memcpy(&e, head + MBR_ENTRIES + i * sizeof(e), sizeof(e));
 		gpt |= e.type == MBR_PROTECTIVE;
 	}
 	r = gpt ? gpt_read(partitions, disk, err) : mbr_read(partitions, head, disk);
-	return r ? r : err_set(err, -EINVAL, "its partition table (%s) has no partition for Linux", gpt ? "GPT" : "MBR");
+	return r ? r :
+		   err_set(err, -EINVAL, "its partition table (%s) has no partition for Linux",
+			   gpt ? "GPT" : "MBR");
 }

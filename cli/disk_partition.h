@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Where on a disk file systems may lie: the disk itself, or the partitions of a table: GPT (UEFI 2.10, section 5.3) or MBR, with
- * sectors of 512 bytes. Logical partitions of an MBR are not looked at. Pure functions over hostile bytes.
+ * Where on a disk file systems may lie: the disk itself, or the partitions of a
+ * table: GPT (UEFI 2.10, section 5.3) or MBR, with sectors of 512 bytes.
+ * Logical partitions of an MBR are not looked at. Pure functions over hostile
+ * bytes.
  */
 #ifndef POSTERN_CLI_DISK_PARTITION_H
 #define POSTERN_CLI_DISK_PARTITION_H
@@ -18,10 +20,12 @@ struct disk_partition {
 };
 
 /*
- * Fills in those that a Linux file system may lie on, in the table's order, at most DISK_PARTITIONS_MAX, and returns how many (at
- * least 1). -EINVAL: neither a file system of the ext family nor a table with a partition for Linux, a table that is
- * damaged, or a qcow2 image; -EIO and the like: from the reader.
+ * Fills in those that a Linux file system may lie on, in the table's order, at
+ * most DISK_PARTITIONS_MAX, and returns how many (at least 1). -EINVAL: neither
+ * a file system of the ext family nor a table with a partition for Linux, a
+ * table that is damaged, or a qcow2 image; -EIO and the like: from the reader.
  */
-int disk_partitions(struct disk_partition *partitions, const struct disk_reader *disk, struct err *err);
+int disk_partitions(struct disk_partition *partitions, const struct disk_reader *disk,
+		    struct err *err);
 
 #endif

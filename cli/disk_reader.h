@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The bytes of a disk, or of a part of one, for whoever looks for a kernel there. What they say is hostile.
+ * The bytes of a disk, or of a part of one, for whoever looks for a kernel
+ * there. What they say is hostile.
  */
 #ifndef POSTERN_CLI_DISK_READER_H
 #define POSTERN_CLI_DISK_READER_H

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// postern doctor: what this host can do, each line with what to do about it. What can be found by trying is tried (the way
-// out, kernel mode), not read from a version.
+// postern doctor: what this host can do, each line with what to do about it.
+// What can be found by trying is tried (the way out, kernel mode), not read
+// from a version.
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -92,7 +93,8 @@ static void check_host(struct doctor *d)
 
 	uname(&uts);
 	sysinfo(&info);
-	doctor_add(d, DOCTOR_GOOD, "host", "Linux %s, %s, %ld CPUs, %lu MiB of memory, %lu MiB free", uts.release,
+	doctor_add(d, DOCTOR_GOOD, "host",
+		   "Linux %s, %s, %ld CPUs, %lu MiB of memory, %lu MiB free", uts.release,
 		   uts.machine, sysconf(_SC_NPROCESSORS_ONLN), info.totalram * info.mem_unit >> 20,
 		   info.freeram * info.mem_unit >> 20);
 }
@@ -104,12 +106,14 @@ static bool check_kvm(struct doctor *d)
 
 	if (fd < 0) {
 		advise(doctor_add(d, DOCTOR_BAD, "kvm", "/dev/kvm: %s", strerror(errno)),
-		       errno == ENOENT ? "load kvm_intel or kvm_amd (on arm64: start the kernel at EL2); enable virtualisation in the firmware, or nested virtualisation in the hypervisor" :
-				"add this user to the group kvm");
+		       errno == ENOENT ?
+			       "load kvm_intel or kvm_amd (on arm64: start the kernel at EL2); enable virtualisation in the firmware, or nested virtualisation in the hypervisor" :
+			       "add this user to the group kvm");
 		return false;
 	}
 	doctor_add(d, DOCTOR_GOOD, "kvm", "API version %d, up to %d vCPUs recommended, %d possible",
-		   ioctl(fd, KVM_GET_API_VERSION, 0), ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_VCPUS),
+		   ioctl(fd, KVM_GET_API_VERSION, 0),
+		   ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_VCPUS),
 		   ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS));
 	close(fd);
 	return true;
@@ -126,7 +130,8 @@ static void check_kernel_mode(struct doctor *d)
 	else if (can)
 		doctor_add(d, DOCTOR_GOOD, "stock-kernel", "a stock guest kernel can run: %s", why);
 	else
-		advise(doctor_add(d, DOCTOR_NOTE, "stock-kernel", "a stock guest kernel cannot run: %s", why),
+		advise(doctor_add(d, DOCTOR_NOTE, "stock-kernel",
+				  "a stock guest kernel cannot run: %s", why),
 		       "this KVM has no hardware virtualisation beneath it: only guests in user mode (tests/bare) run well; for stock kernels use another host, or lab/run");
 }
 
@@ -148,9 +153,11 @@ static void check_features(struct doctor *d, uint64_t features)
 
 	for (i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (features & known[i].bit)
-			snprintf(text + strlen(text), sizeof(text) - strlen(text), " %s", known[i].name);
+			snprintf(text + strlen(text), sizeof(text) - strlen(text), " %s",
+				 known[i].name);
 	if (!(features & UFFD_FEATURE_THREAD_ID))
-		advise(doctor_add(d, DOCTOR_BAD, "userfaultfd-features", "without thread-id:%s", text),
+		advise(doctor_add(d, DOCTOR_BAD, "userfaultfd-features", "without thread-id:%s",
+				  text),
 		       "Linux 4.14 or later tells which thread waits, which the eject needs");
 	else
 		doctor_add(d, DOCTOR_GOOD, "userfaultfd-features", "%s", text + 1);
@@ -174,11 +181,13 @@ static bool check_userfaultfd(struct doctor *d)
 #endif
 	if (fd < 0) {
 		advise(doctor_add(d, DOCTOR_BAD, "userfaultfd", "%s", strerror(errno)),
-		       errno == EPERM ? "run as root, set sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd (Linux 6.1 and later)" :
-				"a kernel with CONFIG_USERFAULTFD is needed for anything that arrives late");
+		       errno == EPERM ?
+			       "run as root, set sysctl vm.unprivileged_userfaultfd=1, or give access to /dev/userfaultfd (Linux 6.1 and later)" :
+			       "a kernel with CONFIG_USERFAULTFD is needed for anything that arrives late");
 		return false;
 	}
-	doctor_add(d, DOCTOR_GOOD, "userfaultfd", "allowed%s", device ? " through /dev/userfaultfd" : "");
+	doctor_add(d, DOCTOR_GOOD, "userfaultfd", "allowed%s",
+		   device ? " through /dev/userfaultfd" : "");
 	if (!ioctl(fd, UFFDIO_API, &api))
 		check_features(d, api.features);
 	close(fd);
@@ -223,7 +232,8 @@ static void check_limits(struct doctor *d)
 	getrlimit(RLIMIT_CORE, &core);
 	read_line("/proc/sys/vm/max_map_count", line, sizeof(line));
 	if (files.rlim_max < 1024)
-		advise(doctor_add(d, DOCTOR_NOTE, "limits", "at most %ju open files", (uintmax_t)files.rlim_max),
+		advise(doctor_add(d, DOCTOR_NOTE, "limits", "at most %ju open files",
+				  (uintmax_t)files.rlim_max),
 		       "ulimit -n 1024 or more leaves room for QMP clients and connections");
 	else
 		doctor_add(d, DOCTOR_GOOD, "limits", "%ju open files, %s mappings, core files %s",
@@ -255,10 +265,10 @@ static void doctor_print_json(const struct doctor *d)
 	char *text;
 
 	for (i = 0; i < d->n; i++)
-		json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "name", d->finding[i].name,
-						      "verdict", verdict_names[d->finding[i].verdict],
-						      "found", d->finding[i].found,
-						      "advice", d->finding[i].advice));
+		json_array_append_new(
+			list, json_pack("{s:s, s:s, s:s, s:s}", "name", d->finding[i].name,
+					"verdict", verdict_names[d->finding[i].verdict], "found",
+					d->finding[i].found, "advice", d->finding[i].advice));
 	text = json_dumps(list, JSON_INDENT(2));
 	if (text)
 		puts(text);

@@ -25,7 +25,7 @@
 
 #define SIZE_MIN (UINT64_C(400) << 20)
 #define SIZE_MAX_BYTES (UINT64_C(16) << 40)
-#define BLOCK_BYTES 4096u	/* ext4's */
+#define BLOCK_BYTES 4096u /* ext4's */
 #define KEY_BYTES_MAX 65536
 #define PASSWORD_BYTES_MAX 512
 
@@ -132,7 +132,7 @@ static int size_take(struct image *image, const char *text, struct err *err)
 }
 
 static int image_word_take(const char **to, const char *option, const char *text, const char *more,
-		     struct err *err)
+			   struct err *err)
 {
 	if (!is_made_of(text, more) || strlen(text) > 200)
 		return err_set(err, -EINVAL,

@@ -9,7 +9,10 @@
 
 #include "cli/cli.h"
 
-/* Sockets of many clients, a page store's connections, vCPUs: more than the 1024 that some systems give. */
+/*
+ * Sockets of many clients, a page store's connections, vCPUs: more than the
+ * 1024 that some systems give.
+ */
 #define FILES_WANTED 16384
 
 static const char help[] =

@@ -151,8 +151,8 @@ static const struct config_key config_keys[] = {
 	{ 0 },
 };
 
-static int options_parse_number(unsigned int *to, const char *option, const char *text, unsigned int min,
-			unsigned int max, struct err *err)
+static int options_parse_number(unsigned int *to, const char *option, const char *text,
+				unsigned int min, unsigned int max, struct err *err)
 {
 	unsigned long value;
 	char *end;
@@ -160,14 +160,15 @@ static int options_parse_number(unsigned int *to, const char *option, const char
 	errno = 0;
 	value = strtoul(text, &end, 10);
 	if (!isdigit((unsigned char)*text) || errno || *end || value < min || value > max)
-		return err_set(err, -EINVAL, "--%s %s: a number from %u to %u is allowed", option, text, min, max);
+		return err_set(err, -EINVAL, "--%s %s: a number from %u to %u is allowed", option,
+			       text, min, max);
 	*to = (unsigned int)value;
 	return 0;
 }
 
 /* Index of `text` among n words, or -EINVAL and an error with all of them. */
-static int parse_word(const char *option, const char *text, const char *const *words, int n, const char *all,
-		      struct err *err)
+static int parse_word(const char *option, const char *text, const char *const *words, int n,
+		      const char *all, struct err *err)
 {
 	int i;
 
@@ -204,7 +205,8 @@ static int parse_way_out(struct options *o, const char *text, struct err *err)
 static int parse_log_level(struct options *o, const char *text, struct err *err)
 {
 	static const char *const words[] = { "error", "warn", "info", "debug", "warning" };
-	static const enum log_level levels[] = { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_WARN };
+	static const enum log_level levels[] = { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG,
+						 LOG_WARN };
 	int i = parse_word("log-level", text, words, 5, "error, warn, info and debug", err);
 
 	if (i < 0)
@@ -252,7 +254,8 @@ static int parse_bandwidth(struct options *o, const char *text, struct err *err)
 static int add_qmp(struct options *o, const char *text, struct err *err)
 {
 	if (o->nqmp == OPTIONS_QMP_MAX)
-		return err_set(err, -EINVAL, "--qmp %s: at most %d are allowed", text, OPTIONS_QMP_MAX);
+		return err_set(err, -EINVAL, "--qmp %s: at most %d are allowed", text,
+			       OPTIONS_QMP_MAX);
 	o->qmp[o->nqmp++] = text;
 	return 0;
 }
@@ -335,11 +338,13 @@ static int options_take(struct options *o, int option, const char *value, struct
 		o->console_stdio = !strcmp(value, "stdio");
 		return virtio_options_add(&o->machine.virtio, "console", value, err);
 	case OPT_GDB_PAGE_TIMEOUT:
-		return options_parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0, 600000, err);
+		return options_parse_number(&o->gdb_page_timeout_ms, "gdb-page-timeout", value, 0,
+					    600000, err);
 	case OPT_WAY_OUT:
 		return parse_way_out(o, value, err);
 	case OPT_LINK_TIMEOUT:
-		return options_parse_number(&o->link_timeout_ms, "link-timeout", value, 100, 600000, err);
+		return options_parse_number(&o->link_timeout_ms, "link-timeout", value, 100, 600000,
+					    err);
 	case OPT_BANDWIDTH:
 		return parse_bandwidth(o, value, err);
 	case OPT_LOG_LEVEL:
@@ -362,7 +367,10 @@ static int take_configured(void *arg, int option, const char *value, struct err 
 	return options_take(o, option, value, err);
 }
 
-/* One walk through argv. The first looks for --config alone, so that what argv says goes over the file. */
+/*
+ * One walk through argv. The first looks for --config alone, so that what argv
+ * says goes over the file.
+ */
 static int options_walk(struct options *o, int argc, char **argv, bool first, struct err *err)
 {
 	int option, r = 0;
@@ -371,13 +379,16 @@ static int options_walk(struct options *o, int argc, char **argv, bool first, st
 	optind = 0;	/* glibc: begins anew, also its memory of words that it has moved */
 	while (!r && (option = getopt_long(argc, argv, ":c:m:Sh", long_options, NULL)) != -1) {
 		if (option == '?')
-			return err_set(err, -EINVAL, "%s: no such option, or it takes no value (postern run --help has all)",
-				       argv[optind - 1]);
+			return err_set(
+				err, -EINVAL,
+				"%s: no such option, or it takes no value (postern run --help has all)",
+				argv[optind - 1]);
 		if (option == ':')
 			return err_set(err, -EINVAL, "%s: its value is missing", argv[optind - 1]);
 		if (first && option == OPT_CONFIG) {
 			if (o->config.root)
-				return err_set(err, -EINVAL, "--config %s: only one file is allowed", optarg);
+				return err_set(err, -EINVAL,
+					       "--config %s: only one file is allowed", optarg);
 			r = config_load(&o->config, optarg, config_keys, take_configured, o, err);
 		}
 		if (first || option == OPT_CONFIG)
@@ -428,7 +439,8 @@ static int conclude(struct options *o, struct err *err)
 		o->boot_disk = first_disk(&o->machine.virtio);
 	if (!o->append || o->boot_disk)
 		return 0;
-	if (asprintf(&o->line, "%s%s%s", o->machine.cmdline ? o->machine.cmdline : "", o->machine.cmdline ? " " : "", o->append) < 0) {
+	if (asprintf(&o->line, "%s%s%s", o->machine.cmdline ? o->machine.cmdline : "",
+		     o->machine.cmdline ? " " : "", o->append) < 0) {
 		o->line = NULL;
 		return err_set(err, -ENOMEM, "no memory for the command line");
 	}

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The command line of `postern run`, and its file of options. Strings point into argv and the configuration; paths of disks are kept until
- * the end.
+ * The command line of `postern run`, and its file of options. Strings point
+ * into argv and the configuration; paths of disks are kept until the end.
  */
 #ifndef POSTERN_CLI_OPTIONS_H
 #define POSTERN_CLI_OPTIONS_H
@@ -45,7 +45,10 @@ struct options {
 	bool qmp_configured;		/* qmp is the file's: the first --qmp begins anew */
 };
 
-/* The file of --config first, then what argv says over it. 0 or a negative errno; the error names the option, the value, and what is allowed. */
+/*
+ * The file of --config first, then what argv says over it. 0 or a negative
+ * errno; the error names the option, the value, and what is allowed.
+ */
 int options_parse(struct options *options, int argc, char **argv, struct err *err);
 /* Also after an error. */
 void options_fini(struct options *options);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * run.c - `postern run`: puts the parts together, runs the loop, takes them apart again in reverse.
+ * run.c - `postern run`: puts the parts together, runs the loop, takes them
+ * apart again in reverse.
  *
- * SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, which never waits for a page or a peer; a
- * second one, should the first not do, ends the process from within the signal handler. All other threads
- * block these signals, so the handler runs on the main thread.
+ * SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, which never
+ * waits for a page or a peer; a second one, should the first not do, ends the
+ * process from within the signal handler. All other threads block these
+ * signals, so the handler runs on the main thread.
  */
 #include <errno.h>
 #include <signal.h>
@@ -84,7 +86,10 @@ static void say_address(const char *text, uint64_t address)
 		return;
 }
 
-/* A page whose memory has failed, and which a thread of postern's own had to touch. What a vCPU touches is the machine's affair. */
+/*
+ * A page whose memory has failed, and which a thread of postern's own had to
+ * touch. What a vCPU touches is the machine's affair.
+ */
 static void say_poisoned(const void *host)
 {
 	const struct memory_region *regions;
@@ -93,10 +98,14 @@ static void say_poisoned(const void *host)
 	if (signals.mem)
 		regions = memory_regions(signals.mem, &n);
 	for (i = 0; i < n; i++)
-		if ((const uint8_t *)host >= regions[i].host && (const uint8_t *)host < regions[i].host + regions[i].pages * PAGE_BYTES)
-			say_address("postern: the host's memory has failed (poisoned by its kernel) behind guest physical address 0x",
-				    gfn_to_gpa(regions[i].first).v + (uint64_t)((const uint8_t *)host - regions[i].host));
-	say_address("postern: the host's memory has failed (poisoned by its kernel) at 0x", (uintptr_t)host);
+		if ((const uint8_t *)host >= regions[i].host &&
+		    (const uint8_t *)host < regions[i].host + regions[i].pages * PAGE_BYTES)
+			say_address(
+				"postern: the host's memory has failed (poisoned by its kernel) behind guest physical address 0x",
+				gfn_to_gpa(regions[i].first).v +
+					(uint64_t)((const uint8_t *)host - regions[i].host));
+	say_address("postern: the host's memory has failed (poisoned by its kernel) at 0x",
+		    (uintptr_t)host);
 }
 
 /* A crash: say where, give the terminal back, then crash as if we had not been here. */
@@ -107,7 +116,9 @@ static void on_crash(int sig, siginfo_t *info, void *context)
 	if (sig == SIGBUS && info->si_code == BUS_MCEERR_AR)
 		say_poisoned(info->si_addr);
 	else if ((sig == SIGBUS || sig == SIGSEGV) && info->si_code > 0)
-		say_address(sig == SIGBUS ? "postern: bus error at 0x" : "postern: segmentation fault at 0x", (uintptr_t)info->si_addr);
+		say_address(sig == SIGBUS ? "postern: bus error at 0x" :
+					    "postern: segmentation fault at 0x",
+			    (uintptr_t)info->si_addr);
 	raise(sig);
 }
 
@@ -126,7 +137,8 @@ static int signals_open(struct run *run, struct err *err)
 	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
 	static const int crashes[] = { SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE };
 	struct sigaction end = { .sa_handler = on_end_signal, .sa_flags = SA_RESTART };
-	struct sigaction crash = { .sa_sigaction = on_crash, .sa_flags = (int)SA_RESETHAND | SA_NODEFER | SA_SIGINFO };
+	struct sigaction crash = { .sa_sigaction = on_crash,
+				   .sa_flags = (int)SA_RESETHAND | SA_NODEFER | SA_SIGINFO };
 	size_t i;
 	int r;
 

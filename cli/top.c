@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// postern top: the named machines of this user, looked at once a second. Each look connects anew, so a machine that came, went or
-// hung needs no care of its own; one that hangs costs LOOK_TIMEOUT_MS. The picture is text (top_text.c); ncurses only puts it on
-// the screen.
+// postern top: the named machines of this user, looked at once a second. Each
+// look connects anew, so a machine that came, went or hung needs no care of its
+// own; one that hangs costs LOOK_TIMEOUT_MS. The picture is text (top_text.c);
+// ncurses only puts it on the screen.
 #include <errno.h>
 #include <getopt.h>
 #define NCURSES_NOMACROS
@@ -25,8 +26,8 @@
 #define LOST_SIGHT 3	/* exit code: as ctl's for no answer */
 
 /* Adds a query's result to the machine. */
-static int look(struct qmp_remote *remote, json_t *machine, const char *key, const char *command, json_t *args,
-		struct err *err)
+static int look(struct qmp_remote *remote, json_t *machine, const char *key, const char *command,
+		json_t *args, struct err *err)
 {
 	json_t *result = NULL;
 	int r = qmp_remote_call(remote, command, args, &result, err);
@@ -53,7 +54,8 @@ static json_t *machine_look(const char *name, pid_t pid)
 	if (!r)
 		r = look(remote, machine, "faults", "query-postern-faults", NULL, &err);
 	if (!r)
-		r = look(remote, machine, "map", "query-postern-map", json_pack("{s:i}", "cells", MAP_CELLS), &err);
+		r = look(remote, machine, "map", "query-postern-map",
+			 json_pack("{s:i}", "cells", MAP_CELLS), &err);
 	if (r < 0)
 		json_object_set_new(machine, "error", json_string(err.text));
 	qmp_remote_free(remote);
@@ -99,8 +101,9 @@ static void set_rates(json_t *machines, const json_t *before, int64_t ns)
 
 	json_array_foreach(machines, i, m)
 		json_object_set_new(m, "faults-per-second",
-				    json_integer((json_int_t)top_fault_rate(json_object_get(top_find(before, m), "faults"),
-									    json_object_get(m, "faults"), ns)));
+				    json_integer((json_int_t)top_fault_rate(
+					    json_object_get(top_find(before, m), "faults"),
+					    json_object_get(m, "faults"), ns)));
 }
 
 static char *picture(const json_t *machines, unsigned int width)
@@ -112,7 +115,8 @@ static char *picture(const json_t *machines, unsigned int width)
 
 	if (!out)
 		return NULL;
-	fprintf(out, "postern top: %zu machines; q ends\n%s\n\n", json_array_size(machines), top_legend);
+	fprintf(out, "postern top: %zu machines; q ends\n%s\n\n", json_array_size(machines),
+		top_legend);
 	json_array_foreach(machines, i, m) {
 		top_text_machine(out, m, width);
 		putc('\n', out);
@@ -137,7 +141,8 @@ struct screen {
 static int screen_open(struct screen *screen, struct err *err)
 {
 	static const char *const names[] = { DYNAMIC_NAMES(SCREEN_FUNCTIONS) };
-	static const struct dynamic_library library = { "libncursesw.so.6", "libncursesw6", "postern top" };
+	static const struct dynamic_library library = { "libncursesw.so.6", "libncursesw6",
+							"postern top" };
 	int r = dynamic_load(&screen->lib, names, sizeof(names) / sizeof(names[0]), &library, err);
 
 	if (r < 0)
@@ -155,7 +160,8 @@ static int screen_open(struct screen *screen, struct err *err)
 
 static void draw(const struct screen *screen, const json_t *machines)
 {
-	int rows = screen->lib.getmaxy(screen->window), columns = screen->lib.getmaxx(screen->window), row = 0;
+	int rows = screen->lib.getmaxy(screen->window),
+	    columns = screen->lib.getmaxx(screen->window), row = 0;
 	char *text = picture(machines, (unsigned int)columns), *line, *save = text;
 
 	screen->lib.werase(screen->window);
@@ -233,7 +239,8 @@ int cmd_top(int argc, char **argv)
 			return CLI_USAGE;
 		json = true;
 	}
-	if (optind < argc || (!json && (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || !getenv("TERM")))) {
+	if (optind < argc ||
+	    (!json && (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || !getenv("TERM")))) {
 		fprintf(stderr, "postern top: %s\n", optind < argc ? "only --json is allowed" :
 			"a terminal is needed; --json looks once without");
 		return CLI_USAGE;

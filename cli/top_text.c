@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "cli/ctl_text.h"
 
-#define CELLS_MAX 4096u		/* as a server has them; beyond it they are not read */
+#define CELLS_MAX 4096u /* as a server has them; beyond it they are not read */
 
 const char top_legend[] = "memory: # there  + partly there  ? asked for  . missing  ! lost";
 
@@ -79,7 +79,8 @@ static void top_text_put_waiters(FILE *out, const json_t *vcpus)
 	json_array_foreach(vcpus, i, w) {
 		fputs("  waits    ", out);
 		ctl_put(out, ctl_string(w, "name", "?"));
-		fprintf(out, " for page 0x%" PRIx64 ", %s, ", ctl_uint(w, "gpa"), ctl_us(text, ctl_uint(w, "since-us")));
+		fprintf(out, " for page 0x%" PRIx64 ", %s, ", ctl_uint(w, "gpa"),
+			ctl_us(text, ctl_uint(w, "since-us")));
 		ctl_put(out, ctl_string(w, "page", "?"));
 		putc('\n', out);
 	}
@@ -113,8 +114,9 @@ static void put_latency(FILE *out, const json_t *latency)
 
 	if (!ctl_uint(latency, "count"))
 		return;
-	fprintf(out, "  latency  p50 %s, p99 %s, longest %s", ctl_us(p50, ctl_uint(latency, "p50-us")),
-		ctl_us(p99, ctl_uint(latency, "p99-us")), ctl_us(most, ctl_uint(latency, "max-us")));
+	fprintf(out, "  latency  p50 %s, p99 %s, longest %s",
+		ctl_us(p50, ctl_uint(latency, "p50-us")), ctl_us(p99, ctl_uint(latency, "p99-us")),
+		ctl_us(most, ctl_uint(latency, "max-us")));
 	put_shape(out, json_object_get(latency, "histogram"));
 	putc('\n', out);
 }
@@ -126,7 +128,10 @@ static void put_link(FILE *out, const json_t *migrate)
 	if (!strcmp(status, "none"))
 		return;
 	fputs("  link     ", out);
-	fputs(!strcmp(status, "postcopy-paused") ? "LOST; " : !strcmp(status, "postcopy-recover") ? "recovering; " : "", out);
+	fputs(!strcmp(status, "postcopy-paused")  ? "LOST; " :
+	      !strcmp(status, "postcopy-recover") ? "recovering; " :
+						    "",
+	      out);
 	ctl_text_migration(out, migrate);
 	putc('\n', out);
 }

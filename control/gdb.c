@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The gdb stub: its socket, and one session at a time. Input is taken packet by packet; while a memory access is under
-// way, what comes further is kept, since its reply has to be sent first. However many packets come at once, a turn of the loop (base/loop.h)
-// begins some, and nothing more is read before the rest has been carried out. See gdb.h and docs/gdb.md.
+// The gdb stub: its socket, and one session at a time. Input is taken packet by
+// packet; while a memory access is under way, what comes further is kept, since
+// its reply has to be sent first. However many packets come at once, a turn of
+// the loop (base/loop.h) begins some, and nothing more is read before the rest
+// has been carried out. See gdb.h and docs/gdb.md.
 //
-// A session begins with the first byte, and not with the connection: a socket on TCP can be reached by a web browser of this host, which opens
-// connections at a page's wish. Whose first byte is none of the protocol is not heard, and has not stopped the machine.
+// A session begins with the first byte, and not with the connection: a socket
+// on TCP can be reached by a web browser of this host, which opens connections
+// at a page's wish. Whose first byte is none of the protocol is not heard, and
+// has not stopped the machine.
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -62,12 +66,15 @@ void gdb_client_close(struct gdb_client *client)
 }
 
 /*
- * After D, the machine is no longer this session's: what still comes is not carried out, since nobody would take it back. gdb goes when it
- * has the reply; it is let go when it has acknowledged it. Earlier, where it still writes, would be an error to it.
+ * After D, the machine is no longer this session's: what still comes is not
+ * carried out, since nobody would take it back. gdb goes when it has the reply;
+ * it is let go when it has acknowledged it. Earlier, where it still writes,
+ * would be an error to it.
  */
 static void detached_close(struct gdb_client *client)
 {
-	if (client->detached && (client->no_ack || client->acked) && !uv_stream_get_write_queue_size(&client->stream.stream))
+	if (client->detached && (client->no_ack || client->acked) &&
+	    !uv_stream_get_write_queue_size(&client->stream.stream))
 		gdb_client_close(client);
 }
 
@@ -170,7 +177,10 @@ static void take_event(struct gdb_client *client, enum gdb_packet_event event)
 		gdb_run_interrupt(client);
 		break;
 	case GDB_GOT_BAD:
-		/* Without acknowledgements nobody sends it again: an error keeps gdb from waiting. */
+		/*
+		 * Without acknowledgements nobody sends it again: an error
+		 * keeps gdb from waiting.
+		 */
 		if (client->no_ack)
 			gdb_reply(client, "E%02x", EPROTO);
 		else
@@ -186,7 +196,8 @@ static void take_event(struct gdb_client *client, enum gdb_packet_event event)
 
 static void keep_input(struct gdb_client *client, const void *data, size_t len)
 {
-	if (client->pending.len + len > GDB_PENDING_MAX || buf_append(&client->pending, data, len) < 0)
+	if (client->pending.len + len > GDB_PENDING_MAX ||
+	    buf_append(&client->pending, data, len) < 0)
 		gdb_client_close(client);
 }
 
@@ -254,7 +265,8 @@ static void gdb_on_more(uv_idle_t *more)
 	uv_idle_stop(more);
 	take_pending(client);
 	/* It goes on in the next turn, or with what comes. */
-	if (client->gdb && !uv_is_active((uv_handle_t *)more) && uv_read_start(&client->stream.stream, gdb_on_alloc, gdb_on_read) < 0)
+	if (client->gdb && !uv_is_active((uv_handle_t *)more) &&
+	    uv_read_start(&client->stream.stream, gdb_on_alloc, gdb_on_read) < 0)
 		gdb_client_close(client);
 }
 
@@ -292,11 +304,12 @@ static void gdb_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 	gdb_take_input(client, (const uint8_t *)buf->base, (size_t)n);
 }
 
-/* ---- a client at the door ---- */
+/* ---- a client connects ---- */
 
 /*
- * A second debugger. gdb shows what the reply to its packets says, and gives up; so each is replied to. There is at most
- * one such connection: the next takes its place.
+ * A second debugger. gdb shows what the reply to its packets says, and gives
+ * up; so each is replied to. There is at most one such connection: the next
+ * takes its place.
  */
 struct gdb_refused {
 	struct gdb *gdb;
@@ -327,7 +340,8 @@ static void on_refused_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *in)
 
 	if (n > 0 && !memchr(in->base, '$', (size_t)n))
 		return;
-	if (n < 0 || (n > 0 && (refused->replies++ == REFUSED_REPLIES || uv_try_write(stream, &out, 1) < 0)))
+	if (n < 0 ||
+	    (n > 0 && (refused->replies++ == REFUSED_REPLIES || uv_try_write(stream, &out, 1) < 0)))
 		refused_close(refused);
 }
 
@@ -380,7 +394,8 @@ static void gdb_on_client(struct server *server, void *arg)
 		gdb_client_close(client);
 }
 
-int gdb_new(struct gdb **out, struct machine *machine, const char *spec, int page_timeout_ms, struct err *err)
+int gdb_new(struct gdb **out, struct machine *machine, const char *spec, int page_timeout_ms,
+	    struct err *err)
 {
 	struct gdb *gdb = calloc(1, sizeof(*gdb));
 	int r;

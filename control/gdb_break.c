@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See gdb_break.h. Two virtual addresses may be one physical address: both entries then hold the same covered bytes,
-// and the instruction goes when the last of them does.
+// See gdb_break.h. Two virtual addresses may be one physical address: both
+// entries then hold the same covered bytes, and the instruction goes when the
+// last of them does.
 #include "control/gdb_break.h"
 
 #include <errno.h>
@@ -10,7 +11,10 @@
 
 #include "base/clock.h"
 
-/* The page has come; at most it is being taken into a huge page (memory/stage.c), which takes some microseconds. */
+/*
+ * The page has come; at most it is being taken into a huge page
+ * (memory/stage.c), which takes some microseconds.
+ */
 #define PAGE_WAIT_NS (2 * NS_PER_MS)
 
 /* Gets and keeps the instruction's bytes: a page that is held stays where it is. */
@@ -51,7 +55,8 @@ static struct gdb_soft *find_alias(struct gdb_breaks *breaks, const struct gdb_s
 	unsigned int i;
 
 	for (i = 0; i < breaks->nsoft; i++)
-		if (&breaks->soft[i] != soft && breaks->soft[i].gpa.v == soft->gpa.v && breaks->soft[i].planted)
+		if (&breaks->soft[i] != soft && breaks->soft[i].gpa.v == soft->gpa.v &&
+		    breaks->soft[i].planted)
 			return &breaks->soft[i];
 	return NULL;
 }
@@ -92,7 +97,10 @@ static void soft_release(struct memory *mem, struct gdb_soft *soft, struct gdb_s
 	soft->span = (struct gup_span){ 0 };
 }
 
-/* Puts back what it covers, unless the guest has written something else there or an alias still needs it. */
+/*
+ * Puts back what it covers, unless the guest has written something else there
+ * or an alias still needs it.
+ */
 static void unplant(struct gdb_breaks *breaks, struct memory *mem, struct gdb_soft *soft)
 {
 	struct gdb_soft *alias = find_alias(breaks, soft);
@@ -199,7 +207,8 @@ static bool is_in(const struct gdb_piece *piece, unsigned int n, uint64_t gpa)
 }
 
 /* `soft` holds its place: what has been written there is what all of its addresses cover. */
-static void soft_written(struct gdb_breaks *breaks, const struct gdb_soft *soft, const struct gdb_piece *piece, unsigned int n)
+static void soft_written(struct gdb_breaks *breaks, const struct gdb_soft *soft,
+			 const struct gdb_piece *piece, unsigned int n)
 {
 	uint8_t *bytes = soft->span.hva, old[GDB_SOFT_BYTES];
 	struct gdb_soft *other;

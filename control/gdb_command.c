@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Packets and their replies (GDB manual, E.2 Packets and E.4 General Query Packets). A vCPU is thread index + 1.
-// What is asked of a vCPU that runs is an error (EBUSY, "E10"): QMP may have let it run a moment ago.
+// Packets and their replies (GDB manual, E.2 Packets and E.4 General Query
+// Packets). A vCPU is thread index + 1. What is asked of a vCPU that runs is an
+// error (EBUSY, "E10"): QMP may have let it run a moment ago.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,7 +19,10 @@
 
 static void command_reply_error(struct gdb_client *client, int r)
 {
-	/* A page that does not come is, to gdb, memory that cannot be read; "monitor missing" tells the difference. */
+	/*
+	 * A page that does not come is, to gdb, memory that cannot be read;
+	 * "monitor missing" tells the difference.
+	 */
 	if (r == -ETIMEDOUT || r == -EAGAIN || r == -EINTR)
 		r = -EFAULT;
 	gdb_reply(client, "E%02x", (unsigned int)-r & 0xff);
@@ -73,7 +77,10 @@ static bool thread_exists(const struct gdb *gdb, int thread)
 
 /* ---- registers ---- */
 
-/* Reads all registers of the current vCPU, which is held then, until put_regs; NULL: the error was replied. */
+/*
+ * Reads all registers of the current vCPU, which is held then, until put_regs;
+ * NULL: the error was replied.
+ */
 static uint8_t *get_regs(struct gdb_client *client, struct vcpu_parked **vcpu)
 {
 	uint8_t *regs;
@@ -174,7 +181,10 @@ static void cmd_write_reg(struct gdb_client *client, const char *args, size_t le
 
 /* ---- memory ---- */
 
-/* Its memory travels, or has: what is written here would reach the guest elsewhere, or half of it. */
+/*
+ * Its memory travels, has, or is being saved: what is written here would reach
+ * the guest elsewhere, or half of it.
+ */
 static bool guest_is_away(const struct gdb *gdb)
 {
 	enum run_state state = machine_state(gdb->machine);
@@ -464,7 +474,10 @@ static void resume_one(struct gdb_client *client, char action)
 	gdb_run_resume(client, actions);
 }
 
-/* c, s: with an address, gdb has not sent them for decades, since it writes the register instead. */
+/*
+ * c, s: with an address, gdb has not sent them for decades, since it writes the
+ * register instead.
+ */
 static void cmd_continue(struct gdb_client *client, const char *args, size_t len)
 {
 	(void)len;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What the files of the gdb stub share. All on the main thread, but the worker's half of gdb_memory.c.
+ * What the files of the gdb stub share. All on the main thread, but the
+ * worker's half of gdb_memory.c.
  *
  *   gdb.c           the socket, the session: attach, detach, input and output
  *   gdb_command.c   packets and their replies
@@ -81,7 +82,8 @@ struct gdb {
 };
 
 /* ---- gdb.c ---- */
-void gdb_reply(struct gdb_client *client, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void gdb_reply(struct gdb_client *client, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 void gdb_reply_bytes(struct gdb_client *client, const void *payload, size_t len);
 /* The job's reply is sent: input that waited for it is taken. */
 void gdb_client_job_done(struct gdb_client *client);
@@ -100,15 +102,16 @@ void gdb_run_interrupt(struct gdb_client *client);
 /* action: for each vCPU 'c', 's' or 0 (stays parked). Replies, now or when the machine stops. */
 void gdb_run_resume(struct gdb_client *client, const char action[VM_VCPUS_MAX]);
 /*
- * Breakpoints, watchpoints and steps (action: of which vCPUs, or NULL) as they are to be for the next run. -EBUSY: not all vCPUs are
- * parked; -EINVAL: nothing that the hardware can do.
+ * Breakpoints, watchpoints and steps (action: of which vCPUs, or NULL) as they
+ * are to be for the next run. -EBUSY: not all vCPUs are parked; -EINVAL:
+ * nothing that the hardware can do.
  */
 int gdb_run_set_debug(struct gdb *gdb, const char action[VM_VCPUS_MAX], struct err *err);
 /* Is every vCPU parked, and stays so until this thread lets one run? */
 bool gdb_all_parked(const struct gdb *gdb);
 /* The stop reply that '?' asks for, once all has stopped. */
 void gdb_run_report(struct gdb_client *client);
-/* Listeners of the machine. */
+/* Observers of the machine. */
 void gdb_run_on_state(void *arg, enum run_state old, enum run_state now);
 void gdb_run_on_debug(void *arg, struct vcpu *vcpu);
 

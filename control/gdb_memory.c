@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See gdb_memory.h. Kicks and jobs: a kick is only given, under the lock, while its job is the current one, and a kick
-// left over is cleared, under the lock, when the next job becomes current; so none hits the wrong job.
+// See gdb_memory.h. Kicks and jobs: a kick is only given, under the lock, while
+// its job is the current one, and a kick left over is cleared, under the lock,
+// when the next job becomes current; so none hits the wrong job.
 #include "control/gdb_memory.h"
 
 #include <errno.h>
@@ -39,7 +40,8 @@ struct gdb_job *gdb_job_new(size_t len)
 }
 
 /* The next piece: within one mapping and one page. Returns its length, or a negative errno. */
-static int64_t job_piece(struct gdb_worker *worker, struct gdb_job *job, const struct gup_opts *opts)
+static int64_t job_piece(struct gdb_worker *worker, struct gdb_job *job,
+			 const struct gup_opts *opts)
 {
 	gva_t gva = GVA(job->gva.v + job->done);
 	uint64_t left, n = job->len - job->done;
@@ -57,7 +59,8 @@ static int64_t job_piece(struct gdb_worker *worker, struct gdb_job *job, const s
 	if (n > PAGE_BYTES - gpa_offset(gpa))
 		n = PAGE_BYTES - gpa_offset(gpa);
 	if (job->write)
-		r = gup_write(worker->mem, gpa, job->data + job->done, n, GUP_INTERRUPTIBLE | GUP_WRITE, opts);
+		r = gup_write(worker->mem, gpa, job->data + job->done, n,
+			      GUP_INTERRUPTIBLE | GUP_WRITE, opts);
 	else
 		r = gup_read(worker->mem, gpa, job->data + job->done, n, GUP_INTERRUPTIBLE, opts);
 	if (r < 0)

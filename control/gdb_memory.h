@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The debugger's accesses to guest memory by guest virtual address. They may have to wait for a page, so a worker thread
- * does them, with GUP_INTERRUPTIBLE and a deadline; the main thread hears of the end by a callback. Started and
+ * The debugger's accesses to guest memory by guest virtual address. They may
+ * have to wait for a page, so a worker thread does them, with GUP_INTERRUPTIBLE
+ * and a deadline; the main thread hears of the end by a callback. Started and
  * cancelled on the main thread.
  */
 #ifndef POSTERN_CONTROL_GDB_MEMORY_H
@@ -51,7 +52,10 @@ struct gdb_job {
 };
 
 int gdb_worker_new(struct gdb_worker **out, struct memory *mem, struct loop *loop, struct err *err);
-/* Interrupts what goes on and joins the thread; all jobs are cancelled. Never waits for a page. NULL is allowed. */
+/*
+ * Interrupts what goes on and joins the thread; all jobs are cancelled. Never
+ * waits for a page. NULL is allowed.
+ */
 void gdb_worker_free(struct gdb_worker *worker);
 
 /* A job with room for len bytes of data, at most GDB_PACKET_MAX, or NULL: no memory. */

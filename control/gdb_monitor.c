@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// gdb's "monitor" commands (qRcmd): which pages are missing, and who waits for them. All answer at once: a page table is
-// walked with GUP_NOWAIT.
+// gdb's "monitor" commands (qRcmd): which pages are missing, and who waits for
+// them. All answer at once: a page table is walked with GUP_NOWAIT.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -23,7 +23,8 @@ struct text {
 	size_t len;
 };
 
-static void monitor_add(struct text *text, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void monitor_add(struct text *text, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 
 static void monitor_add(struct text *text, const char *fmt, ...)
 {
@@ -76,11 +77,13 @@ void gdb_thread_text(struct gdb *gdb, unsigned int index, char *text, size_t byt
 	const struct gdb_waited *waited = &gdb->waited[index];
 
 	if (waited->waited && vcpu_is_parked(vm_vcpu(gdb->vm, index))) {
-		snprintf(text, bytes, "vCPU %u, waits for page 0x%" PRIx64 ", %" PRId64 " ms when stopped", index,
-			 waited->gpa.v, waited->ms);
+		snprintf(text, bytes,
+			 "vCPU %u, waits for page 0x%" PRIx64 ", %" PRId64 " ms when stopped",
+			 index, waited->gpa.v, waited->ms);
 		return;
 	}
-	snprintf(text, bytes, "vCPU %u, %s", index, vcpu_is_parked(vm_vcpu(gdb->vm, index)) ? "stopped" : "runs");
+	snprintf(text, bytes, "vCPU %u, %s", index,
+		 vcpu_is_parked(vm_vcpu(gdb->vm, index)) ? "stopped" : "runs");
 }
 
 static void mon_help(struct gdb *gdb, unsigned int cpu, const char *args, struct text *text)
@@ -103,8 +106,10 @@ static void mon_status(struct gdb *gdb, unsigned int cpu, const char *args, stru
 	(void)args;
 	memory_stats(gdb->mem, &stats);
 	monitor_add(text, "machine: %s\n", run_state_name(machine_state(gdb->machine)));
-	monitor_add(text, "pages: %" PRIu64 ", not there %" PRIu64 ", asked for %" PRIu64 ", lost %" PRIu64 "\n",
-	    stats.pages, stats.missing, stats.requested, stats.lost);
+	monitor_add(text,
+		    "pages: %" PRIu64 ", not there %" PRIu64 ", asked for %" PRIu64
+		    ", lost %" PRIu64 "\n",
+		    stats.pages, stats.missing, stats.requested, stats.lost);
 }
 
 static void mon_faults(struct gdb *gdb, unsigned int cpu, const char *args, struct text *text)
@@ -117,12 +122,16 @@ static void mon_faults(struct gdb *gdb, unsigned int cpu, const char *args, stru
 	for (i = 0; i < vm_vcpus(gdb->vm); i++) {
 		if (!gdb->waited[i].waited)
 			continue;
-		monitor_add(text, "vcpu%u was stopped in its wait for page 0x%" PRIx64 ", after %" PRId64 " ms (%s)\n", i,
-		    gdb->waited[i].gpa.v, gdb->waited[i].ms, page_text(gdb->mem, gdb->waited[i].gpa));
+		monitor_add(text,
+			    "vcpu%u was stopped in its wait for page 0x%" PRIx64 ", after %" PRId64
+			    " ms (%s)\n",
+			    i, gdb->waited[i].gpa.v, gdb->waited[i].ms,
+			    page_text(gdb->mem, gdb->waited[i].gpa));
 	}
 	for (i = 0; i < n; i++)
-		monitor_add(text, "%s waits for page 0x%" PRIx64 " since %" PRId64 " ms (%s)\n", waiters[i].name,
-		    waiters[i].gpa.v, ms_since(waiters[i].since_ns), page_text(gdb->mem, waiters[i].gpa));
+		monitor_add(text, "%s waits for page 0x%" PRIx64 " since %" PRId64 " ms (%s)\n",
+			    waiters[i].name, waiters[i].gpa.v, ms_since(waiters[i].since_ns),
+			    page_text(gdb->mem, waiters[i].gpa));
 	if (!text->len)
 		monitor_add(text, "nobody waits for a page\n");
 }
@@ -146,7 +155,10 @@ static void report_page(struct gdb *gdb, unsigned int cpu, gva_t gva, struct tex
 	if (r == 0)
 		r = arch_translate(gdb->mem, &mmu, gva, GUP_NOWAIT, &opts, &gpa, &left);
 	if (r == -EAGAIN)
-		monitor_add(text, "0x%" PRIx64 ": a page of the page tables is missing; it is asked for\n", gva.v);
+		monitor_add(text,
+			    "0x%" PRIx64
+			    ": a page of the page tables is missing; it is asked for\n",
+			    gva.v);
 	else if (r == -EIO)
 		monitor_add(text, "0x%" PRIx64 ": a page of the page tables is lost\n", gva.v);
 	else if (r < 0)
@@ -154,8 +166,8 @@ static void report_page(struct gdb *gdb, unsigned int cpu, gva_t gva, struct tex
 	else if (!memory_is_ram(gdb->mem, gpa, 1))
 		monitor_add(text, "0x%" PRIx64 ": physical 0x%" PRIx64 ", not RAM\n", gva.v, gpa.v);
 	else
-		monitor_add(text, "0x%" PRIx64 ": physical 0x%" PRIx64 ", the page is %s\n", gva.v, gpa.v,
-		    page_text(gdb->mem, gpa));
+		monitor_add(text, "0x%" PRIx64 ": physical 0x%" PRIx64 ", the page is %s\n", gva.v,
+			    gpa.v, page_text(gdb->mem, gpa));
 }
 
 static void mon_missing(struct gdb *gdb, unsigned int cpu, const char *args, struct text *text)
@@ -164,7 +176,8 @@ static void mon_missing(struct gdb *gdb, unsigned int cpu, const char *args, str
 	char *end;
 
 	if (!*args) {
-		monitor_add(text, "%s\n", gdb->missing[0] ? gdb->missing : "no access to memory has failed");
+		monitor_add(text, "%s\n",
+			    gdb->missing[0] ? gdb->missing : "no access to memory has failed");
 		return;
 	}
 	errno = 0;

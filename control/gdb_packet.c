@@ -104,7 +104,8 @@ static enum gdb_packet_event packet_take(struct gdb_packet *packet, uint8_t c)
 	return packet_finish(packet, (char)c);
 }
 
-enum gdb_packet_event gdb_packet_feed(struct gdb_packet *packet, const uint8_t *data, size_t len, size_t *used)
+enum gdb_packet_event gdb_packet_feed(struct gdb_packet *packet, const uint8_t *data, size_t len,
+				      size_t *used)
 {
 	enum gdb_packet_event event;
 	size_t i;

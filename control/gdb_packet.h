@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Framing of the gdb remote serial protocol (GDB manual, E.1 Overview): $payload#checksum, escapes, acknowledgements,
- * the interrupt byte; and the hex forms that packets are written in. Pure: no I/O; one thread at a time.
+ * Framing of the gdb remote serial protocol (GDB manual, E.1 Overview):
+ * $payload#checksum, escapes, acknowledgements, the interrupt byte; and the hex
+ * forms that packets are written in. Pure: no I/O; one thread at a time.
  */
 #ifndef POSTERN_CONTROL_GDB_PACKET_H
 #define POSTERN_CONTROL_GDB_PACKET_H
@@ -44,10 +45,12 @@ enum gdb_packet_event {
 };
 
 /*
- * Takes input up to the next event; *used gets how many bytes. Other bytes between packets are dropped; a '$' inside a
- * packet starts a new one (the protocol escapes it, so the rest of the old one was lost).
+ * Takes input up to the next event; *used gets how many bytes. Other bytes
+ * between packets are dropped; a '$' inside a packet starts a new one (the
+ * protocol escapes it, so the rest of the old one was lost).
  */
-enum gdb_packet_event gdb_packet_feed(struct gdb_packet *packet, const uint8_t *data, size_t len, size_t *used);
+enum gdb_packet_event gdb_packet_feed(struct gdb_packet *packet, const uint8_t *data, size_t len,
+				      size_t *used);
 
 /* Appends a frame around the payload, escaped. 0 or -ENOMEM. */
 int gdb_packet_frame(struct buf *out, const void *payload, size_t len);
@@ -56,7 +59,10 @@ int gdb_packet_frame(struct buf *out, const void *payload, size_t len);
 int gdb_hex_append(struct buf *out, const void *data, size_t len);
 /* Decodes exactly 2 * len hex digits; false: they are not. */
 bool gdb_hex_decode(const char *text, uint8_t *data, size_t len);
-/* Reads a hex number of 1 to 16 digits at *text and moves *text behind it; false: there is none, or it is larger. */
+/*
+ * Reads a hex number of 1 to 16 digits at *text and moves *text behind it;
+ * false: there is none, or it is larger.
+ */
 bool gdb_hex_number(const char **text, uint64_t *value);
 /* As gdb_hex_number, and the character `end` after it, which is skipped unless it is 0. */
 bool gdb_hex_number_to(const char **text, uint64_t *value, char end);

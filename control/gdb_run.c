@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Run control. gdb sees one process that either runs, and then it waits for a stop reply, or is stopped. Continuing is
-// the machine's cont; a step, or a continue of some vCPUs only, lets just those run while the machine stays in
+// Run control. gdb sees one process that either runs, and then it waits for a
+// stop reply, or is stopped. Continuing is the machine's cont; a step, or a
+// continue of some vCPUs only, lets just those run while the machine stays in
 // RUN_STATE_DEBUG.
 //
-// The machine has other masters too. When QMP or a migration stops it, gdb gets a stop reply with a signal that says so; when
-// QMP lets it run behind gdb's back, what needs a parked vCPU is an error until gdb continues or interrupts.
-// While a migration comes in, continue and interrupt say whether the guest is to run once it has come (machine/run_control.c).
+// The machine has other masters too. When QMP or a migration stops it, gdb gets
+// a stop reply with a signal that says so; when QMP lets it run behind gdb's
+// back, what needs a parked vCPU is an error until gdb continues or interrupts.
+// While a migration comes in, continue and interrupt say whether the guest is
+// to run once it has come (machine/run_control.c).
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -53,8 +56,9 @@ static int park(struct gdb *gdb, struct err *err)
 }
 
 /*
- * Parks all, for a stop reply. False: not all have come out of the guest. gdb is not told that they have: it reads why, and waits on, so
- * that it can interrupt again.
+ * Parks all, for a stop reply. False: not all have come out of the guest. gdb
+ * is not told that they have: it reads why, and waits on, so that it can
+ * interrupt again.
  */
 static bool park_to_report(struct gdb_client *client)
 {
@@ -126,11 +130,14 @@ void gdb_run_attach(struct gdb_client *client)
 		log_warn("gdb: attached, but the machine has not stopped: %s", err.text);
 }
 
-/* May the machine be continued by who leaves it behind? What others, or its own errors, have stopped stays so. */
+/*
+ * May the machine be continued by who leaves it behind? What others, or its own
+ * errors, have stopped stays so.
+ */
 static bool is_left_stopped(enum run_state state)
 {
-	return state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED || state == RUN_STATE_PRELAUNCH ||
-	       state == RUN_STATE_INMIGRATE;
+	return state == RUN_STATE_DEBUG || state == RUN_STATE_PAUSED ||
+	       state == RUN_STATE_PRELAUNCH || state == RUN_STATE_INMIGRATE;
 }
 
 /* The state in which a debugger leaves the machine behind. */
@@ -169,7 +176,8 @@ void gdb_run_detach(struct gdb_client *client)
 /* ---- continue and step ---- */
 
 /* Lets vCPUs with the action `which` run, and no other; the machine is not said to run. */
-static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char which, struct err *err)
+static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char which,
+		       struct err *err)
 {
 	uint32_t vcpus = 0;
 	unsigned int i;
@@ -180,7 +188,8 @@ static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char wh
 	return machine_cont_vcpus(gdb->machine, vcpus, err);
 }
 
-static int gdb_run_actions(struct gdb_client *client, const char action[VM_VCPUS_MAX], struct err *err)
+static int gdb_run_actions(struct gdb_client *client, const char action[VM_VCPUS_MAX],
+			   struct err *err)
 {
 	struct gdb *gdb = client->gdb;
 	unsigned int i, n = vm_vcpus(gdb->vm), steps = 0, conts = 0;
@@ -193,16 +202,24 @@ static int gdb_run_actions(struct gdb_client *client, const char action[VM_VCPUS
 	/* No guest is here yet that breakpoints could be set for. */
 	if (machine_state(gdb->machine) == RUN_STATE_INMIGRATE && !steps)
 		return machine_cont(gdb->machine, err);
-	/* Somebody else's cont: there is nothing to begin a step at, and so it would have no end. */
+	/*
+	 * Somebody else's cont: there is nothing to begin a step at, and so it
+	 * would have no end.
+	 */
 	if (machine_is_running(gdb->machine))
-		return steps ? err_set(err, -EBUSY, "the machine ran already, somebody else had let it: no step was made") : 0;
+		return steps ? err_set(err, -EBUSY,
+				       "the machine ran already, somebody else had let it: no step was made") :
+			       0;
 	if (!gdb_all_parked(gdb))
 		return err_set(err, -EBUSY, "a vCPU has not parked yet");
 	r = gdb_run_set_debug(gdb, action, err);
 	if (r < 0)
 		return r;
 	memset(gdb->waited, 0, sizeof(gdb->waited));
-	/* A step is of one instruction: the others need not run for it, and then cannot get in its way. */
+	/*
+	 * A step is of one instruction: the others need not run for it, and
+	 * then cannot get in its way.
+	 */
 	if (steps)
 		return resume_some(gdb, action, 's', err);
 	if (conts < n)
@@ -292,18 +309,24 @@ static void report_breakpoint(struct gdb_client *client, struct vcpu_parked *vcp
 	char text[160];
 	gpa_t gpa;
 
-	if (!arch_mmu_get(vcpu, &mmu, NULL) && !arch_translate(gdb->mem, &mmu, GVA(pc), GUP_NOWAIT, &opts, &gpa, &left))
+	if (!arch_mmu_get(vcpu, &mmu, NULL) &&
+	    !arch_translate(gdb->mem, &mmu, GVA(pc), GUP_NOWAIT, &opts, &gpa, &left))
 		soft = gdb_breaks_find_at(&gdb->breaks, gpa);
 	if (soft)
-		snprintf(text, sizeof(text), "vCPU %u: the breakpoint at 0x%" PRIx64 ", met at 0x%" PRIx64 ", which is the same place: delete it to go on",
+		snprintf(text, sizeof(text),
+			 "vCPU %u: the breakpoint at 0x%" PRIx64 ", met at 0x%" PRIx64
+			 ", which is the same place: delete it to go on",
 			 parked_index(vcpu), soft->gva.v, pc);
 	else
-		snprintf(text, sizeof(text), "vCPU %u: a breakpoint instruction of the guest's own at 0x%" PRIx64, parked_index(vcpu), pc);
+		snprintf(text, sizeof(text),
+			 "vCPU %u: a breakpoint instruction of the guest's own at 0x%" PRIx64,
+			 parked_index(vcpu), pc);
 	console(client, text);
 }
 
 /* Writes the stop reason of the vCPU into `reason`. */
-static void find_reason(struct gdb_client *client, struct vcpu_parked *vcpu, char *reason, size_t bytes)
+static void find_reason(struct gdb_client *client, struct vcpu_parked *vcpu, char *reason,
+			size_t bytes)
 {
 	static const char *const names[] = { [ARCH_WATCH_EXEC] = "hwbreak",
 					     [ARCH_WATCH_WRITE] = "watch",
@@ -333,13 +356,19 @@ static void find_reason(struct gdb_client *client, struct vcpu_parked *vcpu, cha
 	}
 }
 
-/* A stop that was on its way when the debugger left: the breakpoint is gone, the instruction there is tried again. */
+/*
+ * A stop that was on its way when the debugger left: the breakpoint is gone,
+ * the instruction there is tried again.
+ */
 static void undo_debug(struct gdb *gdb)
 {
 	struct err err = { 0 };
 	int r;
 
-	/* The detach may not have come so far; the guest's own breakpoints would stop it again and again. */
+	/*
+	 * The detach may not have come so far; the guest's own breakpoints
+	 * would stop it again and again.
+	 */
 	if (gdb_run_set_debug(gdb, NULL, &err) < 0)
 		log_warn("gdb: %s", err.text);
 	if (gdb->debug_from_running)
@@ -361,7 +390,10 @@ void gdb_run_on_debug(void *arg, struct vcpu *vcpu)
 		undo_debug(gdb);
 		return;
 	}
-	/* Of several vCPUs that stop at once one is told; the others meet their breakpoint again when they go on. */
+	/*
+	 * Of several vCPUs that stop at once one is told; the others meet their
+	 * breakpoint again when they go on.
+	 */
 	if (!client->running)
 		return;
 	client->thread = vcpu_index(vcpu);

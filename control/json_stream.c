@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See json_stream.h. One step a byte; what belongs to a value is appended in runs. The kinds of the open brackets
-// are bits of one word, so a mismatch is seen at once and the depth is bounded by the word.
+// See json_stream.h. One step a byte; what belongs to a value is appended in
+// runs. The kinds of the open brackets are bits of one word, so a mismatch is
+// seen at once and the depth is bounded by the word.
 #include "control/json_stream.h"
 
 #include <errno.h>
@@ -123,7 +124,8 @@ static enum step step_string(struct json_stream *stream, uint8_t c)
 
 static enum step step_scalar(struct json_stream *stream, uint8_t c)
 {
-	if (is_space(c) || c == '{' || c == '}' || c == '[' || c == ']' || c == ',' || c == ':' || c == '"') {
+	if (is_space(c) || c == '{' || c == '}' || c == '[' || c == ']' || c == ',' || c == ':' ||
+	    c == '"') {
 		stream->state = JSON_STREAM_IDLE;
 		return STEP_BEFORE;
 	}

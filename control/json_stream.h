@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Splits a byte stream into top-level JSON values (RFC 8259), without parsing them: it follows strings, escapes and
- * brackets only. Values need no separator, so clients that send no newline work. Input that cannot be JSON gives
- * JSON_STREAM_BAD once and is discarded up to the next control character or byte 0xfe / 0xff, neither of which JSON
- * or UTF-8 has inside a value; QEMU's lexer recovers in the same place. Pure: no I/O, no clock; one thread at a time.
+ * Splits a byte stream into top-level JSON values (RFC 8259), without parsing
+ * them: it follows strings, escapes and brackets only. Values need no
+ * separator, so clients that send no newline work. Input that cannot be JSON
+ * gives JSON_STREAM_BAD once and is discarded up to the next control character
+ * or byte 0xfe / 0xff, neither of which JSON or UTF-8 has inside a value;
+ * QEMU's lexer recovers in the same place. Pure: no I/O, no clock; one thread
+ * at a time.
  */
 #ifndef POSTERN_CONTROL_JSON_STREAM_H
 #define POSTERN_CONTROL_JSON_STREAM_H
@@ -43,7 +46,10 @@ enum json_stream_result {
 	JSON_STREAM_BAD,	/* error says what; feed the rest of the input again */
 };
 
-/* Takes input up to the next thing to tell; *used gets how many bytes. Returns json_stream_result or -ENOMEM. */
+/*
+ * Takes input up to the next thing to tell; *used gets how many bytes. Returns
+ * json_stream_result or -ENOMEM.
+ */
 int json_stream_feed(struct json_stream *stream, const uint8_t *data, size_t len, size_t *used);
 void json_stream_fini(struct json_stream *stream);
 

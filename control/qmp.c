@@ -44,8 +44,8 @@ void qmp_event(struct qmp *qmp, const char *name, json_t *data)
 	json_t *event;
 
 	gettimeofday(&now, NULL);
-	event = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds", (json_int_t)now.tv_sec, "microseconds",
-			  (json_int_t)now.tv_usec, "event", name);
+	event = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds", (json_int_t)now.tv_sec,
+			  "microseconds", (json_int_t)now.tv_usec, "event", name);
 	if (!event || (data && json_object_set(event, "data", data) < 0)) {
 		log_error("QMP: no memory for event %s", name);
 	} else {
@@ -91,10 +91,13 @@ static void on_pages_lost(void *arg, const struct lost_pages *lost)
 	unsigned int i;
 
 	for (i = 0; i < lost->ranges; i++)
-		json_array_append_new(ranges, json_pack("{s:o,s:o}", "gpa", qmp_uint(gfn_to_gpa(lost->range[i].first).v), "pages",
-							qmp_uint(lost->range[i].pages)));
-	qmp_event(arg, "POSTERN_PAGE_LOST", json_pack("{s:o,s:o,s:o}", "gpa", qmp_uint(gfn_to_gpa(lost->lowest).v), "pages",
-						      qmp_uint(lost->pages), "ranges", ranges));
+		json_array_append_new(ranges,
+				      json_pack("{s:o,s:o}", "gpa",
+						qmp_uint(gfn_to_gpa(lost->range[i].first).v),
+						"pages", qmp_uint(lost->range[i].pages)));
+	qmp_event(arg, "POSTERN_PAGE_LOST",
+		  json_pack("{s:o,s:o,s:o}", "gpa", qmp_uint(gfn_to_gpa(lost->lowest).v), "pages",
+			    qmp_uint(lost->pages), "ranges", ranges));
 }
 
 static void balloon_event(struct qmp *qmp)
@@ -103,7 +106,8 @@ static void balloon_event(struct qmp *qmp)
 	struct err err;
 
 	if (machine_balloon(qmp->machine, &memory_bytes, &err) == 0)
-		qmp_event(qmp, "BALLOON_CHANGE", json_pack("{s:o}", "actual", qmp_uint(memory_bytes)));
+		qmp_event(qmp, "BALLOON_CHANGE",
+			  json_pack("{s:o}", "actual", qmp_uint(memory_bytes)));
 }
 
 /* The names of QEMU's BlockErrorAction and IoOperationType. */
@@ -112,16 +116,17 @@ static void on_device(void *arg, const struct device_event *event)
 	switch (event->type) {
 	case DEVICE_EVENT_DISK_AWAY:
 		qmp_event(arg, "POSTERN_DISK_AWAY",
-			  json_pack("{s:s,s:o,s:i}", "device", event->device, "reason", qmp_string(event->reason),
-				    "requests", (int)event->requests));
+			  json_pack("{s:s,s:o,s:i}", "device", event->device, "reason",
+				    qmp_string(event->reason), "requests", (int)event->requests));
 		break;
 	case DEVICE_EVENT_DISK_BACK:
 		qmp_event(arg, "POSTERN_DISK_BACK", json_pack("{s:s}", "device", event->device));
 		break;
 	case DEVICE_EVENT_DISK_ERROR:
 		qmp_event(arg, "BLOCK_IO_ERROR",
-			  json_pack("{s:s,s:s,s:s,s:s,s:b,s:s}", "device", event->device, "node-name", event->device,
-				    "operation", event->read ? "read" : "write", "action", "report", "nospace",
+			  json_pack("{s:s,s:s,s:s,s:s,s:b,s:s}", "device", event->device,
+				    "node-name", event->device, "operation",
+				    event->read ? "read" : "write", "action", "report", "nospace",
 				    event->error == -ENOSPC, "reason", strerror(-event->error)));
 		break;
 	case DEVICE_EVENT_BALLOON:
@@ -137,7 +142,8 @@ static void on_migration(void *arg, enum migration_status status)
 	struct qmp *qmp = arg;
 
 	if (qmp->migration_events && !qmp->closed)
-		qmp_event(qmp, "MIGRATION", json_pack("{s:s}", "status", migration_status_name(status)));
+		qmp_event(qmp, "MIGRATION",
+			  json_pack("{s:s}", "status", migration_status_name(status)));
 }
 
 int qmp_new(struct qmp **out, struct machine *machine, struct migration *migration, struct err *err)
@@ -196,7 +202,10 @@ static size_t queued(const struct qmp *qmp)
 	return sum;
 }
 
-/* Sends what clients still take: the reply to quit, the SHUTDOWN event. Who does not read is not waited for long. */
+/*
+ * Sends what clients still take: the reply to quit, the SHUTDOWN event. Who
+ * does not read is not waited for long.
+ */
 static void qmp_flush(struct qmp *qmp)
 {
 	int64_t end = clock_now_ns() + FLUSH_NS;
@@ -225,7 +234,10 @@ void qmp_free(struct qmp *qmp)
 	machine_unobserve(qmp->machine, &qmp->machine_observer);
 	while (qmp->clients)
 		qmp_client_close(qmp->clients);
-	/* The migration may still tell of its end: the memory goes when the loop has run once more. */
+	/*
+	 * The migration may still tell of its end: the memory goes when the
+	 * loop has run once more.
+	 */
 	qmp->closed = true;
 	loop_close((uv_handle_t *)&qmp->life, qmp);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See qmp_args.h. As in QEMU, members are looked at in the command's order, and only then is it asked whether there
-// are others.
+// See qmp_args.h. As in QEMU, members are looked at in the command's order, and
+// only then is it asked whether there are others.
 #include "control/qmp_args.h"
 
 #include <errno.h>
@@ -42,15 +42,18 @@ static bool type_fits(enum qmp_type type, const json_t *value)
 	return json_is_object(value);
 }
 
-static int check_arg(const struct qmp_input *input, const json_t *value, const struct qmp_arg *arg, struct err *err)
+static int check_arg(const struct qmp_input *input, const json_t *value, const struct qmp_arg *arg,
+		     struct err *err)
 {
 	uint64_t number;
 
 	if (!value)
-		return arg->optional ? 0 : err_set(err, -EINVAL, "Parameter '%s' is missing", arg->name);
+		return arg->optional ?
+			       0 :
+			       err_set(err, -EINVAL, "Parameter '%s' is missing", arg->name);
 	if (!type_fits(arg->type, value))
-		return err_set(err, -EINVAL, "Invalid parameter type for '%s', expected: %s", arg->name,
-			       type_name(arg->type));
+		return err_set(err, -EINVAL, "Invalid parameter type for '%s', expected: %s",
+			       arg->name, type_name(arg->type));
 	if (arg->type == QMP_UINT && !qmp_input_uint(input, value, &number))
 		return err_set(err, -EINVAL, "Parameter '%s' expects uint64", arg->name);
 	return 0;
@@ -64,7 +67,8 @@ static bool is_known(const struct qmp_arg *spec, const char *name)
 	return false;
 }
 
-int qmp_args_check(const struct qmp_input *input, const json_t *args, const struct qmp_arg *spec, struct err *err)
+int qmp_args_check(const struct qmp_input *input, const json_t *args, const struct qmp_arg *spec,
+		   struct err *err)
 {
 	const struct qmp_arg *arg;
 	const char *name;
@@ -85,12 +89,13 @@ int qmp_args_check(const struct qmp_input *input, const json_t *args, const stru
 }
 
 static int qmp_args_take_command(struct qmp_request *request, const char **seen, const char *name,
-			const json_t *value, struct err *err)
+				 const json_t *value, struct err *err)
 {
 	if (!json_is_string(value))
 		return err_set(err, -EINVAL, "QMP input member '%s' must be a string", name);
 	if (*seen)
-		return err_set(err, -EINVAL, "QMP input member '%s' clashes with '%s'", name, *seen);
+		return err_set(err, -EINVAL, "QMP input member '%s' clashes with '%s'", name,
+			       *seen);
 	*seen = name;
 	request->command = json_string_value(value);
 	request->oob = strcmp(name, "exec-oob") == 0;
@@ -104,7 +109,8 @@ static int take_member(struct qmp_request *request, const char **seen, const cha
 		return qmp_args_take_command(request, seen, name, value, err);
 	if (!strcmp(name, "arguments")) {
 		if (!json_is_object(value))
-			return err_set(err, -EINVAL, "QMP input member 'arguments' must be an object");
+			return err_set(err, -EINVAL,
+				       "QMP input member 'arguments' must be an object");
 		request->args = value;
 		return 0;
 	}

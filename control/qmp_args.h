@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Strict checks of a QMP command and its arguments, with QEMU's order and texts (qapi/qobject-input-visitor.c and
- * qapi/qmp-dispatch.c there). Pure.
+ * Strict checks of a QMP command and its arguments, with QEMU's order and texts
+ * (qapi/qobject-input-visitor.c and qapi/qmp-dispatch.c there). Pure.
  */
 #ifndef POSTERN_CONTROL_QMP_ARGS_H
 #define POSTERN_CONTROL_QMP_ARGS_H
@@ -29,10 +29,12 @@ struct qmp_arg {
 };
 
 /*
- * Every mandatory argument there, every one of the right type, no other. args, of the message `input` (NULL: see qmp_input_uint), may be
- * NULL: none. 0 or -EINVAL.
+ * Every mandatory argument there, every one of the right type, no other. args,
+ * of the message `input` (NULL: see qmp_input_uint), may be NULL: none. 0 or
+ * -EINVAL.
  */
-int qmp_args_check(const struct qmp_input *input, const json_t *args, const struct qmp_arg *spec, struct err *err);
+int qmp_args_check(const struct qmp_input *input, const json_t *args, const struct qmp_arg *spec,
+		   struct err *err);
 
 /* A parsed request's parts, borrowed from it. */
 struct qmp_request {
@@ -41,6 +43,7 @@ struct qmp_request {
 	bool oob;		/* exec-oob */
 };
 /* The request's outer form. oob: the client has negotiated it. 0 or -EINVAL. */
-int qmp_request_check(struct qmp_request *request, const json_t *message, bool oob, struct err *err);
+int qmp_request_check(struct qmp_request *request, const json_t *message, bool oob,
+		      struct err *err);
 
 #endif

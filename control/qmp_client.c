@@ -3,13 +3,18 @@
 //
 // One QMP connection: greeting, negotiation, dispatch, output.
 //
-// Messages are carried out in the order in which they come, each whole before the next, so exec-oob needs no queue of
-// its own: nothing on the main thread waits. However many come at once, a turn of the loop (base/loop.h) begins some, and nothing more is read
-// before the rest has been carried out. Output is queued by libuv; the queue is bounded, and a client that does
-// not read is dropped rather than allowed to hold memory or anybody else up. One that closes its sending side hears all answers.
+// Messages are carried out in the order in which they come, each whole before
+// the next, so exec-oob needs no queue of its own: nothing on the main thread
+// waits. However many come at once, a turn of the loop (base/loop.h) begins
+// some, and nothing more is read before the rest has been carried out. Output
+// is queued by libuv; the queue is bounded, and a client that does not read is
+// dropped rather than allowed to hold memory or anybody else up. One that
+// closes its sending side hears all answers.
 //
-// A socket on TCP can be reached by a web browser of this host, and by what a page has it send: a request whose body may hold whole
-// commands. So the first bytes decide: a client begins with an object, and until it has negotiated what is none ends the connection.
+// A socket on TCP can be reached by a web browser of this host, and by what a
+// page has it send: a request whose body may hold whole commands. So the first
+// bytes decide: a client begins with an object, and until it has negotiated
+// what is none ends the connection.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +100,10 @@ static void qmp_client_on_written(uv_write_t *write, int status)
 		qmp_client_close(client);
 }
 
-/* Returns the message, with this id as its last member if not NULL, and "\r\n", to be freed; or NULL. */
+/*
+ * Returns the message, with this id as its last member if not NULL, and "\r\n",
+ * to be freed; or NULL.
+ */
 static char *to_text(const json_t *message, const char *id, size_t *len)
 {
 	static const char member[] = ", \"id\": ";
@@ -168,10 +176,13 @@ static void reply(struct qmp_client *client, const char *member, json_t *body, c
 	json_decref(message);
 }
 
-static void qmp_client_reply_error(struct qmp_client *client, const char *class, const char *text, const char *id)
+static void qmp_client_reply_error(struct qmp_client *client, const char *class, const char *text,
+				   const char *id)
 {
 	reply(client, "error",
-	      json_pack("{s:s,s:o}", "class", class ? class : "GenericError", "desc", qmp_string(text)), id);
+	      json_pack("{s:s,s:o}", "class", class ? class : "GenericError", "desc",
+			qmp_string(text)),
+	      id);
 }
 
 const struct qmp_command *qmp_find_command(const char *name)
@@ -199,7 +210,8 @@ static int find_call(struct qmp_call *call, const struct qmp_command **out, stru
 		return r;
 	if (!client->negotiated && strcmp(request.command, "qmp_capabilities") != 0) {
 		call->error_class = "CommandNotFound";
-		return err_set(err, -ENOENT, "Expecting capabilities negotiation with 'qmp_capabilities'");
+		return err_set(err, -ENOENT,
+			       "Expecting capabilities negotiation with 'qmp_capabilities'");
 	}
 	command = qmp_find_command(request.command);
 	if (!command) {
@@ -365,13 +377,15 @@ static void qmp_client_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b
 
 static json_t *version(void)
 {
-	return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "micro", QMP_QEMU_MICRO, "minor", QMP_QEMU_MINOR,
-			 "major", QMP_QEMU_MAJOR, "package", "postern " POSTERN_VERSION);
+	return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "micro", QMP_QEMU_MICRO, "minor",
+			 QMP_QEMU_MINOR, "major", QMP_QEMU_MAJOR, "package",
+			 "postern " POSTERN_VERSION);
 }
 
 static void greet(struct qmp_client *client)
 {
-	json_t *greeting = json_pack("{s:{s:o,s:[s]}}", "QMP", "version", version(), "capabilities", "oob");
+	json_t *greeting =
+		json_pack("{s:{s:o,s:[s]}}", "QMP", "version", version(), "capabilities", "oob");
 
 	if (greeting)
 		qmp_client_send(client, greeting, NULL);
@@ -380,7 +394,10 @@ static void greet(struct qmp_client *client)
 	json_decref(greeting);
 }
 
-/* Who does not negotiate keeps nobody out: of those the one goes that has been there the longest. */
+/*
+ * Who does not negotiate keeps nobody out: of those the one goes that has been
+ * there the longest.
+ */
 static void make_place(struct qmp *qmp)
 {
 	struct qmp_client *client, *silent = NULL;
@@ -417,7 +434,8 @@ void qmp_client_accept(struct qmp *qmp, struct server *server)
 		log_warn("QMP: more than %d clients", QMP_CLIENTS_MAX);
 		r = -EMFILE;
 	}
-	if (r < 0 || uv_read_start(&client->stream.stream, qmp_client_on_alloc, qmp_client_on_read) < 0)
+	if (r < 0 ||
+	    uv_read_start(&client->stream.stream, qmp_client_on_alloc, qmp_client_on_read) < 0)
 		qmp_client_close(client);
 	else
 		greet(client);
@@ -434,14 +452,17 @@ static int cmd_capabilities(struct qmp_call *call, struct err *err)
 
 	if (call->client->negotiated) {
 		call->error_class = "CommandNotFound";
-		return err_set(err, -EALREADY, "Capabilities negotiation is already complete, command ignored");
+		return err_set(err, -EALREADY,
+			       "Capabilities negotiation is already complete, command ignored");
 	}
 	json_array_foreach(enable, i, value) {
 		if (!json_is_string(value))
-			return err_set(err, -EINVAL, "Invalid parameter type for 'enable[%zu]', expected: string",
+			return err_set(err, -EINVAL,
+				       "Invalid parameter type for 'enable[%zu]', expected: string",
 				       i);
 		if (strcmp(json_string_value(value), "oob") != 0)
-			return err_set(err, -EINVAL, "Parameter 'enable[%zu]' does not accept value '%s'", i,
+			return err_set(err, -EINVAL,
+				       "Parameter 'enable[%zu]' does not accept value '%s'", i,
 				       json_string_value(value));
 		oob = true;
 	}
@@ -466,7 +487,8 @@ static int cmd_commands(struct qmp_call *call, struct err *err)
 	call->result = json_array();
 	for (i = 0; i < qmp_ntables; i++)
 		for (command = qmp_tables[i]; command->name; command++)
-			json_array_append_new(call->result, json_pack("{s:s}", "name", command->name));
+			json_array_append_new(call->result,
+					      json_pack("{s:s}", "name", command->name));
 	return 0;
 }
 
@@ -503,5 +525,6 @@ uint64_t qmp_arg_uint(const struct qmp_call *call, const char *name, uint64_t ot
 {
 	uint64_t value;
 
-	return qmp_input_uint(call->input, json_object_get(call->args, name), &value) ? value : otherwise;
+	return qmp_input_uint(call->input, json_object_get(call->args, name), &value) ? value :
+											otherwise;
 }

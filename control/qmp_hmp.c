@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// human-monitor-command: the few of QEMU's human monitor commands that `qmp-shell -H` and scripts of old live on. Each is a QMP command of
-// ours whose answer is put into QEMU's words (monitor/hmp-cmds.c there), so there is nothing here that QMP cannot do. As in QEMU an error
-// is a text, too, and the command itself succeeds.
+// human-monitor-command: the few of QEMU's human monitor commands that
+// `qmp-shell -H` and scripts of old live on. Each is a QMP command of ours
+// whose answer is put into QEMU's words (monitor/hmp-cmds.c there), so there is
+// nothing here that QMP cannot do. As in QEMU an error is a text, too, and the
+// command itself succeeds.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -68,8 +70,9 @@ static void info_version(const json_t *result, struct buf *out)
 	const json_t *qemu = json_object_get(result, "qemu");
 
 	hmp_say(out, "%d.%d.%d (%s)", (int)json_integer_value(json_object_get(qemu, "major")),
-	    (int)json_integer_value(json_object_get(qemu, "minor")), (int)json_integer_value(json_object_get(qemu, "micro")),
-	    text_of(result, "package"));
+		(int)json_integer_value(json_object_get(qemu, "minor")),
+		(int)json_integer_value(json_object_get(qemu, "micro")),
+		text_of(result, "package"));
 }
 
 static void info_name(const json_t *result, struct buf *out)
@@ -80,7 +83,8 @@ static void info_name(const json_t *result, struct buf *out)
 
 static void info_kvm(const json_t *result, struct buf *out)
 {
-	hmp_say(out, "kvm support: %s", json_is_true(json_object_get(result, "enabled")) ? "enabled" : "disabled");
+	hmp_say(out, "kvm support: %s",
+		json_is_true(json_object_get(result, "enabled")) ? "enabled" : "disabled");
 }
 
 static void info_uuid(const json_t *result, struct buf *out)
@@ -103,8 +107,9 @@ static void info_cpus(const json_t *result, struct buf *out)
 	size_t i;
 
 	json_array_foreach(result, i, cpu)
-		hmp_say(out, "%c CPU #%d: thread_id=%d", i ? ' ' : '*', (int)json_integer_value(json_object_get(cpu, "cpu-index")),
-		    (int)json_integer_value(json_object_get(cpu, "thread-id")));
+		hmp_say(out, "%c CPU #%d: thread_id=%d", i ? ' ' : '*',
+			(int)json_integer_value(json_object_get(cpu, "cpu-index")),
+			(int)json_integer_value(json_object_get(cpu, "thread-id")));
 }
 
 static void info_migrate(const json_t *result, struct buf *out)
@@ -118,7 +123,7 @@ static void info_migrate(const json_t *result, struct buf *out)
 		hmp_say(out, "Error: %s", text_of(result, "error-desc"));
 	if (ram)
 		hmp_say(out, "remaining ram: %" PRIu64 " kbytes",
-		    (uint64_t)json_integer_value(json_object_get(ram, "remaining")) >> 10);
+			(uint64_t)json_integer_value(json_object_get(ram, "remaining")) >> 10);
 }
 
 static const struct info {
@@ -182,7 +187,8 @@ static void help(struct buf *out)
 		hmp_say(out, "%s  -- %s", humans[i].name, humans[i].help);
 }
 
-static void hmp_carry_out(struct qmp_call *call, const char *name, const char *rest, struct buf *out)
+static void hmp_carry_out(struct qmp_call *call, const char *name, const char *rest,
+			  struct buf *out)
 {
 	size_t i;
 
@@ -208,7 +214,8 @@ static bool split(const char *line, char *name, char *rest, size_t room)
 		return false;
 	strcpy(copy, line);
 	*name = *rest = '\0';
-	for (word = strtok_r(copy, " \t\r\n", &save); word; word = strtok_r(NULL, " \t\r\n", &save)) {
+	for (word = strtok_r(copy, " \t\r\n", &save); word;
+	     word = strtok_r(NULL, " \t\r\n", &save)) {
 		if (!*name) {
 			strcpy(name, word);
 			continue;
@@ -227,11 +234,15 @@ static int cmd_human(struct qmp_call *call, struct err *err)
 	struct buf out = { 0 };
 	int r;
 
-	/* The CPU matters to commands only that are not here; one that does not exist is an error all the same. */
+	/*
+	 * The CPU matters to commands only that are not here; one that does not
+	 * exist is an error all the same.
+	 */
 	if (qmp_arg_uint(call, "cpu-index", 0) >= cpus)
 		return err_set(err, -EINVAL, "Parameter 'cpu-index' expects a CPU number");
 	if (!split(qmp_arg_string(call, "command-line"), name, rest, sizeof(rest)))
-		return err_set(err, -E2BIG, "Parameter 'command-line' has more than %zu bytes", sizeof(rest) - 1);
+		return err_set(err, -E2BIG, "Parameter 'command-line' has more than %zu bytes",
+			       sizeof(rest) - 1);
 	if (*name)
 		hmp_carry_out(call, name, rest, &out);
 	r = buf_append(&out, "", 1);

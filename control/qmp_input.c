@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * One walk over the text: strings are skipped, brackets counted, numbers looked at, and the text of the outermost object's member "id" noted.
- * A number that jansson cannot hold is overwritten by a zero of its kind, and noted by how many numbers stand before it. jansson
- * then checks the whole grammar; it keeps an object's members in the order of the text (json_object_iter), so a walk over what it has
- * made meets the numbers in the same order, and each note gets its value.
+ * One walk over the text: strings are skipped, brackets counted, numbers looked
+ * at, and the text of the outermost object's member "id" noted. A number that
+ * jansson cannot hold is overwritten by a zero of its kind, and noted by how
+ * many numbers stand before it. jansson then checks the whole grammar; it keeps
+ * an object's members in the order of the text (json_object_iter), so a walk
+ * over what it has made meets the numbers in the same order, and each note gets
+ * its value.
  */
 #include "control/qmp_input.h"
 
@@ -106,7 +109,10 @@ static int note_number(struct scan *scan, const char *text, size_t at, size_t le
 	return 0;
 }
 
-/* A number of that length. The C library's functions want an end to it: the long ones alone are worth a copy. */
+/*
+ * A number of that length. The C library's functions want an end to it: the
+ * long ones alone are worth a copy.
+ */
 static int look_at_number(struct scan *scan, const char *text, size_t len, bool real)
 {
 	char small[24], *copy = small;
@@ -152,8 +158,10 @@ static size_t string_end(const struct scan *scan)
 /* "id", however it is written. */
 static bool key_is_id(const struct scan *scan, size_t end)
 {
-	json_t *key = json_loadb(scan->text + scan->at, end - scan->at, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-	bool is = json_is_string(key) && json_string_length(key) == 2 && !memcmp(json_string_value(key), "id", 2);
+	json_t *key = json_loadb(scan->text + scan->at, end - scan->at,
+				 JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+	bool is = json_is_string(key) && json_string_length(key) == 2 &&
+		  !memcmp(json_string_value(key), "id", 2);
 
 	json_decref(key);
 	return is;
@@ -298,7 +306,8 @@ int qmp_input_parse(struct qmp_input *input, char *text, size_t len, struct err 
 	if (r < 0)
 		return err_set(err, r, "no memory for a message");
 	overwrite_numbers(&scan);
-	input->message = json_loadb(text, len, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+	input->message = json_loadb(
+		text, len, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
 	if (!input->message)
 		return err_set(err, -EINVAL, "JSON parse error, %s", error.text);
 	if (input->nnumbers)

@@ -5,10 +5,13 @@
  *
  *   qmp.c            the server: sockets, events
  *   qmp_client.c     a connection: input, negotiation, dispatch, bounded output
+ *   qmp_fd.c         descriptors that a client passes
  *   qmp_machine.c    commands on the machine
  *   qmp_query.c      what clients find out first
  *   qmp_migrate.c    commands on migration
  *   qmp_postern.c    commands that QEMU does not have
+ *   qmp_snapshot.c   those on snapshots, and on where late memory comes from
+ *   qmp_dump.c       dump-guest-memory
  *   qmp_hmp.c        human-monitor-command
  */
 #ifndef POSTERN_CONTROL_QMP_INTERNAL_H
@@ -93,8 +96,9 @@ void qmp_event(struct qmp *qmp, const char *name, json_t *data);
 /* A client is at the server's door. */
 void qmp_client_accept(struct qmp *qmp, struct server *server);
 /*
- * `message` is borrowed. A client whose queue is full is closed instead. id: the text of a member "id" to be added to
- * the message, which is then no empty object; NULL: none.
+ * `message` is borrowed. A client whose queue is full is closed instead. id:
+ * the text of a member "id" to be added to the message, which is then no empty
+ * object; NULL: none.
  */
 void qmp_client_send(struct qmp_client *client, const json_t *message, const char *id);
 /* It has negotiated, and not ended. */

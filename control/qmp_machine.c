@@ -15,8 +15,9 @@ static int cmd_status(struct qmp_call *call, struct err *err)
 	struct machine *machine = call->qmp->machine;
 
 	(void)err;
-	call->result = json_pack("{s:b,s:b,s:s}", "running", machine_is_running(machine), "singlestep", false,
-				 "status", run_state_name(machine_state(machine)));
+	call->result =
+		json_pack("{s:b,s:b,s:s}", "running", machine_is_running(machine), "singlestep",
+			  false, "status", run_state_name(machine_state(machine)));
 	return 0;
 }
 
@@ -88,44 +89,51 @@ static json_t *cpu_to_json(struct vcpu *vcpu, const char *target, json_t *waits)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/machine/unattached/device[%u]", vcpu_index(vcpu));
-	return json_pack("{s:i,s:s,s:i,s:s,s:{s:i,s:i,s:i},s:{s:b,s:o*}}", "cpu-index", (int)vcpu_index(vcpu),
-			 "qom-path", path, "thread-id", (int)vcpu_tid(vcpu), "target", target, "props",
-			 "socket-id", (int)vcpu_index(vcpu), "core-id", 0, "thread-id", 0, "x-postern", "parked",
-			 vcpu_is_parked(vcpu), "waits-for", waits);
+	return json_pack("{s:i,s:s,s:i,s:s,s:{s:i,s:i,s:i},s:{s:b,s:o*}}", "cpu-index",
+			 (int)vcpu_index(vcpu), "qom-path", path, "thread-id", (int)vcpu_tid(vcpu),
+			 "target", target, "props", "socket-id", (int)vcpu_index(vcpu), "core-id",
+			 0, "thread-id", 0, "x-postern", "parked", vcpu_is_parked(vcpu),
+			 "waits-for", waits);
 }
 
 static int cmd_cpus(struct qmp_call *call, struct err *err)
 {
 	struct vm *vm = machine_vm(call->qmp->machine);
 	struct memory_waiter waiters[WAITERS_MAX];
-	unsigned int i, n = memory_waiters(machine_memory(call->qmp->machine), waiters, WAITERS_MAX);
+	unsigned int i,
+		n = memory_waiters(machine_memory(call->qmp->machine), waiters, WAITERS_MAX);
 	struct utsname host = { .machine = "" };
 
 	(void)err;
 	uname(&host);	/* the guest is of the host's architecture */
 	call->result = json_array();
 	for (i = 0; i < vm_vcpus(vm); i++)
-		json_array_append_new(call->result,
-				      cpu_to_json(vm_vcpu(vm, i), host.machine, waiting_page(waiters, n, i)));
+		json_array_append_new(call->result, cpu_to_json(vm_vcpu(vm, i), host.machine,
+								waiting_page(waiters, n, i)));
 	return 0;
 }
 
 static json_t *disk_to_json(const struct disk_info *disk)
 {
-	json_t *image = json_pack("{s:o,s:s,s:o,s:b}", "filename", qmp_string(disk->file), "format", disk->format,
-				  "virtual-size", qmp_uint(disk->bytes), "dirty-flag", false);
-	json_t *inserted = json_pack("{s:o,s:s,s:s,s:b,s:b,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:o}", "file", qmp_string(disk->file),
-				     "node-name", disk->device, "drv", disk->format, "ro", disk->readonly, "encrypted", false,
-				     "detect_zeroes", "off", "bps", 0, "bps_rd", 0, "bps_wr", 0, "iops", 0, "iops_rd", 0,
-				     "iops_wr", 0, "write_threshold", 0, "image", image);
+	json_t *image =
+		json_pack("{s:o,s:s,s:o,s:b}", "filename", qmp_string(disk->file), "format",
+			  disk->format, "virtual-size", qmp_uint(disk->bytes), "dirty-flag", false);
+	json_t *inserted =
+		json_pack("{s:o,s:s,s:s,s:b,s:b,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:o}", "file",
+			  qmp_string(disk->file), "node-name", disk->device, "drv", disk->format,
+			  "ro", disk->readonly, "encrypted", false, "detect_zeroes", "off", "bps",
+			  0, "bps_rd", 0, "bps_wr", 0, "iops", 0, "iops_rd", 0, "iops_wr", 0,
+			  "write_threshold", 0, "image", image);
 
 	json_t *in_doubt = disk->doubt.ms ? json_integer(disk->doubt.ms) : NULL;
 	json_t *held = disk->doubt.ms ? json_integer(disk->doubt.held) : NULL;
 
-	return json_pack("{s:s,s:s,s:s,s:b,s:b,s:s,s:o,s:{s:s,s:b,s:i,s:o*,s:o*,s:o*}}", "device", disk->device, "qdev", disk->device, "type",
-			 "unknown", "removable", false, "locked", false, "io-status", disk->away ? "failed" : "ok", "inserted",
-			 inserted, "x-postern", "driver", disk->driver, "away", disk->away != NULL, "requests",
-			 (int)disk->jobs, "reason", disk->away ? qmp_string(disk->away) : NULL, "in-doubt-ms", in_doubt,
+	return json_pack("{s:s,s:s,s:s,s:b,s:b,s:s,s:o,s:{s:s,s:b,s:i,s:o*,s:o*,s:o*}}", "device",
+			 disk->device, "qdev", disk->device, "type", "unknown", "removable", false,
+			 "locked", false, "io-status", disk->away ? "failed" : "ok", "inserted",
+			 inserted, "x-postern", "driver", disk->driver, "away", disk->away != NULL,
+			 "requests", (int)disk->jobs, "reason",
+			 disk->away ? qmp_string(disk->away) : NULL, "in-doubt-ms", in_doubt,
 			 "held", held);
 }
 

@@ -9,7 +9,10 @@
 
 #define US_PER_S 1000000.0
 
-/* What QEMU 7.2 has a switch for. Postern migrates one way, so all but "events" stand where they stand. */
+/*
+ * What QEMU 7.2 has a switch for. Postern migrates one way, so all but "events"
+ * stand where they stand.
+ */
 struct capability {
 	const char *name;
 	bool on;
@@ -40,7 +43,8 @@ static const struct capability capabilities[] = {
 #define NCAPABILITIES (sizeof(capabilities) / sizeof(capabilities[0]))
 
 /* Each with the command's own trust, or NULL where it brings none. */
-typedef int (*trusting_fn)(struct qmp_call *call, const struct migration_trust *trust, struct err *err);
+typedef int (*trusting_fn)(struct qmp_call *call, const struct migration_trust *trust,
+			   struct err *err);
 
 static int with_trust(struct qmp_call *call, trusting_fn fn, struct err *err)
 {
@@ -103,7 +107,10 @@ static int cmd_cancel(struct qmp_call *call, struct err *err)
 	return migration_cancel(call->qmp->migration, err);
 }
 
-/* Postcopy is all there is, and it starts by itself: only the moments at which QEMU refuses are refused. */
+/*
+ * Postcopy is all there is, and it starts by itself: only the moments at which
+ * QEMU refuses are refused.
+ */
 static int cmd_start_postcopy(struct qmp_call *call, struct err *err)
 {
 	struct migration_info info;
@@ -132,21 +139,23 @@ static json_t *ram_to_json(const struct migration_info *info)
 
 	return json_pack("{s:o,s:o,s:o,s:o,s:i,s:o,s:o,s:i,s:f,s:i,s:o,s:i,s:o,s:o,s:i,s:i,s:o}",
 			 "transferred", qmp_uint(info->ram_sent_bytes), "remaining",
-			 qmp_uint(info->ram_remaining_bytes), "total", qmp_uint(info->ram_total_bytes),
-			 "duplicate", qmp_uint(info->pages_zero), "skipped", 0, "normal",
-			 qmp_uint(info->pages_normal), "normal-bytes", qmp_uint(info->pages_normal * PAGE_BYTES),
-			 "dirty-pages-rate", 0, "mbps", mbps, "dirty-sync-count", 0, "page-size",
-			 qmp_uint(PAGE_BYTES), "multifd-bytes", 0, "postcopy-requests",
-			 qmp_uint(info->pages_urgent), "pages-per-second",
-			 qmp_uint(info->bytes_per_second / PAGE_BYTES), "precopy-bytes", 0, "downtime-bytes", 0,
-			 "postcopy-bytes", qmp_uint(info->ram_sent_bytes));
+			 qmp_uint(info->ram_remaining_bytes), "total",
+			 qmp_uint(info->ram_total_bytes), "duplicate", qmp_uint(info->pages_zero),
+			 "skipped", 0, "normal", qmp_uint(info->pages_normal), "normal-bytes",
+			 qmp_uint(info->pages_normal * PAGE_BYTES), "dirty-pages-rate", 0, "mbps",
+			 mbps, "dirty-sync-count", 0, "page-size", qmp_uint(PAGE_BYTES),
+			 "multifd-bytes", 0, "postcopy-requests", qmp_uint(info->pages_urgent),
+			 "pages-per-second", qmp_uint(info->bytes_per_second / PAGE_BYTES),
+			 "precopy-bytes", 0, "downtime-bytes", 0, "postcopy-bytes",
+			 qmp_uint(info->ram_sent_bytes));
 }
 
 static json_t *postern_to_json(const struct migration_info *info)
 {
 	return json_pack("{s:b,s:o,s:o,s:o,s:b}", "incoming", info->incoming, "recoveries",
-			 qmp_uint(info->recoveries), "bytes-per-second", qmp_uint(info->bytes_per_second),
-			 "urgent-pages", qmp_uint(info->pages_urgent), "reclaimed", info->reclaimed);
+			 qmp_uint(info->recoveries), "bytes-per-second",
+			 qmp_uint(info->bytes_per_second), "urgent-pages",
+			 qmp_uint(info->pages_urgent), "reclaimed", info->reclaimed);
 }
 
 /* What went wrong and was mended is no error any more. */
@@ -193,8 +202,10 @@ static int cmd_set_parameters(struct qmp_call *call, struct err *err)
 			       "Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 ms");
 	timeout = qmp_arg_uint(call, "x-postern-link-timeout", params.link_timeout_ms);
 	if (timeout < 100 || timeout > 600000)
-		return err_set(err, -EINVAL, "Parameter 'x-postern-link-timeout' expects an integer in the range of "
-					     "100 to 600000 ms");
+		return err_set(
+			err, -EINVAL,
+			"Parameter 'x-postern-link-timeout' expects an integer in the range of "
+			"100 to 600000 ms");
 	params.downtime_limit_ms = (unsigned int)downtime;
 	params.link_timeout_ms = (unsigned int)timeout;
 	return migration_params_set(call->qmp->migration, &params, err);
@@ -206,14 +217,16 @@ static int cmd_query_parameters(struct qmp_call *call, struct err *err)
 
 	(void)err;
 	migration_params_get(call->qmp->migration, &params);
-	call->result = json_pack("{s:o,s:o,s:o,s:o}", "max-bandwidth", qmp_uint(params.max_bandwidth),
-				 "downtime-limit", qmp_uint(params.downtime_limit_ms), "max-postcopy-bandwidth",
-				 qmp_uint(params.max_postcopy_bandwidth), "x-postern-link-timeout",
-				 qmp_uint(params.link_timeout_ms));
+	call->result =
+		json_pack("{s:o,s:o,s:o,s:o}", "max-bandwidth", qmp_uint(params.max_bandwidth),
+			  "downtime-limit", qmp_uint(params.downtime_limit_ms),
+			  "max-postcopy-bandwidth", qmp_uint(params.max_postcopy_bandwidth),
+			  "x-postern-link-timeout", qmp_uint(params.link_timeout_ms));
 	return 0;
 }
 
-static int check_capability(const struct qmp_input *input, const json_t *item, bool *events, struct err *err)
+static int check_capability(const struct qmp_input *input, const json_t *item, bool *events,
+			    struct err *err)
 {
 	static const struct qmp_arg spec[] = {
 		{ "capability", QMP_STRING, false },
@@ -226,7 +239,8 @@ static int check_capability(const struct qmp_input *input, const json_t *item, b
 	int r;
 
 	if (!json_is_object(item))
-		return err_set(err, -EINVAL, "Invalid parameter type for 'capabilities[]', expected: object");
+		return err_set(err, -EINVAL,
+			       "Invalid parameter type for 'capabilities[]', expected: object");
 	r = qmp_args_check(input, item, spec, err);
 	if (r < 0)
 		return r;
@@ -235,7 +249,8 @@ static int check_capability(const struct qmp_input *input, const json_t *item, b
 	for (i = 0; i < NCAPABILITIES && strcmp(capabilities[i].name, name) != 0; i++)
 		;
 	if (i == NCAPABILITIES)
-		return err_set(err, -EINVAL, "Parameter 'capability' does not accept value '%s'", name);
+		return err_set(err, -EINVAL, "Parameter 'capability' does not accept value '%s'",
+			       name);
 	if (!strcmp(name, "events"))
 		*events = on;
 	else if (on != capabilities[i].on)
@@ -270,12 +285,15 @@ static int cmd_query_capabilities(struct qmp_call *call, struct err *err)
 	(void)err;
 	call->result = json_array();
 	for (i = 0; i < NCAPABILITIES; i++) {
-		/* Clients take what is in the list for what can be had, and switch some of it on unasked. */
+		/*
+		 * Clients take what is in the list for what can be had, and
+		 * switch some of it on unasked.
+		 */
 		if (!capabilities[i].on)
 			continue;
 		on = strcmp(capabilities[i].name, "events") ? true : call->qmp->migration_events;
-		json_array_append_new(call->result,
-				      json_pack("{s:b,s:s}", "state", on, "capability", capabilities[i].name));
+		json_array_append_new(call->result, json_pack("{s:b,s:s}", "state", on,
+							      "capability", capabilities[i].name));
 	}
 	return 0;
 }

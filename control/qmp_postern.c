@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// QMP commands that QEMU does not have: who waits for which page, which pages are there, and taking a guest back from a dead
-// destination.
+// QMP commands that QEMU does not have: who waits for which page, which pages
+// are there, and taking a guest back from a dead destination.
 #include <errno.h>
 #include <stdlib.h>
 
@@ -46,8 +46,8 @@ static json_t *pages_to_json(const struct memory_stats *stats)
 {
 	uint64_t away = stats->requested + stats->lost;
 
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "total", qmp_uint(stats->pages), "present",
-			 qmp_uint(stats->pages - stats->missing), "missing",
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "total", qmp_uint(stats->pages),
+			 "present", qmp_uint(stats->pages - stats->missing), "missing",
 			 qmp_uint(stats->missing > away ? stats->missing - away : 0), "requested",
 			 qmp_uint(stats->requested), "lost", qmp_uint(stats->lost), "split-huge",
 			 qmp_uint(stats->split_huge),
@@ -73,9 +73,10 @@ static json_t *latency_to_json(struct hist *hist)
 	for (i = 0; i < HIST_BUCKETS; i++) {
 		n = hist_read(&hist->bucket[i]);
 		if (n)
-			json_array_append_new(buckets, json_pack("{s:f,s:o}", "le-us",
-								 (double)(UINT64_C(2) << i) / (double)NS_PER_US,
-								 "count", qmp_uint(n)));
+			json_array_append_new(
+				buckets, json_pack("{s:f,s:o}", "le-us",
+						   (double)(UINT64_C(2) << i) / (double)NS_PER_US,
+						   "count", qmp_uint(n)));
 	}
 	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "count",
 			 qmp_uint(hist_read(&hist->count)), "p50-us",
@@ -111,7 +112,8 @@ struct map_cell {
 	unsigned int looked, state[4];	/* by enum page_state */
 };
 
-static void map_fill(const struct memory *mem, struct map_cell *cells, uint64_t ncells, uint64_t every)
+static void map_fill(const struct memory *mem, struct map_cell *cells, uint64_t ncells,
+		     uint64_t every)
 {
 	unsigned int i, n;
 	const struct memory_region *region = memory_regions(mem, &n);
@@ -119,7 +121,8 @@ static void map_fill(const struct memory *mem, struct map_cell *cells, uint64_t 
 	struct map_cell *cell;
 
 	for (i = 0; i < n; before += region[i++].pages)
-		for (page = (every - before % every) % every; page < region[i].pages; page += every) {
+		for (page = (every - before % every) % every; page < region[i].pages;
+		     page += every) {
 			cell = &cells[(before + page) * ncells / pages];
 			cell->looked++;
 			cell->state[memory_page_state(mem, (gfn_t){ region[i].first.v + page })]++;
@@ -135,10 +138,13 @@ static int cmd_map(struct qmp_call *call, struct err *err)
 	struct map_cell *cells;
 
 	if (ncells < 1 || ncells > MAP_CELLS_MAX)
-		return err_set(err, -EINVAL, "Parameter 'cells' expects an integer in the range of 1 to %u", MAP_CELLS_MAX);
+		return err_set(err, -EINVAL,
+			       "Parameter 'cells' expects an integer in the range of 1 to %u",
+			       MAP_CELLS_MAX);
 	cells = calloc(ncells, sizeof(*cells));
 	if (!cells)
-		return err_set(err, -ENOMEM, "no memory for a map of %u cells", (unsigned int)ncells);
+		return err_set(err, -ENOMEM, "no memory for a map of %u cells",
+			       (unsigned int)ncells);
 	map_fill(mem, cells, ncells, every);
 	looked = json_array();
 	present = json_array();
@@ -151,20 +157,24 @@ static int cmd_map(struct qmp_call *call, struct err *err)
 		json_array_append_new(lost, qmp_uint(cells[i].state[PAGE_LOST]));
 	}
 	free(cells);
-	call->result = json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "pages", qmp_uint(pages), "every", qmp_uint(every), "looked",
-				 looked, "present", present, "requested", requested, "lost", lost);
+	call->result = json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "pages", qmp_uint(pages), "every",
+				 qmp_uint(every), "looked", looked, "present", present, "requested",
+				 requested, "lost", lost);
 	return 0;
 }
 
 /*
- * After switchover only one who knows that the destination is dead may let the guest run here again: it goes on from
- * the moment of the switchover, and what the destination did since is lost.
+ * After switchover only one who knows that the destination is dead may let the
+ * guest run here again: it goes on from the moment of the switchover, and what
+ * the destination did since is lost.
  */
 static int cmd_reclaim(struct qmp_call *call, struct err *err)
 {
 	if (!qmp_arg_bool(call, "destination-is-dead"))
-		return err_set(err, -EINVAL, "the guest may run at the destination: 'destination-is-dead': true is "
-					     "needed, and has to be so");
+		return err_set(
+			err, -EINVAL,
+			"the guest may run at the destination: 'destination-is-dead': true is "
+			"needed, and has to be so");
 	return migration_reclaim(call->qmp->migration, err);
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// QMP queries by which clients find out what they talk to, with QEMU's shapes (qapi/machine.json, qapi/misc.json, qapi/char.json
-// there). Nothing here is made up: what postern does not have is an empty list, or a command that is not found.
+// QMP queries by which clients find out what they talk to, with QEMU's shapes
+// (qapi/machine.json, qapi/misc.json, qapi/char.json there). Nothing here is
+// made up: what postern does not have is an empty list, or a command that is
+// not found.
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -14,7 +16,7 @@ static int cmd_target(struct qmp_call *call, struct err *err)
 	struct utsname host = { .machine = "" };
 
 	(void)err;
-	uname(&host);	/* the guest is of the host's architecture */
+	uname(&host); /* the guest is of the host's architecture */
 	call->result = json_pack("{s:o}", "arch", qmp_string(host.machine));
 	return 0;
 }
@@ -30,16 +32,17 @@ static int cmd_uuid(struct qmp_call *call, struct err *err)
 static int cmd_machines(struct qmp_call *call, struct err *err)
 {
 	(void)err;
-	call->result = json_pack("[{s:s,s:b,s:i,s:b,s:b,s:b,s:b}]", "name", "postern", "is-default", true, "cpu-max",
-				 (int)VM_VCPUS_MAX, "hotpluggable-cpus", false, "numa-mem-supported", false, "deprecated",
-				 false, "acpi", true);
+	call->result = json_pack("[{s:s,s:b,s:i,s:b,s:b,s:b,s:b}]", "name", "postern", "is-default",
+				 true, "cpu-max", (int)VM_VCPUS_MAX, "hotpluggable-cpus", false,
+				 "numa-mem-supported", false, "deprecated", false, "acpi", true);
 	return 0;
 }
 
 static int cmd_memory_size(struct qmp_call *call, struct err *err)
 {
 	(void)err;
-	call->result = json_pack("{s:o}", "base-memory", qmp_uint(machine_config(call->qmp->machine)->memory_bytes));
+	call->result = json_pack("{s:o}", "base-memory",
+				 qmp_uint(machine_config(call->qmp->machine)->memory_bytes));
 	return 0;
 }
 
@@ -55,8 +58,8 @@ static int cmd_iothreads(struct qmp_call *call, struct err *err)
 static void chardev_filename(char *text, size_t room, const struct chardev_config *config)
 {
 	static const char *const names[] = {
-		[CHARDEV_NULL] = "null", [CHARDEV_STDIO] = "stdio", [CHARDEV_PTY] = "pty", [CHARDEV_FILE] = "file",
-		[CHARDEV_UNIX] = "unix",
+		[CHARDEV_NULL] = "null", [CHARDEV_STDIO] = "stdio", [CHARDEV_PTY] = "pty",
+		[CHARDEV_FILE] = "file", [CHARDEV_UNIX] = "unix",
 	};
 
 	if (*config->path)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See qmp_remote.h. The socket never blocks; every wait is one poll with what is left until the deadline, so a server that
-// sends a byte now and then gains nothing by it.
+// See qmp_remote.h. The socket never blocks; every wait is one poll with what
+// is left until the deadline, so a server that sends a byte now and then gains
+// nothing by it.
 #include "control/qmp_remote.h"
 
 #include <errno.h>
@@ -93,7 +94,8 @@ static int address_of(struct address *to, const char *address, struct err *err)
 	return address_parse(to, text, err);
 }
 
-static int connect_address(struct qmp_remote *remote, const char *address, int timeout_ms, struct err *err)
+static int connect_address(struct qmp_remote *remote, const char *address, int timeout_ms,
+			   struct err *err)
 {
 	struct address to;
 	struct dial *dial;
@@ -123,7 +125,8 @@ static int receive_bytes(struct qmp_remote *remote, int64_t deadline, struct err
 		if (n > 0)
 			break;
 		if (n == 0)
-			return err_set(err, -ECONNRESET, "%s: the connection was closed", remote->address);
+			return err_set(err, -ECONNRESET, "%s: the connection was closed",
+				       remote->address);
 		if (errno != EAGAIN && errno != EINTR)
 			return err_errno(err, -errno, "%s", remote->address);
 		r = wait_ready(remote, POLLIN, deadline, err);
@@ -136,7 +139,8 @@ static int receive_bytes(struct qmp_remote *remote, int64_t deadline, struct err
 }
 
 /* The next message, an object; *bytes gets its size. */
-static int receive(struct qmp_remote *remote, int64_t deadline, json_t **message, size_t *bytes, struct err *err)
+static int receive(struct qmp_remote *remote, int64_t deadline, json_t **message, size_t *bytes,
+		   struct err *err)
 {
 	json_error_t error;
 	size_t used;
@@ -148,17 +152,20 @@ static int receive(struct qmp_remote *remote, int64_t deadline, json_t **message
 			if (r < 0)
 				return r;
 		}
-		r = json_stream_feed(&remote->input, remote->bytes + remote->used, remote->have - remote->used, &used);
+		r = json_stream_feed(&remote->input, remote->bytes + remote->used,
+				     remote->have - remote->used, &used);
 		remote->used += used;
 		if (r < 0)
 			return err_set(err, r, "%s: no memory for a message", remote->address);
 		if (r == JSON_STREAM_BAD)
-			return err_set(err, -EPROTO, "%s: this is no QMP: %s", remote->address, remote->input.error);
+			return err_set(err, -EPROTO, "%s: this is no QMP: %s", remote->address,
+				       remote->input.error);
 		if (r == JSON_STREAM_MESSAGE)
 			break;
 		/* Who sends without pause never lets poll look at the clock. */
 		if (!ms_left(deadline))
-			return err_set(err, -ETIMEDOUT, "%s: no whole answer in time", remote->address);
+			return err_set(err, -ETIMEDOUT, "%s: no whole answer in time",
+				       remote->address);
 	}
 	*bytes = remote->input.value.len;
 	*message = json_loadb((const char *)remote->input.value.data, *bytes, JSON_REJECT_DUPLICATES, &error);
@@ -197,9 +204,11 @@ static int send_message(struct qmp_remote *remote, const json_t *message, int64_
 /* Consumes the event. */
 static int keep_event(struct qmp_remote *remote, json_t *json, size_t bytes, struct err *err)
 {
-	if (remote->nevents == QMP_REMOTE_EVENTS_MAX || remote->events_bytes + bytes > QMP_REMOTE_EVENTS_BYTES) {
+	if (remote->nevents == QMP_REMOTE_EVENTS_MAX ||
+	    remote->events_bytes + bytes > QMP_REMOTE_EVENTS_BYTES) {
 		json_decref(json);
-		return err_set(err, -EPROTO, "%s: sends events without end and no answer", remote->address);
+		return err_set(err, -EPROTO, "%s: sends events without end and no answer",
+			       remote->address);
 	}
 	remote->events[remote->nevents++] = (struct event){ .json = json, .bytes = bytes };
 	remote->events_bytes += bytes;
@@ -211,7 +220,10 @@ static bool is_event(const json_t *message)
 	return json_is_string(json_object_get(message, "event"));
 }
 
-/* Is it the reply to the request of that id? An error that comes before the server has seen an id has none. */
+/*
+ * Is it the reply to the request of that id? An error that comes before the
+ * server has seen an id has none.
+ */
 static bool is_reply(const json_t *message, const json_t *id)
 {
 	const json_t *theirs = json_object_get(message, "id");
@@ -251,16 +263,19 @@ int qmp_remote_ask(struct qmp_remote *remote, json_t *request, json_t **reply, s
 			break;
 		}
 		json_decref(message);
-		r = err_set(err, -EPROTO, "%s: this is no QMP: a message is neither an event nor the answer",
+		r = err_set(err, -EPROTO,
+			    "%s: this is no QMP: a message is neither an event nor the answer",
 			    remote->address);
 	}
 	json_decref(id);
 	return r;
 }
 
-int qmp_remote_call(struct qmp_remote *remote, const char *command, json_t *args, json_t **result, struct err *err)
+int qmp_remote_call(struct qmp_remote *remote, const char *command, json_t *args, json_t **result,
+		    struct err *err)
 {
-	json_t *request = json_pack("{s:s,s:o*}", "execute", command, "arguments", args), *reply, *error;
+	json_t *request = json_pack("{s:s,s:o*}", "execute", command, "arguments", args), *reply,
+	       *error;
 	const char *desc;
 	int r;
 
@@ -289,7 +304,8 @@ int qmp_remote_event(struct qmp_remote *remote, int timeout_ms, json_t **event, 
 	if (remote->nevents) {
 		*event = remote->events[0].json;
 		remote->events_bytes -= remote->events[0].bytes;
-		memmove(remote->events, remote->events + 1, --remote->nevents * sizeof(remote->events[0]));
+		memmove(remote->events, remote->events + 1,
+			--remote->nevents * sizeof(remote->events[0]));
 		return 1;
 	}
 	r = receive(remote, deadline_in(timeout_ms), event, &bytes, &why);
@@ -318,7 +334,8 @@ static int negotiate(struct qmp_remote *remote, int64_t deadline, struct err *er
 	fine = json_is_object(json_object_get(greeting, "QMP"));
 	json_decref(greeting);
 	if (!fine)
-		return err_set(err, -EPROTO, "%s: this is no QMP: the greeting is missing", remote->address);
+		return err_set(err, -EPROTO, "%s: this is no QMP: the greeting is missing",
+			       remote->address);
 	return qmp_remote_call(remote, "qmp_capabilities", NULL, NULL, err);
 }
 

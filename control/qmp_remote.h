@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The other end of QMP: a client of a server in another process. Blocking, with a deadline on every wait. The server
- * is not trusted: what it sends is bounded (json_stream.h; QMP_REMOTE_EVENTS_MAX), checked, and it may be silent, slow or
- * gone at any time. One thread.
+ * The other end of QMP: a client of a server in another process. Blocking, with
+ * a deadline on every wait. The server is not trusted: what it sends is bounded
+ * (json_stream.h; QMP_REMOTE_EVENTS_MAX), checked, and it may be silent, slow
+ * or gone at any time. One thread.
  *
- * Errors: -EREMOTEIO the server answered with an error, whose text it is; -EINTR interrupt_fd became readable;
- * -ETIMEDOUT no answer in time; -ECONNRESET it closed the connection; -EPROTO what it says is no QMP; others as connect(2)
- * has them. After any but -EREMOTEIO, and -EINTR from qmp_remote_event, only qmp_remote_free is of use.
+ * Errors: -EREMOTEIO the server answered with an error, whose text it is;
+ * -EINTR interrupt_fd became readable; -ETIMEDOUT no answer in time;
+ * -ECONNRESET it closed the connection; -EPROTO what it says is no QMP; others
+ * as connect(2) has them. After any but -EREMOTEIO, and -EINTR from
+ * qmp_remote_event, only qmp_remote_free is of use.
  */
 #ifndef POSTERN_CONTROL_QMP_REMOTE_H
 #define POSTERN_CONTROL_QMP_REMOTE_H
@@ -21,7 +24,10 @@
 
 struct qmp_remote;
 
-/* Connects and negotiates. address: "unix:PATH", "tcp:HOST:PORT" or a path. timeout_ms: for this, and for each call. */
+/*
+ * Connects and negotiates. address: "unix:PATH", "tcp:HOST:PORT" or a path.
+ * timeout_ms: for this, and for each call.
+ */
 int qmp_remote_open(struct qmp_remote **out, const char *address, int timeout_ms, struct err *err);
 /* NULL is allowed. */
 void qmp_remote_free(struct qmp_remote *remote);
@@ -30,8 +36,9 @@ void qmp_remote_free(struct qmp_remote *remote);
 void qmp_remote_interrupt_by(struct qmp_remote *remote, int fd);
 
 /*
- * Sends a request and returns the whole reply, which has "return" or "error". The request's "id" is kept, or one is given.
- * `request` is an object and consumed.
+ * Sends a request and returns the whole reply, which has "return" or "error".
+ * The request's "id" is kept, or one is given. `request` is an object and
+ * consumed.
  */
 int qmp_remote_ask(struct qmp_remote *remote, json_t *request, json_t **reply, struct err *err);
 /* As qmp_remote_ask, and returns what is under "return", or -EREMOTEIO. args may be NULL and is consumed; result may be NULL. */

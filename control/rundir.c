@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See rundir.h. A name is held by the lock on its `pid` (base/pidfile.h), not by a file's being there.
+// See rundir.h. A name is held by the lock on its `pid` (base/pidfile.h), not
+// by a file's being there.
 #include "control/rundir.h"
 
 #include <ctype.h>
@@ -43,8 +44,9 @@ static int base_path(char *path, struct err *err)
 		below = "/postern";
 	}
 	if (!dir || *dir != '/')
-		return err_set(err, -ENOENT, "there is no directory for named machines: set XDG_RUNTIME_DIR or "
-					     "POSTERN_RUNTIME_DIR to one, by its full path");
+		return err_set(err, -ENOENT,
+			       "there is no directory for named machines: set XDG_RUNTIME_DIR or "
+			       "POSTERN_RUNTIME_DIR to one, by its full path");
 	n = snprintf(path, RUNDIR_PATH_MAX, "%s%s", dir, below);
 	if (n < 0 || (size_t)n >= RUNDIR_PATH_MAX)
 		return err_set(err, -ENAMETOOLONG, "%s: too long for a socket's path", dir);
@@ -59,17 +61,22 @@ int rundir_path(char *path, const char *name, const char *file, struct err *err)
 	if (r < 0)
 		return r;
 	if (!rundir_name_is_valid(name))
-		return err_set(err, -EINVAL, "a machine's name has 1 to %u letters, digits, '.', '_', '-' and '+', and "
-					     "begins with none of '.' and '-'", RUNDIR_NAME_MAX);
+		return err_set(
+			err, -EINVAL,
+			"a machine's name has 1 to %u letters, digits, '.', '_', '-' and '+', and "
+			"begins with none of '.' and '-'",
+			RUNDIR_NAME_MAX);
 	n = snprintf(path, RUNDIR_PATH_MAX, "%s/%s%s%s", base, name, *file ? "/" : "", file);
 	if (n < 0 || (size_t)n >= RUNDIR_PATH_MAX)
-		return err_set(err, -ENAMETOOLONG, "%s: too long for the path of the sockets of %s", base, name);
+		return err_set(err, -ENAMETOOLONG, "%s: too long for the path of the sockets of %s",
+			       base, name);
 	return 0;
 }
 
 /*
- * Makes a directory, or sees to it that the one there is ours and that nobody else may write to it. One that was there is never
- * changed: it may be any that $POSTERN_RUNTIME_DIR names.
+ * Makes a directory, or sees to it that the one there is ours and that nobody
+ * else may write to it. One that was there is never changed: it may be any that
+ * $POSTERN_RUNTIME_DIR names.
  */
 static int make_dir(const char *path, struct err *err)
 {
@@ -87,8 +94,8 @@ static int make_dir(const char *path, struct err *err)
 	if (fstat(fd, &st) < 0)
 		r = err_errno(err, -errno, "%s", path);
 	else if (st.st_uid != geteuid())
-		r = err_set(err, -EPERM, "%s: belongs to user %u, not to user %u who runs this", path,
-			    (unsigned int)st.st_uid, (unsigned int)geteuid());
+		r = err_set(err, -EPERM, "%s: belongs to user %u, not to user %u who runs this",
+			    path, (unsigned int)st.st_uid, (unsigned int)geteuid());
 	else if (st.st_mode & 022)
 		r = err_set(err, -EPERM, "%s: others may write there (mode %03o)", path,
 			    (unsigned int)(st.st_mode & 0777));
@@ -105,7 +112,8 @@ static int lock_pid(const char *path, const char *name, struct err *err)
 	if (r == -ENOENT)	/* the directory was removed in between */
 		return -EAGAIN;
 	if (r == -EADDRINUSE)
-		return err_set(err, r, "a machine of the name %s runs already (process %d)", name, (int)owner);
+		return err_set(err, r, "a machine of the name %s runs already (process %d)", name,
+			       (int)owner);
 	return r;
 }
 
@@ -134,7 +142,8 @@ int rundir_take(struct rundir *rundir, const char *name, struct err *err)
 		if (fd < 0 && fd != -EAGAIN)
 			r = fd;
 		if (!r && fd < 0 && !tries--)
-			r = err_set(err, -EBUSY, "%s: is being removed again and again", rundir->path);
+			r = err_set(err, -EBUSY, "%s: is being removed again and again",
+				    rundir->path);
 	}
 	if (r < 0)
 		return r;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// See server.h. It is listened at here rather than by libuv: where there is no descriptor for a client, libuv lets it in and drops it, and
-// where there is no memory it asks again and again without coming back to the loop.
+// See server.h. It is listened at here rather than by libuv: where there is no
+// descriptor for a client, libuv lets it in and drops it, and where there is no
+// memory it asks again and again without coming back to the loop.
 #include "control/server.h"
 
 #include <errno.h>
@@ -41,20 +42,24 @@ struct server {
 /* Cuts QEMU's options off `text`. */
 static int strip_options(char *text, const char *what, struct err *err)
 {
-	static const char *const fine[] = { "server", "server=on", "wait=off", "nowait", "nodelay", "nodelay=on" };
+	static const char *const fine[] = { "server", "server=on", "wait=off",
+					    "nowait", "nodelay",   "nodelay=on" };
 	char *option, *save = NULL, *comma = strchr(text, ',');
 	size_t i;
 
 	if (!comma)
 		return 0;
 	*comma = '\0';
-	for (option = strtok_r(comma + 1, ",", &save); option; option = strtok_r(NULL, ",", &save)) {
+	for (option = strtok_r(comma + 1, ",", &save); option;
+	     option = strtok_r(NULL, ",", &save)) {
 		for (i = 0; i < sizeof(fine) / sizeof(fine[0]); i++)
 			if (!strcmp(option, fine[i]))
 				break;
 		if (i == sizeof(fine) / sizeof(fine[0]))
-			return err_set(err, -EINVAL, "%s socket: option '%s' is not known (server=on, wait=off are)",
-				       what, option);
+			return err_set(
+				err, -EINVAL,
+				"%s socket: option '%s' is not known (server=on, wait=off are)",
+				what, option);
 	}
 	return 0;
 }
@@ -101,7 +106,8 @@ static void server_on_connection(uv_poll_t *poll, int status, int events)
 	r = server->client < 0 ? server->client : 0;
 	if (accept_should_rest(r)) {
 		if (!server->rest_reported)
-			log_warn("%s socket %s: no client can be let in: %s; it waits", server->what, server->spec, strerror(-r));
+			log_warn("%s socket %s: no client can be let in: %s; it waits",
+				 server->what, server->spec, strerror(-r));
 		server->rest_reported = true;
 		uv_poll_stop(poll);
 		uv_timer_start(&server->rest, server_on_rested, SERVER_REST_MS, 0);
@@ -165,7 +171,8 @@ int server_accept(struct server *server, union server_stream *stream)
 	int r = server->is_unix ? uv_pipe_init(loop, &stream->pipe, 0) : uv_tcp_init(loop, &stream->tcp);
 
 	if (r == 0)
-		r = server->is_unix ? uv_pipe_open(&stream->pipe, server->client) : uv_tcp_open(&stream->tcp, server->client);
+		r = server->is_unix ? uv_pipe_open(&stream->pipe, server->client) :
+				      uv_tcp_open(&stream->tcp, server->client);
 	if (r < 0)
 		return r;
 	/* It is the stream's. */

@@ -20,13 +20,15 @@ union server_stream {
 
 struct server;
 
-/* A client is at the door: server_accept is to be called once, or it is sent away. */
+/* A client waits to be let in: server_accept is to be called once, or it is sent away. */
 typedef void (*server_on_client)(struct server *server, void *arg);
 
 /*
- * spec: an address (base/address.h), with QEMU's ",server=on,wait=off" accepted; base/listening.h says at what it listens. `what` ("QMP",
- * "gdb") is for messages and stays valid. A name is looked up here, for some seconds at most: before the loop runs. While the system has no
- * descriptor for another client, or no memory for its socket, clients wait.
+ * spec: an address (base/address.h), with QEMU's ",server=on,wait=off"
+ * accepted; base/listening.h says at what it listens. `what` ("QMP", "gdb") is
+ * for messages and stays valid. A name is looked up here, for some seconds at
+ * most: before the loop runs. While the system has no descriptor for another
+ * client, or no memory for its socket, clients wait.
  */
 int server_new(struct server **out, uv_loop_t *loop, const char *what, const char *spec,
 	       server_on_client on_client, void *arg, struct err *err);

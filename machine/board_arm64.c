@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * board_arm64.c - a serial port is all there is beside what KVM has in the
- * kernel. Power off and reset are PSCI calls, which KVM takes and tells as
+ * board_arm64.c - a serial port and the identity are all there is beside what
+ * KVM has in the kernel. Power off and reset are PSCI calls, which KVM takes and tells as
  * system events; there is neither a power button nor, without message signalled
  * interrupts, a bus for virtio.
  */

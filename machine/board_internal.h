@@ -31,7 +31,7 @@ struct board {
 /* ---- board_<architecture>.c ---- */
 
 /*
- * Makes the serial port, and the PCI bus if there is one, as below, and
+ * Makes the serial port, the identity, and the PCI bus if there is one, as below, and
  * whatever else this board has; puts each on a bus. board_own_free is called
  * after an error as well.
  */

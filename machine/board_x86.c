@@ -2,7 +2,7 @@
 // Copyright The postern authors
 /*
  * board_x86.c - the PC's few devices that are not in the kernel's KVM: serial
- * port, power management, clock, and the PCI bus.
+ * port, power management, clock, identity, and the PCI bus.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -38,7 +38,8 @@ static void wire_set(void *arg, bool level)
 }
 
 /* The reset port is byte 1 of the PCI address register, which takes whole words only. */
-static void config_port_access(void *arg, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+static void config_port_access(void *arg, uint64_t offset, bool write, uint8_t *data,
+			       unsigned int size)
 {
 	struct board *board = arg;
 	const struct pc *pc = board->own;

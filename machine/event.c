@@ -143,8 +143,10 @@ static void lost_log(const struct lost_pages *lost)
 		log_error("%" PRIu64 " pages from guest physical address 0x%" PRIx64 " on are lost",
 			  lost->pages, lowest);
 	else
-		log_error("%" PRIu64 " pages are lost, here and there from guest physical address 0x%"
-			  PRIx64 " on", lost->pages, lowest);
+		log_error("%" PRIu64
+			  " pages are lost, here and there from guest physical address 0x%" PRIx64
+			  " on",
+			  lost->pages, lowest);
 }
 
 static void on_lost_rest(uv_timer_t *timer);

@@ -66,7 +66,7 @@ struct machine {
 	struct machine_mail *mail;
 	struct lost_gather lost;
 	/* Main thread's. */
-	uv_timer_t *lost_rest;		/* active: the next news of lost pages is not due yet */
+	uv_timer_t *lost_rest;		/* active: the next event of lost pages is not due yet */
 	struct machine_observer *observers;
 	enum run_state state;
 	bool clock_stopped;		/* the guest's clock stands at clock */
@@ -81,7 +81,7 @@ struct machine {
 
 extern const struct vm_exit_ops machine_exit_ops;
 
-/* Each listener that has `callback`; one may remove itself. */
+/* Each observer that has `callback`; one may remove itself. */
 #define MACHINE_NOTIFY(m, callback, ...)                                                       \
 	do {                                                                                   \
 		struct machine_observer *l_, *next_;                                           \
@@ -158,7 +158,7 @@ struct machine_mail *machine_mail_new(struct machine *machine);
 /* The machine goes: what is still posted is dropped. Main thread. */
 void machine_mail_close(struct machine_mail *mail);
 /*
- * Entries for other threads: all that devices report, each kind on the threads
+ * Entries for other threads: all that devices report, each type on the threads
  * that device/event.h says,
  */
 void machine_on_device(void *machine, const struct device_event *event);

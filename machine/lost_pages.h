@@ -3,8 +3,8 @@
  *
  * Pages that a source has called lost, gathered until the main thread tells of
  * them: a source may lose millions of them at once, one by one, and in any
- * order, and they take the same memory, one post to the loop and one piece of
- * news a while.
+ * order, and they take the same memory, one post to the loop and one event
+ * a while.
  */
 #ifndef POSTERN_MACHINE_LOST_PAGES_H
 #define POSTERN_MACHINE_LOST_PAGES_H
@@ -14,7 +14,7 @@
 
 #include "base/types.h"
 
-/* Ranges of one piece of news; pages of more are counted, and not named. */
+/* Ranges of one event; pages of more are counted, and not named. */
 #define LOST_RANGES_MAX 16
 
 struct lost_range {
@@ -23,8 +23,8 @@ struct lost_range {
 };
 
 /*
- * News. Every page is in `pages` and not below `lowest`; ranges do not overlap,
- * and are in the order in which they began.
+ * An event. Every page is in `pages` and not below `lowest`; ranges do not
+ * overlap, and are in the order in which they began.
  */
 struct lost_pages {
 	uint64_t pages;
@@ -35,7 +35,7 @@ struct lost_pages {
 
 struct lost_gather {
 	pthread_mutex_t lock;		/* guards the rest */
-	struct lost_pages pages;	/* since the last news */
+	struct lost_pages pages;	/* since the last event */
 	bool reported;			/* whoever takes will take again, until there was nothing */
 };
 

@@ -80,7 +80,8 @@ static int machine_copy(const char **to, const char *from, struct err *err)
 	return !from || *to ? 0 : err_set(err, -ENOMEM, "no memory for the configuration");
 }
 
-static int machine_config_copy(struct machine *m, const struct machine_config *config, struct err *err)
+static int machine_config_copy(struct machine *m, const struct machine_config *config,
+			       struct err *err)
 {
 	struct machine_config *to = &m->config;
 	unsigned int i;
@@ -148,12 +149,14 @@ static int vm_make(struct machine *m, struct err *err)
 	return board_new(&m->board, &board, err);
 }
 
-int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err)
+int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config,
+		struct err *err)
 {
 	struct machine *m = calloc(1, sizeof(*m));
 	int r;
 
-	if (!m || !(m->mail = machine_mail_new(m)) || !(m->lost_rest = calloc(1, sizeof(*m->lost_rest)))) {
+	if (!m || !(m->mail = machine_mail_new(m)) ||
+	    !(m->lost_rest = calloc(1, sizeof(*m->lost_rest)))) {
 		if (m)
 			machine_mail_close(m->mail);
 		free(m);
@@ -261,10 +264,12 @@ int machine_set_balloon(struct machine *m, uint64_t memory_bytes, struct err *er
 	if (!memory_bytes)
 		return err_set(err, -EINVAL, "the guest cannot do without any memory");
 	if (run_state_is_away(m->state))
-		return err_set(err, -EBUSY, "the balloon of a machine in state %s cannot be set", run_state_name(m->state));
+		return err_set(err, -EBUSY, "the balloon of a machine in state %s cannot be set",
+			       run_state_name(m->state));
 	if (memory_bytes > m->config.memory_bytes)
 		memory_bytes = m->config.memory_bytes;
-	balloon_set_target(balloon, (uint32_t)((m->config.memory_bytes - memory_bytes) / PAGE_BYTES));
+	balloon_set_target(balloon,
+			   (uint32_t)((m->config.memory_bytes - memory_bytes) / PAGE_BYTES));
 	return 0;
 }
 

@@ -42,7 +42,7 @@ const char *run_state_name(enum run_state state);
 
 struct machine_config {
 	unsigned int cpus;		/* 1 to VM_VCPUS_MAX */
-	uint64_t memory_bytes;		/* multiple of 2 MiB, at most 16 GiB */
+	uint64_t memory_bytes;		/* multiple of 2 MiB, ARCH_RAM_MIN to ARCH_RAM_MAX */
 	/*
 	 * What boot_files.h says of them; copied, kept by machine_boot alone.
 	 * kernel: NULL with boot_find, and may be with loads_no_kernel.
@@ -72,7 +72,7 @@ struct machine_config {
 };
 
 /*
- * All callbacks on the main thread; NULL ones are skipped. A listener outlives
+ * All callbacks on the main thread; NULL ones are skipped. An observer outlives
  * the machine or is removed first.
  */
 struct machine_observer {
@@ -100,7 +100,8 @@ struct machine_observer {
  * Builds the machine in PRELAUNCH (or INMIGRATE): memory, its userfaultfd where
  * RAM is late, the way out, VM, devices, the loaded kernel. Errors say what to do.
  */
-int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config, struct err *err);
+int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config,
+		struct err *err);
 /*
  * Orderly end: vCPUs out and joined, userfaultfd closed, VM closed. Never waits
  * for a page. 0, or -ETIMEDOUT when a vCPU does not come out (vm_end_vcpus):
@@ -183,8 +184,8 @@ int machine_leave_migrate(struct machine *machine, bool run, struct err *err);
 /*
  * system_reset: loads the kernel anew. While pages are missing, or disks still
  * have requests under way, the machine is paused, and the reset put off until
- * all have come and all are done (logged); the same, for a moment, while
- * boot_find looks for the kernel. -EBUSY: in the middle of a migration. A
+ * all have come and all are done (logged), and while a snapshot reads memory;
+ * the same, for a moment, while boot_find looks for the kernel. -EBUSY: in the middle of a migration. A
  * kernel that was never given (-EINVAL), or whose file cannot be opened now:
  * the machine goes on, unless it is by_guest. After other errors it is in
  * INTERNAL_ERROR, and may be reset again.
@@ -219,7 +220,7 @@ int machine_boot_take(struct machine *machine, struct boot_files *from, struct e
 int machine_powerdown(struct machine *machine, struct err *err);
 /*
  * Asks every vCPU to park, without waiting for them, tells the shutdown
- * listeners and ends the loop. reason: "host-signal", "host-qmp-quit",
+ * observers and ends the loop. reason: "host-signal", "host-qmp-quit",
  * "guest-shutdown"... Only the first call counts.
  */
 void machine_shutdown(struct machine *machine, bool by_guest, const char *reason);
@@ -250,6 +251,7 @@ int machine_load(struct machine *machine, const uint8_t *data, size_t len, struc
  * Calls fn for every page that must have come before the machine runs on a
  * destination, in ascending order and once each; see arch_vcpu_early_pages.
  */
-int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err);
+int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg,
+			struct err *err);
 
 #endif

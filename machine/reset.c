@@ -7,8 +7,8 @@
  * kernel anew. With the machine paused it goes through the phases of struct
  * reset, which changes only here but for `resumes`:
  *
- *   NONE -- asked for --> WAITS, until all memory has come, and no disk has a
- *                         request in flight
+ *   NONE -- asked for --> WAITS, until all memory has come, no disk has a
+ *                         request in flight, and no snapshot reads memory
  *        -------------->  FINDS, until machine_boot_found: then it is done
  *
  * where a migration that has the guest by then sends it back to WAITS.

@@ -14,7 +14,8 @@
  *                          stays, or was taken back
  *
  * While a migration comes in there is nothing to stop: machine_stop and
- * machine_cont then say whether the guest is to run once it has arrived.
+ * machine_cont then say whether the guest is to run once it has arrived; and
+ * while it is being saved, whether it is to run afterwards.
  */
 #include "machine/internal.h"
 

@@ -13,7 +13,10 @@
 
 /* May a machine that is in `old` go to `now`? Staying where it is is always allowed. */
 bool run_state_may_follow(enum run_state old, enum run_state now);
-/* A migration has the guest: it is not here yet, or not any more, or is being switched over. */
+/*
+ * A migration has the guest: it is not here yet, or not any more, or is being switched over; or a
+ * snapshot has it, for a moment.
+ */
 bool run_state_is_away(enum run_state state);
 
 #endif

@@ -136,7 +136,8 @@ int machine_save(struct machine *m, struct buf *out, struct err *err)
 	int r;
 
 	if (m->state == RUN_STATE_RUNNING)
-		return err_set(err, -EBUSY, "a running machine's state cannot be saved: pause it first");
+		return err_set(err, -EBUSY,
+			       "a running machine's state cannot be saved: pause it first");
 	r = machine_drain(m, err);
 	if (r < 0)
 		return r;
@@ -152,7 +153,8 @@ int machine_save(struct machine *m, struct buf *out, struct err *err)
 		r = save_devices(m, s, err);
 	asked = atomic_load(&m->asked);
 	s->msg.reset_asked = asked & ASKED_RESET || machine_reset_waits_for(m);
-	s->msg.reset_by_host = s->msg.reset_asked && (asked & ASKED_RESET ? asked & ASKED_BY_HOST : !m->reset.by_guest);
+	s->msg.reset_by_host = s->msg.reset_asked &&
+			       (asked & ASKED_RESET ? asked & ASKED_BY_HOST : !m->reset.by_guest);
 	s->msg.shutdown_asked = asked & ASKED_SHUTDOWN;
 	if (!r) {
 		to = buf_reserve(out, postern__device__machine_state__get_packed_size(&s->msg));
@@ -177,11 +179,13 @@ static int state_check_shape(struct machine *m, const MachineState *msg, struct 
 	if (r < 0)
 		return r;
 	if (msg->cpus != m->config.cpus || msg->n_vcpus != msg->cpus)
-		return err_set(err, -EINVAL, "state of a machine with %u vCPUs (%zu present), this one has %u",
+		return err_set(err, -EINVAL,
+			       "state of a machine with %u vCPUs (%zu present), this one has %u",
 			       msg->cpus, msg->n_vcpus, m->config.cpus);
 	region = memory_regions(m->mem, &n);
 	if (msg->n_ranges != n)
-		return err_set(err, -EINVAL, "state of a machine with %zu ranges of RAM, this one has %u",
+		return err_set(err, -EINVAL,
+			       "state of a machine with %zu ranges of RAM, this one has %u",
 			       msg->n_ranges, n);
 	for (i = 0; i < n; i++)
 		if (msg->ranges[i]->gpa != gfn_to_gpa(region[i].first).v ||
@@ -246,7 +250,9 @@ static int check_devices(struct machine *m, const MachineState *msg, struct err 
 		for (i = 0; i < n && strcmp(device[i].ops->name, name); i++)
 			;
 		if (i == n)
-			return err_set(err, -EINVAL, "state of a device that this machine lacks: \"%.64s\"", name);
+			return err_set(err, -EINVAL,
+				       "state of a device that this machine lacks: \"%.64s\"",
+				       name);
 		if (state_of(msg, name) != msg->devices[k])
 			return err_set(err, -EINVAL, "state of device %s comes twice", name);
 	}
@@ -297,8 +303,10 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 	int r;
 
 	if (m->state == RUN_STATE_RUNNING)
-		return err_set(err, -EBUSY, "a running machine's state cannot be loaded: pause it first");
-	msg = proto_unpack(&postern__device__machine_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
+		return err_set(err, -EBUSY,
+			       "a running machine's state cannot be loaded: pause it first");
+	msg = proto_unpack(&postern__device__machine_state__descriptor, data, len, PROTO_FIELDS_MAX,
+			   err);
 	if (!msg)
 		return -EINVAL;
 	r = state_check_shape(m, msg, err);
@@ -308,9 +316,10 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 	if (!r)
 		r = apply(m, msg, err);
 	if (!r)
-		atomic_store(&m->asked, (msg->reset_asked ? ASKED_RESET : 0) |
-					(msg->reset_asked && msg->reset_by_host ? ASKED_BY_HOST : 0) |
-					(msg->shutdown_asked ? ASKED_SHUTDOWN : 0));
+		atomic_store(&m->asked,
+			     (msg->reset_asked ? ASKED_RESET : 0) |
+				     (msg->reset_asked && msg->reset_by_host ? ASKED_BY_HOST : 0) |
+				     (msg->shutdown_asked ? ASKED_SHUTDOWN : 0));
 	postern__device__machine_state__free_unpacked(msg, NULL);
 	return r;
 }
@@ -318,7 +327,7 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 /* ---- pages that must come early ---- */
 
 struct pages {
-	struct buf buf;		/* of gfn_t */
+	struct buf buf; /* of gfn_t */
 };
 
 static int pages_add(void *arg, gfn_t gfn)
@@ -340,7 +349,8 @@ static int early_pages(struct vcpu_parked *vcpu, void *pages, struct err *err)
 	return arch_vcpu_early_pages(vcpu, pages_add, pages, err);
 }
 
-int machine_early_pages(struct machine *m, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
+int machine_early_pages(struct machine *m, int (*fn)(void *arg, gfn_t gfn), void *arg,
+			struct err *err)
 {
 	struct pages pages = { 0 };
 	gfn_t *gfn;

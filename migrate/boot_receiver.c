@@ -144,7 +144,8 @@ int boot_receiver_take_data(struct boot_receiver *r, const Postern__Wire__BootDa
 			       " at %" PRIu64 " are due",
 			       data->data.len, data->offset, due, r->done[KERNEL] +
 			       r->done[INITRD]);
-	result = file_write(boot_receiver_file_of(r, i)->fd, r->done[i], data->data.data, data->data.len);
+	result = file_write(boot_receiver_file_of(r, i)->fd, r->done[i], data->data.data,
+			    data->data.len);
 	if (result < 0)
 		return err_errno(err, result, "keeping the %s that comes along", names[i]);
 	XXH3_64bits_update(r->hash, data->data.data, data->data.len);
@@ -156,14 +157,15 @@ int boot_receiver_take_data(struct boot_receiver *r, const Postern__Wire__BootDa
 	return 0;
 }
 
-static int boot_receiver_file_end(struct boot_receiver *r, unsigned int i, uint64_t sum, struct err *err)
+static int boot_receiver_file_end(struct boot_receiver *r, unsigned int i, uint64_t sum,
+				  struct err *err)
 {
 	if (r->sum[i] != sum)
 		return err_set(err, -EBADMSG, "the %s has the checksum %016" PRIx64 ", and not %016"
 			       PRIx64, names[i], r->sum[i], sum);
 	if (r->bytes[i] &&
-	    fcntl(boot_receiver_file_of(r, i)->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE |
-		  F_SEAL_SEAL) < 0)
+	    fcntl(boot_receiver_file_of(r, i)->fd, F_ADD_SEALS,
+		  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
 		return err_errno(err, -errno, "sealing the %s", names[i]);
 	return 0;
 }

@@ -30,7 +30,7 @@ struct boot_receiver {
 void boot_receiver_init(struct boot_receiver *receiver);
 void boot_receiver_fini(struct boot_receiver *receiver);
 /*
- * kind: what Hello said, BOOT_FILES or BOOT_DISK; limit_bytes: of both files
+ * type: what Hello said, BOOT_FILES or BOOT_DISK; limit_bytes: of both files
  * together, the guest's memory. Errors: what cannot be, or -E2BIG.
  */
 int boot_receiver_take_boot(struct boot_receiver *receiver, const Postern__Wire__Boot *boot,

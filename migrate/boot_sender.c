@@ -184,7 +184,8 @@ static void say_boot(struct boot_sender *s, const struct boot_files *files)
 	link_send(s->link, WIRE(BOOT), &boot);
 }
 
-static int boot_sender_files_open(struct boot_sender *s, const struct boot_files *files, struct err *err)
+static int boot_sender_files_open(struct boot_sender *s, const struct boot_files *files,
+				  struct err *err)
 {
 	struct stat st;
 	int r;

@@ -5,10 +5,12 @@
  * marked closed and freed only when its watch has ended, so that the delivering
  * function can still look at it.
  *
- * The input buffer grows with what has really come, not with what a header promises.
+ * The input buffer grows with what has really come, not with what a header
+ * promises.
  *
- * A peer may send frames faster than they are carried out: frames of one turn of the loop (base/loop.h) are delivered, the rest of the
- * input is looked at in the next, and nothing is read until then.
+ * A peer may send frames faster than they are carried out: frames of one turn
+ * of the loop (base/loop.h) are delivered, the rest of the input is looked at
+ * in the next, and nothing is read until then.
  */
 #include "migrate/channel.h"
 
@@ -49,8 +51,8 @@ static void channel_fail(struct channel *channel, const struct err *err)
 /* ---- receiving ---- */
 
 /*
- * Delivers the whole frames of the input. 1: the turn is over and there may be more, 0: all delivered, or -EBADMSG; closed may be set
- * by the callbacks.
+ * Delivers the whole frames of the input. 1: the turn is over and there may be
+ * more, 0: all delivered, or -EBADMSG; closed may be set by the callbacks.
  */
 static int channel_deliver(struct channel *channel, int64_t until_ns, struct err *err)
 {
@@ -173,7 +175,10 @@ static void channel_on_ready(void *arg, unsigned int ready)
 {
 	struct channel *channel = arg;
 
-	/* An error, or a hang-up: what came before it is still there to be read, and reading finds out why. */
+	/*
+	 * An error, or a hang-up: what came before it is still there to be
+	 * read, and reading finds out why.
+	 */
 	if (ready & (CONN_RECEIVE | CONN_HANGUP))
 		channel_read(channel);
 	if (channel->closed)

@@ -17,7 +17,10 @@
 struct channel;
 
 struct channel_ops {
-	/* A frame whose header is right; its payload (payload_bytes of it) is not yet checked against its checksum. */
+	/*
+	 * A frame whose header is right; its payload (payload_bytes of it) is
+	 * not yet checked against its checksum.
+	 */
 	void (*frame)(void *arg, const struct frame *frame, const uint8_t *payload);
 	/* The connection failed, or what came is no frame; once. Nothing is delivered after it. */
 	void (*lost)(void *arg, const struct err *err);
@@ -40,7 +43,10 @@ size_t channel_queued(const struct channel *channel);
 /* Bytes that the connection has taken, of all that were sent. */
 uint64_t channel_taken(const struct channel *channel);
 
-/* Reads and delivers what has come already, at most a turn's worth. The channel may be closed when this returns. */
+/*
+ * Reads and delivers what has come already, at most a turn's worth. The channel
+ * may be closed when this returns.
+ */
 void channel_drain(struct channel *channel);
 
 #endif

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * All addresses of the name are tried for the first connection (base/dial.h); the other two go where the first succeeded. A timer starts it
- * all, so that callbacks come from the loop only, and then bounds it.
+ * All addresses of the name are tried for the first connection (base/dial.h);
+ * the other two go where the first succeeded. A timer starts it all, so that
+ * callbacks come from the loop only, and then bounds it.
  */
 #include "migrate/connect.h"
 
@@ -83,7 +84,7 @@ static void conns_free(struct connector *connector)
 
 /*
  * Closed without a word, a connection has most likely made way for others that
- * knock (listen.c): they come and go, so it is tried anew.
+ * connect (listen.c): they come and go, so it is tried anew.
  */
 static void on_not_let_in(void *arg, const struct err *err)
 {
@@ -129,7 +130,8 @@ static int connector_add(struct connector *connector, int fd, struct err *err)
 static void connector_one_failed(struct connector *connector, struct err *err)
 {
 	connector_dial_end(connector);
-	err_prefix(err, err->code, "%s connection", wire_channel_name((enum wire_channel)connector->nconn));
+	err_prefix(err, err->code, "%s connection",
+		   wire_channel_name((enum wire_channel)connector->nconn));
 	connector_fail(connector, err);
 }
 
@@ -251,7 +253,8 @@ static int check_uri(const struct uri *uri, struct err *err)
 	if (uri->type != URI_FD)
 		return dial_check(&uri->address, err);
 	if (uri->nfd != WIRE_CHANNELS)
-		return err_set(err, -EINVAL, "to migrate to descriptors takes three: fd:CONTROL,URGENT,BULK");
+		return err_set(err, -EINVAL,
+			       "to migrate to descriptors takes three: fd:CONTROL,URGENT,BULK");
 	for (i = 0; i < WIRE_CHANNELS; i++) {
 		r = socket_check(uri->fd[i], false, err);
 		if (r < 0)

@@ -102,8 +102,8 @@ static int take_frame(struct greeter *greeter, struct err *err)
 {
 	struct err none;
 
-	if (frame_decode(&greeter->frame, greeter->bytes, &none) < 0 || greeter->frame.type != FRAME_MESSAGE ||
-	    greeter->frame.payload_bytes > ABORT_BYTES_MAX)
+	if (frame_decode(&greeter->frame, greeter->bytes, &none) < 0 ||
+	    greeter->frame.type != FRAME_MESSAGE || greeter->frame.payload_bytes > ABORT_BYTES_MAX)
 		return err->code;
 	greeter->step = GREET_ABORT;
 	greeter->wanted += greeter->frame.payload_bytes;
@@ -124,7 +124,8 @@ static int take_abort(struct greeter *greeter, struct err *err)
 		r = err_set(err, -ECONNREFUSED, "the destination does not let us in: %s",
 			    message_peer_text(text, message->abort->reason));
 	else
-		r = err_set(err, -EBADMSG, "a message of the destination's before the end of its handshake");
+		r = err_set(err, -EBADMSG,
+			    "a message of the destination's before the end of its handshake");
 	if (message)
 		message_free(message);
 	return r;
@@ -168,7 +169,8 @@ static int take_challenge(struct greeter *greeter, struct err *err)
 		return take_frame(greeter, err);
 	/* Nobody talks us out of a proof. */
 	if (greeter->challenge.type != greeter->preface.type)
-		return err_set(err, -EACCES, "the destination wants %s of a secret, and not what was offered",
+		return err_set(err, -EACCES,
+			       "the destination wants %s of a secret, and not what was offered",
 			       greeter->challenge.type == PROOF_NONE ? "no proof" : "a proof");
 	greeter->got = 0;
 	greeter->step = GREET_DONE;
@@ -181,8 +183,8 @@ static int take_challenge(struct greeter *greeter, struct err *err)
 
 static int take_proof(struct greeter *greeter, struct err *err)
 {
-	int r = proof_check(&greeter->greeting->secret, PROOF_OF_DESTINATION, &greeter->preface, &greeter->challenge,
-			    greeter->bytes, err);
+	int r = proof_check(&greeter->greeting->secret, PROOF_OF_DESTINATION, &greeter->preface,
+			    &greeter->challenge, greeter->bytes, err);
 
 	if (!r)
 		greeter->step = GREET_DONE;
@@ -213,8 +215,9 @@ static int greeter_receive(struct greeter *greeter, struct err *err)
 	if (got < 0)
 		return got == -EAGAIN ? 0 : (int)got;
 	if (!got)
-		return err_set(err, -EPIPE, "the destination closed it before it had let us in, and did not "
-					    "say why");
+		return err_set(err, -EPIPE,
+			       "the destination closed it before it had let us in, and did not "
+			       "say why");
 	greeter->got += (size_t)got;
 	return 1;
 }
@@ -297,7 +300,8 @@ int greeting_new(struct greeting **out, struct loop *loop, struct conn *const co
 		greeter->preface.type = secret->given ? PROOF_HMAC_SHA256 : PROOF_NONE;
 		r = greeter_start(greeter, loop, conn[i], err);
 		if (r < 0) {
-			err_prefix(err, r, "%s connection", wire_channel_name((enum wire_channel)i));
+			err_prefix(err, r, "%s connection",
+				   wire_channel_name((enum wire_channel)i));
 			greeting_free(greeting);
 			return r;
 		}
@@ -328,6 +332,7 @@ void greeting_why(const struct greeting *greeting, struct err *err)
 	}
 	for (i = 0; i < WIRE_CHANNELS - 1 && greeting->greeter[i].step == GREET_DONE; i++)
 		;
-	err_set(err, -ETIMEDOUT, "%s connection: connected, but nobody there has said that it lets us in",
+	err_set(err, -ETIMEDOUT,
+		"%s connection: connected, but nobody there has said that it lets us in",
 		wire_channel_name((enum wire_channel)i));
 }

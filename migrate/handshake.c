@@ -28,7 +28,8 @@ static const uint8_t challenge_magic[MAGIC_BYTES] = { 'P', 'S', 'T', 'C', 'H', '
 static const uint8_t proof_magic[MAGIC_BYTES] = { 'P', 'S', 'T', 'P', 'R', 'O', 'O', 'F' };
 static const uint8_t zeros[8];
 
-_Static_assert(MAGIC_BYTES + SECRET_MAC_BYTES == HANDSHAKE_BYTES, "a proof is as long as a challenge");
+_Static_assert(MAGIC_BYTES + SECRET_MAC_BYTES == HANDSHAKE_BYTES,
+	       "a proof is as long as a challenge");
 
 static int other_version(unsigned int version, struct err *err)
 {
@@ -72,7 +73,8 @@ int preface_decode(struct preface *preface, const uint8_t in[PREFACE_BYTES], str
 	if (channel >= WIRE_CHANNELS)
 		return err_set(err, -EBADMSG, "preface of an unknown channel %u", channel);
 	if (!is_proof_type(type))
-		return err_set(err, -EBADMSG, "preface that asks for an unknown kind %u of proof", type);
+		return err_set(err, -EBADMSG, "preface that asks for an unknown kind %u of proof",
+			       type);
 	if (memcmp(in + 50, zeros, 6))
 		return err_set(err, -EBADMSG, "preface with reserved bytes that are not zero");
 	preface->channel = (enum wire_channel)channel;
@@ -90,7 +92,8 @@ void challenge_encode(const struct challenge *challenge, uint8_t out[HANDSHAKE_B
 	put64(out + 32, XXH3_64bits(out, 32));
 }
 
-int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES], struct err *err)
+int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES],
+		     struct err *err)
 {
 	uint16_t type = get16(in + 10);
 
@@ -104,15 +107,17 @@ int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYT
 	if (get64(in + 32) != XXH3_64bits(in, 32))
 		return err_set(err, -EBADMSG, "damaged challenge (checksum)");
 	if (!is_proof_type(type))
-		return err_set(err, -EBADMSG, "challenge that asks for an unknown kind %u of proof", type);
+		return err_set(err, -EBADMSG, "challenge that asks for an unknown kind %u of proof",
+			       type);
 	if (memcmp(in + 12, zeros, 4))
 		return err_set(err, -EBADMSG, "challenge with reserved bytes that are not zero");
 	challenge->type = (enum proof_type)type;
 	return 0;
 }
 
-static void proof_mac(const struct secret *secret, enum proof_side side, const struct preface *preface,
-		      const struct challenge *challenge, uint8_t mac[SECRET_MAC_BYTES])
+static void proof_mac(const struct secret *secret, enum proof_side side,
+		      const struct preface *preface, const struct challenge *challenge,
+		      uint8_t mac[SECRET_MAC_BYTES])
 {
 	static const char names[][SIDE_BYTES] = { "source", "destination" };
 	uint8_t transcript[TRANSCRIPT_BYTES];
@@ -131,7 +136,8 @@ void proof_encode(const struct secret *secret, enum proof_side side, const struc
 }
 
 int proof_check(const struct secret *secret, enum proof_side side, const struct preface *preface,
-		const struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES], struct err *err)
+		const struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES],
+		struct err *err)
 {
 	uint8_t mac[SECRET_MAC_BYTES];
 
@@ -139,8 +145,10 @@ int proof_check(const struct secret *secret, enum proof_side side, const struct 
 		return err_set(err, -EBADMSG, "no proof where one must come");
 	proof_mac(secret, side, preface, challenge, mac);
 	if (!secret_mac_equal(mac, in + MAGIC_BYTES))
-		return err_set(err, -EACCES, "the %s does not have this %s's secret: both need the same --secret-file",
-			       side == PROOF_OF_SOURCE ? "source" : "destination",
-			       side == PROOF_OF_SOURCE ? "destination" : "source");
+		return err_set(
+			err, -EACCES,
+			"the %s does not have this %s's secret: both need the same --secret-file",
+			side == PROOF_OF_SOURCE ? "source" : "destination",
+			side == PROOF_OF_SOURCE ? "destination" : "source");
 	return 0;
 }

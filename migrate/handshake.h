@@ -61,7 +61,8 @@ struct challenge {
 
 void challenge_encode(const struct challenge *challenge, uint8_t out[HANDSHAKE_BYTES]);
 /* -EBADMSG, -EPROTONOSUPPORT: as preface_decode. */
-int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES], struct err *err);
+int challenge_decode(struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES],
+		     struct err *err);
 
 /* Whose proof; so that one side's is none of the other's. */
 enum proof_side {
@@ -77,6 +78,7 @@ void proof_encode(const struct secret *secret, enum proof_side side, const struc
  * not of this connection and side.
  */
 int proof_check(const struct secret *secret, enum proof_side side, const struct preface *preface,
-		const struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES], struct err *err);
+		const struct challenge *challenge, const uint8_t in[HANDSHAKE_BYTES],
+		struct err *err);
 
 #endif

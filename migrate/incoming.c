@@ -53,7 +53,9 @@ static void first_session_lost(struct incoming *in, const struct err *why)
 	}
 	/* Only where somebody holds one: the debugger, say. */
 	if (in->pages_placed)
-		err_prefix(&err, err.code, "start a new destination, this one holds pages of a migration that failed");
+		err_prefix(
+			&err, err.code,
+			"start a new destination, this one holds pages of a migration that failed");
 	migration_note(in->m, &err);
 	in->phase = IN_FAILED;
 	in->session.ended_ns = clock_now_ns();
@@ -105,7 +107,7 @@ void incoming_lost(struct incoming *in, const struct err *err)
 	}
 }
 
-/* The peer's threads begin, or go on. */
+/* The page source's threads begin, or go on. */
 static void incoming_flow(struct incoming *in)
 {
 	struct stream_pair pair;
@@ -115,7 +117,8 @@ static void incoming_flow(struct incoming *in)
 	if (wire_source_start(in->wire_source, &pair, &err) < 0)
 		link_fail(in->session.link, &err);
 	else
-		memory_attach(machine_memory(in->m->machine), wire_source_page_source(in->wire_source));
+		memory_attach(machine_memory(in->m->machine),
+			      wire_source_page_source(in->wire_source));
 }
 
 static void say_complete(struct incoming *in)
@@ -142,7 +145,8 @@ void incoming_memory_complete(struct incoming *in)
 /* ---- messages of the first link ---- */
 
 /* Compares the source's shape with ours; the first difference is the error. */
-static int check_shape(const Postern__Wire__Shape *theirs, const Postern__Wire__Shape *ours, struct err *err)
+static int check_shape(const Postern__Wire__Shape *theirs, const Postern__Wire__Shape *ours,
+		       struct err *err)
 {
 	char text[PEER_TEXT_BYTES];
 	size_t i;
@@ -150,16 +154,19 @@ static int check_shape(const Postern__Wire__Shape *theirs, const Postern__Wire__
 	if (!theirs)
 		return err_set(err, -EBADMSG, "Hello without the machine's shape");
 	if (!theirs->arch || strcmp(theirs->arch, ours->arch))
-		return err_set(err, -EINVAL, "the source's architecture is %s, this destination's %s",
+		return err_set(err, -EINVAL,
+			       "the source's architecture is %s, this destination's %s",
 			       message_peer_text(text, theirs->arch), ours->arch);
 	if (theirs->page_bytes != ours->page_bytes)
-		return err_set(err, -EINVAL, "the source's pages have %u bytes, this destination's %u",
+		return err_set(err, -EINVAL,
+			       "the source's pages have %u bytes, this destination's %u",
 			       theirs->page_bytes, ours->page_bytes);
 	if (theirs->cpus != ours->cpus)
-		return err_set(err, -EINVAL, "the source has %u CPUs, this destination %u", theirs->cpus,
-			       ours->cpus);
+		return err_set(err, -EINVAL, "the source has %u CPUs, this destination %u",
+			       theirs->cpus, ours->cpus);
 	if (theirs->n_ranges != ours->n_ranges)
-		return err_set(err, -EINVAL, "the source's memory has %zu ranges, this destination's %zu",
+		return err_set(err, -EINVAL,
+			       "the source's memory has %zu ranges, this destination's %zu",
 			       theirs->n_ranges, ours->n_ranges);
 	for (i = 0; i < ours->n_ranges; i++)
 		if (theirs->ranges[i]->start != ours->ranges[i]->start ||
@@ -340,7 +347,8 @@ static int on_resume(struct incoming *in, const Postern__Wire__Resume *resume, s
 	if (resume->session.len != SESSION_BYTES ||
 	    memcmp(resume->session.data, in->session.id, SESSION_BYTES) ||
 	    resume->epoch != in->session.epoch)
-		return err_set(err, -EBADMSG, "Resume of another session or epoch than its connection's");
+		return err_set(err, -EBADMSG,
+			       "Resume of another session or epoch than its connection's");
 	reply.missing = recover_count_missing(in->m);
 	reply.phase = in->phase == IN_PREPARED ? POSTERN__WIRE__PHASE__PHASE_PREPARED :
 		      in->phase == IN_RUNNING  ? POSTERN__WIRE__PHASE__PHASE_RUNNING :
@@ -464,7 +472,8 @@ static int judge_first(const struct incoming *in, const struct preface *preface,
 	case IN_LISTEN:
 		if (!preface->epoch)
 			return 0;
-		return err_set(why, -ENOENT, "this destination has no migration that could be resumed");
+		return err_set(why, -ENOENT,
+			       "this destination has no migration that could be resumed");
 	case IN_HELLO:
 	case IN_BOOT:
 	case IN_STATE:

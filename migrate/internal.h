@@ -20,7 +20,10 @@
 #include "migrate/outgoing.h"
 
 #define MIGRATION_OBSERVERS_MAX 8
-/* To connect, and to name oneself, takes longer than to be silent: a first SYN is repeated after a second. */
+/*
+ * To connect, and to name oneself, takes longer than to be silent: a first SYN
+ * is repeated after a second.
+ */
 #define CONNECT_TIMEOUT_MIN_MS 5000u
 /* Who has connected and not proven anything is not kept for longer, however patient a link is. */
 #define HANDSHAKE_TIMEOUT_MAX_MS 30000u

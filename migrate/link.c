@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Life. Each side sends a Ping every fifth of its own timeout, and answers a Ping with a Pong, so that each hears
- * something at the pace that it needs itself. Anything received on any connection counts. A main thread that was itself
- * held up must not blame the peer for it: when the timer comes late, the peer gets that time on top.
+ * Life. Each side sends a Ping every fifth of its own timeout, and answers a
+ * Ping with a Pong, so that each hears something at the pace that it needs
+ * itself. Anything received on any connection counts. A main thread that was
+ * itself held up must not blame the peer for it: when the timer comes late, the
+ * peer gets that time on top.
  *
- * Threads report a failure through loop_post, with a reference: the report may still be queued when the link has
- * long been cut. Before it is believed, what the control connection holds is delivered: a peer that ends in good
- * order says so there, and its word is better than "connection reset".
+ * Threads report a failure through loop_post, with a reference: the report may
+ * still be queued when the link has long been cut. Before it is believed, what
+ * the control connection holds is delivered: a peer that ends in good order
+ * says so there, and its word is better than "connection reset".
  */
 #include "migrate/link.h"
 
@@ -68,8 +71,9 @@ static void link_on_abort(struct link *link, const Postern__Wire__Abort *abort_m
 }
 
 /*
- * Source and destination take turns: each message that is neither heartbeat nor Abort answers the last one that was sent, and cannot be
- * more than a guess while part of that has not left.
+ * Source and destination take turns: each message that is neither heartbeat nor
+ * Abort answers the last one that was sent, and cannot be more than a guess
+ * while part of that has not left.
  */
 static void link_deliver(struct link *link, wire_message *message)
 {
@@ -79,7 +83,8 @@ static void link_deliver(struct link *link, wire_message *message)
 		link->ops->message(link->arg, message);
 		return;
 	}
-	err_set(&err, -EBADMSG, "control connection: a %s message that came before what it answers was sent",
+	err_set(&err, -EBADMSG,
+		"control connection: a %s message that came before what it answers was sent",
 		message_name(message->body_case));
 	link_lost(link, &err);
 }
@@ -97,7 +102,9 @@ static void link_on_message(struct link *link, const struct frame *frame, const 
 	}
 	message = message_unpack(payload, frame->payload_bytes, &err);
 	if (!message) {
-		err_prefix(&err, err.code, "control connection: a message of %u bytes that cannot be read", frame->payload_bytes);
+		err_prefix(&err, err.code,
+			   "control connection: a message of %u bytes that cannot be read",
+			   frame->payload_bytes);
 		link_lost(link, &err);
 		return;
 	}
@@ -270,7 +277,8 @@ static void link_on_tick(uv_timer_t *timer)
 		atomic_fetch_add_explicit(&link->heard_ns, late, memory_order_relaxed);
 	silent = now - atomic_load_explicit(&link->heard_ns, memory_order_relaxed);
 	if (silent >= (int64_t)link->timeout_ms * NS_PER_MS) {
-		err_set(&err, -ETIMEDOUT, "nothing heard from the peer for %" PRId64 " ms", silent / NS_PER_MS);
+		err_set(&err, -ETIMEDOUT, "nothing heard from the peer for %" PRId64 " ms",
+			silent / NS_PER_MS);
 		atomic_fetch_add(&link->refs, 1);
 		link_lost(link, &err);
 		link_put(link);
@@ -286,7 +294,10 @@ void link_set_timeout(struct link *link, unsigned int timeout_ms)
 
 	link->timeout_ms = timeout_ms;
 	link->ticked_ns = clock_now_ns();
-	/* Up to now the peer was asked at the old pace, and may have been silent for longer than the new one allows. */
+	/*
+	 * Up to now the peer was asked at the old pace, and may have been
+	 * silent for longer than the new one allows.
+	 */
 	atomic_store_explicit(&link->heard_ns, link->ticked_ns, memory_order_relaxed);
 	if (!link->cut)
 		uv_timer_start(link->tick, link_on_tick, ms, ms);

@@ -556,7 +556,9 @@ static int listener_open(struct listener *listener, struct err *err)
 
 	/* Once the loop runs nobody may wait for a name server. */
 	if (uri->type != URI_FD)
-		return listening_open(&listener->listening, &uri->address, loop_is_running(listener->loop) ? 0 : PATIENCE_NS, BACKLOG, err);
+		return listening_open(&listener->listening, &uri->address,
+				      loop_is_running(listener->loop) ? 0 : PATIENCE_NS, BACKLOG,
+				      err);
 	for (i = 0; i < uri->nfd; i++) {
 		r = socket_check(uri->fd[i], uri->nfd == 1, err);
 		if (r < 0)

@@ -6,7 +6,10 @@
 
 #include "base/proto.h"
 
-/* Of a Hello with eight ranges of memory, and as much again, and again, for what later versions add. */
+/*
+ * Of a Hello with eight ranges of memory, and as much again, and again, for
+ * what later versions add.
+ */
 #define FIELDS_MAX 128u
 
 const char *message_name(wire_body body)

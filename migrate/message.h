@@ -30,7 +30,7 @@ int message_pack(struct buf *out, wire_body body, const void *content);
 wire_message *message_unpack(const uint8_t *data, size_t len, struct err *err);
 void message_free(wire_message *message);
 
-/* Hello's boot. An unknown value is BOOT_KIND__BOOT_UNKNOWN's, and has no boot_type. */
+/* Hello's boot. An unknown value is BOOT_TYPE__BOOT_UNKNOWN's, and has no boot_type. */
 Postern__Wire__BootType boot_type_to_wire(enum boot_type type);
 /* False: unknown. */
 bool boot_type_from_wire(enum boot_type *type, Postern__Wire__BootType wire);

@@ -75,7 +75,10 @@ void migration_begin(struct migration *m, bool is_incoming)
 	m->sampled_bytes = m->bytes_per_second = 0;
 }
 
-/* The shape's strings and ranges are allocated; migration_drop_shape frees them. Without memory the shape lacks them. */
+/*
+ * The shape's strings and ranges are allocated; migration_drop_shape frees
+ * them. Without memory the shape lacks them.
+ */
 void migration_fill_shape(struct migration *m, Postern__Wire__Shape *shape)
 {
 	const struct memory_region *regions;
@@ -189,8 +192,9 @@ static void query_times(const struct session *session, struct migration_info *in
 }
 
 /*
- * Paused after the decision, and yet not in POSTMIGRATE: an operator has taken the guest back by force, knowing that the
- * destination is dead. That migration is over.
+ * Paused after the decision, and yet not in POSTMIGRATE: an operator has taken
+ * the guest back by force, knowing that the destination is dead. That migration
+ * is over.
  */
 static bool is_reclaimed(const struct migration *m)
 {
@@ -257,7 +261,8 @@ int migration_new(struct migration **out, struct machine *machine, struct err *e
 	uv_unref((uv_handle_t *)m->sample);
 	uv_timer_start(m->sample, on_sample, SAMPLE_MS, SAMPLE_MS);
 	m->sampled_ns = clock_now_ns();
-	m->machine_observer = (struct machine_observer){ .memory_complete = on_memory_complete, .arg = m };
+	m->machine_observer =
+		(struct machine_observer){ .memory_complete = on_memory_complete, .arg = m };
 	machine_observe(machine, &m->machine_observer);
 	*out = m;
 	return 0;
@@ -293,7 +298,8 @@ void migration_trust(struct migration *m, const struct migration_trust *trust)
 
 /* Where a command names a peer, and with what trust: its own, or else the given one. */
 static int parse_peer(const char *text, bool listening, const struct migration_trust *trust,
-		      const struct migration_trust *other, struct uri *uri, struct migration_trust *out, struct err *err)
+		      const struct migration_trust *other, struct uri *uri,
+		      struct migration_trust *out, struct err *err)
 {
 	int r = uri_parse(uri, text, err);
 
@@ -301,7 +307,8 @@ static int parse_peer(const char *text, bool listening, const struct migration_t
 	return r < 0 ? r : trust_check(out, uri, listening, err);
 }
 
-int migration_incoming(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
+int migration_incoming(struct migration *m, const char *text, const struct migration_trust *trust,
+		       struct err *err)
 {
 	struct migration_trust its;
 	struct uri uri;
@@ -316,26 +323,31 @@ int migration_incoming(struct migration *m, const char *text, const struct migra
 	return r < 0 ? r : incoming_start(&m->incoming, &uri, text, &its, err);
 }
 
-static int migration_resume(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
+static int migration_resume(struct migration *m, const char *text,
+			    const struct migration_trust *trust, struct err *err)
 {
 	struct migration_trust its;
 	struct uri uri;
 	int r;
 
 	if (m->is_incoming)
-		return err_set(err, -EINVAL, "a migration is resumed at its source; here it is migrate-recover");
+		return err_set(err, -EINVAL,
+			       "a migration is resumed at its source; here it is migrate-recover");
 	if (m->status != MIGRATION_POSTCOPY_PAUSED)
-		return err_set(err, -EINVAL, "only a postcopy that is paused can be resumed, this is %s",
+		return err_set(err, -EINVAL,
+			       "only a postcopy that is paused can be resumed, this is %s",
 			       migration_status_name(m->status));
 	if (is_reclaimed(m))
-		return err_set(err, -EPERM, "the guest was reclaimed and runs here: resuming the migration would let it run "
-				       "twice");
+		return err_set(
+			err, -EPERM,
+			"the guest was reclaimed and runs here: resuming the migration would let it run "
+			"twice");
 	r = parse_peer(text, false, trust, &m->outgoing.session.trust, &uri, &its, err);
 	return r < 0 ? r : outgoing_resume(&m->outgoing, &uri, &its, err);
 }
 
-int migration_outgoing(struct migration *m, const char *text, bool is_resume, const struct migration_trust *trust,
-		       struct err *err)
+int migration_outgoing(struct migration *m, const char *text, bool is_resume,
+		       const struct migration_trust *trust, struct err *err)
 {
 	struct migration_trust its;
 	struct uri uri;
@@ -358,16 +370,20 @@ int migration_outgoing(struct migration *m, const char *text, bool is_resume, co
 	return r;
 }
 
-int migration_recover(struct migration *m, const char *text, const struct migration_trust *trust, struct err *err)
+int migration_recover(struct migration *m, const char *text, const struct migration_trust *trust,
+		      struct err *err)
 {
 	struct migration_trust its;
 	struct uri uri;
 	int r;
 
 	if (!m->is_incoming)
-		return err_set(err, -EINVAL, "migrate-recover is for the destination; at the source it is migrate with resume");
+		return err_set(
+			err, -EINVAL,
+			"migrate-recover is for the destination; at the source it is migrate with resume");
 	if (m->incoming.session.link || !incoming_is_prepared(&m->incoming))
-		return err_set(err, -EINVAL, "only a postcopy that is paused can be recovered, this is %s",
+		return err_set(err, -EINVAL,
+			       "only a postcopy that is paused can be recovered, this is %s",
 			       migration_status_name(m->status));
 	r = parse_peer(text, true, trust, &m->incoming.session.trust, &uri, &its, err);
 	return r < 0 ? r : incoming_listen(&m->incoming, &uri, text, &its, err);
@@ -431,11 +447,13 @@ void migration_params_get(struct migration *m, struct migration_params *params)
 	*params = m->params;
 }
 
-int migration_params_set(struct migration *m, const struct migration_params *params, struct err *err)
+int migration_params_set(struct migration *m, const struct migration_params *params,
+			 struct err *err)
 {
-	if (params->link_timeout_ms < LINK_TIMEOUT_MIN_MS || params->link_timeout_ms > LINK_TIMEOUT_MAX_MS)
-		return err_set(err, -EINVAL, "the link timeout must be %u to %u ms, not %u", LINK_TIMEOUT_MIN_MS,
-			       LINK_TIMEOUT_MAX_MS, params->link_timeout_ms);
+	if (params->link_timeout_ms < LINK_TIMEOUT_MIN_MS ||
+	    params->link_timeout_ms > LINK_TIMEOUT_MAX_MS)
+		return err_set(err, -EINVAL, "the link timeout must be %u to %u ms, not %u",
+			       LINK_TIMEOUT_MIN_MS, LINK_TIMEOUT_MAX_MS, params->link_timeout_ms);
 	if (session_of(m)->link && params->link_timeout_ms != m->params.link_timeout_ms)
 		link_set_timeout(session_of(m)->link, params->link_timeout_ms);
 	if (m->incoming.listener)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Live migration by postcopy. One object a machine, used on the main thread; it owns the threads that move pages.
- * The wire format is docs/wire.md; the protocol's rules on who may run the guest, and when, are on top of switchover.c.
+ * Live migration by postcopy. One object a machine, used on the main thread; it
+ * owns the threads that move pages. The wire format is docs/wire.md; the
+ * protocol's rules on who may run the guest, and when, are on top of
+ * switchover.c.
  *
  *   source:       none -> setup -> device -> postcopy-active <-> postcopy-paused -> ... -> completed
  *                          |         |           postcopy-recover (a resume's handshake)
@@ -65,31 +67,42 @@ void migration_observe(struct migration *migration, const struct migration_obser
 void migration_trust(struct migration *migration, const struct migration_trust *trust);
 
 /*
- * URIs: "tcp:HOST:PORT" (HOST may be empty, [IPv6] in brackets), "unix:PATH", "fd:N" (destination: a listening
- * socket) and "fd:C,U,B" (three connected sockets: control, urgent, bulk). Only syntax and listening/resolving errors
- * are returned; what happens later is status and event. -EINVAL: TCP without trust, too.
+ * URIs: "tcp:HOST:PORT" (HOST may be empty, [IPv6] in brackets), "unix:PATH",
+ * "fd:N" (destination: a listening socket) and "fd:C,U,B" (three connected
+ * sockets: control, urgent, bulk). Only syntax and listening/resolving errors
+ * are returned; what happens later is status and event. -EINVAL: TCP without
+ * trust, too.
  *
- * trust: for this migration, also when it is recovered; NULL: as migration_trust said.
+ * trust: for this migration, also when it is recovered; NULL: as
+ * migration_trust said.
  */
-int migration_incoming(struct migration *migration, const char *uri, const struct migration_trust *trust, struct err *err);
-/* migrate. resume: go on with a paused postcopy; trust, if not NULL, takes the place of what it began with. */
-int migration_outgoing(struct migration *migration, const char *uri, bool resume, const struct migration_trust *trust,
-		       struct err *err);
+int migration_incoming(struct migration *migration, const char *uri,
+		       const struct migration_trust *trust, struct err *err);
+/*
+ * migrate. resume: go on with a paused postcopy; trust, if not NULL, takes the
+ * place of what it began with.
+ */
+int migration_outgoing(struct migration *migration, const char *uri, bool resume,
+		       const struct migration_trust *trust, struct err *err);
 /* migrate-recover on the destination: listen anew at uri; trust as for a resume. */
-int migration_recover(struct migration *migration, const char *uri, const struct migration_trust *trust, struct err *err);
+int migration_recover(struct migration *migration, const char *uri,
+		      const struct migration_trust *trust, struct err *err);
 /* migrate-pause, on either side: cut our own link in postcopy. Out-of-band capable. */
 int migration_pause(struct migration *migration, struct err *err);
 /* migrate_cancel: before switchover the guest goes on here; after it: an error that says so. */
 int migration_cancel(struct migration *migration, struct err *err);
 
 /*
- * At the source of a postcopy that is paused: the guest runs here again, from the moment of the switchover. Only for who knows that the
- * destination is dead. The migration cannot be resumed afterwards. -EINVAL: not such a source; -EALREADY.
+ * At the source of a postcopy that is paused: the guest runs here again, from
+ * the moment of the switchover. Only for who knows that the destination is
+ * dead. The migration cannot be resumed afterwards. -EINVAL: not such a source;
+ * -EALREADY.
  */
 int migration_reclaim(struct migration *migration, struct err *err);
 
 void migration_params_get(struct migration *migration, struct migration_params *params);
-int migration_params_set(struct migration *migration, const struct migration_params *params, struct err *err);
+int migration_params_set(struct migration *migration, const struct migration_params *params,
+			 struct err *err);
 void migration_query(struct migration *migration, struct migration_info *info);
 
 #endif

@@ -115,8 +115,9 @@ static void done(struct outgoing *o)
 }
 
 /*
- * The destination says that it has every page. That ends what this side can do for the guest, so it is believed only where it can be true:
- * a page that was never sent is nowhere but here.
+ * The destination says that it has every page. That ends what this side can do
+ * for the guest, so it is believed only where it can be true: a page that was
+ * never sent is nowhere but here.
  */
 static int check_complete(const struct outgoing *o, struct err *err)
 {
@@ -125,19 +126,24 @@ static int check_complete(const struct outgoing *o, struct err *err)
 	sender_stats(o->sender, &sent);
 	if (!sent.never_sent)
 		return 0;
-	return err_set(err, -EBADMSG, "the destination says that it has every page, but %" PRIu64 " of %" PRIu64
-		       " were never sent", sent.never_sent, sent.pages);
+	return err_set(err, -EBADMSG,
+		       "the destination says that it has every page, but %" PRIu64 " of %" PRIu64
+		       " were never sent",
+		       sent.never_sent, sent.pages);
 }
 
 /* ---- messages ---- */
 
-static int outgoing_on_complete(struct outgoing *o, const Postern__Wire__Complete *complete, struct err *err)
+static int outgoing_on_complete(struct outgoing *o, const Postern__Wire__Complete *complete,
+				struct err *err)
 {
 	uint64_t pages = memory_pages(machine_memory(o->m->machine));
 	int r;
 
 	if (complete->pages != pages)
-		return err_set(err, -EBADMSG, "the destination says that it has all of %" PRIu64 " pages, this guest has %" PRIu64,
+		return err_set(err, -EBADMSG,
+			       "the destination says that it has all of %" PRIu64
+			       " pages, this guest has %" PRIu64,
 			       complete->pages, pages);
 	r = check_complete(o, err);
 	if (!r)
@@ -155,7 +161,7 @@ static int begin_state(struct outgoing *o, struct err *err)
 	sender_limit(o->sender, o->m->params.max_postcopy_bandwidth);
 	o->phase = OUT_STATE;
 	migration_set_status(o->m, MIGRATION_DEVICE);
-	/* A listener may have cancelled. */
+	/* An observer may have cancelled. */
 	return o->phase == OUT_STATE ? switchover_send(o, err) : 0;
 }
 
@@ -256,12 +262,15 @@ static int on_resume_reply(struct outgoing *o, const Postern__Wire__ResumeReply 
 	case POSTERN__WIRE__PHASE__PHASE_PREPARED:
 		/* It ran once: what we know is more than what this destination says. */
 		if (o->phase != OUT_DECIDED)
-			return err_set(err, -EBADMSG, "the destination says that the guest never ran there, but it did");
+			return err_set(
+				err, -EBADMSG,
+				"the destination says that the guest never ran there, but it did");
 		break;
 	case POSTERN__WIRE__PHASE__PHASE_RUNNING:
 		break;
 	default:
-		return err_set(err, -EBADMSG, "ResumeReply with an unknown phase %d", (int)reply->phase);
+		return err_set(err, -EBADMSG, "ResumeReply with an unknown phase %d",
+			       (int)reply->phase);
 	}
 	o->reply_prepared = reply->phase == POSTERN__WIRE__PHASE__PHASE_PREPARED;
 	o->reply_missing = reply->missing;
@@ -351,7 +360,8 @@ static void outgoing_on_pages(void *arg, const struct frame *frame, const uint8_
 	struct err err;
 
 	(void)payload;
-	err_set(&err, -EBADMSG, "unexpected %s frame from the destination", frame_type_name(frame->type));
+	err_set(&err, -EBADMSG, "unexpected %s frame from the destination",
+		frame_type_name(frame->type));
 	outgoing_lost(arg, &err, false);
 }
 
@@ -474,7 +484,8 @@ static int check_machine(struct outgoing *o, struct err *err)
 	case RUN_STATE_POSTMIGRATE:
 		return err_set(err, -EBUSY, "the guest has been migrated away from here");
 	default:
-		return err_set(err, -EBUSY, "a machine in state %s cannot be migrated", run_state_name(state));
+		return err_set(err, -EBUSY, "a machine in state %s cannot be migrated",
+			       run_state_name(state));
 	}
 }
 

@@ -63,7 +63,10 @@ int outgoing_start(struct outgoing *o, const struct uri *uri, const struct migra
 		   struct err *err);
 int outgoing_resume(struct outgoing *o, const struct uri *uri, const struct migration_trust *trust,
 		    struct err *err);
-/* Ends a migration that is paused after its decision. The caller knows that the guest is here for good. */
+/*
+ * Ends a migration that is paused after its decision. The caller knows that the
+ * guest is here for good.
+ */
 void outgoing_forget(struct outgoing *o);
 /* The link is lost or given up; what follows depends on the phase. */
 void outgoing_lost(struct outgoing *o, const struct err *err, bool cancelled);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * What the destination still lacks, after a lost link. Its page states are the truth: what was sent and not placed was lost with
- * the link, so the source forgets what it sent and marks what it is told.
+ * What the destination still lacks, after a lost link. Its page states are the
+ * truth: what was sent and not placed was lost with the link, so the source
+ * forgets what it sent and marks what it is told.
  *
- * The bitmap travels in pieces of at most PIECE_BYTES, in ascending order, region by region, and covers every page
- * exactly once; the source takes nothing less.
+ * The bitmap travels in pieces of at most PIECE_BYTES, in ascending order,
+ * region by region, and covers every page exactly once; the source takes
+ * nothing less.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -95,8 +97,8 @@ int recover_take_missing(struct outgoing *o, const Postern__Wire__Missing *missi
 	int64_t n;
 
 	if (!pages || pages > PIECE_PAGES || missing->bits.len != (pages + 7) / 8)
-		return err_set(err, -EBADMSG, "Missing message of %" PRIu64 " pages in %zu bytes", pages,
-			       missing->bits.len);
+		return err_set(err, -EBADMSG, "Missing message of %" PRIu64 " pages in %zu bytes",
+			       pages, missing->bits.len);
 	if (missing->gfn != page_at(o, o->reported_pages).v ||
 	    !memory_is_ram(mem, gfn_to_gpa(GFN(missing->gfn)), pages * PAGE_BYTES))
 		return err_set(err, -EBADMSG,

@@ -45,7 +45,8 @@ static int nettle_load(struct err *err)
 	return dynamic_load(&nettle, names, sizeof(names) / sizeof(names[0]), &library, err);
 }
 
-static void hmac(const void *key, size_t key_len, const void *data, size_t len, uint8_t mac[SECRET_MAC_BYTES])
+static void hmac(const void *key, size_t key_len, const void *data, size_t len,
+		 uint8_t mac[SECRET_MAC_BYTES])
 {
 	struct hmac_sha256_ctx ctx;
 
@@ -72,7 +73,8 @@ void secret_wipe(struct secret *secret)
 	explicit_bzero(secret, sizeof(*secret));
 }
 
-void secret_mac(const struct secret *secret, const void *data, size_t len, uint8_t mac[SECRET_MAC_BYTES])
+void secret_mac(const struct secret *secret, const void *data, size_t len,
+		uint8_t mac[SECRET_MAC_BYTES])
 {
 	hmac(secret->key, sizeof(secret->key), data, len, mac);
 }
@@ -138,8 +140,11 @@ int secret_load(struct secret *secret, const char *path, struct err *err)
 	if (!r && len < 0)
 		r = err_errno(err, (int)len, "%s", path);
 	if (!r && (len < SECRET_FILE_MIN_BYTES || len > SECRET_FILE_MAX_BYTES))
-		r = err_set(err, -EINVAL, "%s: a secret has %d to %d bytes, such as 'head -c 32 /dev/urandom | base64' "
-			    "writes", path, SECRET_FILE_MIN_BYTES, SECRET_FILE_MAX_BYTES);
+		r = err_set(
+			err, -EINVAL,
+			"%s: a secret has %d to %d bytes, such as 'head -c 32 /dev/urandom | base64' "
+			"writes",
+			path, SECRET_FILE_MIN_BYTES, SECRET_FILE_MAX_BYTES);
 	if (!r)
 		r = secret_derive(secret, content, (size_t)len, err);
 	explicit_bzero(content, sizeof(content));

@@ -36,7 +36,8 @@ int secret_derive(struct secret *secret, const void *data, size_t len, struct er
 void secret_wipe(struct secret *secret);
 
 /* secret->given. */
-void secret_mac(const struct secret *secret, const void *data, size_t len, uint8_t mac[SECRET_MAC_BYTES]);
+void secret_mac(const struct secret *secret, const void *data, size_t len,
+		uint8_t mac[SECRET_MAC_BYTES]);
 /* In a time that does not depend on where they differ. */
 bool secret_mac_equal(const uint8_t a[SECRET_MAC_BYTES], const uint8_t b[SECRET_MAC_BYTES]);
 

@@ -24,7 +24,8 @@ static void tune(int fd, bool sends_bulk)
 	if (!sends_bulk)
 		return;
 	/* Without the privilege TCP's own growing buffer does better than what wmem_max allows. */
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0 && domain == AF_UNIX)
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0 &&
+	    domain == AF_UNIX)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 

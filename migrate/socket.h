@@ -18,7 +18,10 @@
  */
 int socket_to_conn(struct conn **out, int fd, bool sends_bulk, bool accepts,
 		   const struct conn_wrapper *wrapper, struct err *err);
-/* Is it a stream socket that listens (listening), or is connected? -EINVAL says what it is instead. */
+/*
+ * Is it a stream socket that listens (listening), or is connected? -EINVAL says
+ * what it is instead.
+ */
 int socket_check(int fd, bool listening, struct err *err);
 
 #endif

@@ -3,10 +3,12 @@
 /*
  * Who may run the guest, and when.
  *
- * The rule: at no moment may the guest run on both sides, whatever is cut, whoever dies, whatever is repeated. Two
- * steps make it so. The source decides, in its own state, that it will never run the guest again, and only then says Run.
- * The destination runs the guest on Run and on nothing else. Between decision and Run's arrival nobody runs it, and both
- * keep what they have until the next link brings Run.
+ * The rule: at no moment may the guest run on both sides, whatever is cut,
+ * whoever dies, whatever is repeated. Two steps make it so. The source decides,
+ * in its own state, that it will never run the guest again, and only then says
+ * Run. The destination runs the guest on Run and on nothing else. Between
+ * decision and Run's arrival nobody runs it, and both keep what they have until
+ * the next link brings Run.
  *
  *   the link is cut                         source                          destination
  *   1 before Hello is answered              runs on; failed                 listens again
@@ -22,13 +24,14 @@
  *   8 every page is there, Complete or its  never runs; postcopy-paused     runs; completed
  *     ack lost
  *
- * In 4 the destination cannot tell that from 5. It is safe because the source never says Run in a session that it
- * gave up: the next migration has a new session id, and the destination takes Run in its own session only.
- * From 5 to 8 a resume (the same session, a higher epoch) tells the source which of them it was: it says Run in
- * 5, goes on in 6 and 7, and is done in 8.
+ * In 4 the destination cannot tell that from 5. It is safe because the source
+ * never says Run in a session that it gave up: the next migration has a new
+ * session id, and the destination takes Run in its own session only. From 5 to
+ * 8 a resume (the same session, a higher epoch) tells the source which of them
+ * it was: it says Run in 5, goes on in 6 and 7, and is done in 8.
  *
- * The decision is taken in switchover_decide() and nowhere else; the guest is let run on a destination in
- * switchover_enter() and nowhere else.
+ * The decision is taken in switchover_decide() and nowhere else; the guest is
+ * let run on a destination in switchover_enter() and nowhere else.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -76,14 +79,18 @@ static int early_send_run(struct outgoing *o, gfn_t first, uint32_t n, struct er
 	return sender_mark_given(o->sender, first, n);
 }
 
-/* How many of the n sorted page numbers make one run of one region; *pages gets the run's length. */
+/*
+ * How many of the n sorted page numbers make one run of one region; *pages gets
+ * the run's length.
+ */
 static size_t early_run(const struct memory *mem, const uint64_t *gfn, size_t n, uint32_t *pages)
 {
 	uint64_t last = gfn[0];
 	size_t i;
 
 	for (i = 1; i < n && gfn[i] <= last + 1 && gfn[i] - gfn[0] < EARLY_RUN_PAGES; i++) {
-		if (!memory_is_ram(mem, gfn_to_gpa(GFN(gfn[0])), (gfn[i] - gfn[0] + 1) * PAGE_BYTES))
+		if (!memory_is_ram(mem, gfn_to_gpa(GFN(gfn[0])),
+				   (gfn[i] - gfn[0] + 1) * PAGE_BYTES))
 			break;
 		last = gfn[i];
 	}
@@ -118,7 +125,10 @@ static int early_send(struct outgoing *o, struct err *err)
 	return 0;
 }
 
-/* Pauses the guest and sends all that the destination needs to take it over. On an error the caller calls switchover_back. */
+/*
+ * Pauses the guest and sends all that the destination needs to take it over. On
+ * an error the caller calls switchover_back.
+ */
 int switchover_send(struct outgoing *o, struct err *err)
 {
 	Postern__Wire__State state = POSTERN__WIRE__STATE__INIT;
@@ -144,8 +154,8 @@ int switchover_send(struct outgoing *o, struct err *err)
 }
 
 /*
- * Not decided, and will not be: the guest is the source's again, as it was. When somebody has stopped it meanwhile, that
- * stands.
+ * Not decided, and will not be: the guest is the source's again, as it was.
+ * When somebody has stopped it meanwhile, that stands.
  */
 void switchover_back(struct outgoing *o)
 {
@@ -158,8 +168,8 @@ void switchover_back(struct outgoing *o)
 }
 
 /*
- * The decision. After 0 this side never runs the guest again; what fails later is a matter for recovery. With an
- * error nothing is decided.
+ * The decision. After 0 this side never runs the guest again; what fails later
+ * is a matter for recovery. With an error nothing is decided.
  */
 int switchover_decide(struct outgoing *o, struct err *err)
 {

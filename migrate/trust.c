@@ -25,18 +25,21 @@ static bool is_open(const struct uri *uri, bool listening)
 	       !getsockopt(uri->fd[0], SOL_SOCKET, SO_DOMAIN, &domain, &len) && domain != AF_UNIX;
 }
 
-int migration_trust_read(struct migration_trust *trust, const char *secret_file, bool insecure, struct err *err)
+int migration_trust_read(struct migration_trust *trust, const char *secret_file, bool insecure,
+			 struct err *err)
 {
 	*trust = (struct migration_trust){ .insecure = insecure };
 	if (secret_file && insecure)
-		return err_set(err, -EINVAL, "a secret file and insecure: only one of them is allowed");
+		return err_set(err, -EINVAL,
+			       "a secret file and insecure: only one of them is allowed");
 	return secret_file ? secret_load(&trust->secret, secret_file, err) : 0;
 }
 
 void trust_warn(const struct migration_trust *trust, const struct uri *uri)
 {
 	if (!trust->secret.given && is_open(uri, true))
-		log_warn("migration: everybody who can reach this port can bring a guest (--insecure)");
+		log_warn(
+			"migration: everybody who can reach this port can bring a guest (--insecure)");
 }
 
 int trust_check(const struct migration_trust *trust, const struct uri *uri, bool listening,
@@ -47,7 +50,10 @@ int trust_check(const struct migration_trust *trust, const struct uri *uri, bool
 
 	if (trust->secret.given || trust->insecure || !is_open(uri, listening))
 		return 0;
-	return err_set(err, -EINVAL, "%s: give both sides the same --secret-file FILE (to postern run, or to "
-		       "postern ctl's command; in QMP x-postern-secret-file), or use unix:PATH; or say --insecure "
-		       "(x-postern-insecure) where everybody who can reach the port is trusted", why);
+	return err_set(
+		err, -EINVAL,
+		"%s: give both sides the same --secret-file FILE (to postern run, or to "
+		"postern ctl's command; in QMP x-postern-secret-file), or use unix:PATH; or say --insecure "
+		"(x-postern-insecure) where everybody who can reach the port is trusted",
+		why);
 }

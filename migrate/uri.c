@@ -30,11 +30,12 @@ static int parse_fd(struct uri *uri, const char *text, const char *rest, struct 
 	for (n = 0; n < WIRE_CHANNELS; n++) {
 		uri->fd[n] = uri_parse_number(rest, 1 << 20, &rest);
 		if (uri->fd[n] < 0)
-			return err_set(err, -EINVAL, "'%s': expected fd:N or fd:CONTROL,URGENT,BULK", text);
+			return err_set(err, -EINVAL,
+				       "'%s': expected fd:N or fd:CONTROL,URGENT,BULK", text);
 		for (i = 0; i < n; i++)
 			if (uri->fd[i] == uri->fd[n])
-				return err_set(err, -EINVAL, "'%s': descriptor %d is named twice", text,
-					       uri->fd[n]);
+				return err_set(err, -EINVAL, "'%s': descriptor %d is named twice",
+					       text, uri->fd[n]);
 		if (*rest != ',')
 			break;
 		rest++;
@@ -52,7 +53,8 @@ int uri_parse(struct uri *uri, const char *text, struct err *err)
 	if (!strncmp(text, "fd:", 3))
 		return parse_fd(uri, text, text + 3, err);
 	if (strncmp(text, "tcp:", 4) != 0 && strncmp(text, "unix:", 5) != 0)
-		return err_set(err, -EINVAL, "'%.80s': expected tcp:HOST:PORT, unix:PATH or fd:N", text);
+		return err_set(err, -EINVAL, "'%.80s': expected tcp:HOST:PORT, unix:PATH or fd:N",
+			       text);
 	uri->type = *text == 't' ? URI_TCP : URI_UNIX;
 	return address_parse(&uri->address, text, err);
 }
