@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * floor_fetch.c - late pages with the least that they can cost: one thread reads the userfaultfd and resolves.
+ * floor_fetch.c - late pages with the least that they can cost: one thread
+ * reads the userfaultfd and resolves.
  *
- * Locally: UFFDIO_COPY of 4 KiB from a reference copy. Remotely: a request of 64 bytes over TCP to another process, which
- * sends 4096 bytes from the same copy; then UFFDIO_COPY. No states, no checksums, no second connection, no bulk.
+ * Locally: UFFDIO_COPY of 4 KiB from a reference copy. Remotely: a request of
+ * 64 bytes over TCP to another process, which sends 4096 bytes from the same
+ * copy; then UFFDIO_COPY. No states, no checksums, no second connection, no
+ * bulk.
  */
 #include <errno.h>
 #include <linux/userfaultfd.h>
@@ -45,7 +48,8 @@ static void serve(const struct floor_fetch *fetch, int socket)
 	struct floor_request request;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	while (floor_receive(socket, &request, sizeof(request)) && request.page < fetch->reference_pages)
+	while (floor_receive(socket, &request, sizeof(request)) &&
+	       request.page < fetch->reference_pages)
 		if (!floor_send(socket, fetch->reference + request.page * PAGE_BYTES, PAGE_BYTES))
 			break;
 	_exit(0);
@@ -157,7 +161,8 @@ static void save(struct floor_fetch *fetch)
 	for (i = 0; i < fetch->pages; i += run) {
 		for (run = 0; i + run < fetch->pages && fetch->present[i + run]; run++)
 			;
-		memcpy(fetch->reference + i * PAGE_BYTES, fetch->start + i * PAGE_BYTES, run * PAGE_BYTES);
+		memcpy(fetch->reference + i * PAGE_BYTES, fetch->start + i * PAGE_BYTES,
+		       run * PAGE_BYTES);
 		run += !run;
 	}
 }
@@ -207,7 +212,8 @@ void floor_fetch_late(struct floor_fetch *fetch, uint8_t *start, uint64_t pages,
 
 void floor_fetch_whole(struct floor_fetch *fetch)
 {
-	struct uffdio_range range = { .start = (uintptr_t)fetch->start, .len = fetch->pages * PAGE_BYTES };
+	struct uffdio_range range = { .start = (uintptr_t)fetch->start,
+				      .len = fetch->pages * PAGE_BYTES };
 
 	if (!fetch->watched)
 		return;

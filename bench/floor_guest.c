@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * floor_guest.c - `floors serve KERNEL MIB SERIAL-FD`: the bare guest on one vCPU, its serial port on a connected
- * socket, its work area over raw userfaultfd. Whoever speaks to it there measures a floor with the same commands as a
- * migration.
+ * floor_guest.c - `floors serve KERNEL MIB SERIAL-FD`: the bare guest on one
+ * vCPU, its serial port on a connected socket, its work area over raw
+ * userfaultfd. Whoever speaks to it there measures a floor with the same
+ * commands as a migration.
  *
  * Lines on standard input, each answered by one line:
  *
- *	late local|tcp BASE PAGES	the pages from guest address BASE on are taken away	ok
- *	count				ok <pages asked for> <messages that asked>
- *	whole				all pages are there, on huge pages			ok
- *	place VCPU HANDLER SERVER	a CPU for each of the three, -1: any			ok
+ * 	late local|tcp BASE PAGES	the pages from guest address BASE on are taken away	ok
+ * 	count				ok <pages asked for> <messages that asked>
+ * 	whole				all pages are there, on huge pages			ok
+ * 	place VCPU HANDLER SERVER	a CPU for each of the three, -1: any			ok
  *
  * Ends at the end of its input.
  */
@@ -172,7 +173,8 @@ static bool command(struct floor_guest *guest, const char *line)
 
 	if (sscanf(line, "late %7s %llu %llu", from, &base, &pages) == 3) {
 		guest_pause(guest);
-		floor_fetch_late(guest->fetch, guest_host(guest, base, pages), pages, !strcmp(from, "tcp"));
+		floor_fetch_late(guest->fetch, guest_host(guest, base, pages), pages,
+				 !strcmp(from, "tcp"));
 		vm_resume(guest->vm);
 		puts("ok");
 	} else if (!strcmp(line, "count\n")) {

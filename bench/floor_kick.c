@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * floor_kick.c - `floors kick kernel|eject N CPUS`: how long it takes to bring vCPUs out of their wait for a page that never
- * comes, with postern's own memory/ and kvm/ and nothing around them: vm_pause, from the call to its return. One line of N
- * numbers, in us.
+ * floor_kick.c - `floors kick kernel|eject N CPUS`: how long it takes to bring
+ * vCPUs out of their wait for a page that never comes, with postern's own
+ * memory/ and kvm/ and nothing around them: vm_pause, from the call to its
+ * return. One line of N numbers, in us.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,7 +92,8 @@ int floor_kick(int argc, char **argv)
 		deadline = clock_now_ns() + WAIT_MS * NS_PER_MS;
 		while (!all_wait(vm)) {
 			if (clock_now_ns() > deadline) {
-				fprintf(stderr, "floors: not every vCPU gets to the page that never comes\n");
+				fprintf(stderr,
+					"floors: not every vCPU gets to the page that never comes\n");
 				return 1;
 			}
 			usleep(100);

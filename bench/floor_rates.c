@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * floor_rates.c - `floors rates`: how fast bulk can come, in GB/s, one line a figure ("name value").
+ * floor_rates.c - `floors rates`: how fast bulk can come, in GB/s, one line a
+ * figure ("name value").
  *
- *	copy_4k copy_64k copy_2m	UFFDIO_COPY into missing memory, so much at a time, one thread
- *	move_2m				UFFDIO_MOVE of filled huge pages (absent before Linux 6.8)
- *	tcp_stream			one TCP connection over the loopback, from another process, 1 MiB at a time
- *	memcpy				into memory that is there
+ * 	copy_4k copy_64k copy_2m	UFFDIO_COPY into missing memory, so much at a time, one thread
+ * 	move_2m				UFFDIO_MOVE of filled huge pages (absent before Linux 6.8)
+ * 	tcp_stream			one TCP connection over the loopback, from another process, 1 MiB at a time
+ * 	memcpy				into memory that is there
  *
- * Each is done REPEATS times over the same amount; the first time warms memory and is not counted, of the others the
- * median is printed.
+ * Each is done REPEATS times over the same amount; the first time warms memory
+ * and is not counted, of the others the median is printed.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * floors.c - what a late page costs at least, on this host: the measuring rod of bench/bench, which runs this program.
+ * floors.c - what a late page costs at least, on this host: the measuring rod
+ * of bench/bench, which runs this program.
  *
- *	floors tsc			frequency of the TSC, in kHz
- *	floors hold MIB			touches that much memory and holds it until its input ends
- *	floors rates			GB/s of UFFDIO_COPY, UFFDIO_MOVE, a TCP stream over the loopback
- *	floors kick WAY N CPUS		us to pause vCPUs that wait for a page, N times; WAY: kernel or eject
- *	floors serve ...		the bare guest over raw userfaultfd; see floor_guest.c
+ * 	floors tsc			frequency of the TSC, in kHz
+ * 	floors hold MIB			touches that much memory and holds it until its input ends
+ * 	floors rates			GB/s of UFFDIO_COPY, UFFDIO_MOVE, a TCP stream over the loopback
+ * 	floors kick WAY N CPUS		us to pause vCPUs that wait for a page, N times; WAY: kernel or eject
+ * 	floors store FOLDER [ROUNDS]	us to get 64 KiB of an object, beside a pread; see floor_store.c
+ * 	floors cipher [ROUNDS]		us to open a frame of an encrypted image; see floor_cipher.c
+ * 	floors serve ...		the bare guest over raw userfaultfd; see floor_guest.c
  */
 #include "floors.h"
 
@@ -43,8 +46,9 @@ void floor_die_err(const struct err *err)
 
 uint8_t *floor_map(uint64_t len_bytes, bool shared)
 {
-	uint8_t *p = mmap(NULL, len_bytes + HUGE_BYTES, PROT_READ | PROT_WRITE,
-			  (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *p =
+		mmap(NULL, len_bytes + HUGE_BYTES, PROT_READ | PROT_WRITE,
+		     (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uint64_t head;
 
 	if (p == MAP_FAILED)
@@ -81,13 +85,14 @@ void floor_register(int uffd, void *start, uint64_t len_bytes)
 
 void floor_tcp_pair(int *a, int *b)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
 	socklen_t len = sizeof(at);
 
 	*a = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (listener < 0 || *a < 0 || bind(listener, (struct sockaddr *)&at, len) < 0 || listen(listener, 1) < 0 ||
-	    getsockname(listener, (struct sockaddr *)&at, &len) < 0 ||
+	if (listener < 0 || *a < 0 || bind(listener, (struct sockaddr *)&at, len) < 0 ||
+	    listen(listener, 1) < 0 || getsockname(listener, (struct sockaddr *)&at, &len) < 0 ||
 	    connect(*a, (struct sockaddr *)&at, len) < 0)
 		floor_die("TCP over the loopback");
 	*b = accept4(listener, NULL, NULL, SOCK_CLOEXEC);

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// lazy_file FILE [kernel|eject]: a whole little VMM on libpostern. The guest sees FILE in its memory and adds up its 64-bit words;
-// each page is read from the file when the guest touches it. At first the "store" is down: the guest waits for a page, and the
-// VMM stops its vCPU all the same, lets it run again, and only then serves pages. In the end both have the same sum.
+// lazy_file FILE [kernel|eject]: a whole little VMM on libpostern. The guest
+// sees FILE in its memory and adds up its 64-bit words; each page is read from
+// the file when the guest touches it. At first the "store" is down: the guest
+// waits for a page, and the VMM stops its vCPU all the same, lets it run again,
+// and only then serves pages. In the end both have the same sum.
 //
 //   vCPU thread   KVM_RUN between memory_thread_enter and _left; parks when it is told to
 //   main          sets up, stops and resumes the vCPU
 //   reader        takes what was asked for from a pipe, reads it from the file, fills it in
 //
-// The guest runs in ring 3 of long mode with page tables made here, so that every KVM can run it.
+// The guest runs in ring 3 of long mode with page tables made here, so that
+// every KVM can run it.
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -34,7 +37,10 @@
 #define TABLES 0x2000
 #define PORT 0x80
 
-/* rsi: first word, rcx: how many, at least one. The sum goes out in two halves, the low one first. */
+/*
+ * rsi: first word, rcx: how many, at least one. The sum goes out in two halves,
+ * the low one first.
+ */
 __asm__(".pushsection .rodata\n"
 	"guest_start:\n"
 	"	xorl %eax, %eax\n"
@@ -84,7 +90,10 @@ static int check(int result, const char *what)
 
 /* ---- the page source ---- */
 
-/* On the fault thread: must not sleep, so it only leaves a note. A full pipe cannot be: one vCPU asks for one page at a time. */
+/*
+ * On the fault thread: must not sleep, so it only leaves a note. A full pipe
+ * cannot be: one vCPU asks for one page at a time.
+ */
 static int store_request(struct postern_page_source *source, postern_gfn_t first, uint64_t n)
 {
 	struct vmm *vmm = (struct vmm *)((char *)source - offsetof(struct vmm, source));
@@ -93,7 +102,8 @@ static int store_request(struct postern_page_source *source, postern_gfn_t first
 	return write(vmm->pipe[1], &ask, sizeof(ask)) == sizeof(ask) ? 0 : -ENOTCONN;
 }
 
-static const struct postern_page_source_ops store_ops = { .name = "file", .request = store_request };
+static const struct postern_page_source_ops store_ops = { .name = "file",
+							  .request = store_request };
 
 static void *reader_main(void *arg)
 {
@@ -178,7 +188,8 @@ static void *vcpu_main(void *arg)
 				;
 			forget_kick(vmm);
 		} else if (vcpu_turn(vmm)) {
-			memcpy(&vmm->half[halves++], (uint8_t *)vmm->run + vmm->run->io.data_offset, 4);
+			memcpy(&vmm->half[halves++], (uint8_t *)vmm->run + vmm->run->io.data_offset,
+			       4);
 		}
 	}
 	postern_memory_thread_unbind(vmm->waits);
@@ -214,12 +225,14 @@ static void memory_open(struct vmm *vmm, const char *way)
 {
 	const struct postern_memory_range range = {
 		POSTERN_GPA(0),
-		LOW_BYTES + (vmm->pages * POSTERN_PAGE_BYTES + POSTERN_HUGE_BYTES - 1) / POSTERN_HUGE_BYTES * POSTERN_HUGE_BYTES,
+		LOW_BYTES + (vmm->pages * POSTERN_PAGE_BYTES + POSTERN_HUGE_BYTES - 1) /
+				    POSTERN_HUGE_BYTES * POSTERN_HUGE_BYTES,
 	};
 	const struct postern_memory_events events = { .lost = page_lost };
 	struct postern_err err;
 
-	if (postern_memory_new(&vmm->mem, &range, 1, &err) < 0 || postern_memory_watch(vmm->mem, &events, &err) < 0)
+	if (postern_memory_new(&vmm->mem, &range, 1, &err) < 0 ||
+	    postern_memory_watch(vmm->mem, &events, &err) < 0)
 		die("guest memory", err.text);
 	if (!strcmp(way, "kernel"))
 		postern_memory_set_way_out(vmm->mem, POSTERN_WAY_OUT_KERNEL);
@@ -227,7 +240,10 @@ static void memory_open(struct vmm *vmm, const char *way)
 	postern_memory_attach(vmm->mem, &vmm->source);
 }
 
-/* What the VMM itself brings: zeros, code, and page tables that map the first GiB one to one in 2 MiB pages. */
+/*
+ * What the VMM itself brings: zeros, code, and page tables that map the first
+ * GiB one to one in 2 MiB pages.
+ */
 static void guest_load(struct vmm *vmm)
 {
 	uint64_t tables[3 * 512] = { [0] = (TABLES + 0x1000) | 7, [512] = (TABLES + 0x2000) | 7 };
@@ -235,17 +251,36 @@ static void guest_load(struct vmm *vmm)
 
 	for (i = 0; i < 512; i++)
 		tables[1024 + i] = i << 21 | 0x87;
-	if (postern_memory_fill(vmm->mem, POSTERN_GFN(0), LOW_BYTES / POSTERN_PAGE_BYTES, NULL) < 0 ||
-	    postern_gup_write(vmm->mem, POSTERN_GPA(CODE), guest_start, (size_t)(guest_end - guest_start), 0, NULL) < 0 ||
+	if (postern_memory_fill(vmm->mem, POSTERN_GFN(0), LOW_BYTES / POSTERN_PAGE_BYTES, NULL) <
+		    0 ||
+	    postern_gup_write(vmm->mem, POSTERN_GPA(CODE), guest_start,
+			      (size_t)(guest_end - guest_start), 0, NULL) < 0 ||
 	    postern_gup_write(vmm->mem, POSTERN_GPA(TABLES), tables, sizeof(tables), 0, NULL) < 0)
 		die("loading the guest", "it does not fit");
 }
 
 static void vcpu_open(struct vmm *vmm)
 {
-	struct kvm_segment cs = { .limit = ~0u, .selector = 0x33, .type = 0xb, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1 };
-	struct kvm_segment ds = { .limit = ~0u, .selector = 0x2b, .type = 0x3, .present = 1, .dpl = 3, .db = 1, .s = 1, .g = 1 };
-	struct kvm_regs regs = { .rip = CODE, .rflags = 0x3002, .rsi = LOW_BYTES, .rcx = vmm->pages * 512 };
+	struct kvm_segment cs = { .limit = ~0u,
+				  .selector = 0x33,
+				  .type = 0xb,
+				  .present = 1,
+				  .dpl = 3,
+				  .s = 1,
+				  .l = 1,
+				  .g = 1 };
+	struct kvm_segment ds = { .limit = ~0u,
+				  .selector = 0x2b,
+				  .type = 0x3,
+				  .present = 1,
+				  .dpl = 3,
+				  .db = 1,
+				  .s = 1,
+				  .g = 1 };
+	struct kvm_regs regs = { .rip = CODE,
+				 .rflags = 0x3002,
+				 .rsi = LOW_BYTES,
+				 .rcx = vmm->pages * 512 };
 	const struct postern_memory_region *region;
 	struct kvm_sregs sregs;
 	unsigned int n, i;
@@ -259,11 +294,14 @@ static void vcpu_open(struct vmm *vmm)
 			.slot = i, .guest_phys_addr = postern_gfn_to_gpa(region[i].first).v,
 			.memory_size = region[i].pages * POSTERN_PAGE_BYTES, .userspace_addr = (uintptr_t)region[i].host,
 		};
-		check(ioctl(vmm->vm, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
+		check(ioctl(vmm->vm, KVM_SET_USER_MEMORY_REGION, &slot),
+		      "KVM_SET_USER_MEMORY_REGION");
 	}
 	vmm->vcpu = check(ioctl(vmm->vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
-	run = mmap(NULL, (size_t)check(ioctl(vmm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE"),
-		   PROT_READ | PROT_WRITE, MAP_SHARED, vmm->vcpu, 0);
+	run = mmap(
+		NULL,
+		(size_t)check(ioctl(vmm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE"),
+		PROT_READ | PROT_WRITE, MAP_SHARED, vmm->vcpu, 0);
 	if (run == MAP_FAILED)
 		die("kvm_run", strerror(errno));
 	vmm->run = run;
@@ -292,12 +330,18 @@ static void stop_while_it_waits(struct vmm *vmm)
 		usleep(100);
 	vcpu_pause(vmm);
 	printf("vCPU stopped while it waited for page 0x%" PRIx64 ", which is %s\n", waiter.gpa.v,
-	       postern_memory_page_state(vmm->mem, postern_gpa_to_gfn(waiter.gpa)) == POSTERN_PAGE_PRESENT ? "there" : "not there");
+	       postern_memory_page_state(vmm->mem, postern_gpa_to_gfn(waiter.gpa)) ==
+			       POSTERN_PAGE_PRESENT ?
+		       "there" :
+		       "not there");
 	vcpu_resume(vmm);
 	sem_post(&vmm->store_up);
 }
 
-/* In this order: the vCPU has ended; nothing is asked any more; no userfaultfd; no VM; no memory. */
+/*
+ * In this order: the vCPU has ended; nothing is asked any more; no userfaultfd;
+ * no VM; no memory.
+ */
 static void vmm_close(struct vmm *vmm)
 {
 	postern_memory_detach(vmm->mem);
@@ -317,7 +361,8 @@ static uint64_t file_sum(const struct vmm *vmm)
 
 	for (i = 0; i < vmm->pages; i++) {
 		memset(words, 0, sizeof(words));
-		check((int)pread(vmm->file, words, sizeof(words), (off_t)(i * sizeof(words))), "reading the file");
+		check((int)pread(vmm->file, words, sizeof(words), (off_t)(i * sizeof(words))),
+		      "reading the file");
 		for (size_t w = 0; w < 512; w++)
 			sum += words[w];
 	}
@@ -348,15 +393,18 @@ int main(int argc, char **argv)
 	memory_open(&vmm, argc == 3 ? argv[2] : "eject");
 	vcpu_open(&vmm);
 	guest_load(&vmm);
-	if (pthread_create(&vmm.reader, NULL, reader_main, &vmm) || pthread_create(&vmm.thread, NULL, vcpu_main, &vmm))
+	if (pthread_create(&vmm.reader, NULL, reader_main, &vmm) ||
+	    pthread_create(&vmm.thread, NULL, vcpu_main, &vmm))
 		die("threads", "they cannot be had");
 	stop_while_it_waits(&vmm);
 	pthread_join(vmm.thread, NULL);
 
 	postern_memory_stats(vmm.mem, &stats);
 	sum = (uint64_t)vmm.half[1] << 32 | vmm.half[0];
-	printf("guest's sum %016" PRIx64 ", %" PRIu64 " faults, %" PRIu64 " pages filled, %" PRIu64 " ejects: %s\n", sum,
-	       stats.faults, stats.filled, stats.ejects, sum == file_sum(&vmm) ? "right" : "WRONG");
+	printf("guest's sum %016" PRIx64 ", %" PRIu64 " faults, %" PRIu64 " pages filled, %" PRIu64
+	       " ejects: %s\n",
+	       sum, stats.faults, stats.filled, stats.ejects,
+	       sum == file_sum(&vmm) ? "right" : "WRONG");
 	vmm_close(&vmm);
 	return sum == file_sum(&vmm) ? 0 : 1;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A directory of a test's own. In /tmp a name that others can foresee may be there already, or lead elsewhere.
+ * A directory of a test's own. In /tmp a name that others can foresee may be
+ * there already, or lead elsewhere.
  */
 #ifndef POSTERN_TESTS_OWN_DIR_H
 #define POSTERN_TESTS_OWN_DIR_H

@@ -314,7 +314,8 @@ static int settings_read(struct settings *settings, int argc, char **argv)
 	length = read(fd, line, sizeof(line) - 1);
 	close(fd);
 	line[length > 0 ? length : 0] = '\0';
-	for (char *word = strtok_r(line, " \n", &save); word && !r; word = strtok_r(NULL, " \n", &save))
+	for (char *word = strtok_r(line, " \n", &save); word && !r;
+	     word = strtok_r(NULL, " \n", &save))
 		r = setting_parse(settings, word);
 	return r;
 }

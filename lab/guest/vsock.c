@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * vsock: a guest program that speaks over virtio's sockets, since nothing else in the guest can.
+ * vsock: a guest program that speaks over virtio's sockets, since nothing else
+ * in the guest can.
  *
  *     vsock echo PORT              serves for ever: sends back what comes, up to the end, each connection a thread
  *     vsock send PORT BYTES        connects to the host's PORT, sends so many bytes, ends its direction, and must get the same back
  *     vsock rounds PORT            the same for ever, 64 KiB a round; a connection that is lost is made anew
  *
- * send prints `vsock send well`, or what is wrong, and ends with 1. rounds prints `vsock round N well` (or `BAD`), and `vsock lost`
- * whenever it has to connect anew.
+ * send prints `vsock send well`, or what is wrong, and ends with 1. rounds
+ * prints `vsock round N well` (or `BAD`), and `vsock lost` whenever it has to
+ * connect anew.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -43,7 +45,9 @@ out:
 
 static int serve(unsigned int port)
 {
-	struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = port };
+	struct sockaddr_vm address = { .svm_family = AF_VSOCK,
+				       .svm_cid = VMADDR_CID_ANY,
+				       .svm_port = port };
 	int fd = socket(AF_VSOCK, SOCK_STREAM, 0);
 	pthread_t thread;
 
@@ -67,7 +71,9 @@ static int serve(unsigned int port)
 
 static int dial(unsigned int port)
 {
-	struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = port };
+	struct sockaddr_vm address = { .svm_family = AF_VSOCK,
+				       .svm_cid = VMADDR_CID_HOST,
+				       .svm_port = port };
 	int fd = socket(AF_VSOCK, SOCK_STREAM, 0);
 
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address))) {
@@ -82,7 +88,10 @@ static uint8_t byte_of(uint64_t at, uint64_t round)
 	return (uint8_t)((at * 131 + (at >> 8) * 7 + round) & 0xff);
 }
 
-/* 0 well, -1 lost, 1 wrong. Sends a chunk, reads a chunk: no more is under way than both sides have room for. */
+/*
+ * 0 well, -1 lost, 1 wrong. Sends a chunk, reads a chunk: no more is under way
+ * than both sides have room for.
+ */
 static int exchange(int fd, uint64_t bytes, uint64_t round, bool end)
 {
 	static uint8_t data[CHUNK], back[CHUNK];
@@ -145,7 +154,8 @@ static void __attribute__((noreturn)) rounds(unsigned int port)
 			close(fd);
 			fd = -1;
 		} else {
-			printf("vsock round %llu %s\n", (unsigned long long)round++, r ? "BAD" : "well");
+			printf("vsock round %llu %s\n", (unsigned long long)round++,
+			       r ? "BAD" : "well");
 		}
 		fflush(stdout);
 	}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A program that includes the public header and nothing else; it is compiled as C and as C++, and run.
+ * A program that includes the public header and nothing else; it is compiled as
+ * C and as C++, and run.
  */
 #include <postern.h>
 
@@ -45,7 +46,8 @@ int main(void)
 		return 2;
 	ok = !postern_gup_write(mem, POSTERN_GPA(9), &byte, 1, 0, 0);
 	byte = 0;
-	ok = ok && !postern_gup_read(mem, POSTERN_GPA(9), &byte, 1, POSTERN_GUP_NOWAIT, 0) && byte == 7;
+	ok = ok && !postern_gup_read(mem, POSTERN_GPA(9), &byte, 1, POSTERN_GUP_NOWAIT, 0) &&
+	     byte == 7;
 	if (postern_memory_watch(mem, &events, &err) == 0) {
 		postern_memory_attach(mem, &source);
 		ok = ok && postern_memory_page_state(mem, POSTERN_GFN(3)) == POSTERN_PAGE_MISSING;

@@ -14,10 +14,12 @@
  *	RDI = cpu, RSI = number of cpus
  *	RDX = bytes of RAM below 4 GiB, RCX = bytes of RAM from 4 GiB up
  *	R8  = the TSC's frequency in kHz, or 0
+ *	R9  = bytes of RAM from 64 GiB up; what lies from 4 GiB up ends below
  *
  * The guest needs no descriptor table, no interrupt and no device but a 16550 at port
- * 0x3f8. The page tables in the image map the low 4 GiB and the 16 GiB above them one to
- * one, in 2 MiB pages that are already accessed and dirty.
+ * 0x3f8. The page tables map all RAM one to one, in 2 MiB pages that are already accessed and
+ * dirty: those of the first 20 GiB are in the image, cpu 0 writes what more is needed. The
+ * first BARE_MAX_CPUS cpus do as they are told, the others wait in a loop.
  *
  * Commands on the serial port; n is a decimal number that ends with a newline, the others
  * act at once. Only cpu 0 reads them, between two touches. Every reply is one line.

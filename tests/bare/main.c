@@ -7,7 +7,8 @@
  * cpu 0 lays the work area out and says so in cfg.ready; the others wait for that. Then
  * each goes round: take up a new order if there is one, do one touch (or one page), note
  * how long the round took, and on cpu 0 look for a command. Memory: the image at 1 MiB, the
- * ledger at 4 MiB, the work area from the next multiple of 2 MiB on.
+ * ledger at 4 MiB, or with more than 20 GiB of RAM behind page tables that begin there, the
+ * work area from the next multiple of 2 MiB on.
  */
 #include "guest.h"
 

@@ -21,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	text[size] = 0;
 	if (!address_parse(&address, text, &err)) {
 		address_print(&address, printed);
-		if (address_parse(&again, printed, &err) || memcmp(&address, &again, sizeof(address)) != 0)
+		if (address_parse(&again, printed, &err) ||
+		    memcmp(&address, &again, sizeof(address)) != 0)
 			__builtin_trap();
 		addresses_known(&found, &address);
 		for (i = 0; i < found.n; i++)

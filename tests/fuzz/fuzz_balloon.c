@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A virtio balloon's queues, as a hostile driver wrote them (small.h): it may give up its own rings. Or its state, as a hostile peer did.
+// A virtio balloon's queues, as a hostile driver wrote them (small.h): it may
+// give up its own rings. Or its state, as a hostile peer did.
 #include "small.h"
 
 #define ROUNDS 4

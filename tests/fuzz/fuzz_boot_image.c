@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// Kernel files: bzImage and ELF, as they are and with what makes such a file recognised put over them, so that any input gets past
-// that. What parses keeps the promises of its header.
+// Kernel files: bzImage and ELF, as they are and with what makes such a file
+// recognised put over them, so that any input gets past that. What parses keeps
+// the promises of its header.
 #include <elf.h>
 #include <string.h>
 
@@ -41,8 +42,8 @@ static void check_elf(const uint8_t *data, size_t size)
 	for (i = 0; i < elf.segments; i++) {
 		const struct elf_segment *s = &elf.segment[i];
 
-		if (s->offset > size || s->file_bytes > size - s->offset || s->mem_bytes < s->file_bytes ||
-		    s->gpa + s->mem_bytes < s->gpa)
+		if (s->offset > size || s->file_bytes > size - s->offset ||
+		    s->mem_bytes < s->file_bytes || s->gpa + s->mem_bytes < s->gpa)
 			__builtin_trap();
 		if (elf_end(&elf) < s->gpa + s->mem_bytes)
 			__builtin_trap();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// The file of options, as `postern run --config` reads it, values and all. Nothing is opened or started by them.
+// The file of options, as `postern run --config` reads it, values and all.
+// Nothing is opened or started by them.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A virtio console's queues, as a hostile driver wrote them (small.h), or its state as a hostile peer did. The second byte says how much
-// input lies at the console's socket meanwhile.
+// A virtio console's queues, as a hostile driver wrote them (small.h), or its
+// state as a hostile peer did. The second byte says how much input lies at the
+// console's socket meanwhile.
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -24,8 +24,8 @@ static void output(void *arg, const uint8_t *data, size_t len)
 typedef void (*access_fn)(void *dev, uint64_t offset, bool write, uint8_t *data, unsigned int size);
 
 /* The first half is a state, the rest pairs of offset (top bit: write) and value. */
-static void drive(const struct device_ops *ops, void *dev, access_fn access, unsigned int ports, unsigned int width,
-		  const uint8_t *data, size_t size)
+static void drive(const struct device_ops *ops, void *dev, access_fn access, unsigned int ports,
+		  unsigned int width, const uint8_t *data, size_t size)
 {
 	uint8_t value[4] = { 0 };
 	struct buf state = { 0 };
@@ -61,7 +61,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	switch (data[0] % 3) {
 	case 0:
 		serial_input(serial, data, size < 16 ? size : 16);
-		drive(&serial_device_ops, serial, serial_access, SERIAL_PORTS, 1, data + 1, size - 1);
+		drive(&serial_device_ops, serial, serial_access, SERIAL_PORTS, 1, data + 1,
+		      size - 1);
 		break;
 	case 1:
 		drive(&power_device_ops, power, power_event_access, 4, 1, data + 1, size - 1);

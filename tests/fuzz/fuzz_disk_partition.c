@@ -58,7 +58,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct disk_partition partitions[DISK_PARTITIONS_MAX];
 	static uint8_t copy[16384];
 	struct bytes bytes = { copy, size < sizeof(copy) ? size : sizeof(copy) };
-	const struct disk_reader disk = { .size_bytes = bytes.size, .read = bytes_read, .arg = &bytes };
+	const struct disk_reader disk = { .size_bytes = bytes.size,
+					  .read = bytes_read,
+					  .arg = &bytes };
 	char a[16] = "", b[16] = "";
 	struct err err;
 	int i, n;
@@ -71,7 +73,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		__builtin_trap();
 	for (i = 0; i < n; i++)
 		if (!partitions[i].size_bytes || partitions[i].offset > bytes.size ||
-		    partitions[i].size_bytes > bytes.size - partitions[i].offset || strlen(partitions[i].uuid) > 36)
+		    partitions[i].size_bytes > bytes.size - partitions[i].offset ||
+		    strlen(partitions[i].uuid) > 36)
 			__builtin_trap();
 	if (size > 32) {
 		memcpy(a, data, 15);

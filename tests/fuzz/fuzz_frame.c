@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A peer's bytes: a frame's header. What decodes must encode to the same, and its sizes must be what they claim.
+// A peer's bytes: a frame's header. What decodes must encode to the same, and
+// its sizes must be what they claim.
 #include <string.h>
 
 #include "wire/frame.h"

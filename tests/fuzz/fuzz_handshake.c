@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A stranger's bytes: preface, challenge and proof. What decodes must encode to the same, and nothing but a proof is one. The first byte says
-// whether the rest is made valid but for its checksum first, which chance does not meet.
+// A stranger's bytes: preface, challenge and proof. What decodes must encode to
+// the same, and nothing but a proof is one. The first byte says whether the
+// rest is made valid but for its checksum first, which chance does not meet.
 #include <string.h>
 #include <xxhash.h>
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// QMP input, in pieces: what is handed out as a value is parsed as the server does, and the request's form is checked.
+// QMP input, in pieces: what is handed out as a value is parsed as the server
+// does, and the request's form is checked.
 #include <jansson.h>
 
 #include "control/json_stream.h"

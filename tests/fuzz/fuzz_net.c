@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A network device: the first byte says which of its queues is on and how, or that what follows is a state from a peer; the second, what
-// the back end is like. The rest is guest memory, as a hostile driver wrote it, and also what the back end brings.
+// A network device: the first byte says which of its queues is on and how, or
+// that what follows is a state from a peer; the second, what the back end is
+// like. The rest is guest memory, as a hostile driver wrote it, and also what
+// the back end brings.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +24,15 @@
 #define FEATURES_MAC_AND_MORE (1u << 5 | 1u << 16 | 1u << 17 | 1u << 18 | 1u << 21 | 1u << 23)
 #define FEATURES_OFFLOADS (3u | 7u << 7 | 7u << 11)
 
-enum { FUZZ_QUEUE = 3, FUZZ_PACKED = 4, FUZZ_EVENT = 8, FUZZ_INDIRECT = 16, FUZZ_STATE = 32, FUZZ_MERGE = 64, FUZZ_OFFLOADS = 128 };
+enum {
+	FUZZ_QUEUE = 3,
+	FUZZ_PACKED = 4,
+	FUZZ_EVENT = 8,
+	FUZZ_INDIRECT = 16,
+	FUZZ_STATE = 32,
+	FUZZ_MERGE = 64,
+	FUZZ_OFFLOADS = 128
+};
 enum { BACK_STREAM = 1, BACK_HEADER = 2, BACK_SLOW = 4, BACK_SHORT = 8 };
 
 static struct memory *mem;
@@ -152,13 +162,16 @@ static void set_status(struct vdev *dev, uint8_t value)
 
 static void start(struct vdev *dev, uint8_t how, unsigned int queue)
 {
-	uint32_t low = FEATURES_MAC_AND_MORE | (how & FUZZ_MERGE ? 1u << 15 : 0) | (how & FUZZ_OFFLOADS ? FEATURES_OFFLOADS : 0);
+	uint32_t low = FEATURES_MAC_AND_MORE | (how & FUZZ_MERGE ? 1u << 15 : 0) |
+		       (how & FUZZ_OFFLOADS ? FEATURES_OFFLOADS : 0);
 	uint16_t command = 6;	/* memory, bus master */
 
 	pci_function_config_access(&dev->fn, 4, true, (uint8_t *)&command, sizeof(command));
 	vdev_lock(dev);
 	write32(dev, 8, 0);
-	write32(dev, 12, (low & (uint32_t)dev->offered) | (how & FUZZ_EVENT ? 1u << 29 : 0) | (how & FUZZ_INDIRECT ? 1u << 28 : 0));
+	write32(dev, 12,
+		(low & (uint32_t)dev->offered) | (how & FUZZ_EVENT ? 1u << 29 : 0) |
+			(how & FUZZ_INDIRECT ? 1u << 28 : 0));
 	write32(dev, 8, 1);
 	write32(dev, 12, 1 | (how & FUZZ_PACKED ? 1u << 2 : 0));
 	set_status(dev, 11);
@@ -202,7 +215,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* Nothing is ever in flight. */
 	if (vdev_drain(dev, clock_now_ns(), &err) < 0 || vdev_in_flight(dev))
 		__builtin_trap();
-	if (dev->device_ops.save(dev, &state, &err) || dev->device_ops.load(dev, state.data, state.len, &err))
+	if (dev->device_ops.save(dev, &state, &err) ||
+	    dev->device_ops.load(dev, state.data, state.len, &err))
 		__builtin_trap();
 	buf_fini(&state);
 	dev->device_ops.reset(dev);

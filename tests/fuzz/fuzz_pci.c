@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A PCI bus: a function's state from a peer, then what a guest writes to ports, configuration space and windows.
+// A PCI bus: a function's state from a peer, then what a guest writes to ports,
+// configuration space and windows.
 #include <string.h>
 
 #include "device/pci/host.h"
@@ -27,11 +28,13 @@ static int msi_set(void *arg, unsigned int handle, uint64_t address, uint32_t da
 	return address >> 32 ? -1 : 0;
 }
 
-static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uint8_t *data,
+		   unsigned int size)
 {
 	(void)arg;
-	if (bar || offset + size > 0x4000 || (offset < 0x1000 + 3 * MSIX_ENTRY_BYTES && offset + size > 0x1000 && size <= 8 &&
-					      offset >= 0x1000 && offset + size <= 0x1000 + 3 * MSIX_ENTRY_BYTES))
+	if (bar || offset + size > 0x4000 ||
+	    (offset < 0x1000 + 3 * MSIX_ENTRY_BYTES && offset + size > 0x1000 && size <= 8 &&
+	     offset >= 0x1000 && offset + size <= 0x1000 + 3 * MSIX_ENTRY_BYTES))
 		__builtin_trap();
 	if (!write)
 		memset(data, 0x5a, size);
@@ -48,7 +51,8 @@ struct step {
 	uint32_t offset;
 } __attribute__((packed));
 
-static void config_write(struct pci_host *host, unsigned int slot, unsigned int reg, uint32_t value, unsigned int size)
+static void config_write(struct pci_host *host, unsigned int slot, unsigned int reg, uint32_t value,
+			 unsigned int size)
 {
 	uint8_t bytes[4];
 
@@ -56,7 +60,10 @@ static void config_write(struct pci_host *host, unsigned int slot, unsigned int 
 	pci_host_ecam_access(host, ((uint64_t)slot << 15) + reg, true, bytes, size);
 }
 
-/* To a place in one of the windows, or near it, with memory decoding switched on: as a guest assigns it. */
+/*
+ * To a place in one of the windows, or near it, with memory decoding switched
+ * on: as a guest assigns it.
+ */
 static void bar_move(struct pci_host *host, unsigned int slot, const struct step *s)
 {
 	uint64_t base = (s->value[0] & 1 ? HIGH : LOW) + s->offset % (2 * WINDOW_BYTES);
@@ -67,16 +74,19 @@ static void bar_move(struct pci_host *host, unsigned int slot, const struct step
 }
 
 /* Where the BAR is now: its registers, MSI-X's table and pending bits. */
-static void bar_access(struct pci_host *host, struct pci_function *fn, struct step *s, bool write, unsigned int size)
+static void bar_access(struct pci_host *host, struct pci_function *fn, struct step *s, bool write,
+		       unsigned int size)
 {
 	static const uint32_t part[4] = { 0, 0x1000, 0x2000, 0 };
-	uint64_t offset = s->offset & 0x80000000 ? part[s->offset >> 29 & 3] + s->offset % 64 : s->offset % BAR_BYTES;
+	uint64_t offset = s->offset & 0x80000000 ? part[s->offset >> 29 & 3] + s->offset % 64 :
+						   s->offset % BAR_BYTES;
 	uint64_t base = fn->bar[0].base;
 	bool high = base >= HIGH;
 
 	if (!fn->bar[0].mapped)
 		return;
-	pci_host_window_access(pci_host_window(host, high), base - (high ? HIGH : LOW) + offset, write, s->value, size);
+	pci_host_window_access(pci_host_window(host, high), base - (high ? HIGH : LOW) + offset,
+			       write, s->value, size);
 }
 
 static void fire(struct pci_function *fn, unsigned int vector)
@@ -86,7 +96,8 @@ static void fire(struct pci_function *fn, unsigned int vector)
 	pthread_mutex_unlock(&fn->lock);
 }
 
-static void step_do(struct pci_host *host, struct pci_function *fns, unsigned int first, struct step *s)
+static void step_do(struct pci_host *host, struct pci_function *fns, unsigned int first,
+		    struct step *s)
 {
 	unsigned int size = 1u << (s->type >> 4 & 3), which = s->type >> 3 & 1;
 	struct pci_function *fn = &fns[which];
@@ -95,16 +106,19 @@ static void step_do(struct pci_host *host, struct pci_function *fns, unsigned in
 	switch (s->type & 7) {
 	case 0:
 		if (size <= 4)
-			pci_host_port_access(host, s->offset % (PCI_PORTS - size + 1), write, s->value, size);
+			pci_host_port_access(host, s->offset % (PCI_PORTS - size + 1), write,
+					     s->value, size);
 		break;
 	case 1:
 		if (size <= 4)
-			pci_host_ecam_access(host, s->offset % (PCI_ECAM_BYTES - 3), write, s->value, size);
+			pci_host_ecam_access(host, s->offset % (PCI_ECAM_BYTES - 3), write,
+					     s->value, size);
 		break;
 	case 2:
 		if (size <= 4)
-			pci_host_ecam_access(host, ((first + which) << 15) + s->offset % (PCI_CONFIG_BYTES - 3), write, s->value,
-					     size);
+			pci_host_ecam_access(
+				host, ((first + which) << 15) + s->offset % (PCI_CONFIG_BYTES - 3),
+				write, s->value, size);
 		break;
 	case 3:
 		bar_move(host, first + which, s);
@@ -117,7 +131,8 @@ static void step_do(struct pci_host *host, struct pci_function *fns, unsigned in
 		fire(fn, s->offset % 5);
 		break;
 	default:
-		pci_host_window_access(pci_host_window(host, which), s->offset % (WINDOW_BYTES - 7), write, s->value, size);
+		pci_host_window_access(pci_host_window(host, which), s->offset % (WINDOW_BYTES - 7),
+				       write, s->value, size);
 	}
 }
 
@@ -127,7 +142,8 @@ static void check(const struct pci_function *fn)
 	const struct pci_bar *bar = &fn->bar[0];
 	uint64_t window = bar->base >= HIGH ? HIGH : LOW;
 
-	if (bar->mapped && (bar->base % BAR_BYTES || bar->base < window || bar->base - window > WINDOW_BYTES - BAR_BYTES))
+	if (bar->mapped && (bar->base % BAR_BYTES || bar->base < window ||
+			    bar->base - window > WINDOW_BYTES - BAR_BYTES))
 		__builtin_trap();
 	if (fn->msix.pending >> fn->msix.vectors)
 		__builtin_trap();
@@ -141,7 +157,8 @@ static void function_make(struct pci_host *host, struct pci_function *fn, unsign
 
 	pci_function_init(fn, "fuzz", &ids, &ops, NULL);
 	pci_function_add_bar(fn, 0, BAR_BYTES);
-	if (pci_function_add_msix(fn, &msi, 3, 0, 0x1000, 0x2000, &err) || pci_host_add(host, fn, slot, &err))
+	if (pci_function_add_msix(fn, &msi, 3, 0, 0x1000, 0x2000, &err) ||
+	    pci_host_add(host, fn, slot, &err))
 		__builtin_trap();
 }
 
@@ -171,7 +188,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check(&fn[1]);
 	}
 	/* Whatever it went through, its state can be saved and loaded. */
-	if (pci_function_save(&fn[0], &state, &err) || pci_function_load(&fn[0], state.data, state.len, &err))
+	if (pci_function_save(&fn[0], &state, &err) ||
+	    pci_function_load(&fn[0], state.data, state.len, &err))
 		__builtin_trap();
 	buf_fini(&state);
 	pci_host_device_ops.reset(host);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A message of every kind of field: what is looked through and found good is unpacked by protobuf-c, and can be packed and unpacked again.
+// A message of every kind of field: what is looked through and found good is
+// unpacked by protobuf-c, and can be packed and unpacked again.
 #include <stdlib.h>
 
 #include "base/proto.h"

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// QMP, whole: a client of the server on a machine without KVM (tests/unit/control/fake.c). An input is a list of commands with
-// arguments of the right names and any types, or lines of any bytes; the machine and its migration are in any state. Every line that
-// comes back is JSON, and each command that can be told from the next is answered.
+// QMP, whole: a client of the server on a machine without KVM
+// (tests/unit/control/fake.c). An input is a list of commands with arguments of
+// the right names and any types, or lines of any bytes; the machine and its
+// migration are in any state. Every line that comes back is JSON, and each
+// command that can be told from the next is answered.
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +47,8 @@ static void world_begin(void)
 	snprintf(world.path, sizeof(world.path), "%s/qmp", world.dir);
 	snprintf(spec, sizeof(spec), "unix:%s", world.path);
 	world.machine = fake_machine_new();
-	if (qmp_new(&world.qmp, world.machine, &world.migration, &err) < 0 || qmp_listen(world.qmp, spec, &err) < 0)
+	if (qmp_new(&world.qmp, world.machine, &world.migration, &err) < 0 ||
+	    qmp_listen(world.qmp, spec, &err) < 0)
 		abort();
 	atexit(world_end);
 }
@@ -92,14 +95,18 @@ static json_t *take_value(struct input *in, unsigned int depth)
 		return json_stringn_nocheck(text, n);
 	case 6:
 		/* What the commands take. */
-		return json_pack("[{s:s,s:b}]", "capability", type & 0x80 ? "postcopy-ram" : "xbzrle", "state", type & 0x40);
+		return json_pack("[{s:s,s:b}]", "capability",
+				 type & 0x80 ? "postcopy-ram" : "xbzrle", "state", type & 0x40);
 	case 7:
 		out = json_array();
 		for (n = take(in) % 4; n && depth < 8; n--)
 			json_array_append_new(out, take_value(in, depth + 1));
 		return out;
 	default:
-		return json_string(type & 0x80 ? "oob" : type & 0x40 ? "tcp:h:1" : type & 0x20 ? "info status" : "");
+		return json_string(type & 0x80 ? "oob" :
+				   type & 0x40 ? "tcp:h:1" :
+				   type & 0x20 ? "info status" :
+						 "");
 	}
 }
 
@@ -118,7 +125,8 @@ static const char *const keys[] = {
 	"",
 };
 
-static const char negotiation[] = "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]}}";
+static const char negotiation[] =
+	"{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]}}";
 
 #define N(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -141,7 +149,8 @@ static bool take_command(struct input *in, struct buf *out)
 	}
 	request = json_object();
 	arguments = json_object();
-	json_object_set_new(request, head & 0x40 ? "exec-oob" : "execute", json_string(commands[head % 64 % N(commands)]));
+	json_object_set_new(request, head & 0x40 ? "exec-oob" : "execute",
+			    json_string(commands[head % 64 % N(commands)]));
 	for (n %= 5; n; n--)
 		json_object_set_new(arguments, keys[take(in) % N(keys)], take_value(in, 0));
 	if (json_object_size(arguments))
@@ -189,7 +198,8 @@ static void converse(const struct buf *say, struct buf *got)
 	for (turns = 0; turns < TURNS_MAX; turns++) {
 		uv_run(loop_uv(world.machine->loop), UV_RUN_NOWAIT);
 		if (sent < say->len) {
-			n = send(fd, say->data + sent, say->len - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+			n = send(fd, say->data + sent, say->len - sent,
+				 MSG_DONTWAIT | MSG_NOSIGNAL);
 			sent += n > 0 ? (size_t)n : 0;
 			if (sent == say->len)
 				shutdown(fd, SHUT_WR);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// A QMP message with numbers of any size: what jansson takes is taken unchanged, and an id's text is that of the member "id".
+// A QMP message with numbers of any size: what jansson takes is taken
+// unchanged, and an id's text is that of the member "id".
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,8 @@
 /* The id by itself is what the message has, as far as jansson can hold it. */
 static void check_id(const struct qmp_input *input)
 {
-	const json_t *is = json_is_object(input->message) ? json_object_get(input->message, "id") : NULL;
+	const json_t *is =
+		json_is_object(input->message) ? json_object_get(input->message, "id") : NULL;
 	struct qmp_input id;
 	struct err err;
 
@@ -21,7 +23,9 @@ static void check_id(const struct qmp_input *input)
 		__builtin_trap();
 	if (!is)
 		return;
-	if (strpbrk(input->id, "\r\n") || qmp_input_parse(&id, input->id, strlen(input->id), &err) < 0 || !json_equal(id.message, is))
+	if (strpbrk(input->id, "\r\n") ||
+	    qmp_input_parse(&id, input->id, strlen(input->id), &err) < 0 ||
+	    !json_equal(id.message, is))
 		__builtin_trap();
 	qmp_input_fini(&id);
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The QMP client against a server that sends the input and then no more. The first byte says what goes before it: nothing, a greeting, or
-// a greeting and the reply to the negotiation, so that the input is heard at each place. Whatever comes, all calls return.
+// The QMP client against a server that sends the input and then no more. The
+// first byte says what goes before it: nothing, a greeting, or a greeting and
+// the reply to the negotiation, so that the input is heard at each place.
+// Whatever comes, all calls return.
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -29,7 +31,10 @@ static const char *const before[] = {
 static int listener = -1;
 static struct own_dir dir;
 static char address[128];
-/* What the next client gets; handed over by its connect and the server's accept, and the server's until it says that it is done. */
+/*
+ * What the next client gets; handed over by its connect and the server's
+ * accept, and the server's until it says that it is done.
+ */
 static sem_t done;
 static const char *first;
 static const uint8_t *input;

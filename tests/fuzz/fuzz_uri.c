@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(text, data, size);
 	text[size] = 0;
-	if (!uri_parse(&uri, text, &err) && uri.type == URI_UNIX && strlen(uri.address.path) >= sizeof(uri.address.path))
+	if (!uri_parse(&uri, text, &err) && uri.type == URI_UNIX &&
+	    strlen(uri.address.path) >= sizeof(uri.address.path))
 		__builtin_trap();
 	free(text);
 	return 0;

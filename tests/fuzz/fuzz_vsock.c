@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// Virtio sockets: queues as a hostile driver wrote them (small.h), or a state as a hostile peer did, with somebody at the host who calls, sends,
-// listens at port 1 and hangs up, as the second byte says; the first line that a host's client writes; the option.
+// Virtio sockets: queues as a hostile driver wrote them (small.h), or a state
+// as a hostile peer did, with somebody at the host who calls, sends, listens at
+// port 1 and hangs up, as the second byte says; the first line that a host's
+// client writes; the option.
 #include <fcntl.h>
 #include <linux/virtio_ring.h>
 #include <linux/virtio_vsock.h>
@@ -15,8 +17,18 @@
 #include "tests/own_dir.h"
 
 #define ROUNDS 4
-/* The second byte. WELL_FORMED: the driver's rings are right, and the input says which packets are sent. */
-enum { HOST_CALLS = 1, HOST_SENDS = 2, HOST_ENDS = 4, HOST_ACCEPTS = 8, HOST_GREETS_ODDLY = 16, WELL_FORMED = 32 };
+/*
+ * The second byte. WELL_FORMED: the driver's rings are right, and the input
+ * says which packets are sent.
+ */
+enum {
+	HOST_CALLS = 1,
+	HOST_SENDS = 2,
+	HOST_ENDS = 4,
+	HOST_ACCEPTS = 8,
+	HOST_GREETS_ODDLY = 16,
+	WELL_FORMED = 32
+};
 
 /* A driver that is right: so many entries, with buffers behind the rings. */
 #define ENTRIES 8
@@ -59,7 +71,8 @@ static void parse(const uint8_t *data, size_t size)
 	uint32_t port;
 	struct err err;
 
-	vsock_connect_parse((const char *)data, size < VSOCK_LINE_MAX ? size : VSOCK_LINE_MAX, &port);
+	vsock_connect_parse((const char *)data, size < VSOCK_LINE_MAX ? size : VSOCK_LINE_MAX,
+			    &port);
 	memcpy(text, data, size < sizeof(text) ? size : sizeof(text) - 1);
 	vsock_options_parse(&options, text, &err);
 }
@@ -67,7 +80,8 @@ static void parse(const uint8_t *data, size_t size)
 static int call(uint8_t how, const uint8_t *data, size_t size)
 {
 	static const uint8_t bytes[4096];
-	int fd = how & HOST_CALLS ? socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0) : -1;
+	int fd = how & HOST_CALLS ? socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0) :
+				    -1;
 
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return fd;
@@ -90,7 +104,8 @@ static void make_available(unsigned int q, uint32_t len)
 	unsigned int i;
 
 	for (i = 0; i < ENTRIES; i++) {
-		desc[i] = (struct vring_desc){ BUFFERS_AT + (q * ENTRIES + i) * BUFFER_BYTES, len, q == 1 ? 0 : VRING_DESC_F_WRITE, 0 };
+		desc[i] = (struct vring_desc){ BUFFERS_AT + (q * ENTRIES + i) * BUFFER_BYTES, len,
+					       q == 1 ? 0 : VRING_DESC_F_WRITE, 0 };
 		avail[2 + i] = (uint16_t)i;
 	}
 	avail[1] = (uint16_t)(avail[1] + ENTRIES);
@@ -112,7 +127,8 @@ static void send_packets(const uint8_t *data, size_t size)
 			h.flags = data[1];
 			h.src_port = data[2] % 4;
 			/* Of those that the host begins, too. */
-			h.dst_port = data[3] & 128 ? (UINT32_C(1) << 30) + calls - data[3] % 4 : data[3] % 4;
+			h.dst_port = data[3] & 128 ? (UINT32_C(1) << 30) + calls - data[3] % 4 :
+						     data[3] % 4;
 			h.len = data[4] % (BUFFER_BYTES - (uint32_t)HEADER + 1);
 			h.buf_alloc = data[5] * 64u;
 			h.fwd_cnt = data[6] * 16u;
@@ -144,7 +160,9 @@ static void be_well_formed(uint8_t how, const uint8_t *data, size_t size)
 		data += part;
 		size -= part;
 		fuzz_run(&fuzz, 2);
-		peer = how & HOST_ACCEPTS ? accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
+		peer = how & HOST_ACCEPTS ?
+			       accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) :
+			       -1;
 		if (peer >= 0 && how & HOST_SENDS)
 			send(peer, "answer", 6, MSG_NOSIGNAL);
 		if (peer >= 0 && how & HOST_ENDS)

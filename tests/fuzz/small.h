@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What fuzz targets of single virtio devices share: a little guest memory that the input is copied to, and a driver that starts the device
- * with all its queues there, QUEUE_BYTES apart.
+ * What fuzz targets of single virtio devices share: a little guest memory that
+ * the input is copied to, and a driver that starts the device with all its
+ * queues there, QUEUE_BYTES apart.
  */
 #ifndef POSTERN_TESTS_FUZZ_SMALL_H
 #define POSTERN_TESTS_FUZZ_SMALL_H
@@ -49,7 +50,8 @@ static inline int fuzz_msi_set(void *arg, unsigned int handle, uint64_t address,
 	return 0;
 }
 
-static const struct msi_ops fuzz_msi_ops = { fuzz_msi_open, fuzz_msi_none, fuzz_msi_set, fuzz_msi_none };
+static const struct msi_ops fuzz_msi_ops = { fuzz_msi_open, fuzz_msi_none, fuzz_msi_set,
+					     fuzz_msi_none };
 
 /* Once for all inputs. */
 static inline void fuzz_set_up(struct fuzz *f, const struct virtio_type *type, const char *text)
@@ -83,7 +85,10 @@ static inline void fuzz_start(struct fuzz *f, uint8_t how, uint32_t features)
 	pci_function_config_access(&dev->fn, 4, true, (uint8_t *)&command, sizeof(command));
 	vdev_lock(dev);
 	fuzz_write(dev, 8, 0, 4);
-	fuzz_write(dev, 12, features | (how & FUZZ_EVENT ? 1u << 29 : 0) | (how & FUZZ_INDIRECT ? 1u << 28 : 0), 4);
+	fuzz_write(dev, 12,
+		   features | (how & FUZZ_EVENT ? 1u << 29 : 0) |
+			   (how & FUZZ_INDIRECT ? 1u << 28 : 0),
+		   4);
 	fuzz_write(dev, 8, 1, 4);
 	fuzz_write(dev, 12, 1 | (how & FUZZ_PACKED ? 1u << 2 : 0), 4);
 	fuzz_write(dev, 20, 11, 1);
@@ -100,7 +105,8 @@ static inline void fuzz_start(struct fuzz *f, uint8_t how, uint32_t features)
 }
 
 /* The rest of the input into memory, the device started or loaded. */
-static inline void fuzz_begin(struct fuzz *f, uint8_t how, uint32_t features, const uint8_t *data, size_t size)
+static inline void fuzz_begin(struct fuzz *f, uint8_t how, uint32_t features, const uint8_t *data,
+			      size_t size)
 {
 	size = size < CONTENT_MAX ? size : CONTENT_MAX;
 	memset(f->ram, 0, CONTENT_MAX);
@@ -133,7 +139,8 @@ static inline void fuzz_end(struct fuzz *f)
 	struct err err;
 
 	vdev_stop(dev);
-	if (dev->device_ops.save(dev, &state, &err) || dev->device_ops.load(dev, state.data, state.len, &err))
+	if (dev->device_ops.save(dev, &state, &err) ||
+	    dev->device_ops.load(dev, state.data, state.len, &err))
 		__builtin_trap();
 	buf_fini(&state);
 	dev->device_ops.reset(dev);

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A virtio device with a hostile driver, for fuzz targets: guest memory, a PCI function whose interrupts go nowhere, and a driver that
- * sets the queues up as the input's first byte says. The rest of the input is guest memory: descriptors, driver area, device area,
- * indirect tables and requests, one queue's after the other's; or, if that byte says so, a state from a peer.
+ * A virtio device with a hostile driver, for fuzz targets: guest memory, a PCI
+ * function whose interrupts go nowhere, and a driver that sets the queues up as
+ * the input's first byte says. The rest of the input is guest memory:
+ * descriptors, driver area, device area, indirect tables and requests, one
+ * queue's after the other's; or, if that byte says so, a state from a peer.
  *
  * A target has one device; it includes this file once, and ends with
  *
- *	int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
- *	{
- *		if (!fuzz_mem)
- *			set_up();
- *		return fuzz_device(dev, data, size, settle);
- *	}
+ * 	int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+ * 	{
+ * 		if (!fuzz_mem)
+ * 			set_up();
+ * 		return fuzz_device(dev, data, size, drain);
+ * 	}
  */
 #ifndef POSTERN_TESTS_FUZZ_VIRTIO_H
 #define POSTERN_TESTS_FUZZ_VIRTIO_H
@@ -59,7 +61,8 @@ static int fuzz_msi_set(void *arg, unsigned int handle, uint64_t address, uint32
 	return 0;
 }
 
-static const struct msi_ops fuzz_msi_ops = { fuzz_msi_open, fuzz_msi_none, fuzz_msi_set, fuzz_msi_none };
+static const struct msi_ops fuzz_msi_ops = { fuzz_msi_open, fuzz_msi_none, fuzz_msi_set,
+					     fuzz_msi_none };
 
 /* Once: making memory and a device for every input would be most of the work. loop may be NULL. */
 static struct vdev *fuzz_make(const struct virtio_type *type, const char *text, struct loop *loop)
@@ -96,8 +99,10 @@ static void fuzz_start(struct vdev *dev, uint8_t how)
 	pci_function_config_access(&dev->fn, 4, true, (uint8_t *)&command, sizeof(command));
 	vdev_lock(dev);
 	fuzz_write(dev, 8, 0, 4);
-	fuzz_write(dev, 12, (uint32_t)(dev->offered & 0xffffff) | (how & FUZZ_EVENT ? 1u << 29 : 0) |
-			    (how & FUZZ_INDIRECT ? 1u << 28 : 0), 4);
+	fuzz_write(dev, 12,
+		   (uint32_t)(dev->offered & 0xffffff) | (how & FUZZ_EVENT ? 1u << 29 : 0) |
+			   (how & FUZZ_INDIRECT ? 1u << 28 : 0),
+		   4);
 	fuzz_write(dev, 8, 1, 4);
 	fuzz_write(dev, 12, 1 | (how & FUZZ_PACKED ? 1u << 2 : 0), 4);
 	fuzz_write(dev, 20, 11, 1);
@@ -113,8 +118,9 @@ static void fuzz_start(struct vdev *dev, uint8_t how)
 	vdev_unlock(dev);
 }
 
-/* settle: lets the device finish what it has taken, and aborts if it does not. */
-static int fuzz_device(struct vdev *dev, const uint8_t *data, size_t size, void (*drain)(struct vdev *dev))
+/* drain: lets the device finish what it has taken, and aborts if it does not. */
+static int fuzz_device(struct vdev *dev, const uint8_t *data, size_t size,
+		       void (*drain)(struct vdev *dev))
 {
 	struct buf state = { 0 };
 	struct err err;
@@ -136,7 +142,8 @@ static int fuzz_device(struct vdev *dev, const uint8_t *data, size_t size, void 
 	}
 	vdev_stop(dev);
 	/* Whatever it went through, its state can be saved and loaded. */
-	if (dev->device_ops.save(dev, &state, &err) || dev->device_ops.load(dev, state.data, state.len, &err))
+	if (dev->device_ops.save(dev, &state, &err) ||
+	    dev->device_ops.load(dev, state.data, state.len, &err))
 		__builtin_trap();
 	buf_fini(&state);
 	dev->device_ops.reset(dev);

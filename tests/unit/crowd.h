@@ -18,7 +18,10 @@
 
 #include "base/clock.h"
 
-/* Runs the loop for a quarter of a second in which no descriptor can be had; how many turns it took. fd: any that is open. */
+/*
+ * Runs the loop for a quarter of a second in which no descriptor can be had;
+ * how many turns it took. fd: any that is open.
+ */
 static inline unsigned int turns_without_descriptor(uv_loop_t *loop, int fd)
 {
 	struct rlimit old, none;

@@ -51,8 +51,9 @@ static inline void test_bzimage(uint8_t *to)
 }
 
 /*
- * An ELF of two segments and a note: 16 bytes at 1 MiB (the entry) with 0x2000 in memory, 8 bytes at 2 MiB; the note of a bare
- * guest with its page table at 1 MiB + 0x1000, when `bare`.
+ * An ELF of two segments and a note: 16 bytes at 1 MiB (the entry) with 0x2000
+ * in memory, 8 bytes at 2 MiB; the note of a bare guest with its page table at
+ * 1 MiB + 0x1000, when `bare`.
  */
 #define TEST_ELF_BYTES 0x200
 #define TEST_ELF_PHDR 64

@@ -55,7 +55,8 @@ static inline void guest_on_event(void *arg, struct vcpu *vcpu, const struct vm_
 
 	(void)vcpu;
 	pthread_mutex_lock(&guest->lock);
-	snprintf(guest->strange, sizeof(guest->strange), "event %d: %s", (int)event->type, event->text);
+	snprintf(guest->strange, sizeof(guest->strange), "event %d: %s", (int)event->type,
+		 event->text);
 	pthread_cond_broadcast(&guest->changed);
 	pthread_mutex_unlock(&guest->lock);
 }

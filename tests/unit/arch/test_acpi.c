@@ -58,7 +58,10 @@ static void test_fadt(void **state)
 	(void)state;
 	assert_int_equal(get32(xsdt + 4), 36 + 3 * 8);
 	fadt = table(get64(xsdt + 36), "FACP");
-	/* ACPI 6.0's length; a shorter or longer table means that a field is missing or too many. */
+	/*
+	 * ACPI 6.0's length; a shorter or longer table means that a field is
+	 * missing or too many.
+	 */
 	assert_int_equal(get32(fadt + 4), 276);
 	assert_int_equal(fadt[46], BOARD_SCI_GSI);
 	assert_int_equal(get32(fadt + 56), BOARD_PM1_EVENT);
@@ -67,7 +70,10 @@ static void test_fadt(void **state)
 	assert_int_equal(fadt[88], 4);
 	assert_int_equal(fadt[89], 2);
 	assert_int_equal(fadt[91], 4);
-	/* A fixed power button: bit 4 clear; reset register: bit 10. Not hardware-reduced: bit 20. */
+	/*
+	 * A fixed power button: bit 4 clear; reset register: bit 10. Not
+	 * hardware-reduced: bit 20.
+	 */
 	assert_int_equal(get32(fadt + 112) & (1u << 4 | 1u << 10 | 1u << 20), 1u << 10);
 	assert_int_equal(get64(fadt + 120), BOARD_RESET_PORT);
 	assert_int_equal(fadt[128], BOARD_RESET_VALUE);
@@ -84,10 +90,20 @@ static void test_fadt(void **state)
 static void test_dsdt(void **state)
 {
 	const uint8_t s5[] = { '_', 'S', '5', '_', 0x12, 0x08, 0x04, 0x0a, BOARD_S5_SLP_TYP };
-	const uint8_t com1[] = { 0x47, 1, BOARD_COM1 & 0xff, BOARD_COM1 >> 8, BOARD_COM1 & 0xff,
-				 BOARD_COM1 >> 8, 1, BOARD_COM1_PORTS, 0x22, 1 << BOARD_COM1_GSI, 0 };
+	const uint8_t com1[] = { 0x47,
+				 1,
+				 BOARD_COM1 & 0xff,
+				 BOARD_COM1 >> 8,
+				 BOARD_COM1 & 0xff,
+				 BOARD_COM1 >> 8,
+				 1,
+				 BOARD_COM1_PORTS,
+				 0x22,
+				 1 << BOARD_COM1_GSI,
+				 0 };
 	const uint8_t rtc[] = { 0x47, 1, BOARD_RTC, 0, BOARD_RTC, 0, 1, 2 };
-	const uint8_t *xsdt = root(), *dsdt = table(get32(table(get64(xsdt + 36), "FACP") + 40), "DSDT");
+	const uint8_t *xsdt = root(),
+		      *dsdt = table(get32(table(get64(xsdt + 36), "FACP") + 40), "DSDT");
 	size_t len = get32(dsdt + 4);
 
 	(void)state;
@@ -96,16 +112,21 @@ static void test_dsdt(void **state)
 	assert_non_null(memmem(dsdt, len, rtc, sizeof(rtc)));
 }
 
-/* The windows in the DSDT are those of board.h, clear of RAM; so is ECAM, in the DSDT and in the MCFG. */
+/*
+ * The windows in the DSDT are those of board.h, clear of RAM; so is ECAM, in
+ * the DSDT and in the MCFG.
+ */
 static void test_pci(void **state)
 {
-	const uint8_t *xsdt = root(), *dsdt = table(get32(table(get64(xsdt + 36), "FACP") + 40), "DSDT");
+	const uint8_t *xsdt = root(),
+		      *dsdt = table(get32(table(get64(xsdt + 36), "FACP") + 40), "DSDT");
 	const uint8_t *mcfg = table(get64(xsdt + 52), "MCFG");
 	/* Resource descriptors: granularity, first, last, translation, length; base, length. */
 	const uint32_t low[] = { 0, (uint32_t)BOARD_PCI_LOW_BASE,
 				 (uint32_t)(BOARD_PCI_LOW_BASE + BOARD_PCI_LOW_BYTES - 1), 0,
 				 (uint32_t)BOARD_PCI_LOW_BYTES };
-	const uint64_t high[] = { 0, BOARD_PCI_HIGH_BASE, BOARD_PCI_HIGH_BASE + BOARD_PCI_HIGH_BYTES - 1, 0,
+	const uint64_t high[] = { 0, BOARD_PCI_HIGH_BASE,
+				  BOARD_PCI_HIGH_BASE + BOARD_PCI_HIGH_BYTES - 1, 0,
 				  BOARD_PCI_HIGH_BYTES };
 	const uint32_t ecam[] = { (uint32_t)BOARD_PCI_ECAM, (uint32_t)BOARD_PCI_ECAM_BYTES };
 	size_t len = get32(dsdt + 4);

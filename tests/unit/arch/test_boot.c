@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Loading kernels into memory, without KVM. The files are made on the spot; argv[1] is the bare guest.
+// Loading kernels into memory, without KVM. The files are made on the spot;
+// argv[1] is the bare guest.
 #include "common.h"
 
 #include <asm/bootparam.h>
@@ -52,7 +53,8 @@ static void ram_new(uint64_t bytes)
 	ram = memory_regions(mem, &n)[0].host;
 }
 
-static int load(const char *path, const char *disk, const char *cmdline, unsigned int cpus, struct err *err)
+static int load(const char *path, const char *disk, const char *cmdline, unsigned int cpus,
+		struct err *err)
 {
 	struct ram_file kernel_file, disk_file = { .fd = -1 };
 	const struct arch_boot_config config = { &kernel_file, disk ? &disk_file : NULL, cmdline,
@@ -181,7 +183,8 @@ static void test_tables(void **state)
 		uint64_t left;
 		gpa_t gpa;
 
-		assert_int_equal(arch_translate(mem, &mmu, GVA(probe[i]), GUP_NOWAIT, NULL, &gpa, &left), 0);
+		assert_int_equal(
+			arch_translate(mem, &mmu, GVA(probe[i]), GUP_NOWAIT, NULL, &gpa, &left), 0);
 		assert_int_equal(gpa.v, probe[i]);
 	}
 }
@@ -216,7 +219,8 @@ static void test_small_memory(void **state)
 	test_bzimage(file);
 	file[0x234] = 0;
 	write_file(kernel, file, sizeof(file));
-	assert_err(load(kernel, NULL, NULL, 1, &err), -ENOSPC, err, "use --memory of at least 20 MiB");
+	assert_err(load(kernel, NULL, NULL, 1, &err), -ENOSPC, err,
+		   "use --memory of at least 20 MiB");
 	put32(file + 0x260, 0xf0000000);
 	write_file(kernel, file, sizeof(file));
 	assert_err(load(kernel, NULL, NULL, 1, &err), -ENOSPC, err, "below 3 GiB");
@@ -232,12 +236,14 @@ static void test_initrd_too_large(void **state)
 	put_bzimage();
 	write_file(initrd, "x", 1);
 	assert_int_equal(truncate(initrd, 30 << 20), 0);
-	assert_err(load(kernel, initrd, NULL, 1, &err), -ENOSPC, err, "use --memory of at least 50 MiB");
+	assert_err(load(kernel, initrd, NULL, 1, &err), -ENOSPC, err,
+		   "use --memory of at least 50 MiB");
 	assert_non_null(strstr(err.text, initrd));
 	test_bzimage(file);
 	put32(file + 0x22c, 0x1ffffff);
 	write_file(kernel, file, sizeof(file));
-	assert_err(load(kernel, initrd, NULL, 1, &err), -ENOSPC, err, "highest address that it takes, 0x1ffffff");
+	assert_err(load(kernel, initrd, NULL, 1, &err), -ENOSPC, err,
+		   "highest address that it takes, 0x1ffffff");
 	assert_int_equal(truncate(initrd, 0), 0);
 	assert_err(load(kernel, initrd, NULL, 1, &err), -EINVAL, err, "empty");
 }

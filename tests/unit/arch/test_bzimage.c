@@ -80,7 +80,10 @@ static void test_bad(void **state)
 	}
 }
 
-/* Every shorter file is an error and nothing behind its end is read: each is parsed in an allocation of its own size. */
+/*
+ * Every shorter file is an error and nothing behind its end is read: each is
+ * parsed in an allocation of its own size.
+ */
 static void test_truncated(void **state)
 {
 	struct bzimage image;

@@ -29,7 +29,10 @@ static void test_offsets(void **state)
 	assert_false(arch_gdb_reg(UINT32_MAX, &offset, &bytes));
 }
 
-/* The description names as many registers, of the same sizes and in the same order, as the packet has. */
+/*
+ * The description names as many registers, of the same sizes and in the same
+ * order, as the packet has.
+ */
 static void test_description(void **state)
 {
 	const char *at = arch_gdb_xml();

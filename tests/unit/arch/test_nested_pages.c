@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Which pages a nested guest's state names, and that a state is refused as long as one of them has not come. Needs no KVM.
+// Which pages a nested guest's state names, and that a state is refused as long
+// as one of them has not come. Needs no KVM.
 #include "common.h"
 
 #include <errno.h>
@@ -90,7 +91,8 @@ static void assert_named(struct kvm_nested_state *state, const uint64_t *pages)
 
 static void test_svm(void **unused)
 {
-	static const uint64_t all[] = { 0x1000, 0x10000, 0x11000, 0x12000, 0x20000, 0x21000, 0x30000, 0 };
+	static const uint64_t all[] = { 0x1000,	 0x10000, 0x11000, 0x12000,
+					0x20000, 0x21000, 0x30000, 0 };
 	struct kvm_nested_state *state;
 
 	(void)unused;
@@ -98,7 +100,8 @@ static void test_svm(void **unused)
 	/* With nested paging CR3 is none of the guest's addresses. */
 	state = svm_new(IMAGE);
 	image_set(state, 0x90, 1);
-	assert_named(state, (const uint64_t[]){ 0x1000, 0x10000, 0x11000, 0x12000, 0x20000, 0x21000, 0 });
+	assert_named(state,
+		     (const uint64_t[]){ 0x1000, 0x10000, 0x11000, 0x12000, 0x20000, 0x21000, 0 });
 	/* A state that is cut short names what is in it. */
 	assert_named(svm_new(0x4f), (const uint64_t[]){ 0x1000, 0x10000, 0x11000, 0x12000, 0 });
 	assert_named(svm_new(0), (const uint64_t[]){ 0x1000, 0 });
@@ -107,15 +110,17 @@ static void test_svm(void **unused)
 static void test_vmx(void **unused)
 {
 	(void)unused;
-	assert_named(vmx_new(IMAGE), (const uint64_t[]){ 0x1000, 0x2000, 0x38000, 0x40000, 0x48000, 0x50000, 0x58000, 0x60000,
-							  0x70000, 0x78000, 0x80000, 0 });
+	assert_named(vmx_new(IMAGE),
+		     (const uint64_t[]){ 0x1000, 0x2000, 0x38000, 0x40000, 0x48000, 0x50000,
+					 0x58000, 0x60000, 0x70000, 0x78000, 0x80000, 0 });
 	assert_named(vmx_new(60), (const uint64_t[]){ 0x1000, 0x2000, 0x38000, 0x40000, 0 });
 }
 
 static void test_a_state_whose_pages_have_not_come(void **unused)
 {
 	const struct memory_range range = { GPA(0), RAM };
-	static const uint64_t named[] = { 0x1000, 0x10000, 0x11000, 0x12000, 0x20000, 0x21000, 0x30000 };
+	static const uint64_t named[] = { 0x1000,  0x10000, 0x11000, 0x12000,
+					  0x20000, 0x21000, 0x30000 };
 	struct kvm_nested_state *state = svm_new(IMAGE);
 	struct memory *mem;
 	struct err err;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// State of real vCPUs: a guest runs in one VM, goes on in another, is reset. The guest is a few bytes of ring-3 code
-// that count in EAX and report each number at port 0x80 + CPU, so that it runs on every KVM.
+// State of real vCPUs: a guest runs in one VM, goes on in another, is reset.
+// The guest is a few bytes of ring-3 code that count in EAX and report each
+// number at port 0x80 + CPU, so that it runs on every KVM.
 #include "guest.h"
 
 #include <fcntl.h>
@@ -82,7 +83,10 @@ static void guest_run(struct guest *guest, uint32_t count)
 	guest_run_to(guest, (const uint32_t[CPUS]){ count, count });
 }
 
-/* All that KVM tells of a vCPU and that must be the same after a save and a load, or after a reset. */
+/*
+ * All that KVM tells of a vCPU and that must be the same after a save and a
+ * load, or after a reset.
+ */
 struct picture {
 	struct kvm_regs regs;
 	struct kvm_sregs2 sregs;
@@ -173,9 +177,11 @@ static void disturb(struct guest *guest)
 		memset(area + 160 + 3 * 16, 0x5a, 16);			/* XMM3 */
 		area[512] |= 3;						/* XSTATE_BV */
 		assert_int_equal(xsave_set(vcpu, area, NULL), 0);
-		assert_int_equal(parked_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "debugregs", NULL), 0);
+		assert_int_equal(parked_ioctl(vcpu, KVM_GET_DEBUGREGS, &debug, "debugregs", NULL),
+				 0);
 		debug.db[2] = 0x1234;
-		assert_int_equal(parked_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "debugregs", NULL), 0);
+		assert_int_equal(parked_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "debugregs", NULL),
+				 0);
 		assert_int_equal(parked_ioctl(vcpu, KVM_GET_LAPIC, &lapic, "lapic", NULL), 0);
 		put32((uint8_t *)lapic.regs + 0xf0, 0x1ff);		/* enabled */
 		put32((uint8_t *)lapic.regs + 0x320, 0x100ef);		/* timer */
@@ -260,8 +266,8 @@ static void test_reset(void **state)
 }
 
 /*
- * Every vCPU state with one byte changed, or cut short, is taken or refused, with a text; the good one can then still be
- * loaded.
+ * Every vCPU state with one byte changed, or cut short, is taken or refused,
+ * with a text; the good one can then still be loaded.
  */
 static void test_hostile_state(void **state)
 {
@@ -326,7 +332,8 @@ static void test_wrong_state(void **state)
 	assert_err(arch_vcpu_load(vcpu, saved.vcpu[1].data, saved.vcpu[1].len, &err), -EPROTO, err,
 		   "vCPU 0: got the state of vCPU 1");
 	assert_err(arch_vcpu_load(vcpu, NULL, 0, &err), -EPROTO, err, "version 0");
-	assert_err(arch_vm_load(a->vm, saved.vcpu[0].data, 1, &err), -EPROTO, err, "not a VmState message");
+	assert_err(arch_vm_load(a->vm, saved.vcpu[0].data, 1, &err), -EPROTO, err,
+		   "not a VmState message");
 	/* A later version, by a field that comes again: the last one counts. */
 	assert_int_equal(buf_append(&saved.vcpu[0], "\x08\x02", 2), 0);
 	assert_err(arch_vcpu_load(vcpu, saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO, err,
@@ -357,8 +364,8 @@ static int stop(void *arg, gfn_t gfn)
 
 static void test_early_pages(void **state)
 {
-	static const uint64_t wanted[] = { CODE, TABLES, TABLES + 0x1000, TABLES + 0x2000, CLOCK_PAGE, STEAL_PAGE,
-					   STACK - 8 };
+	static const uint64_t wanted[] = { CODE,       TABLES,	   TABLES + 0x1000, TABLES + 0x2000,
+					   CLOCK_PAGE, STEAL_PAGE, STACK - 8 };
 	static uint8_t seen[RAM / PAGE_BYTES];
 	struct guest *a;
 	struct err err = { 0 };
@@ -386,7 +393,8 @@ static void test_debugger(void **state)
 	struct guest *a;
 	struct vcpu_parked *vcpu;
 	struct arch_mmu mmu;
-	struct arch_debug debug = { .nwatch = 1, .watch = { { ARCH_WATCH_WRITE, GVA(0x1001), 4 } } };
+	struct arch_debug debug = { .nwatch = 1,
+				    .watch = { { ARCH_WATCH_WRITE, GVA(0x1001), 4 } } };
 	struct err err = { 0 };
 	uint64_t pc, left;
 	gpa_t gpa;

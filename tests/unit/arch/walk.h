@@ -31,7 +31,8 @@ static inline int drop(void **state)
 	return 0;
 }
 
-static inline void check(const struct arch_mmu *mmu, uint64_t gva, uint64_t want, uint64_t want_left)
+static inline void check(const struct arch_mmu *mmu, uint64_t gva, uint64_t want,
+			 uint64_t want_left)
 {
 	uint64_t left = 0;
 	gpa_t gpa = GPA(0);
@@ -46,7 +47,8 @@ static inline void check_fault(const struct arch_mmu *mmu, uint64_t gva)
 	uint64_t left;
 	gpa_t gpa;
 
-	assert_int_equal(arch_translate(mem, mmu, GVA(gva), GUP_NOWAIT, NULL, &gpa, &left), -EFAULT);
+	assert_int_equal(arch_translate(mem, mmu, GVA(gva), GUP_NOWAIT, NULL, &gpa, &left),
+			 -EFAULT);
 }
 
 #endif

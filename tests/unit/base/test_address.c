@@ -65,7 +65,8 @@ static void bad_ones_are_refused_with_what_is_wrong(void **state)
 
 	(void)state;
 	for (i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
-		if (address_parse(&address, bad[i].text, &err) != -EINVAL || !strstr(err.text, bad[i].says))
+		if (address_parse(&address, bad[i].text, &err) != -EINVAL ||
+		    !strstr(err.text, bad[i].says))
 			fail_msg("'%s': %s", bad[i].text, err.text);
 	}
 	memset(text, 'a', sizeof(text) - 1);
@@ -118,7 +119,10 @@ static void some_need_no_resolver(void **state)
 
 #define ANSWERS_MAX 32
 
-/* A resolver's answer: "4" and "6" are addresses of that family, numbered from 1 on; "=" is the one before once more. */
+/*
+ * A resolver's answer: "4" and "6" are addresses of that family, numbered from
+ * 1 on; "=" is the one before once more.
+ */
 static void take(struct addresses *to, const char *answers)
 {
 	static struct addrinfo list[ANSWERS_MAX];
@@ -128,11 +132,16 @@ static void take(struct addresses *to, const char *answers)
 
 	assert_true(n <= ANSWERS_MAX);
 	for (i = 0; i < n; i++) {
-		in4[i] = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl((uint32_t)i + 1) };
-		in6[i] = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_addr.s6_addr[15] = (uint8_t)(i + 1) };
-		list[i] = (struct addrinfo){ .ai_family = AF_INET, .ai_addr = (struct sockaddr *)&in4[i], .ai_addrlen = sizeof(in4[i]) };
+		in4[i] = (struct sockaddr_in){ .sin_family = AF_INET,
+					       .sin_addr.s_addr = htonl((uint32_t)i + 1) };
+		in6[i] = (struct sockaddr_in6){ .sin6_family = AF_INET6,
+						.sin6_addr.s6_addr[15] = (uint8_t)(i + 1) };
+		list[i] = (struct addrinfo){ .ai_family = AF_INET,
+					     .ai_addr = (struct sockaddr *)&in4[i],
+					     .ai_addrlen = sizeof(in4[i]) };
 		if (answers[i] == '6')
-			list[i] = (struct addrinfo){ .ai_family = AF_INET6, .ai_addr = (struct sockaddr *)&in6[i],
+			list[i] = (struct addrinfo){ .ai_family = AF_INET6,
+						     .ai_addr = (struct sockaddr *)&in6[i],
 						     .ai_addrlen = sizeof(in6[i]) };
 		else if (answers[i] == '=')
 			list[i] = list[i - 1];

@@ -292,7 +292,10 @@ static void on_slow_post(void *arg)
 	loop_post(job->loop, on_slow_post, job);
 }
 
-/* However many jobs there are, the rest of the loop has its turn between them; their order stays. */
+/*
+ * However many jobs there are, the rest of the loop has its turn between them;
+ * their order stays.
+ */
 static void test_loop_does_not_run_all_posts_in_one_turn(void **unused)
 {
 	struct slow_job job[SLOW_POSTS];

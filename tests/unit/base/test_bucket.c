@@ -51,7 +51,8 @@ static void test_rate_is_kept_for_small_and_large_pieces(void **state)
 			send_until(&bucket, pieces[j], &now, now + 60 * NS_PER_SEC);	/* the burst, and debt */
 			int64_t start = now;
 			int64_t seconds = rates[i] < 1000000 ? 3000 : 100;
-			uint64_t sent = send_until(&bucket, pieces[j], &now, start + seconds * NS_PER_SEC);
+			uint64_t sent =
+				send_until(&bucket, pieces[j], &now, start + seconds * NS_PER_SEC);
 
 			assert_close(sent, rates[i] * (uint64_t)seconds);
 		}
@@ -110,7 +111,8 @@ static void test_change_of_rate_takes_effect(void **state)
 	send_until(&bucket, 4096, &now, 5 * NS_PER_SEC);
 	bucket_set_rate(&bucket, 50000000, now);
 	start = now;
-	assert_close(send_until(&bucket, 4096, &now, start + 20 * NS_PER_SEC), UINT64_C(50000000) * 20);
+	assert_close(send_until(&bucket, 4096, &now, start + 20 * NS_PER_SEC),
+		     UINT64_C(50000000) * 20);
 	bucket_set_rate(&bucket, 0, now);
 	assert_int_equal(bucket_take(&bucket, 1 << 30, now), 0);
 	bucket_set_rate(&bucket, UINT64_MAX, now);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Connecting by name, on the loopback. The resolver is this file's own; a black hole is a listener whose queue is full: Linux then drops
-// who knocks.
+// Connecting by name, on the loopback. The resolver is this file's own; a black
+// hole is a listener whose queue is full: Linux then drops who connects.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,10 +35,12 @@ static _Atomic unsigned int nhosts;
 static int gate;
 static _Atomic int asked;
 
-int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **found)
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+		struct addrinfo **found)
 {
 	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
-		(int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))dlsym(RTLD_NEXT, "getaddrinfo");
+		(int (*)(const char *, const char *, const struct addrinfo *,
+			 struct addrinfo **))dlsym(RTLD_NEXT, "getaddrinfo");
 	struct pollfd open = { .fd = gate, .events = POLLIN };
 	unsigned int i;
 
@@ -51,14 +53,18 @@ int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints
 		poll(&open, 1, -1);
 	*found = calloc(nhosts, sizeof(**found));
 	for (i = 0; i < nhosts; i++)
-		(*found)[i] = (struct addrinfo){ .ai_family = AF_INET, .ai_addr = (struct sockaddr *)&hosts[i], .ai_addrlen = sizeof(hosts[i]),
-						 .ai_next = i + 1 < nhosts ? &(*found)[i + 1] : NULL };
+		(*found)[i] =
+			(struct addrinfo){ .ai_family = AF_INET,
+					   .ai_addr = (struct sockaddr *)&hosts[i],
+					   .ai_addrlen = sizeof(hosts[i]),
+					   .ai_next = i + 1 < nhosts ? &(*found)[i + 1] : NULL };
 	return 0;
 }
 
 void freeaddrinfo(struct addrinfo *found)
 {
-	void (*real)(struct addrinfo *) = (void (*)(struct addrinfo *))dlsym(RTLD_NEXT, "freeaddrinfo");
+	void (*real)(struct addrinfo *) =
+		(void (*)(struct addrinfo *))dlsym(RTLD_NEXT, "freeaddrinfo");
 
 	if (found && found->ai_addr == (struct sockaddr *)&hosts[0])
 		free(found);
@@ -72,7 +78,9 @@ static in_port_t port;
 
 static struct sockaddr_in host_at(unsigned int n)
 {
-	return (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = port, .sin_addr.s_addr = htonl(0x7f000000u + n) };
+	return (struct sockaddr_in){ .sin_family = AF_INET,
+				     .sin_port = port,
+				     .sin_addr.s_addr = htonl(0x7f000000u + n) };
 }
 
 static int server(unsigned int n, int backlog)
@@ -123,7 +131,8 @@ static struct address named(const char *host)
 	return address;
 }
 
-static int dial(const char *host, const struct addresses *known, int timeout_ms, int interrupt_fd, struct err *err)
+static int dial(const char *host, const struct addresses *known, int timeout_ms, int interrupt_fd,
+		struct err *err)
 {
 	struct address address = named(host);
 	struct dial *d;
@@ -177,7 +186,10 @@ static void the_first_address_is_a_black_hole(void **state)
 	hole_open(&hole, 1);
 	hosts_are(2);
 	assert_int_equal(reached(dial("name", NULL, LONG_MS, -1, &err)), 2);
-	/* Each address gets a share of the time, also where that is less than is usual between two attempts. */
+	/*
+	 * Each address gets a share of the time, also where that is less than
+	 * is usual between two attempts.
+	 */
 	assert_int_equal(reached(dial("name", NULL, 240, -1, &err)), 2);
 	close(fd);
 	hole_close(&hole);
@@ -328,7 +340,8 @@ static void a_resolver_that_is_silent(void **state)
 	assert_int_equal(dial("slow", NULL, 50, -1, &err), -ETIMEDOUT);
 	says(&err, "slow: its address was not found within 50 ms");
 	assert_int_equal(dial("slow", NULL, -1, now, &err), -EINTR);
-	assert_int_equal(lookup_wait(&found, &slow, clock_now_ns() + 50 * NS_PER_MS, -1, &err), -ETIMEDOUT);
+	assert_int_equal(lookup_wait(&found, &slow, clock_now_ns() + 50 * NS_PER_MS, -1, &err),
+			 -ETIMEDOUT);
 	assert_int_equal(lookup_wait(&found, &slow, INT64_MAX, now, &err), -EINTR);
 	at = host_at(1);
 	memcpy(&known.at[0], &at, sizeof(at));

@@ -48,7 +48,9 @@ static void what_is_not_there_says_what_to_install(void **state)
 	assert_int_equal(load("libpostern-none.so.9", "atoi", &err), -ENOSYS);
 	assert_non_null(strstr(err.text, "foo needs libpostern-none.so.9: apt install libfoo1"));
 	assert_int_equal(load("libc.so.6", "no_such_function", &err), -ENOSYS);
-	assert_non_null(strstr(err.text, "foo needs a newer libc.so.6, one with no_such_function: apt install libfoo1"));
+	assert_non_null(strstr(
+		err.text,
+		"foo needs a newer libc.so.6, one with no_such_function: apt install libfoo1"));
 }
 
 int main(void)

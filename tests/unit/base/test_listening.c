@@ -201,7 +201,10 @@ static void a_stale_socket_goes_and_others_stay(void **state)
 	open_fine(&l, address);
 	assert_int_equal(try_open(&second, address, &err), -EADDRINUSE);
 	assert_non_null(strstr(err.text, path));
-	/* Somebody removes the file, and another takes the name: the first one's end does not take that along. */
+	/*
+	 * Somebody removes the file, and another takes the name: the first
+	 * one's end does not take that along.
+	 */
 	assert_int_equal(unlink(path), 0);
 	open_fine(&second, address);
 	listening_close(&l);
@@ -226,7 +229,10 @@ static void a_stale_socket_goes_and_others_stay(void **state)
 	rmdir(dir);
 }
 
-/* listen(2), as the linker has it (--wrap): the first one waits, with its socket bound, until a second has tried for a while. */
+/*
+ * listen(2), as the linker has it (--wrap): the first one waits, with its
+ * socket bound, until a second has tried for a while.
+ */
 static struct race {
 	const char *address;	/* NULL: nothing is special */
 	bool begun;		/* set by the first one, before the second's thread */

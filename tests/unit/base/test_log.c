@@ -41,7 +41,8 @@ static void test_json_strings(void **unused)
 
 	(void)unused;
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		assert_int_equal(log_json_string(out, sizeof(out), cases[i].text), strlen(cases[i].json));
+		assert_int_equal(log_json_string(out, sizeof(out), cases[i].text),
+				 strlen(cases[i].json));
 		assert_string_equal(out, cases[i].json);
 	}
 }
@@ -57,7 +58,9 @@ static void test_json_strings_are_cut_between_characters(void **unused)
 		assert_true(log_json_string(out, room, "\x01\x02") < room);
 		assert_string_equal(out, room > 6 ? "\\u0001" : "");
 		log_json_string(out, room, "\xe2\x82\xac\xe2\x82\xac");
-		assert_string_equal(out, room > 6 ? "\xe2\x82\xac\xe2\x82\xac" : room > 3 ? "\xe2\x82\xac" : "");
+		assert_string_equal(out, room > 6 ? "\xe2\x82\xac\xe2\x82\xac" :
+					 room > 3 ? "\xe2\x82\xac" :
+						    "");
 	}
 }
 
@@ -169,7 +172,7 @@ static void read_all(char *text, size_t room, const char *path)
 	fclose(f);
 }
 
-/* Lines that cannot be written are counted, and told of as soon as one can be. */
+/* Lines that cannot be written are counted, and lines_reported of as soon as one can be. */
 static void test_a_full_disk_is_survived(void **unused)
 {
 	char dir[] = "/tmp/postern-log-XXXXXX", path[64], text[8192];
@@ -269,7 +272,10 @@ static void count_lines(enum log_level level, const char *line)
 
 #define LINES 100000
 
-/* What a peer or a guest can have said without end does not fill the log, and nothing is left out in silence. */
+/*
+ * What a peer or a guest can have said without end does not fill the log, and
+ * nothing is left out in silence.
+ */
 static void test_a_place_that_logs_without_end_is_cut_short_and_counted(void **unused)
 {
 	int64_t start = clock_now_ns();

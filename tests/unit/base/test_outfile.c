@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Files to be written, in directories of all kinds and with what others have laid there; pid files and their owners.
+// Files to be written, in directories of all kinds and with what others have
+// laid there; pid files and their owners.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -168,7 +168,8 @@ static void test_depth_is_bounded(void **state)
 }
 
 /* `piece` so often, in what `head` begins. */
-static void expect_many(const char *head, size_t head_len, const char *piece, size_t len, unsigned int n, bool taken)
+static void expect_many(const char *head, size_t head_len, const char *piece, size_t len,
+			unsigned int n, bool taken)
 {
 	struct buf buf = { 0 };
 	unsigned int i;

@@ -73,7 +73,8 @@ static void test_values_are_taken_in_order_as_text(void **state)
 {
 	(void)state;
 	fine("{}", "");
-	fine("{\"text\": \"a b\", \"number\": 7, \"size\": \"2G\", \"flag\": true, \"list\": \"x\"}", "t=a b;n=7;s=2G;f=;l=x;");
+	fine("{\"text\": \"a b\", \"number\": 7, \"size\": \"2G\", \"flag\": true, \"list\": \"x\"}",
+	     "t=a b;n=7;s=2G;f=;l=x;");
 	fine("{\"list\": [\"x\", \"y\"], \"size\": 4096, \"flag\": false}", "l=x;l=y;s=4096;");
 	fine("{\"number\": 9223372036854775807}", "n=9223372036854775807;");
 	fine("{\"number\": -1}", "n=-1;");	/* whose range it is knows what to say */
@@ -84,7 +85,8 @@ static void test_an_unknown_key_is_named_with_its_line(void **state)
 {
 	(void)state;
 	wrong("{\"txt\": 1}", ":1: \"txt\": there is no such key");
-	wrong("{\n\"text\": \"number\",\n\n \"Number\" :\n1}", ":4: \"Number\": there is no such key");
+	wrong("{\n\"text\": \"number\",\n\n \"Number\" :\n1}",
+	      ":4: \"Number\": there is no such key");
 	wrong("{\"text\": \"{\\\"a\\\": \\\"\",\n\"a\": 1}", ":2: \"a\"");
 	wrong("{\"list\": [\"a\",\n\"b\"],\n\"b\": 1}", ":3: \"b\"");
 	wrong("{\"\\u0061\": 1}", ": \"a\": there is no such key");

@@ -23,7 +23,8 @@ static int parse(struct ctl_options *o, const char *words, struct err *err)
 
 	assert_true(strlen(words) < sizeof(text));
 	strcpy(text, words);
-	for (word = strtok_r(text, " ", &save); word && argc < WORDS_MAX; word = strtok_r(NULL, " ", &save))
+	for (word = strtok_r(text, " ", &save); word && argc < WORDS_MAX;
+	     word = strtok_r(NULL, " ", &save))
 		argv[argc++] = word;
 	argv[argc] = NULL;
 	return ctl_options_parse(o, argc, argv, err);
@@ -35,7 +36,10 @@ static void test_options_stand_before_and_after_the_command(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(parse(&o, "--name web migrate tcp:h:1 --bandwidth 2M --detach -j --timeout 3", &err), 0);
+	assert_int_equal(parse(&o,
+			       "--name web migrate tcp:h:1 --bandwidth 2M --detach -j --timeout 3",
+			       &err),
+			 0);
 	assert_int_equal(o.command, CTL_MIGRATE);
 	assert_string_equal(o.argument, "tcp:h:1");
 	assert_string_equal(o.name, "web");
@@ -108,7 +112,8 @@ static void test_what_is_wrong_is_named(void **state)
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		assert_int_equal(parse(&o, bad[i].words, &err), -EINVAL);
 		if (!strstr(err.text, bad[i].says))
-			fail_msg("\"%s\": \"%s\" says nothing of \"%s\"", bad[i].words, err.text, bad[i].says);
+			fail_msg("\"%s\": \"%s\" says nothing of \"%s\"", bad[i].words, err.text,
+				 bad[i].says);
 	}
 }
 

@@ -75,24 +75,29 @@ static void test_a_migration_is_one_line(void **state)
 	migration("{\"status\": \"none\", \"postern\": {\"incoming\": false}}", "none");
 	migration("{}", "none");
 	migration("5", "none");
-	migration("{\"status\": \"postcopy-active\", \"ram\": {\"remaining\": 3145729, \"total\": 67108864}, "
-		  "\"postern\": {\"incoming\": true, \"bytes-per-second\": 1048576, \"recoveries\": 2}}",
-		  "postcopy-active, to here, 3.0 MiB of 64.0 MiB left, 1.0 MiB/s, 4 s to go, recovered 2 times");
-	migration("{\"status\": \"postcopy-paused\", \"ram\": {\"remaining\": 1024, \"total\": 2048}, "
-		  "\"postern\": {\"incoming\": false, \"bytes-per-second\": 7}}",
-		  "postcopy-paused, from here, 1.0 KiB of 2.0 KiB left");
-	migration("{\"status\": \"completed\", \"total-time\": 1234, \"ram\": {\"remaining\": 0, \"total\": 1}}",
-		  "completed, 1.2 s");
-	migration("{\"status\": \"postcopy-active\", \"ram\": {\"remaining\": -5, \"total\": \"x\"}}",
-		  "postcopy-active, 0 B of 0 B left, 0 B/s");
+	migration(
+		"{\"status\": \"postcopy-active\", \"ram\": {\"remaining\": 3145729, \"total\": 67108864}, "
+		"\"postern\": {\"incoming\": true, \"bytes-per-second\": 1048576, \"recoveries\": 2}}",
+		"postcopy-active, to here, 3.0 MiB of 64.0 MiB left, 1.0 MiB/s, 4 s to go, recovered 2 times");
+	migration(
+		"{\"status\": \"postcopy-paused\", \"ram\": {\"remaining\": 1024, \"total\": 2048}, "
+		"\"postern\": {\"incoming\": false, \"bytes-per-second\": 7}}",
+		"postcopy-paused, from here, 1.0 KiB of 2.0 KiB left");
+	migration(
+		"{\"status\": \"completed\", \"total-time\": 1234, \"ram\": {\"remaining\": 0, \"total\": 1}}",
+		"completed, 1.2 s");
+	migration(
+		"{\"status\": \"postcopy-active\", \"ram\": {\"remaining\": -5, \"total\": \"x\"}}",
+		"postcopy-active, 0 B of 0 B left, 0 B/s");
 }
 
 static void test_status_has_a_fact_a_line(void **state)
 {
 	FILE *out = open_memstream(&text, &size);
 	json_t *name = load("{\"name\": \"web\"}"), *status = load("{\"status\": \"running\"}");
-	json_t *cpus = load("[{\"cpu-index\": 0, \"x-postern\": {\"parked\": false}}, {\"cpu-index\": 1, "
-			    "\"x-postern\": {\"waits-for\": {\"gpa\": 4096, \"since-us\": 2500}}}]");
+	json_t *cpus =
+		load("[{\"cpu-index\": 0, \"x-postern\": {\"parked\": false}}, {\"cpu-index\": 1, "
+		     "\"x-postern\": {\"waits-for\": {\"gpa\": 4096, \"since-us\": 2500}}}]");
 	json_t *migrate = load("{\"status\": \"failed\", \"error-desc\": \"no route\"}");
 	json_t *faults = load("{\"pages\": {\"total\": 1024, \"present\": 256, \"lost\": 3}}");
 
@@ -128,7 +133,8 @@ static void test_events_are_one_line_whatever_they_hold(void **state)
 	      "\"data\": {\"status\": \"a\\nb\", \"n\": [1, {\"x\": null}]}}",
 	      "1970-01-01T00:00:00.000000Z MIGRATION status=a?b n=[1,{\"x\":null}]\n");
 	event("{\"event\": 5, \"data\": []}", "1970-01-01T00:00:00.000000Z ?\n");
-	event("{\"event\": \"X\", \"timestamp\": {\"seconds\": 9223372036854775807}}", "?.000000Z X\n");
+	event("{\"event\": \"X\", \"timestamp\": {\"seconds\": 9223372036854775807}}",
+	      "?.000000Z X\n");
 }
 
 static void test_faults_of_any_shape_are_survived(void **state)
@@ -168,8 +174,10 @@ static void test_a_cancel_that_ends_nothing_says_so(void **state)
 	(void)state;
 	cancelled("{}", "nothing to cancel: there is no migration\n");
 	cancelled("{\"status\":\"none\"}", "nothing to cancel: there is no migration\n");
-	cancelled("{\"status\":\"completed\"}", "nothing to cancel: the migration is over (completed)\n");
-	cancelled("{\"status\":\"cancelled\"}", "nothing to cancel: the migration is over (cancelled)\n");
+	cancelled("{\"status\":\"completed\"}",
+		  "nothing to cancel: the migration is over (completed)\n");
+	cancelled("{\"status\":\"cancelled\"}",
+		  "nothing to cancel: the migration is over (cancelled)\n");
 	cancelled("{\"status\":\"setup\"}", "");
 	cancelled("{\"status\":\"postcopy-paused\"}", "");
 	cancelled("{\"status\":7}", "nothing to cancel: there is no migration\n");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// A kernel out of a file system that mke2fs has made, by the process that reads it: this executable, started anew.
+// A kernel out of a file system that mke2fs has made, by the process that reads
+// it: this executable, started anew.
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -82,7 +83,8 @@ static void file(struct test *t, const char *name, size_t bytes, char content)
 
 static void make(struct test *t, const char *options)
 {
-	shell("PATH=$PATH:/usr/sbin:/sbin; mke2fs -q -F -t ext4 %s -d %s/root %s 16M > /dev/null 2>&1", options, t->dir, t->image);
+	shell("PATH=$PATH:/usr/sbin:/sbin; mke2fs -q -F -t ext4 %s -d %s/root %s 16M > /dev/null 2>&1",
+	      options, t->dir, t->image);
 }
 
 static size_t size_of(const struct boot_file *file)
@@ -138,7 +140,8 @@ static void test_links_in_the_root_come_first(void **state)
 	file(t, "boot/vmlinuz-1.0", KERNEL_BYTES, 'a');
 	file(t, "boot/initrd.img-1.0", 5000, 'i');
 	file(t, "boot/vmlinuz-2.0", 9000, 'b');
-	shell("cd %s/root; ln -s boot/vmlinuz-1.0 vmlinuz; ln -s /boot/initrd.img-1.0 initrd.img", t->dir);
+	shell("cd %s/root; ln -s boot/vmlinuz-1.0 vmlinuz; ln -s /boot/initrd.img-1.0 initrd.img",
+	      t->dir);
 	make(t, "");
 	t->boot.append = "quiet";
 	assert_int_equal(fetch(t), 0);
@@ -214,7 +217,10 @@ static void test_no_kernel(void **state)
 	assert_non_null(strstr(t->err.text, "0 bytes"));
 }
 
-/* What is taken out lies in the host's memory, and none of the limits of a process counts it there. */
+/*
+ * What is taken out lies in the host's memory, and none of the limits of a
+ * process counts it there.
+ */
 static void test_what_does_not_fit_into_the_guest(void **state)
 {
 	struct test *t = *state;
@@ -250,7 +256,9 @@ static void test_damage_is_an_error_or_harmless(void **state)
 		assert_true(fd >= 0);
 		for (i = 0; i < 200; i++) {
 			byte = (uint8_t)rand_r(&seed);
-			assert_int_equal(pwrite(fd, &byte, 1, 1024 + rand_r(&seed) % (round < 4 ? 1024 : 300000)), 1);
+			assert_int_equal(pwrite(fd, &byte, 1,
+						1024 + rand_r(&seed) % (round < 4 ? 1024 : 300000)),
+					 1);
 		}
 		close(fd);
 		fetch(t);
@@ -347,8 +355,9 @@ static void test_it_can_be_ended_at_once(void **state)
 }
 
 /*
- * The reader limits itself before it looks at the disk, and does so here: what it has then is what whoever takes it over has.
- * (A name of libc's that this program defines is this one's.)
+ * The reader limits itself before it looks at the disk, and does so here: what
+ * it has then is what whoever takes it over has. (A name of libc's that this
+ * program defines is this one's.)
  */
 static bool reader;
 
@@ -385,17 +394,22 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_links_in_the_root_come_first, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_else_the_newest_kernel_and_again_after_a_change, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_else_the_newest_kernel_and_again_after_a_change, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_names_as_disk_takes_them, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_kernel, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_what_does_not_fit_into_the_guest, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_damage_is_an_error_or_harmless, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_what_does_not_fit_into_the_guest, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_damage_is_an_error_or_harmless, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_one_can_follow_at_once, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_one_that_follows_can_be_ended, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_that_follows_can_be_ended, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_one_under_way_can_be_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_what_is_no_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_it_can_be_ended_at_once, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_the_reader_has_no_other_descriptors, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_reader_has_no_other_descriptors, setup,
+						teardown),
 	};
 
 	reader = argc == 3 && !strcmp(argv[1], "disk-child");

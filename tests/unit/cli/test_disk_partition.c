@@ -91,7 +91,8 @@ static void gpt_seal(void)
 
 static const uint8_t linux_data[16] = { 0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47,
 					0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4 };
-static const uint8_t efi[16] = { 0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b };
+static const uint8_t efi[16] = { 0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11,
+				 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b };
 
 static void test_a_file_system_without_a_table(void **state)
 {
@@ -179,13 +180,21 @@ static void test_what_is_no_disk(void **state)
 
 static void test_versions_are_compared_as_numbers(void **state)
 {
-	static const char *const order[] = { "6", "6.1~rc1", "6.1", "6.1.0-9-amd64", "6.1.0-10-amd64", "6.1.0-10-cloud-amd64", "6.12.3", "10.0" };
+	static const char *const order[] = { "6",
+					     "6.1~rc1",
+					     "6.1",
+					     "6.1.0-9-amd64",
+					     "6.1.0-10-amd64",
+					     "6.1.0-10-cloud-amd64",
+					     "6.12.3",
+					     "10.0" };
 	size_t i, j;
 
 	(void)state;
 	for (i = 0; i < sizeof(order) / sizeof(order[0]); i++)
 		for (j = 0; j < sizeof(order) / sizeof(order[0]); j++)
-			assert_int_equal(disk_version_compare(order[i], order[j]), i < j ? -1 : i > j);
+			assert_int_equal(disk_version_compare(order[i], order[j]),
+					 i < j ? -1 : i > j);
 }
 
 int main(void)

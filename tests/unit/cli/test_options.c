@@ -37,12 +37,16 @@ static void test_a_file_is_as_good_as_options(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"initrd\": \"i\", \"cmdline\": \"c\", \"cpus\": 3, \"memory\": \"1G\", "
-				   "\"name\": \"web\", \"serial\": \"null\", \"no-reboot\": true, \"paused\": true, "
-				   "\"qmp\": [\"unix:a\", \"unix:b\"], \"gdb\": \"auto\", \"gdb-page-timeout\": 7, "
-				   "\"way-out\": \"eject\", \"link-timeout\": 123, \"bandwidth\": 4096, "
-				   "\"log-level\": \"debug\", \"log-format\": \"json\", \"log-file\": \"f\", "
-				   "\"pid-file\": \"p\"}", &err), 0);
+	assert_int_equal(
+		PARSE(&o,
+		      "{\"kernel\": \"k\", \"initrd\": \"i\", \"cmdline\": \"c\", \"cpus\": 3, \"memory\": \"1G\", "
+		      "\"name\": \"web\", \"serial\": \"null\", \"no-reboot\": true, \"paused\": true, "
+		      "\"qmp\": [\"unix:a\", \"unix:b\"], \"gdb\": \"auto\", \"gdb-page-timeout\": 7, "
+		      "\"way-out\": \"eject\", \"link-timeout\": 123, \"bandwidth\": 4096, "
+		      "\"log-level\": \"debug\", \"log-format\": \"json\", \"log-file\": \"f\", "
+		      "\"pid-file\": \"p\"}",
+		      &err),
+		0);
 	assert_string_equal(o.machine.kernel, "k");
 	assert_string_equal(o.machine.initrd, "i");
 	assert_string_equal(o.machine.cmdline, "c");
@@ -71,8 +75,11 @@ static void test_the_command_line_goes_over_the_file(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"cpus\": 3, \"memory\": 33554432, \"qmp\": \"unix:a\"}", &err, "--kernel", "l",
-			       "-c", "5", "--qmp", "unix:x", "--qmp", "unix:y"), 0);
+	assert_int_equal(
+		PARSE(&o,
+		      "{\"kernel\": \"k\", \"cpus\": 3, \"memory\": 33554432, \"qmp\": \"unix:a\"}",
+		      &err, "--kernel", "l", "-c", "5", "--qmp", "unix:x", "--qmp", "unix:y"),
+		0);
 	assert_string_equal(o.machine.kernel, "l");
 	assert_int_equal(o.machine.cpus, 5);
 	assert_int_equal(o.machine.memory_bytes, 32 << 20);
@@ -138,14 +145,18 @@ static void test_what_a_machine_starts_from(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(PARSE(&o, "{}", &err, "--kernel", "k", "--disk", "d", "--append", "b", "--cmdline", "a"), 0);
+	assert_int_equal(PARSE(&o, "{}", &err, "--kernel", "k", "--disk", "d", "--append", "b",
+			       "--cmdline", "a"),
+			 0);
 	assert_string_equal(o.machine.cmdline, "a b");
 	assert_null(o.boot_disk);
 	options_fini(&o);
 	assert_int_equal(PARSE(&o, "{}", &err, "--kernel", "k", "--append", "b"), 0);
 	assert_string_equal(o.machine.cmdline, "b");
 	options_fini(&o);
-	assert_int_equal(PARSE(&o, "{}", &err, "--rng", "--disk", "d,readonly", "--disk", "e", "--append", "b"), 0);
+	assert_int_equal(PARSE(&o, "{}", &err, "--rng", "--disk", "d,readonly", "--disk", "e",
+			       "--append", "b"),
+			 0);
 	assert_string_equal(o.boot_disk, "d,readonly");
 	assert_null(o.machine.cmdline);
 	assert_string_equal(o.append, "b");
@@ -166,11 +177,15 @@ static void test_a_virtio_console_may_have_stdio(void **state)
 	assert_int_equal(o.machine.virtio.n, 1);
 	options_fini(&o);
 	/* Elsewhere it leaves the serial port alone. */
-	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\", \"console\": \"stdio\"}", &err, "--console", "pty"), 0);
+	assert_int_equal(
+		PARSE(&o, "{\"kernel\": \"k\", \"console\": \"stdio\"}", &err, "--console", "pty"),
+		0);
 	assert_int_equal(o.machine.serial.type, CHARDEV_STDIO);
 	assert_int_equal(o.machine.virtio.n, 1);
 	options_fini(&o);
-	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "stdio", "--serial", "stdio"), -EINVAL);
+	assert_int_equal(
+		PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "stdio", "--serial", "stdio"),
+		-EINVAL);
 	assert_non_null(strstr(err.text, "only one"));
 	options_fini(&o);
 	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--console", "tape"), -EINVAL);

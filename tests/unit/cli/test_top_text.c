@@ -36,8 +36,9 @@ static void map(const char *json, unsigned int width, const char *wanted)
 
 static void test_a_map_has_a_letter_a_cell_and_is_folded(void **state)
 {
-	static const char six[] = "{\"looked\": [4, 4, 4, 4, 4, 4], \"present\": [4, 2, 0, 3, 0, 4], "
-				  "\"requested\": [0, 0, 0, 1, 0, 0], \"lost\": [0, 0, 0, 0, 1, 0]}";
+	static const char six[] =
+		"{\"looked\": [4, 4, 4, 4, 4, 4], \"present\": [4, 2, 0, 3, 0, 4], "
+		"\"requested\": [0, 0, 0, 1, 0, 0], \"lost\": [0, 0, 0, 0, 1, 0]}";
 
 	(void)state;
 	map(six, 80, "#+.?!#");
@@ -60,7 +61,8 @@ static void test_a_map_of_another_shape_is_survived(void **state)
 
 static void test_a_rate_needs_two_looks_that_fit(void **state)
 {
-	json_t *before = load("{\"counters\": {\"faults\": 100}}"), *now = load("{\"counters\": {\"faults\": 350}}");
+	json_t *before = load("{\"counters\": {\"faults\": 100}}"),
+	       *now = load("{\"counters\": {\"faults\": 350}}");
 
 	(void)state;
 	assert_int_equal(top_fault_rate(before, now, 2 * NS_PER_SEC), 125);

@@ -36,7 +36,8 @@ struct machine *fake_machine_new(void)
 	for (i = 0; i < FAKE_PAGES; i++)
 		machine->mem.page[i] = PAGE_PRESENT;
 	for (i = 0; i < FAKE_CPUS; i++)
-		machine->vm.vcpu[i] = (struct vcpu){ .vm = &machine->vm, .index = i, .parked = true, .hit = -1 };
+		machine->vm.vcpu[i] =
+			(struct vcpu){ .vm = &machine->vm, .index = i, .parked = true, .hit = -1 };
 	machine->config.name = "fake";
 	machine->state = RUN_STATE_PAUSED;
 	return machine;
@@ -203,8 +204,8 @@ int machine_stop(struct machine *machine, enum run_state as, struct err *err)
 		machine->autostart = false;
 		return 0;
 	}
-	if (as == RUN_STATE_PAUSED && machine->state != RUN_STATE_RUNNING && machine->state != RUN_STATE_DEBUG &&
-	    machine->state != RUN_STATE_FINISH_MIGRATE)
+	if (as == RUN_STATE_PAUSED && machine->state != RUN_STATE_RUNNING &&
+	    machine->state != RUN_STATE_DEBUG && machine->state != RUN_STATE_FINISH_MIGRATE)
 		return 0;
 	r = vm_pause(&machine->vm, 0, err);
 	if (!r && (as != RUN_STATE_DEBUG || machine->state == RUN_STATE_RUNNING))
@@ -216,7 +217,9 @@ static int may_run(const struct machine *machine, struct err *err)
 {
 	if (machine->reset_waits)
 		return err_set(err, -EBUSY, "a reset waits");
-	return machine->state == RUN_STATE_POSTMIGRATE ? err_set(err, -EBUSY, "the guest runs elsewhere") : 0;
+	return machine->state == RUN_STATE_POSTMIGRATE ?
+		       err_set(err, -EBUSY, "the guest runs elsewhere") :
+		       0;
 }
 
 int machine_cont(struct machine *machine, struct err *err)
@@ -403,7 +406,8 @@ unsigned int parked_index(const struct vcpu_parked *parked)
 	return parked->vcpu->index;
 }
 
-int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err), void *arg, struct err *err)
+int vm_each(struct vm *vm, int (*fn)(struct vcpu_parked *parked, void *arg, struct err *err),
+	    void *arg, struct err *err)
 {
 	struct vcpu_parked *parked;
 	unsigned int i;

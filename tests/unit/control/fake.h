@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A machine of one file for the tests of control/: what they call of machine/, kvm/, memory/, arch/ and migrate/, without
- * KVM. Guest memory is FAKE_PAGES pages from FAKE_GPA on, mapped at FAKE_GVA and at FAKE_ALIAS; pages can be made missing.
+ * A machine of one file for the tests of control/: what they call of machine/,
+ * kvm/, memory/, arch/ and migrate/, without KVM. Guest memory is FAKE_PAGES
+ * pages from FAKE_GPA on, mapped at FAKE_GVA and at FAKE_ALIAS; pages can be
+ * made missing.
  */
 #ifndef POSTERN_TESTS_CONTROL_FAKE_H
 #define POSTERN_TESTS_CONTROL_FAKE_H
@@ -94,7 +96,10 @@ void fake_set_state(struct machine *machine, enum run_state state);
 void fake_debug_event(struct machine *machine, unsigned int cpu);
 void fake_migration_status(struct migration *migration, enum migration_status status);
 
-/* Runs the loop until fd has something to read, or `done` (may be NULL) says so; fails the test after 5 s. */
+/*
+ * Runs the loop until fd has something to read, or `done` (may be NULL) says
+ * so; fails the test after 5 s.
+ */
 void fake_pump(struct machine *machine, int fd, bool (*done)(void *arg), void *arg);
 int fake_connect(struct machine *machine, const char *path);
 /* Reads, and drops, what comes until the other side closes; closes fd. */

@@ -148,7 +148,8 @@ static inline int set_up(void **state)
 	snprintf(s->spec, sizeof(s->spec), "unix:%s,server=on,wait=off", s->path);
 	s->machine = fake_machine_new();
 	s->migration.params.link_timeout_ms = 5000;
-	if (qmp_new(&s->qmp, s->machine, &s->migration, &err) < 0 || qmp_listen(s->qmp, s->spec, &err) < 0)
+	if (qmp_new(&s->qmp, s->machine, &s->migration, &err) < 0 ||
+	    qmp_listen(s->qmp, s->spec, &err) < 0)
 		return -1;
 	connect_client(s);
 	*state = s;
@@ -178,7 +179,8 @@ static inline int set_up_negotiated(void **state)
 		return -1;
 	s = *state;
 	json_decref(receive(s));
-	ask(s, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]}}", "{\"return\":{}}");
+	ask(s, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]}}",
+	    "{\"return\":{}}");
 	return 0;
 }
 

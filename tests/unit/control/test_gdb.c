@@ -10,7 +10,8 @@ static void test_attach(void **state)
 {
 	struct setup *s = *state;
 
-	assert_non_null(strstr(ask(s, "qSupported:swbreak+;hwbreak+"), "PacketSize=4000;qXfer:features:read+"));
+	assert_non_null(strstr(ask(s, "qSupported:swbreak+;hwbreak+"),
+			       "PacketSize=4000;qXfer:features:read+"));
 	assert_int_equal(s->machine->state, RUN_STATE_DEBUG);
 	ASK("?", "T05thread:1;");
 	ASK("qAttached", "1");
@@ -49,7 +50,10 @@ static void test_disconnect(void **state)
 	assert_int_equal(s->machine->state, RUN_STATE_PAUSED);
 }
 
-/* What a web page can have a browser of this host send: its first bytes are a method, whatever follows. */
+/*
+ * What a web page can have a browser of this host send: its first bytes are a
+ * method, whatever follows.
+ */
 static void test_what_does_not_begin_as_a_debugger_is_not_heard(void **state)
 {
 	static const char *const beginnings[] = {
@@ -85,7 +89,10 @@ static void test_a_session_begins_with_the_first_byte(void **state)
 	ASK("D", "OK");
 }
 
-/* However many packets a debugger sends at once, the loop carries out some a turn; all of them, in order. */
+/*
+ * However many packets a debugger sends at once, the loop carries out some a
+ * turn; all of them, in order.
+ */
 static void test_a_flood_of_packets_has_its_turn_like_others(void **state)
 {
 	struct setup *s = *state;
@@ -97,7 +104,8 @@ static void test_a_flood_of_packets_has_its_turn_like_others(void **state)
 	vm->regs_ns = LOOP_TURN_NS / 4;
 	vm->regs_read = 0;
 	for (i = 0; i < FAKE_FLOOD; i++)
-		assert_int_equal(write(s->fd, i % 2 ? "$g#67" : "$p0#a0", i % 2 ? 5 : 6), i % 2 ? 5 : 6);
+		assert_int_equal(write(s->fd, i % 2 ? "$g#67" : "$p0#a0", i % 2 ? 5 : 6),
+				 i % 2 ? 5 : 6);
 	fake_expect_turns(s->machine, &vm->regs_read);
 	for (i = 0; i < FAKE_FLOOD; i++)
 		assert_int_equal(strlen(reply(s)), 2 * (i % 2 ? FAKE_REGS_BYTES : 8));
@@ -202,7 +210,8 @@ static void test_monitor(void **state)
 		.since_ns = clock_now_ns() - 12 * NS_PER_MS,
 	};
 	monitor(s, "faults", text, sizeof(text));
-	assert_non_null(strstr(text, "vcpu1 waits for page 0x12000 since 12 ms (missing, and asked for)"));
+	assert_non_null(
+		strstr(text, "vcpu1 waits for page 0x12000 since 12 ms (missing, and asked for)"));
 	/* The stop ends the wait; what it was is still told. */
 	send_packet(s, "c", 1);
 	fake_pump(s->machine, -1, is_running, s->machine);

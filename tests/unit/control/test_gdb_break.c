@@ -130,7 +130,8 @@ static void test_moved(void **state)
 	struct setup *s = *state;
 
 	assert_int_equal(set(s, 16), 0);
-	assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, GVA(FAKE_GVA + 16), GPA(FAKE_GPA + 48)), 0);
+	assert_int_equal(gdb_breaks_set(&s->breaks, s->mem, GVA(FAKE_GVA + 16), GPA(FAKE_GPA + 48)),
+			 0);
 	ASSERT_RAM(s, 16, 16, 17);
 	ASSERT_RAM(s, 48, 0xcc, 0xdd);
 	assert_int_equal(s->breaks.nsoft, 1);
@@ -190,7 +191,10 @@ static void test_written(void **state)
 	ASSERT_RAM(s, 16, 0x77, 0x77);
 }
 
-/* By one of its addresses, or another one: what it covers is the same for all, and it is there again. */
+/*
+ * By one of its addresses, or another one: what it covers is the same for all,
+ * and it is there again.
+ */
 static void test_alias_written(void **state)
 {
 	struct setup *s = *state;
@@ -209,9 +213,13 @@ static void test_alias_written(void **state)
 		gdb_breaks_mask(&s->breaks, GPA(FAKE_GPA + 16), data, 2);
 		assert_int_equal(data[0], 0x70 + other_last);
 		/* Whichever goes last puts back what was written. */
-		assert_int_equal(other_last ? unset(s, 16) : gdb_breaks_remove(&s->breaks, s->mem, other), 0);
+		assert_int_equal(other_last ? unset(s, 16) :
+					      gdb_breaks_remove(&s->breaks, s->mem, other),
+				 0);
 		ASSERT_RAM(s, 16, 0xcc, 0xdd);
-		assert_int_equal(other_last ? gdb_breaks_remove(&s->breaks, s->mem, other) : unset(s, 16), 0);
+		assert_int_equal(other_last ? gdb_breaks_remove(&s->breaks, s->mem, other) :
+					      unset(s, 16),
+				 0);
 		ASSERT_RAM(s, 16, 0x70 + other_last, 0x70 + other_last);
 	}
 }

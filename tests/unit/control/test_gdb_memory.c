@@ -73,7 +73,8 @@ static void test_missing_page(void **state)
 	start = clock_now_ns();
 	ASK("m401000,4", "E0e");
 	took = clock_now_ns() - start;
-	assert_true(took >= PAGE_TIMEOUT_MS * NS_PER_MS && took < 100 * PAGE_TIMEOUT_MS * NS_PER_MS);
+	assert_true(took >= PAGE_TIMEOUT_MS * NS_PER_MS &&
+		    took < 100 * PAGE_TIMEOUT_MS * NS_PER_MS);
 	monitor(s, "missing", text, sizeof(text));
 	assert_string_equal(text, "0x401000, page 0x11000, has not come within 50 ms\n");
 	ASK("m400ffe,4", "feff");
@@ -82,7 +83,9 @@ static void test_missing_page(void **state)
 	s->mem->page[1] = PAGE_LOST;
 	ASK("m401000,4", "E05");
 	monitor(s, "missing 0x401008", text, sizeof(text));
-	assert_string_equal(text, "0x401008: physical 0x11008, the page is lost: the source does not have it\n");
+	assert_string_equal(
+		text,
+		"0x401008: physical 0x11008, the page is lost: the source does not have it\n");
 	monitor(s, "missing 0x400000", text, sizeof(text));
 	assert_string_equal(text, "0x400000: physical 0x10000, the page is present\n");
 	monitor(s, "missing 16", text, sizeof(text));
@@ -94,7 +97,8 @@ static void test_missing_page(void **state)
 	s->mem->table_missing = true;
 	ASK("m400000,4", "E0e");
 	monitor(s, "missing 0x400000", text, sizeof(text));
-	assert_string_equal(text, "0x400000: a page of the page tables is missing; it is asked for\n");
+	assert_string_equal(text,
+			    "0x400000: a page of the page tables is missing; it is asked for\n");
 }
 
 static bool worker_waits(void *arg)

@@ -104,14 +104,18 @@ static void test_length(void **state)
 	input[0] = '$';
 	memset(input + 1, '\x40', GDB_PACKET_MAX);
 	memcpy(input + 1 + GDB_PACKET_MAX, "#00", 3);
-	assert_int_equal(gdb_packet_feed(packet, (uint8_t *)input, GDB_PACKET_MAX + 4, &used), GDB_GOT_PACKET);
+	assert_int_equal(gdb_packet_feed(packet, (uint8_t *)input, GDB_PACKET_MAX + 4, &used),
+			 GDB_GOT_PACKET);
 	assert_int_equal(packet->len, GDB_PACKET_MAX);
 	memcpy(input + 1 + GDB_PACKET_MAX, "@#40", 4);
-	assert_int_equal(gdb_packet_feed(packet, (uint8_t *)input, GDB_PACKET_MAX + 5, &used), GDB_GOT_TOO_LONG);
+	assert_int_equal(gdb_packet_feed(packet, (uint8_t *)input, GDB_PACKET_MAX + 5, &used),
+			 GDB_GOT_TOO_LONG);
 	/* Too long and damaged: damaged comes first, it may be short when it comes again. */
 	memcpy(input + 1 + GDB_PACKET_MAX, "@#41", 4);
-	assert_int_equal(gdb_packet_feed(packet, (uint8_t *)input, GDB_PACKET_MAX + 5, &used), GDB_GOT_BAD);
-	assert_int_equal(gdb_packet_feed(packet, (const uint8_t *)"$g#67", 5, &used), GDB_GOT_PACKET);
+	assert_int_equal(gdb_packet_feed(packet, (uint8_t *)input, GDB_PACKET_MAX + 5, &used),
+			 GDB_GOT_BAD);
+	assert_int_equal(gdb_packet_feed(packet, (const uint8_t *)"$g#67", 5, &used),
+			 GDB_GOT_PACKET);
 	free(input);
 	free(packet);
 }
@@ -175,8 +179,9 @@ static void test_hex(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_packets), cmocka_unit_test(test_escapes), cmocka_unit_test(test_errors),
-		cmocka_unit_test(test_length), cmocka_unit_test(test_frame), cmocka_unit_test(test_hex),
+		cmocka_unit_test(test_packets), cmocka_unit_test(test_escapes),
+		cmocka_unit_test(test_errors),	cmocka_unit_test(test_length),
+		cmocka_unit_test(test_frame),	cmocka_unit_test(test_hex),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,10 @@ static void assert_console(const struct setup *s, const char *wanted)
 	assert_non_null(strstr(text, wanted));
 }
 
-/* gdb takes the machine for stopped, and makes a step to get past a breakpoint: it must not wait for its end for ever. */
+/*
+ * gdb takes the machine for stopped, and makes a step to get past a breakpoint:
+ * it must not wait for its end for ever.
+ */
 static void test_a_step_of_a_machine_that_others_let_run(void **state)
 {
 	struct setup *s = *state;
@@ -186,7 +189,8 @@ static void test_breakpoint_met_at_another_address(void **state)
 	fake_debug_event(s->machine, 1);
 	hex = reply(s);
 	assert_int_equal(*hex, 'O');
-	while (sscanf(hex + 1 + 2 * n, "%2hhx", (unsigned char *)&text[n]) == 1 && n < sizeof(text) - 1)
+	while (sscanf(hex + 1 + 2 * n, "%2hhx", (unsigned char *)&text[n]) == 1 &&
+	       n < sizeof(text) - 1)
 		n++;
 	text[n] = '\0';
 	assert_non_null(strstr(text, "the breakpoint at 0x400020, met at 0x800020"));

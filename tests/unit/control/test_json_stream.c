@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The splitter of JSON values: every split of the input, both limits, garbage and where reading starts afresh.
+// The splitter of JSON values: every split of the input, both limits, garbage
+// and where reading starts afresh.
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,7 +53,10 @@ static void feed(struct json_stream *stream, struct heard *heard, const char *da
 	}
 }
 
-/* Feeds `input` whole, split in two at every byte, and byte by byte: the same is heard each time. */
+/*
+ * Feeds `input` whole, split in two at every byte, and byte by byte: the same
+ * is heard each time.
+ */
 static void expect(const char *input, size_t len, const char *wanted)
 {
 	size_t split, i;
@@ -84,7 +88,8 @@ static void test_values(void **state)
 	EXPECT(" \r\n\t", "");
 	EXPECT("{}", "[{}]");
 	EXPECT("{}{}[]", "[{}][{}][[]]");
-	EXPECT("{\"a\": [1, {\"b\": null}]}\n{\"c\":2}", "[{\"a\": [1, {\"b\": null}]}][{\"c\":2}]");
+	EXPECT("{\"a\": [1, {\"b\": null}]}\n{\"c\":2}",
+	       "[{\"a\": [1, {\"b\": null}]}][{\"c\":2}]");
 	EXPECT("{\n\"a\":\r\n1}\n", "[{\n\"a\":\r\n1}]");
 }
 
@@ -145,15 +150,18 @@ static void test_depth(void **state)
 	(void)state;
 	memset(input, '[', JSON_STREAM_DEPTH_MAX);
 	memset(input + JSON_STREAM_DEPTH_MAX, ']', JSON_STREAM_DEPTH_MAX);
-	assert_int_equal(json_stream_feed(&stream, (uint8_t *)input, 2 * JSON_STREAM_DEPTH_MAX, &used),
-			 JSON_STREAM_MESSAGE);
+	assert_int_equal(
+		json_stream_feed(&stream, (uint8_t *)input, 2 * JSON_STREAM_DEPTH_MAX, &used),
+		JSON_STREAM_MESSAGE);
 	assert_int_equal(used, 2 * JSON_STREAM_DEPTH_MAX);
 	memset(input, '{', JSON_STREAM_DEPTH_MAX + 1);
-	assert_int_equal(json_stream_feed(&stream, (uint8_t *)input, JSON_STREAM_DEPTH_MAX + 1, &used),
-			 JSON_STREAM_BAD);
+	assert_int_equal(
+		json_stream_feed(&stream, (uint8_t *)input, JSON_STREAM_DEPTH_MAX + 1, &used),
+		JSON_STREAM_BAD);
 	assert_string_equal(stream.error, "JSON nesting depth limit exceeded");
 	/* It recovers. */
-	assert_int_equal(json_stream_feed(&stream, (const uint8_t *)"]]\n{}", 5, &used), JSON_STREAM_MESSAGE);
+	assert_int_equal(json_stream_feed(&stream, (const uint8_t *)"]]\n{}", 5, &used),
+			 JSON_STREAM_MESSAGE);
 	assert_int_equal(stream.value.len, 2);
 	json_stream_fini(&stream);
 }
@@ -169,7 +177,8 @@ static void test_size(void **state)
 	memset(input, ' ', JSON_STREAM_MESSAGE_MAX + 1);
 	input[0] = '{';
 	input[JSON_STREAM_MESSAGE_MAX - 1] = '}';
-	assert_int_equal(json_stream_feed(&stream, input, JSON_STREAM_MESSAGE_MAX, &used), JSON_STREAM_MESSAGE);
+	assert_int_equal(json_stream_feed(&stream, input, JSON_STREAM_MESSAGE_MAX, &used),
+			 JSON_STREAM_MESSAGE);
 	assert_int_equal(stream.value.len, JSON_STREAM_MESSAGE_MAX);
 	input[JSON_STREAM_MESSAGE_MAX - 1] = ' ';
 	input[JSON_STREAM_MESSAGE_MAX] = '}';
@@ -180,7 +189,8 @@ static void test_size(void **state)
 	assert_string_equal(stream.error, "JSON token size limit exceeded");
 	/* The large buffer is not kept. */
 	assert_true(stream.value.cap < JSON_STREAM_MESSAGE_MAX);
-	assert_int_equal(json_stream_feed(&stream, (const uint8_t *)"x\n[]", 4, &used), JSON_STREAM_MESSAGE);
+	assert_int_equal(json_stream_feed(&stream, (const uint8_t *)"x\n[]", 4, &used),
+			 JSON_STREAM_MESSAGE);
 	json_stream_fini(&stream);
 	free(input);
 }
@@ -212,7 +222,8 @@ static void test_noise(void **state)
 	if (r == JSON_STREAM_MESSAGE)	/* a number was pending; now its end */
 		r = json_stream_feed(&stream, (const uint8_t *)"\xff", 1, &used);
 	assert_true(r == JSON_STREAM_BAD || r == JSON_STREAM_MORE);
-	assert_int_equal(json_stream_feed(&stream, (const uint8_t *)"{\"a\":1}", 7, &used), JSON_STREAM_MESSAGE);
+	assert_int_equal(json_stream_feed(&stream, (const uint8_t *)"{\"a\":1}", 7, &used),
+			 JSON_STREAM_MESSAGE);
 	assert_int_equal(stream.value.len, 7);
 	json_stream_fini(&stream);
 }
@@ -220,9 +231,10 @@ static void test_noise(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_values), cmocka_unit_test(test_strings), cmocka_unit_test(test_scalars),
-		cmocka_unit_test(test_garbage), cmocka_unit_test(test_reset_bytes), cmocka_unit_test(test_depth),
-		cmocka_unit_test(test_size), cmocka_unit_test(test_noise),
+		cmocka_unit_test(test_values),	    cmocka_unit_test(test_strings),
+		cmocka_unit_test(test_scalars),	    cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_reset_bytes), cmocka_unit_test(test_depth),
+		cmocka_unit_test(test_size),	    cmocka_unit_test(test_noise),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,8 +24,8 @@ static void test_negotiation(void **state)
 		  "Expecting capabilities negotiation with 'qmp_capabilities'");
 	ask_error(s, "{\"execute\":\"nonsense\"}", "CommandNotFound",
 		  "Expecting capabilities negotiation with 'qmp_capabilities'");
-	ask_error(s, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"magic\"]}}", "GenericError",
-		  "Parameter 'enable[0]' does not accept value 'magic'");
+	ask_error(s, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"magic\"]}}",
+		  "GenericError", "Parameter 'enable[0]' does not accept value 'magic'");
 	ask_error(s, "{\"exec-oob\":\"qmp_capabilities\"}", "GenericError",
 		  "QMP input member 'exec-oob' is unexpected");
 	/* Events are for those who have negotiated. */
@@ -49,14 +49,16 @@ static void test_requests(void **state)
 	ask_error(s, "{}", "GenericError", "QMP input lacks member 'execute'");
 	ask_error(s, "[]", "GenericError", "QMP input must be a JSON object");
 	ask_error(s, "\"x\"", "GenericError", "QMP input must be a JSON object");
-	ask_error(s, "{\"execute\":1}", "GenericError", "QMP input member 'execute' must be a string");
+	ask_error(s, "{\"execute\":1}", "GenericError",
+		  "QMP input member 'execute' must be a string");
 	ask_error(s, "{\"execute\":\"stop\",\"exec-oob\":\"stop\"}", "GenericError",
 		  "QMP input member 'exec-oob' clashes with 'execute'");
 	ask_error(s, "{\"execute\":\"stop\",\"arguments\":1}", "GenericError",
 		  "QMP input member 'arguments' must be an object");
 	ask_error(s, "{\"execute\":\"stop\",\"foo\":1}", "GenericError",
 		  "QMP input member 'foo' is unexpected");
-	ask_error(s, "{\"exec-oob\":\"stop\"}", "GenericError", "The command stop does not support OOB");
+	ask_error(s, "{\"exec-oob\":\"stop\"}", "GenericError",
+		  "The command stop does not support OOB");
 	ask(s, "{\"exec-oob\":\"migrate-pause\",\"id\":1}", "{\"return\":{},\"id\":1}");
 }
 
@@ -74,7 +76,8 @@ static void test_ids_come_back_as_they_were(void **state)
 
 	for (i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
 		snprintf(say, sizeof(say), "{\"execute\":\"query-name\",\"id\": %s}", ids[i]);
-		snprintf(wanted, sizeof(wanted), "{\"return\": {\"name\": \"fake\"}, \"id\": %s}", ids[i]);
+		snprintf(wanted, sizeof(wanted), "{\"return\": {\"name\": \"fake\"}, \"id\": %s}",
+			 ids[i]);
 		send_text(s, say);
 		end = receive_line(s);
 		assert_string_equal(s->line, wanted);
@@ -83,52 +86,79 @@ static void test_ids_come_back_as_they_were(void **state)
 	/* However the member is written, wherever it stands, and on one line. */
 	send_text(s, "{ \"\\u0069d\" : [ 1e400 ,\n\t2 ] , \"execute\":\"nope\"}");
 	end = receive_line(s);
-	assert_string_equal(s->line, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"The command nope has not been found\"}, "
-				     "\"id\": [1e400,2]}");
+	assert_string_equal(
+		s->line,
+		"{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"The command nope has not been found\"}, "
+		"\"id\": [1e400,2]}");
 	drop_line(s, end);
 }
 
-/* QEMU's integers have 64 bits without a sign. What is beyond is an error of the command, with its id. */
+/*
+ * QEMU's integers have 64 bits without a sign. What is beyond is an error of
+ * the command, with its id.
+ */
 static void test_numbers_of_arguments(void **state)
 {
-	static const char *const beyond[] = { "18446744073709551616", "-1", "-9223372036854775809", "-0.5", "1e400", "[1e400]" };
+	static const char *const beyond[] = {
+		"18446744073709551616", "-1", "-9223372036854775809", "-0.5", "1e400", "[1e400]"
+	};
 	struct setup *s = *state;
 	char say[256], wanted[256], *end;
 	size_t i;
 
-	ask(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":9223372036854775808,"
-	       "\"downtime-limit\":5,\"max-postcopy-bandwidth\":18446744073709551615},\"id\":1}", "{\"return\":{},\"id\":1}");
+	ask(s,
+	    "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":9223372036854775808,"
+	    "\"downtime-limit\":5,\"max-postcopy-bandwidth\":18446744073709551615},\"id\":1}",
+	    "{\"return\":{},\"id\":1}");
 	assert_true(s->migration.params.max_bandwidth == UINT64_C(1) << 63);
 	assert_int_equal(s->migration.params.downtime_limit_ms, 5);
 	assert_true(s->migration.params.max_postcopy_bandwidth == UINT64_MAX);
 	for (i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++) {
 		/* A number that is out of range stands before it, and one after. */
-		snprintf(say, sizeof(say), "{\"id\":[1e999],\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":%s}}",
-			 beyond[i]);
+		snprintf(
+			say, sizeof(say),
+			"{\"id\":[1e999],\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":%s}}",
+			beyond[i]);
 		send_text(s, say);
 		end = receive_line(s);
-		snprintf(wanted, sizeof(wanted), "{\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}, \"id\": [1e999]}",
-			 i < 3 ? "Parameter 'max-bandwidth' expects uint64" :
-				 "Invalid parameter type for 'max-bandwidth', expected: integer");
+		snprintf(
+			wanted, sizeof(wanted),
+			"{\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}, \"id\": [1e999]}",
+			i < 3 ? "Parameter 'max-bandwidth' expects uint64" :
+				"Invalid parameter type for 'max-bandwidth', expected: integer");
 		assert_string_equal(s->line, wanted);
 		drop_line(s, end);
 	}
 	assert_true(s->migration.params.max_bandwidth == UINT64_C(1) << 63);
 	/* 2^40 and 2^32 are no small numbers. */
-	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"downtime-limit\":1099511627776}}", "GenericError",
-		  "Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 ms");
-	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"x-postern-link-timeout\":4294972296}}", "GenericError",
-		  "Parameter 'x-postern-link-timeout' expects an integer in the range of 100 to 600000 ms");
-	ask_error(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":18446744073709551615}}", "GenericError",
-		  "Parameter 'cells' expects an integer in the range of 1 to 4096");
-	ask_error(s, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"help\",\"cpu-index\":4294967296}}",
-		  "GenericError", "Parameter 'cpu-index' expects a CPU number");
+	ask_error(
+		s,
+		"{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"downtime-limit\":1099511627776}}",
+		"GenericError",
+		"Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 ms");
+	ask_error(
+		s,
+		"{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"x-postern-link-timeout\":4294972296}}",
+		"GenericError",
+		"Parameter 'x-postern-link-timeout' expects an integer in the range of 100 to 600000 ms");
+	ask_error(
+		s,
+		"{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":18446744073709551615}}",
+		"GenericError", "Parameter 'cells' expects an integer in the range of 1 to 4096");
+	ask_error(
+		s,
+		"{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"help\",\"cpu-index\":4294967296}}",
+		"GenericError", "Parameter 'cpu-index' expects a CPU number");
 }
 
-/* What a web page can have a browser of this host send: its first bytes are a method, whatever follows. */
+/*
+ * What a web page can have a browser of this host send: its first bytes are a
+ * method, whatever follows.
+ */
 static void test_what_does_not_begin_as_a_client_is_not_heard(void **state)
 {
-	static const char commands[] = "{\"execute\":\"qmp_capabilities\"}\r\n{\"execute\":\"system_powerdown\"}\r\n";
+	static const char commands[] =
+		"{\"execute\":\"qmp_capabilities\"}\r\n{\"execute\":\"system_powerdown\"}\r\n";
 	static const char *const beginnings[] = {
 		"POST / HTTP/1.1\r\nHost: 127.0.0.1:4444\r\nContent-Type: text/plain\r\nContent-Length: 70\r\n\r\n", "GET / HTTP/1.1\r\n\r\n",
 		"OPTIONS / HTTP/1.1\r\n\r\n", "\r\nPOST / HTTP/1.0\r\n\r\n", "x", "\"", "[]", "1", "}", "\x16\x03\x01\x02", "$qSupported#37",
@@ -154,7 +184,10 @@ static void test_what_does_not_begin_as_a_client_is_not_heard(void **state)
 	assert_int_equal(s->machine->powerdowns, 1);
 }
 
-/* However many commands a client sends at once, the loop carries out some a turn: others are answered meanwhile, and none is lost. */
+/*
+ * However many commands a client sends at once, the loop carries out some a
+ * turn: others are answered meanwhile, and none is lost.
+ */
 static void test_a_flood_of_commands_has_its_turn_like_others(void **state)
 {
 	static const char command[] = "{\"execute\":\"system_powerdown\"}";
@@ -206,8 +239,9 @@ static void test_bad_json(void **state)
 	/* Balanced, but no JSON: nothing is discarded. */
 	send_text(s, "{\"execute\":}{\"execute\":\"query-name\"}");
 	reply = receive(s);
-	assert_string_equal(json_string_value(json_object_get(json_object_get(reply, "error"), "class")),
-			    "GenericError");
+	assert_string_equal(
+		json_string_value(json_object_get(json_object_get(reply, "error"), "class")),
+		"GenericError");
 	json_decref(reply);
 	ask(s, "", "{\"return\":{\"name\":\"fake\"}}");
 	/* Cut short, and given up by 0xff. */
@@ -227,23 +261,29 @@ static void test_arguments(void **state)
 	struct setup *s = *state;
 
 	ask_error(s, "{\"execute\":\"migrate\"}", "GenericError", "Parameter 'uri' is missing");
-	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{}}", "GenericError", "Parameter 'uri' is missing");
+	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{}}", "GenericError",
+		  "Parameter 'uri' is missing");
 	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":1}}", "GenericError",
 		  "Invalid parameter type for 'uri', expected: string");
-	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:x:1\",\"resume\":\"yes\"}}",
-		  "GenericError", "Invalid parameter type for 'resume', expected: boolean");
-	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:x:1\",\"x\":1}}", "GenericError",
-		  "Parameter 'x' is unexpected");
+	ask_error(
+		s,
+		"{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:x:1\",\"resume\":\"yes\"}}",
+		"GenericError", "Invalid parameter type for 'resume', expected: boolean");
+	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:x:1\",\"x\":1}}",
+		  "GenericError", "Parameter 'x' is unexpected");
 	ask_error(s, "{\"execute\":\"stop\",\"arguments\":{\"x\":1}}", "GenericError",
 		  "Parameter 'x' is unexpected");
-	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":-1}}",
+	ask_error(s,
+		  "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":-1}}",
 		  "GenericError", "Parameter 'max-bandwidth' expects uint64");
-	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":1.5}}",
+	ask_error(s,
+		  "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":1.5}}",
 		  "GenericError", "Invalid parameter type for 'max-bandwidth', expected: integer");
 	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"tls-creds\":\"\"}}",
 		  "GenericError", "Parameter 'tls-creds' is unexpected");
 	assert_string_equal(s->migration.last, "");
-	ask_error(s, "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":1}}",
+	ask_error(s,
+		  "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":1}}",
 		  "GenericError", "Invalid parameter type for 'capabilities', expected: array");
 }
 
@@ -308,7 +348,10 @@ static void test_socket(void **state)
 	assert_int_equal(qmp_listen(s->qmp, "tcp:127.0.0.1:0", &err), 0);
 }
 
-/* More answers than the socket holds, for a client that has closed its sending side: it hears each, and then the end. */
+/*
+ * More answers than the socket holds, for a client that has closed its sending
+ * side: it hears each, and then the end.
+ */
 static void test_a_client_that_has_said_all_hears_all(void **state)
 {
 	static const char command[] = "{\"execute\":\"query-commands\"}\n";

@@ -14,7 +14,8 @@ static void test_block(void **state)
 		{ .type = DEVICE_EVENT_DISK_ERROR, .device = "disk0", .error = -ENOSPC },
 	};
 	struct setup *s = *state;
-	json_t *disks = ask_return(s, "{\"execute\":\"query-block\"}"), *disk = json_array_get(disks, 0), *inserted, *event;
+	json_t *disks = ask_return(s, "{\"execute\":\"query-block\"}"),
+	       *disk = json_array_get(disks, 0), *inserted, *event;
 	unsigned int i;
 
 	assert_int_equal(json_array_size(disks), 1);
@@ -24,8 +25,12 @@ static void test_block(void **state)
 	assert_string_equal(json_string_value(json_object_get(inserted, "file")), "nbd://host/x");
 	assert_string_equal(json_string_value(json_object_get(inserted, "drv")), "raw");
 	assert_true(json_is_false(json_object_get(inserted, "ro")));
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(inserted, "image"), "virtual-size")), 512);
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(disk, "x-postern"), "requests")), 3);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(inserted, "image"),
+							    "virtual-size")),
+			 512);
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(disk, "x-postern"), "requests")),
+		3);
 	assert_null(json_object_get(json_object_get(disk, "x-postern"), "held"));
 	json_decref(disks);
 	s->machine->doubt = (struct disk_doubt){ .ms = 4000, .held = 2 };
@@ -34,18 +39,21 @@ static void test_block(void **state)
 	assert_int_equal(json_integer_value(json_object_get(disk, "in-doubt-ms")), 4000);
 	assert_int_equal(json_integer_value(json_object_get(disk, "held")), 2);
 	json_decref(disks);
-	ask_error(s, "{\"execute\":\"postern-disk-fenced\",\"arguments\":{\"device\":\"disk7\"}}", "GenericError",
-		  "Device 'disk7' not found");
-	json_decref(ask_return(s, "{\"execute\":\"postern-disk-fenced\",\"arguments\":{\"device\":\"disk0\"}}"));
+	ask_error(s, "{\"execute\":\"postern-disk-fenced\",\"arguments\":{\"device\":\"disk7\"}}",
+		  "GenericError", "Device 'disk7' not found");
+	json_decref(ask_return(
+		s, "{\"execute\":\"postern-disk-fenced\",\"arguments\":{\"device\":\"disk0\"}}"));
 	assert_int_equal(s->machine->doubt.ms, 0);
 	for (i = 0; i < 3; i++) {
-		static const char *const names[] = { "POSTERN_DISK_AWAY", "POSTERN_DISK_BACK", "BLOCK_IO_ERROR" };
+		static const char *const names[] = { "POSTERN_DISK_AWAY", "POSTERN_DISK_BACK",
+						     "BLOCK_IO_ERROR" };
 
 		s->machine->observers->device(s->machine->observers->arg, &events[i]);
 		event = receive(s);
 		assert_string_equal(json_string_value(json_object_get(event, "event")), names[i]);
 		if (i == 2)
-			assert_true(json_is_true(json_object_get(json_object_get(event, "data"), "nospace")));
+			assert_true(json_is_true(
+				json_object_get(json_object_get(event, "data"), "nospace")));
 		json_decref(event);
 	}
 }
@@ -124,21 +132,27 @@ static void test_migration(void **state)
 	struct setup *s = *state;
 	json_t *out;
 
-	ask(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:1\",\"detach\":true}}", "{\"return\":{}}");
+	ask(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:1\",\"detach\":true}}",
+	    "{\"return\":{}}");
 	assert_string_equal(s->migration.last, "outgoing tcp:a:1");
-	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:1\",\"blk\":true}}", "GenericError",
-		  "migration of disks (blk, inc) is not supported");
-	ask(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:2\",\"resume\":true}}", "{\"return\":{}}");
+	ask_error(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:1\",\"blk\":true}}",
+		  "GenericError", "migration of disks (blk, inc) is not supported");
+	ask(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:2\",\"resume\":true}}",
+	    "{\"return\":{}}");
 	assert_string_equal(s->migration.last, "resume tcp:a:2");
-	ask(s, "{\"exec-oob\":\"migrate-recover\",\"arguments\":{\"uri\":\"tcp:b:1\"}}", "{\"return\":{}}");
+	ask(s, "{\"exec-oob\":\"migrate-recover\",\"arguments\":{\"uri\":\"tcp:b:1\"}}",
+	    "{\"return\":{}}");
 	assert_string_equal(s->migration.last, "recover tcp:b:1");
-	ask(s, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:3\",\"x-postern-secret-file\":\"/s\"}}", "{\"return\":{}}");
+	ask(s,
+	    "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:a:3\",\"x-postern-secret-file\":\"/s\"}}",
+	    "{\"return\":{}}");
 	assert_string_equal(s->migration.last, "outgoing tcp:a:3 with a secret");
-	ask(s, "{\"execute\":\"migrate-recover\",\"arguments\":{\"uri\":\"tcp:b:2\",\"x-postern-insecure\":true}}",
+	ask(s,
+	    "{\"execute\":\"migrate-recover\",\"arguments\":{\"uri\":\"tcp:b:2\",\"x-postern-insecure\":true}}",
 	    "{\"return\":{}}");
 	assert_string_equal(s->migration.last, "recover tcp:b:2 insecure");
-	ask_error(s, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"tcp:b:1\"}}", "GenericError",
-		  "'-incoming' was not specified on the command line");
+	ask_error(s, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"tcp:b:1\"}}",
+		  "GenericError", "'-incoming' was not specified on the command line");
 	/* An error's text need not be UTF-8. */
 	s->migration.fail = true;
 	ask_error(s, "{\"execute\":\"migrate_cancel\"}", "GenericError", "no ? luck");
@@ -152,8 +166,11 @@ static void test_migration(void **state)
 	ask(s, "{\"execute\":\"migrate-start-postcopy\"}", "{\"return\":{}}");
 	out = ask_return(s, "{\"execute\":\"query-migrate\"}");
 	assert_string_equal(json_string_value(json_object_get(out, "status")), "postcopy-active");
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "ram"), "total")), 8192);
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "postern"), "recoveries")), 2);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "ram"), "total")),
+			 8192);
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(out, "postern"), "recoveries")),
+		2);
 	assert_null(json_object_get(out, "error-desc"));
 	json_decref(out);
 }
@@ -162,11 +179,15 @@ static void test_parameters(void **state)
 {
 	struct setup *s = *state;
 
-	ask(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-postcopy-bandwidth\":1000,"
-	       "\"x-postern-link-timeout\":250}}", "{\"return\":{}}");
-	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"x-postern-link-timeout\":99}}",
-		  "GenericError",
-		  "Parameter 'x-postern-link-timeout' expects an integer in the range of 100 to 600000 ms");
+	ask(s,
+	    "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-postcopy-bandwidth\":1000,"
+	    "\"x-postern-link-timeout\":250}}",
+	    "{\"return\":{}}");
+	ask_error(
+		s,
+		"{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"x-postern-link-timeout\":99}}",
+		"GenericError",
+		"Parameter 'x-postern-link-timeout' expects an integer in the range of 100 to 600000 ms");
 	ask(s, "{\"execute\":\"query-migrate-parameters\"}",
 	    "{\"return\":{\"max-bandwidth\":0,\"downtime-limit\":0,\"max-postcopy-bandwidth\":1000,"
 	    "\"x-postern-link-timeout\":250}}");
@@ -181,7 +202,8 @@ static void test_capabilities(void **state)
 	ask(s, SET("postcopy-ram", "true"), "{\"return\":{}}");
 	ask_error(s, SET("postcopy-ram", "false"), "GenericError",
 		  "capability 'postcopy-ram' is always on: postcopy is how postern migrates");
-	ask_error(s, SET("multifd", "true"), "GenericError", "capability 'multifd' is not supported");
+	ask_error(s, SET("multifd", "true"), "GenericError",
+		  "capability 'multifd' is not supported");
 	ask_error(s, SET("magic", "true"), "GenericError",
 		  "Parameter 'capability' does not accept value 'magic'");
 	ask_error(s, SET("events", "1"), "GenericError",
@@ -212,7 +234,8 @@ static void test_faults(void **state)
 	assert_int_equal(json_array_size(json_object_get(out, "vcpus")), 1);
 	vcpu = json_array_get(json_object_get(out, "vcpus"), 0);
 	assert_int_equal(json_integer_value(json_object_get(vcpu, "cpu-index")), 1);
-	assert_int_equal(json_integer_value(json_object_get(vcpu, "gpa")), FAKE_GPA + 3 * PAGE_BYTES);
+	assert_int_equal(json_integer_value(json_object_get(vcpu, "gpa")),
+			 FAKE_GPA + 3 * PAGE_BYTES);
 	assert_string_equal(json_string_value(json_object_get(vcpu, "page")), "requested");
 	assert_true(json_integer_value(json_object_get(vcpu, "since-us")) > 0);
 	assert_int_equal(json_array_size(json_object_get(out, "others")), 1);
@@ -220,7 +243,8 @@ static void test_faults(void **state)
 			  "\"split-huge\":0,\"broken-huge\":0}", 0, NULL);
 	assert_true(json_equal(json_object_get(out, "pages"), want));
 	json_decref(want);
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "latency"), "count")), 1);
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(out, "latency"), "count")), 1);
 	assert_string_equal(json_string_value(json_object_get(out, "way-out")), "kernel");
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "counters"), "stray-faults")), 2);
 	json_decref(out);
@@ -231,8 +255,8 @@ static void test_faults(void **state)
 	out = ask_return(s, "{\"execute\":\"query-postern-map\"}");
 	assert_int_equal(json_array_size(json_object_get(out, "looked")), 64);
 	json_decref(out);
-	ask_error(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":0}}", "GenericError",
-		  "Parameter 'cells' expects an integer in the range of 1 to 4096");
+	ask_error(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":0}}",
+		  "GenericError", "Parameter 'cells' expects an integer in the range of 1 to 4096");
 
 	out = ask_return(s, "{\"execute\":\"query-cpus-fast\"}");
 	assert_int_equal(json_array_size(out), FAKE_CPUS);
@@ -240,7 +264,8 @@ static void test_faults(void **state)
 	assert_int_equal(json_integer_value(json_object_get(vcpu, "thread-id")), 1000);
 	assert_null(json_object_get(json_object_get(vcpu, "x-postern"), "waits-for"));
 	vcpu = json_object_get(json_object_get(json_array_get(out, 1), "x-postern"), "waits-for");
-	assert_int_equal(json_integer_value(json_object_get(vcpu, "gpa")), FAKE_GPA + 3 * PAGE_BYTES);
+	assert_int_equal(json_integer_value(json_object_get(vcpu, "gpa")),
+			 FAKE_GPA + 3 * PAGE_BYTES);
 	json_decref(out);
 }
 
@@ -252,9 +277,11 @@ static void test_reclaim(void **state)
 	fake_set_state(s->machine, RUN_STATE_POSTMIGRATE);
 	ask_error(s, "{\"execute\":\"postern-reclaim\"}", "GenericError",
 		  "Parameter 'destination-is-dead' is missing");
-	ask_error(s, "{\"execute\":\"postern-reclaim\",\"arguments\":{\"destination-is-dead\":false}}",
-		  "GenericError",
-		  "the guest may run at the destination: 'destination-is-dead': true is needed, and has to be so");
+	ask_error(
+		s,
+		"{\"execute\":\"postern-reclaim\",\"arguments\":{\"destination-is-dead\":false}}",
+		"GenericError",
+		"the guest may run at the destination: 'destination-is-dead': true is needed, and has to be so");
 	assert_int_equal(s->machine->state, RUN_STATE_POSTMIGRATE);
 	assert_string_equal(s->migration.last, "");
 	s->migration.fail = true;
@@ -291,9 +318,12 @@ static void test_human_monitor(void **state)
 	ask(s, HUMAN("info migrate"), "{\"return\":\"\"}");
 	ask(s, HUMAN("stop now"), "{\"return\":\"unknown command: 'stop now'\\r\\n\"}");
 	ask(s, HUMAN("info x%s%n"), "{\"return\":\"unknown command: 'info x%s%n'\\r\\n\"}");
-	ask_error(s, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"stop\",\"cpu-index\":99}}",
-		  "GenericError", "Parameter 'cpu-index' expects a CPU number");
-	ask_error(s, "{\"execute\":\"human-monitor-command\"}", "GenericError", "Parameter 'command-line' is missing");
+	ask_error(
+		s,
+		"{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"stop\",\"cpu-index\":99}}",
+		"GenericError", "Parameter 'cpu-index' expects a CPU number");
+	ask_error(s, "{\"execute\":\"human-monitor-command\"}", "GenericError",
+		  "Parameter 'command-line' is missing");
 	memset(line, 'x', sizeof(line) - 1);
 	line[sizeof(line) - 1] = '\0';
 	snprintf(request, sizeof(request), HUMAN("%s"), line);

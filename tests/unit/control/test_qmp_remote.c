@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The QMP client against servers of every kind, each a script on a thread: what it sends is fixed, and it hears but does not judge what
-// the client says. The resolver is this file's own: "slow" is a host whose name server is silent until the test lets go.
+// The QMP client against servers of every kind, each a script on a thread: what
+// it sends is fixed, and it hears but does not judge what the client says. The
+// resolver is this file's own: "slow" is a host whose name server is silent
+// until the test lets go.
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -30,7 +32,8 @@
 static int resolver_gate = -1;	/* a look-up of "slow" waits until it counts */
 static _Atomic int resolver_asked;
 
-int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **found)
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+		struct addrinfo **found)
 {
 	struct pollfd gate = { .fd = resolver_gate, .events = POLLIN };
 
@@ -86,7 +89,8 @@ static void *serve(void *arg)
 		script_send(s, fd);
 		/* Until the client has gone. */
 		do {
-			n = recv(fd, s->heard + s->heard_bytes, sizeof(s->heard) - s->heard_bytes - 1, 0);
+			n = recv(fd, s->heard + s->heard_bytes,
+				 sizeof(s->heard) - s->heard_bytes - 1, 0);
 			s->heard_bytes += n > 0 ? (size_t)n : 0;
 		} while (n > 0 && s->heard_bytes < sizeof(s->heard) - 1);
 		close(fd);
@@ -107,7 +111,8 @@ static int set_up(void **state)
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/qmp", s->dir);
 	snprintf(s->address, sizeof(s->address), "unix:%s/qmp", s->dir);
 	s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (bind(s->listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(s->listener, 4) < 0)
+	if (bind(s->listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	    listen(s->listener, 4) < 0)
 		return -1;
 	pthread_mutex_init(&s->lock, NULL);
 	s->script = strdup("");
@@ -172,7 +177,9 @@ static void open_fails(struct setup *s, const char *script, bool stays, int code
 	struct err err = { 0 };
 
 	play(s, script, stays);
-	assert_int_equal(qmp_remote_open(&remote, s->address, code == -ETIMEDOUT ? SHORT_MS : 5000, &err), code);
+	assert_int_equal(
+		qmp_remote_open(&remote, s->address, code == -ETIMEDOUT ? SHORT_MS : 5000, &err),
+		code);
 	assert_null(remote);
 	if (!strstr(err.text, says) || !strstr(err.text, s->dir))
 		fail_msg("\"%s\" says nothing of \"%s\", or where", err.text, says);
@@ -199,8 +206,10 @@ static void test_negotiations_that_fail(void **state)
 	struct setup *s = *state;
 
 	open_fails(s, HELLO, false, -ECONNRESET, "closed");
-	open_fails(s, HELLO "{\"return\": {}, \"id\": 2}\r\n", true, -EPROTO, "neither an event nor the answer");
-	open_fails(s, HELLO "{\"return\": {}}\r\n", true, -EPROTO, "neither an event nor the answer");
+	open_fails(s, HELLO "{\"return\": {}, \"id\": 2}\r\n", true, -EPROTO,
+		   "neither an event nor the answer");
+	open_fails(s, HELLO "{\"return\": {}}\r\n", true, -EPROTO,
+		   "neither an event nor the answer");
 	open_fails(s, HELLO "{\"return\": {}, \"id\": \"1\"}\r\n", true, -EPROTO, "neither");
 	open_fails(s, HELLO "{\"error\": 5, \"id\": 1}\r\n", true, -EPROTO, "neither");
 }
@@ -212,7 +221,8 @@ static void test_a_refusal_is_the_servers_words(void **state)
 	struct err err;
 
 	/* An error that comes before the server has seen an id has none. */
-	play(s, HELLO "{\"error\": {\"class\": \"GenericError\", \"desc\": \"go away\"}}\r\n", true);
+	play(s, HELLO "{\"error\": {\"class\": \"GenericError\", \"desc\": \"go away\"}}\r\n",
+	     true);
 	assert_int_equal(qmp_remote_open(&remote, s->address, 5000, &err), -EREMOTEIO);
 	assert_string_equal(err.text, "go away");
 	play(s, HELLO "{\"error\": {\"desc\": {}}, \"id\": 1}\r\n", true);
@@ -223,14 +233,18 @@ static void test_a_refusal_is_the_servers_words(void **state)
 static void test_calls_and_events_in_their_order(void **state)
 {
 	struct setup *s = *state;
-	struct qmp_remote *remote = open_fine(s, "{\"event\": \"A\"}{\"event\": \"B\"}\r\n{\"return\": [7], \"id\": 2}"
-						 "{\"event\": \"C\"}\r\n{\"error\": {\"desc\": \"no\"}, \"id\": 3}\r\n", true);
+	struct qmp_remote *remote =
+		open_fine(s,
+			  "{\"event\": \"A\"}{\"event\": \"B\"}\r\n{\"return\": [7], \"id\": 2}"
+			  "{\"event\": \"C\"}\r\n{\"error\": {\"desc\": \"no\"}, \"id\": 3}\r\n",
+			  true);
 	static const char *const names[] = { "A", "B", "C" };
 	json_t *result = NULL, *event;
 	struct err err;
 	int i;
 
-	assert_int_equal(qmp_remote_call(remote, "one", json_pack("{s:i}", "x", 1), &result, &err), 0);
+	assert_int_equal(qmp_remote_call(remote, "one", json_pack("{s:i}", "x", 1), &result, &err),
+			 0);
 	assert_int_equal(json_integer_value(json_array_get(result, 0)), 7);
 	json_decref(result);
 	assert_int_equal(qmp_remote_call(remote, "two", NULL, NULL, &err), -EREMOTEIO);
@@ -251,11 +265,15 @@ static void test_calls_and_events_in_their_order(void **state)
 static void test_an_id_of_the_callers_is_kept(void **state)
 {
 	struct setup *s = *state;
-	struct qmp_remote *remote = open_fine(s, "{\"return\": {}, \"id\": {\"a\": [null]}}\n", true);
+	struct qmp_remote *remote =
+		open_fine(s, "{\"return\": {}, \"id\": {\"a\": [null]}}\n", true);
 	json_t *reply = NULL;
 	struct err err;
 
-	assert_int_equal(qmp_remote_ask(remote, json_pack("{s:s,s:{s:[n]}}", "execute", "x", "id", "a"), &reply, &err), 0);
+	assert_int_equal(qmp_remote_ask(remote,
+					json_pack("{s:s,s:{s:[n]}}", "execute", "x", "id", "a"),
+					&reply, &err),
+			 0);
 	assert_non_null(json_object_get(reply, "return"));
 	json_decref(reply);
 	qmp_remote_free(remote);

@@ -134,7 +134,16 @@ static void test_only_live_names_are_listed(void **state)
 
 static void test_names_that_would_leave_the_directory_are_refused(void **state)
 {
-	static const char *const bad[] = { "", ".", "..", "a/b", "/", "-a", ".a", "a b", "a\n", "\xc3\xa9",
+	static const char *const bad[] = { "",
+					   ".",
+					   "..",
+					   "a/b",
+					   "/",
+					   "-a",
+					   ".a",
+					   "a b",
+					   "a\n",
+					   "\xc3\xa9",
 					   "0123456789012345678901234567890123456789012345678" };
 	struct rundir rundir;
 	struct err err;
@@ -234,12 +243,17 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_a_name_is_held_by_one, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_a_dead_owners_name_is_taken_over, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_a_dead_owners_name_is_taken_over, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(test_only_live_names_are_listed, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_names_that_would_leave_the_directory_are_refused, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_what_others_laid_there_is_not_followed, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_takers_race_and_never_share, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_without_a_base_it_says_what_to_set, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_names_that_would_leave_the_directory_are_refused, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_what_others_laid_there_is_not_followed, set_up,
+						tear_down),
+		cmocka_unit_test_setup_teardown(test_takers_race_and_never_share, set_up,
+						tear_down),
+		cmocka_unit_test_setup_teardown(test_without_a_base_it_says_what_to_set, set_up,
+						tear_down),
 	};
 
 	return cmocka_run_group_tests_name("rundir", tests, NULL, NULL);

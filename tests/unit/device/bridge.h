@@ -77,7 +77,8 @@ static inline void bridge_accept(struct pci_host *host, uint64_t bar, uint64_t f
 }
 
 /* Enables MSI-X of the device in that slot, n vectors unmasked. */
-static inline void bridge_vectors(struct pci_host *host, unsigned int slot, uint64_t bar, unsigned int n)
+static inline void bridge_vectors(struct pci_host *host, unsigned int slot, uint64_t bar,
+				  unsigned int n)
 {
 	uint16_t on = PCI_MSIX_FLAGS_ENABLE;
 	unsigned int at;
@@ -99,8 +100,8 @@ static inline void bridge_vectors(struct pci_host *host, unsigned int slot, uint
 }
 
 /* Enables queue i with the driver's rings and a vector. */
-static inline void bridge_queue(struct pci_host *host, uint64_t bar, unsigned int i, const struct driver *d,
-				unsigned int vector)
+static inline void bridge_queue(struct pci_host *host, uint64_t bar, unsigned int i,
+				const struct driver *d, unsigned int vector)
 {
 	bridge_put(host, bar + VIRTIO_PCI_COMMON_Q_SELECT, i, 2);
 	bridge_put(host, bar + VIRTIO_PCI_COMMON_Q_SIZE, d->size, 2);

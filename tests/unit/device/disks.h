@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What tests of disks share: a loop, a disk made of a command line's text, jobs that are waited for.
+ * What tests of disks share: a loop, a disk made of a command line's text, jobs
+ * that are waited for.
  */
 #ifndef POSTERN_TESTS_DEVICE_DISKS_H
 #define POSTERN_TESTS_DEVICE_DISKS_H
@@ -84,20 +85,23 @@ static inline void job_done(struct disk_job *job, int result)
 }
 
 /* From or to memory in n pieces of the same size but for the last. */
-static inline void job_start(struct disks *d, struct job *j, enum disk_op op, uint64_t offset, void *memory, uint64_t len, unsigned int n)
+static inline void job_start(struct disks *d, struct job *j, enum disk_op op, uint64_t offset,
+			     void *memory, uint64_t len, unsigned int n)
 {
 	uint64_t piece = n ? len / n : 0;
 	unsigned int i;
 
 	*j = (struct job){ .job = { .op = op, .offset = offset, .len = len, .iov = j->iov, .iovs = n, .done = job_done } };
 	for (i = 0; i < n; i++)
-		j->iov[i] = (struct iovec){ (uint8_t *)memory + i * piece, i + 1 < n ? piece : len - i * piece };
+		j->iov[i] = (struct iovec){ (uint8_t *)memory + i * piece,
+					    i + 1 < n ? piece : len - i * piece };
 	disk_add(d->disk, &j->job);
 	disk_submit(d->disk);
 	assert_false(j->done);
 }
 
-static inline int job_run(struct disks *d, enum disk_op op, uint64_t offset, void *memory, uint64_t len, unsigned int n)
+static inline int job_run(struct disks *d, enum disk_op op, uint64_t offset, void *memory,
+			  uint64_t len, unsigned int n)
 {
 	struct job j;
 
@@ -129,7 +133,8 @@ static inline void disk_exercise(struct disks *d)
 	assert_memory_equal(in + 1024, out + 1, 1001 * 512);
 	/* All at once. */
 	for (i = 0; i < DISK_JOBS_MAX; i++)
-		job_start(d, &job[i], DISK_WRITE, i * UINT64_C(4096), out + i * 4096, 4096, 1 + i % 8);
+		job_start(d, &job[i], DISK_WRITE, i * UINT64_C(4096), out + i * 4096, 4096,
+			  1 + i % 8);
 	assert_int_equal(disk_jobs(d->disk), DISK_JOBS_MAX);
 	disks_until(d, !disk_jobs(d->disk));
 	for (i = 0; i < DISK_JOBS_MAX; i++)

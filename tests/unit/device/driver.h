@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The driver's side of a virtqueue, as little of it as tests need: it writes rings of either kind into guest memory, and looks for
- * what was used. It touches memory as the guest would, so its pages must be there.
+ * The driver's side of a virtqueue, as little of it as tests need: it writes
+ * rings of either kind into guest memory, and looks for what was used. It
+ * touches memory as the guest would, so its pages must be there.
  */
 #ifndef POSTERN_TESTS_DEVICE_DRIVER_H
 #define POSTERN_TESTS_DEVICE_DRIVER_H
@@ -29,7 +30,8 @@ struct driver_buf {
 	bool write;
 };
 
-static inline void driver_init(struct driver *d, uint8_t *ram, uint64_t at, uint16_t size, bool packed)
+static inline void driver_init(struct driver *d, uint8_t *ram, uint64_t at, uint16_t size,
+			       bool packed)
 {
 	*d = (struct driver){
 		.ram = ram, .desc = at, .avail = at + 0x1000, .used = at + 0x2000, .size = size, .packed = packed,
@@ -52,16 +54,16 @@ static inline void driver_put16(struct driver *d, uint64_t gpa, uint16_t value)
 	__atomic_store_n((uint16_t *)(void *)(d->ram + gpa), value, __ATOMIC_RELEASE);
 }
 
-static inline void driver_desc(struct driver *d, uint64_t table, unsigned int at, uint64_t gpa, uint32_t len, unsigned int flags,
-			       unsigned int next)
+static inline void driver_desc(struct driver *d, uint64_t table, unsigned int at, uint64_t gpa,
+			       uint32_t len, unsigned int flags, unsigned int next)
 {
 	const struct vring_desc desc = { gpa, len, (uint16_t)flags, (uint16_t)next };
 
 	driver_put(d, table + at * sizeof(desc), &desc, sizeof(desc));
 }
 
-static inline void driver_packed(struct driver *d, uint64_t table, unsigned int at, uint64_t gpa, uint32_t len, unsigned int id,
-				 unsigned int flags)
+static inline void driver_packed(struct driver *d, uint64_t table, unsigned int at, uint64_t gpa,
+				 uint32_t len, unsigned int id, unsigned int flags)
 {
 	const struct vring_packed_desc desc = { gpa, len, (uint16_t)id, (uint16_t)flags };
 
@@ -81,19 +83,22 @@ static inline void driver_avail(struct driver *d, uint16_t head)
 }
 
 /* A chain of n buffers, with an indirect table at `table` unless that is 0. Returns its id. */
-static inline uint16_t driver_add(struct driver *d, const struct driver_buf *buf, unsigned int n, uint64_t table)
+static inline uint16_t driver_add(struct driver *d, const struct driver_buf *buf, unsigned int n,
+				  uint64_t table)
 {
 	uint16_t first = d->next;
 	unsigned int i, flags;
 
 	for (i = 0; i < n; i++) {
-		flags = (buf[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < n && !(table && d->packed) ? VRING_DESC_F_NEXT : 0);
+		flags = (buf[i].write ? VRING_DESC_F_WRITE : 0) |
+			(i + 1 < n && !(table && d->packed) ? VRING_DESC_F_NEXT : 0);
 		if (table && d->packed)
 			driver_packed(d, table, i, buf[i].gpa, buf[i].len, 0, flags);
 		else if (table)
 			driver_desc(d, table, i, buf[i].gpa, buf[i].len, flags, i + 1);
 		else if (!d->packed)
-			driver_desc(d, d->desc, (first + i) % d->size, buf[i].gpa, buf[i].len, flags, (first + i + 1u) % d->size);
+			driver_desc(d, d->desc, (first + i) % d->size, buf[i].gpa, buf[i].len,
+				    flags, (first + i + 1u) % d->size);
 	}
 	if (!d->packed) {
 		if (table)
@@ -105,10 +110,12 @@ static inline uint16_t driver_add(struct driver *d, const struct driver_buf *buf
 	for (i = 0; i < (table ? 1 : n); i++) {
 		flags = packed_flags(d->wrap);
 		if (table)
-			driver_packed(d, d->desc, d->next, table, n * 16, first, flags | VRING_DESC_F_INDIRECT);
+			driver_packed(d, d->desc, d->next, table, n * 16, first,
+				      flags | VRING_DESC_F_INDIRECT);
 		else
 			driver_packed(d, d->desc, d->next, buf[i].gpa, buf[i].len, first,
-				      flags | (buf[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0));
+				      flags | (buf[i].write ? VRING_DESC_F_WRITE : 0) |
+					      (i + 1 < n ? VRING_DESC_F_NEXT : 0));
 		if (++d->next == d->size) {
 			d->next = 0;
 			d->wrap = !d->wrap;
@@ -117,7 +124,10 @@ static inline uint16_t driver_add(struct driver *d, const struct driver_buf *buf
 	return first;
 }
 
-/* The next used chain: its id, or -1; *len what was written. slots: how many descriptors it had (packed). */
+/*
+ * The next used chain: its id, or -1; *len what was written. slots: how many
+ * descriptors it had (packed).
+ */
 static inline int driver_used(struct driver *d, unsigned int slots, uint32_t *len)
 {
 	struct vring_packed_desc desc;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What the device tests share: cmocka with what it needs, an interrupt line that remembers, short ways to a register.
+ * What the device tests share: cmocka with what it needs, an interrupt line
+ * that remembers, short ways to a register.
  */
 #ifndef POSTERN_TESTS_DEVICE_FIXTURE_H
 #define POSTERN_TESTS_DEVICE_FIXTURE_H
@@ -46,7 +47,10 @@ static inline void put8(bus_access_fn access, void *dev, uint64_t offset, unsign
 	access(dev, offset, true, &byte, 1);
 }
 
-/* What save gives, load must take; every shorter piece and every piece with a byte changed must at least do no harm. */
+/*
+ * What save gives, load must take; every shorter piece and every piece with a
+ * byte changed must at least do no harm.
+ */
 static inline void state_torture(const struct device_ops *ops, void *from, void *to)
 {
 	struct buf state = { 0 }, again = { 0 };

@@ -81,9 +81,11 @@ static uint32_t wrong(struct late_server *server, const struct asked *asked)
 
 	if (asked->type == NBD_FLUSH)
 		return 0;
-	if (asked->offset > server->media->bytes || asked->len > server->media->bytes - asked->offset)
+	if (asked->offset > server->media->bytes ||
+	    asked->len > server->media->bytes - asked->offset)
 		return EINVAL;
-	if (o->block_min && ((asked->offset | asked->len) % o->block_min || (data && asked->len > o->block_max))) {
+	if (o->block_min &&
+	    ((asked->offset | asked->len) % o->block_min || (data && asked->len > o->block_max))) {
 		server->refused++;
 		return EINVAL;
 	}
@@ -97,7 +99,8 @@ static void answer(struct late_server *server, struct asked *asked)
 	struct {
 		uint32_t magic, error;
 		uint64_t cookie;
-	} __attribute__((packed)) reply = { htobe32(0x67446698), htobe32(wrong(server, asked)), asked->cookie };
+	} __attribute__((packed))
+	reply = { htobe32(0x67446698), htobe32(wrong(server, asked)), asked->cookie };
 	struct iovec iov[] = {
 		{ &reply, sizeof(reply) },
 		{ server->media->now + asked->offset, asked->type == NBD_READ && !reply.error ? asked->len : 0 },
@@ -110,7 +113,8 @@ static void answer(struct late_server *server, struct asked *asked)
 	if (asked->type == NBD_FLUSH)
 		media_flush_end(server->media, media_flush_begin(server->media));
 	/* Where nothing can be made stable by asking, all is. */
-	media_acknowledge(server->media, asked->id, asked->flags & 1 || (!server->options.flush && !server->options.fua));
+	media_acknowledge(server->media, asked->id,
+			  asked->flags & 1 || (!server->options.flush && !server->options.fua));
 	sendmsg(asked->link->fd, &message, MSG_NOSIGNAL);
 	asked_free(asked);
 }
@@ -182,7 +186,8 @@ static bool say_reply(int fd, uint32_t option, uint32_t type, const void *data, 
 	const struct {
 		uint64_t magic;
 		uint32_t option, type, len;
-	} __attribute__((packed)) head = { htobe64(UINT64_C(0x3e889045565a9)), htobe32(option), htobe32(type), htobe32(len) };
+	} __attribute__((packed))
+	head = { htobe64(UINT64_C(0x3e889045565a9)), htobe32(option), htobe32(type), htobe32(len) };
 
 	return say_bytes(fd, &head, sizeof(head)) && (!len || say_bytes(fd, data, len));
 }
@@ -201,10 +206,14 @@ static bool say_export(struct late_server *server, int fd)
 		uint16_t info;
 		uint32_t min, preferred, max;
 	} __attribute__((packed)) block = {
-		htobe16(3), htobe32(o->block_min), htobe32(o->block_preferred), htobe32(o->block_max),
+		htobe16(3),
+		htobe32(o->block_min),
+		htobe32(o->block_preferred),
+		htobe32(o->block_max),
 	};
 
-	return say_reply(fd, 7, 3, &export, sizeof(export)) && (!o->block_min || say_reply(fd, 7, 3, &block, sizeof(block))) &&
+	return say_reply(fd, 7, 3, &export, sizeof(export)) &&
+	       (!o->block_min || say_reply(fd, 7, 3, &block, sizeof(block))) &&
 	       say_reply(fd, 7, 1, NULL, 0);
 }
 
@@ -220,7 +229,8 @@ static bool shake_hands(struct late_server *server, int fd)
 
 	good = say_bytes(fd, "NBDMAGICIHAVEOPT\0\x03", 18) && take_bytes(fd, data, 4);
 	while (good) {
-		good = take_bytes(fd, &ask, sizeof(ask)) && be32toh(ask.len) <= sizeof(data) && take_bytes(fd, data, be32toh(ask.len));
+		good = take_bytes(fd, &ask, sizeof(ask)) && be32toh(ask.len) <= sizeof(data) &&
+		       take_bytes(fd, data, be32toh(ask.len));
 		if (good && be32toh(ask.option) == 7) {
 			pthread_mutex_lock(&server->lock);
 			memcpy(&name_bytes, data, 4);
@@ -326,7 +336,8 @@ static void *listen_for(void *arg)
 
 /* ---- the interface ---- */
 
-struct late_server *late_server_new(struct media *media, const struct late_options *options, unsigned int seed)
+struct late_server *late_server_new(struct media *media, const struct late_options *options,
+				    unsigned int seed)
 {
 	struct late_server *server = calloc(1, sizeof(*server));
 	struct sockaddr_un at = { .sun_family = AF_UNIX };

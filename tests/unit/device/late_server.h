@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * An NBD server at its worst, as the protocol allows it: it does requests in any order, loses what was not made stable when its power
- * fails, and may go on with what a connection that has ended had asked, at any time until it is told to settle.
+ * An NBD server at its worst, as the protocol allows it: it does requests in
+ * any order, loses what was not made stable when its power fails, and may go on
+ * with what a connection that has ended had asked, at any time until it is told
+ * to finish.
  *
  * Its threads are its own; all functions may be called from the test's.
  */
@@ -19,10 +21,14 @@ struct late_options {
 struct late_server;
 
 /* media is the caller's, and used with the server's lock held while that lives. */
-struct late_server *late_server_new(struct media *media, const struct late_options *options, unsigned int seed);
+struct late_server *late_server_new(struct media *media, const struct late_options *options,
+				    unsigned int seed);
 void late_server_free(struct late_server *server);
 const char *late_server_uri(const struct late_server *server);
-/* From now on nothing is done, and so nothing answered, but what ended connections had asked; or it goes on. */
+/*
+ * From now on nothing is done, and so nothing answered, but what ended
+ * connections had asked; or it goes on.
+ */
 void late_server_hold(struct late_server *server, bool hold);
 /* All connections end. What they asked and has no answer is never done, or has been, or will be. */
 void late_server_cut_links(struct late_server *server);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * A medium with a volatile cache, as a disk's: a write is in the cache until it is made stable, by itself or by a flush that began
- * after it had been acknowledged. A loss of power leaves of each sector any content that it had since, at random.
+ * A medium with a volatile cache, as a disk's: a write is in the cache until it
+ * is made stable, by itself or by a flush that began after it had been
+ * acknowledged. A loss of power leaves of each sector any content that it had
+ * since, at random.
  *
  * Not locked: the caller sees to it.
  */
@@ -39,7 +41,10 @@ void media_free(struct media *media);
 void media_put(struct media *media, uint64_t id, uint64_t at, const void *data, size_t len);
 /* Write `id` has been acknowledged; stable: and is stable by that. */
 void media_acknowledge(struct media *media, uint64_t id, bool stable);
-/* A flush: what has been acknowledged when it begins is stable when it ends. Returns that moment, for its end. */
+/*
+ * A flush: what has been acknowledged when it begins is stable when it ends.
+ * Returns that moment, for its end.
+ */
 uint64_t media_flush_begin(struct media *media);
 void media_flush_end(struct media *media, uint64_t begin);
 /* The power is lost, and back. */

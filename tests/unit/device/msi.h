@@ -57,6 +57,7 @@ static inline void fake_msi_fire(void *arg, unsigned int handle)
 	m->fired_of[handle]++;
 }
 
-static const struct msi_ops fake_msi_ops = { fake_msi_open, fake_msi_close, fake_msi_set, fake_msi_fire };
+static const struct msi_ops fake_msi_ops = { fake_msi_open, fake_msi_close, fake_msi_set,
+					     fake_msi_fire };
 
 #endif

@@ -191,7 +191,8 @@ void post(struct rig *r, uint64_t gpa, uint32_t len)
 	notify(r, RX);
 }
 
-void guest_send_with(struct rig *r, unsigned int n, const struct virtio_net_hdr_v1 *header, uint32_t len, unsigned int seed)
+void guest_send_with(struct rig *r, unsigned int n, const struct virtio_net_hdr_v1 *header,
+		     uint32_t len, unsigned int seed)
 {
 	uint32_t at = TX_DATA + n * BUFFER;
 	const struct driver_buf buf = { at, HEADER + len, false };

@@ -31,8 +31,10 @@
 #define PACKED FEATURE(VIRTIO_F_RING_PACKED)
 #define EVENT FEATURE(VIRTIO_RING_F_EVENT_IDX)
 #define MERGE FEATURE(VIRTIO_NET_F_MRG_RXBUF)
-#define BASIC (FEATURE(VIRTIO_NET_F_MAC) | FEATURE(VIRTIO_NET_F_STATUS) | FEATURE(VIRTIO_NET_F_CTRL_VQ) | \
-	       FEATURE(VIRTIO_NET_F_CTRL_RX) | FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR) | FEATURE(VIRTIO_NET_F_GUEST_ANNOUNCE))
+#define BASIC                                                            \
+	(FEATURE(VIRTIO_NET_F_MAC) | FEATURE(VIRTIO_NET_F_STATUS) |      \
+	 FEATURE(VIRTIO_NET_F_CTRL_VQ) | FEATURE(VIRTIO_NET_F_CTRL_RX) | \
+	 FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR) | FEATURE(VIRTIO_NET_F_GUEST_ANNOUNCE))
 #define MAC "02:00:00:00:00:01"
 #define order_text(r, text) order(r, text, sizeof(text) - 1)
 /* A VirtioState with a NetState of these bytes. */
@@ -86,7 +88,8 @@ size_t peer_receive(struct rig *r, unsigned int seed);
 void peer_write(struct rig *r, const void *data, size_t len);
 void post(struct rig *r, uint64_t gpa, uint32_t len);
 /* The guest sends a frame from slot n of its buffers, with this header or none. */
-void guest_send_with(struct rig *r, unsigned int n, const struct virtio_net_hdr_v1 *header, uint32_t len, unsigned int seed);
+void guest_send_with(struct rig *r, unsigned int n, const struct virtio_net_hdr_v1 *header,
+		     uint32_t len, unsigned int seed);
 void guest_send(struct rig *r, unsigned int n, uint32_t len, unsigned int seed);
 /* What was received in the buffer at gpa. */
 void assert_frame(struct rig *r, uint64_t gpa, uint32_t written, size_t len, unsigned int seed);

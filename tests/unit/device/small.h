@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * One virtio device alone, on memory of its own, with a driver for each of its queues: what tests of single kinds share.
+ * One virtio device alone, on memory of its own, with a driver for each of its
+ * queues: what tests of single kinds share.
  */
 #ifndef POSTERN_TESTS_DEVICE_SMALL_H
 #define POSTERN_TESTS_DEVICE_SMALL_H
@@ -50,7 +51,8 @@ static inline void small_event(void *arg, const struct device_event *event)
 }
 
 /* One more device on the same memory. */
-static inline struct vdev *small_device(struct small *s, const struct virtio_type *type, const char *text)
+static inline struct vdev *small_device(struct small *s, const struct virtio_type *type,
+					const char *text)
 {
 	const struct vdev_env env = {
 		.mem = s->mem, .loop = s->loop, .cpus = 1, .msi = { &fake_msi_ops, &s->msi },
@@ -125,7 +127,8 @@ static inline void small_start(struct small *s, uint64_t features)
 	struct vdev *dev = s->dev;
 	struct driver *d;
 
-	pci_function_config_access(&dev->fn, PCI_COMMAND, true, (uint8_t *)&command, sizeof(command));
+	pci_function_config_access(&dev->fn, PCI_COMMAND, true, (uint8_t *)&command,
+				   sizeof(command));
 	features |= SMALL_VERSION;
 	small_put(dev, VIRTIO_PCI_COMMON_GFSELECT, 0, 4);
 	small_put(dev, VIRTIO_PCI_COMMON_GF, features & UINT32_MAX, 4);
@@ -135,7 +138,8 @@ static inline void small_start(struct small *s, uint64_t features)
 	assert_int_equal(small_status(s), 0xb);
 	for (i = 0; i < n; i++) {
 		d = &s->driver[i];
-		driver_init(d, s->ram, SMALL_RINGS + i * SMALL_RING, SMALL_SIZE, features & SMALL_PACKED);
+		driver_init(d, s->ram, SMALL_RINGS + i * SMALL_RING, SMALL_SIZE,
+			    features & SMALL_PACKED);
 		small_put(dev, VIRTIO_PCI_COMMON_Q_SELECT, i, 2);
 		small_put(dev, VIRTIO_PCI_COMMON_Q_SIZE, SMALL_SIZE, 2);
 		small_put(dev, VIRTIO_PCI_COMMON_Q_DESCLO, d->desc, 4);

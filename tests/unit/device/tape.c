@@ -97,7 +97,8 @@ static void note(struct io_uring_sqe *sqe)
 	case IORING_OP_FALLOCATE:
 		tape.fallocates++;
 		if (!tape.fallocate_error) {
-			media_put(tape.media, remember(sqe->user_data, false, 0), sqe->off, NULL, sqe->addr);
+			media_put(tape.media, remember(sqe->user_data, false, 0), sqe->off, NULL,
+				  sqe->addr);
 			break;
 		}
 		/* The kernel is to say it itself: nothing to do, or a mode that there is not. */

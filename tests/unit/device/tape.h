@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * What a file's disk asks the kernel for, seen at io_uring_submit, which a test that has this wraps (-Wl,--wrap=io_uring_submit):
- * each write, as a medium with a volatile cache takes it. The kernel does it too. So a loss of power can be had without losing it.
+ * What a file's disk asks the kernel for, seen at io_uring_submit, which a test
+ * that has this wraps (-Wl,--wrap=io_uring_submit): each write, as a medium
+ * with a volatile cache takes it. The kernel does it too. So a loss of power
+ * can be had without losing it.
  *
  * One ring at a time. The thread that submits.
  */

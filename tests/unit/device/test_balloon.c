@@ -62,7 +62,8 @@ static void pages_are_given_up_and_come_back(uint64_t with)
 	number_pages(s, 1024);
 	send_pfns(s, INFLATE, pfn, 8);
 	for (i = 1024; i < PAGES; i++)
-		assert_int_equal(holds(s, i), !((i >= 1030 && i <= 1033) || i == 2000 || i == 1535 || i == 1536));
+		assert_int_equal(holds(s, i), !((i >= 1030 && i <= 1033) || i == 2000 ||
+						i == 1535 || i == 1536));
 	assert_int_equal(discarded(s), 7);
 	send_pfns(s, DEFLATE, pfn, 8);
 	assert_int_equal(discarded(s), 7);
@@ -123,7 +124,10 @@ static void what_is_no_ram_needs_a_reset(void **state)
 	small_free(s);
 }
 
-/* A chain longer than any driver sends is taken in bounded time; one that is no whole number says nothing. */
+/*
+ * A chain longer than any driver sends is taken in bounded time; one that is no
+ * whole number says nothing.
+ */
 static void long_chains_are_bounded(void **state)
 {
 	struct small *s = small_new(&balloon_type, "", false);

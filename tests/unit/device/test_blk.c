@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * virtio-blk's promises, one by one: what the specification (virtio 1.2) says a device must do, should do or may be relied on for when
- * it is set up (5.2.5) and when it works (5.2.6). Each is a row of a table, held against each back end: a file, and NBD servers with FUA,
- * with flush alone, and with neither. What a loss of power leaves is seen on a medium with a volatile cache (media.h).
+ * virtio-blk's promises, one by one: what the specification (virtio 1.2) says a
+ * device must do, should do or may be relied on for when it is set up (5.2.5)
+ * and when it works (5.2.6). Each is a row of a table, held against each back
+ * end: a file, and NBD servers with FUA, with flush alone, and with neither.
+ * What a loss of power leaves is seen on a medium with a volatile cache
+ * (media.h).
  */
 #include <errno.h>
 #include <linux/virtio_blk.h>
@@ -25,7 +28,8 @@
 
 enum back { BACK_FILE, BACK_FUA, BACK_FLUSH, BACK_NEITHER };
 
-static const char *const back_name[] = { "a file", "NBD with FUA", "NBD with flush", "NBD with neither" };
+static const char *const back_name[] = { "a file", "NBD with FUA", "NBD with flush",
+					 "NBD with neither" };
 
 struct rig {
 	enum back back;
@@ -40,7 +44,8 @@ struct rig {
 
 static void rig_open(struct rig *rig, enum back back, const char *options)
 {
-	const struct late_options server = { .flush = back != BACK_NEITHER, .fua = back == BACK_FUA };
+	const struct late_options server = { .flush = back != BACK_NEITHER,
+					     .fua = back == BACK_FUA };
 	char text[160];
 	int fd;
 
@@ -53,7 +58,8 @@ static void rig_open(struct rig *rig, enum back back, const char *options)
 	tape_start(back == BACK_FILE ? rig->media : NULL);
 	if (back != BACK_FILE)
 		rig->server = late_server_new(rig->media, &server, 1);
-	snprintf(text, sizeof(text), "%s%s", rig->server ? late_server_uri(rig->server) : rig->path, options);
+	snprintf(text, sizeof(text), "%s%s", rig->server ? late_server_uri(rig->server) : rig->path,
+		 options);
 	rig->small = small_new(&blk_type, text, false);
 	small_put(rig->small->dev, VIRTIO_PCI_COMMON_DFSELECT, 0, 4);
 	rig->offered = small_get(rig->small->dev, VIRTIO_PCI_COMMON_DF, 4);
@@ -71,7 +77,8 @@ static void rig_close(struct rig *rig)
 }
 
 /* One request; returns its status. in: the device writes the data. */
-static uint8_t ask(struct rig *rig, uint32_t type, uint64_t sector, uint64_t data, uint32_t len, bool in)
+static uint8_t ask(struct rig *rig, uint32_t type, uint64_t sector, uint64_t data, uint32_t len,
+		   bool in)
 {
 	const struct virtio_blk_outhdr header = { .type = type, .sector = sector };
 	const struct driver_buf bufs[] = { { HEADER, sizeof(header), false }, { data, len, in }, { STATUS, 1, true } };
@@ -87,9 +94,12 @@ static uint8_t ask(struct rig *rig, uint32_t type, uint64_t sector, uint64_t dat
 	return s->ram[STATUS];
 }
 
-static uint8_t ask_range(struct rig *rig, uint32_t type, uint64_t sector, uint32_t sectors, uint32_t flags)
+static uint8_t ask_range(struct rig *rig, uint32_t type, uint64_t sector, uint32_t sectors,
+			 uint32_t flags)
 {
-	const struct virtio_blk_discard_write_zeroes range = { .sector = sector, .num_sectors = sectors, .flags = flags };
+	const struct virtio_blk_discard_write_zeroes range = { .sector = sector,
+							       .num_sectors = sectors,
+							       .flags = flags };
 
 	memcpy(rig->small->ram + DATA, &range, sizeof(range));
 	return ask(rig, type, 0, DATA, sizeof(range), false);
@@ -137,7 +147,8 @@ static bool is_stable(struct rig *rig, uint64_t sector, uint32_t len, int byte)
 
 static bool capacity_is_in_sectors(struct rig *rig)
 {
-	return rig->config.capacity == SECTORS && rig->config.blk_size == 512 && rig->offered & BIT(VIRTIO_BLK_F_BLK_SIZE);
+	return rig->config.capacity == SECTORS && rig->config.blk_size == 512 &&
+	       rig->offered & BIT(VIRTIO_BLK_F_BLK_SIZE);
 }
 
 static bool flush_is_offered(struct rig *rig)
@@ -150,12 +161,16 @@ static bool wce_comes_with_flush(struct rig *rig)
 	return !(rig->offered & BIT(VIRTIO_BLK_F_CONFIG_WCE)) || rig->offered & FLUSH;
 }
 
-/* It is not offered, so it is not to be had; a driver that looks all the same sees no write cache that it could not flush. */
+/*
+ * It is not offered, so it is not to be had; a driver that looks all the same
+ * sees no write cache that it could not flush.
+ */
 static bool writeback_is_off_without_flush(struct rig *rig)
 {
 	small_start(rig->small, 0);
 	return !(rig->offered & BIT(VIRTIO_BLK_F_CONFIG_WCE)) &&
-	       !small_get(rig->small->dev, SMALL_CONFIG + offsetof(struct virtio_blk_config, wce), 1);
+	       !small_get(rig->small->dev, SMALL_CONFIG + offsetof(struct virtio_blk_config, wce),
+			  1);
 }
 
 static bool padding_is_zero(struct rig *rig)
@@ -167,22 +182,24 @@ static bool topology_is_whole(struct rig *rig)
 {
 	const struct virtio_blk_config *c = &rig->config;
 
-	return rig->offered & BIT(VIRTIO_BLK_F_TOPOLOGY) && 512u << c->physical_block_exp == 4096 && !c->alignment_offset &&
-	       c->min_io_size == 8 && !c->opt_io_size;
+	return rig->offered & BIT(VIRTIO_BLK_F_TOPOLOGY) && 512u << c->physical_block_exp == 4096 &&
+	       !c->alignment_offset && c->min_io_size == 8 && !c->opt_io_size;
 }
 
 static bool limits_of_ranges_are_told(struct rig *rig)
 {
 	const struct virtio_blk_config *c = &rig->config;
 
-	return rig->offered & BIT(VIRTIO_BLK_F_DISCARD) && rig->offered & BIT(VIRTIO_BLK_F_WRITE_ZEROES) &&
-	       c->max_discard_sectors && c->max_discard_seg == 1 && c->discard_sector_alignment == 8 &&
+	return rig->offered & BIT(VIRTIO_BLK_F_DISCARD) &&
+	       rig->offered & BIT(VIRTIO_BLK_F_WRITE_ZEROES) && c->max_discard_sectors &&
+	       c->max_discard_seg == 1 && c->discard_sector_alignment == 8 &&
 	       c->max_write_zeroes_sectors && c->max_write_zeroes_seg == 1;
 }
 
 static bool limits_of_requests_are_told(struct rig *rig)
 {
-	return rig->offered & BIT(VIRTIO_BLK_F_SIZE_MAX) && rig->offered & BIT(VIRTIO_BLK_F_SEG_MAX) && rig->config.size_max &&
+	return rig->offered & BIT(VIRTIO_BLK_F_SIZE_MAX) &&
+	       rig->offered & BIT(VIRTIO_BLK_F_SEG_MAX) && rig->config.size_max &&
 	       rig->config.seg_max;
 }
 
@@ -193,7 +210,8 @@ static bool zeroes_may_unmap(struct rig *rig)
 
 static bool readonly_is_told(struct rig *rig)
 {
-	return rig->offered & BIT(VIRTIO_BLK_F_RO) && rig->offered & FLUSH && !(rig->offered & BIT(VIRTIO_BLK_F_DISCARD)) &&
+	return rig->offered & BIT(VIRTIO_BLK_F_RO) && rig->offered & FLUSH &&
+	       !(rig->offered & BIT(VIRTIO_BLK_F_DISCARD)) &&
 	       !(rig->offered & BIT(VIRTIO_BLK_F_WRITE_ZEROES));
 }
 
@@ -208,9 +226,11 @@ static bool nothing_more_is_offered(struct rig *rig)
 static bool what_is_written_is_read(struct rig *rig)
 {
 	small_start(rig->small, FLUSH);
-	return write_byte(rig, 3, DATA + 20, 1024, 0x11) == VIRTIO_BLK_S_OK && rig->used == 1 && reads(rig, 3, 1024, 0x11) &&
-	       rig->used == 1025 && reads(rig, 2, 512, 0) && reads(rig, 5, 512, 0) &&
-	       write_byte(rig, SECTORS - 8, DATA, 4096, 0x12) == VIRTIO_BLK_S_OK && reads(rig, SECTORS - 8, 4096, 0x12);
+	return write_byte(rig, 3, DATA + 20, 1024, 0x11) == VIRTIO_BLK_S_OK && rig->used == 1 &&
+	       reads(rig, 3, 1024, 0x11) && rig->used == 1025 && reads(rig, 2, 512, 0) &&
+	       reads(rig, 5, 512, 0) &&
+	       write_byte(rig, SECTORS - 8, DATA, 4096, 0x12) == VIRTIO_BLK_S_OK &&
+	       reads(rig, SECTORS - 8, 4096, 0x12);
 }
 
 static bool half_sectors_are_refused(struct rig *rig)
@@ -227,7 +247,8 @@ static bool the_end_is_one(struct rig *rig)
 	       write_byte(rig, UINT64_MAX / 512 + 1, DATA, 512, 0x11) == VIRTIO_BLK_S_IOERR &&
 	       ask(rig, VIRTIO_BLK_T_IN, SECTORS, DATA, 512, true) == VIRTIO_BLK_S_IOERR &&
 	       ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, SECTORS - 1, 2, 0) == VIRTIO_BLK_S_IOERR &&
-	       ask_range(rig, VIRTIO_BLK_T_DISCARD, UINT64_MAX, 2, 0) == VIRTIO_BLK_S_IOERR && reads(rig, SECTORS - 1, 512, 0);
+	       ask_range(rig, VIRTIO_BLK_T_DISCARD, UINT64_MAX, 2, 0) == VIRTIO_BLK_S_IOERR &&
+	       reads(rig, SECTORS - 1, 512, 0);
 }
 
 static bool the_id_has_20_bytes(struct rig *rig)
@@ -235,16 +256,18 @@ static bool the_id_has_20_bytes(struct rig *rig)
 	static const char id[20] = "a serial number";
 
 	small_start(rig->small, FLUSH);
-	return ask(rig, VIRTIO_BLK_T_GET_ID, 0, DATA, 20, true) == VIRTIO_BLK_S_OK && rig->used == 21 &&
-	       !memcmp(rig->small->ram + DATA, id, 20);
+	return ask(rig, VIRTIO_BLK_T_GET_ID, 0, DATA, 20, true) == VIRTIO_BLK_S_OK &&
+	       rig->used == 21 && !memcmp(rig->small->ram + DATA, id, 20);
 }
 
 static bool what_it_does_not_know_is_unsupported(struct rig *rig)
 {
 	small_start(rig->small, FLUSH);
 	/* 10 is the life time, 14 the secure erase: not offered. */
-	return ask(rig, 10, 0, DATA, 512, true) == VIRTIO_BLK_S_UNSUPP && ask(rig, 14, 0, DATA, 16, false) == VIRTIO_BLK_S_UNSUPP &&
-	       ask(rig, 77, 0, DATA, 512, true) == VIRTIO_BLK_S_UNSUPP && small_status(rig->small) == 0xf;
+	return ask(rig, 10, 0, DATA, 512, true) == VIRTIO_BLK_S_UNSUPP &&
+	       ask(rig, 14, 0, DATA, 16, false) == VIRTIO_BLK_S_UNSUPP &&
+	       ask(rig, 77, 0, DATA, 512, true) == VIRTIO_BLK_S_UNSUPP &&
+	       small_status(rig->small) == 0xf;
 }
 
 static bool readonly_is_not_written(struct rig *rig)
@@ -252,8 +275,10 @@ static bool readonly_is_not_written(struct rig *rig)
 	small_start(rig->small, 0);
 	return write_byte(rig, 0, DATA, 4096, 0x11) == VIRTIO_BLK_S_IOERR &&
 	       ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0) == VIRTIO_BLK_S_IOERR &&
-	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 8, 0) == VIRTIO_BLK_S_IOERR && !rig->media->sequence &&
-	       ask(rig, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false) == VIRTIO_BLK_S_OK && reads(rig, 0, 4096, 0);
+	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 8, 0) == VIRTIO_BLK_S_IOERR &&
+	       !rig->media->sequence &&
+	       ask(rig, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false) == VIRTIO_BLK_S_OK &&
+	       reads(rig, 0, 4096, 0);
 }
 
 static bool unknown_flags_are_unsupported(struct rig *rig)
@@ -262,14 +287,16 @@ static bool unknown_flags_are_unsupported(struct rig *rig)
 	return write_byte(rig, 0, DATA, 4096, 0x11) == VIRTIO_BLK_S_OK &&
 	       ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 2) == VIRTIO_BLK_S_UNSUPP &&
 	       ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 3) == VIRTIO_BLK_S_UNSUPP &&
-	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 8, 2) == VIRTIO_BLK_S_UNSUPP && reads(rig, 0, 4096, 0x11);
+	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 8, 2) == VIRTIO_BLK_S_UNSUPP &&
+	       reads(rig, 0, 4096, 0x11);
 }
 
 static bool discard_with_unmap_is_unsupported(struct rig *rig)
 {
 	small_start(rig->small, FLUSH);
 	return write_byte(rig, 0, DATA, 4096, 0x11) == VIRTIO_BLK_S_OK &&
-	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 8, 1) == VIRTIO_BLK_S_UNSUPP && reads(rig, 0, 4096, 0x11);
+	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 8, 1) == VIRTIO_BLK_S_UNSUPP &&
+	       reads(rig, 0, 4096, 0x11);
 }
 
 static bool discard_leaves_the_rest(struct rig *rig)
@@ -277,8 +304,8 @@ static bool discard_leaves_the_rest(struct rig *rig)
 	small_start(rig->small, FLUSH);
 	return write_byte(rig, 0, DATA, 12288, 0x11) == VIRTIO_BLK_S_OK &&
 	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 9, 6, 0) == VIRTIO_BLK_S_OK &&
-	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 8, 8, 0) == VIRTIO_BLK_S_OK && reads(rig, 0, 4096, 0x11) &&
-	       reads(rig, 16, 4096, 0x11);
+	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 8, 8, 0) == VIRTIO_BLK_S_OK &&
+	       reads(rig, 0, 4096, 0x11) && reads(rig, 16, 4096, 0x11);
 }
 
 static bool zeroes_read_as_zeros(struct rig *rig)
@@ -288,18 +315,24 @@ static bool zeroes_read_as_zeros(struct rig *rig)
 	small_start(rig->small, FLUSH);
 	for (unmap = 0; unmap < 2; unmap++)
 		if (write_byte(rig, 0, DATA, 16384, 0x11) != VIRTIO_BLK_S_OK ||
-		    ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 1, 17, unmap) != VIRTIO_BLK_S_OK || !reads(rig, 1, 17 * 512, 0) ||
-		    !reads(rig, 0, 512, 0x11) || !reads(rig, 18, 512, 0x11))
+		    ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 1, 17, unmap) != VIRTIO_BLK_S_OK ||
+		    !reads(rig, 1, 17 * 512, 0) || !reads(rig, 0, 512, 0x11) ||
+		    !reads(rig, 18, 512, 0x11))
 			return false;
 	return true;
 }
 
-/* Stable as soon as they are completed: aligned and not, which are two ways into a file; what goes past the cache of it too. */
+/*
+ * Stable as soon as they are completed: aligned and not, which are two ways
+ * into a file; what goes past the cache of it too.
+ */
 static bool writes_are_stable_without_flush(struct rig *rig)
 {
 	small_start(rig->small, 0);
-	return write_byte(rig, 0, DATA, 8192, 0x11) == VIRTIO_BLK_S_OK && is_stable(rig, 0, 8192, 0x11) &&
-	       write_byte(rig, 33, DATA + 12, 512, 0x12) == VIRTIO_BLK_S_OK && is_stable(rig, 33, 512, 0x12);
+	return write_byte(rig, 0, DATA, 8192, 0x11) == VIRTIO_BLK_S_OK &&
+	       is_stable(rig, 0, 8192, 0x11) &&
+	       write_byte(rig, 33, DATA + 12, 512, 0x12) == VIRTIO_BLK_S_OK &&
+	       is_stable(rig, 33, 512, 0x12);
 }
 
 static bool zeroes_are_stable_without_flush(struct rig *rig)
@@ -311,7 +344,8 @@ static bool zeroes_are_stable_without_flush(struct rig *rig)
 	for (i = 0; i < 3; i++) {
 		tape.fallocate_error = how[i];
 		if (write_byte(rig, 0, DATA, 8192, 0x11) != VIRTIO_BLK_S_OK ||
-		    ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 0, 15, 1) != VIRTIO_BLK_S_OK || !is_stable(rig, 0, 15 * 512, 0))
+		    ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 0, 15, 1) != VIRTIO_BLK_S_OK ||
+		    !is_stable(rig, 0, 15 * 512, 0))
 			return false;
 	}
 	return true;
@@ -321,20 +355,23 @@ static bool discards_are_stable_without_flush(struct rig *rig)
 {
 	small_start(rig->small, 0);
 	return write_byte(rig, 0, DATA, 8192, 0x11) == VIRTIO_BLK_S_OK &&
-	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 16, 0) == VIRTIO_BLK_S_OK && is_stable(rig, 0, 8192, 0);
+	       ask_range(rig, VIRTIO_BLK_T_DISCARD, 0, 16, 0) == VIRTIO_BLK_S_OK &&
+	       is_stable(rig, 0, 8192, 0);
 }
 
 static bool writes_are_stable_after_a_flush(struct rig *rig)
 {
 	small_start(rig->small, FLUSH);
-	if (write_byte(rig, 0, DATA, 8192, 0x11) != VIRTIO_BLK_S_OK || write_byte(rig, 33, DATA + 12, 512, 0x12) != VIRTIO_BLK_S_OK ||
+	if (write_byte(rig, 0, DATA, 8192, 0x11) != VIRTIO_BLK_S_OK ||
+	    write_byte(rig, 33, DATA + 12, 512, 0x12) != VIRTIO_BLK_S_OK ||
 	    ask_range(rig, VIRTIO_BLK_T_WRITE_ZEROES, 2, 3, 0) != VIRTIO_BLK_S_OK)
 		return false;
 	/* Who can flush pays for it when it does. */
 	if (rig->back != BACK_NEITHER && is_stable(rig, 0, 1024, 0x11))
 		return false;
-	return ask(rig, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false) == VIRTIO_BLK_S_OK && is_stable(rig, 0, 1024, 0x11) &&
-	       is_stable(rig, 2, 1536, 0) && is_stable(rig, 5, 11 * 512, 0x11) && is_stable(rig, 33, 512, 0x12);
+	return ask(rig, VIRTIO_BLK_T_FLUSH, 0, 0, 0, false) == VIRTIO_BLK_S_OK &&
+	       is_stable(rig, 0, 1024, 0x11) && is_stable(rig, 2, 1536, 0) &&
+	       is_stable(rig, 5, 11 * 512, 0x11) && is_stable(rig, 33, 512, 0x12);
 }
 
 static bool a_flush_unasked_for_is_one(struct rig *rig)
@@ -384,7 +421,8 @@ static void a_disk_keeps_its_promises(enum back back)
 	for (i = 0; i < sizeof(promises) / sizeof(promises[0]); i++) {
 		rig_open(&rig, back, promises[i].options);
 		if (!promises[i].holds(&rig)) {
-			print_error("%s: %s: %s: does not hold\n", back_name[back], promises[i].where, promises[i].what);
+			print_error("%s: %s: %s: does not hold\n", back_name[back],
+				    promises[i].where, promises[i].what);
 			broken++;
 		}
 		rig_close(&rig);

@@ -44,7 +44,8 @@ static void overlaps_are_refused_by_name(void **state)
 	assert_int_equal(bus_add(&bus, "first", 0x100, 8, 1, access_dev, &dev, &err), 0);
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		memset(&err, 0, sizeof(err));
-		assert_int_equal(bus_add(&bus, "second", cases[i].base, cases[i].len, 1, access_dev, &dev, &err),
+		assert_int_equal(bus_add(&bus, "second", cases[i].base, cases[i].len, 1, access_dev,
+					 &dev, &err),
 				 cases[i].result);
 		if (cases[i].result == -EEXIST) {
 			assert_non_null(strstr(err.text, "first"));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Specifications of a chardev, and those of its kinds that are no socket: files, pseudo-terminals, standard input and output.
+ * Specifications of a chardev, and those of its kinds that are no socket:
+ * files, pseudo-terminals, standard input and output.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -102,7 +102,10 @@ static void who_sends_and_leaves_is_heard(void **state)
 	close(fd);
 }
 
-/* The kernel tells of output that nobody reads any more as an error, before all of the input has been read. */
+/*
+ * The kernel tells of output that nobody reads any more as an error, before all
+ * of the input has been read.
+ */
 static void who_leaves_output_unread_makes_room(void **state)
 {
 	struct line *l = *state;

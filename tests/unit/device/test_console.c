@@ -142,7 +142,10 @@ static void a_guest_that_takes_nothing_holds_up_the_far_side(void **state)
 	world_free(&w);
 }
 
-/* A far side that reads nothing: the guest has its buffers back all the same, the rest is dropped. */
+/*
+ * A far side that reads nothing: the guest has its buffers back all the same,
+ * the rest is dropped.
+ */
 static void a_far_side_that_takes_nothing_holds_up_nobody(void **state)
 {
 	const struct driver_buf buf = { SMALL_DATA, 1 << 20, false };

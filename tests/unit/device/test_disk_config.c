@@ -41,7 +41,8 @@ static void names_and_options(void **state)
 	taken("x.qcow2,format=raw", "x.qcow2", false, DISK_FORMAT_RAW);
 	taken("nbd://host/a,,b", "nbd://host/a,b", true, DISK_FORMAT_NONE);
 	taken("nbd+unix:///?socket=/a%2Cb,format=raw", "nbd+unix:///?socket=/a%2Cb", true, DISK_FORMAT_RAW);
-	assert_int_equal(disk_config_parse(&config, "a,serial=12345678901234567890,readonly", &err), 0);
+	assert_int_equal(disk_config_parse(&config, "a,serial=12345678901234567890,readonly", &err),
+			 0);
 	assert_string_equal(config.serial, "12345678901234567890");
 	assert_true(config.readonly);
 	assert_int_equal(config.reconnect_s, -1);

@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A guest's disk while power and links are cut, many times over, at random from a seed: `test_device_disk_cuts [ROUNDS [SEED]]`.
+ * A guest's disk while power and links are cut, many times over, at random from
+ * a seed: `test_device_disk_cuts [ROUNDS [SEED]]`.
  *
- * A driver, which has accepted FLUSH or not, keeps reads, writes, zeroes, discards and flushes under way on a few sectors, so that they
- * cross. Behind the device is a file whose medium has a volatile cache (tape.h), or an NBD server at its worst (late_server.h). The
- * checker knows which contents each sector may have:
+ * A driver, which has accepted FLUSH or not, keeps reads, writes, zeroes,
+ * discards and flushes under way on a few sectors, so that they cross. Behind
+ * the device is a file whose medium has a volatile cache (tape.h), or an NBD
+ * server at its worst (late_server.h). The checker knows which contents each
+ * sector may have:
  *
- *   - live: of the last write that had ended before the read began, or of one that had not; whatever happens to links and servers;
- *   - after the guest's own loss of power: of the last write that was stable by virtio 1.2, 5.2.6.2, or of a later one.
+ *   - live: of the last write that had ended before the read began, or of one
+ *     that had not; whatever happens to links and servers;
+ *   - after the guest's own loss of power: of the last write that was stable by
+ *     virtio 1.2, 5.2.6.2, or of a later one.
  *
- * A sector is the unit: which of two writes that cross it takes is not known, but none stays torn. A read that crosses a write may see
- * a part of each, as one of the host's cache does: the specification promises nothing of requests that cross.
+ * A sector is the unit: which of two writes that cross it takes is not known,
+ * but none stays torn. A read that crosses a write may see a part of each, as
+ * one of the host's cache does: the specification promises nothing of requests
+ * that cross.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -90,10 +97,13 @@ static void violation(const char *what, unsigned int at, uint64_t value)
 
 	if (w.violations++ >= 3)
 		return;
-	print_error("%s: sector %u has %llx, time %llu; of\n", what, at, (unsigned long long)value, (unsigned long long)w.now);
+	print_error("%s: sector %u has %llx, time %llu; of\n", what, at, (unsigned long long)value,
+		    (unsigned long long)w.now);
 	for (i = 0; i < s->n; i++)
-		print_error("  %llx: %llu to %lld, stable %lld\n", (unsigned long long)s->event[i].value,
-			    (unsigned long long)s->event[i].begin, (long long)s->event[i].end, (long long)s->event[i].stable);
+		print_error("  %llx: %llu to %lld, stable %lld\n",
+			    (unsigned long long)s->event[i].value,
+			    (unsigned long long)s->event[i].begin, (long long)s->event[i].end,
+			    (long long)s->event[i].stable);
 }
 
 static void write_begins(unsigned int at, unsigned int n, uint64_t value)
@@ -104,7 +114,10 @@ static void write_begins(unsigned int at, unsigned int n, uint64_t value)
 		struct sector *s = &w.sector[i];
 
 		assert_true(s->n < HISTORY_MAX);
-		s->event[s->n++] = (struct event){ .value = value, .begin = w.now, .end = NEVER, .stable = NEVER };
+		s->event[s->n++] = (struct event){ .value = value,
+						   .begin = w.now,
+						   .end = NEVER,
+						   .stable = NEVER };
 	}
 }
 
@@ -128,17 +141,22 @@ static void flush_ends(uint64_t begin)
 
 	for (i = 0; i < SECTORS; i++)
 		for (k = 0; k < w.sector[i].n; k++)
-			if (w.sector[i].event[k].end < begin && w.sector[i].event[k].stable == NEVER)
+			if (w.sector[i].event[k].end < begin &&
+			    w.sector[i].event[k].stable == NEVER)
 				w.sector[i].event[k].stable = w.now;
 }
 
-/* Is this content old: has another write come wholly after it, which had ended (stable: was stable) before `by`? */
+/*
+ * Is this content old: has another write come wholly after it, which had ended
+ * (stable: was stable) before `by`?
+ */
 static bool is_old(const struct sector *s, const struct event *event, uint64_t by, bool stable)
 {
 	unsigned int i;
 
 	for (i = 0; i < s->n; i++)
-		if (s->event[i].begin > event->end && (stable ? s->event[i].stable : s->event[i].end) < by)
+		if (s->event[i].begin > event->end &&
+		    (stable ? s->event[i].stable : s->event[i].end) < by)
 			return true;
 	return false;
 }
@@ -149,7 +167,8 @@ static bool may_have(unsigned int at, uint64_t value, uint64_t by, bool stable)
 	unsigned int i;
 
 	for (i = 0; i < s->n; i++)
-		if ((s->event[i].value == value || s->event[i].value == ANY) && !is_old(s, &s->event[i], by, stable))
+		if ((s->event[i].value == value || s->event[i].value == ANY) &&
+		    !is_old(s, &s->event[i], by, stable))
 			return true;
 	return false;
 }
@@ -240,7 +259,8 @@ static void slot_end(struct slot *slot, unsigned int i)
 	for (k = 0; slot->type == VIRTIO_BLK_T_IN && k < slot->n; k++) {
 		uint64_t value = content(data + k * 512);
 
-		if (!may_have(slot->at + k, value, slot->begin, false) && !(value == ANY && is_crossed(slot->at + k, slot->begin)))
+		if (!may_have(slot->at + k, value, slot->begin, false) &&
+		    !(value == ANY && is_crossed(slot->at + k, slot->begin)))
 			violation("read", slot->at + k, value);
 	}
 }
@@ -274,7 +294,9 @@ static void slot_choose(struct slot *slot)
 	slot->data = SLOT(slot - w.slot) + SLOT_DATA + (dice(3) ? 0 : 4);
 	if (slot->n > SECTORS - slot->at)
 		slot->n = SECTORS - slot->at;
-	slot->value = slot->type == VIRTIO_BLK_T_OUT ? ++w.value : slot->type == VIRTIO_BLK_T_DISCARD ? ANY : 0;
+	slot->value = slot->type == VIRTIO_BLK_T_OUT	 ? ++w.value :
+		      slot->type == VIRTIO_BLK_T_DISCARD ? ANY :
+							   0;
 	if (slot->type != VIRTIO_BLK_T_IN && slot->type != VIRTIO_BLK_T_FLUSH)
 		write_begins(slot->at, slot->n, slot->value);
 }
@@ -311,7 +333,8 @@ static void slot_begin(unsigned int i)
 
 	/* Its own place in the ring: they end in any order. */
 	w.small->driver[0].next = (uint16_t)i;
-	slot->id = driver_add(&w.small->driver[0], none ? without : bufs, none ? 2 : 3, base + SLOT_TABLE);
+	slot->id = driver_add(&w.small->driver[0], none ? without : bufs, none ? 2 : 3,
+			      base + SLOT_TABLE);
 	w.requests++;
 }
 
@@ -419,7 +442,10 @@ static void some_turns(unsigned int most)
 	}
 }
 
-/* All of it ends, once the server has no more of old connections: then it is said so, as an operator would who had it fenced. */
+/*
+ * All of it ends, once the server has no more of old connections: then it is
+ * said so, as an operator would who had it fenced.
+ */
 static void finish_all(void)
 {
 	int64_t end = clock_now_ns() + 30 * NS_PER_SEC;
@@ -447,7 +473,11 @@ static void read_all(void)
 			{ SLOT(0) + SLOT_STATUS, 1, true },
 		};
 
-		w.slot[0] = (struct slot){ .busy = true, .type = VIRTIO_BLK_T_IN, .at = at, .n = SLOT_SECTORS, .begin = ++w.now };
+		w.slot[0] = (struct slot){ .busy = true,
+					   .type = VIRTIO_BLK_T_IN,
+					   .at = at,
+					   .n = SLOT_SECTORS,
+					   .begin = ++w.now };
 		w.slot[0].data = SLOT(0) + SLOT_DATA;
 		memcpy(w.small->ram + SLOT(0), &header, sizeof(header));
 		w.small->driver[0].next = 0;
@@ -506,7 +536,8 @@ static void world_begins(bool file, unsigned int seed)
 	} else {
 		options = (struct late_options){ .flush = true, .fua = dice(2) };
 		if (dice(2))
-			options.block_min = options.block_preferred = 4096, options.block_max = 8192;
+			options.block_min = options.block_preferred = 4096,
+			options.block_max = 8192;
 		w.server = late_server_new(w.media, &options, seed);
 		snprintf(w.text, sizeof(w.text), "%s,quiesce=3600", late_server_uri(w.server));
 	}
@@ -530,7 +561,8 @@ static unsigned int rounds = 15, first_seed = 1;
 
 static void cuts(bool file)
 {
-	unsigned int i, k, requests = 0, links = 0, powers = 0, blackouts = 0, late = 0, violations = 0;
+	unsigned int i, k, requests = 0, links = 0, powers = 0, blackouts = 0, late = 0,
+			   violations = 0;
 
 	for (i = 0; i < rounds; i++) {
 		world_begins(file, first_seed + i);
@@ -551,7 +583,8 @@ static void cuts(bool file)
 		read_all();
 		blackout();
 		if (w.violations)
-			print_error("seed %u: %llu violations\n", first_seed + i, (unsigned long long)w.violations);
+			print_error("seed %u: %llu violations\n", first_seed + i,
+				    (unsigned long long)w.violations);
 		world_ends();
 		requests += w.requests;
 		links += w.links;
@@ -560,8 +593,10 @@ static void cuts(bool file)
 		late += w.late;
 		violations += w.violations != 0;
 	}
-	print_message("%u rounds, %u requests; %u links, %u servers and %u hosts cut; %u requests done late: "
-		      "%u rounds with violations\n", rounds, requests, links, powers, blackouts, late, violations);
+	print_message(
+		"%u rounds, %u requests; %u links, %u servers and %u hosts cut; %u requests done late: "
+		"%u rounds with violations\n",
+		rounds, requests, links, powers, blackouts, late, violations);
 	assert_int_equal(violations, 0);
 	assert_true(file || rounds < 10 || (links && powers && late));
 }

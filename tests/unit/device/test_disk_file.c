@@ -97,7 +97,8 @@ static unsigned int locks_on(const char *path)
 
 	assert_int_equal(stat(path, &want), 0);
 	for (fd = 3; fd < 64; fd++) {
-		if (fstat(fd, &have) < 0 || have.st_ino != want.st_ino || have.st_dev != want.st_dev)
+		if (fstat(fd, &have) < 0 || have.st_ino != want.st_ino ||
+		    have.st_dev != want.st_dev)
 			continue;
 		snprintf(name, sizeof(name), "/proc/self/fdinfo/%d", fd);
 		info = fopen(name, "re");
@@ -109,7 +110,10 @@ static unsigned int locks_on(const char *path)
 	return n;
 }
 
-/* Each description that requests go by: one that outlives the process has its lock until it ends. */
+/*
+ * Each description that requests go by: one that outlives the process has its
+ * lock until it ends.
+ */
 static void all_that_writes_is_locked(void **state)
 {
 	struct disks d;
@@ -164,7 +168,10 @@ static void what_is_no_disk_says_why(void **state)
 	assert_true(loop_free(d.loop));
 }
 
-/* A range at any sector's edge is discarded and zeroed: the rest is as it was, the zeroed one zeros. */
+/*
+ * A range at any sector's edge is discarded and zeroed: the rest is as it was,
+ * the zeroed one zeros.
+ */
 static void ranges_exercise(struct disks *d)
 {
 	static uint8_t out[32768], in[32768], zeros[32768];
@@ -179,18 +186,23 @@ static void ranges_exercise(struct disks *d)
 			assert_int_equal(r, 0);
 			assert_int_equal(job_run(d, DISK_READ, 0, in, sizeof(in), 1), 0);
 			assert_memory_equal(in, out, from * 512);
-			assert_memory_equal(in + (from + n) * 512, out, sizeof(in) - (from + n) * 512);
+			assert_memory_equal(in + (from + n) * 512, out,
+					    sizeof(in) - (from + n) * 512);
 			r = job_run(d, DISK_ZERO, from * 512, NULL, n * 512, 0);
 			assert_int_equal(r, 0);
 			assert_int_equal(job_run(d, DISK_READ, 0, in, sizeof(in), 1), 0);
 			assert_memory_equal(in, out, from * 512);
 			assert_memory_equal(in + from * 512, zeros, n * 512);
-			assert_memory_equal(in + (from + n) * 512, out, sizeof(in) - (from + n) * 512);
+			assert_memory_equal(in + (from + n) * 512, out,
+					    sizeof(in) - (from + n) * 512);
 		}
 	}
 }
 
-/* Whatever fallocate makes of it: a discard is a hint, and zeros are written where nothing else makes them. */
+/*
+ * Whatever fallocate makes of it: a discard is a hint, and zeros are written
+ * where nothing else makes them.
+ */
 static void a_range_that_cannot_be_given_up_is_no_failure(void **state)
 {
 	static const int how[] = { 0, -EINVAL, -EOPNOTSUPP };
@@ -219,7 +231,9 @@ static void a_range_that_cannot_be_given_up_is_no_failure(void **state)
 /* A loop device of such sectors, or -1: not to be had here. */
 static int loop_new_of(int file, unsigned int sector, char *path, size_t room)
 {
-	struct loop_config config = { .fd = (uint32_t)file, .block_size = sector, .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	struct loop_config config = { .fd = (uint32_t)file,
+				      .block_size = sector,
+				      .info.lo_flags = LO_FLAGS_AUTOCLEAR };
 	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), n, fd;
 
 	n = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
@@ -245,7 +259,8 @@ static void a_block_device_has_larger_sectors_than_the_guest(void **state)
 	unlink(path);
 	if (device < 0) {
 		close(fd);
-		print_message("skipped: no loop device of 4096-byte sectors: not root, or none free\n");
+		print_message(
+			"skipped: no loop device of 4096-byte sectors: not root, or none free\n");
 		skip();
 	}
 	disks_open(&d, loop, false);

@@ -19,7 +19,10 @@ static void a_server_is_a_disk(void **state)
 	server_disk_end(&s, &d);
 }
 
-/* Killed with requests under way, and while there are none: those are done that were asked for meanwhile, each once. */
+/*
+ * Killed with requests under way, and while there are none: those are done that
+ * were asked for meanwhile, each once.
+ */
 static void requests_outlive_their_server(void **state)
 {
 	static uint8_t out[1 << 20], in[1 << 20];
@@ -34,13 +37,15 @@ static void requests_outlive_their_server(void **state)
 		memset(out, (int)(0x11 + round), sizeof(out));
 		/* The second time nothing is under way. */
 		for (i = 0; round != 1 && i < 32; i++)
-			job_start(&d, &job[i], DISK_WRITE, i * UINT64_C(16384), out + i * 16384, 16384, 1 + i % 3);
+			job_start(&d, &job[i], DISK_WRITE, i * UINT64_C(16384), out + i * 16384,
+				  16384, 1 + i % 3);
 		server_kill(&s);
 		disks_until(&d, disk_away(d.disk));
 		assert_int_equal(d.gone, round + 1);
 		assert_true(*d.why);
 		for (i = round != 1 ? 32 : 0; i < 64; i++)
-			job_start(&d, &job[i], DISK_WRITE, i * UINT64_C(16384), out + i * 16384, 16384, 1 + i % 3);
+			job_start(&d, &job[i], DISK_WRITE, i * UINT64_C(16384), out + i * 16384,
+				  16384, 1 + i % 3);
 		/* Nobody waits for it: neither a drain nor a turn of the loop. */
 		disk_wait(d.disk, clock_now_ns() + 100 * NS_PER_SEC);
 		uv_run(loop_uv(d.loop), UV_RUN_NOWAIT);
@@ -131,9 +136,10 @@ static void nbdkit_refuses_nothing(void **state)
 	(void)state;
 	need("nbdkit");
 	server_new(&s);
-	server_start_with(&s, (const char *const[]){ "--filter=blocksize-policy", "file", "blocksize-minimum=4096",
-						     "blocksize-preferred=4096", "blocksize-maximum=64K",
-						     "blocksize-error-policy=error", NULL });
+	server_start_with(&s, (const char *const[]){
+				      "--filter=blocksize-policy", "file", "blocksize-minimum=4096",
+				      "blocksize-preferred=4096", "blocksize-maximum=64K",
+				      "blocksize-error-policy=error", NULL });
 	disks_open(&d, s.uri, false);
 	disk_exercise(&d);
 	server_disk_end(&s, &d);

@@ -38,7 +38,10 @@ static void late_end(struct late *late)
 	media_free(late->media);
 }
 
-/* Writes that the server has and has not answered when its link is cut: of many, some are done late. */
+/*
+ * Writes that the server has and has not answered when its link is cut: of
+ * many, some are done late.
+ */
 static void late_lose(struct late *late, struct job *job, unsigned int n, uint8_t *memory)
 {
 	unsigned int i;
@@ -54,8 +57,9 @@ static void late_lose(struct late *late, struct job *job, unsigned int n, uint8_
 }
 
 /*
- * The same again is done at once, and so is what lies elsewhere; what would change the same bytes waits until the server is known to have
- * dropped the old connection. So nothing of that undoes it.
+ * The same again is done at once, and so is what lies elsewhere; what would
+ * change the same bytes waits until the server is known to have dropped the old
+ * connection. So nothing of that undoes it.
  */
 static void what_is_done_late_undoes_nothing(void **state)
 {
@@ -97,7 +101,10 @@ static void what_is_done_late_undoes_nothing(void **state)
 	late_end(&late);
 }
 
-/* Where nobody says so, doubt ends when its time has come; one that failed in the meantime stays in doubt as long. */
+/*
+ * Where nobody says so, doubt ends when its time has come; one that failed in
+ * the meantime stays in doubt as long.
+ */
 static void doubt_ends(void **state)
 {
 	static uint8_t old[4096], new[4096], in[4096];
@@ -122,7 +129,10 @@ static void doubt_ends(void **state)
 	late_end(&late);
 }
 
-/* The server loses its power with what it had in its cache. The guest's flush says that all is stable: then it is. */
+/*
+ * The server loses its power with what it had in its cache. The guest's flush
+ * says that all is stable: then it is.
+ */
 static void a_flush_does_not_lie(void **state)
 {
 	static uint8_t out[65536], in[65536];
@@ -133,7 +143,8 @@ static void a_flush_does_not_lie(void **state)
 	late_begin(&late, "");
 	for (i = 0; i < 16; i++) {
 		memset(out + i * 4096, (int)(0x11 + i), 4096);
-		assert_int_equal(job_run(&late.d, DISK_WRITE, i * 4096, out + i * 4096, 4096, 1), 0);
+		assert_int_equal(job_run(&late.d, DISK_WRITE, i * 4096, out + i * 4096, 4096, 1),
+				 0);
 	}
 	memset(out + 2048, 0, 8192);
 	assert_int_equal(job_run(&late.d, DISK_ZERO, 2048, NULL, 8192, 0), 0);
@@ -179,7 +190,10 @@ static void what_is_kept_is_bounded(void **state)
 	media_free(media);
 }
 
-/* A guest that changes a little of much, again and again, does not make the main thread copy all of it each time. */
+/*
+ * A guest that changes a little of much, again and again, does not make the
+ * main thread copy all of it each time.
+ */
 static void what_is_kept_is_kept_in_pieces(void **state)
 {
 	enum { BYTES_KEPT = 1 << 20, AT = 4608, HOLE = 512 };
@@ -206,7 +220,10 @@ static void what_is_kept_is_kept_in_pieces(void **state)
 	assert_int_equal(kept.bytes, 0);
 }
 
-/* One that leaves no room for the little that is kept already waits for a flush of ours, and not for the guest's. */
+/*
+ * One that leaves no room for the little that is kept already waits for a flush
+ * of ours, and not for the guest's.
+ */
 static void a_large_write_makes_itself_room(void **state)
 {
 	enum { LITTLE = 1 << 20, LARGE = (32 << 20) - LITTLE / 2, TOTAL = 64 << 20 };
@@ -326,7 +343,8 @@ static void edges_do_not_cross(void **state)
 	for (round = 0; round < 3; round++) {
 		for (i = 0; i < 128; i++) {
 			memset(out[i], (int)(i + round), sizeof(out[i]));
-			job_start(&d, &job[i], i % 16 == 15 ? DISK_ZERO : DISK_WRITE, i * 512, out[i], 512, i % 16 == 15 ? 0 : 1);
+			job_start(&d, &job[i], i % 16 == 15 ? DISK_ZERO : DISK_WRITE, i * 512,
+				  out[i], 512, i % 16 == 15 ? 0 : 1);
 		}
 		disks_until(&d, !disk_jobs(d.disk));
 		assert_int_equal(job_run(&d, DISK_READ, 0, in, sizeof(in), 1), 0);

@@ -13,7 +13,8 @@
 /* Who listens there is no NBD server at all. */
 static void a_server_that_talks_nonsense_is_refused(void **state)
 {
-	static const char *const says[] = { "", "HTTP/1.1 400 Bad Request\r\n\r\n", "NBDMAGICIHAVEOPT\xff\xff" };
+	static const char *const says[] = { "", "HTTP/1.1 400 Bad Request\r\n\r\n",
+					    "NBDMAGICIHAVEOPT\xff\xff" };
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	struct disks d = { 0 };
 	struct server s;
@@ -77,7 +78,8 @@ static void say_reply(int fd, uint32_t option, uint32_t type, const void *data, 
 	const struct {
 		uint64_t magic;
 		uint32_t option, type, len;
-	} __attribute__((packed)) head = { htobe64(UINT64_C(0x3e889045565a9)), htobe32(option), htobe32(type), htobe32(len) };
+	} __attribute__((packed))
+	head = { htobe64(UINT64_C(0x3e889045565a9)), htobe32(option), htobe32(type), htobe32(len) };
 
 	say_bytes(fd, &head, sizeof(head));
 	say_bytes(fd, data, len);
@@ -204,7 +206,10 @@ static void an_answer_without_data_is_none(void **state)
 	}
 }
 
-/* Something has ended without the server, something else waits for it: who waits, as a drain does, sleeps meanwhile. */
+/*
+ * Something has ended without the server, something else waits for it: who
+ * waits, as a drain does, sleeps meanwhile.
+ */
 static void who_waits_sleeps(void **state)
 {
 	static uint8_t memory[4096];
@@ -227,7 +232,10 @@ static void who_waits_sleeps(void **state)
 	server_disk_end(&s, &d);
 }
 
-/* Drains that give up leave one flush behind, not one each; and the one that ends well has flushed what came after it. */
+/*
+ * Drains that give up leave one flush behind, not one each; and the one that
+ * ends well has flushed what came after it.
+ */
 static void a_flush_that_hangs_is_one(void **state)
 {
 	struct disk_info info;

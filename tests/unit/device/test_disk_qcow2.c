@@ -20,7 +20,8 @@ static pid_t child_of_ours(void)
 	while ((entry = readdir(dir))) {
 		snprintf(path, sizeof(path), "/proc/%.16s/stat", entry->d_name);
 		stat = atoi(entry->d_name) ? fopen(path, "re") : NULL;
-		if (stat && fscanf(stat, "%*d (%31[^)]) %*c %d", comm, &parent) == 2 && parent == getpid() && !strcmp(comm, "qemu-nbd"))
+		if (stat && fscanf(stat, "%*d (%31[^)]) %*c %d", comm, &parent) == 2 &&
+		    parent == getpid() && !strcmp(comm, "qemu-nbd"))
 			found = atoi(entry->d_name);
 		if (stat)
 			fclose(stat);
@@ -32,7 +33,8 @@ static pid_t child_of_ours(void)
 /* An empty image of that size, and the option that names it, in text. */
 static void image_make(struct server *s, char text[120], const char *size)
 {
-	const char *const create[] = { "qemu-img", "create", "-q", "-f", "qcow2", s->image, size, NULL };
+	const char *const create[] = { "qemu-img", "create", "-q", "-f",
+				       "qcow2",	   s->image, size, NULL };
 
 	assert_int_equal(run_to_end(create), 0);
 	snprintf(text, 120, "%s,format=qcow2", s->image);
@@ -57,7 +59,10 @@ static void a_qcow2_image_is_a_disk(void **state)
 	disk_exercise(&d);
 	memset(out, 0x5a, sizeof(out));
 	assert_int_equal(job_run(&d, DISK_WRITE, 65536, out, sizeof(out), 1), 0);
-	/* Its server dies: another one is started. What was not flushed may be gone; what was is not. */
+	/*
+	 * Its server dies: another one is started. What was not flushed may be
+	 * gone; what was is not.
+	 */
 	assert_int_equal(job_run(&d, DISK_FLUSH, 0, NULL, 0, 0), 0);
 	child = child_of_ours();
 	assert_true(child > 0);
@@ -99,7 +104,10 @@ static void a_qcow2_image_is_a_disk(void **state)
 	server_free(&s);
 }
 
-/* What qemu-nbd has of the image's tables in its memory goes with it; what the guest wrote does not. */
+/*
+ * What qemu-nbd has of the image's tables in its memory goes with it; what the
+ * guest wrote does not.
+ */
 static void a_qcow2_image_keeps_what_was_not_flushed(void **state)
 {
 	char text[120];
@@ -116,11 +124,15 @@ static void a_qcow2_image_keeps_what_was_not_flushed(void **state)
 	for (round = 1; round <= 3; round++) {
 		memset(out, (int)round, sizeof(out));
 		for (i = 0; i < 32; i++)
-			assert_int_equal(job_run(&d, DISK_WRITE, i * UINT64_C(1114112), out, sizeof(out), 1), 0);
+			assert_int_equal(
+				job_run(&d, DISK_WRITE, i * UINT64_C(1114112), out, sizeof(out), 1),
+				0);
 		kill(child_of_ours(), SIGKILL);
 		disks_until(&d, d.gone == round);
 		for (i = 0; i < 32; i++) {
-			assert_int_equal(job_run(&d, DISK_READ, i * UINT64_C(1114112), in, sizeof(in), 1), 0);
+			assert_int_equal(
+				job_run(&d, DISK_READ, i * UINT64_C(1114112), in, sizeof(in), 1),
+				0);
 			assert_memory_equal(in, out, sizeof(in));
 		}
 	}
@@ -128,7 +140,10 @@ static void a_qcow2_image_keeps_what_was_not_flushed(void **state)
 	server_free(&s);
 }
 
-/* Another machine may have the image from then on: nothing of ours writes to it, whatever qemu-nbd is at. */
+/*
+ * Another machine may have the image from then on: nothing of ours writes to
+ * it, whatever qemu-nbd is at.
+ */
 static void a_release_waits_for_qemu_nbd(void **state)
 {
 	char text[120];

@@ -246,7 +246,10 @@ static unsigned int msix_at(struct vdev *dev)
 	return 0;
 }
 
-/* Every vector has an address of its own; each queue another one; the selectors stay where no default is. */
+/*
+ * Every vector has an address of its own; each queue another one; the selectors
+ * stay where no default is.
+ */
 static void virtio_vectors(struct vdev *dev)
 {
 	uint16_t enable = PCI_MSIX_FLAGS_ENABLE;

@@ -16,7 +16,8 @@ static void it_is_what_its_back_end_can(void **state)
 
 	(void)state;
 	/* No offloads: a socket's frames have no header. */
-	assert_int_equal(features(r), BASIC | MERGE | VERSION | PACKED | EVENT | FEATURE(VIRTIO_RING_F_INDIRECT_DESC));
+	assert_int_equal(features(r), BASIC | MERGE | VERSION | PACKED | EVENT |
+					      FEATURE(VIRTIO_RING_F_INDIRECT_DESC));
 	mac = get(r, DEVICE_AT, 4) | get(r, DEVICE_AT + 4, 2) << 32;
 	assert_int_equal(mac, UINT64_C(0x010000000002));
 	assert_int_equal(link_status(r), VIRTIO_NET_S_LINK_UP);
@@ -64,7 +65,10 @@ static void a_frame_goes_over_several_buffers(uint64_t with)
 
 	driver_start(r, BASIC | MERGE | with);
 	for (i = 0; i < 4 * SIZE; i++) {
-		/* Two of the three that it needs: they stay the driver's, and nobody runs in circles. */
+		/*
+		 * Two of the three that it needs: they stay the driver's, and
+		 * nobody runs in circles.
+		 */
 		post(r, RX_DATA, 512);
 		post(r, RX_DATA + 512, 512);
 		assert_true(peer_send(r, 1400, i));
@@ -269,7 +273,10 @@ static void a_page_that_is_missing_holds_up_one_way(void **state)
 	rig_free(r);
 }
 
-/* Buffers that are to be given back together wait together for the ring's page, and nothing else does. */
+/*
+ * Buffers that are to be given back together wait together for the ring's page,
+ * and nothing else does.
+ */
 static void the_used_ring_is_missing(void **state)
 {
 	struct rig *r = rig_new(SOCK_DGRAM, true);

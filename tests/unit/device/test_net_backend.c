@@ -32,7 +32,8 @@ static ssize_t read_short(struct net_backend *b, void *to, size_t room)
 		memset(to, 0, 2);
 		return 2;
 	}
-	for (used = 0; used + sizeof(frame) <= room && used < 1000 * sizeof(frame); used += sizeof(frame))
+	for (used = 0; used + sizeof(frame) <= room && used < 1000 * sizeof(frame);
+	     used += sizeof(frame))
 		memcpy((uint8_t *)to + used, frame, sizeof(frame));
 	return (ssize_t)used;
 }
@@ -80,7 +81,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_short_packets_without_end_keep_nobody_else_waiting),
-		cmocka_unit_test(test_short_frames_of_a_stream_without_end_keep_nobody_else_waiting),
+		cmocka_unit_test(
+			test_short_frames_of_a_stream_without_end_keep_nobody_else_waiting),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

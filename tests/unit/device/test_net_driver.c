@@ -18,7 +18,10 @@ static void a_wrong_chain_needs_a_reset(void **state)
 		unsigned int queue, n;
 		struct driver_buf buf[2];
 	} cases[] = {
-		/* Too small for a header; readable where frames are to come; a frame with a writable buffer; no header. */
+		/*
+		 * Too small for a header; readable where frames are to come; a
+		 * frame with a writable buffer; no header.
+		 */
 		{ RX, 1, { { RX_DATA, HEADER - 1, true } } },
 		{ RX, 2, { { RX_DATA, 64, false }, { RX_DATA, 2048, true } } },
 		{ TX, 2, { { TX_DATA, 64, false }, { TX_DATA, 64, true } } },
@@ -141,7 +144,10 @@ static struct rig *rig_with_header(void)
 	const struct net_config config = { .mac = { 2, 0, 0, 0, 0, 1 } };
 	struct net_backend *b = calloc(1, sizeof(*b));
 	struct rig *r = rig_bare(false);
-	const struct vdev_env env = { .mem = r->mem, .loop = r->loop, .cpus = 1, .msi = { &fake_msi_ops, &r->msi } };
+	const struct vdev_env env = { .mem = r->mem,
+				      .loop = r->loop,
+				      .cpus = 1,
+				      .msi = { &fake_msi_ops, &r->msi } };
 	struct err err;
 	int fds[2];
 
@@ -161,7 +167,9 @@ static void peer_send_header(struct rig *r, unsigned int flags, unsigned int gso
 	struct {
 		struct virtio_net_hdr_v1 header;
 		uint8_t frame[100];
-	} packet = { .header = { .flags = (uint8_t)flags, .gso_type = (uint8_t)gso, .gso_size = 50 } };
+	} packet = {
+		.header = { .flags = (uint8_t)flags, .gso_type = (uint8_t)gso, .gso_size = 50 }
+	};
 
 	assert_int_equal(send(r->peer, &packet, sizeof(packet), 0), sizeof(packet));
 }
@@ -175,7 +183,8 @@ static void a_driver_is_given_what_it_has_agreed_to(void **state)
 
 	(void)state;
 	assert_int_equal(offloads_now, 0);
-	driver_start(r, BASIC | FEATURE(VIRTIO_NET_F_GUEST_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_TSO4));
+	driver_start(r,
+		     BASIC | FEATURE(VIRTIO_NET_F_GUEST_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_TSO4));
 	for (i = 0; i < 8; i++)
 		post(r, RX_DATA + i * BUFFER, BUFFER);
 	turns(r->loop);
@@ -188,7 +197,8 @@ static void a_driver_is_given_what_it_has_agreed_to(void **state)
 	assert_int_equal(header.num_buffers, 1);
 	/* What another driver agreed to, before; and what nobody has. */
 	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV6);
-	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN);
+	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM,
+			 VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN);
 	peer_send_header(r, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_UDP);
 	run_until(r, stats(r).received_dropped == 3);
 	set_status(r, 0);

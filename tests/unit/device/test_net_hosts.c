@@ -43,8 +43,12 @@ static void options_say_what_is_wrong(void **state)
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		if (net_type.check(bad[i], &err) == 0)
 			fail_msg("%s is taken", bad[i]);
-	assert_int_equal(net_type.check("passt,forward=tcp:1,forward=tcp:2,forward=tcp:3,forward=tcp:4,forward=tcp:5,"
-					"forward=tcp:6,forward=tcp:7,forward=tcp:8,forward=tcp:9", &err), -EINVAL);
+	assert_int_equal(
+		net_type.check(
+			"passt,forward=tcp:1,forward=tcp:2,forward=tcp:3,forward=tcp:4,forward=tcp:5,"
+			"forward=tcp:6,forward=tcp:7,forward=tcp:8,forward=tcp:9",
+			&err),
+		-EINVAL);
 	assert_non_null(strstr(err.text, "at most 8"));
 }
 
@@ -106,8 +110,9 @@ static void what_is_no_network_says_why(void **state)
 /* It answers for every address: who has 10.0.2.9? */
 static void passt_is_started_and_answers(void **state)
 {
-	static const uint8_t request[60] = "\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x01\x08\x06\0\x01\x08\0\x06\x04\0\x01\x02\0\0\0\0\x01"
-					   "\x0a\0\x02\x0f\0\0\0\0\0\0\x0a\0\x02\x09";
+	static const uint8_t request[60] =
+		"\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x01\x08\x06\0\x01\x08\0\x06\x04\0\x01\x02\0\0\0\0\x01"
+		"\x0a\0\x02\x0f\0\0\0\0\0\0\x0a\0\x02\x09";
 	const struct driver_buf buf = { TX_DATA, HEADER + sizeof(request), false };
 	struct rig *r;
 	struct err err;
@@ -127,13 +132,17 @@ static void passt_is_started_and_answers(void **state)
 	memcpy(r->ram + TX_DATA + HEADER, request, sizeof(request));
 	driver_add(&r->driver[TX], &buf, 1, 0);
 	notify(r, TX);
-	run_until(r, driver_used(&r->driver[RX], 1, &len) >= 0 || !(link_status(r) & VIRTIO_NET_S_LINK_UP));
+	run_until(r, driver_used(&r->driver[RX], 1, &len) >= 0 ||
+			     !(link_status(r) & VIRTIO_NET_S_LINK_UP));
 	assert_int_equal(link_status(r), VIRTIO_NET_S_LINK_UP);
 	assert_true(len >= HEADER + 42);
 	rig_free(r);
 }
 
-/* In a network namespace of its own; -1: there can be none. The interface lives as long as a descriptor of it. */
+/*
+ * In a network namespace of its own; -1: there can be none. The interface lives
+ * as long as a descriptor of it.
+ */
 static int tap_make(const char *name)
 {
 	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
@@ -155,19 +164,28 @@ static int tap_make(const char *name)
 
 static void a_tap_has_offloads(void **state)
 {
-	const uint64_t offloads = FEATURE(VIRTIO_NET_F_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_CSUM) | FEATURE(VIRTIO_NET_F_HOST_TSO4) |
-				  FEATURE(VIRTIO_NET_F_HOST_TSO6) | FEATURE(VIRTIO_NET_F_HOST_ECN) |
-				  FEATURE(VIRTIO_NET_F_GUEST_TSO4) | FEATURE(VIRTIO_NET_F_GUEST_TSO6) | FEATURE(VIRTIO_NET_F_GUEST_ECN);
+	const uint64_t offloads =
+		FEATURE(VIRTIO_NET_F_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_CSUM) |
+		FEATURE(VIRTIO_NET_F_HOST_TSO4) | FEATURE(VIRTIO_NET_F_HOST_TSO6) |
+		FEATURE(VIRTIO_NET_F_HOST_ECN) | FEATURE(VIRTIO_NET_F_GUEST_TSO4) |
+		FEATURE(VIRTIO_NET_F_GUEST_TSO6) | FEATURE(VIRTIO_NET_F_GUEST_ECN);
 	const struct virtio_net_hdr_v1 headers[] = {
 		{ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16 },
-		/* The checksum would lie behind the end; segments of no size; a header that is longer than the frame; no checksum. */
+		/*
+		 * The checksum would lie behind the end; segments of no size; a
+		 * header that is longer than the frame; no checksum.
+		 */
 		{ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 90, .csum_offset = 9 },
 		{ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = VIRTIO_NET_HDR_GSO_TCPV4 },
 		{ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 9, .hdr_len = 101 },
 		{ .gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 9 },
 		{ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = VIRTIO_NET_HDR_GSO_UDP, .gso_size = 9 },
 	};
-	struct sockaddr_ll { unsigned short family, protocol; int ifindex; unsigned char rest[12]; } to = { .family = AF_PACKET };
+	struct sockaddr_ll {
+		unsigned short family, protocol;
+		int ifindex;
+		unsigned char rest[12];
+	} to = { .family = AF_PACKET };
 	struct rig *r;
 	uint8_t frame[100];
 	struct err err;
@@ -186,15 +204,23 @@ static void a_tap_has_offloads(void **state)
 	vdev_start(r->dev);
 	assert_int_equal(features(r) & offloads, offloads);
 	driver_start(r, BASIC | MERGE | offloads);
-	/* What the host sends into it (an experimental type, so that nothing else is meant) comes with a header of zeroes but for the count. */
+	/*
+	 * What the host sends into it (an experimental type, so that nothing
+	 * else is meant) comes with a header of zeroes but for the count.
+	 */
 	fill_frame(frame, sizeof(frame), 0x20);
 	memcpy(frame, "\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x02\x88\xb5", 14);
 	to.ifindex = (int)if_nametoindex("tap-test");
 	for (i = 0; i < SIZE; i++)
 		post(r, RX_DATA + i * BUFFER, BUFFER);
-	/* Now that somebody has it open its carrier is on, but what it is sent is lost until the kernel has noticed. */
-	run_until(r, sendto(sock, frame, sizeof(frame), 0, (struct sockaddr *)(void *)&to, sizeof(to)) == sizeof(frame) &&
-		  driver_used(&r->driver[RX], 1, &len) >= 0 && len == HEADER + sizeof(frame));
+	/*
+	 * Now that somebody has it open its carrier is on, but what it is sent
+	 * is lost until the kernel has noticed.
+	 */
+	run_until(r, sendto(sock, frame, sizeof(frame), 0, (struct sockaddr *)(void *)&to,
+			    sizeof(to)) == sizeof(frame) &&
+			     driver_used(&r->driver[RX], 1, &len) >= 0 &&
+			     len == HEADER + sizeof(frame));
 	/* The other way: with a good header, and with five that are not. */
 	for (i = 0; i < 6; i++) {
 		guest_send_with(r, i, &headers[i], 100, i);
@@ -276,7 +302,10 @@ static void a_tap_tells_its_mtu(void **state)
 	/* 1500 bytes, which would end here. */
 	assert_refused(&r->dev->device_ops, r->dev,
 		       OWN("\x13", "\x0a\x06\x02\0\0\0\0\0\x1a\x06\x02\0\0\0\0\0\x20\xdc\x0b"), "was told of an MTU of 1500, tap tap-mtu here has 1400");
-	/* Where nothing is known of what is behind it, and nothing was offered, it holds all the same. */
+	/*
+	 * Where nothing is known of what is behind it, and nothing was offered,
+	 * it holds all the same.
+	 */
 	there_new(&there, r, SOCK_DGRAM);
 	assert_false(features(&there) & told);
 	assert_true(peer_send(&there, 100, 1));

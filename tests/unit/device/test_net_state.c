@@ -118,8 +118,12 @@ static void hostile_state_is_refused(void **state)
 	assert_refused(&dev->device_ops, dev, OWN("\x08", "\x0a\x06\x01\0\0\0\0\0"), "MAC");
 	/* A guest that uses checksum offload of a tap's. */
 	assert_refused(&dev->device_ops, dev, OWN("\x08", "\x0a\x06\x02\0\0\0\0\0"), "MAC");
-	assert_refused(&dev->device_ops, dev, OWN("\x12", "\x0a\x06\x02\0\0\0\0\0\x1a\x06\x02\0\0\0\0\0\x20\x43"), "an MTU of 67");
-	assert_refused(&dev->device_ops, dev, OWN("\x12", "\x0a\x06\x02\0\0\0\0\0\x10\x01\x1a\x06\x02\0\0\0\0\0"), "offloads (features 0x1)");
+	assert_refused(&dev->device_ops, dev,
+		       OWN("\x12", "\x0a\x06\x02\0\0\0\0\0\x1a\x06\x02\0\0\0\0\0\x20\x43"),
+		       "an MTU of 67");
+	assert_refused(&dev->device_ops, dev,
+		       OWN("\x12", "\x0a\x06\x02\0\0\0\0\0\x10\x01\x1a\x06\x02\0\0\0\0\0"),
+		       "offloads (features 0x1)");
 	assert_int_equal(get(r, DEVICE_AT + 5, 1), 1);
 	rig_free(r);
 }

@@ -26,7 +26,8 @@ struct box {
 	unsigned int accesses;
 };
 
-static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+static void on_bar(void *arg, unsigned int bar, uint64_t offset, bool write, uint8_t *data,
+		   unsigned int size)
 {
 	struct box *b = arg;
 
@@ -55,7 +56,10 @@ static const struct pci_function_ops ops = { .bar = on_bar, .moved = on_moved };
 static struct box *box_new(void)
 {
 	const struct pci_range windows[PCI_WINDOWS] = { { LOW, 0x100000 }, { HIGH, 0x100000 } };
-	const struct pci_ids ids = { .vendor = 0x1af4, .device = 0x1044, .class_code = 0x00ff00, .revision = 1 };
+	const struct pci_ids ids = { .vendor = 0x1af4,
+				     .device = 0x1044,
+				     .class_code = 0x00ff00,
+				     .revision = 1 };
 	struct box *b = calloc(1, sizeof(*b));
 	struct msi msi = { &fake_msi_ops, &b->msi };
 	unsigned int slot;
@@ -107,15 +111,15 @@ static uint32_t memory(struct box *b, uint64_t gpa)
 {
 	uint32_t value = 0;
 
-	pci_host_window_access(pci_host_window(b->host, gpa >= HIGH), gpa - (gpa >= HIGH ? HIGH : LOW), false,
-			       (uint8_t *)&value, 4);
+	pci_host_window_access(pci_host_window(b->host, gpa >= HIGH),
+			       gpa - (gpa >= HIGH ? HIGH : LOW), false, (uint8_t *)&value, 4);
 	return value;
 }
 
 static void set_memory(struct box *b, uint64_t gpa, uint32_t value)
 {
-	pci_host_window_access(pci_host_window(b->host, gpa >= HIGH), gpa - (gpa >= HIGH ? HIGH : LOW), true,
-			       (uint8_t *)&value, 4);
+	pci_host_window_access(pci_host_window(b->host, gpa >= HIGH),
+			       gpa - (gpa >= HIGH ? HIGH : LOW), true, (uint8_t *)&value, 4);
 }
 
 static void enable(struct box *b)
@@ -147,7 +151,8 @@ static void both_ways_lead_to_configuration_space(void **state)
 	pci_host_port_access(b->host, 0, true, (uint8_t *)&(uint8_t){ 4 }, 1);
 	pci_host_port_access(b->host, 0, false, (uint8_t *)&value, 4);
 	assert_int_equal(value, address);
-	for (address = 1 << 11; address; address = address & 0x80000000 ? 0 : 0x80010000 | 1 << 11) {
+	for (address = 1 << 11; address;
+	     address = address & 0x80000000 ? 0 : 0x80010000 | 1 << 11) {
 		pci_host_port_access(b->host, 0, true, (uint8_t *)&address, 4);
 		pci_host_port_access(b->host, 4, false, (uint8_t *)&value, 4);
 		assert_int_equal(value, UINT32_MAX);
@@ -175,7 +180,8 @@ static void a_bar_tells_its_size_and_answers_where_it_is_put(void **state)
 	struct box *b = *state;
 
 	/* Firmware has given it a place, where it answers once it is allowed to. */
-	assert_int_equal(config(b, 1, PCI_BASE_ADDRESS_0, 4), (uint32_t)LOW | PCI_BASE_ADDRESS_MEM_TYPE_64);
+	assert_int_equal(config(b, 1, PCI_BASE_ADDRESS_0, 4),
+			 (uint32_t)LOW | PCI_BASE_ADDRESS_MEM_TYPE_64);
 	assert_int_equal(memory(b, LOW), UINT32_MAX);
 	b->byte = 7;
 	enable(b);
@@ -185,7 +191,8 @@ static void a_bar_tells_its_size_and_answers_where_it_is_put(void **state)
 	/* Sizing, with decoding on as a careless guest does it: it answers nowhere meanwhile. */
 	set(b, PCI_BASE_ADDRESS_0, UINT32_MAX, 4);
 	set(b, PCI_BASE_ADDRESS_1, UINT32_MAX, 4);
-	assert_int_equal(config(b, 1, PCI_BASE_ADDRESS_0, 4), (uint32_t)-BAR_BYTES | PCI_BASE_ADDRESS_MEM_TYPE_64);
+	assert_int_equal(config(b, 1, PCI_BASE_ADDRESS_0, 4),
+			 (uint32_t)-BAR_BYTES | PCI_BASE_ADDRESS_MEM_TYPE_64);
 	assert_int_equal(config(b, 1, PCI_BASE_ADDRESS_1, 4), UINT32_MAX);
 	assert_false(b->mapped);
 	assert_int_equal(memory(b, LOW + 8), UINT32_MAX);
@@ -222,7 +229,10 @@ static void msi_x_is_found_and_sends(void **state)
 	set_memory(b, LOW + TABLE + 16, 0xfee01003);
 	set_memory(b, LOW + TABLE + 24, 0x31);
 	assert_int_equal(memory(b, LOW + TABLE + 16), 0xfee01000);
-	/* Not enabled: lost. Enabled and masked: pending, and sent when unmasked, by the vector's bit and the function's. */
+	/*
+	 * Not enabled: lost. Enabled and masked: pending, and sent when
+	 * unmasked, by the vector's bit and the function's.
+	 */
 	msix_fire(&b->fn.msix, 1);
 	assert_int_equal(memory(b, LOW + PENDING), 0);
 	set(b, at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2);
@@ -307,7 +317,8 @@ static void state_travels(void **state)
 	/* After a reset all is as firmware leaves it. */
 	pci_function_reset(&c->fn);
 	assert_false(c->mapped);
-	assert_int_equal(config(c, 1, PCI_BASE_ADDRESS_0, 4), (uint32_t)LOW | PCI_BASE_ADDRESS_MEM_TYPE_64);
+	assert_int_equal(config(c, 1, PCI_BASE_ADDRESS_0, 4),
+			 (uint32_t)LOW | PCI_BASE_ADDRESS_MEM_TYPE_64);
 	assert_int_equal(config(c, 1, at + PCI_MSIX_FLAGS, 2), VECTORS - 1);
 	box_free(c);
 }

@@ -328,7 +328,8 @@ static void what_the_user_names_too_is_opened(void **state)
 static bool reads(const char *dir, unsigned int flags, bool described)
 {
 	char top[96], json[QCOW2_JSON_BYTES],
-		path[] = "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/proc/self/fd/3\"}}";
+		path[] =
+			"json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/proc/self/fd/3\"}}";
 	char *words[] = { "qemu-img", "bench", "-c", "1", "-d", "1", described ? json : path,
 		NULL };
 	struct disk_config config;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Both rings, driven from the other side; pages that are missing, wherever a queue may meet one; a driver that is wrong.
+ * Both rings, driven from the other side; pages that are missing, wherever a
+ * queue may meet one; a driver that is wrong.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -27,7 +28,8 @@ struct box {
 	struct driver d;
 };
 
-static void box_rings(struct box *b, struct vqueue *q, struct driver *d, uint64_t at, uint64_t features)
+static void box_rings(struct box *b, struct vqueue *q, struct driver *d, uint64_t at,
+		      uint64_t features)
 {
 	driver_init(d, b->ram, at, SIZE, features & PACKED);
 	q->size = SIZE;
@@ -173,7 +175,10 @@ static bool harvest_has(struct box *b, uint64_t gpa)
 	return bits[page / 8] >> (page % 8) & 1;
 }
 
-/* A disk reads into the buffer while memory is being copied: what comes after a harvest is the next one's. */
+/*
+ * A disk reads into the buffer while memory is being copied: what comes after a
+ * harvest is the next one's.
+ */
 static void what_is_read_into_a_chain_in_flight_is_harvested(void **state)
 {
 	const uint64_t types[] = { 0, PACKED };
@@ -265,8 +270,9 @@ static void the_driver_says_when_it_is_interrupted(void **state)
 /* ---- missing pages ---- */
 
 /*
- * Every page that a queue may meet is missing at first: rings, indirect table, buffers. Each try asks for some, parks, and is woken by
- * their arrival; meanwhile another queue goes on. Nothing has moved before all was there.
+ * Every page that a queue may meet is missing at first: rings, indirect table,
+ * buffers. Each try asks for some, parks, and is woken by their arrival;
+ * meanwhile another queue goes on. Nothing has moved before all was there.
  */
 static void park_everywhere(uint64_t features)
 {
@@ -375,7 +381,10 @@ static void all_missing_buffers_are_asked_for_at_once(void **state)
 	box_free(b);
 }
 
-/* stop takes the ticket back at once: the page may come or not. Afterwards the chain is still there. */
+/*
+ * stop takes the ticket back at once: the page may come or not. Afterwards the
+ * chain is still there.
+ */
 static void stop_takes_the_ticket_back(void **state)
 {
 	struct box *b = box_new(0, true);
@@ -468,8 +477,10 @@ static void a_hostile_split_ring_is_refused(void **state)
 	/* Indirect tables: size, kind, place, one inside another, a loop inside. */
 	assert_wrong(split_with(TABLE, 15, VRING_DESC_F_INDIRECT, 0), "indirect table of 15");
 	assert_wrong(split_with(TABLE, 0, VRING_DESC_F_INDIRECT, 0), "indirect table of 0");
-	assert_wrong(split_with(TABLE, 16 * (SIZE + 1), VRING_DESC_F_INDIRECT, 0), "indirect table");
-	assert_wrong(split_with(TABLE, 16, VRING_DESC_F_INDIRECT | VRING_DESC_F_NEXT, 0), "indirect table");
+	assert_wrong(split_with(TABLE, 16 * (SIZE + 1), VRING_DESC_F_INDIRECT, 0),
+		     "indirect table");
+	assert_wrong(split_with(TABLE, 16, VRING_DESC_F_INDIRECT | VRING_DESC_F_NEXT, 0),
+		     "indirect table");
 	assert_wrong(split_with(UINT64_MAX - 7, 32, VRING_DESC_F_INDIRECT, 0), "not in RAM");
 	b = split_with(TABLE, 16, VRING_DESC_F_INDIRECT, 0);
 	driver_desc(&b->d, TABLE, 0, TABLE, 16, VRING_DESC_F_INDIRECT, 0);
@@ -486,7 +497,8 @@ static void a_hostile_split_ring_is_refused(void **state)
 
 static void a_hostile_packed_ring_is_refused(void **state)
 {
-	const unsigned int next = packed_flags(true) | VRING_DESC_F_NEXT, table = packed_flags(true) | VRING_DESC_F_INDIRECT;
+	const unsigned int next = packed_flags(true) | VRING_DESC_F_NEXT,
+			   table = packed_flags(true) | VRING_DESC_F_INDIRECT;
 	struct box *b;
 	unsigned int i;
 
@@ -508,7 +520,10 @@ static void a_hostile_packed_ring_is_refused(void **state)
 	assert_wrong(b, "not in RAM");
 }
 
-/* The same for chains of several descriptors, whose head the driver makes available again each time the ring has been gone round. */
+/*
+ * The same for chains of several descriptors, whose head the driver makes
+ * available again each time the ring has been gone round.
+ */
 static void more_descriptors_than_entries_are_refused(void **state)
 {
 	struct box *b = box_new(PACKED, false);
@@ -517,7 +532,8 @@ static void more_descriptors_than_entries_are_refused(void **state)
 
 	(void)state;
 	for (i = 0; i < SIZE; i++)
-		driver_packed(&b->d, b->d.desc, i, DATA, 8, i, packed_flags(true) | (i + 2 < SIZE ? VRING_DESC_F_NEXT : 0));
+		driver_packed(&b->d, b->d.desc, i, DATA, 8, i,
+			      packed_flags(true) | (i + 2 < SIZE ? VRING_DESC_F_NEXT : 0));
 	/* All but one; and the last one. */
 	assert_int_equal(vqueue_pop(&b->q, &chain[0]), 1);
 	assert_int_equal(chain[0]->slots, SIZE - 1);

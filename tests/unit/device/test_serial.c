@@ -313,10 +313,16 @@ static void hostile_state_is_refused(void **state)
 	assert_refused(&serial_device_ops, p->serial, "\x10\xc0\x01", "FIFO control");	/* trigger, FIFO off */
 	assert_refused(&serial_device_ops, p->serial, "\x38\x80\x02", "bits that do not exist");	/* SCR 0x100 */
 	/* 17 bytes for a FIFO of 16; 2 bytes without one. */
-	assert_refused(&serial_device_ops, p->serial, "\x10\x01\x52\x11" "0123456789abcdefg", "at most 16");
+	assert_refused(&serial_device_ops, p->serial,
+		       "\x10\x01\x52\x11"
+		       "0123456789abcdefg",
+		       "at most 16");
 	assert_refused(&serial_device_ops, p->serial, "\x52\x02" "ab", "at most 1");
 	/* A length beyond the end. */
-	assert_refused(&serial_device_ops, p->serial, "\x52\xff\xff\xff\xff\x0f" "ab", "SerialState");
+	assert_refused(&serial_device_ops, p->serial,
+		       "\x52\xff\xff\xff\xff\x0f"
+		       "ab",
+		       "SerialState");
 	assert_int_equal(in(p, SCR), 0x42);
 }
 

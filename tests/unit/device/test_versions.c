@@ -134,7 +134,10 @@ static void other_versions_are_refused_by_name(void **state)
 			    "a newer one saved it, take one that is as new");
 	assert_int_equal(LOAD(&t, 0, OF_2, &err), -EPROTO);
 	assert_non_null(strstr(err.text, "state of device thermometer: version 0"));
-	/* And of what is read by version only what can be: the device is named, and keeps what it had. */
+	/*
+	 * And of what is read by version only what can be: the device is named,
+	 * and keeps what it had.
+	 */
 	assert_int_equal(LOAD(&t, 1, "\x08\x65", &err), -EINVAL);
 	assert_string_equal(err.text, "state of device thermometer: it boils");
 	assert_int_equal(t.millidegrees, 7);

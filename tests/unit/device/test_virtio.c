@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Whole virtio devices behind a PCI bridge, as a driver sees them: registers in a BAR, rings in guest memory, interrupts.
+ * Whole virtio devices behind a PCI bridge, as a driver sees them: registers in
+ * a BAR, rings in guest memory, interrupts.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -55,7 +56,8 @@ static void devices_new(struct rig *r, bool readonly, bool incoming)
 
 	r->host = bridge_new();
 	snprintf(disk, sizeof(disk), "%s,serial=postern%s", r->path, readonly ? ",readonly" : "");
-	if (rng_type.make(&r->rng, &env, "", 0, &err) < 0 || blk_type.make(&r->blk, &env, disk, 0, &err) < 0)
+	if (rng_type.make(&r->rng, &env, "", 0, &err) < 0 ||
+	    blk_type.make(&r->blk, &env, disk, 0, &err) < 0)
 		fail_msg("%s", err.text);
 	bridge_add(r->host, r->rng);
 	bridge_add(r->host, r->blk);
@@ -134,7 +136,8 @@ static void accept_features(struct rig *r, uint64_t bar, uint64_t value)
 }
 
 /* As a driver starts: queue 0 with vector 1, the configuration with vector 0, all unmasked. */
-static void driver_start(struct rig *r, uint64_t bar, struct driver *d, uint64_t rings, uint64_t with)
+static void driver_start(struct rig *r, uint64_t bar, struct driver *d, uint64_t rings,
+			 uint64_t with)
 {
 	bridge_vectors(r->host, bar == RNG_BAR ? 1 : 2, bar - BRIDGE_WINDOW, 2);
 	driver_init(d, r->ram, rings, SIZE, with & PACKED);
@@ -156,11 +159,15 @@ static void features_are_negotiated(void **state)
 	struct rig *r = rig_new(false, false);
 
 	(void)state;
-	assert_int_equal(features(r, RNG_BAR), VERSION | PACKED | EVENT | 1u << VIRTIO_RING_F_INDIRECT_DESC);
+	assert_int_equal(features(r, RNG_BAR),
+			 VERSION | PACKED | EVENT | 1u << VIRTIO_RING_F_INDIRECT_DESC);
 	put(r, RNG_BAR + VIRTIO_PCI_COMMON_DFSELECT, 2, 4);
 	assert_int_equal(get(r, RNG_BAR + VIRTIO_PCI_COMMON_DF, 4), 0);
 	assert_int_equal(get(r, RNG_BAR + VIRTIO_PCI_COMMON_NUMQ, 2), 1);
-	/* Legacy is refused, and so is what is not offered; the driver sees that its bit does not stay. */
+	/*
+	 * Legacy is refused, and so is what is not offered; the driver sees
+	 * that its bit does not stay.
+	 */
 	accept_features(r, RNG_BAR, EVENT);
 	assert_int_equal(status(r, RNG_BAR), 3);
 	accept_features(r, RNG_BAR, VERSION | UINT64_C(1) << 33);
@@ -205,7 +212,8 @@ static void entropy_comes_and_interrupts(void **state)
 /* ---- disk ---- */
 
 /* One request; returns its status. in: the device writes the data. */
-static uint8_t request(struct rig *r, uint32_t type, uint64_t sector, uint64_t data, uint32_t len, bool in)
+static uint8_t request(struct rig *r, uint32_t type, uint64_t sector, uint64_t data, uint32_t len,
+		       bool in)
 {
 	const struct virtio_blk_outhdr header = { .type = type, .sector = sector };
 	const struct driver_buf bufs[] = { { HEADER, sizeof(header), false }, { data, len, in }, { STATUS, 1, true } };
@@ -257,18 +265,23 @@ static void a_disk_does_what_it_is_asked(uint64_t with)
 	assert_int_equal(file[1024], 0);
 	/* Zeroes, discard. */
 	memcpy(r->ram + DATA, &range, sizeof(range));
-	assert_int_equal(request(r, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, sizeof(range), false), VIRTIO_BLK_S_OK);
+	assert_int_equal(request(r, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, sizeof(range), false),
+			 VIRTIO_BLK_S_OK);
 	disk_read(r, file, 8192, 64 * 512);
 	assert_memory_equal(file, zeros, 8192);
-	assert_int_equal(request(r, VIRTIO_BLK_T_DISCARD, 0, DATA, sizeof(range), false), VIRTIO_BLK_S_OK);
+	assert_int_equal(request(r, VIRTIO_BLK_T_DISCARD, 0, DATA, sizeof(range), false),
+			 VIRTIO_BLK_S_OK);
 	range.flags = 2;
 	memcpy(r->ram + DATA, &range, sizeof(range));
-	assert_int_equal(request(r, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, sizeof(range), false), VIRTIO_BLK_S_UNSUPP);
+	assert_int_equal(request(r, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, sizeof(range), false),
+			 VIRTIO_BLK_S_UNSUPP);
 	assert_int_equal(request(r, VIRTIO_BLK_T_GET_ID, 0, DATA, 20, true), VIRTIO_BLK_S_OK);
 	assert_string_equal((char *)r->ram + DATA, "postern");
 	/* Over the end, by one and by wrapping round; half a sector; what there is not. */
-	assert_int_equal(request(r, VIRTIO_BLK_T_IN, DISK_BYTES / 512 - 1, DATA, 1024, true), VIRTIO_BLK_S_IOERR);
-	assert_int_equal(request(r, VIRTIO_BLK_T_OUT, UINT64_MAX / 512 + 1, DATA, 512, false), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(r, VIRTIO_BLK_T_IN, DISK_BYTES / 512 - 1, DATA, 1024, true),
+			 VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(r, VIRTIO_BLK_T_OUT, UINT64_MAX / 512 + 1, DATA, 512, false),
+			 VIRTIO_BLK_S_IOERR);
 	assert_int_equal(request(r, VIRTIO_BLK_T_IN, 0, DATA, 100, true), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(request(r, 77, 0, DATA, 512, true), VIRTIO_BLK_S_UNSUPP);
 	assert_int_equal(status(r, BLK_BAR), 0xf);
@@ -326,7 +339,10 @@ static void a_wrong_driver_needs_a_reset(void **state)
 	driver_add(&r->rng_driver, &good, 1, 0);
 	notify(r, RNG_BAR);
 	run_until(r, driver_used(&r->rng_driver, 1, &len) >= 0);
-	/* A used ring that is nowhere: what cannot be given back is forgotten, nobody waits for it. */
+	/*
+	 * A used ring that is nowhere: what cannot be given back is forgotten,
+	 * nobody waits for it.
+	 */
 	set_status(r, RNG_BAR, 0);
 	memset(r->ram + RNG_RINGS, 0, 0x3000);
 	accept_features(r, RNG_BAR, VERSION);
@@ -481,7 +497,10 @@ static void state_travels(uint64_t with)
 	assert_int_equal(vdev_claim(to, &err), 0);
 	assert_int_equal(vdev_claim(to, &err), 0);
 	assert_int_equal(vdev_claim(from, &err), -EBUSY);
-	/* What the source told may have been on its way to the guest: it is told once more, of the configuration too. */
+	/*
+	 * What the source told may have been on its way to the guest: it is
+	 * told once more, of the configuration too.
+	 */
 	there.msi = (struct fake_msi){ .open = there.msi.open };
 	vdev_start(to);
 	assert_int_equal(there.msi.fired_of[2], 1);
@@ -530,7 +549,10 @@ static void the_state_of_another_disk_is_refused(void **state)
 	rig_free(r);
 }
 
-/* A function that is no bus master reads and writes no memory; what was notified meanwhile is done once it is one. */
+/*
+ * A function that is no bus master reads and writes no memory; what was
+ * notified meanwhile is done once it is one.
+ */
 static void a_device_that_is_no_bus_master_leaves_memory_alone(void **state)
 {
 	const struct driver_buf buf = { DATA, 64, true };
@@ -593,7 +615,8 @@ static void a_turn_has_an_end(void **state)
 	uint32_t len;
 
 	(void)state;
-	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS, UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC);
+	driver_start(r, BLK_BAR, &r->blk_driver, BLK_RINGS,
+		     UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC);
 	turns(r->loop);
 	memcpy(r->ram + HEADER, &header, sizeof(header));
 	for (i = 0; i < SIZE; i++)
@@ -605,7 +628,10 @@ static void a_turn_has_an_end(void **state)
 	rig_free(r);
 }
 
-/* As many and as large segments as are offered make a chain that is taken; all in one turn of none of them longer than its share. */
+/*
+ * As many and as large segments as are offered make a chain that is taken; all
+ * in one turn of none of them longer than its share.
+ */
 static void what_a_disk_offers_it_takes(void **state)
 {
 	const struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_IN };
@@ -616,7 +642,8 @@ static void what_a_disk_offers_it_takes(void **state)
 	int id;
 
 	(void)state;
-	assert_true(features(r, BLK_BAR) & 1u << VIRTIO_BLK_F_SIZE_MAX && features(r, BLK_BAR) & 1u << VIRTIO_BLK_F_SEG_MAX);
+	assert_true(features(r, BLK_BAR) & 1u << VIRTIO_BLK_F_SIZE_MAX &&
+		    features(r, BLK_BAR) & 1u << VIRTIO_BLK_F_SEG_MAX);
 	size_max = (uint32_t)get(r, BLK_BAR + DEVICE_AT + 8, 4);
 	seg_max = (uint32_t)get(r, BLK_BAR + DEVICE_AT + 12, 4);
 	assert_int_equal(seg_max, 254);
@@ -625,14 +652,16 @@ static void what_a_disk_offers_it_takes(void **state)
 	memcpy(r->ram + HEADER, &header, sizeof(header));
 	/* Of odd lengths, so that none is aligned. */
 	for (i = 1; i < SIZE - 1; i++)
-		bufs[i] = (struct driver_buf){ DATA + i * 8192 + 3, i == SIZE - 2 ? 13 * 3 + 512 : 512 - 3, true };
+		bufs[i] = (struct driver_buf){ DATA + i * 8192 + 3,
+					       i == SIZE - 2 ? 13 * 3 + 512 : 512 - 3, true };
 	bufs[SIZE - 1] = (struct driver_buf){ STATUS, 1, true };
 	id = driver_add(&r->blk_driver, bufs, SIZE, 0);
 	notify(r, BLK_BAR);
 	run_until(r, driver_used(&r->blk_driver, SIZE, &written) == id);
 	assert_int_equal(r->ram[STATUS], VIRTIO_BLK_S_OK);
 	assert_int_equal(written, 14 * 512 + 1);
-	memcpy(&written, r->ram + DATA + (SIZE - 2) * 8192 + 3 + 512 - 13 * 509 % 512, sizeof(written));
+	memcpy(&written, r->ram + DATA + (SIZE - 2) * 8192 + 3 + 512 - 13 * 509 % 512,
+	       sizeof(written));
 	assert_int_equal(written, 13 * 512);
 	rig_free(r);
 }

@@ -61,7 +61,8 @@ static void a_call_before_the_driver_waits_for_it(void **state)
 		guest_send(&w, VIRTIO_VSOCK_OP_RESPONSE, 0, NULL, 0);
 		snprintf(want, sizeof(want), "OK %u\n", w.host_port);
 		/* Whose turn it is, is the device's matter. */
-		small_until(w.s, recv(fd[0], line, strlen(want), MSG_DONTWAIT) > 0 || recv(fd[2], line, strlen(want), MSG_DONTWAIT) > 0);
+		small_until(w.s, recv(fd[0], line, strlen(want), MSG_DONTWAIT) > 0 ||
+					 recv(fd[2], line, strlen(want), MSG_DONTWAIT) > 0);
 		assert_string_equal(line, want);
 	}
 	expect_silence(&w);
@@ -196,7 +197,8 @@ static void a_caller_that_is_refused_or_goes_is_closed(void **state)
 	expect_silence(&w);
 	guest_send(&w, VIRTIO_VSOCK_OP_RESPONSE, 0, NULL, 0);
 	assert_memory_equal(expect_op(&w, VIRTIO_VSOCK_OP_RW).data, "question", 8);
-	assert_int_equal(expect_op(&w, VIRTIO_VSOCK_OP_SHUTDOWN).h.flags, VIRTIO_VSOCK_SHUTDOWN_SEND);
+	assert_int_equal(expect_op(&w, VIRTIO_VSOCK_OP_SHUTDOWN).h.flags,
+			 VIRTIO_VSOCK_SHUTDOWN_SEND);
 	close(fd);
 	world_free(&w);
 }
@@ -252,8 +254,15 @@ static void greetings_are_short_and_few(void **state)
 
 static void options_say_what_is_allowed(void **state)
 {
-	static const char *const bad[] = { "", "cid=3", "cid=2,socket=/a", "cid=4294967295,socket=/a", "cid=3,socket=", "socket=/a,cid=3",
-					   "cid=x,socket=/a", "cid=,socket=/a", "cid=3,socket=/a,sever=on" };
+	static const char *const bad[] = { "",
+					   "cid=3",
+					   "cid=2,socket=/a",
+					   "cid=4294967295,socket=/a",
+					   "cid=3,socket=",
+					   "socket=/a,cid=3",
+					   "cid=x,socket=/a",
+					   "cid=,socket=/a",
+					   "cid=3,socket=/a,sever=on" };
 	struct vsock_options options;
 	char text[200];
 	struct err err;
@@ -277,7 +286,9 @@ static void options_say_what_is_allowed(void **state)
 static void a_socket_that_is_in_use_is_left_alone(void **state)
 {
 	struct world w = world_new(0);
-	const struct vdev_env env = { .mem = w.s->mem, .loop = w.s->loop, .msi = { &fake_msi_ops, &w.s->msi } };
+	const struct vdev_env env = { .mem = w.s->mem,
+				      .loop = w.s->loop,
+				      .msi = { &fake_msi_ops, &w.s->msi } };
 	struct vdev *dev;
 	char text[96];
 	struct err err;

@@ -44,7 +44,10 @@ static uint8_t byte_at(uint64_t at)
 	return (uint8_t)(at * 7 + (at >> 8));
 }
 
-/* The host's program reads nothing: what its socket does not take is kept, up to the guest's credit, and nothing is lost. */
+/*
+ * The host's program reads nothing: what its socket does not take is kept, up
+ * to the guest's credit, and nothing is lost.
+ */
 static void a_host_that_does_not_read_holds_up_the_guest(void **state)
 {
 	static uint8_t data[4096], back[4096];
@@ -68,7 +71,8 @@ static void a_host_that_does_not_read_holds_up_the_guest(void **state)
 		}
 		if (sent - known + sizeof(data) > VSOCK_BUFFER_BYTES) {
 			small_turn(w.s);
-			if (driver_get16(&w.s->driver[RX], w.s->driver[RX].used + 2) == w.s->driver[RX].last_used)
+			if (driver_get16(&w.s->driver[RX], w.s->driver[RX].used + 2) ==
+			    w.s->driver[RX].last_used)
 				break;
 			continue;
 		}
@@ -146,7 +150,10 @@ static void the_guest_gets_no_more_than_it_has_room_for(void **state)
 static void packets_of_nobody_are_refused_or_dropped(void **state)
 {
 	struct world w = world_new(8);
-	struct virtio_vsock_hdr h = { .src_cid = CID + 1, .dst_cid = 2, .type = 1, .op = VIRTIO_VSOCK_OP_REQUEST };
+	struct virtio_vsock_hdr h = { .src_cid = CID + 1,
+				      .dst_cid = 2,
+				      .type = 1,
+				      .op = VIRTIO_VSOCK_OP_REQUEST };
 	uint32_t len;
 
 	(void)state;
@@ -165,7 +172,11 @@ static void packets_of_nobody_are_refused_or_dropped(void **state)
 	small_until(w.s, driver_used(&w.s->driver[TX], 1, &len) >= 0);
 	expect_silence(&w);
 	/* A packet that says it is longer than it is. */
-	h = (struct virtio_vsock_hdr){ .src_cid = CID, .dst_cid = 2, .len = 1, .type = 1, .op = VIRTIO_VSOCK_OP_RW };
+	h = (struct virtio_vsock_hdr){ .src_cid = CID,
+				       .dst_cid = 2,
+				       .len = 1,
+				       .type = 1,
+				       .op = VIRTIO_VSOCK_OP_RW };
 	memcpy(w.s->ram + TX_AT, &h, sizeof(h));
 	driver_add(&w.s->driver[TX], &(struct driver_buf){ TX_AT, HEADER, false }, 1, 0);
 	small_notify(w.s, TX);
@@ -173,10 +184,17 @@ static void packets_of_nobody_are_refused_or_dropped(void **state)
 	world_free(&w);
 }
 
-/* A guest that asks and does not listen: answers are bounded, its queue stops, and goes on once it listens. */
+/*
+ * A guest that asks and does not listen: answers are bounded, its queue stops,
+ * and goes on once it listens.
+ */
 static void refusals_are_bounded(void **state)
 {
-	const struct virtio_vsock_hdr h = { .src_cid = CID, .dst_cid = 2, .src_port = 1, .dst_port = 7001, .type = 1,
+	const struct virtio_vsock_hdr h = { .src_cid = CID,
+					    .dst_cid = 2,
+					    .src_port = 1,
+					    .dst_port = 7001,
+					    .type = 1,
 					    .op = VIRTIO_VSOCK_OP_REQUEST };
 	struct world w = world_new(0);
 	unsigned int sent = 0, idle = 0, got = 0;
@@ -249,7 +267,8 @@ static void after_a_migration_the_guest_is_told(void **state)
 	vdev_start(machine.dev);
 	small_until(w.s, driver_used(&machine.driver[EVENT], 1, &len) >= 0);
 	assert_int_equal(len, 4);
-	assert_int_equal(*(uint32_t *)(void *)(w.s->ram + buf.gpa), VIRTIO_VSOCK_EVENT_TRANSPORT_RESET);
+	assert_int_equal(*(uint32_t *)(void *)(w.s->ram + buf.gpa),
+			 VIRTIO_VSOCK_EVENT_TRANSPORT_RESET);
 	guest_send(&there, VIRTIO_VSOCK_OP_RW, 0, "x", 1);
 	expect_op(&there, VIRTIO_VSOCK_OP_RST);
 	vdev_free(machine.dev);

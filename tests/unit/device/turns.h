@@ -34,7 +34,10 @@ static inline void turns(struct loop *loop)
 		uv_run(loop_uv(loop), UV_RUN_NOWAIT);
 }
 
-/* Guest memory from address 0 on; late: all of its pages are missing. Skips the test where none can be. */
+/*
+ * Guest memory from address 0 on; late: all of its pages are missing. Skips the
+ * test where none can be.
+ */
 static inline uint8_t *ram_new(struct memory **mem, uint64_t bytes, bool late)
 {
 	const struct memory_range range = { GPA(0), bytes };

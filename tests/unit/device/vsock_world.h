@@ -86,7 +86,8 @@ static inline void world_free(struct world *w)
 
 /* ---- the guest ---- */
 
-static inline void guest_send(struct world *w, unsigned int op, uint32_t flags, const void *data, uint32_t len)
+static inline void guest_send(struct world *w, unsigned int op, uint32_t flags, const void *data,
+			      uint32_t len)
 {
 	struct virtio_vsock_hdr h = {
 		.src_cid = CID, .dst_cid = 2, .src_port = w->guest_port, .dst_port = w->host_port, .len = len,

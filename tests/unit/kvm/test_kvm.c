@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// vCPUs that wait for late pages on the real /dev/kvm, brought out by either way, again and again. The guest is a ring-3
-// loop (it runs on every KVM) that reads random pages of a work area, checks what it reads, and reports by port I/O.
+// vCPUs that wait for late pages on the real /dev/kvm, brought out by either
+// way, again and again. The guest is a ring-3 loop (it runs on every KVM) that
+// reads random pages of a work area, checks what it reads, and reports by port
+// I/O.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,8 +38,9 @@
 #define STOPS 300
 
 /*
- * rdi: vCPU index, seeds the sequence. Each of the 2048 pages of the work area begins with (index + 1) * golden ratio; after
- * every 256 right reads REPORT_OK goes to port 0x80, after a wrong one REPORT_BAD.
+ * rdi: vCPU index, seeds the sequence. Each of the 2048 pages of the work area
+ * begins with (index + 1) * golden ratio; after every 256 right reads REPORT_OK
+ * goes to port 0x80, after a wrong one REPORT_BAD.
  */
 __asm__(".pushsection .rodata\n"
 	"walker_start:\n"
@@ -130,7 +133,8 @@ static const struct page_source_ops source_ops = { "late", guest_request };
 
 static void fill_page(struct guest *g, gfn_t gfn)
 {
-	_Alignas(4096) uint64_t page[512] = { (gfn.v - WORK_BASE / PAGE_BYTES + 1) * UINT64_C(0x9e3779b97f4a7c15) };
+	_Alignas(4096) uint64_t page[512] = { (gfn.v - WORK_BASE / PAGE_BYTES + 1) *
+					      UINT64_C(0x9e3779b97f4a7c15) };
 
 	assert_true(memory_fill(g->mem, gfn, 1, page) >= 0);
 }
@@ -164,8 +168,11 @@ static void guest_load(struct guest *g)
 
 	for (i = 0; i < 512; i++)
 		pd[i] = ((uint64_t)i << 21) | 0x87;
-	assert_int_equal(memory_fill(g->mem, GFN(0), WORK_BASE / PAGE_BYTES, NULL), WORK_BASE / PAGE_BYTES);
-	assert_int_equal(gup_write(g->mem, GPA(CODE), walker_start, (size_t)(walker_end - walker_start), 0, NULL), 0);
+	assert_int_equal(memory_fill(g->mem, GFN(0), WORK_BASE / PAGE_BYTES, NULL),
+			 WORK_BASE / PAGE_BYTES);
+	assert_int_equal(gup_write(g->mem, GPA(CODE), walker_start,
+				   (size_t)(walker_end - walker_start), 0, NULL),
+			 0);
 	assert_int_equal(gup_write(g->mem, GPA(PML4), &pml4, 8, 0, NULL), 0);
 	assert_int_equal(gup_write(g->mem, GPA(0x3000), &pdpt, 8, 0, NULL), 0);
 	assert_int_equal(gup_write(g->mem, GPA(0x4000), pd, sizeof(pd), 0, NULL), 0);
@@ -255,8 +262,8 @@ static void stress(enum way_out way)
 		usleep(100);
 	}
 	memory_stats(g.mem, &stats);
-	print_message("%d stops, %lu faults, %lu ejects, %lu right reports\n", STOPS, stats.faults, stats.ejects,
-		      atomic_load(&g.good));
+	print_message("%d stops, %lu faults, %lu ejects, %lu right reports\n", STOPS, stats.faults,
+		      stats.ejects, atomic_load(&g.good));
 	if (way == WAY_OUT_EJECT)
 		assert_true(stats.ejects > 0);
 	else
@@ -338,7 +345,8 @@ static void test_a_page_whose_memory_fails(void **unused)
 	}
 	assert_int_equal(atomic_load(&g.poisoned), WORK_BASE / PAGE_BYTES + page);
 	pause_all(&g);
-	assert_int_equal(gup_read(g.mem, GPA(WORK_BASE + page * PAGE_BYTES), &word, 8, 0, NULL), -EIO);
+	assert_int_equal(gup_read(g.mem, GPA(WORK_BASE + page * PAGE_BYTES), &word, 8, 0, NULL),
+			 -EIO);
 	/* Whoever lets it run all the same hears of it again, and it can still be stopped. */
 	for (n = 0; n < 20; n++) {
 		atomic_store(&g.poisoned, 0);
@@ -370,7 +378,10 @@ static void test_kernel_mode_is_told(void **unused)
 	print_message("%s: %s\n", can ? "yes" : "no", why);
 }
 
-/* Numbers, routes and events are given and taken back, as many as there are; what one refuses leaves the others. */
+/*
+ * Numbers, routes and events are given and taken back, as many as there are;
+ * what one refuses leaves the others.
+ */
 static void test_messages_and_events(void **unused)
 {
 	const struct memory_range range = { GPA(0), RAM_BYTES };

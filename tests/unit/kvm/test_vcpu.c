@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A vCPU's thread over a KVM_RUN of the test's: an emulated instruction whose operand is missing, and what becomes of it when the vCPU's
- * state is set, or taken, before it is done; and who may ask about a vCPU when. Needs no /dev/kvm.
+ * A vCPU's thread over a KVM_RUN of the test's: an emulated instruction whose
+ * operand is missing, and what becomes of it when the vCPU's state is set, or
+ * taken, before it is done; and who may ask about a vCPU when. Needs no
+ * /dev/kvm.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -58,7 +60,10 @@ static int mmio_exit(struct kvm_run *run)
 	return 0;
 }
 
-/* As the kernel sends it to a thread for which KVM meets a poisoned page; it tries again afterwards. */
+/*
+ * As the kernel sends it to a thread for which KVM meets a poisoned page; it
+ * tries again afterwards.
+ */
 static void poison_signal(void *address)
 {
 	siginfo_t info = { 0 };
@@ -157,7 +162,8 @@ static int setup(void **state)
 	vm.vcpus = 1;
 	*vcpu = (struct vcpu){ .vm = &vm, .held.vcpu = vcpu, .want_pause = true, .parked = true, .run_bytes = PAGE_BYTES };
 	vcpu->fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	vcpu->run = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	vcpu->run =
+		mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_true(vcpu->run != MAP_FAILED);
 	vcpu->waits = memory_thread_new(mem, "vcpu0", 0);
 	assert_non_null(vcpu->waits);
@@ -187,7 +193,8 @@ static int complete_io(bool write, struct err *err)
 
 	if (!parked)
 		return r;
-	r = write ? parked_complete_io_to_write(parked, err) : parked_complete_io(parked, false, err);
+	r = write ? parked_complete_io_to_write(parked, err) :
+		    parked_complete_io(parked, false, err);
 	vcpu_release(parked);
 	return r;
 }
@@ -336,7 +343,8 @@ static void wait_for_entry(unsigned int entered)
 }
 
 /*
- * A resume is the end of being parked, and not the moment at which the thread wakes up: who asked KVM in between would wait for the guest.
+ * A resume is the end of being parked, and not the moment at which the thread
+ * wakes up: who asked KVM in between would wait for the guest.
  */
 static void a_vcpu_that_was_resumed_cannot_be_held(void **state)
 {
@@ -393,7 +401,10 @@ static void a_vcpu_that_is_held_does_not_run(void **state)
 	assert_true(vcpu_is_parked(&vm.vcpu[0]));
 }
 
-/* The signal is not blocked, so that KVM does not try for ever; the machine hears which page it is, and the vCPU parks. */
+/*
+ * The signal is not blocked, so that KVM does not try for ever; the machine
+ * hears which page it is, and the vCPU parks.
+ */
 static void a_poisoned_page_is_told_and_ends_the_try(void **state)
 {
 	unsigned int i, n;
@@ -424,7 +435,10 @@ static void a_poisoned_page_is_told_and_ends_the_try(void **state)
 	assert_int_equal(vm_pause(&vm, 10000, &err), 0);
 }
 
-/* KVM does not even finish an instruction, as once it has found a fault of its own: that is told, and the vCPU parks all the same. */
+/*
+ * KVM does not even finish an instruction, as once it has found a fault of its
+ * own: that is told, and the vCPU parks all the same.
+ */
 static void a_vcpu_that_kvm_gives_up_parks(void **state)
 {
 	unsigned int i;

@@ -111,7 +111,10 @@ static struct buf saved(struct world *w)
 	return buf;
 }
 
-/* ---- the encoding, as far as it takes to look at fields: protobuf.dev/programming-guides/encoding ---- */
+/*
+ * ---- the encoding, as far as it takes to look at fields:
+ * protobuf.dev/programming-guides/encoding ----
+ */
 
 enum { MACHINE_VERSION = 1, MACHINE_VM = 4, MACHINE_VCPU = 5, MACHINE_DEVICE = 6 };
 
@@ -189,7 +192,10 @@ enum part { PART_MACHINE, PART_VM, PART_VCPU, PART_DEVICE, PART_POWER, PART_LEAF
 #define POWER_TICKS 4
 #define POWER_CARRY 5
 
-/* What goes on by itself; or, of the one that was saved now, what the version before did not have. */
+/*
+ * What goes on by itself; or, of the one that was saved now, what the version
+ * before did not have.
+ */
 static bool is_passed_over(enum part part, const struct field *f, bool older)
 {
 	switch (part) {
@@ -407,7 +413,7 @@ static void a_machine_with_every_device(void **state)
 	world_free(w);
 }
 
-/* The bridge, which it had not, is as in a machine that has just been made; nothing else is new. */
+/* What it had not, is as in a machine that has just been made; nothing else is new. */
 static void a_machine_of_the_version_before(void **state)
 {
 	struct world *w = world_new(false);

@@ -46,7 +46,8 @@ static void on_reset(void *arg, bool by_guest)
 
 	w->resets++;
 	w->resets_by_guest += by_guest;
-	w->parked = vcpu_is_parked(vm_vcpu(machine_vm(w->machine), 0)) && vcpu_is_parked(vm_vcpu(machine_vm(w->machine), 1));
+	w->parked = vcpu_is_parked(vm_vcpu(machine_vm(w->machine), 0)) &&
+		    vcpu_is_parked(vm_vcpu(machine_vm(w->machine), 1));
 }
 
 static void on_shutdown(void *arg, bool by_guest, const char *reason)
@@ -77,7 +78,8 @@ static void on_complete(void *arg)
 	((struct world *)arg)->completes++;
 }
 
-static struct world *world_make(bool incoming, bool no_reboot, int (*boot_find)(void *, struct machine *, struct err *))
+static struct world *world_make(bool incoming, bool no_reboot,
+				int (*boot_find)(void *, struct machine *, struct err *))
 {
 	const struct boot_files found = { .type = BOOT_FILES, .kernel =
 		{ getenv("POSTERN_BARE"), -1 }, .initrd.fd = -1 };
@@ -240,7 +242,10 @@ static int find_later(void *arg, struct machine *machine, struct err *err)
 	return 0;
 }
 
-/* Whoever lets a vCPU run while a reset waits finds it parked when the reset is done: KVM would let the main thread wait for it. */
+/*
+ * Whoever lets a vCPU run while a reset waits finds it parked when the reset is
+ * done: KVM would let the main thread wait for it.
+ */
 static void a_reset_that_has_waited_parks_the_guest(void **state)
 {
 	struct boot_files boot;
@@ -418,7 +423,10 @@ static void a_lost_page_stops_the_guest(void **state)
 	world_free(w);
 }
 
-/* However many a source loses, the loop has one thing to do, and whoever listens hears of it once a while: nothing grows with them. */
+/*
+ * However many a source loses, the loop has one thing to do, and whoever
+ * listens hears of it once a while: nothing grows with them.
+ */
 static void lost_pages_are_told_of_together(void **state)
 {
 	struct world *from = world_new(false, false), *w = world_new(true, false);
@@ -434,7 +442,10 @@ static void lost_pages_are_told_of_together(void **state)
 	assert_int_equal(w->lost, 1);
 	assert_int_equal(w->lost_gfn, pages);
 	assert_int_equal(machine_state(w->machine), RUN_STATE_IO_ERROR);
-	/* What comes later is told of later, without another of the guest's pages having to be lost. */
+	/*
+	 * What comes later is told of later, without another of the guest's
+	 * pages having to be lost.
+	 */
 	for (gfn = 1000; gfn < 1100; gfn++)
 		assert_int_equal(memory_lose(mem, GFN(gfn)), 0);
 	run_until(w, w->lost_pages == pages + 100);
@@ -444,7 +455,10 @@ static void lost_pages_are_told_of_together(void **state)
 	world_free(w);
 }
 
-/* The kernel does not tell any more who waits for which page: the guest waits, paused, until all has come without being asked for. */
+/*
+ * The kernel does not tell any more who waits for which page: the guest waits,
+ * paused, until all has come without being asked for.
+ */
 static void a_guest_whose_faults_cannot_be_read_is_stopped(void **state)
 {
 	struct world *from = world_new(false, false), *w = world_new(true, false);
@@ -540,7 +554,10 @@ static void state_of_another_shape_is_refused(void **state)
 	*at = 'P';
 	assert_load_fails(m, &buf, buf.len, "\"Power\"");
 	*at = 'p';
-	/* Devices are its last field: without the last of them, with one twice, with a version of its own. */
+	/*
+	 * Devices are its last field: without the last of them, with one twice,
+	 * with a version of its own.
+	 */
 	at = find(&buf, "\x0a\x03rtc", 5);
 	while (*at != 0x32)
 		at--;
@@ -567,7 +584,10 @@ static void state_of_another_shape_is_refused(void **state)
 	world_free(w);
 }
 
-/* No piece loads, and what is whole loads afterwards. A flipped bit may well load, but does the VMM no harm. */
+/*
+ * No piece loads, and what is whole loads afterwards. A flipped bit may well
+ * load, but does the VMM no harm.
+ */
 static void damaged_state_does_no_harm(void **state)
 {
 	struct world *w = world_new(false, false);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * What stop and go mean in which state, when a machine may run, and what becomes of a reset that waits: run_control.c
- * and reset.c with real memory, and without VM, board and architecture.
+ * What stop and go mean in which state, when a machine may run, and what
+ * becomes of a reset that waits: run_control.c and reset.c with real memory,
+ * and without VM, board and architecture.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -384,7 +385,10 @@ static void find(struct world *w)
 
 /* ---- stop and go ---- */
 
-/* Nothing runs that could be stopped: whoever says so says what is to be once the guest has arrived. */
+/*
+ * Nothing runs that could be stopped: whoever says so says what is to be once
+ * the guest has arrived.
+ */
 static void while_a_migration_comes_in_stop_and_cont_say_what_is_to_be(void **state)
 {
 	static const enum run_state stops[] = { RUN_STATE_PAUSED, RUN_STATE_DEBUG };
@@ -473,7 +477,10 @@ static void assert_may_not_run(struct world *w)
 	assert_false(fake_vm.running);
 }
 
-/* The host's memory fails where the guest touches it: an event names the page, and the machine is paused for good. */
+/*
+ * The host's memory fails where the guest touches it: an event names the page,
+ * and the machine is paused for good.
+ */
 static void a_machine_with_a_poisoned_page_is_paused(void **state)
 {
 	static const enum run_state states[] = { RUN_STATE_RUNNING, RUN_STATE_DEBUG, RUN_STATE_PAUSED };
@@ -626,7 +633,10 @@ static void a_reset_survives_a_migration_that_fails(void **state)
 	}
 }
 
-/* It takes place on the other side, by whom it was asked for, once all memory is there; and then the guest runs. */
+/*
+ * It takes place on the other side, by whom it was asked for, once all memory
+ * is there; and then the guest runs.
+ */
 static void a_reset_travels(void **state)
 {
 	unsigned int early, by_guest, gfn;
@@ -686,7 +696,10 @@ static void a_stop_during_switchover_stands(void **state)
 	}
 }
 
-/* Asked for again while its kernel is away, it waits on: the guest does not run, and is reset once it can be. */
+/*
+ * Asked for again while its kernel is away, it waits on: the guest does not
+ * run, and is reset once it can be.
+ */
 static void a_reset_that_waits_is_not_undone_by_one_that_cannot_be(void **state)
 {
 	struct world *w = world_new(true, false);

@@ -46,8 +46,9 @@ static void the_table_is_as_documented(void **state)
 	(void)state;
 	for (from = 0; from < STATES; from++)
 		for (to = 0; to < STATES; to++)
-			assert_int_equal(run_state_may_follow((enum run_state)from, (enum run_state)to),
-					 may[from][to] == '1');
+			assert_int_equal(
+				run_state_may_follow((enum run_state)from, (enum run_state)to),
+				may[from][to] == '1');
 }
 
 int main(void)

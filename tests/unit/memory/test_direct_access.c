@@ -38,7 +38,10 @@ static void fill_one(struct memory *mem, uint64_t gfn)
 	assert_int_equal(memory_fill(mem, GFN(gfn), 1, NULL), 1);
 }
 
-/* Touches page `gfn`, as a memory_thread where it has one, inside KVM_RUN (as far as memory knows) where `inside`. */
+/*
+ * Touches page `gfn`, as a memory_thread where it has one, inside KVM_RUN (as
+ * far as memory knows) where `inside`.
+ */
 struct toucher {
 	struct memory *mem;
 	uint64_t gfn;
@@ -65,7 +68,10 @@ static void *toucher_main(void *arg)
 	return NULL;
 }
 
-/* Lets it touch its page, fills that, and waits until it is through; the fault was judged by then. */
+/*
+ * Lets it touch its page, fills that, and waits until it is through; the fault
+ * was judged by then.
+ */
 static void touch(struct toucher *t)
 {
 	uint64_t before = faults(t->mem);

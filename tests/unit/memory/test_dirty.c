@@ -39,10 +39,12 @@ static void test_what_was_written_is_told_once(void **unused)
 	write_at(mem, 64);
 	write_at(mem, 511);
 	/* Over a page's end: both. */
-	assert_int_equal(gup_write(mem, GPA(101 * PAGE_BYTES - 4), "12345678", 8, GUP_NOWAIT, NULL), 0);
+	assert_int_equal(gup_write(mem, GPA(101 * PAGE_BYTES - 4), "12345678", 8, GUP_NOWAIT, NULL),
+			 0);
 	assert_int_equal(gup_read(mem, GPA(200 * PAGE_BYTES), &byte, 1, GUP_NOWAIT, NULL), 0);
 	assert_int_equal(harvest(mem, bits), 5);
-	assert_true(has(bits, 3) && has(bits, 64) && has(bits, 100) && has(bits, 101) && has(bits, 511));
+	assert_true(has(bits, 3) && has(bits, 64) && has(bits, 100) && has(bits, 101) &&
+		    has(bits, 511));
 	assert_int_equal(harvest(mem, bits), 0);
 	write_at(mem, 64);
 	assert_int_equal(harvest(mem, bits), 1);
@@ -85,7 +87,8 @@ static void test_what_a_source_brings_is_not_written(void **unused)
 	assert_int_equal(memory_fill(mem, GFN(7), 1, page), 1);
 	assert_int_equal(memory_fill(mem, GFN(8), 8, NULL), 8);
 	/* Nor is what could not be written: it is not there. */
-	assert_int_equal(gup_write(mem, gfn_to_gpa(GFN(20)), "12345678", 8, GUP_NOWAIT, NULL), -EAGAIN);
+	assert_int_equal(gup_write(mem, gfn_to_gpa(GFN(20)), "12345678", 8, GUP_NOWAIT, NULL),
+			 -EAGAIN);
 	assert_int_equal(harvest(mem, bits), 0);
 	write_at(mem, 7);
 	assert_int_equal(harvest(mem, bits), 1);
@@ -129,7 +132,9 @@ static void test_a_write_under_way_is_not_lost(void **unused)
 	uint8_t bits[PAGES / 8];
 
 	(void)unused;
-	assert_int_equal(gup(mem, GPA(8 * PAGE_BYTES), 2 * PAGE_BYTES, GUP_WRITE | GUP_NOWAIT, NULL, &span), 0);
+	assert_int_equal(
+		gup(mem, GPA(8 * PAGE_BYTES), 2 * PAGE_BYTES, GUP_WRITE | GUP_NOWAIT, NULL, &span),
+		0);
 	harvest(mem, bits);
 	memcpy(span.hva, "late", 4);
 	assert_int_equal(harvest(mem, bits), 0);
@@ -154,7 +159,8 @@ static void test_who_reads_or_gets_nothing_marks_nothing(void **unused)
 	assert_int_equal(gup(mem, GPA(0), 2 * PAGE_BYTES, GUP_NOWAIT, NULL, &span), 0);
 	gup_put(mem, &span);
 	/* The third page is missing: the first two were pinned for a moment, and not written. */
-	assert_int_equal(gup(mem, GPA(0), 3 * PAGE_BYTES, GUP_WRITE | GUP_NOWAIT, NULL, &span), -EAGAIN);
+	assert_int_equal(gup(mem, GPA(0), 3 * PAGE_BYTES, GUP_WRITE | GUP_NOWAIT, NULL, &span),
+			 -EAGAIN);
 	assert_int_equal(harvest(mem, bits), 0);
 	memory_free(mem);
 }
@@ -169,7 +175,8 @@ static void test_a_page_pinned_for_good_is_told_after_each_put(void **unused)
 
 	(void)unused;
 	for (i = 0; i < STATE_PIN_MAX + 2; i++)
-		assert_int_equal(gup(mem, GPA(PAGE_BYTES), 8, i < 2 ? GUP_WRITE : 0, NULL, &span[i]), 0);
+		assert_int_equal(
+			gup(mem, GPA(PAGE_BYTES), 8, i < 2 ? GUP_WRITE : 0, NULL, &span[i]), 0);
 	assert_int_equal(harvest(mem, bits), 0);
 	for (i = STATE_PIN_MAX + 2; i-- > 0;) {
 		gup_put(mem, &span[i]);
@@ -194,7 +201,9 @@ static void *race_writer(void *arg)
 	uint64_t i;
 
 	for (i = 1; i <= RACE_ROUNDS; i++) {
-		assert_int_equal(gup(race->mem, gfn_to_gpa(GFN(i % RACE_PAGES)), 8, GUP_WRITE, NULL, &span), 0);
+		assert_int_equal(
+			gup(race->mem, gfn_to_gpa(GFN(i % RACE_PAGES)), 8, GUP_WRITE, NULL, &span),
+			0);
 		__atomic_store_n((uint64_t *)(void *)span.hva, i, __ATOMIC_RELAXED);
 		gup_put(race->mem, &span);
 	}

@@ -29,7 +29,8 @@ static void assert_page(struct memory *mem, uint64_t gfn, bool zero)
 
 	if (!zero)
 		page_pattern(want, GFN(gfn));
-	assert_int_equal(gup_read(mem, gfn_to_gpa(GFN(gfn)), page, sizeof(page), GUP_NOWAIT, NULL), 0);
+	assert_int_equal(gup_read(mem, gfn_to_gpa(GFN(gfn)), page, sizeof(page), GUP_NOWAIT, NULL),
+			 0);
 	assert_memory_equal(page, want, sizeof(page));
 }
 

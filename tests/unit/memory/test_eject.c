@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// The eject, without KVM: threads wait for missing pages inside write(2), which like KVM_RUN returns -EFAULT when the
-// page's protection goes.
+// The eject, without KVM: threads wait for missing pages inside write(2), which
+// like KVM_RUN returns -EFAULT when the page's protection goes.
 #include "fixture.h"
 
 #include <errno.h>
@@ -303,11 +303,11 @@ static void test_a_long_wait_moves_to_user_space(void **unused)
 	assert_int_equal(memory_waiters(mem, waiter, 3), 1);
 	assert_string_equal(waiter[0].name, "runner");
 	assert_int_equal(waiter[0].gpa.v, 3 * PAGE_BYTES);
-	/* A kick ends the sitting at once, by itself. */
+	/* A kick ends that wait at once, by itself. */
 	runner_park(&r);
 	runner_go_on(&r);
 	wait_until(runner_waits_in_user(&r));
-	/* Lost: it goes on sitting. Then the page comes after all. */
+	/* Lost: it goes on waiting. Then the page comes after all. */
 	memory_lose(mem, GFN(3));
 	assert_true(runner_waits_in_user(&r));
 	fill_one(mem, GFN(3));
@@ -346,7 +346,7 @@ static void test_an_eject_that_misses_is_followed_by_a_signal(void **unused)
 	self->eject_tried_ns = 0;
 	memory_eject_overdue(mem);
 	assert_int_equal(signalled, 1);
-	/* The nudge's signal brings it out; the page is plain again. */
+	/* The signal brings it out; the page is plain again. */
 	assert_false(memory_thread_left(self, -EINTR));
 	assert_int_equal(mem->ejecting, 0);
 	assert_int_equal(memory_eject_overdue(mem), -1);
@@ -430,7 +430,10 @@ static void test_an_eject_whose_page_came_is_followed_by_a_signal(void **unused)
 	memory_thread_set_signal(self, on_signal, &signalled);
 	memory_thread_bind(self);
 	memory_thread_enter(self);
-	/* The page has been copied, its byte does not say so yet, and the thread runs on; it is ejected, and the byte says so. */
+	/*
+	 * The page has been copied, its byte does not say so yet, and the
+	 * thread runs on; it is ejected, and the byte says so.
+	 */
 	assert_true(state_set_waited_by_kernel(&mem->state[0][3]));
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
 	self->wait.tried_ns = 0;
@@ -464,7 +467,11 @@ static void test_memory_completes_while_its_last_page_is_ejected_from(void **unu
 	for (i = 0; i < 512; i++)
 		fill_one(mem, GFN(i));
 	assert_false(memory_is_late(mem));
-	/* Whoever puts the pieces together again does not look at a page without permissions. It has every chance to. */
+	/*
+	 * Whoever puts the pieces together again does not look at a page
+	 * without permissions. It has every chance to. (Backed memory has none
+	 * who does.)
+	 */
 	for (i = 0; i < 500; i++) {
 		wait_a_little();
 		assert_int_equal(count_get(&mem->n_split_huge), 1);
@@ -488,7 +495,10 @@ static void test_an_eject_moves_to_the_page_that_is_waited_for_now(void **unused
 	memory_thread_set_signal(self, on_signal, &signalled);
 	memory_thread_bind(self);
 	memory_thread_enter(self);
-	/* The page has been copied, and its byte does not say so yet: the eject is for a wait that is over. */
+	/*
+	 * The page has been copied, and its byte does not say so yet: the eject
+	 * is for a wait that is over.
+	 */
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
 	self->wait.tried_ns = 0;
 	memory_eject_overdue(mem);
@@ -529,7 +539,8 @@ struct late_filler {
 
 static int late_request(struct page_source *source, gfn_t first, uint64_t n)
 {
-	struct late_filler *f = (struct late_filler *)((char *)source - offsetof(struct late_filler, source));
+	struct late_filler *f =
+		(struct late_filler *)((char *)source - offsetof(struct late_filler, source));
 
 	(void)n;
 	pthread_mutex_lock(&f->lock);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Pages that come, in any order and by several threads, while others wait for them inside the kernel (a plain touch of
-// the memory here; nothing but a test may do that).
+// Pages that come, in any order and by several threads, while others wait for
+// them inside the kernel (a plain touch of the memory here; nothing but a test
+// may do that).
 #include "fixture.h"
 
 #include <errno.h>
@@ -48,7 +49,8 @@ static void test_fill_keeps_what_is_present(void **unused)
 	assert_int_equal(memory_fill(mem, GFN(0), 8, pages), 0);
 	assert_memory_equal(mem->region[0].host, pages, 2 * PAGE_BYTES);
 	assert_memory_equal(mem->region[0].host + 2 * PAGE_BYTES, "guest's", 8);
-	assert_memory_equal(mem->region[0].host + 3 * PAGE_BYTES, pages + 3 * PAGE_BYTES, 5 * PAGE_BYTES);
+	assert_memory_equal(mem->region[0].host + 3 * PAGE_BYTES, pages + 3 * PAGE_BYTES,
+			    5 * PAGE_BYTES);
 	memory_stats(mem, &stats);
 	assert_int_equal(stats.missing, 512 - 8);
 	assert_int_equal(stats.filled, 8);
@@ -147,7 +149,9 @@ static void test_many_fillers_and_touchers_see_every_page_right(void **unused)
 	for (i = 0; i < RACE_FILLERS + RACE_TOUCHERS; i++) {
 		race[i] = (struct race){ .mem = mem, .seed = i + 1 };
 		assert_int_equal(pthread_create(&race[i].thread, NULL,
-						i < RACE_FILLERS ? race_fill : race_touch, &race[i]), 0);
+						i < RACE_FILLERS ? race_fill : race_touch,
+						&race[i]),
+				 0);
 	}
 	for (i = 0; i < RACE_FILLERS + RACE_TOUCHERS; i++) {
 		pthread_join(race[i].thread, NULL);
@@ -176,7 +180,9 @@ static void check_patterns(struct memory *mem, gfn_t first, unsigned int n)
 
 	for (i = 0; i < n; i++) {
 		page_pattern(want, GFN(first.v + i));
-		assert_int_equal(gup_read(mem, gfn_to_gpa(GFN(first.v + i)), got, 4096, GUP_NOWAIT, NULL), 0);
+		assert_int_equal(
+			gup_read(mem, gfn_to_gpa(GFN(first.v + i)), got, 4096, GUP_NOWAIT, NULL),
+			0);
 		assert_memory_equal(got, want, 4096);
 	}
 }
@@ -287,8 +293,9 @@ struct promote_writer {
 static _Atomic bool promote_stop;
 
 /*
- * Writes ever larger numbers into its own words of every seventh page, by gup and through the mapping in turn, and reads back what it
- * wrote last: no write may get lost.
+ * Writes ever larger numbers into its own words of every seventh page, by gup
+ * and through the mapping in turn, and reads back what it wrote last: no write
+ * may get lost.
  */
 static void *promote_write(void *arg)
 {
@@ -306,7 +313,8 @@ static void *promote_write(void *arg)
 		}
 		for (i = 0; i < PROMOTE_PAGES; i += 7) {
 			got = 0;
-			w->wrong += gup_read(w->mem, GPA(i * PAGE_BYTES + 8 * w->id), &got, 8, 0, NULL) != 0;
+			w->wrong += gup_read(w->mem, GPA(i * PAGE_BYTES + 8 * w->id), &got, 8, 0,
+					     NULL) != 0;
 			w->wrong += got != value;
 		}
 	}
@@ -330,7 +338,8 @@ static unsigned int promote_under_writers(bool *can)
 		assert_int_equal(memory_fill(mem, GFN(i), 1, page), 1);
 	for (i = 0; i < 3; i++) {
 		writer[i] = (struct promote_writer){ .mem = mem, .id = i };
-		assert_int_equal(pthread_create(&writer[i].thread, NULL, promote_write, &writer[i]), 0);
+		assert_int_equal(pthread_create(&writer[i].thread, NULL, promote_write, &writer[i]),
+				 0);
 	}
 	for (h = 0; h < PROMOTE_HUGES; h++) {
 		/* Pages that are there come once more, with what they held at first. */
@@ -366,8 +375,12 @@ static void test_no_write_is_lost_while_a_huge_page_is_promoted(void **unused)
 
 /* ---- what must not be promoted ---- */
 
-/* A huge page of `data` pages with data that came first, the rest zeros; then one more page comes. */
-static void fill_sparse(struct memory *mem, struct memory_stage *stage, gfn_t first, unsigned int data)
+/*
+ * A huge page of `data` pages with data that came first, the rest zeros; then
+ * one more page comes.
+ */
+static void fill_sparse(struct memory *mem, struct memory_stage *stage, gfn_t first,
+			unsigned int data)
 {
 	stage_patterns(stage, first, data);
 	assert_int_equal(memory_stage_add(stage, first, data, false), 0);
@@ -415,7 +428,10 @@ static void test_an_eject_host_keeps_what_is_present(void **unused)
 	memory_free(mem);
 }
 
-/* A part of guest RAM is locked: emptying the huge page fails half-way. What the guest wrote is still there, and can be written. */
+/*
+ * A part of guest RAM is locked: emptying the huge page fails half-way. What
+ * the guest wrote is still there, and can be written.
+ */
 static void test_a_huge_page_that_cannot_be_emptied(void **unused)
 {
 	struct memory *mem = memory_for_test(4, 0, true, NULL);
@@ -425,7 +441,8 @@ static void test_a_huge_page_that_cannot_be_emptied(void **unused)
 
 	(void)unused;
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
-	assert_int_equal(mlock2(mem->region[0].host + HUGE_BYTES / 2, HUGE_BYTES / 2, MLOCK_ONFAULT), 0);
+	assert_int_equal(
+		mlock2(mem->region[0].host + HUGE_BYTES / 2, HUGE_BYTES / 2, MLOCK_ONFAULT), 0);
 	assert_int_equal(memory_stage_new(&stage, mem, NULL), 0);
 	for (i = 7; i < 512; i += 400) {
 		page_pattern(page, GFN(i));
@@ -471,7 +488,8 @@ static void *touch_one(void *arg)
 {
 	struct race *race = arg;
 
-	race->wrong = host_word(race->mem, GFN(9), 0) != UINT64_C(10) * UINT64_C(0x9e3779b97f4a7c15);
+	race->wrong =
+		host_word(race->mem, GFN(9), 0) != UINT64_C(10) * UINT64_C(0x9e3779b97f4a7c15);
 	return NULL;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// gup's flags, as a table: one row for each combination of flags and state of the page, kicked and not.
+// gup's flags, as a table: one row for each combination of flags and state of
+// the page, kicked and not.
 #include "fixture.h"
 
 #include <errno.h>
@@ -61,7 +62,10 @@ static const struct gup_row {
 	{ I | N | W, REQ,  false, -EAGAIN,    false, false, false },
 	{ I | N | W, PRES, false, 0,          false, false, false },
 	{ I | N | W, LOST, false, -EIO,       false, false, false },
-	/* A pending kick matters to INTERRUPTIBLE alone, and is looked at before any error of the page. */
+	/*
+	 * A pending kick matters to INTERRUPTIBLE alone, and is looked at
+	 * before any error of the page.
+	 */
 	{ 0,         MISS, true,  -ETIMEDOUT, true,  true,  true },
 	{ 0,         REQ,  true,  -ETIMEDOUT, true,  false, true },
 	{ 0,         PRES, true,  0,          false, false, false },
@@ -112,8 +116,8 @@ static void page_to(struct memory *mem, gfn_t gfn, enum page_state state)
 	assert_int_equal(memory_page_state(mem, gfn), state);
 }
 
-static void gup_row_check(struct memory *mem, struct counting_source *source, struct memory_thread *self,
-			  gfn_t gfn, const struct gup_row *row)
+static void gup_row_check(struct memory *mem, struct counting_source *source,
+			  struct memory_thread *self, gfn_t gfn, const struct gup_row *row)
 {
 	struct memory_stats before, after;
 	struct gup_ticket ticket = { 0 };
@@ -137,9 +141,11 @@ static void gup_row_check(struct memory *mem, struct counting_source *source, st
 	memory_stats(mem, &after);
 	if (r != row->ret || (after.gup_sleeps > before.gup_sleeps) != row->slept ||
 	    (atomic_load(&source->requests) > asked) != row->asked || unlocked != row->unlocked)
-		fail_msg("flags 0x%x state %d kicked %d: returned %d slept %d asked %d dropped the lock %d",
-			 row->flags, row->state, row->kicked, r, after.gup_sleeps > before.gup_sleeps,
-			 atomic_load(&source->requests) > asked, unlocked);
+		fail_msg(
+			"flags 0x%x state %d kicked %d: returned %d slept %d asked %d dropped the lock %d",
+			row->flags, row->state, row->kicked, r,
+			after.gup_sleeps > before.gup_sleeps,
+			atomic_load(&source->requests) > asked, unlocked);
 	/* A ticket is armed by -EAGAIN and by nothing else. */
 	assert_int_equal(gup_ticket_cancel(mem, &ticket), r == -EAGAIN);
 	if (!r)
@@ -329,11 +335,15 @@ static void *late_waiter_main(void *arg)
 	uint64_t word;
 
 	atomic_store(&w->tid, gettid());
-	w->result = gup_read(w->mem, GPA(3 * PAGE_BYTES), &word, sizeof(word), w->ticket ? GUP_NOWAIT : 0, &opts);
+	w->result = gup_read(w->mem, GPA(3 * PAGE_BYTES), &word, sizeof(word),
+			     w->ticket ? GUP_NOWAIT : 0, &opts);
 	return NULL;
 }
 
-/* It has found no source to ask, and one comes before it waits: whoever comes second sees the other. */
+/*
+ * It has found no source to ask, and one comes before it waits: whoever comes
+ * second sees the other.
+ */
 static void check_source_that_comes_meanwhile(struct gup_ticket *ticket)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
@@ -410,7 +420,10 @@ static void test_a_ticket_fires_once_when_the_page_is_in(void **unused)
 	assert_false(gup_ticket_cancel(mem, &ticket));
 	assert_int_equal(gup(mem, GPA(0), 8, GUP_NOWAIT, &opts, &span), 0);
 	gup_put(mem, &span);
-	/* A span of several pages: the ticket is for the first that is missing; shutting down fires it too. */
+	/*
+	 * A span of several pages: the ticket is for the first that is missing;
+	 * shutting down fires it too.
+	 */
 	assert_int_equal(gup(mem, GPA(0), 4 * PAGE_BYTES, GUP_NOWAIT, &opts, &span), -EAGAIN);
 	memory_map_unlock(mem);
 	assert_int_equal(ticket.gfn.v, 2);

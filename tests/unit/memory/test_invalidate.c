@@ -47,7 +47,10 @@ static void assert_counts(struct memory *mem, uint64_t present, uint64_t request
 	assert_int_equal(stats.filled, present);
 }
 
-/* Pages are committed to the sink, as a source's bulk is; they wait there for the rest of their huge page. */
+/*
+ * Pages are committed to the sink, as a source's bulk is; they wait there for
+ * the rest of their huge page.
+ */
 static void commit(struct memory *mem, uint64_t first, uint64_t n, uint64_t as)
 {
 	struct page_sink *sink = memory_sink(mem);
@@ -389,7 +392,10 @@ static void test_a_page_that_goes_while_one_begins_to_wait_is_asked_for(void **u
 	memory_free(mem);
 }
 
-/* A thread in the kernel, as a vCPU in KVM_RUN: the touch of a page that went is a wait as any other. */
+/*
+ * A thread in the kernel, as a vCPU in KVM_RUN: the touch of a page that went
+ * is a wait as any other.
+ */
 static void *toucher_main(void *arg)
 {
 	struct waiter *w = arg;
@@ -468,7 +474,8 @@ static void race_bring(struct race *race, uint64_t gfn, uint64_t copy, bool bulk
 			atomic_fetch_add(&race->wrong, 1);
 		return;
 	}
-	if (memory_fill(race->mem, GFN(gfn), 1, page) < 0 || memory_fill(race->mem, GFN(gfn), 1, page) < 0)
+	if (memory_fill(race->mem, GFN(gfn), 1, page) < 0 ||
+	    memory_fill(race->mem, GFN(gfn), 1, page) < 0)
 		atomic_fetch_add(&race->wrong, 1);
 }
 
@@ -539,7 +546,8 @@ static void test_readers_see_no_copy_of_before(void **unused)
 	for (i = 0; i < RACE_READERS; i++)
 		assert_int_equal(pthread_create(&reader[i], NULL, race_read, &race), 0);
 	for (i = 0; i < 2; i++)
-		assert_int_equal(pthread_create(&writer[i].thread, NULL, race_write, &writer[i]), 0);
+		assert_int_equal(pthread_create(&writer[i].thread, NULL, race_write, &writer[i]),
+				 0);
 	for (i = 0; i < 2; i++)
 		pthread_join(writer[i].thread, NULL);
 	memory_rooms_flush(race.mem);
@@ -579,7 +587,10 @@ static void *last_filler(void *arg)
 	return NULL;
 }
 
-/* The last page comes while another goes: either all was complete before, or it is not until that one has come again. */
+/*
+ * The last page comes while another goes: either all was complete before, or it
+ * is not until that one has come again.
+ */
 static void test_memory_completes_once_and_with_every_page(void **unused)
 {
 	_Atomic int complete = 0;

@@ -96,7 +96,10 @@ static void *touch(void *arg)
 	return NULL;
 }
 
-/* Its descriptor is taken from the fault thread: it says so, and what comes is filled in all the same. */
+/*
+ * Its descriptor is taken from the fault thread: it says so, and what comes is
+ * filled in all the same.
+ */
 static void test_faults_that_cannot_be_read_are_told(void **unused)
 {
 	const struct memory_events events = { .watch_failed = on_watch_failed };
@@ -108,7 +111,8 @@ static void test_faults_that_cannot_be_read_are_told(void **unused)
 	assert_true(keep >= 0 && other >= 0);
 	assert_true(dup2(other, mem->uffd) >= 0);
 	/* The thread still waits at the old one, until there is something to read. */
-	assert_int_equal(pthread_create(&thread, NULL, touch, mem->region[0].host + 5 * PAGE_BYTES), 0);
+	assert_int_equal(pthread_create(&thread, NULL, touch, mem->region[0].host + 5 * PAGE_BYTES),
+			 0);
 	wait_until(atomic_load(&watch_failed));
 	assert_int_equal(watch_failed, -EBADF);
 	assert_true(dup2(keep, mem->uffd) >= 0);

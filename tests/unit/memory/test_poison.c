@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// Pages whose memory has failed. The kernel's part is played by an ordinary page: what counts is that nobody is let in, and that the
-// page does not come back.
+// Pages whose memory has failed. The kernel's part is played by an ordinary
+// page: what counts is that nobody is let in, and that the page does not come
+// back.
 #include "fixture.h"
 
 #include <errno.h>
@@ -94,7 +95,10 @@ static void test_a_poisoned_page_is_not_filled_again(void **unused)
 	memory_free(mem);
 }
 
-/* A page that the source has lost may still come from another; so do all but those that are poisoned. */
+/*
+ * A page that the source has lost may still come from another; so do all but
+ * those that are poisoned.
+ */
 static void test_what_is_only_lost_may_come(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);

@@ -66,7 +66,8 @@ static void check_page(struct memory *mem, uint64_t gfn, bool zero)
 
 	if (!zero)
 		page_pattern(want, GFN(gfn));
-	assert_int_equal(gup_read(mem, gfn_to_gpa(GFN(gfn)), got, sizeof(got), GUP_NOWAIT, NULL), 0);
+	assert_int_equal(gup_read(mem, gfn_to_gpa(GFN(gfn)), got, sizeof(got), GUP_NOWAIT, NULL),
+			 0);
 	assert_memory_equal(got, want, sizeof(got));
 }
 

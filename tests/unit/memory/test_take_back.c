@@ -121,7 +121,10 @@ static void test_what_is_not_late_is_not_taken_back(void **state)
 	memory_free(mem);
 }
 
-/* Whoever waits for a page that is taken back, or is taken back while it looks, gets what comes afterwards and nothing else. */
+/*
+ * Whoever waits for a page that is taken back, or is taken back while it looks,
+ * gets what comes afterwards and nothing else.
+ */
 struct reader {
 	struct memory *mem;
 	_Atomic bool done;
@@ -141,7 +144,8 @@ static void *read_on(void *arg)
 		r = read_page(reader->mem, 40, page);
 		if (r == -EAGAIN)
 			continue;
-		reader->wrong += r || (memcmp(page, new, PAGE_BYTES) && (came || memcmp(page, old, PAGE_BYTES)));
+		reader->wrong += r || (memcmp(page, new, PAGE_BYTES) &&
+				       (came || memcmp(page, old, PAGE_BYTES)));
 		came |= !memcmp(page, new, PAGE_BYTES);
 	}
 	return NULL;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A thread for each direction of each connection, so that none waits for another. A control connection is handed on frame by
- * frame, and looked at.
+ * A thread for each direction of each connection, so that none waits for
+ * another. A control connection is handed on frame by frame, and looked at.
  *
- * Whoever ends a link says why on the control connection and then closes all three. The other side is to learn it in that order, as it
- * would without a relay, however late one of the threads is: the end of another connection is handed on after that of the control
- * connection, and what one side sends to another that has gone is thrown away rather than refused.
+ * Whoever ends a link says why on the control connection and then closes all
+ * three. The other side is to learn it in that order, as it would without a
+ * relay, however late one of the threads is: the end of another connection is
+ * handed on after that of the control connection, and what one side sends to
+ * another that has gone is thrown away rather than refused.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -146,7 +148,10 @@ bool relay_holds(struct relay *relay)
 
 bool relay_has_cut(struct relay *relay)
 {
-	/* Not under the lock: it is kept while the last frame is delivered, which takes the caller's loop. */
+	/*
+	 * Not under the lock: it is kept while the last frame is delivered,
+	 * which takes the caller's loop.
+	 */
 	return relay->has_cut;
 }
 
@@ -340,7 +345,8 @@ static int hand_on_frame(struct half *half)
 		return memcmp(head, "PSTF", 4) ? send_all(half->to, head, sizeof(head)) : -EPIPE;
 	all = malloc(FRAME_BYTES + frame.payload_bytes);
 	memcpy(all, head, FRAME_BYTES);
-	r = frame.payload_bytes ? receive_all(half->from, all + FRAME_BYTES, frame.payload_bytes) : 0;
+	r = frame.payload_bytes ? receive_all(half->from, all + FRAME_BYTES, frame.payload_bytes) :
+				  0;
 	if (!r) {
 		is = frame_is(&frame, all + FRAME_BYTES);
 		len = FRAME_BYTES + frame.payload_bytes;
@@ -424,8 +430,8 @@ static void accept_one(struct relay *relay, int fd)
 	struct connection *c;
 	int to = connect_to(relay->connect_path), i;
 
-	if (to < 0 || receive_all(fd, bytes, sizeof(bytes)) || preface_decode(&preface, bytes, NULL) ||
-	    send_all(to, bytes, sizeof(bytes))) {
+	if (to < 0 || receive_all(fd, bytes, sizeof(bytes)) ||
+	    preface_decode(&preface, bytes, NULL) || send_all(to, bytes, sizeof(bytes))) {
 		if (to >= 0)
 			close(to);
 		close(fd);

@@ -26,7 +26,10 @@ static inline void until_completed(struct world *w)
 	world_check_arrived(w);
 }
 
-/* Bytes a second at which the memory takes a minute and a half: longer than any test keeps a migration open, also on a busy machine. */
+/*
+ * Bytes a second at which the memory takes a minute and a half: longer than any
+ * test keeps a migration open, also on a busy machine.
+ */
 #define TRICKLE (256 << 10)
 
 static inline void limit(struct world *w, uint64_t bytes_per_second)

@@ -36,12 +36,14 @@ static void timeouts(struct world *w)
 	}
 }
 
-static void expect(const char *name, const struct side *side, enum migration_status status, const char *says)
+static void expect(const char *name, const struct side *side, enum migration_status status,
+		   const char *says)
 {
 	struct migration_info info = query(side);
 
 	if (info.status != status || !strstr(info.error, says))
-		fail_msg("%s: %s, '%s' lacks '%s'", name, migration_status_name(info.status), info.error, says);
+		fail_msg("%s: %s, '%s' lacks '%s'", name, migration_status_name(info.status),
+			 info.error, says);
 }
 
 /* ---- messages that are swallowed, between two real sides ---- */
@@ -67,7 +69,10 @@ static const struct swallowed {
 	{ "Resume", AT_RESUME, true, P, P, "has not answered the Resume within 5000 ms" },
 	{ "MissingEnd", AT_MISSING_END, true, P, P, "has not said all that is missing there within 5000 ms" },
 	{ "ResumeAck", AT_RESUME_ACK, true, P, P, "the source lives, but has not gone on after it was told what is missing within 10000 ms" },
-	/* Which of the two gives up first depends on how much was unsent when the source began to wait. */
+	/*
+	 * Which of the two gives up first depends on how much was unsent when
+	 * the source began to wait.
+	 */
 	{ "Complete", AT_COMPLETE, false, P, C, " lives, but has not " },
 };
 #define NSWALLOWED (sizeof(swallowed) / sizeof(*swallowed))
@@ -89,7 +94,8 @@ static bool swallow_begin(struct world *w, const struct swallowed *s)
 	until_paused(w);
 	relay_swallow(w->relay, s->at);
 	world_migrate(w, true);
-	world_until(w, world_status(&w->from) == MIGRATION_POSTCOPY_RECOVER && world_status(&w->to) == MIGRATION_POSTCOPY_RECOVER);
+	world_until(w, world_status(&w->from) == MIGRATION_POSTCOPY_RECOVER &&
+			       world_status(&w->to) == MIGRATION_POSTCOPY_RECOVER);
 	return true;
 }
 
@@ -139,7 +145,15 @@ static void test_every_answer_has_its_time(void **state)
 struct hand {
 	const char *name;
 	/* What it says: all up to here, and then Pings. */
-	enum { SAYS_NOTHING, SAYS_HALF, SAYS_HELLO, SAYS_PAGES, SAYS_STATE, SAYS_RUN, SAYS_COMPLETE } says;
+	enum {
+		SAYS_NOTHING,
+		SAYS_HALF,
+		SAYS_HELLO,
+		SAYS_PAGES,
+		SAYS_STATE,
+		SAYS_RUN,
+		SAYS_COMPLETE
+	} says;
 	bool boots;		/* Hello says that there are files to reboot with */
 	enum migration_status to;
 	const char *error;
@@ -189,10 +203,14 @@ static void hear(struct hand *hand, wire_body body)
 	wire_body is;
 
 	do {
-		world_until(&hand->w, recv(hand->fd[WIRE_CONTROL], head, sizeof(head), MSG_DONTWAIT | MSG_PEEK) == FRAME_BYTES);
-		assert_int_equal(recv(hand->fd[WIRE_CONTROL], head, sizeof(head), MSG_WAITALL), FRAME_BYTES);
+		world_until(&hand->w, recv(hand->fd[WIRE_CONTROL], head, sizeof(head),
+					   MSG_DONTWAIT | MSG_PEEK) == FRAME_BYTES);
+		assert_int_equal(recv(hand->fd[WIRE_CONTROL], head, sizeof(head), MSG_WAITALL),
+				 FRAME_BYTES);
 		assert_int_equal(frame_decode(&frame, head, NULL), 0);
-		assert_int_equal(recv(hand->fd[WIRE_CONTROL], payload, frame.payload_bytes, MSG_WAITALL), frame.payload_bytes);
+		assert_int_equal(
+			recv(hand->fd[WIRE_CONTROL], payload, frame.payload_bytes, MSG_WAITALL),
+			frame.payload_bytes);
 		message = message_unpack(payload, frame.payload_bytes, NULL);
 		assert_non_null(message);
 		is = message->body_case;
@@ -216,13 +234,15 @@ static void connect_hand(struct hand *hand)
 		preface.channel = (enum wire_channel)i;
 		preface_encode(&preface, bytes);
 		assert_int_equal(send(hand->fd[i], bytes, sizeof(bytes), 0), sizeof(bytes));
-		world_until(&hand->w, recv(hand->fd[i], bytes, HANDSHAKE_BYTES, MSG_DONTWAIT) == HANDSHAKE_BYTES);
+		world_until(&hand->w, recv(hand->fd[i], bytes, HANDSHAKE_BYTES, MSG_DONTWAIT) ==
+					      HANDSHAKE_BYTES);
 	}
 }
 
 static void say_hello(struct hand *hand)
 {
-	Postern__Wire__Range low = POSTERN__WIRE__RANGE__INIT, high = POSTERN__WIRE__RANGE__INIT, *ranges[] = { &low, &high };
+	Postern__Wire__Range low = POSTERN__WIRE__RANGE__INIT, high = POSTERN__WIRE__RANGE__INIT,
+			     *ranges[] = { &low, &high };
 	Postern__Wire__Shape shape = POSTERN__WIRE__SHAPE__INIT;
 	Postern__Wire__Hello hello = POSTERN__WIRE__HELLO__INIT;
 	struct utsname name;
@@ -269,7 +289,8 @@ static void give_all(struct hand *hand)
 
 	for (i = 0; i < 2; i++) {
 		frame_encode(&frame[i], bytes);
-		assert_int_equal(send(hand->fd[WIRE_BULK], bytes, sizeof(bytes), MSG_NOSIGNAL), sizeof(bytes));
+		assert_int_equal(send(hand->fd[WIRE_BULK], bytes, sizeof(bytes), MSG_NOSIGNAL),
+				 sizeof(bytes));
 	}
 	hear(hand, WIRE(COMPLETE));
 }
@@ -397,9 +418,11 @@ static void taker_accept(struct taker *t)
 	uint8_t bytes[PREFACE_BYTES];
 
 	for (; t->n < WIRE_CHANNELS; t->n++)
-		world_until(&t->hand.w, (t->fd[t->n] = accept4(t->listening, NULL, NULL, SOCK_CLOEXEC)) >= 0);
+		world_until(&t->hand.w,
+			    (t->fd[t->n] = accept4(t->listening, NULL, NULL, SOCK_CLOEXEC)) >= 0);
 	for (t->n = 0; t->n < WIRE_CHANNELS; t->n++) {
-		world_until(&t->hand.w, recv(t->fd[t->n], bytes, sizeof(bytes), MSG_DONTWAIT) == PREFACE_BYTES);
+		world_until(&t->hand.w,
+			    recv(t->fd[t->n], bytes, sizeof(bytes), MSG_DONTWAIT) == PREFACE_BYTES);
 		assert_int_equal(preface_decode(&preface, bytes, NULL), 0);
 		if (preface.channel == WIRE_CONTROL)
 			t->hand.fd[WIRE_CONTROL] = t->fd[t->n];
@@ -444,7 +467,8 @@ static void test_a_destination_that_takes_nothing_is_given_up(void **state)
 	assert_int_equal(migration_outgoing(t.hand.w.from.migration, uri, false, NULL, &err), 0);
 	taker_begin(&t);
 	world_until(&t.hand.w, (hand_live(&t.hand), world_status(&t.hand.w.from) == P));
-	expect(t.hand.name, &t.hand.w.from, P, "the destination lives, but has not taken any more of the pages that were sent within 5000 ms");
+	expect(t.hand.name, &t.hand.w.from, P,
+	       "the destination lives, but has not taken any more of the pages that were sent within 5000 ms");
 	for (i = 0; i < WIRE_CHANNELS; i++)
 		close(t.fd[i]);
 	close(t.listening);

@@ -105,7 +105,10 @@ static void test_a_cancel_in_the_middle_is_heard(void **state)
 	world_free(&w);
 }
 
-/* One that comes meanwhile is busy's matter: a source that tries again may be faster than the end of what it tried before. */
+/*
+ * One that comes meanwhile is busy's matter: a source that tries again may be
+ * faster than the end of what it tried before.
+ */
 static void test_who_comes_in_the_middle_waits_a_moment(void **state)
 {
 	char kernel[128], initrd[128];
@@ -274,7 +277,8 @@ int main(void)
 		cmocka_unit_test(test_a_destination_with_a_kernel_of_its_own_keeps_it),
 		cmocka_unit_test(test_a_guest_that_starts_from_its_disk_does_so_there),
 		cmocka_unit_test(test_a_guest_without_a_kernel_loses_nothing),
-		cmocka_unit_test(test_a_source_that_does_not_say_is_refused_unless_there_is_a_kernel),
+		cmocka_unit_test(
+			test_a_source_that_does_not_say_is_refused_unless_there_is_a_kernel),
 		cmocka_unit_test(test_files_that_are_missing_keep_the_guest),
 		cmocka_unit_test(test_files_that_change_keep_the_guest),
 		cmocka_unit_test(test_what_does_not_fit_is_refused),

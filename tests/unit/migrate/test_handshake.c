@@ -158,7 +158,8 @@ static int check(const struct secret *secret, enum proof_side side, const struct
 
 static void test_a_proof_is_of_its_secret_side_and_connection_alone(void **state)
 {
-	struct secret usual = secret_of("the usual secret"), other = secret_of("the usual secret\n");
+	struct secret usual = secret_of("the usual secret"),
+		      other = secret_of("the usual secret\n");
 	struct challenge challenge = a_challenge;
 	struct preface preface = a_preface;
 
@@ -192,11 +193,14 @@ static void test_any_flipped_bit_of_a_proof_is_noticed(void **state)
 	proof_encode(&usual, PROOF_OF_DESTINATION, &a_preface, &a_challenge, bytes);
 	for (bit = 0; bit < HANDSHAKE_BYTES * 8; bit++) {
 		bytes[bit / 8] ^= (uint8_t)(1u << (bit % 8));
-		assert_int_equal(proof_check(&usual, PROOF_OF_DESTINATION, &a_preface, &a_challenge, bytes, &err),
+		assert_int_equal(proof_check(&usual, PROOF_OF_DESTINATION, &a_preface, &a_challenge,
+					     bytes, &err),
 				 bit < 64 ? -EBADMSG : -EACCES);
 		bytes[bit / 8] ^= (uint8_t)(1u << (bit % 8));
 	}
-	assert_int_equal(proof_check(&usual, PROOF_OF_DESTINATION, &a_preface, &a_challenge, bytes, &err), 0);
+	assert_int_equal(
+		proof_check(&usual, PROOF_OF_DESTINATION, &a_preface, &a_challenge, bytes, &err),
+		0);
 }
 
 int main(void)

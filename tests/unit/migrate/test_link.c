@@ -121,7 +121,10 @@ static unsigned int flood(struct end *end, unsigned int n)
 	return i;
 }
 
-/* What a peer sends at once is carried out in turns, between which the others have theirs; all of it, in order. */
+/*
+ * What a peer sends at once is carried out in turns, between which the others
+ * have theirs; all of it, in order.
+ */
 static void test_a_flood_of_frames_has_its_turn_like_others(void **state)
 {
 	unsigned int sent, before;
@@ -189,7 +192,8 @@ static void send_reply(struct end *end)
 	reply.error = (char *)(uintptr_t)"";
 	assert_int_equal(message_pack(&buf, WIRE(STATE_REPLY), &reply), 0);
 	assert_int_equal(frame_encode_message(head, buf.data, buf.len), 0);
-	assert_int_equal(send(end->far[WIRE_CONTROL], head, sizeof(head), MSG_NOSIGNAL), sizeof(head));
+	assert_int_equal(send(end->far[WIRE_CONTROL], head, sizeof(head), MSG_NOSIGNAL),
+			 sizeof(head));
 	assert_int_equal(send(end->far[WIRE_CONTROL], buf.data, buf.len, MSG_NOSIGNAL), buf.len);
 	buf_fini(&buf);
 }
@@ -222,7 +226,8 @@ static void test_an_answer_before_its_question_was_sent_is_a_lost_link(void **st
 	}
 	assert_int_equal(end.messages, 0);
 	assert_int_equal(end.lost, 1);
-	assert_non_null(strstr(end.err.text, "a StateReply message that came before what it answers was sent"));
+	assert_non_null(strstr(end.err.text,
+			       "a StateReply message that came before what it answers was sent"));
 	end_fini(&end);
 }
 

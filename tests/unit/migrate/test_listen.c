@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * How two machines without KVM find each other: who may connect while others do, who is told what, and over which connections.
+ * How two machines without KVM find each other: who may connect while others
+ * do, who is told what, and over which connections.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -17,7 +18,10 @@
 
 #define CROWD LISTENER_CLIENTS_MAX
 
-/* Connects to the destination with this preface and waits until it has answered or closed; true: its answer has the word. */
+/*
+ * Connects to the destination with this preface and waits until it has answered
+ * or closed; true: its answer has the word.
+ */
 static bool is_refused(struct world *w, const struct preface *preface, const char *word)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -97,7 +101,8 @@ static void test_a_crowd_of_strangers_does_not_keep_a_source_out(void **state)
 		/* They are let in, and the others dropped for them. */
 		turns = 0;
 		world_until(&w, turns++ >= 3);
-		world_until(&w, i < 2 * CROWD || recv(crowd[i - 2 * CROWD], &byte, 1, MSG_DONTWAIT) == 0);
+		world_until(&w, i < 2 * CROWD ||
+					recv(crowd[i - 2 * CROWD], &byte, 1, MSG_DONTWAIT) == 0);
 	}
 	/* Linked: a migration has begun. */
 	world_until(&w, query(&w.to).total_ms > 0);
@@ -111,7 +116,10 @@ static void test_a_crowd_of_strangers_does_not_keep_a_source_out(void **state)
 	world_free(&w);
 }
 
-/* There is no descriptor for the source's connections: they wait, and the loop does not run in circles. */
+/*
+ * There is no descriptor for the source's connections: they wait, and the loop
+ * does not run in circles.
+ */
 static void test_a_source_waits_for_a_descriptor(void **state)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -132,7 +140,10 @@ static void test_a_source_waits_for_a_descriptor(void **state)
 	world_free(&w);
 }
 
-/* While one source is let in, another waits for a moment and is then told; its guest runs on, and the first arrives. */
+/*
+ * While one source is let in, another waits for a moment and is then told; its
+ * guest runs on, and the first arrives.
+ */
 static void test_a_second_source_is_told_that_the_destination_is_busy(void **state)
 {
 	struct migration_info info;
@@ -166,11 +177,14 @@ static void test_nobody_there(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	assert_int_equal(migration_outgoing(w.from.migration, "unix:/nowhere/at/all", false, NULL, &err), 0);
+	assert_int_equal(
+		migration_outgoing(w.from.migration, "unix:/nowhere/at/all", false, NULL, &err), 0);
 	world_until(&w, world_status(&w.from) == MIGRATION_FAILED);
 	assert_non_null(strstr(query(&w.from).error, "unix:/nowhere/at/all"));
 	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
-	assert_int_equal(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, &world_open, &err), 0);
+	assert_int_equal(
+		migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, &world_open, &err),
+		0);
 	world_until(&w, world_status(&w.from) == MIGRATION_FAILED);
 	assert_non_null(strstr(query(&w.from).error, "127.0.0.1 port 1"));
 	assert_true(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", true, &world_open, &err) < 0);
@@ -201,8 +215,11 @@ static void test_over_tcp_and_over_given_descriptors(void **state)
 	until_active(&w);
 	assert_int_equal(migration_pause(w.from.migration, &err), 0);
 	until_paused(&w);
-	assert_int_equal(migration_recover(w.to.migration, "tcp:127.0.0.1:17871", &world_open, &err), 0);
-	assert_int_equal(migration_outgoing(w.from.migration, "tcp:localhost:17871", true, &world_open, &err), 0);
+	assert_int_equal(
+		migration_recover(w.to.migration, "tcp:127.0.0.1:17871", &world_open, &err), 0);
+	assert_int_equal(migration_outgoing(w.from.migration, "tcp:localhost:17871", true,
+					    &world_open, &err),
+			 0);
 	limit(&w, 0);
 	until_completed(&w);
 	world_free(&w);

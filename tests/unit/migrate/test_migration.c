@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Whole migrations between two machines without KVM. The moments at which a link can be cut are those of the table on top of
- * switchover.c; the machines themselves fail the test when the guest runs on both sides.
+ * Whole migrations between two machines without KVM. The moments at which a
+ * link can be cut are those of the table on top of switchover.c; the machines
+ * themselves fail the test when the guest runs on both sides.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -120,7 +121,10 @@ static const struct moment moments[] = {
 	{ "CompleteAck delivered", AT_COMPLETE_ACK, true, C, C, false, true },
 };
 
-/* A source that runs on tries once more: at the same destination it arrives, or is told to find another. */
+/*
+ * A source that runs on tries once more: at the same destination it arrives, or
+ * is told to find another.
+ */
 static void try_again(struct world *w, const struct moment *moment)
 {
 	world_migrate(w, false);
@@ -174,7 +178,10 @@ static void check_moment(const struct moment *moment)
 	world_free(&w);
 }
 
-/* Pages were placed, the source went on, and the guest wrote there again: what arrives in the end is the last. */
+/*
+ * Pages were placed, the source went on, and the guest wrote there again: what
+ * arrives in the end is the last.
+ */
 static void test_pages_of_a_session_that_failed_are_not_kept(void **state)
 {
 	uint8_t page[PAGE_BYTES], is[PAGE_BYTES];
@@ -185,15 +192,20 @@ static void test_pages_of_a_session_that_failed_are_not_kept(void **state)
 	NEEDS(&w);
 	relay_cut_at(w.relay, AT_STATE, false);
 	world_migrate(&w, false);
-	world_until(&w, world_status(&w.from) == MIGRATION_FAILED && world_status(&w.to) == MIGRATION_SETUP && relay_has_cut(w.relay));
+	world_until(&w, world_status(&w.from) == MIGRATION_FAILED &&
+				world_status(&w.to) == MIGRATION_SETUP && relay_has_cut(w.relay));
 	memory_stats(w.to.machine.mem, &stats);
 	assert_int_equal(stats.missing, WORLD_PAGES);
 	/* One of the early ones. */
 	memset(page, 0xee, sizeof(page));
-	assert_int_equal(gup_write(w.from.machine.mem, GPA(3 * PAGE_BYTES), page, PAGE_BYTES, 0, NULL), 0);
+	assert_int_equal(
+		gup_write(w.from.machine.mem, GPA(3 * PAGE_BYTES), page, PAGE_BYTES, 0, NULL), 0);
 	world_migrate(&w, false);
-	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED && world_status(&w.to) == MIGRATION_COMPLETED);
-	assert_int_equal(gup_read(w.to.machine.mem, GPA(3 * PAGE_BYTES), is, PAGE_BYTES, GUP_NOWAIT, NULL), 0);
+	world_until(&w, world_status(&w.from) == MIGRATION_COMPLETED &&
+				world_status(&w.to) == MIGRATION_COMPLETED);
+	assert_int_equal(
+		gup_read(w.to.machine.mem, GPA(3 * PAGE_BYTES), is, PAGE_BYTES, GUP_NOWAIT, NULL),
+		0);
 	assert_memory_equal(is, page, PAGE_BYTES);
 	world_free(&w);
 }
@@ -212,7 +224,8 @@ static void test_every_moment_of_a_cut(void **state)
 /* Each message of a resume is cut before and after, and in the end it gets through all the same. */
 static void test_a_resume_may_be_cut_anywhere(void **state)
 {
-	static const enum cut_at at[] = { AT_RESUME, AT_RESUME_REPLY, AT_MISSING, AT_MISSING_END, AT_RESUME_ACK };
+	static const enum cut_at at[] = { AT_RESUME, AT_RESUME_REPLY, AT_MISSING, AT_MISSING_END,
+					  AT_RESUME_ACK };
 	struct world w;
 	size_t i, deliver;
 
@@ -369,7 +382,8 @@ static void test_silence_is_a_lost_link(void **state)
 	relay_hold(w.relay, true);
 	until_paused(&w);
 	/* One notices first, and the other perhaps by that. */
-	assert_true(strstr(query(&w.from).error, "nothing heard") || strstr(query(&w.to).error, "nothing heard"));
+	assert_true(strstr(query(&w.from).error, "nothing heard") ||
+		    strstr(query(&w.to).error, "nothing heard"));
 	relay_cut_now(w.relay);
 	relay_hold(w.relay, false);
 	limit(&w, 0);
@@ -412,8 +426,9 @@ static void expect_refusal(struct world *w, const char *word)
 }
 
 /*
- * Migrates to a destination that lives, and does not answer, until the source has given up. On a machine so busy that the source hears
- * nothing at all for its link's timeout it gives up for that: then anew.
+ * Migrates to a destination that lives, and does not answer, until the source
+ * has given up. On a machine so busy that the source hears nothing at all for
+ * its link's timeout it gives up for that: then anew.
  */
 static void without_answer(struct world *w, enum cut_at answer)
 {
@@ -435,7 +450,10 @@ static void without_answer(struct world *w, enum cut_at answer)
 	}
 }
 
-/* A destination that lives, and hears everything, and does not answer: the guest goes on where it was. */
+/*
+ * A destination that lives, and hears everything, and does not answer: the
+ * guest goes on where it was.
+ */
 static void test_an_answer_that_does_not_come(void **state)
 {
 	static const struct {
@@ -569,7 +587,10 @@ static void test_stop_during_switchover_stands(void **state)
 	world_free(&w);
 }
 
-/* An operator takes the guest back by force, since the destination is dead: that migration must never be resumed. */
+/*
+ * An operator takes the guest back by force, since the destination is dead:
+ * that migration must never be resumed.
+ */
 static void test_a_reclaimed_guest_cannot_be_resumed_elsewhere(void **state)
 {
 	struct world w;
@@ -589,7 +610,8 @@ static void test_a_reclaimed_guest_cannot_be_resumed_elsewhere(void **state)
 	assert_int_equal(w.from.machine.state, RUN_STATE_RUNNING);
 	assert_true(query(&w.from).reclaimed);
 	assert_int_equal(migration_reclaim(w.from.migration, &err), -EALREADY);
-	assert_int_equal(migration_outgoing(w.from.migration, w.relay_uri, true, NULL, &err), -EPERM);
+	assert_int_equal(migration_outgoing(w.from.migration, w.relay_uri, true, NULL, &err),
+			 -EPERM);
 	assert_non_null(strstr(err.text, "would let it run twice"));
 	assert_int_equal(world_status(&w.from), MIGRATION_POSTCOPY_PAUSED);
 	/* A new migration is another session: this destination is not the one for it. */
@@ -601,7 +623,8 @@ static void test_a_reclaimed_guest_cannot_be_resumed_elsewhere(void **state)
 /* At each of these a process may be ended: nothing may wait, leak or crash. */
 static void test_free_at_any_moment(void **state)
 {
-	static const enum cut_at at[] = { AT_HELLO, AT_STATE, AT_STATE_REPLY, AT_RUN, AT_RUN_REPLY, AT_COMPLETE };
+	static const enum cut_at at[] = { AT_HELLO, AT_STATE,	  AT_STATE_REPLY,
+					  AT_RUN,   AT_RUN_REPLY, AT_COMPLETE };
 	size_t i;
 
 	(void)state;

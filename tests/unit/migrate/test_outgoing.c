@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * A destination that says what cannot be true. The guest's pages are at the source alone until they were sent, so the source goes by what
- * it knows of its own: a false word is a lost link, and the true destination gets the guest by a resume.
+ * A destination that says what cannot be true. The guest's pages are at the
+ * source alone until they were sent, so the source goes by what it knows of its
+ * own: a false word is a lost link, and the true destination gets the guest by
+ * a resume.
  */
 #include <string.h>
 
@@ -73,7 +75,9 @@ static void test_a_complete_with_pages_unsent_is_a_lost_link(void **state)
 	complete.pages = WORLD_PAGES;
 	say(&w, WIRE(COMPLETE), &complete);
 	expect_paused(&w, "the destination says that it has every page, but ");
-	assert_non_null(strstr(query(&w.from).error, " of 6144 were never sent; when the destination can be reached again"));
+	assert_non_null(
+		strstr(query(&w.from).error,
+		       " of 6144 were never sent; when the destination can be reached again"));
 	assert_true(query(&w.from).ram_remaining_bytes > WORLD_PAGES / 2 * PAGE_BYTES);
 	resume(&w);
 }
@@ -88,7 +92,8 @@ static void test_a_complete_of_another_guest_is_a_lost_link(void **state)
 	complete.pages = WORLD_PAGES - 1;
 	say_instead(&w, AT_COMPLETE, WIRE(COMPLETE), &complete);
 	world_migrate(&w, false);
-	world_until(&w, world_status(&w.from) == MIGRATION_POSTCOPY_PAUSED && world_status(&w.to) == MIGRATION_COMPLETED);
+	world_until(&w, world_status(&w.from) == MIGRATION_POSTCOPY_PAUSED &&
+				world_status(&w.to) == MIGRATION_COMPLETED);
 	assert_non_null(strstr(query(&w.from).error, "all of 6143 pages, this guest has 6144"));
 	resume(&w);
 }
@@ -108,7 +113,10 @@ static void test_a_resume_reply_that_says_complete_too_early(void **state)
 	resume(&w);
 }
 
-/* A page that was sent and did not arrive is still asked for: what was sent once is no proof, only a bound. */
+/*
+ * A page that was sent and did not arrive is still asked for: what was sent
+ * once is no proof, only a bound.
+ */
 static void test_pages_that_were_sent_and_lost_come_again(void **state)
 {
 	struct world w;
@@ -126,7 +134,10 @@ static void test_pages_that_were_sent_and_lost_come_again(void **state)
 	resume(&w);
 }
 
-/* The next bitmap, that of the first region, says that the pages of [from, to) are there, and the others are not. */
+/*
+ * The next bitmap, that of the first region, says that the pages of [from, to)
+ * are there, and the others are not.
+ */
 static void claim(struct world *w, unsigned int from, unsigned int to)
 {
 	Postern__Wire__Missing piece = POSTERN__WIRE__MISSING__INIT;

@@ -37,7 +37,8 @@ struct town {
 /* Any free port's address. */
 static struct sockaddr_in free_address(void)
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(addr);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -125,7 +126,8 @@ static void until_source_says(struct town *t, const char *words)
 static void check_refused(int r, const struct err *err)
 {
 	assert_int_equal(r, -EINVAL);
-	if (!strstr(err->text, "--secret-file") || !strstr(err->text, "--insecure") || !strstr(err->text, "x-postern-secret-file"))
+	if (!strstr(err->text, "--secret-file") || !strstr(err->text, "--insecure") ||
+	    !strstr(err->text, "x-postern-secret-file"))
 		fail_msg("this does not say what to do: \"%s\"", err->text);
 }
 
@@ -139,14 +141,18 @@ static void test_tcp_without_trust_is_refused_and_says_what_to_do(void **state)
 
 	(void)state;
 	NEEDS(&w);
-	check_refused(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, NULL, &err), &err);
-	check_refused(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, &nothing, &err), &err);
+	check_refused(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, NULL, &err),
+		      &err);
+	check_refused(
+		migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", false, &nothing, &err),
+		&err);
 	limit(&w, TRICKLE);
 	world_migrate(&w, false);
 	until_active(&w);
 	assert_int_equal(migration_pause(w.from.migration, &err), 0);
 	until_paused(&w);
-	check_refused(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", true, NULL, &err), &err);
+	check_refused(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", true, NULL, &err),
+		      &err);
 	check_refused(migration_recover(w.to.migration, "tcp:127.0.0.1:0", NULL, &err), &err);
 	/* Somebody else listens for us, and lets anybody in all the same. */
 	assert_int_equal(listen(fd, 1), 0);
@@ -299,7 +305,8 @@ static bool impostor_step(struct impostor *im)
 		if (got <= 0)
 			continue;
 		im->got += (size_t)got;
-		if (send(im->fd[i], im->answered[i] ? im->last : im->answer, HANDSHAKE_BYTES, MSG_NOSIGNAL) < 0)
+		if (send(im->fd[i], im->answered[i] ? im->last : im->answer, HANDSHAKE_BYTES,
+			 MSG_NOSIGNAL) < 0)
 			return true;
 		im->answered[i] = true;
 	}
@@ -339,7 +346,8 @@ static void test_the_guest_is_not_given_to_who_has_no_secret(void **state)
 	struct challenge challenge = { .version = WIRE_MAJOR, .type = PROOF_HMAC_SHA256 };
 
 	(void)state;
-	check_impostor(&challenge, "the destination does not have this source's secret", 3 * (PREFACE_BYTES + HANDSHAKE_BYTES));
+	check_impostor(&challenge, "the destination does not have this source's secret",
+		       3 * (PREFACE_BYTES + HANDSHAKE_BYTES));
 	/* Nor does it talk the source out of it. */
 	challenge.type = PROOF_NONE;
 	check_impostor(&challenge, "wants no proof", 3 * PREFACE_BYTES);
@@ -355,7 +363,8 @@ static void until_closed(struct town *t, int fd)
 	uint8_t bytes[4096];
 	ssize_t got;
 
-	world_until(&t->w, (got = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT)) == 0 || (got < 0 && errno != EAGAIN));
+	world_until(&t->w, (got = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT)) == 0 ||
+				   (got < 0 && errno != EAGAIN));
 	close(fd);
 }
 
@@ -416,7 +425,9 @@ static void test_a_handshake_that_does_not_go_on_is_ended(void **state)
 	assert_int_equal(send(wrong, bytes, sizeof(bytes), 0), sizeof(bytes));
 	world_until(&t.w, (got = recv(wrong, answer, sizeof(answer), MSG_DONTWAIT)) != -1);
 	assert_int_equal(got, sizeof(answer));
-	assert_int_equal(send(wrong, "PSTPROOFthis is no proof of anything....", HANDSHAKE_BYTES, 0), HANDSHAKE_BYTES);
+	assert_int_equal(
+		send(wrong, "PSTPROOFthis is no proof of anything....", HANDSHAKE_BYTES, 0),
+		HANDSHAKE_BYTES);
 	until_closed(&t, wrong);
 	until_closed(&t, unproven);
 	until_closed(&t, half);

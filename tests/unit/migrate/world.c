@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * The machine_* functions here take the place of machine/'s: what migrate/ needs of a machine and no more.
+ * The machine_* functions here take the place of machine/'s: what migrate/
+ * needs of a machine and no more.
  */
 #include "world.h"
 
@@ -28,7 +29,8 @@ static const char saved_state[] = WORLD_STATE;
 static void machine_set(struct machine *machine, enum run_state state)
 {
 	struct world *world = machine->world;
-	struct machine *other = machine == &world->from.machine ? &world->to.machine : &world->from.machine;
+	struct machine *other =
+		machine == &world->from.machine ? &world->to.machine : &world->from.machine;
 
 	machine->state = state;
 	if (state != RUN_STATE_RUNNING)
@@ -135,7 +137,8 @@ int machine_boot_take(struct machine *machine, struct boot_files *from, struct e
 	return 0;
 }
 
-int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg, struct err *err)
+int machine_early_pages(struct machine *machine, int (*fn)(void *arg, gfn_t gfn), void *arg,
+			struct err *err)
 {
 	/* Some are no RAM. */
 	static const uint64_t gfn[] = {
@@ -252,7 +255,9 @@ static bool side_new(struct world *world, struct side *side, bool incoming)
 	}
 	for (i = 0; !incoming && i < WORLD_PAGES; i++) {
 		page_fill(page, i);
-		assert_int_equal(gup_write(machine->mem, gfn_to_gpa(page_gfn(i)), page, PAGE_BYTES, 0, NULL), 0);
+		assert_int_equal(
+			gup_write(machine->mem, gfn_to_gpa(page_gfn(i)), page, PAGE_BYTES, 0, NULL),
+			0);
 	}
 	return true;
 }
@@ -340,7 +345,8 @@ void world_step(struct world *world, int64_t deadline, const char *what)
 	migration_query(world->from.migration, &from);
 	migration_query(world->to.migration, &to);
 	fail_msg("waited in vain for: %s (source %s '%s', destination %s '%s')", what,
-		 migration_status_name(from.status), from.error, migration_status_name(to.status), to.error);
+		 migration_status_name(from.status), from.error, migration_status_name(to.status),
+		 to.error);
 }
 
 enum migration_status world_status(const struct side *side)
@@ -372,8 +378,9 @@ void world_check_arrived(struct world *world)
 		world_check_boot(world);
 	for (i = 0; i < WORLD_PAGES; i++) {
 		page_fill(should, i);
-		assert_int_equal(gup_read(world->to.machine.mem, gfn_to_gpa(page_gfn(i)), is, PAGE_BYTES,
-					  GUP_NOWAIT, NULL), 0);
+		assert_int_equal(gup_read(world->to.machine.mem, gfn_to_gpa(page_gfn(i)), is,
+					  PAGE_BYTES, GUP_NOWAIT, NULL),
+				 0);
 		assert_memory_equal(is, should, PAGE_BYTES);
 	}
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * Two machines without KVM, their migrations on one loop, and a relay between them that cuts the link where it is told
- * to. The machines watch that the guest never runs on both sides.
+ * Two machines without KVM, their migrations on one loop, and a relay between
+ * them that cuts the link where it is told to. The machines watch that the
+ * guest never runs on both sides.
  */
 #ifndef POSTERN_TESTS_MIGRATE_WORLD_H
 #define POSTERN_TESTS_MIGRATE_WORLD_H
@@ -23,9 +24,23 @@
 /* A frame on the control connection: the field number of the Envelope's body, or CUT_AT_PAGES. */
 enum cut_at {
 	CUT_NEVER = 0,
-	AT_HELLO = 1, AT_HELLO_REPLY, AT_STATE, AT_STATE_REPLY, AT_RUN, AT_RUN_REPLY, AT_RESUME, AT_RESUME_REPLY,
-	AT_MISSING, AT_MISSING_END, AT_RESUME_ACK, AT_COMPLETE, AT_COMPLETE_ACK,
-	AT_BOOT = 17, AT_BOOT_DATA, AT_BOOT_END, AT_BOOT_REPLY,
+	AT_HELLO = 1,
+	AT_HELLO_REPLY,
+	AT_STATE,
+	AT_STATE_REPLY,
+	AT_RUN,
+	AT_RUN_REPLY,
+	AT_RESUME,
+	AT_RESUME_REPLY,
+	AT_MISSING,
+	AT_MISSING_END,
+	AT_RESUME_ACK,
+	AT_COMPLETE,
+	AT_COMPLETE_ACK,
+	AT_BOOT = 17,
+	AT_BOOT_DATA,
+	AT_BOOT_END,
+	AT_BOOT_REPLY,
 	AT_PAGES = 100,
 };
 
@@ -78,7 +93,7 @@ struct machine {
 struct side {
 	struct machine machine;
 	struct migration *migration;
-	enum migration_status seen[64];	/* statuses told to the listener */
+	enum migration_status seen[64];	/* statuses told to the observer */
 	unsigned int nseen;
 };
 

@@ -50,7 +50,8 @@ static int64_t near_take(struct near *near, gfn_t first, uint64_t n, const void 
 		return answer;
 	for (i = 0; i < n; i++) {
 		ends_page(should, first.v + i);
-		if (memcmp(data ? (const uint8_t *)data + i * PAGE_BYTES : zeros, should, PAGE_BYTES))
+		if (memcmp(data ? (const uint8_t *)data + i * PAGE_BYTES : zeros, should,
+			   PAGE_BYTES))
 			atomic_fetch_add(&near->wrong, 1);
 		fresh += !atomic_fetch_add(&near->filled[first.v + i], 1);
 		atomic_store(&near->order[first.v + i], order);
@@ -124,7 +125,8 @@ int64_t far_fill_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wro
 		ends_page(pages + i * PAGE_BYTES, first + i);
 	if (wrong >= first && wrong < first + n)
 		pages[(wrong - first) * PAGE_BYTES + 77] ^= 4;
-	r = sink->ops->fill(sink, GFN(first), n, n == 1 && first % 4 == 0 && wrong != first ? NULL : pages);
+	r = sink->ops->fill(sink, GFN(first), n,
+			    n == 1 && first % 4 == 0 && wrong != first ? NULL : pages);
 	free(pages);
 	return r;
 }
@@ -140,7 +142,8 @@ int64_t far_commit_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t w
 		return sink->ops->commit(sink, GFN(first), n, NULL);
 	for (i = 0; i < n; i += (uint64_t)part) {
 		part = sink->ops->room(sink, GFN(first + i), n - i, &room);
-		assert_true(part >= 1 && (uint64_t)part <= n - i && (uintptr_t)room % PAGE_BYTES == 0);
+		assert_true(part >= 1 && (uint64_t)part <= n - i &&
+			    (uintptr_t)room % PAGE_BYTES == 0);
 		for (k = 0; k < (uint64_t)part; k++)
 			ends_page((uint8_t *)room + k * PAGE_BYTES, first + i + k);
 		if (wrong >= first + i && wrong < first + i + (uint64_t)part)
@@ -191,7 +194,8 @@ int ends_teardown(void **state)
 
 struct page_source *ends_put(struct ends *ends, struct layer *layer)
 {
-	assert_int_equal(stack_new(&ends->stack, &ends->near.sink, &layer, 1, &ends->far.source, NULL), 0);
+	assert_int_equal(
+		stack_new(&ends->stack, &ends->near.sink, &layer, 1, &ends->far.source, NULL), 0);
 	return stack_top(ends->stack);
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Copyright The postern authors
  *
- * The two ends of a stack under test: a source below that notes what it is asked for and answers when the test says so, and a
- * sink above that notes what comes. Both are passive: they have no thread of their own.
+ * The two ends of a stack under test: a source below that notes what it is
+ * asked for and answers when the test says so, and a sink above that notes what
+ * comes. Both are passive: they have no thread of their own.
  */
 #ifndef POSTERN_TESTS_SOURCE_ENDS_H
 #define POSTERN_TESTS_SOURCE_ENDS_H
@@ -46,7 +47,10 @@ void near_init(struct near *near);
 
 /* Page gfn's content: every word tells which page it is; every fourth page is zero. */
 void ends_page(uint8_t *page, uint64_t gfn);
-/* The source answers: pages from `first` on, n up to 512; a run of one zero page comes without data. */
+/*
+ * The source answers: pages from `first` on, n up to 512; a run of one zero
+ * page comes without data.
+ */
 int64_t far_fill(struct far *far, uint64_t first, uint64_t n);
 /* The same with a bit flipped in page `wrong`. */
 int64_t far_fill_wrong(struct far *far, uint64_t first, uint64_t n, uint64_t wrong);
@@ -63,7 +67,10 @@ static inline int ask(struct page_source *source, uint64_t first, uint64_t n)
 	return source->ops->request(source, GFN(first), n);
 }
 
-/* Both, and what is stacked between them: the state of each test that has ends_setup and ends_teardown. */
+/*
+ * Both, and what is stacked between them: the state of each test that has
+ * ends_setup and ends_teardown.
+ */
 struct ends {
 	struct far far;
 	struct near near;

@@ -6,7 +6,8 @@
 
 #include "source/delay.h"
 
-static struct delay *start(struct ends *f, const struct delay_config *config, struct page_source **top)
+static struct delay *start(struct ends *f, const struct delay_config *config,
+			   struct page_source **top)
 {
 	struct delay *delay;
 
@@ -42,7 +43,10 @@ static void test_both_ways_are_late(void **state)
 	assert_int_equal(stats.failed, 0);
 }
 
-/* How many of the pages, filled one by one in their order, came before one that was filled earlier. */
+/*
+ * How many of the pages, filled one by one in their order, came before one that
+ * was filled earlier.
+ */
 static unsigned int out_of_order(struct ends *f, const struct delay_config *config)
 {
 	struct page_source *top;
@@ -173,8 +177,12 @@ static void test_values_are_checked(void **state)
 	(void)state;
 	assert_int_equal(delay_new(&delay, &(struct delay_config){ .fill_ns = -1, .bytes_max = HUGE_BYTES }, &err), -EINVAL);
 	assert_int_equal(delay_new(&delay, &(struct delay_config){ .bytes_max = 1 }, &err), -EINVAL);
-	assert_int_equal(delay_new(&delay, &(struct delay_config){ .request_ns = INT64_MAX, .request_spread_ns = INT64_MAX,
-								    .bytes_max = HUGE_BYTES }, &err), -EINVAL);
+	assert_int_equal(delay_new(&delay,
+				   &(struct delay_config){ .request_ns = INT64_MAX,
+							   .request_spread_ns = INT64_MAX,
+							   .bytes_max = HUGE_BYTES },
+				   &err),
+			 -EINVAL);
 }
 
 int main(void)

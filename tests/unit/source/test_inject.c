@@ -6,8 +6,8 @@
 
 #include "source/inject.h"
 
-static struct inject *start(struct ends *f, const struct inject_rule *rules, unsigned int n, uint64_t seed,
-			    struct page_source **top)
+static struct inject *start(struct ends *f, const struct inject_rule *rules, unsigned int n,
+			    uint64_t seed, struct page_source **top)
 {
 	struct inject *inject;
 

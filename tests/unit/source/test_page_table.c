@@ -47,7 +47,9 @@ static void test_it_is_a_set(void **state)
 		if (step % 100)
 			continue;
 		for (i = 0; i < KEYS; i++)
-			assert_int_equal(page_table_find(&table, GFN(i < KEYS / 2 ? i : i << 40)) != NULL, in[i]);
+			assert_int_equal(page_table_find(&table, GFN(i < KEYS / 2 ? i : i << 40)) !=
+						 NULL,
+					 in[i]);
 	}
 	page_table_fini(&table);
 }

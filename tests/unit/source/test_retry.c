@@ -10,7 +10,8 @@ static const struct retry_config quick = {
 	.deadline_ns = 2 * NS_PER_MS, .deadline_max_ns = 8 * NS_PER_MS, .tries = 3, .pages_max = 256, .seed = 1,
 };
 
-static struct retry *start(struct ends *f, const struct retry_config *config, struct page_source **top)
+static struct retry *start(struct ends *f, const struct retry_config *config,
+			   struct page_source **top)
 {
 	struct retry *retry;
 
@@ -128,7 +129,9 @@ static void test_waiting_goes_round_all_sources(void **state)
 
 static void test_a_refused_page_is_asked_of_the_others_at_once(void **state)
 {
-	struct retry_config config = { .deadline_ns = 3600 * NS_PER_SEC, .deadline_max_ns = 3600 * NS_PER_SEC, .tries = 1,
+	struct retry_config config = { .deadline_ns = 3600 * NS_PER_SEC,
+				       .deadline_max_ns = 3600 * NS_PER_SEC,
+				       .tries = 1,
 				       .pages_max = 4 };
 	struct ends *f = *state;
 	struct page_source *top;

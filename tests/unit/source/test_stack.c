@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * All wrappers at once, in every order, between real memory and a source with a thread of its own; and the end of such stacks while
- * everything waits.
+ * All wrappers at once, in every order, between real memory and a source with a
+ * thread of its own; and the end of such stacks while everything waits.
  */
 #include "ends.h"
 
@@ -221,8 +221,8 @@ static struct layer *new_layer(enum layer_type layer_type, const enum layer_type
 	}
 }
 
-static struct stack *new_stack(const enum layer_type *order, unsigned int seed, bool stuck, struct page_sink *sink,
-			       struct page_source *bottom)
+static struct stack *new_stack(const enum layer_type *order, unsigned int seed, bool stuck,
+			       struct page_sink *sink, struct page_source *bottom)
 {
 	struct layer *layer[TYPES];
 	struct stack *stack;
@@ -292,7 +292,8 @@ static void run_order(unsigned int number)
 	memory_attach(mem, stack_top(stack));
 	for (i = 0; i < READERS; i++) {
 		reader[i] = (struct reader){ .mem = mem, .first = i * 2 };
-		assert_int_equal(pthread_create(&reader[i].thread, NULL, reader_main, &reader[i]), 0);
+		assert_int_equal(pthread_create(&reader[i].thread, NULL, reader_main, &reader[i]),
+				 0);
 	}
 	for (i = 0; i < READERS; i++) {
 		pthread_join(reader[i].thread, NULL);
@@ -345,7 +346,10 @@ static void pusher_stop(void *arg)
 	pthread_join(pusher->thread, NULL);
 }
 
-/* In every order: a source that never answers but pushes into a throttle of a byte a second and a delay of an hour. */
+/*
+ * In every order: a source that never answers but pushes into a throttle of a
+ * byte a second and a delay of an hour.
+ */
 static void test_the_end_waits_for_nothing(void **state)
 {
 	struct near *near = malloc(sizeof(*near));
@@ -369,7 +373,10 @@ static void test_the_end_waits_for_nothing(void **state)
 		assert_int_equal(pthread_create(&pusher.thread, NULL, pusher_main, &pusher), 0);
 		for (k = 400; k < 420; k++)
 			assert_int_equal(ask(stack_top(stack), k, 1), 0);
-		/* One of the first two fills is held up, by throttle or delay. The end comes before, at, and after that moment. */
+		/*
+		 * One of the first two fills is held up, by throttle or delay.
+		 * The end comes before, at, and after that moment.
+		 */
 		wait_until(pusher.pushed);
 		for (k = 0; k < i % 16; k++)
 			wait_a_little();
@@ -452,7 +459,9 @@ static void test_an_empty_stack_is_its_source(void **state)
 	assert_true(near && far);
 	near_init(near);
 	far_init(far);
-	assert_int_equal(stack_new(&stack, &near->sink, many, STACK_LAYERS_MAX + 1, &far->source, &err), -EINVAL);
+	assert_int_equal(
+		stack_new(&stack, &near->sink, many, STACK_LAYERS_MAX + 1, &far->source, &err),
+		-EINVAL);
 	assert_int_equal(stack_new(&stack, &near->sink, NULL, 0, &far->source, &err), 0);
 	assert_ptr_equal(stack_top(stack), &far->source);
 	assert_int_equal(far_fill(far, 3, 5), 5);

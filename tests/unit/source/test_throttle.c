@@ -5,7 +5,8 @@
 
 #include "source/throttle.h"
 
-static struct throttle *start(struct ends *f, uint64_t rate, size_t requested_max, struct page_source **top)
+static struct throttle *start(struct ends *f, uint64_t rate, size_t requested_max,
+			      struct page_source **top)
 {
 	struct throttle *throttle;
 
@@ -55,7 +56,10 @@ static void test_the_rate_is_kept(void **state)
 	struct ends *f = *state;
 	struct throttle_stats stats;
 	struct page_source *top;
-	/* A burst of 64 KiB, then 1 MB/s: 128 pages, 96 of them with data, 80 of those after the burst: some 0.33 s. */
+	/*
+	 * A burst of 64 KiB, then 1 MB/s: 128 pages, 96 of them with data, 80
+	 * of those after the burst: some 0.33 s.
+	 */
 	struct throttle *throttle = start(f, 1000000, 16, &top);
 	int64_t begin = clock_now_ns(), took;
 	struct filler filler;

@@ -154,7 +154,10 @@ static void free_toy(void *toy)
 static void test_wrong_pages_are_asked_for_again(void **state)
 {
 	_Atomic unsigned int asked[2] = { 0 };
-	const struct verify_config config = { .sum = toy_sum, .arg = asked, .tries = 5, .bad_max = 8 };
+	const struct verify_config config = { .sum = toy_sum,
+					      .arg = asked,
+					      .tries = 5,
+					      .bad_max = 8 };
 	struct memory *mem = late_memory();
 	struct worker *toy = toy_new(mem);
 	struct verify_stats stats;
@@ -165,7 +168,8 @@ static void test_wrong_pages_are_asked_for_again(void **state)
 	(void)state;
 	assert_int_equal(verify_new(&verify, &config, NULL), 0);
 	layer = verify_layer(verify);
-	assert_int_equal(stack_new(&stack, memory_sink(mem), &layer, 1, worker_source(toy), NULL), 0);
+	assert_int_equal(stack_new(&stack, memory_sink(mem), &layer, 1, worker_source(toy), NULL),
+			 0);
 	assert_int_equal(stack_own(stack, stop_toy, free_toy, toy), 0);
 	assert_int_equal(worker_start(toy, NULL), 0);
 	memory_attach(mem, stack_top(stack));

@@ -9,7 +9,8 @@
 static uint64_t sums[512];
 static struct verify_table table = { { 0 }, 512, sums };
 
-static struct verify *start(struct ends *f, unsigned int tries, size_t bad_max, struct page_source **top)
+static struct verify *start(struct ends *f, unsigned int tries, size_t bad_max,
+			    struct page_source **top)
 {
 	struct verify_config config = { verify_table_sum, &table, tries, bad_max };
 	struct verify *verify;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 /*
- * Peer and sender against each other, over socket pairs, with plain memory on both sides and threads that touch it through
- * gup; links that are cut; and peers that send what they must not.
+ * Wire source and sender against each other, over socket pairs, with plain
+ * memory on both sides and threads that touch it through gup; links that are
+ * cut; and peers that send what they must not.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -66,7 +67,7 @@ static void side_complete(void *arg)
 	pthread_mutex_unlock(&side->lock);
 }
 
-/* Waits for the condition about `news`; fails the test after 30 s. */
+/* Waits for the condition about `side`; fails the test after 30 s. */
 #define side_wait(side, condition) \
 	do { \
 		struct timespec until; \
@@ -131,7 +132,8 @@ static bool page_is_right(struct memory *mem, uint64_t gfn)
 
 	if (has_pattern(gfn))
 		page_pattern(should, gfn);
-	return !gup_read(mem, gfn_to_gpa(GFN(gfn)), is, sizeof(is), 0, NULL) && !memcmp(is, should, sizeof(is));
+	return !gup_read(mem, gfn_to_gpa(GFN(gfn)), is, sizeof(is), 0, NULL) &&
+	       !memcmp(is, should, sizeof(is));
 }
 
 static void check_page(struct memory *mem, uint64_t gfn)
@@ -291,7 +293,8 @@ static void *reader_main(void *arg)
 	struct memory *mem = reader->f->to;
 
 	for (reader->reads = 0; reader->reads < 3000; reader->reads++) {
-		uint64_t index = (uint64_t)rand_r(&reader->seed) % ((LOW_BYTES + HIGH_BYTES) / PAGE_BYTES);
+		uint64_t index =
+			(uint64_t)rand_r(&reader->seed) % ((LOW_BYTES + HIGH_BYTES) / PAGE_BYTES);
 		uint64_t gfn = index < LOW_BYTES / PAGE_BYTES ? index :
 			       index - LOW_BYTES / PAGE_BYTES + HIGH_BASE / PAGE_BYTES;
 
@@ -307,7 +310,8 @@ static void readers_start(struct reader *reader, unsigned int n, struct fixture 
 
 	for (i = 0; i < n; i++) {
 		reader[i] = (struct reader){ .f = f, .seed = i + 1 };
-		assert_int_equal(pthread_create(&reader[i].thread, NULL, reader_main, &reader[i]), 0);
+		assert_int_equal(pthread_create(&reader[i].thread, NULL, reader_main, &reader[i]),
+				 0);
 	}
 }
 
@@ -412,7 +416,8 @@ static void test_links_cut_again_and_again_lose_nothing(void **state)
 		do
 			memory_stats(f->to, &stats);
 		while (stats.filled < had + 200 && stats.missing > 0);
-		shutdown(round & 1 ? f->fd_from[round / 2 & 1] : f->fd_to[round / 2 & 1], SHUT_RDWR);
+		shutdown(round & 1 ? f->fd_from[round / 2 & 1] : f->fd_to[round / 2 & 1],
+			 SHUT_RDWR);
 		end_source(f);
 		sender_stop(f->sender);
 		memory_stats(f->to, &stats);
@@ -434,7 +439,7 @@ static void stop_source(void *source)
 	wire_source_stop(source);
 }
 
-/* With a retry between peer and memory the links go and come, and memory need not know. */
+/* With a retry between the source and memory the links go and come, and memory need not know. */
 static void test_a_stack_on_it_bridges_cut_links(void **state)
 {
 	const struct retry_config config = {
@@ -452,7 +457,9 @@ static void test_a_stack_on_it_bridges_cut_links(void **state)
 	NEEDS(f);
 	assert_int_equal(retry_new(&retry, &config, NULL), 0);
 	layer = retry_layer(retry);
-	assert_int_equal(stack_new(&stack, memory_sink(f->to), &layer, 1, wire_source_page_source(f->source), NULL), 0);
+	assert_int_equal(stack_new(&stack, memory_sink(f->to), &layer, 1,
+				   wire_source_page_source(f->source), NULL),
+			 0);
 	assert_int_equal(stack_own(stack, stop_source, NULL, f->source), 0);
 	memory_attach(f->to, stack_top(stack));
 	readers_start(reader, 3, f);
@@ -530,8 +537,12 @@ static void expect_refused(struct fixture *f, const void *data, size_t len, cons
 static void test_garbage_from_the_source_is_refused(void **state)
 {
 	struct fixture *f = *state;
-	struct frame not_ram = { .type = FRAME_ZERO, .count = 1, .gfn = GFN(LOW_BYTES / PAGE_BYTES) };
-	struct frame over_the_end = { .type = FRAME_ZERO, .count = 2, .gfn = GFN(LOW_BYTES / PAGE_BYTES - 1) };
+	struct frame not_ram = { .type = FRAME_ZERO,
+				 .count = 1,
+				 .gfn = GFN(LOW_BYTES / PAGE_BYTES) };
+	struct frame over_the_end = { .type = FRAME_ZERO,
+				      .count = 2,
+				      .gfn = GFN(LOW_BYTES / PAGE_BYTES - 1) };
 	struct frame request = { .type = FRAME_REQUEST, .count = 1 };
 	struct frame message = { .type = FRAME_MESSAGE, .payload_bytes = 1 };
 	static uint8_t bytes[FRAME_BYTES + FRAME_PAGES_BYTES(1)];
@@ -574,14 +585,18 @@ static void test_garbage_from_the_destination_is_refused(void **state)
 		start_sender(f);
 		send_all(f->fd_to[0], head, sizeof(head));
 		side_wait(&f->at_from, f->at_from.lost);
-		assert_non_null(strstr(f->at_from.err.text, i < 3 ? "RAM" : "from the destination"));
+		assert_non_null(
+			strstr(f->at_from.err.text, i < 3 ? "RAM" : "from the destination"));
 		sender_stop(f->sender);
 		fixture_close(f);
 		fixture_connect(f);
 	}
 }
 
-/* A source that reads no requests: request() must go on returning at once, and in the end give the link up. */
+/*
+ * A source that reads no requests: request() must go on returning at once, and
+ * in the end give the link up.
+ */
 static void test_requests_never_block(void **state)
 {
 	struct fixture *f = *state;
@@ -643,7 +658,10 @@ static void test_stop_does_not_wait_for_the_far_end(void **state)
 
 	NEEDS(f);
 	start_sender(f);
-	/* It has begun; and then nothing fits any more, so that its next send, or the one that it is in, is stuck. */
+	/*
+	 * It has begun; and then nothing fits any more, so that its next send,
+	 * or the one that it is in, is stuck.
+	 */
 	assert_int_equal(poll(&begun, 1, 30000), 1);
 	while (send(f->fd_from[1], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
 		;
@@ -663,7 +681,10 @@ static void test_stop_does_not_wait_for_the_far_end(void **state)
 	assert_int_equal(f->at_to.lost, 0);
 }
 
-/* What a destination says of any range of pages, against a bit a page; it cannot have what was never sent. */
+/*
+ * What a destination says of any range of pages, against a bit a page; it
+ * cannot have what was never sent.
+ */
 static void test_what_a_destination_says_it_has(void **state)
 {
 	enum { PAGES = 300 };
@@ -698,7 +719,8 @@ static void test_what_a_destination_says_it_has(void **state)
 		if (lie)	/* how far it got is left open: once more, and true */
 			memset(bits, 0xff, sizeof(bits));
 		if (lie)
-			assert_int_equal(sender_mark_reported(f->sender, GFN(first), n, bits, NULL), n);
+			assert_int_equal(sender_mark_reported(f->sender, GFN(first), n, bits, NULL),
+					 n);
 		for (i = 0; i < n; i++)
 			sent[first + i] = !(bits[i / 8] >> i % 8 & 1);
 		sender_stats(f->sender, &stats);
@@ -709,7 +731,9 @@ static void test_what_a_destination_says_it_has(void **state)
 		assert_int_equal(stats.unsent, stats.pages - PAGES + unsent);
 		assert_int_equal(stats.never_sent, stats.pages - PAGES + missing);
 	}
-	assert_int_equal(sender_mark_reported(f->sender, GFN(LOW_BYTES / PAGE_BYTES - 1), 2, bits, NULL), -EFAULT);
+	assert_int_equal(
+		sender_mark_reported(f->sender, GFN(LOW_BYTES / PAGE_BYTES - 1), 2, bits, NULL),
+		-EFAULT);
 	assert_int_equal(sender_mark_reported(f->sender, GFN(UINT64_MAX), 1, bits, NULL), -EFAULT);
 	assert_int_equal(sender_mark_given(f->sender, GFN(LOW_BYTES / PAGE_BYTES), 1), -EFAULT);
 }

@@ -356,7 +356,10 @@ static void test_no_page_waits_for_one_that_fails(void **state)
 		check_page(reader->mem, i, 0);
 }
 
-/* Of the first huge page, which one thread begins with: everything else comes, that of its own too. */
+/*
+ * Of the first huge page, which one thread begins with: everything else comes,
+ * that of its own too.
+ */
 static void test_the_bulk_goes_on_behind_what_fails(void **state)
 {
 	struct reader *reader = *state;
@@ -390,7 +393,10 @@ static void test_the_bulk_follows_the_requests(void **state)
 	pthread_cond_broadcast(&reader->changed);
 	pthread_mutex_unlock(&reader->lock);
 	check_all(reader);
-	/* The first huge page was begun; then came the one of the request, and only then the others. */
+	/*
+	 * The first huge page was begun; then came the one of the request, and
+	 * only then the others.
+	 */
 	for (i = 0; i < reader->reads; i++) {
 		if (!reader->read[i].bulk)
 			continue;

@@ -130,7 +130,8 @@ static void test_message_payload_is_checked(void **state)
 
 static void test_each_page_has_its_checksum_and_its_name(void **state)
 {
-	uint8_t *pages = aligned_alloc(PAGE_BYTES, 3 * PAGE_BYTES), head[FRAME_BYTES + FRAME_SUMS_BYTES(3)];
+	uint8_t *pages = aligned_alloc(PAGE_BYTES, 3 * PAGE_BYTES),
+		head[FRAME_BYTES + FRAME_SUMS_BYTES(3)];
 	struct frame frame;
 	struct err err;
 	size_t i;
@@ -143,7 +144,8 @@ static void test_each_page_has_its_checksum_and_its_name(void **state)
 	assert_int_equal(frame_check_pages(&frame, head + FRAME_BYTES, pages, &err), 0);
 	for (i = 0; i < 3 * PAGE_BYTES; i += 511) {
 		pages[i] ^= 1;
-		assert_int_equal(frame_check_pages(&frame, head + FRAME_BYTES, pages, &err), -EBADMSG);
+		assert_int_equal(frame_check_pages(&frame, head + FRAME_BYTES, pages, &err),
+				 -EBADMSG);
 		pages[i] ^= 1;
 	}
 	pages[2 * PAGE_BYTES] ^= 1;

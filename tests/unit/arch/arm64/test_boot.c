@@ -123,8 +123,10 @@ static void test_layout(void **state)
 	assert_int_equal(prop64(fdt, "/memory@40000000", "reg", 1), RAM);
 	assert_true(fdt_path_offset(fdt, "/cpus/cpu@2") > 0);
 	assert_true(fdt_path_offset(fdt, "/cpus/cpu@3") < 0);
-	assert_int_equal(prop64(fdt, "/interrupt-controller@8000000", "reg", 3), 3 * BOARD_GIC_REDISTRIBUTOR_BYTES);
-	assert_true(fdt_path_offset(fdt, fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), "stdout-path", NULL)) > 0);
+	assert_int_equal(prop64(fdt, "/interrupt-controller@8000000", "reg", 3),
+			 3 * BOARD_GIC_REDISTRIBUTOR_BYTES);
+	assert_true(fdt_path_offset(fdt, fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"),
+						     "stdout-path", NULL)) > 0);
 }
 
 static void test_nothing_given(void **state)
@@ -137,7 +139,8 @@ static void test_nothing_given(void **state)
 	(void)state;
 	assert_int_equal(load(&boot, &config, mem, &err), 0);
 	fdt = ram + (boot.params - BOARD_RAM_BASE);
-	assert_string_equal(fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), "bootargs", NULL), "");
+	assert_string_equal(fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), "bootargs", NULL),
+			    "");
 	assert_null(fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), "linux,initrd-start", NULL));
 }
 

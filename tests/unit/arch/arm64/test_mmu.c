@@ -38,7 +38,9 @@ static void test_off(void **state)
 static void test_four_levels_of_4k(void **state)
 {
 	/* An ASID and the CnP bit stand beside the address. */
-	const struct arch_mmu mmu = { .root = TABLE(1) | 1 | 7ull << 48, .other = TABLE(5), .mode = TCR_4K };
+	const struct arch_mmu mmu = { .root = TABLE(1) | 1 | 7ull << 48,
+				      .other = TABLE(5),
+				      .mode = TCR_4K };
 
 	(void)state;
 	entry(TABLE(1), 1, TABLE(2) | NEXT);
@@ -47,7 +49,8 @@ static void test_four_levels_of_4k(void **state)
 	entry(TABLE(4), 4, 0x41234000 | NEXT | NOISE);
 	check(&mmu, 1ull << 39 | 2ull << 30 | 3ull << 21 | 4ull << 12 | 0x567, 0x41234567, 0xa99);
 	/* The top byte may be a tag. */
-	check(&mmu, 0x5aull << 56 | 1ull << 39 | 2ull << 30 | 3ull << 21 | 4ull << 12, 0x41234000, 0x1000);
+	check(&mmu, 0x5aull << 56 | 1ull << 39 | 2ull << 30 | 3ull << 21 | 4ull << 12, 0x41234000,
+	      0x1000);
 	check_fault(&mmu, 1ull << 39 | 2ull << 30 | 3ull << 21 | 5ull << 12);
 	/* Blocks of 1 GiB and 2 MiB. */
 	entry(TABLE(2), 5, 0x80000000 | VALID | NOISE);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
 //
-// State of real vCPUs: a guest runs in one VM, goes on in another, is reset. The guest is three instructions that count, and write each
-// number where no RAM is. Skipped where there is no KVM.
+// State of real vCPUs: a guest runs in one VM, goes on in another, is reset.
+// The guest is three instructions that count, and write each number where no
+// RAM is. Skipped where there is no KVM.
 #include "../guest.h"
 
 #include <fcntl.h>
@@ -166,10 +167,12 @@ static void test_hostile_state(void **state)
 	guest_boot(guest);
 	guest_run(guest, 10);
 	save(guest, &saved);
-	assert_err(arch_vcpu_load(held(guest, 1), saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO, err,
-		   "of vCPU 0");
-	assert_int_equal(arch_vcpu_load(held(guest, 0), saved.vm.data, saved.vm.len, &err), -EPROTO);
-	assert_int_equal(arch_vm_load(guest->vm, saved.vcpu[0].data, saved.vcpu[0].len, &err), -EPROTO);
+	assert_err(arch_vcpu_load(held(guest, 1), saved.vcpu[0].data, saved.vcpu[0].len, &err),
+		   -EPROTO, err, "of vCPU 0");
+	assert_int_equal(arch_vcpu_load(held(guest, 0), saved.vm.data, saved.vm.len, &err),
+			 -EPROTO);
+	assert_int_equal(arch_vm_load(guest->vm, saved.vcpu[0].data, saved.vcpu[0].len, &err),
+			 -EPROTO);
 	assert_int_equal(arch_vm_load(guest->vm, NULL, 0, &err), -EPROTO);
 	assert_int_equal(arch_vcpu_load(held(guest, 0), NULL, 0, &err), -EPROTO);
 	copy = malloc(saved.vcpu[0].len);
