@@ -102,7 +102,7 @@ static int environment_set(const struct image *image)
 }
 
 /* In a process group of its own, so that all of it can be ended. */
-static int spawn(pid_t *pid, int output, struct err *err)
+static int image_run_spawn(pid_t *pid, int output, struct err *err)
 {
 	char *words[] = { "sh", "-c", (char *)recipe, "postern-image", NULL };
 	posix_spawn_file_actions_t files;
@@ -252,7 +252,7 @@ int image_run(const struct image *image, struct image_progress *p, const sigset_
 		close(signal_fd);
 		return err->code;
 	}
-	if (spawn(&pid, fds[1], err) < 0) {
+	if (image_run_spawn(&pid, fds[1], err) < 0) {
 		close(fds[1]);
 		goto out;
 	}

@@ -177,7 +177,7 @@ static const struct human {
 };
 #define NHUMANS (sizeof(humans) / sizeof(humans[0]))
 
-static void help(struct buf *out)
+static void hmp_help(struct buf *out)
 {
 	size_t i;
 
@@ -200,7 +200,7 @@ static void hmp_carry_out(struct qmp_call *call, const char *name, const char *r
 	if (!strcmp(name, "info"))
 		info(call, rest, out);
 	else if (!strcmp(name, "help") || !strcmp(name, "?"))
-		help(out);
+		hmp_help(out);
 	else
 		hmp_say(out, "unknown command: '%s%s%s'", name, *rest ? " " : "", rest);
 }

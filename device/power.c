@@ -244,7 +244,7 @@ void power_free(struct power *p)
 	free(p);
 }
 
-static void reset(void *dev)
+static void power_reset(void *dev)
 {
 	struct power *p = dev;
 
@@ -254,7 +254,7 @@ static void reset(void *dev)
 	pthread_mutex_unlock(&p->lock);
 }
 
-static int save(void *dev, struct buf *out, struct err *err)
+static int power_save(void *dev, struct buf *out, struct err *err)
 {
 	Postern__Device__PowerState msg = POSTERN__DEVICE__POWER_STATE__INIT;
 	struct power *p = dev;
@@ -276,7 +276,7 @@ static int save(void *dev, struct buf *out, struct err *err)
 	return 0;
 }
 
-static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
+static int power_load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
 	Postern__Device__PowerState *msg = proto_unpack(&postern__device__power_state__descriptor,
 							data, len, PROTO_FIELDS_MAX, err);
@@ -309,7 +309,7 @@ static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 const struct device_ops power_device_ops = {
 	.name = "power",
 	.version = 1,
-	.save = save,
-	.load = load,
-	.reset = reset,
+	.save = power_save,
+	.load = power_load,
+	.reset = power_reset,
 };

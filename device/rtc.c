@@ -195,7 +195,7 @@ void rtc_free(struct rtc *rtc)
 }
 
 /* The memory keeps what it has: it runs on a battery. */
-static void reset(void *dev)
+static void rtc_reset(void *dev)
 {
 	struct rtc *rtc = dev;
 
@@ -204,7 +204,7 @@ static void reset(void *dev)
 	pthread_mutex_unlock(&rtc->lock);
 }
 
-static int save(void *dev, struct buf *out, struct err *err)
+static int rtc_save(void *dev, struct buf *out, struct err *err)
 {
 	Postern__Device__RtcState msg = POSTERN__DEVICE__RTC_STATE__INIT;
 	uint8_t cmos[CMOS_BYTES];
@@ -224,7 +224,7 @@ static int save(void *dev, struct buf *out, struct err *err)
 	return 0;
 }
 
-static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
+static int rtc_load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
 	Postern__Device__RtcState *msg = proto_unpack(&postern__device__rtc_state__descriptor, data,
 						      len, PROTO_FIELDS_MAX, err);
@@ -253,7 +253,7 @@ static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 const struct device_ops rtc_device_ops = {
 	.name = "rtc",
 	.version = 1,
-	.save = save,
-	.load = load,
-	.reset = reset,
+	.save = rtc_save,
+	.load = rtc_load,
+	.reset = rtc_reset,
 };

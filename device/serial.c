@@ -369,7 +369,7 @@ void serial_free(struct serial *s)
 	free(s);
 }
 
-static void reset(void *dev)
+static void serial_reset(void *dev)
 {
 	struct serial *s = dev;
 
@@ -380,7 +380,7 @@ static void reset(void *dev)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static int save(void *dev, struct buf *out, struct err *err)
+static int serial_save(void *dev, struct buf *out, struct err *err)
 {
 	Postern__Device__SerialState msg = POSTERN__DEVICE__SERIAL_STATE__INIT;
 	struct serial *s = dev;
@@ -433,7 +433,7 @@ static int regs_from(struct serial_regs *r, const Postern__Device__SerialState *
 	return 0;
 }
 
-static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
+static int serial_load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
 	Postern__Device__SerialState *msg = proto_unpack(&postern__device__serial_state__descriptor,
 							 data, len, PROTO_FIELDS_MAX, err);
@@ -464,7 +464,7 @@ static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 const struct device_ops serial_device_ops = {
 	.name = "serial",
 	.version = 1,
-	.save = save,
-	.load = load,
-	.reset = reset,
+	.save = serial_save,
+	.load = serial_load,
+	.reset = serial_reset,
 };

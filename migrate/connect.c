@@ -180,7 +180,10 @@ static int connector_dial_begin(struct connector *connector, struct err *err)
 	if (r < 0)
 		return r;
 	connector->poll = calloc(1, sizeof(*connector->poll));
-	r = connector->poll ? uv_poll_init(loop_uv(connector->loop), connector->poll, dial_fd(connector->dial)) : -ENOMEM;
+	r = -ENOMEM;
+	if (connector->poll)
+		r = uv_poll_init(loop_uv(connector->loop), connector->poll,
+				 dial_fd(connector->dial));
 	if (r < 0) {
 		free(connector->poll);
 		connector->poll = NULL;

@@ -487,7 +487,7 @@ static int judge_first(const struct incoming *in, const struct preface *preface,
 	}
 }
 
-static int judge(void *arg, const struct preface *preface, struct err *why)
+static int incoming_judge(void *arg, const struct preface *preface, struct err *why)
 {
 	const struct incoming *in = arg;
 
@@ -515,7 +515,7 @@ static void on_linked(void *arg, struct conn *const conn[WIRE_CHANNELS],
 	unsigned int i;
 
 	/* Between the preface and now another may have been faster. */
-	if (judge(in, preface, &err) < 0) {
+	if (incoming_judge(in, preface, &err) < 0) {
 		log_warn("migration: dropped a link: %s", err.text);
 		for (i = 0; i < WIRE_CHANNELS; i++)
 			conn_free(conn[i]);
@@ -563,7 +563,7 @@ static void on_listen_failed(void *arg, const struct err *err)
 }
 
 static const struct listener_ops listener_ops = {
-	.judge = judge,
+	.judge = incoming_judge,
 	.linked = on_linked,
 	.failed = on_listen_failed,
 };
@@ -609,7 +609,8 @@ int incoming_listen(struct incoming *in, const struct uri *uri, const char *text
 int incoming_start(struct incoming *in, const struct uri *uri, const char *text,
 		   const struct migration_trust *trust, struct err *err)
 {
-	int r = in->wire_source ? 0 : wire_source_new(&in->wire_source, machine_memory(in->m->machine), err);
+	struct memory *mem = machine_memory(in->m->machine);
+	int r = in->wire_source ? 0 : wire_source_new(&in->wire_source, mem, err);
 
 	if (!r)
 		r = incoming_listen(in, uri, text, trust, err);

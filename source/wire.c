@@ -144,7 +144,7 @@ static int wire_source_request(struct page_source *source, gfn_t first, uint64_t
 }
 
 static const struct page_source_ops wire_source_ops = {
-	.name = "peer",
+	.name = "wire",
 	.request = wire_source_request,
 };
 
@@ -166,7 +166,7 @@ static void *wire_bulk_main(void *arg)
 	struct frame frame;
 	struct err err = { 0 };
 
-	pthread_setname_np(pthread_self(), "peer-bulk");
+	pthread_setname_np(pthread_self(), "wire-bulk");
 	thread_is_bulk();
 	if (!receiver_init(&receiver, &wire->pair, WIRE_BULK, wire->mem, wire->source.sink, &err))
 		while (!receiver_frame(&receiver, &frame, &err)) {
@@ -232,7 +232,7 @@ static void *wire_urgent_main(void *arg)
 	struct frame frame;
 	struct err err = { 0 };
 
-	pthread_setname_np(pthread_self(), "peer-urgent");
+	pthread_setname_np(pthread_self(), "wire-urgent");
 	thread_is_urgent();
 	if (!receiver_init(&receiver, &wire->pair, WIRE_URGENT, wire->mem, wire->source.sink, &err))
 		while (!urgent_wait(wire, &receiver.reader, &err) &&

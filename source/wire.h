@@ -29,23 +29,23 @@ struct wire_source_stats {
 /* One thread calls these four; mem outlives the source. */
 int wire_source_new(struct wire_source **out, struct memory *mem, struct err *err);
 /* Starts the threads; then it can be attached. pair->lost may be called before this returns. */
-int wire_source_start(struct wire_source *wire_source, const struct stream_pair *pair, struct err *err);
+int wire_source_start(struct wire_source *wire, const struct stream_pair *pair, struct err *err);
 /*
  * Shuts the connections down and joins the threads; never waits for the far end. Requests get
  * -ENOTCONN until the next start.
  */
-void wire_source_stop(struct wire_source *wire_source);
+void wire_source_stop(struct wire_source *wire);
 /* Stops as well. */
-void wire_source_free(struct wire_source *wire_source);
+void wire_source_free(struct wire_source *wire);
 
 /*
  * What to attach to memory, or to stack something on before the first start: its sink is memory's
  * until another is set. Its link lost, it answers requests with -ENOTCONN. It is detached before
  * it is freed; detached once it is stopped, memory has placed all that has come.
  */
-struct page_source *wire_source_page_source(struct wire_source *wire_source);
+struct page_source *wire_source_page_source(struct wire_source *wire);
 
 /* Any thread. */
-void wire_source_stats(const struct wire_source *wire_source, struct wire_source_stats *stats);
+void wire_source_stats(const struct wire_source *wire, struct wire_source_stats *stats);
 
 #endif

@@ -12,7 +12,7 @@
 #include "arch/arch.h"
 #include "arch/arm64/arm64.h"
 
-enum type {
+enum reg_type {
 	PLAIN,
 	STACK,		/* that of the exception level the vCPU is at */
 	READ_ONLY,
@@ -21,7 +21,7 @@ enum type {
 struct reg {
 	uint64_t id;
 	uint8_t bytes;		/* in the packet */
-	enum type type;
+	enum reg_type type;
 };
 
 #define FP_REG(field, size) (KVM_REG_ARM64 | (size) | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(fp_regs.field))

@@ -21,7 +21,7 @@
 #include "arch/x86/state.h"
 #include "arch/x86/x86.h"
 
-enum type {
+enum reg_type {
 	RAW,		/* bytes as they are */
 	SELECTOR,	/* 16 bits as 32, read only */
 	TAG,		/* x87 tag word, from KVM's abridged one */
@@ -33,7 +33,7 @@ enum type {
 struct reg {
 	uint16_t bytes;		/* in the packet */
 	uint16_t at;		/* in struct gdb_cpu */
-	enum type type;
+	enum reg_type type;
 };
 
 #define AT(field) offsetof(struct gdb_cpu, field)

@@ -209,7 +209,7 @@ static void enter(struct file *file, struct disk_job *job)
  * ends a submission where IORING_SETUP_SUBMIT_ALL is not known; and none when
  * it is short of memory (-EAGAIN) or has completions for us (-EBUSY).
  */
-static void submit(struct file *file)
+static void file_ring_submit(struct file *file)
 {
 	struct disk_job *job;
 	int r;
@@ -233,7 +233,7 @@ static void file_add(struct disk *disk, struct disk_job *job)
 
 static void file_submit(struct disk *disk)
 {
-	submit(file_of(disk));
+	file_ring_submit(file_of(disk));
 }
 
 static void iov_advance(struct disk_job *job, uint64_t n)
@@ -352,7 +352,7 @@ static void reap(struct file *file)
 		else
 			disk_done(&file->disk, job, r);
 	}
-	submit(file);
+	file_ring_submit(file);
 }
 
 static void file_wait(struct disk *disk, int64_t deadline_ns)
@@ -362,8 +362,11 @@ static void file_wait(struct disk *disk, int64_t deadline_ns)
 	struct pollfd event = { .fd = file->event_fd, .events = POLLIN };
 	eventfd_t value;
 
-	submit(file);
-	/* Not at the ring itself: that would need an entry of it for the timeout, on kernels before 5.11. */
+	file_ring_submit(file);
+	/*
+	 * Not at the ring itself: that would need an entry of it for the
+	 * timeout, on kernels before 5.11.
+	 */
 	if (left > 0)
 		poll(&event, 1, (int)(left / NS_PER_MS) + 1);
 	eventfd_read(file->event_fd, &value);

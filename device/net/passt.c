@@ -51,7 +51,9 @@ static ssize_t passt_stream_read(struct net_backend *b, void *to, size_t room)
 	return r < 0 ? -errno : r;
 }
 
-static const struct net_backend_ops stream_ops = { .write = passt_stream_write, .read = passt_stream_read };
+static const struct net_backend_ops stream_ops = {
+	.write = passt_stream_write, .read = passt_stream_read,
+};
 
 int net_stream_open(struct net_backend *b, int fd, struct err *err)
 {

@@ -248,7 +248,7 @@ void pci_host_window_access(void *arg, uint64_t offset, bool write, uint8_t *dat
 
 /* ---- state ---- */
 
-static void reset(void *dev)
+static void pci_host_reset(void *dev)
 {
 	struct pci_host *host = dev;
 
@@ -260,7 +260,7 @@ static void reset(void *dev)
 	pthread_mutex_unlock(&host->self.lock);
 }
 
-static int save(void *dev, struct buf *out, struct err *err)
+static int pci_host_save(void *dev, struct buf *out, struct err *err)
 {
 	Postern__Device__PciHostState msg = POSTERN__DEVICE__PCI_HOST_STATE__INIT;
 	struct pci_host *host = dev;
@@ -287,7 +287,7 @@ static int save(void *dev, struct buf *out, struct err *err)
 	return r;
 }
 
-static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
+static int pci_host_load(void *dev, const uint8_t *data, size_t len, struct err *err)
 {
 	Postern__Device__PciHostState *msg = proto_unpack(
 		&postern__device__pci_host_state__descriptor, data, len, PROTO_FIELDS_MAX, err);
@@ -317,7 +317,7 @@ static int load(void *dev, const uint8_t *data, size_t len, struct err *err)
 const struct device_ops pci_host_device_ops = {
 	.name = "pci-host",
 	.version = 1,
-	.save = save,
-	.load = load,
-	.reset = reset,
+	.save = pci_host_save,
+	.load = pci_host_load,
+	.reset = pci_host_reset,
 };

@@ -22,11 +22,11 @@
 #include "base/clock.h"
 #include "base/conn_socket.h"
 #include "memory/gup.h"
-#include "source/wire.h"
 #include "source/retry.h"
-#include "wire/sender.h"
 #include "source/stack.h"
+#include "source/wire.h"
 #include "tests/unit/toy_conn.h"
+#include "wire/sender.h"
 
 #define LOW_BYTES (UINT64_C(24) << 20)
 #define HIGH_BASE (UINT64_C(1) << 32)
@@ -37,7 +37,7 @@ static const struct memory_range ranges[] = {
 	{ GPA(HIGH_BASE), HIGH_BYTES },
 };
 
-/* One side's news. */
+/* What one side has learnt. */
 struct side {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
