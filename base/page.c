@@ -37,3 +37,8 @@ void page_buffer_free(uint8_t *buffer, size_t bytes)
 	if (buffer)
 		munmap(buffer, bytes);
 }
+
+void page_buffer_clear(uint8_t *pages, size_t bytes)
+{
+	madvise(pages, bytes, MADV_DONTNEED);
+}

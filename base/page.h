@@ -25,5 +25,7 @@ bool page_is_zero(const uint8_t *page);
  */
 uint8_t *page_buffer_new(size_t bytes);
 void page_buffer_free(uint8_t *buffer, size_t bytes);
+/* Pages of it hold nothing that is of use: they take no memory until they are written again. */
+void page_buffer_clear(uint8_t *pages, size_t bytes);
 
 #endif

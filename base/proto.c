@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdbool.h>
 
+/* In so many bytes protobuf-c reads a tag, or a length. */
 #define PREFIX_BYTES_MAX 5
 
 enum wire_type {
@@ -77,6 +78,7 @@ static int take_bytes(struct walk *walk, struct bytes *bytes, uint64_t len, stru
 static int take_content(struct walk *walk, struct bytes *bytes, enum wire_type type,
 			struct bytes *content)
 {
+	const uint8_t *begin = bytes->at;
 	uint64_t value;
 	int r;
 
@@ -90,6 +92,8 @@ static int take_content(struct walk *walk, struct bytes *bytes, enum wire_type t
 		return take_bytes(walk, bytes, 8, content);
 	case WIRE_TYPE_LEN:
 		r = take_varint(walk, bytes, &value);
+		if (!r && bytes->at - begin > PREFIX_BYTES_MAX)
+			r = proto_refuse(walk, "a length in more bytes than one has");
 		return r < 0 ? r : take_bytes(walk, bytes, value, content);
 	case WIRE_TYPE_32:
 		return take_bytes(walk, bytes, 4, content);

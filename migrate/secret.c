@@ -10,14 +10,13 @@
 #include "migrate/secret.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <nettle/hmac.h>
 #include <nettle/version.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/dynamic.h"
+#include "base/private_file.h"
 
 #define KEY_TEXT "postern migration, wire version 2"
 
@@ -92,20 +91,6 @@ bool secret_mac_equal(const uint8_t a[SECRET_MAC_BYTES], const uint8_t b[SECRET_
 
 /* ---- the file ---- */
 
-static int check_file(int fd, const char *path, struct err *err)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return err_errno(err, -errno, "%s", path);
-	if (!S_ISREG(st.st_mode))
-		return err_set(err, -EINVAL, "%s is no regular file", path);
-	if (st.st_mode & (S_IRWXG | S_IRWXO))
-		return err_set(err, -EPERM, "%s is open to others than its owner (mode %04o): chmod 600 %s", path,
-			       (unsigned int)(st.st_mode & 07777), path);
-	return 0;
-}
-
 /* Up to len bytes; the count, or a negative errno. */
 static ssize_t read_all(int fd, uint8_t *to, size_t len)
 {
@@ -129,15 +114,13 @@ int secret_load(struct secret *secret, const char *path, struct err *err)
 {
 	uint8_t content[SECRET_FILE_MAX_BYTES + 1];
 	ssize_t len;
-	/* What is no file must not keep us here. */
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), r;
+	int fd = private_file_open(path, err), r = 0;
 
 	secret->given = false;
 	if (fd < 0)
-		return err_errno(err, -errno, "%s", path);
-	r = check_file(fd, path, err);
-	len = r < 0 ? 0 : read_all(fd, content, sizeof(content));
-	if (!r && len < 0)
+		return fd;
+	len = read_all(fd, content, sizeof(content));
+	if (len < 0)
 		r = err_errno(err, (int)len, "%s", path);
 	if (!r && (len < SECRET_FILE_MIN_BYTES || len > SECRET_FILE_MAX_BYTES))
 		r = err_set(

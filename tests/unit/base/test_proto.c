@@ -111,7 +111,10 @@ static void test_what_is_malformed_is_refused(void **state)
 	REFUSED("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "does not end");
 	REFUSED("\x50\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "does not end");
 	REFUSED("\x0a\x05" "ab", "longer than the message");
-	REFUSED("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "longer than the message");
+	REFUSED("\x0a\xff\xff\xff\xff\x0f", "longer than the message");
+	/* No bytes, said in six, of which protobuf-c reads five. */
+	REFUSED("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "length in more bytes");
+	REFUSED("\x0a\x80\x80\x80\x80\x80\x00", "length in more bytes");
 	REFUSED("\x41" "1234", "longer than the message");
 	REFUSED("\x4d" "12", "longer than the message");
 	REFUSED("\x00\x00", "without a number");
