@@ -484,13 +484,14 @@ static int bulk_walk(struct sender *sender, struct bucket *bucket, struct err *e
 
 	for (i = 0; i < sender->nregions; i++) {
 		struct sender_region *region = &sender->region[i];
-		uint64_t page;
+		/* While the link lasts nothing becomes unsent. */
+		uint64_t page = 0;
 
 		while (!atomic_load(&sender->stop)) {
 			r = bulk_hints(sender, bucket, err);
 			if (r < 0)
 				return r;
-			page = next_unsent(region, 0);
+			page = next_unsent(region, page);
 			if (page >= region->pages)
 				break;
 			r = bulk_huge_page(sender, bucket, region, page, err);
