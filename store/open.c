@@ -4,6 +4,7 @@
 // From a URL to a store with its layers, from the top down:
 //
 //   deadline	of the request, with all that is tried for it
+//   cache	where a folder was given
 //   second	where another URL was given
 //   retry	each of the two by itself
 //   deadline	of one attempt
@@ -11,6 +12,7 @@
 #include <errno.h>
 #include <stddef.h>
 
+#include "store/cache.h"
 #include "store/deadline.h"
 #include "store/dir.h"
 #include "store/retry.h"
@@ -24,6 +26,7 @@
 #define FIRST_PAUSE_MS 20
 #define MOST_PAUSE_MS 2000
 #define SECOND_MS 50
+#define CACHE_BYTES (UINT64_C(10) << 30)
 
 static int open_scheme(struct store **out, const struct store_url *url,
 		       struct err *err)
@@ -91,6 +94,17 @@ static int open_second(struct store **store, const struct store_options *options
 	return r;
 }
 
+static int open_cache(struct store **store, const struct store_options *options, struct err *err)
+{
+	struct cache_store *cache;
+	int r = cache_store_new(&cache, *store, options->cache,
+				options->cache_bytes ? options->cache_bytes : CACHE_BYTES, err);
+
+	if (!r)
+		*store = cache_store(cache);
+	return r;
+}
+
 int store_open(struct store **out, const char *url, const struct store_options *options,
 	       struct err *err)
 {
@@ -105,6 +119,8 @@ int store_open(struct store **out, const char *url, const struct store_options *
 	r = open_one(&store, url, options, timers, err);
 	if (!r && options->second)
 		r = open_second(&store, options, timers, err);
+	if (!r && options->cache)
+		r = open_cache(&store, options, err);
 	if (!r)
 		r = deadline_store_new(&store, store, timers,
 				       options->deadline_ms ? options->deadline_ms : DEADLINE_MS,
