@@ -15,6 +15,7 @@
 #include "store/cache.h"
 #include "store/deadline.h"
 #include "store/dir.h"
+#include "store/http.h"
 #include "store/retry.h"
 #include "store/second.h"
 #include "store/store.h"
@@ -28,12 +29,15 @@
 #define SECOND_MS 50
 #define CACHE_BYTES (UINT64_C(10) << 30)
 
-static int open_scheme(struct store **out, const struct store_url *url,
+static int open_scheme(struct store **out, const struct store_url *url, const char *credentials,
 		       struct err *err)
 {
 	switch (url->scheme) {
 	case STORE_DIR:
 		return dir_store_new(out, url->path, err);
+	case STORE_HTTP:
+	case STORE_HTTPS:
+		return http_store_new(out, url, credentials, err);
 	default:
 		break;
 	}
@@ -64,7 +68,7 @@ static int open_one(struct store **out, const char *text, const struct store_opt
 	int r = store_url_parse(&url, text, err);
 
 	if (!r)
-		r = open_scheme(&store, &url, err);
+		r = open_scheme(&store, &url, options->credentials, err);
 	if (!r)
 		r = deadline_store_new(&store, store, timers, attempt_ms(options), err);
 	if (!r)
