@@ -17,6 +17,7 @@
 #include "store/dir.h"
 #include "store/http.h"
 #include "store/retry.h"
+#include "store/s3.h"
 #include "store/second.h"
 #include "store/store.h"
 #include "store/url.h"
@@ -38,6 +39,8 @@ static int open_scheme(struct store **out, const struct store_url *url, const ch
 	case STORE_HTTP:
 	case STORE_HTTPS:
 		return http_store_new(out, url, credentials, err);
+	case STORE_S3:
+		return s3_store_new(out, url, credentials, err);
 	default:
 		break;
 	}
