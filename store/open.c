@@ -16,6 +16,7 @@
 #include "store/deadline.h"
 #include "store/dir.h"
 #include "store/http.h"
+#include "store/rados.h"
 #include "store/retry.h"
 #include "store/s3.h"
 #include "store/second.h"
@@ -41,10 +42,10 @@ static int open_scheme(struct store **out, const struct store_url *url, const ch
 		return http_store_new(out, url, credentials, err);
 	case STORE_S3:
 		return s3_store_new(out, url, credentials, err);
-	default:
-		break;
+	case STORE_RADOS:
+		return rados_store_new(out, url, credentials, err);
 	}
-	return err_set(err, -ENOSYS, "this build has no such store");
+	return err_set(err, -EINVAL, "no such store");
 }
 
 /* Of what a request has, an attempt leaves enough for two more. */
