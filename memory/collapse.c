@@ -8,8 +8,6 @@
 // guest gets at the memory map's lock. Those with many zero pages are left:
 // they cost no memory now, and would cost 2 MiB.
 #include <errno.h>
-#include <linux/types.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -17,26 +15,13 @@
 #include "base/page.h"
 #include "base/thread.h"
 #include "memory/internal.h"
+#include "memory/pagemap.h"
 
 #define COLLAPSE_PAUSE_SHARE 4	/* a pause of a quarter of the time that each takes */
 
 /* Newer than some C libraries: Linux' include/uapi/asm-generic/mman-common.h. */
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
-#endif
-
-/* Newer than Debian 12's headers: Linux' include/uapi/linux/fs.h. */
-#ifndef PAGEMAP_SCAN
-struct page_region {
-	__u64 start, end, categories;
-};
-
-struct pm_scan_arg {
-	__u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_HUGE (1 << 6)
 #endif
 
 bool memory_is_huge(int pagemap, const uint8_t *host)
@@ -103,26 +88,45 @@ static void *collapse_loop(void *arg)
 				any |= collapse_one(host);
 				end = !any;
 			}
-			/* To look into a page whose memory has failed would be the end. */
-			end |= atomic_load(&mem->shut) || atomic_load(&mem->poisoned);
+			/*
+			 * To look into a page whose memory has failed would be
+			 * the end; into one that the kernel does not have,
+			 * while that is reported, a direct access. A snapshot's
+			 * end begins anew.
+			 */
+			end |= atomic_load(&mem->shut) || atomic_load(&mem->poisoned) ||
+			       atomic_load(&mem->spans.watching);
 			count_sub(&mem->n_split_huge, 1);
 		}
 	atomic_store(&mem->n_split_huge, 0);
+	atomic_store(&mem->collapse_ended, true);
 	return NULL;
 }
 
 void memory_collapse_start(struct memory *mem)
 {
+	pthread_mutex_lock(&mem->collapse_lock);
+	/* One that is at it goes on: what it has passed by waits for the next time. */
+	if (mem->collapsing && !atomic_load(&mem->collapse_ended)) {
+		pthread_mutex_unlock(&mem->collapse_lock);
+		return;
+	}
+	if (mem->collapsing)
+		pthread_join(mem->collapse_thread, NULL);
+	atomic_store(&mem->collapse_ended, false);
 	/* Until they have been looked at. */
 	atomic_store(&mem->n_split_huge, mem->pages / HUGE_PAGES);
 	mem->collapsing = !thread_start(&mem->collapse_thread, collapse_loop, mem);
 	if (!mem->collapsing)
 		atomic_store(&mem->n_split_huge, 0);
+	pthread_mutex_unlock(&mem->collapse_lock);
 }
 
 void memory_collapse_end(struct memory *mem)
 {
+	pthread_mutex_lock(&mem->collapse_lock);
 	if (mem->collapsing)
 		pthread_join(mem->collapse_thread, NULL);
 	mem->collapsing = false;
+	pthread_mutex_unlock(&mem->collapse_lock);
 }

@@ -113,9 +113,11 @@ void memory_check_access(struct memory *mem, pid_t tid, gfn_t gfn, uint64_t retu
 	    (!access_is_new(mem, tid) && what != MEMORY_DIRECT_ACCESS_ABORT))
 		return;
 	thread_name(tid, name, sizeof(name));
-	log_error("stray touch: thread %d (%s) waits for the page at guest physical address 0x%" PRIx64 "%s; this is a defect of "
-		  "postern's: the page should have been asked for with gup", tid, name, gfn_to_gpa(gfn).v,
-		  known ? " outside KVM_RUN" : "");
+	log_error(
+		"direct access: thread %d (%s) waits for the page at guest physical address 0x%" PRIx64
+		"%s; this is a defect of "
+		"postern's: the page should have been asked for with gup",
+		tid, name, gfn_to_gpa(gfn).v, known ? " outside KVM_RUN" : "");
 	if (what == MEMORY_DIRECT_ACCESS_ABORT)
 		abort();
 }

@@ -24,6 +24,11 @@ int64_t memory_harvest_dirty(struct memory *mem, gfn_t first, uint64_t n, uint8_
 		return -EFAULT;
 	state = &mem->state[region][offset];
 	for (i = 0; i < n; i++) {
+		/* Nobody has had a page of it. */
+		if (!memory_is_begun(mem, region, offset + i)) {
+			i += HUGE_PAGES - (offset + i) % HUGE_PAGES - 1;
+			continue;
+		}
 		/*
 		 * Most are clean: eight at a time. What is marked meanwhile is
 		 * the next harvest's.

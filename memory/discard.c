@@ -45,6 +45,11 @@ struct drop {
 struct drop_ops {
 	/* Before a lock is held; may be NULL. */
 	void (*before)(struct drop *drop, uint64_t offset, uint64_t n);
+	/*
+	 * The kernel has dropped them, before gup is let in; may be NULL. How
+	 * many of them are gone?
+	 */
+	uint64_t (*dropped)(struct drop *drop, uint64_t offset, uint64_t n);
 	/* Keeps gup away from a page. False: it stays as it is. */
 	bool (*start)(struct drop *drop, state_byte *s);
 	/* The kernel has dropped the page (gone), or would not; lets gup in. */
@@ -77,7 +82,7 @@ static void drop_run(struct drop *drop, uint64_t offset, uint64_t n)
 {
 	uint8_t *host = drop->mem->region[drop->region].host + offset * PAGE_BYTES;
 	int r = madvise(host, n * PAGE_BYTES, MADV_DONTNEED) < 0 ? -EPERM : 0;
-	uint64_t i;
+	uint64_t i, gone;
 
 	if (r < 0 && n > 1) {
 		/* Locked memory, say, perhaps of some: page by page it is known which are gone. */
@@ -85,9 +90,10 @@ static void drop_run(struct drop *drop, uint64_t offset, uint64_t n)
 			drop_run(drop, offset + i, 1);
 		return;
 	}
+	gone = r ? 0 : drop->ops->dropped ? drop->ops->dropped(drop, offset, n) : n;
 	for (i = 0; i < n; i++)
 		drop->ops->end(drop, offset + i, !r);
-	drop->gone += r ? 0 : (int64_t)n;
+	drop->gone += (int64_t)gone;
 	drop->error = r ? r : drop->error;
 }
 
@@ -100,6 +106,9 @@ static void drop_huge(struct drop *drop, uint64_t offset, uint64_t n)
 
 	if (drop->ops->before)
 		drop->ops->before(drop, offset, n);
+	/* There is nothing to drop. */
+	if (!memory_is_begun(drop->mem, drop->region, offset))
+		return;
 	/* Shared: what is watched stays so. */
 	memory_map_lock(drop->mem);
 	lock = memory_huge_lock(drop->mem, drop->region, offset);
@@ -129,10 +138,16 @@ static void drop_pages(struct drop *drop, uint64_t offset, uint64_t n)
 
 /* ---- discard ---- */
 
+/* Is it not wanted by a snapshot as it is, or has that a copy now? */
+static bool drop_may(struct drop *drop, const state_byte *s)
+{
+	return memory_span_open(drop->mem, drop->region,
+				(uint64_t)(s - drop->mem->state[drop->region]), SPANS_ROOM_USUAL);
+}
+
 static bool discard_start(struct drop *drop, state_byte *s)
 {
-	(void)drop;
-	return state_start_discard(s);
+	return drop_may(drop, s) && state_start_discard(s);
 }
 
 /* What the kernel keeps holds what it held, which is as good. */
@@ -191,7 +206,8 @@ static void invalidate_before(struct drop *drop, uint64_t offset, uint64_t n)
 {
 	uint64_t first = drop->mem->region[drop->region].first.v + offset;
 
-	memory_rooms_forget(drop->mem, GFN(first), n, &drop->forgotten);
+	if (memory_is_begun(drop->mem, drop->region, offset))
+		memory_rooms_forget(drop->mem, GFN(first), n, &drop->forgotten);
 }
 
 static bool invalidate_start(struct drop *drop, state_byte *s)
@@ -206,7 +222,7 @@ static bool invalidate_start(struct drop *drop, state_byte *s)
 	}
 	/* Counted before, so that nobody who sees the byte counts below zero. */
 	count_add(&mem->n_requested, 1);
-	if (state_freeze(s))
+	if (drop_may(drop, s) && state_freeze(s))
 		return true;
 	count_sub(&mem->n_requested, 1);
 	drop->kept++;
@@ -265,7 +281,7 @@ static const struct drop_ops invalidate_ops = {
 	.after = invalidate_after,
 };
 
-int64_t memory_invalidate(struct memory *mem, gfn_t first, uint64_t n)
+static int64_t invalidate(struct memory *mem, gfn_t first, uint64_t n)
 {
 	struct drop drop = { .mem = mem, .ops = &invalidate_ops };
 	uint64_t offset;
@@ -278,12 +294,17 @@ int64_t memory_invalidate(struct memory *mem, gfn_t first, uint64_t n)
 	return drop.error ? drop.error : drop.gone;
 }
 
+int64_t memory_invalidate(struct memory *mem, gfn_t first, uint64_t n)
+{
+	return invalidate(mem, first, n);
+}
+
 int memory_take_back(struct memory *mem)
 {
 	unsigned int i;
 	int64_t r = 0;
 
 	for (i = 0; i < mem->regions && r >= 0; i++)
-		r = memory_invalidate(mem, mem->region[i].first, mem->region[i].pages);
+		r = invalidate(mem, mem->region[i].first, mem->region[i].pages);
 	return r < 0 ? (int)r : 0;
 }

@@ -44,7 +44,9 @@
 
 void memory_set_way_out(struct memory *mem, enum way_out way)
 {
+	pthread_mutex_lock(&mem->eject_lock);
 	mem->way = way;
+	pthread_mutex_unlock(&mem->eject_lock);
 }
 
 enum way_out memory_way_out(const struct memory *mem)
@@ -75,6 +77,10 @@ enum kick_result memory_thread_kick(struct memory_thread *thread)
 			continue;
 		gw->woken = true;
 		pthread_cond_signal(&gw->cond);
+		woken = true;
+	}
+	if (thread->throttled) {
+		memory_room_kick(mem);
 		woken = true;
 	}
 	if (mem->way == WAY_OUT_EJECT && atomic_load(&thread->wait.active)) {
@@ -160,7 +166,11 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn, struct come *co
 	uint64_t offset;
 	uint8_t old;
 
-	if (!thread->in_run)
+	/*
+	 * Once no eject is needed none begins: huge pages may be promoted from
+	 * then on (stage.c).
+	 */
+	if (!thread->in_run || mem->way != WAY_OUT_EJECT)
 		return false;
 	/*
 	 * From this page, already: that attempt found nobody in the page's wait
@@ -170,8 +180,10 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn, struct come *co
 		return false;
 	if (thread->ejecting && eject_end(thread))
 		come->gfn[come->n++] = thread->eject_gfn;
-	if (!memory_find(mem, gfn, 1, &region, &offset) ||
-	    !state_start_eject(&mem->state[region][offset]))
+	if (!memory_find(mem, gfn, 1, &region, &offset))
+		return false;
+	memory_begin(mem, region, offset);
+	if (!state_start_eject(&mem->state[region][offset]))
 		return false;
 	if (!eject_shared(mem, thread, gfn) && page_protect(mem, region, offset, PROT_NONE) < 0) {
 		log_error("eject: mprotect: errno %d", errno);
@@ -187,7 +199,7 @@ static bool eject_start(struct memory_thread *thread, gfn_t gfn, struct come *co
 	mem->eject_seq++;
 	count_add(&mem->n_ejects, 1);
 	PROBE_EJECT(gfn.v, atomic_load_explicit(&thread->tid, memory_order_relaxed), thread->cpu);
-	memory_wake_kernel(mem, region, offset);
+	memory_wake_kernel(mem, region, offset, 1);
 	return true;
 }
 
@@ -225,7 +237,9 @@ bool memory_eject(struct memory *mem, struct memory_thread *thread, gfn_t gfn)
  */
 static int64_t overdue_at(const struct memory_thread *thread, bool *by_signal)
 {
-	bool waits = atomic_load(&thread->wait.active) && !thread->waits_in_user;
+	/* Otherwise a signal reaches it wherever it waits. */
+	bool waits = thread->mem->way == WAY_OUT_EJECT && atomic_load(&thread->wait.active) &&
+		     !thread->waits_in_user;
 
 	*by_signal = thread->ejecting && !(waits && thread->wait.gfn.v != thread->eject_gfn.v);
 	if (*by_signal)
@@ -260,7 +274,8 @@ int memory_eject_overdue(struct memory *mem)
 	gfn_t gfn = GFN(0);
 	bool by_signal;
 
-	if (mem->way != WAY_OUT_EJECT)
+	/* One that was begun before the way was known is seen to its end. */
+	if (mem->way != WAY_OUT_EJECT && !count_get(&mem->n_ejects))
 		return -1;
 	do {
 		now = clock_now_ns();
@@ -312,6 +327,11 @@ void memory_thread_enter(struct memory_thread *thread)
 {
 	struct memory *mem = thread->mem;
 
+	/*
+	 * Without the lock, too: the userfaultfd may be opened while it is
+	 * inside (memory_watch_writes).
+	 */
+	atomic_store(&thread->in_run, true);
 	if (mem->uffd < 0)
 		return;
 	pthread_mutex_lock(&mem->eject_lock);
@@ -354,8 +374,10 @@ bool memory_thread_left(struct memory_thread *thread, int result)
 {
 	bool ejected;
 
-	if (thread->mem->uffd < 0)
+	if (thread->mem->uffd < 0) {
+		atomic_store(&thread->in_run, false);
 		return false;
+	}
 	ejected = eject_leave(thread);
 	if (result == -EFAULT && (ejected || eject_bystander(thread)))
 		return true;	/* it still waits for the page; memory_thread_wait_page */

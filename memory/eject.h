@@ -31,8 +31,9 @@ enum way_out {
 
 /*
  * How memory_thread_kick gets threads out of KVM_RUN; WAY_OUT_AUTO is not
- * accepted. Until it is set: WAY_OUT_EJECT, which works on every kernel. Set it
- * before a vCPU runs, or while it waits (a probe).
+ * accepted. Until it is set: WAY_OUT_EJECT, which works on every kernel. Any
+ * thread; from WAY_OUT_EJECT to WAY_OUT_KERNEL also while vCPUs run. An eject
+ * that is under way comes to its end.
  */
 void memory_set_way_out(struct memory *mem, enum way_out way);
 enum way_out memory_way_out(const struct memory *mem);
@@ -71,6 +72,14 @@ void memory_thread_enter(struct memory_thread *thread);
 bool memory_thread_left(struct memory_thread *thread, int result);
 
 /*
+ * On the thread itself, before memory_thread_enter, and not with an instruction that
+ * is to be finished: waits, in user space, while a snapshot has no room for
+ * copies of what this thread writes (snapshot.h). Ends when there is some, by
+ * a kick, or when memory shuts down. Whoever takes no snapshots needs no call.
+ */
+void memory_thread_throttle(struct memory_thread *thread);
+
+/*
  * After memory_thread_left has returned true, before the next KVM_RUN: waits
  * for the page that the thread was ejected from here, in user space, where
  * every signal and every debugger reaches it. Ends when the page is there, by a
@@ -80,5 +89,15 @@ bool memory_thread_left(struct memory_thread *thread, int result);
  * attached to (ptrace), stopped (SIGSTOP) or dumped.
  */
 void memory_thread_wait_page(struct memory_thread *thread);
+
+/*
+ * memory_thread_set_signal and memory_thread_wait_page by their names in 0.1,
+ * for one release more.
+ */
+void memory_thread_set_nudge(struct memory_thread *thread, void (*send_signal)(void *arg),
+			     void *arg)
+	__attribute__((deprecated("use memory_thread_set_signal")));
+void memory_thread_sit_out(struct memory_thread *thread)
+	__attribute__((deprecated("use memory_thread_wait_page")));
 
 #endif

@@ -33,6 +33,24 @@ pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint6
 	return lock;
 }
 
+uint32_t memory_huge_number(const struct memory *mem, unsigned int region, uint64_t offset)
+{
+	uint64_t before = 0;
+	unsigned int r;
+
+	for (r = 0; r < region; r++)
+		before += mem->region[r].pages;
+	return (uint32_t)((before + offset) / HUGE_PAGES);
+}
+
+void memory_huge_at(const struct memory *mem, uint32_t number, unsigned int *region,
+		    uint64_t *offset)
+{
+	*offset = number * HUGE_PAGES;
+	for (*region = 0; *offset >= mem->region[*region].pages; ++*region)
+		*offset -= mem->region[*region].pages;
+}
+
 static uint64_t fill_address(const struct memory *mem, unsigned int region, uint64_t offset)
 {
 	return (uintptr_t)mem->region[region].host + offset * PAGE_BYTES;
@@ -81,6 +99,7 @@ uint64_t memory_publish(struct memory *mem, unsigned int region, uint64_t offset
 	uint64_t i, in, fresh = 0, requested = 0, lost = 0;
 	uint8_t old;
 
+	memory_begin(mem, region, offset);
 	for (i = 0; i < n; i++) {
 		old = state_set_present(&mem->state[region][offset + i]);
 		fresh += state_of(old) != PAGE_PRESENT;
@@ -113,11 +132,15 @@ int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t 
 	return longest;
 }
 
+static void fill_tell_complete(struct memory *mem)
+{
+	if (mem->events.complete)
+		mem->events.complete(mem->events.arg);
+}
+
 /* The last page has come: the kernel need not watch any more. */
 static void fill_complete(struct memory *mem)
 {
-	unsigned int i;
-
 	pthread_rwlock_wrlock(&mem->map_lock);
 	/*
 	 * Memory that failed just now (poison.c) is missing for good, and more
@@ -127,21 +150,14 @@ static void fill_complete(struct memory *mem)
 		pthread_rwlock_unlock(&mem->map_lock);
 		return;
 	}
-	for (i = 0; i < mem->regions; i++) {
-		struct uffdio_range range = {
-			.start = (uintptr_t)mem->region[i].host,
-			.len = mem->region[i].pages * PAGE_BYTES,
-		};
-
-		if (ioctl(mem->uffd, UFFDIO_UNREGISTER, &range) < 0)
-			log_warn("UFFDIO_UNREGISTER: errno %d", errno);
-	}
+	/* A snapshot still does, and sees to it at its end. */
+	if (atomic_load(&mem->spans.phase) == SPANS_OFF)
+		memory_unregister(mem);
 	/* Sequentially consistent: who sees "not late" sees all that the fills did. */
 	atomic_store(&mem->late, false);
 	pthread_rwlock_unlock(&mem->map_lock);
 	memory_collapse_start(mem);
-	if (mem->events.complete)
-		mem->events.complete(mem->events.arg);
+	fill_tell_complete(mem);
 }
 
 void memory_count_fresh(struct memory *mem, uint64_t fresh)
@@ -164,7 +180,9 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 	while (i < n) {
 		if (batch > n - i)
 			batch = n - i;
-		got = memory_fill_copy(mem, region, offset + i, batch, pages ? pages + i * PAGE_BYTES : NULL);
+		memory_spans_arrive(mem, region, offset + i, batch);
+		got = memory_fill_copy(mem, region, offset + i, batch,
+				       pages ? pages + i * PAGE_BYTES : NULL);
 		if (got > 0) {
 			*fresh += (int64_t)memory_publish(mem, region, offset + i, (uint64_t)got, wakes);
 			i += (uint64_t)got;
@@ -174,8 +192,11 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 		case -EAGAIN:		/* the memory map is changing: again */
 			break;
 		case -EEXIST:
-			/* The kernel has it and it is not published: whole all the same, and its waiters are not left alone. */
-			memory_wake_kernel(mem, region, offset + i);
+			/*
+			 * The kernel has it and it is not published: whole all
+			 * the same, and its waiters are not left alone.
+			 */
+			memory_wake_kernel(mem, region, offset + i, 1);
 			*fresh += (int64_t)memory_publish(mem, region, offset + i, 1, wakes);
 			i++;
 			break;
@@ -199,8 +220,7 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 	return 0;
 }
 
-/* Is there nothing to fill? The page is there, or its memory has failed. */
-static bool memory_fill_is_over(struct memory *mem, unsigned int region, uint64_t offset)
+bool memory_fill_is_over(struct memory *mem, unsigned int region, uint64_t offset)
 {
 	enum page_state state = state_of(state_load(&mem->state[region][offset]));
 
@@ -269,7 +289,14 @@ int memory_lose(struct memory *mem, gfn_t gfn)
 
 	if (!memory_find(mem, gfn, 1, &region, &offset))
 		return -EFAULT;
+	/*
+	 * A copy that has come and waits for the rest of its huge page is as
+	 * good as one that is PRESENT.
+	 */
+	if (memory_rooms_place(mem, gfn))
+		return 0;
 	lock = memory_huge_lock(mem, region, offset);
+	memory_begin(mem, region, offset);
 	old = state_set_lost(&mem->state[region][offset]);
 	pthread_mutex_unlock(lock);
 	if (state_of(old) == PAGE_PRESENT || state_of(old) == PAGE_LOST)

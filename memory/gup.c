@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "memory/internal.h"
+#include "memory/span.h"
 
 void memory_map_lock(struct memory *mem)
 {
@@ -67,13 +68,68 @@ void gup_put(struct memory *mem, struct gup_span *span)
 
 static const struct gup_opts gup_no_opts;
 
+/*
+ * Its pages are here, and one cannot be copied for a snapshot before it is
+ * written, for lack of room. 0: look again.
+ */
+static int gup_wait_room(struct memory *mem, gfn_t gfn, unsigned int flags,
+			 struct memory_thread *self, const struct gup_opts *opts)
+{
+	if (memory_wait_is_off(mem, self))
+		return -EINTR;
+	if (flags & GUP_NOWAIT)
+		return opts->ticket && !memory_ticket_arm_room(mem, opts->ticket, gfn) ? 0 :
+											 -EAGAIN;
+	if (opts->deadline_ns && clock_now_ns() >= opts->deadline_ns)
+		return -ETIMEDOUT;
+	memory_wait_room(mem, gfn, opts->deadline_ns, self, opts->unlocked);
+	return 0;
+}
+
+/*
+ * Page `bad`, whose byte was `byte`, is not usable; the others up to `end` are
+ * asked for with it. 0: look again.
+ */
+static int gup_wait_page(struct memory *mem, unsigned int region, uint64_t bad, uint64_t end,
+			 uint8_t byte, unsigned int flags, struct memory_thread *self,
+			 const struct gup_opts *opts)
+{
+	if (memory_wait_is_off(mem, self))
+		return -EINTR;
+	if (state_of(byte) == PAGE_LOST)
+		return -EIO;
+	memory_ask(mem, region, bad, end - bad);
+	if (flags & GUP_NOWAIT)
+		return opts->ticket && !memory_ticket_arm(mem, opts->ticket, region, bad) ? 0 :
+											    -EAGAIN;
+	if (opts->deadline_ns && clock_now_ns() >= opts->deadline_ns)
+		return -ETIMEDOUT;
+	memory_wait_sleep(mem, region, bad, opts->deadline_ns, self, true, opts->unlocked);
+	return 0;
+}
+
+/* One look at the pages, and a wait if they are not to be had. 1: they are pinned. */
+static int gup_try(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+		   unsigned int flags, struct memory_thread *self, const struct gup_opts *opts)
+{
+	uint64_t bad;
+	uint8_t byte;
+
+	if (!gup_pin(mem, region, offset, n, &bad, &byte))
+		return gup_wait_page(mem, region, bad, offset + n, byte, flags, self, opts);
+	if (!(flags & GUP_WRITE) || memory_spans_may_write(mem, region, offset, n, &bad))
+		return 1;
+	gup_unpin(mem, region, offset, n, false);
+	return gup_wait_room(mem, GFN(mem->region[region].first.v + bad), flags, self, opts);
+}
+
 int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const struct gup_opts *opts,
 	struct gup_span *span)
 {
 	struct memory_thread *self;
-	uint64_t offset, bad, last, n;
+	uint64_t offset, last, n;
 	unsigned int region;
-	uint8_t byte;
+	int r;
 
 	if (!opts)
 		opts = &gup_no_opts;
@@ -85,26 +141,14 @@ int gup(struct memory *mem, gpa_t gpa, size_t len, unsigned int flags, const str
 		return -EFAULT;
 	self = (flags & (GUP_INTERRUPTIBLE | GUP_NOWAIT)) == GUP_INTERRUPTIBLE ? opts->self : NULL;
 
-	for (;;) {
+	do {
 		/* Inside the loop: a sleep has dropped the map lock. */
 		if (!memory_find(mem, gpa_to_gfn(gpa), n, &region, &offset))
 			return -EFAULT;
-		if (gup_pin(mem, region, offset, n, &bad, &byte))
-			break;
-		if (memory_wait_is_off(mem, self))
-			return -EINTR;
-		if (state_of(byte) == PAGE_LOST)
-			return -EIO;
-		memory_ask(mem, region, bad, n - (bad - offset));
-		if (flags & GUP_NOWAIT) {
-			if (opts->ticket && !memory_ticket_arm(mem, opts->ticket, region, bad))
-				continue;
-			return -EAGAIN;
-		}
-		if (opts->deadline_ns && clock_now_ns() >= opts->deadline_ns)
-			return -ETIMEDOUT;
-		memory_wait_sleep(mem, region, bad, opts->deadline_ns, self, true, opts->unlocked);
-	}
+		r = gup_try(mem, region, offset, n, flags, self, opts);
+	} while (!r);
+	if (r < 0)
+		return r;
 	*span = (struct gup_span){
 		.hva = mem->region[region].host + offset * PAGE_BYTES + gpa_offset(gpa),
 		.len = len,

@@ -16,6 +16,7 @@
 #include "memory/eject.h"
 #include "memory/gup.h"
 #include "memory/memory.h"
+#include "memory/span.h"
 #include "memory/state.h"
 #include "memory/wait.h"
 
@@ -59,8 +60,11 @@ struct memory_thread {
 	bool waits_in_user;			/* guarded by wait_lock: memory_thread_wait_page */
 	void (*send_signal)(void *arg);
 	void *signal_arg;
+	/* Not to enter the guest before there is room: room.c. Written with wait_lock held. */
+	_Atomic bool held_back;
+	bool throttled;			/* guarded by wait_lock: it waits for that */
+	_Atomic bool in_run;		/* written with eject_lock held once there is a userfaultfd */
 	/* guarded by eject_lock */
-	bool in_run;
 	bool ejecting;
 	gfn_t eject_gfn;
 	int64_t eject_tried_ns;		/* when it was begun, or the last signal sent */
@@ -94,20 +98,23 @@ struct memory_rooms {
 	struct memory_area *areas;
 	int64_t wake_ns;		/* when the thread looks again; INT64_MAX: when `held` */
 	pthread_t thread;
-	bool running;
+	bool running; /* the thread is to be joined */
+	bool ended; /* and is not started any more */
 };
 
 struct memory {
 	struct memory_region region[MEMORY_REGIONS_MAX];
 	state_byte *state[MEMORY_REGIONS_MAX];
+	_Atomic uint64_t *begun[MEMORY_REGIONS_MAX];	/* see memory_begin */
 	unsigned int regions;
 	uint64_t pages;
 	bool dumpable;			/* set before other threads know of it */
 
 	pthread_rwlock_t map_lock;	/* the set of regions, and whether they are watched */
 
-	/* Watching. Set by memory_watch; uffd is -1 otherwise. */
-	int uffd;
+	/* Watching. Set by memory_watch, or by the first snapshot; uffd is -1 otherwise. */
+	_Atomic int uffd;
+	int uffd_place; /* a descriptor whose number is kept for it: see watch.c */
 	bool can_move;			/* UFFDIO_MOVE */
 	bool can_protect;		/* UFFDIO_WRITEPROTECT */
 	_Atomic unsigned int promotions_failed;	/* one after the other: huge pages that did not become one (stage.c) */
@@ -122,10 +129,17 @@ struct memory {
 	struct memory_events events;
 	_Atomic bool late;
 	_Atomic bool shut;
+	pthread_mutex_t collapse_lock;
 	pthread_t collapse_thread;
-	bool collapsing;		/* the thread is to be joined; written once, by who completes */
+	bool collapsing; /* the thread is to be joined; guarded by collapse_lock */
+	_Atomic bool collapse_ended; /* ... and has done its work */
 
-	/* Which source is attached; shared around its request(), so that detach can wait for that. */
+	struct memory_spans spans;
+
+	/*
+	 * Which source is attached; shared around its request(), so that detach
+	 * can wait for that.
+	 */
 	pthread_rwlock_t source_lock;
 	struct page_source *source;
 	struct page_sink sink;		/* ours, for sources */
@@ -138,6 +152,7 @@ struct memory {
 	struct memory_unregistered unregistered[MEMORY_UNREGISTERED];
 	unsigned int sleepers;
 	pthread_cond_t no_sleepers;
+	pthread_cond_t room; /* a vCPU that was held back may go on, or is kicked */
 
 	/*
 	 * Who is inside KVM_RUN, which pages are ejected from; held across
@@ -170,6 +185,42 @@ bool memory_find(const struct memory *mem, gfn_t first, uint64_t pages, unsigned
 /* The page that a host address belongs to; false: none of ours. */
 bool memory_find_host(const struct memory *mem, uint64_t address, unsigned int *region,
 		      uint64_t *offset);
+
+/*
+ * Memory of which nearly nothing has come costs little: of a huge page that is
+ * not begun every byte is MISSING and no more, and nobody looks at them, so
+ * that the host has no memory there. Who changes a byte of it for the first
+ * time calls memory_begin before, with any page's offset; a huge page that was
+ * begun stays so until memory_watch.
+ *
+ * Who waits begins first, and then looks which source is asked; who attaches a
+ * source says so first, and then looks at what is begun: one of the two sees
+ * the other (source_lock). A page that is PRESENT was begun before it was.
+ */
+static inline bool memory_is_begun(const struct memory *mem, unsigned int region, uint64_t offset)
+{
+	uint64_t huge = offset / HUGE_PAGES;
+
+	return atomic_load_explicit(&mem->begun[region][huge / 64], memory_order_acquire) >>
+		       (huge % 64) &
+	       1;
+}
+
+static inline void memory_begin(struct memory *mem, unsigned int region, uint64_t offset)
+{
+	uint64_t huge = offset / HUGE_PAGES;
+
+	if (!memory_is_begun(mem, region, offset))
+		atomic_fetch_or(&mem->begun[region][huge / 64], UINT64_C(1) << (huge % 64));
+}
+
+/*
+ * The first page from `offset` on that is of a huge page that is begun; the
+ * region's number of pages: there is none.
+ */
+uint64_t memory_next_begun(const struct memory *mem, unsigned int region, uint64_t offset);
+/* All bytes are MISSING and nothing is begun, whatever was; nobody else looks yet. */
+void memory_make_missing(struct memory *mem);
 
 /* ---- wait.c ---- */
 
@@ -209,12 +260,48 @@ void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
 bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self);
 
 /*
- * Wakes gup sleepers and fires tickets for [first, first + n); ends the waits of threads there when `filled`. Returns for how many
- * nanoseconds the oldest of the waits had lasted, 0: there was none.
+ * The same, while there is no room for a copy of page gfn, which is usable
+ * (room.c): the caller looks again in any case.
+ */
+void memory_wait_room(struct memory *mem, gfn_t gfn, int64_t deadline_ns,
+		      struct memory_thread *self, bool *unlocked);
+/*
+ * Arms the ticket for when there is room. False: there is some by now, or
+ * memory shuts down: look again.
+ */
+bool memory_ticket_arm_room(struct memory *mem, struct gup_ticket *ticket, gfn_t gfn);
+/* There is room: wakes all that wait for it. No lock is held: tickets fire. */
+void memory_wake_room(struct memory *mem);
+
+/*
+ * Wakes gup sleepers and fires tickets for [first, first + n); ends the waits
+ * of threads there when `filled`. Returns for how many nanoseconds the oldest
+ * of the waits had lasted, 0: there was none.
  */
 int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled);
 /* All gup waits end, all tickets fire; returns when the last sleeper has left gup. */
 void memory_wake_all(struct memory *mem);
+
+/* ---- room.c ---- */
+
+/*
+ * Says that somebody waits for room; with wait_lock held, if it is to be relied
+ * on. False: there is some.
+ */
+bool memory_room_is_wanted(struct memory *mem);
+/*
+ * A copy has gone: wakes who waits, if there is room enough for it to be worth
+ * it. No lock is held.
+ */
+void memory_room_came(struct memory *mem);
+/*
+ * The vCPU of this thread comes out of the guest, and does not enter it again
+ * before there is room.
+ */
+void memory_hold_back(struct memory *mem, pid_t tid);
+/* Those held back look whether they are kicked; or may go on. wait_lock is held. */
+void memory_room_kick(struct memory *mem);
+void memory_room_let_go(struct memory *mem);
 
 /* ---- eject.c ---- */
 
@@ -241,7 +328,6 @@ void memory_ejects_wait(struct memory *mem);
 extern const struct page_sink_ops memory_sink_ops;
 
 void memory_rooms_init(struct memory *mem);
-int memory_rooms_start(struct memory *mem);
 /*
  * All that was committed is placed when it returns; what cannot be is dropped, and MISSING as it
  * was. Rooms that are out stay out.
@@ -254,6 +340,11 @@ void memory_rooms_flush(struct memory *mem);
  */
 struct wakes;
 void memory_rooms_forget(struct memory *mem, gfn_t first, uint64_t n, struct wakes *forgotten);
+/*
+ * Has this page been committed, and not been placed yet? Then it is placed now,
+ * or, should that fail, by and by.
+ */
+bool memory_rooms_place(struct memory *mem, gfn_t gfn);
 /* Joins the thread. memory_rooms_fini: nobody uses a room any more. */
 void memory_rooms_end(struct memory *mem);
 void memory_rooms_fini(struct memory *mem);
@@ -262,6 +353,10 @@ void memory_rooms_fini(struct memory *mem);
 
 /* Locks the huge page that page `offset` lies in; returns what is to be unlocked. */
 pthread_mutex_t *memory_huge_lock(struct memory *mem, unsigned int region, uint64_t offset);
+/* Huge pages numbered over all regions, from 0 on; and back. */
+uint32_t memory_huge_number(const struct memory *mem, unsigned int region, uint64_t offset);
+void memory_huge_at(const struct memory *mem, uint32_t number, unsigned int *region,
+		    uint64_t *offset);
 
 /*
  * Brings up to n pages at offset into the kernel's page table, with the huge
@@ -300,7 +395,16 @@ int64_t memory_wake_published(struct memory *mem, unsigned int region, uint64_t 
 int memory_fill_huge(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
 		     const uint8_t *pages, int64_t *fresh);
 
-/* So many pages are new, which were published: the last one completes. No huge page's lock is held. */
+/*
+ * Is there nothing to fill? The page is there, or its memory has failed. Its
+ * huge page's lock is held.
+ */
+bool memory_fill_is_over(struct memory *mem, unsigned int region, uint64_t offset);
+
+/*
+ * So many pages are new, which were published: the last one completes. No huge
+ * page's lock is held.
+ */
 void memory_count_fresh(struct memory *mem, uint64_t fresh);
 
 /* ---- watch.c ---- */
@@ -310,12 +414,31 @@ void memory_count_fresh(struct memory *mem, uint64_t fresh);
  * are MISSING. Takes source_lock.
  */
 void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
-/* UFFDIO_WAKE of one page. */
-void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset);
+/* UFFDIO_WAKE of n pages. */
+void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
+/* Opens mem->pagemap, if it can be. */
+void memory_pagemap_open(struct memory *mem);
+/*
+ * Registers all of RAM for its missing pages and for writes, with a userfaultfd
+ * and a fault thread, which are opened and started if there are none. -ENOTSUP:
+ * this kernel cannot report writes; memory_watch's errors.
+ */
+int memory_watch_writes(struct memory *mem, struct err *err);
+/*
+ * Nothing is registered any more: no thread is left waiting. What has not come
+ * is lost if there is any.
+ */
+void memory_unregister(struct memory *mem);
 /* The userfaultfd and its thread end. */
 void memory_unwatch(struct memory *mem);
 
-/* ---- stray.c ---- */
+/*
+ * A userfaultfd, with these features on; *there: what this kernel has. A
+ * negative errno, and the text says what helps.
+ */
+int memory_uffd_open(uint64_t features, uint64_t *there, struct err *err);
+
+/* ---- direct_access.c ---- */
 
 /* The number of the last return from KVM_RUN; taken before reports are read. */
 uint64_t memory_returns(struct memory *mem);

@@ -9,9 +9,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/cond.h"
+#include "base/zeroed.h"
 #include "memory/internal.h"
 
 static int memory_check_ranges(const struct memory_range *ranges, unsigned int n, struct err *err)
@@ -77,14 +80,39 @@ static void memory_init_locks(struct memory *mem)
 	pthread_mutex_init(&mem->eject_lock, NULL);
 	cond_init(&mem->no_sleepers);
 	cond_init(&mem->eject_over);
+	pthread_cond_init(&mem->room, NULL);
+	pthread_mutex_init(&mem->collapse_lock, NULL);
+	memory_spans_init(mem);
 	memory_rooms_init(mem);
 }
 
-int memory_new(struct memory **out, const struct memory_range *ranges, unsigned int n,
-	       struct err *err)
+static size_t begun_bytes(const struct memory_region *region)
+{
+	return (region->pages / HUGE_PAGES + 63) / 64 * sizeof(uint64_t);
+}
+
+static int region_new(struct memory *mem, const struct memory_range *range, struct err *err)
+{
+	struct memory_region *region = &mem->region[mem->regions];
+	unsigned int i = mem->regions++;
+
+	region->first = gpa_to_gfn(range->base);
+	region->pages = range->len_bytes / PAGE_BYTES;
+	region->host = memory_map(range->len_bytes);
+	mem->state[i] = zeroed_new(region->pages);
+	mem->begun[i] = zeroed_new(begun_bytes(region));
+	mem->pages += region->pages;
+	if (region->host && mem->state[i] && mem->begun[i])
+		return 0;
+	return err_set(err, -ENOMEM,
+		       "the host has no %" PRIu64 " MiB of address space for guest RAM",
+		       range->len_bytes >> 20);
+}
+
+int memory_new_missing(struct memory **out, const struct memory_range *ranges, unsigned int n,
+		       struct err *err)
 {
 	struct memory *mem;
-	uint64_t pages;
 	unsigned int i;
 	int r;
 
@@ -97,26 +125,65 @@ int memory_new(struct memory **out, const struct memory_range *ranges, unsigned 
 	memory_init_locks(mem);
 	mem->sink.ops = &memory_sink_ops;
 	mem->uffd = -1;
+	mem->uffd_place = eventfd(0, EFD_CLOEXEC);
 	mem->stop_fd = -1;
 	mem->pagemap = -1;
 	mem->way = WAY_OUT_EJECT;
-	for (i = 0; i < n; i++) {
-		pages = ranges[i].len_bytes / PAGE_BYTES;
-		mem->region[i].first = gpa_to_gfn(ranges[i].base);
-		mem->region[i].pages = pages;
-		mem->region[i].host = memory_map(ranges[i].len_bytes);
-		mem->state[i] = malloc(pages);
-		mem->regions = i + 1;
-		if (!mem->region[i].host || !mem->state[i]) {
-			memory_free(mem);
-			return err_set(err, -ENOMEM, "the host has no %" PRIu64 " MiB of address space for guest RAM",
-				       ranges[i].len_bytes >> 20);
-		}
-		memset((void *)mem->state[i], PAGE_PRESENT, pages);
-		mem->pages += pages;
+	for (i = 0; i < n && !r; i++)
+		r = region_new(mem, &ranges[i], err);
+	if (r < 0) {
+		memory_free(mem);
+		return r;
 	}
 	*out = mem;
 	return 0;
+}
+
+int memory_new(struct memory **out, const struct memory_range *ranges, unsigned int n,
+	       struct err *err)
+{
+	struct memory *mem;
+	unsigned int i;
+	int r;
+
+	r = memory_new_missing(&mem, ranges, n, err);
+	if (r < 0)
+		return r;
+	for (i = 0; i < mem->regions; i++) {
+		memset((void *)mem->state[i], PAGE_PRESENT, mem->region[i].pages);
+		memset((void *)mem->begun[i], 0xff, begun_bytes(&mem->region[i]));
+	}
+	*out = mem;
+	return 0;
+}
+
+void memory_make_missing(struct memory *mem)
+{
+	unsigned int i;
+
+	for (i = 0; i < mem->regions; i++) {
+		zeroed_clear((void *)mem->state[i], mem->region[i].pages);
+		zeroed_clear((void *)mem->begun[i], begun_bytes(&mem->region[i]));
+	}
+}
+
+uint64_t memory_next_begun(const struct memory *mem, unsigned int region, uint64_t offset)
+{
+	uint64_t pages = mem->region[region].pages, huge = offset / HUGE_PAGES, word;
+
+	if (offset >= pages)
+		return pages;
+	if (memory_is_begun(mem, region, offset))
+		return offset;
+	for (huge++; huge < pages / HUGE_PAGES; huge = (huge | 63) + 1) {
+		word = atomic_load(&mem->begun[region][huge / 64]) >> (huge % 64);
+		if (!word)
+			continue;
+		huge += (uint64_t)__builtin_ctzll(word);
+		break;
+	}
+	/* What stands behind the last huge page is nobody's. */
+	return huge < pages / HUGE_PAGES ? huge * HUGE_PAGES : pages;
 }
 
 int memory_set_dumpable(struct memory *mem)
@@ -155,8 +222,16 @@ void memory_free(struct memory *mem)
 	for (i = 0; i < mem->regions; i++) {
 		if (mem->region[i].host)
 			munmap(mem->region[i].host, mem->region[i].pages * PAGE_BYTES);
-		free((void *)mem->state[i]);
+		zeroed_free((void *)mem->state[i], mem->region[i].pages);
+		zeroed_free((void *)mem->begun[i], begun_bytes(&mem->region[i]));
 	}
+	memory_spans_fini(mem);
+	if (mem->pagemap >= 0)
+		close(mem->pagemap);
+	if (mem->uffd_place >= 0)
+		close(mem->uffd_place);
+	pthread_mutex_destroy(&mem->collapse_lock);
+	pthread_cond_destroy(&mem->room);
 	pthread_cond_destroy(&mem->eject_over);
 	pthread_cond_destroy(&mem->no_sleepers);
 	pthread_mutex_destroy(&mem->eject_lock);
@@ -234,7 +309,7 @@ enum page_state memory_page_state(const struct memory *mem, gfn_t gfn)
 	unsigned int region;
 	uint64_t offset;
 
-	if (!memory_find(mem, gfn, 1, &region, &offset))
+	if (!memory_find(mem, gfn, 1, &region, &offset) || !memory_is_begun(mem, region, offset))
 		return PAGE_MISSING;
 	return state_of(state_load(&mem->state[region][offset]));
 }
@@ -243,16 +318,21 @@ int64_t memory_missing_bitmap(const struct memory *mem, gfn_t first, uint64_t n,
 {
 	unsigned int region;
 	uint64_t offset, i;
-	int64_t missing = 0;
+	int64_t missing;
 
 	if (!memory_find(mem, first, n, &region, &offset))
 		return -EFAULT;
-	memset(bits, 0, (n + 7) / 8);
-	for (i = 0; i < n; i++) {
-		if (state_of(state_load(&mem->state[region][offset + i])) == PAGE_PRESENT)
+	/* Of a huge page that is not begun all are. */
+	memset(bits, 0xff, n / 8);
+	if (n % 8)
+		bits[n / 8] = (uint8_t)((1u << (n % 8)) - 1);
+	missing = (int64_t)n;
+	for (i = memory_next_begun(mem, region, offset); i < offset + n;
+	     i = memory_next_begun(mem, region, i + 1)) {
+		if (state_of(state_load(&mem->state[region][i])) != PAGE_PRESENT)
 			continue;
-		bits[i / 8] |= (uint8_t)(1u << (i % 8));
-		missing++;
+		bits[(i - offset) / 8] &= (uint8_t)~(1u << ((i - offset) % 8));
+		missing--;
 	}
 	return missing;
 }
@@ -273,6 +353,7 @@ void memory_stats(const struct memory *mem, struct memory_stats *stats)
 		.split_huge = count_get(&mem->n_split_huge),
 		.gup_sleeps = count_get(&mem->n_gup_sleeps),
 		.direct_accesses = count_get(&mem->n_direct_accesses),
+		.strays = count_get(&mem->n_direct_accesses),
 		.discarded = count_get(&mem->n_discarded),
 	};
 }

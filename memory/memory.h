@@ -8,9 +8,7 @@
  *        ^                |  |
  *        +---link lost----+  +---the source says so---> LOST
  *
- * RAM is private anonymous memory in a few regions, or a private mapping of a
- * memfd that clones of one image share (memory_set_backing). Memory that is to
- * arrive late is watched by a userfaultfd; the fault thread reads who waits for
+ * RAM is private anonymous memory in a few regions. Memory that is to arrive late is watched by a userfaultfd; the fault thread reads who waits for
  * which page and asks the page source. One byte a page holds the state; the
  * byte is the truth, the kernel's page tables follow it: a page is first copied
  * in whole (UFFDIO_COPY), and only then becomes PRESENT.
@@ -88,6 +86,7 @@ struct memory_stats {
 	uint64_t gup_sleeps;		/* waits in gup that did sleep */
 	uint64_t direct_accesses;	/* faults of threads that should have used gup: memory_set_direct_access */
 	uint64_t discarded;		/* pages given up (memory_discard), each time counted */
+	uint64_t strays;		/* direct_accesses by its name in 0.1 */
 };
 
 /* Somebody who waits for a page now. */
@@ -119,16 +118,28 @@ int memory_new(struct memory **out, const struct memory_range *ranges, unsigned 
 	       struct err *err);
 
 /*
- * This process' core dumps are to have guest RAM, and so what the guest keeps secret: for whoever debugs the two together. Before other
- * threads know `mem`. 0, or what madvise(2) fails with.
+ * The same, but that memory_watch has to come next, before anybody touches a
+ * page. Neither its time nor its memory depends on how much RAM there is: a
+ * page costs a byte once something of its huge page has come or was asked for,
+ * and before that nothing.
+ */
+int memory_new_missing(struct memory **out, const struct memory_range *ranges, unsigned int n,
+		       struct err *err);
+
+/*
+ * This process' core dumps are to have guest RAM, and so what the guest keeps
+ * secret: for whoever debugs the two together. Before other threads know `mem`.
+ * 0, or what madvise(2) fails with.
  */
 int memory_set_dumpable(struct memory *mem);
 
 /*
- * Ends every wait in gup with -EINTR, stops the fault thread, closes the userfaultfd, frees the RAM.
- * All vCPU threads must have ended (a closed userfaultfd shows zeros to whoever still waits), the VM's
- * file descriptors need not be closed yet and should not be: KVM's own workers may wait for a page, and
- * end only when the userfaultfd is gone. Closing (memory_shut) and freeing (memory_free) are thus two steps.
+ * Ends every wait in gup with -EINTR, stops the fault thread, closes the
+ * userfaultfd, frees the RAM. All vCPU threads must have ended (a closed
+ * userfaultfd shows zeros to whoever still waits), the VM's file descriptors
+ * need not be closed yet and should not be: KVM's own workers may wait for a
+ * page, and end only when the userfaultfd is gone. Closing (memory_shut) and
+ * freeing (memory_free) are thus two steps.
  */
 void memory_shut(struct memory *mem);
 void memory_free(struct memory *mem);
@@ -163,6 +174,11 @@ enum memory_direct_access {
 };
 void memory_set_direct_access(struct memory *mem, enum memory_direct_access what);
 
+/* Its names in 0.1, for one release more. */
+enum memory_stray { MEMORY_STRAY_COUNT, MEMORY_STRAY_LOG, MEMORY_STRAY_ABORT };
+void memory_set_stray(struct memory *mem, enum memory_stray what)
+	__attribute__((deprecated("use memory_set_direct_access")));
+
 /* Are there pages that are not PRESENT? */
 bool memory_is_late(const struct memory *mem);
 
@@ -195,7 +211,7 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
  * it that no source has an older copy under way, or a room with one.
  *
  * Only while memory is late. Once all has come, or is about to, nothing is
- * watched any more: -EINVAL, and nothing changes. So it is with backed memory.
+ * watched any more: -EINVAL, and nothing changes.
  *
  * A page that somebody holds by gup, or that is ejected from, stays as it is:
  * -EBUSY, the others are MISSING, and the caller may try again. It is not
@@ -234,10 +250,8 @@ int memory_poison(struct memory *mem, const void *host, gfn_t *gfn);
  * on, and their memory goes back to the host until they are touched again.
  * Pages that somebody holds by gup are left as they are, and so is everything
  * while memory is late (memory_is_late): pages that have not come are not given
- * up, pages that have come keep what they hold. (Of backed memory only those
- * are left that have not come.) Any thread; while the guest runs. Returns how
- * many
- * were given up, or -EFAULT: not RAM of one region.
+ * up, pages that have come keep what they hold. Any thread; while the guest
+ * runs. Returns how many were given up, or -EFAULT: not RAM of one region.
  */
 int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
 

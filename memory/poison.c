@@ -51,6 +51,7 @@ int memory_poison(struct memory *mem, const void *host, gfn_t *gfn)
 	 */
 	count_add(&mem->n_lost, 1);
 	atomic_fetch_add(&mem->n_missing, 1);
+	memory_begin(mem, region, offset);
 	old = state_poison(&mem->state[region][offset]);
 	if (state_of(old) != PAGE_PRESENT)
 		atomic_fetch_sub(&mem->n_missing, 1);

@@ -77,9 +77,24 @@ static bool area_takes(const struct memory_area *area, gfn_t first, uint64_t n)
 	       memory_stage_takes(area->stage, first, n);
 }
 
+static void *keeper_main(void *arg);
+
+/*
+ * The thread below is there from the first area on: memory to which nothing is
+ * committed has none.
+ */
+static int area_keeper_start(struct memory *mem)
+{
+	struct memory_rooms *rooms = &mem->rooms;
+	int r = rooms->running || rooms->ended ? 0 : thread_start(&rooms->thread, keeper_main, mem);
+
+	rooms->running = !r && !rooms->ended;
+	return r;
+}
+
 static struct memory_area *area_new(struct memory *mem)
 {
-	struct memory_area *area = calloc(1, sizeof(*area));
+	struct memory_area *area = area_keeper_start(mem) < 0 ? NULL : calloc(1, sizeof(*area));
 
 	if (area && memory_stage_new(&area->stage, mem, NULL) < 0) {
 		free(area);
@@ -255,6 +270,7 @@ static int64_t sink_room(struct page_sink *sink, gfn_t first, uint64_t n, void *
 	n = n < HUGE_PAGES - at ? n : HUGE_PAGES - at;
 	if (!memory_find(mem, first, n, &region, &offset))
 		return -EFAULT;
+	memory_begin(mem, region, offset);
 	pthread_mutex_lock(&mem->rooms.lock);
 	r = areas_leave(mem, first);
 	if (!r)
@@ -317,6 +333,7 @@ static int64_t commit_all_zeros(struct memory *mem, gfn_t first, uint64_t n)
 	for (i = 0; i < n; i += part) {
 		part = HUGE_PAGES - (first.v + i) % HUGE_PAGES;
 		part = part < n - i ? part : n - i;
+		memory_begin(mem, region, offset + i);
 		r = commit_zeros(mem, GFN(first.v + i), part);
 		if (r < 0)
 			return r;
@@ -421,15 +438,29 @@ void memory_rooms_forget(struct memory *mem, gfn_t first, uint64_t n, struct wak
 	pthread_mutex_unlock(&mem->rooms.lock);
 }
 
-int memory_rooms_start(struct memory *mem)
+/* One that has a copy of this page, of a huge page that is not being placed; NULL: none has. */
+static struct memory_area *area_with(struct memory *mem, gfn_t gfn)
 {
-	int r;
+	struct memory_area *area = mem->rooms.areas;
+
+	while (area &&
+	       (area->huge != gfn.v / HUGE_PAGES || memory_stage_takes(area->stage, gfn, 1)))
+		area = area->next;
+	return area;
+}
+
+bool memory_rooms_place(struct memory *mem, gfn_t gfn)
+{
+	struct memory_area *area;
 
 	pthread_mutex_lock(&mem->rooms.lock);
-	r = thread_start(&mem->rooms.thread, keeper_main, mem);
-	mem->rooms.running = !r;
+	while (area_placing(mem, gfn))
+		pthread_cond_wait(&mem->rooms.placed, &mem->rooms.lock);
+	area = area_with(mem, gfn);
+	if (area)
+		area_place(mem, area);	/* or the stage's thread, when it tries again */
 	pthread_mutex_unlock(&mem->rooms.lock);
-	return r;
+	return area;
 }
 
 void memory_rooms_end(struct memory *mem)
@@ -439,6 +470,7 @@ void memory_rooms_end(struct memory *mem)
 	pthread_mutex_lock(&mem->rooms.lock);
 	was = mem->rooms.running;
 	mem->rooms.running = false;
+	mem->rooms.ended = true;
 	pthread_cond_signal(&mem->rooms.held);
 	pthread_mutex_unlock(&mem->rooms.lock);
 	if (was)

@@ -270,7 +270,9 @@ static bool stage_is_placeable(const struct memory_stage *stage)
 			return false;
 		}
 	}
-	return here < HUGE_PAGES && zeros <= MEMORY_HUGE_ZEROS_MAX && (!here || memory_can_promote(mem));
+	return here < HUGE_PAGES && zeros <= MEMORY_HUGE_ZEROS_MAX &&
+	       (!here || (memory_can_promote(mem) &&
+			  memory_spans_may_move(stage->mem, stage->region, stage->offset)));
 }
 
 /* What is taken back is PRESENT again: it is in the kernel. */
@@ -354,6 +356,7 @@ static unsigned int stage_move(struct memory_stage *stage)
 	uint64_t done = 0;
 	int64_t got;
 
+	memory_spans_arrive(stage->mem, stage->region, stage->offset, HUGE_PAGES);
 	while (done < HUGE_PAGES) {
 		got = memory_fill_move(stage->mem, stage->region, stage->offset + done,
 				       HUGE_PAGES - done, stage->area + done * PAGE_BYTES);

@@ -201,23 +201,42 @@ static void ask_again(struct memory *mem, unsigned int region, uint64_t offset)
 
 /* ---- tickets ---- */
 
-bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region,
-		       uint64_t offset)
+/* With wait_lock held. */
+static void ticket_enter(struct memory *mem, struct gup_ticket *ticket, gfn_t gfn)
+{
+	ticket->gfn = gfn;
+	ticket->since_ns = clock_now_ns();
+	ticket->armed = true;
+	ticket->next = mem->tickets;
+	mem->tickets = ticket;
+}
+
+bool memory_ticket_arm_room(struct memory *mem, struct gup_ticket *ticket, gfn_t gfn)
 {
 	bool armed;
 
 	pthread_mutex_lock(&mem->wait_lock);
 	assert(!ticket->armed);
+	armed = !atomic_load(&mem->shut) && memory_room_is_wanted(mem);
+	if (armed)
+		ticket_enter(mem, ticket, gfn);
+	pthread_mutex_unlock(&mem->wait_lock);
+	return armed;
+}
+
+bool memory_ticket_arm(struct memory *mem, struct gup_ticket *ticket, unsigned int region,
+		       uint64_t offset)
+{
+	bool armed;
+
+	memory_begin(mem, region, offset);
+	pthread_mutex_lock(&mem->wait_lock);
+	assert(!ticket->armed);
 	/* Lost since the caller looked: nobody would fire it. */
 	armed = !atomic_load(&mem->shut) && state_set_waited(&mem->state[region][offset]) &&
 		state_of(state_load(&mem->state[region][offset])) != PAGE_LOST;
-	if (armed) {
-		ticket->gfn = GFN(mem->region[region].first.v + offset);
-		ticket->since_ns = clock_now_ns();
-		ticket->armed = true;
-		ticket->next = mem->tickets;
-		mem->tickets = ticket;
-	}
+	if (armed)
+		ticket_enter(mem, ticket, GFN(mem->region[region].first.v + offset));
 	pthread_mutex_unlock(&mem->wait_lock);
 	/* The ticket is not looked at any more: it may have fired. */
 	if (armed)
@@ -250,6 +269,36 @@ bool memory_wait_is_off(const struct memory *mem, const struct memory_thread *se
 	return atomic_load(&mem->shut) || (self && atomic_load(&self->kicked));
 }
 
+/* In the book; wait_lock held. */
+static void sleeper_enter(struct memory *mem, struct gup_wait *wait, bool *unlocked)
+{
+	wait->next = mem->gup_waits;
+	mem->gup_waits = wait;
+	mem->sleepers++;
+	count_add(&mem->n_gup_sleeps, 1);
+	if (unlocked)
+		*unlocked = true;
+}
+
+/* Until it is woken; the map lock is dropped meanwhile. */
+static void sleeper_sleep(struct memory *mem, struct gup_wait *wait, int64_t deadline_ns)
+{
+	struct gup_wait **p;
+	int r = 0;
+
+	memory_map_unlock(mem);
+	pthread_mutex_lock(&mem->wait_lock);
+	while (!wait->woken && r != ETIMEDOUT)
+		r = cond_wait(&wait->cond, &mem->wait_lock, deadline_ns ? deadline_ns : INT64_MAX);
+	for (p = &mem->gup_waits; *p != wait; p = &(*p)->next)
+		;
+	*p = wait->next;
+	if (!--mem->sleepers)
+		pthread_cond_broadcast(&mem->no_sleepers);
+	pthread_mutex_unlock(&mem->wait_lock);
+	memory_map_lock(mem);
+}
+
 void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
 		       int64_t deadline_ns, struct memory_thread *self, bool lost_ends,
 		       bool *unlocked)
@@ -258,38 +307,40 @@ void memory_wait_sleep(struct memory *mem, unsigned int region, uint64_t offset,
 		.self = self,
 		.gfn = GFN(mem->region[region].first.v + offset),
 		.since_ns = clock_now_ns(),
-	}, **p;
+	};
 	state_byte *state = &mem->state[region][offset];
-	int r = 0;
+	bool sleeps;
+
+	memory_begin(mem, region, offset);
+	cond_init(&wait.cond);
+	pthread_mutex_lock(&mem->wait_lock);
+	sleeps = !memory_wait_is_off(mem, self) && state_set_waited(state) &&
+		 !(lost_ends && state_of(state_load(state)) == PAGE_LOST);
+	if (sleeps)
+		sleeper_enter(mem, &wait, unlocked);
+	pthread_mutex_unlock(&mem->wait_lock);
+	if (sleeps) {
+		ask_again(mem, region, offset);
+		sleeper_sleep(mem, &wait, deadline_ns);
+	}
+	pthread_cond_destroy(&wait.cond);
+}
+
+void memory_wait_room(struct memory *mem, gfn_t gfn, int64_t deadline_ns,
+		      struct memory_thread *self, bool *unlocked)
+{
+	struct gup_wait wait = { .self = self, .gfn = gfn, .since_ns = clock_now_ns() };
+	bool sleeps;
 
 	cond_init(&wait.cond);
 	pthread_mutex_lock(&mem->wait_lock);
-	if (memory_wait_is_off(mem, self) || !state_set_waited(state) ||
-	    (lost_ends && state_of(state_load(state)) == PAGE_LOST)) {
-		pthread_mutex_unlock(&mem->wait_lock);
-		pthread_cond_destroy(&wait.cond);
-		return;
-	}
-	wait.next = mem->gup_waits;
-	mem->gup_waits = &wait;
-	mem->sleepers++;
-	count_add(&mem->n_gup_sleeps, 1);
-	if (unlocked)
-		*unlocked = true;
+	sleeps = !memory_wait_is_off(mem, self) && memory_room_is_wanted(mem);
+	if (sleeps)
+		sleeper_enter(mem, &wait, unlocked);
 	pthread_mutex_unlock(&mem->wait_lock);
-	ask_again(mem, region, offset);
-	memory_map_unlock(mem);
-	pthread_mutex_lock(&mem->wait_lock);
-	while (!wait.woken && r != ETIMEDOUT)
-		r = cond_wait(&wait.cond, &mem->wait_lock, deadline_ns ? deadline_ns : INT64_MAX);
-	for (p = &mem->gup_waits; *p != &wait; p = &(*p)->next)
-		;
-	*p = wait.next;
-	if (!--mem->sleepers)
-		pthread_cond_broadcast(&mem->no_sleepers);
-	pthread_mutex_unlock(&mem->wait_lock);
+	if (sleeps)
+		sleeper_sleep(mem, &wait, deadline_ns);
 	pthread_cond_destroy(&wait.cond);
-	memory_map_lock(mem);
 }
 
 bool memory_wait_page(struct memory *mem, gfn_t gfn, struct memory_thread *self)
@@ -326,13 +377,27 @@ static void wait_end(struct memory *mem, struct wait *wait, gfn_t first, uint64_
 	atomic_store(&wait->active, false);
 }
 
-/* Unlinks the tickets for [first, first + n), or all with n == UINT64_MAX; wait_lock held. */
+/* A page that is usable is waited for only because there was no room for a copy of it. */
+static bool wants_room(struct memory *mem, gfn_t gfn)
+{
+	unsigned int region;
+	uint64_t offset;
+
+	return memory_find(mem, gfn, 1, &region, &offset) &&
+	       state_usable(state_load(&mem->state[region][offset]));
+}
+
+/*
+ * Unlinks the tickets for [first, first + n), or all with n == UINT64_MAX, or
+ * with n == 0 those that want room; wait_lock held.
+ */
 static struct gup_ticket *tickets_take(struct memory *mem, gfn_t first, uint64_t n)
 {
 	struct gup_ticket **p = &mem->tickets, *ticket, *taken = NULL;
 
 	while ((ticket = *p)) {
-		if (n != UINT64_MAX && !gfn_in(ticket->gfn, first, n)) {
+		if (n != UINT64_MAX &&
+		    !(n ? gfn_in(ticket->gfn, first, n) : wants_room(mem, ticket->gfn))) {
 			p = &ticket->next;
 			continue;
 		}
@@ -390,6 +455,26 @@ int64_t memory_wake(struct memory *mem, gfn_t first, uint64_t n, bool filled)
 	return now - since;
 }
 
+void memory_wake_room(struct memory *mem)
+{
+	struct gup_ticket *tickets;
+	struct gup_wait *wait;
+	int64_t since = 0;
+
+	pthread_mutex_lock(&mem->wait_lock);
+	memory_room_let_go(mem);
+	for (wait = mem->gup_waits; wait; wait = wait->next) {
+		if (!wants_room(mem, wait->gfn))
+			continue;
+		wait->woken = true;
+		pthread_cond_signal(&wait->cond);
+	}
+	tickets = tickets_take(mem, GFN(0), 0);
+	pthread_mutex_unlock(&mem->wait_lock);
+	tickets_fire(tickets, &since);
+	memory_spans_release(mem);
+}
+
 void memory_wake_all(struct memory *mem)
 {
 	struct gup_ticket *tickets;
@@ -397,6 +482,7 @@ void memory_wake_all(struct memory *mem)
 	int64_t since = 0;
 
 	pthread_mutex_lock(&mem->wait_lock);
+	memory_room_let_go(mem);
 	for (wait = mem->gup_waits; wait; wait = wait->next) {
 		wait->woken = true;
 		pthread_cond_signal(&wait->cond);

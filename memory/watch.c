@@ -10,7 +10,6 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -30,6 +29,8 @@ void memory_ask(struct memory *mem, unsigned int region, uint64_t offset, uint64
 	uint64_t i = offset, end = offset + n, start, k;
 	struct page_source *source;
 
+	for (k = offset; k < end; k = (k / HUGE_PAGES + 1) * HUGE_PAGES)
+		memory_begin(mem, region, k);
 	pthread_rwlock_rdlock(&mem->source_lock);
 	source = mem->source;
 	while (source && i < end) {
@@ -65,7 +66,8 @@ static void scan(struct memory *mem, uint8_t mask, uint8_t want,
 	unsigned int r;
 
 	for (r = 0; r < mem->regions; r++)
-		for (i = 0; i < mem->region[r].pages; i += 8) {
+		for (i = memory_next_begun(mem, r, 0); i < mem->region[r].pages;
+		     i = memory_next_begun(mem, r, i + 8)) {
 			/* A hint only: fn looks again. Regions are multiples of 512 pages. */
 			word = __atomic_load_n((uint64_t *)(void *)&mem->state[r][i],
 					       __ATOMIC_RELAXED);
@@ -113,11 +115,11 @@ void memory_detach(struct memory *mem)
 
 /* ---- the fault thread ---- */
 
-void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset)
+void memory_wake_kernel(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n)
 {
 	struct uffdio_range range = {
 		.start = (uintptr_t)mem->region[region].host + offset * PAGE_BYTES,
-		.len = PAGE_BYTES,
+		.len = n * PAGE_BYTES,
 	};
 
 	if (ioctl(mem->uffd, UFFDIO_WAKE, &range) < 0)
@@ -136,6 +138,8 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 		log_error("page fault at a host address outside guest RAM");
 		return;
 	}
+	if (memory_span_fault(mem, msg, region, offset, returns))
+		return;
 	gfn = GFN(mem->region[region].first.v + offset);
 	count_add(&mem->n_faults, 1);
 	memory_check_access(mem, tid, gfn, returns);
@@ -145,8 +149,9 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 	 * The same fault may be reported several times under a long stall; a
 	 * report for a page that has come meanwhile only needs the wake-up.
 	 */
+	memory_begin(mem, region, offset);
 	if (!state_set_waited_by_kernel(&mem->state[region][offset])) {
-		memory_wake_kernel(mem, region, offset);
+		memory_wake_kernel(mem, region, offset, 1);
 		return;
 	}
 	memory_note_wait(mem, tid, gfn, &kicked);
@@ -163,6 +168,7 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 static void fault_give_up(struct memory *mem, int error)
 {
 	log_error("userfaultfd: errno %d: page faults are not served any more", -error);
+	memory_spans_fail(mem, error);
 	if (mem->events.watch_failed)
 		mem->events.watch_failed(mem->events.arg, error);
 }
@@ -226,7 +232,12 @@ static int uffd_open_device(void)
 #define UFFD_FEATURE_MOVE (1 << 16)
 #endif
 
-/* Which features there are, asked of a descriptor of its own: the hand-shake can be done only once. */
+#define UFFD_FEATURES_NEEDED UFFD_FEATURE_THREAD_ID
+
+/*
+ * Which features there are, asked of a descriptor of its own: the hand-shake
+ * can be done only once.
+ */
 static uint64_t uffd_features(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -242,13 +253,28 @@ static uint64_t uffd_features(void)
 	return api.features;
 }
 
-static int uffd_open(struct memory *mem, struct err *err)
+/*
+ * With the number of a descriptor that was opened before the VM's were: a
+ * process that is killed closes in that order, and a worker of KVM's that waits
+ * for a page holds up the end of its VM (memory_free).
+ */
+static int uffd_take_place(struct memory *mem, int fd)
 {
-	uint64_t there = uffd_features();
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_THREAD_ID | (there & UFFD_FEATURE_PAGEFAULT_FLAG_WP),
-	};
+	int r;
+
+	if (mem->uffd_place < 0)
+		return fd;
+	r = dup3(fd, mem->uffd_place, O_CLOEXEC);
+	if (r < 0)
+		return fd;
+	mem->uffd_place = -1;
+	close(fd);
+	return r;
+}
+
+int memory_uffd_open(uint64_t features, uint64_t *there, struct err *err)
+{
+	struct uffdio_api api = { .api = UFFD_API };
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	int r;
 
@@ -262,6 +288,8 @@ static int uffd_open(struct memory *mem, struct err *err)
 		return err_errno(err, -errno,
 				 "userfaultfd (is the kernel built with CONFIG_USERFAULTFD?)");
 	}
+	*there = uffd_features();
+	api.features = features & (*there | UFFD_FEATURES_NEEDED);
 	if (ioctl(fd, UFFDIO_API, &api) < 0) {
 		r = -errno;
 		close(fd);
@@ -269,9 +297,20 @@ static int uffd_open(struct memory *mem, struct err *err)
 			err, r,
 			"userfaultfd does not tell which thread waits (Linux 4.14 and later do)");
 	}
-	mem->can_move = there & UFFD_FEATURE_MOVE;
-	mem->can_protect = mem->can_move && (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 	return fd;
+}
+
+static int uffd_open(struct memory *mem, struct err *err)
+{
+	uint64_t there = 0;
+	int fd = memory_uffd_open(UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP, &there,
+				  err);
+
+	if (fd < 0)
+		return fd;
+	mem->can_move = there & UFFD_FEATURE_MOVE;
+	mem->can_protect = there & UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+	return uffd_take_place(mem, fd);
 }
 
 static int uffd_register(struct memory *mem, struct err *err)
@@ -287,12 +326,48 @@ static int uffd_register(struct memory *mem, struct err *err)
 			.mode = UFFDIO_REGISTER_MODE_MISSING | (mem->can_protect ? UFFDIO_REGISTER_MODE_WP : 0),
 		};
 
-		/* What was touched before would not be missing to the kernel. */
-		if (madvise(mem->region[i].host, reg.range.len, MADV_DONTNEED) < 0 ||
-		    ioctl(mem->uffd, UFFDIO_REGISTER, &reg) < 0)
+		if (ioctl(mem->uffd, UFFDIO_REGISTER, &reg) < 0)
 			return err_errno(err, -errno, "userfaultfd: registering guest RAM");
 	}
 	return 0;
+}
+
+/* What was touched before would not be missing to the kernel. */
+static int memory_empty(struct memory *mem, struct err *err)
+{
+	unsigned int i;
+
+	for (i = 0; i < mem->regions; i++)
+		if (madvise(mem->region[i].host, mem->region[i].pages * PAGE_BYTES, MADV_DONTNEED) <
+		    0)
+			return err_errno(err, -errno, "emptying guest RAM");
+	return 0;
+}
+
+/* So much at a time: the kernel lets nobody fault meanwhile. */
+#define UNREGISTER_BYTES (UINT64_C(64) << 20)
+
+static void unregister_region(struct memory *mem, const struct memory_region *region)
+{
+	uint64_t len = region->pages * PAGE_BYTES, at;
+
+	for (at = 0; at < len; at += UNREGISTER_BYTES) {
+		struct uffdio_range range = {
+			.start = (uintptr_t)region->host + at,
+			.len = len - at < UNREGISTER_BYTES ? len - at : UNREGISTER_BYTES,
+		};
+
+		if (ioctl(mem->uffd, UFFDIO_UNREGISTER, &range) < 0)
+			log_warn("UFFDIO_UNREGISTER: errno %d", errno);
+	}
+}
+
+void memory_unregister(struct memory *mem)
+{
+	unsigned int i;
+
+	for (i = 0; i < mem->regions; i++)
+		unregister_region(mem, &mem->region[i]);
 }
 
 static int fault_thread_start(struct memory *mem, struct err *err)
@@ -302,60 +377,89 @@ static int fault_thread_start(struct memory *mem, struct err *err)
 	return r < 0 ? err_errno(err, r, "fault thread") : 0;
 }
 
-static void pagemap_close(struct memory *mem)
+void memory_pagemap_open(struct memory *mem)
 {
-	if (mem->pagemap >= 0)
-		close(mem->pagemap);
-	mem->pagemap = -1;
+	if (mem->pagemap < 0)
+		mem->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+}
+
+static void uffd_close(struct memory *mem)
+{
+	int uffd = atomic_exchange(&mem->uffd, -1);
+
+	close(mem->stop_fd);
+	mem->stop_fd = -1;
+	close(uffd);
+}
+
+/* The userfaultfd, and what its thread needs. */
+static int uffd_start(struct memory *mem, struct err *err)
+{
+	int uffd = uffd_open(mem, err), r;
+
+	if (uffd < 0)
+		return uffd;
+	mem->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (mem->stop_fd < 0) {
+		r = err_errno(err, -errno, "eventfd");
+		close(uffd);
+		return r;
+	}
+	memory_pagemap_open(mem);
+	mem->uffd = uffd;
+	return 0;
+}
+
+int memory_watch_writes(struct memory *mem, struct err *err)
+{
+	int r;
+
+	if (mem->uffd < 0) {
+		r = uffd_start(mem, err);
+		if (r < 0)
+			return r;
+		r = fault_thread_start(mem, err);
+		if (r < 0) {
+			uffd_close(mem);
+			return r;
+		}
+	}
+	if (atomic_load(&mem->spans.unserved))
+		return err_set(err, -EIO, "page faults are not served any more");
+	if (!mem->can_protect)
+		return err_set(err, -ENOTSUP,
+			       "this kernel cannot report writes (no write protection by "
+			       "userfaultfd; Linux 5.7 and later have it on x86)");
+	if (mem->pagemap < 0)
+		return err_set(err, -ENOTSUP, "/proc/self/pagemap cannot be opened");
+	return uffd_register(mem, err);
 }
 
 int memory_watch(struct memory *mem, const struct memory_events *events, struct err *err)
 {
-	unsigned int r;
 	int ret;
 
-	mem->uffd = uffd_open(mem, err);
-	if (mem->uffd < 0) {
-		ret = mem->uffd;
-		mem->uffd = -1;
-		return ret;
-	}
-	mem->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (mem->stop_fd < 0) {
-		ret = err_errno(err, -errno, "eventfd");
-		goto err_uffd;
-	}
-	mem->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	ret = uffd_register(mem, err);
+	ret = uffd_start(mem, err);
 	if (ret < 0)
-		goto err_pagemap;
+		return ret;
+	ret = memory_empty(mem, err);
+	if (!ret)
+		ret = uffd_register(mem, err);
+	if (ret < 0)
+		goto err_open;
 	if (events)
 		mem->events = *events;
 	/* Nobody else looks yet. */
-	for (r = 0; r < mem->regions; r++)
-		memset((void *)mem->state[r], PAGE_MISSING, mem->region[r].pages);
-
+	memory_make_missing(mem);
 	atomic_store(&mem->n_missing, mem->pages);
 	atomic_store(&mem->late, true);
-	ret = memory_rooms_start(mem);
-	if (ret < 0) {
-		err_errno(err, ret, "stage thread");
-		goto err_pagemap;
-	}
 	ret = fault_thread_start(mem, err);
 	if (ret < 0)
 		goto err_open;
 	return 0;
 
 err_open:
-	memory_rooms_end(mem);
-err_pagemap:
-	pagemap_close(mem);
-	close(mem->stop_fd);
-	mem->stop_fd = -1;
-err_uffd:
-	close(mem->uffd);
-	mem->uffd = -1;
+	uffd_close(mem);
 	return ret;
 }
 
@@ -368,9 +472,5 @@ void memory_unwatch(struct memory *mem)
 	if (write(mem->stop_fd, &one, sizeof(one)) < 0)
 		log_error("fault thread cannot be told to stop: errno %d", errno);
 	pthread_join(mem->fault_thread, NULL);
-	pagemap_close(mem);
-	close(mem->stop_fd);
-	close(mem->uffd);
-	mem->stop_fd = -1;
-	mem->uffd = -1;
+	uffd_close(mem);
 }

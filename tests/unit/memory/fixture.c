@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 static int counting_request(struct page_source *source, gfn_t first, uint64_t n)
@@ -23,8 +24,7 @@ void counting_source_init(struct counting_source *source)
 	*source = (struct counting_source){ .source.ops = &counting_ops };
 }
 
-struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool late,
-			       const struct memory_events *events)
+static struct memory *memory_make(unsigned int low_mib, unsigned int high_mib)
 {
 	struct memory_range ranges[2] = {
 		{ GPA(0), (uint64_t)low_mib << 20 },
@@ -32,12 +32,16 @@ struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool
 	};
 	struct memory *mem;
 	struct err err;
-	int r;
 
 	assert_int_equal(memory_new(&mem, ranges, high_mib ? 2 : 1, &err), 0);
-	if (!late)
-		return mem;
-	r = memory_watch(mem, events, &err);
+	return mem;
+}
+
+static struct memory *memory_make_late(struct memory *mem, const struct memory_events *events)
+{
+	struct err err;
+	int r = memory_watch(mem, events, &err);
+
 	if (r == -EPERM || r == -ENOSYS) {
 		memory_free(mem);
 		print_message("skipped: %s\n", err.text);
@@ -45,6 +49,14 @@ struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool
 	}
 	assert_int_equal(r, 0);
 	return mem;
+}
+
+struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool late,
+			       const struct memory_events *events)
+{
+	struct memory *mem = memory_make(low_mib, high_mib);
+
+	return late ? memory_make_late(mem, events) : mem;
 }
 
 void wait_a_little(void)
@@ -72,4 +84,20 @@ void page_pattern(uint8_t *page, gfn_t gfn)
 
 	for (i = 0; i < PAGE_BYTES / 8; i++)
 		words[i] = (gfn.v + 1) * UINT64_C(0x9e3779b97f4a7c15) + i;
+}
+
+void fill_pages(struct memory *mem, uint64_t first, uint64_t n, uint64_t as)
+{
+	uint8_t *pages = malloc(n * PAGE_BYTES);
+	uint64_t i;
+
+	for (i = 0; i < n; i++)
+		page_pattern(pages + i * PAGE_BYTES, GFN(as + i));
+	assert_int_equal(memory_fill(mem, GFN(first), n, pages), n);
+	free(pages);
+}
+
+int read_page(struct memory *mem, uint64_t gfn, uint8_t page[PAGE_BYTES])
+{
+	return gup_read(mem, gfn_to_gpa(GFN(gfn)), page, PAGE_BYTES, GUP_NOWAIT, NULL);
 }

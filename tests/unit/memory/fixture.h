@@ -28,9 +28,8 @@ struct counting_source {
 void counting_source_init(struct counting_source *source);
 
 /*
- * Two regions: [0, low) and [4 GiB, 4 GiB + high), in MiB; watched when `late`,
- * and then of a memfd of its own where the build says so
- * (MEMORY_FOR_TEST_IS_BACKED). Skips the test where userfaultfd is not allowed.
+ * Two regions: [0, low) and [4 GiB, 4 GiB + high), in MiB; watched when `late`.
+ * Skips the test where userfaultfd is not allowed.
  */
 struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool late,
 			       const struct memory_events *events);
@@ -49,5 +48,9 @@ bool thread_sleeps(pid_t tid);
 
 /* A page's content for tests: every word tells which page it is. */
 void page_pattern(uint8_t *page, gfn_t gfn);
+/* Fills n missing pages from `first` on with the content of those from `as` on. */
+void fill_pages(struct memory *mem, uint64_t first, uint64_t n, uint64_t as);
+/* What gup_read says, without a wait. */
+int read_page(struct memory *mem, uint64_t gfn, uint8_t page[PAGE_BYTES]);
 
 #endif

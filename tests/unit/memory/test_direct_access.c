@@ -268,13 +268,13 @@ static void test_builds_for_tests_abort(void **unused)
 	status = in_a_child(MEMORY_DIRECT_ACCESS_ABORT, said, sizeof(said));
 	assert_true(WIFSIGNALED(status));
 	assert_int_equal(WTERMSIG(status), SIGABRT);
-	assert_non_null(strstr(said, "stray touch: "));
+	assert_non_null(strstr(said, "direct access: "));
 	assert_non_null(strstr(said, " 0x2000;"));
 	/* Others go on: this one by its kill. */
 	status = in_a_child(MEMORY_DIRECT_ACCESS_LOG, said, sizeof(said));
 	assert_true(WIFSIGNALED(status));
 	assert_int_equal(WTERMSIG(status), SIGKILL);
-	assert_non_null(strstr(said, "stray touch: "));
+	assert_non_null(strstr(said, "direct access: "));
 }
 
 int main(void)

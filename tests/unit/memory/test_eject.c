@@ -355,6 +355,44 @@ static void test_an_eject_that_misses_is_followed_by_a_signal(void **unused)
 	memory_free(mem);
 }
 
+/*
+ * Until the way out is known threads are ejected; what was begun then comes to
+ * its end, and nothing more is.
+ */
+static void test_the_way_may_change_during_an_eject(void **unused)
+{
+	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
+	_Atomic int signalled = 0;
+
+	(void)unused;
+	memory_set_way_out(mem, WAY_OUT_EJECT);
+	memory_thread_set_signal(self, on_signal, &signalled);
+	memory_thread_bind(self);
+	memory_thread_enter(self);
+	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
+	self->wait.tried_ns = 0;
+	memory_eject_overdue(mem);
+	assert_int_equal(mem->ejecting, 1);
+	memory_set_way_out(mem, WAY_OUT_KERNEL);
+	/* It missed its thread. */
+	self->eject_tried_ns = 0;
+	assert_true(memory_eject_overdue(mem) > 0);
+	assert_int_equal(signalled, 1);
+	assert_false(memory_thread_left(self, -EINTR));
+	assert_int_equal(mem->ejecting, 0);
+	memory_thread_clear(self);
+	memory_thread_enter(self);
+	memory_note_wait(mem, atomic_load(&self->tid), GFN(4), &kicked);
+	self->wait.tried_ns = 0;
+	assert_int_equal(memory_eject_overdue(mem), -1);
+	assert_int_equal(mem->ejecting, 0);
+	assert_false(memory_thread_left(self, -EINTR));
+	fill_one(mem, GFN(3));
+	memory_thread_free(self);
+	memory_free(mem);
+}
+
 struct slow_signal {
 	_Atomic bool begun, over, unbound;
 };
@@ -394,7 +432,7 @@ static void *ending_main(void *arg)
 }
 
 /* Its signal would go to a thread that is no more. */
-static void test_the_way_may_change_during_an_eject(void **unused)
+static void test_a_thread_does_not_end_under_a_signal(void **unused)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
 	struct memory_thread *kicked = NULL;
@@ -469,8 +507,7 @@ static void test_memory_completes_while_its_last_page_is_ejected_from(void **unu
 	assert_false(memory_is_late(mem));
 	/*
 	 * Whoever puts the pieces together again does not look at a page
-	 * without permissions. It has every chance to. (Backed memory has none
-	 * who does.)
+	 * without permissions. It has every chance to.
 	 */
 	for (i = 0; i < 500; i++) {
 		wait_a_little();
@@ -622,6 +659,7 @@ int main(void)
 		cmocka_unit_test(test_a_long_wait_moves_to_user_space),
 		cmocka_unit_test(test_an_eject_that_misses_is_followed_by_a_signal),
 		cmocka_unit_test(test_the_way_may_change_during_an_eject),
+		cmocka_unit_test(test_a_thread_does_not_end_under_a_signal),
 		cmocka_unit_test(test_an_eject_whose_page_came_is_followed_by_a_signal),
 		cmocka_unit_test(test_memory_completes_while_its_last_page_is_ejected_from),
 		cmocka_unit_test(test_an_eject_moves_to_the_page_that_is_waited_for_now),

@@ -124,7 +124,7 @@ static void gup_row_check(struct memory *mem, struct counting_source *source,
 	bool unlocked = false;
 	struct gup_opts opts = {
 		.self = self, .unlocked = &unlocked, .ticket = &ticket,
-		.deadline_ns = clock_now_ns() + 2 * NS_PER_MS,
+		.deadline_ns = clock_now_ns() + 50 * NS_PER_MS,
 	};
 	struct gup_span span;
 	uint64_t asked;

@@ -12,22 +12,6 @@
 
 #include "memory/internal.h"
 
-static void fill(struct memory *mem, uint64_t first, uint64_t n, uint64_t as)
-{
-	uint8_t *pages = malloc(n * PAGE_BYTES);
-	uint64_t i;
-
-	for (i = 0; i < n; i++)
-		page_pattern(pages + i * PAGE_BYTES, GFN(as + i));
-	assert_int_equal(memory_fill(mem, GFN(first), n, pages), n);
-	free(pages);
-}
-
-static int read_page(struct memory *mem, uint64_t gfn, uint8_t page[PAGE_BYTES])
-{
-	return gup_read(mem, gfn_to_gpa(GFN(gfn)), page, PAGE_BYTES, GUP_NOWAIT, NULL);
-}
-
 static void assert_page(struct memory *mem, uint64_t gfn, uint64_t as)
 {
 	uint8_t page[PAGE_BYTES], want[PAGE_BYTES];
@@ -71,9 +55,9 @@ static void test_the_next_copy_is_the_truth(void **unused)
 	const uint64_t high = UINT64_C(1) << 20;
 
 	(void)unused;
-	fill(mem, 500, 24, 500);
-	fill(mem, 1024, 512, 1024);
-	fill(mem, high, 2, 9);
+	fill_pages(mem, 500, 24, 500);
+	fill_pages(mem, 1024, 512, 1024);
+	fill_pages(mem, high, 2, 9);
 	assert_counts(mem, 538, 0);
 	/* The first copy wins while it is not invalidated. */
 	assert_int_equal(memory_fill(mem, GFN(505), 1, NULL), 0);
@@ -84,8 +68,8 @@ static void test_the_next_copy_is_the_truth(void **unused)
 	assert_int_equal(memory_invalidate(mem, GFN(505), 15), 0);
 	assert_counts(mem, 520, 0);
 	assert_int_equal(memory_page_state(mem, GFN(505)), PAGE_MISSING);
-	fill(mem, 505, 15, 7000);
-	fill(mem, 1030, 1, 8000);
+	fill_pages(mem, 505, 15, 7000);
+	fill_pages(mem, 1030, 1, 8000);
 	assert_page(mem, 504, 504);
 	assert_page(mem, 505, 7000);
 	assert_page(mem, 519, 7014);
@@ -112,7 +96,7 @@ static void test_only_late_memory_is_invalidated(void **unused)
 	memory_free(mem);
 	/* All has come: huge pages are collapsed, nothing is watched, and what there is stays. */
 	mem = memory_for_test(2, 0, true, NULL);
-	fill(mem, 0, 512, 0);
+	fill_pages(mem, 0, 512, 0);
 	assert_false(memory_is_late(mem));
 	assert_int_equal(memory_invalidate(mem, GFN(0), 512), -EINVAL);
 	assert_page(mem, 3, 3);
@@ -128,7 +112,7 @@ static void test_a_page_that_somebody_holds_stays(void **unused)
 	unsigned int i;
 
 	(void)unused;
-	fill(mem, 8, 8, 8);
+	fill_pages(mem, 8, 8, 8);
 	assert_int_equal(gup(mem, gfn_to_gpa(GFN(10)), PAGE_BYTES, GUP_NOWAIT, NULL, &span), 0);
 	assert_int_equal(memory_invalidate(mem, GFN(8), 8), -EBUSY);
 	/* The others are gone all the same. */
@@ -137,8 +121,11 @@ static void test_a_page_that_somebody_holds_stays(void **unused)
 	gup_put(mem, &span);
 	assert_int_equal(memory_invalidate(mem, GFN(8), 8), 1);
 	assert_counts(mem, 0, 0);
-	/* Ejected from: KVM_RUN is on its way out with -EFAULT, and the page's protection is to come back. */
-	fill(mem, 10, 1, 10);
+	/*
+	 * Ejected from: KVM_RUN is on its way out with -EFAULT, and the page's
+	 * protection is to come back.
+	 */
+	fill_pages(mem, 10, 1, 10);
 	mem->state[0][10] |= STATE_EJECTING;
 	assert_int_equal(memory_invalidate(mem, GFN(10), 1), -EBUSY);
 	state_end_eject(&mem->state[0][10]);
@@ -165,7 +152,7 @@ static void test_what_is_not_present_stays_as_it_is(void **unused)
 	memory_attach(mem, &source.source);
 	assert_int_equal(read_page(mem, 1, page), -EAGAIN);
 	assert_int_equal(memory_lose(mem, GFN(2)), 0);
-	fill(mem, 3, 2, 3);
+	fill_pages(mem, 3, 2, 3);
 	assert_int_equal(memory_poison(mem, host + 3 * PAGE_BYTES, &gfn), 1);
 	assert_int_equal(memory_invalidate(mem, GFN(0), 8), 1);
 	assert_int_equal(memory_page_state(mem, GFN(0)), PAGE_MISSING);
@@ -179,7 +166,7 @@ static void test_what_is_not_present_stays_as_it_is(void **unused)
 	assert_int_equal(stats.lost, 2);
 	/* Asked once, and its answer still counts. */
 	assert_int_equal(atomic_load(&source.pages), 1);
-	fill(mem, 1, 1, 1);
+	fill_pages(mem, 1, 1, 1);
 	assert_page(mem, 1, 1);
 	/* A page whose memory has failed is not filled any more. */
 	assert_int_equal(memory_fill(mem, GFN(3), 1, NULL), 0);
@@ -193,7 +180,7 @@ static void test_its_mark_goes_with_it(void **unused)
 	uint8_t bits = 0;
 
 	(void)unused;
-	fill(mem, 0, 2, 0);
+	fill_pages(mem, 0, 2, 0);
 	assert_int_equal(gup_write(mem, GPA(0), "written", 8, GUP_NOWAIT, NULL), 0);
 	assert_int_equal(gup_write(mem, GPA(PAGE_BYTES), "written", 8, GUP_NOWAIT, NULL), 0);
 	assert_int_equal(memory_invalidate(mem, GFN(0), 1), 1);
@@ -208,7 +195,7 @@ static void test_locked_memory_stays(void **unused)
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
 
 	(void)unused;
-	fill(mem, 8, 8, 8);
+	fill_pages(mem, 8, 8, 8);
 	if (mlock2(mem->region[0].host + 10 * PAGE_BYTES, 2 * PAGE_BYTES, MLOCK_ONFAULT) < 0)
 		skip();
 	assert_int_equal(memory_invalidate(mem, GFN(8), 8), -EPERM);
@@ -216,7 +203,7 @@ static void test_locked_memory_stays(void **unused)
 	assert_page(mem, 10, 10);
 	assert_page(mem, 11, 11);
 	assert_int_equal(memory_page_state(mem, GFN(9)), PAGE_MISSING);
-	fill(mem, 8, 2, 70);
+	fill_pages(mem, 8, 2, 70);
 	assert_page(mem, 8, 70);
 	memory_free(mem);
 }
@@ -229,8 +216,11 @@ static void test_a_staged_copy_does_not_come_back(void **unused)
 
 	(void)unused;
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
-	/* All but the last come in bulk, page 7 has come by itself before; then a new copy of 6 to 8 is announced. */
-	fill(mem, 7, 1, 7);
+	/*
+	 * All but the last come in bulk, page 7 has come by itself before; then
+	 * a new copy of 6 to 8 is announced.
+	 */
+	fill_pages(mem, 7, 1, 7);
 	commit(mem, 0, 511, 0);
 	assert_true(memory_invalidate(mem, GFN(6), 3) >= 0);
 	commit(mem, 511, 1, 511);
@@ -357,13 +347,13 @@ static void test_whoever_waits_gets_the_next_copy(void **unused)
 	(void)unused;
 	counting_source_init(&source);
 	memory_attach(mem, &source.source);
-	fill(mem, 5, 1, 5);
+	fill_pages(mem, 5, 1, 5);
 	assert_int_equal(memory_invalidate(mem, GFN(5), 1), 1);
 	/* Nobody waited: nobody was asked. */
 	assert_int_equal(atomic_load(&source.pages), 0);
 	waiter_start(&w, mem, 5);
 	assert_int_equal(atomic_load(&source.pages), 1);
-	fill(mem, 5, 1, 900);
+	fill_pages(mem, 5, 1, 900);
 	waiter_end(&w, 900);
 	memory_detach(mem);
 	memory_free(mem);
@@ -382,11 +372,11 @@ static void test_a_page_that_goes_while_one_begins_to_wait_is_asked_for(void **u
 	pthread_mutex_lock(&mem->wait_lock);
 	waiter_start(&w, mem, 5);
 	assert_int_equal(atomic_load(&source.pages), 1);
-	fill(mem, 5, 1, 5);
+	fill_pages(mem, 5, 1, 5);
 	assert_int_equal(memory_invalidate(mem, GFN(5), 1), 1);
 	pthread_mutex_unlock(&mem->wait_lock);
 	wait_until(atomic_load(&source.pages) == 2);
-	fill(mem, 5, 1, 900);
+	fill_pages(mem, 5, 1, 900);
 	waiter_end(&w, 900);
 	memory_detach(mem);
 	memory_free(mem);
@@ -422,13 +412,13 @@ static void test_a_vcpu_that_touches_it_waits(void **unused)
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
 	counting_source_init(&source);
 	memory_attach(mem, &source.source);
-	fill(mem, 4, 4, 4);
+	fill_pages(mem, 4, 4, 4);
 	assert_int_equal(memory_invalidate(mem, GFN(5), 1), 1);
 	assert_int_equal(pthread_create(&w.thread, NULL, toucher_main, &w), 0);
 	wait_until(memory_waiters(mem, waiters, 2) == 1);
 	assert_int_equal(waiters[0].gpa.v, 5 * PAGE_BYTES);
 	wait_until(atomic_load(&source.pages) == 1);
-	fill(mem, 5, 1, 900);
+	fill_pages(mem, 5, 1, 900);
 	pthread_join(w.thread, NULL);
 	assert_int_equal(w.word, word_of(900));
 	memory_stats(mem, &stats);
@@ -605,8 +595,11 @@ static void test_memory_completes_once_and_with_every_page(void **unused)
 	for (round = 0; round < 300; round++) {
 		last = (struct last){ .mem = memory_for_test(2, 0, true, &events) };
 		atomic_store(&complete, 0);
-		fill(last.mem, 0, 511, 0);
-		/* One is held: that it is counted for a moment may be what keeps memory from completing. */
+		fill_pages(last.mem, 0, 511, 0);
+		/*
+		 * One is held: that it is counted for a moment may be what
+		 * keeps memory from completing.
+		 */
 		assert_int_equal(gup(last.mem, GPA(0), 8, 0, NULL, &span), 0);
 		assert_int_equal(pthread_create(&thread, NULL, last_filler, &last), 0);
 		atomic_store(&last.go, true);
@@ -619,7 +612,7 @@ static void test_memory_completes_once_and_with_every_page(void **unused)
 			assert_int_equal(memory_page_state(last.mem, GFN(1)), PAGE_MISSING);
 			assert_true(memory_is_late(last.mem));
 			assert_int_equal(complete, 0);
-			fill(last.mem, 1, 1, 1);
+			fill_pages(last.mem, 1, 1, 1);
 		}
 		assert_false(memory_is_late(last.mem));
 		assert_int_equal(complete, 1);

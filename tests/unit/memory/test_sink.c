@@ -243,6 +243,53 @@ static void test_nobody_waits_for_what_is_held_back(void **unused)
 	memory_free(mem);
 }
 
+static void count_lost(void *arg, gfn_t gfn)
+{
+	(void)gfn;
+	atomic_fetch_add((_Atomic int *)arg, 1);
+}
+
+/* What has come and is held back is the page: who loses it afterwards has not lost it. */
+static void test_what_is_held_back_is_not_lost(void **unused)
+{
+	_Atomic int lost = 0;
+	struct memory *mem =
+		late_memory(&(struct memory_events){ .lost = count_lost, .arg = &lost });
+	struct page_sink *sink = memory_sink(mem);
+	struct memory_stats stats;
+	void *data;
+
+	(void)unused;
+	assert_int_equal(bring(mem, 7, 1), !mem->can_move);
+	assert_int_equal(sink->ops->lose(sink, GFN(7)), 0);
+	/* The stage's own thread may be at it just now, as what is held back has to come. */
+	wait_until(is_here(mem, 7));
+	check_page(mem, 7, false);
+	/* Zeros, too, and while somebody writes into another room of the huge page. */
+	assert_int_equal(commit(mem, 9, 1, NULL), !mem->can_move);
+	data = begin(mem, 20, 2);
+	assert_int_equal(sink->ops->lose(sink, GFN(9)), 0);
+	wait_until(is_here(mem, 9));
+	check_page(mem, 9, true);
+	assert_int_equal(lost, 0);
+	memory_stats(mem, &stats);
+	assert_int_equal(stats.lost, 0);
+	/*
+	 * Its neighbour has not come, and what is only being written has not
+	 * either; it comes all the same.
+	 */
+	assert_int_equal(sink->ops->lose(sink, GFN(8)), 0);
+	assert_int_equal(sink->ops->lose(sink, GFN(20)), 0);
+	assert_int_equal(lost, 2);
+	assert_int_equal(memory_page_state(mem, GFN(8)), PAGE_LOST);
+	assert_true(commit(mem, 20, 2, data) >= 0);
+	wait_until(is_here(mem, 20));
+	check_pages(mem, 20, 2);
+	memory_stats(mem, &stats);
+	assert_int_equal(stats.lost, 1);
+	memory_free(mem);
+}
+
 static void test_zeros_need_no_room(void **unused)
 {
 	struct memory *mem = late_memory(NULL);
@@ -419,6 +466,7 @@ int main(void)
 		cmocka_unit_test(test_a_room_ends_with_its_huge_page_and_may_be_given_back),
 		cmocka_unit_test(test_pages_are_held_back_for_a_moment_only),
 		cmocka_unit_test(test_nobody_waits_for_what_is_held_back),
+		cmocka_unit_test(test_what_is_held_back_is_not_lost),
 		cmocka_unit_test(test_zeros_need_no_room),
 		cmocka_unit_test(test_a_page_that_comes_again_and_again_has_one_area),
 		cmocka_unit_test(test_the_end_meets_the_last_page),

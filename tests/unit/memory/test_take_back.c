@@ -4,27 +4,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "base/types.h"
-
-static void fill(struct memory *mem, uint64_t first, uint64_t n, uint64_t as)
-{
-	uint8_t *pages = malloc(n * PAGE_BYTES);
-	uint64_t i;
-
-	for (i = 0; i < n; i++)
-		page_pattern(pages + i * PAGE_BYTES, GFN(as + i));
-	assert_int_equal(memory_fill(mem, GFN(first), n, pages), n);
-	free(pages);
-}
-
-static int read_page(struct memory *mem, uint64_t gfn, uint8_t page[PAGE_BYTES])
-{
-	return gup_read(mem, gfn_to_gpa(GFN(gfn)), page, PAGE_BYTES, GUP_NOWAIT, NULL);
-}
 
 static void assert_counts(struct memory *mem, uint64_t present)
 {
@@ -43,11 +26,14 @@ static void test_what_came_is_missing_again_and_comes_anew(void **state)
 	uint8_t page[PAGE_BYTES], want[PAGE_BYTES];
 
 	(void)state;
-	/* Single ones, some over a huge page's boundary, a whole one, zeros, and of the other region. */
-	fill(mem, 3, 1, 3);
-	fill(mem, 500, 24, 500);
-	fill(mem, 1024, 512, 1024);
-	fill(mem, high, 2, 9);
+	/*
+	 * Single ones, some over a huge page's boundary, a whole one, zeros,
+	 * and of the other region.
+	 */
+	fill_pages(mem, 3, 1, 3);
+	fill_pages(mem, 500, 24, 500);
+	fill_pages(mem, 1024, 512, 1024);
+	fill_pages(mem, high, 2, 9);
 	assert_int_equal(memory_fill(mem, GFN(5), 1, NULL), 1);
 	assert_counts(mem, 540);
 	assert_int_equal(memory_take_back(mem), 0);
@@ -57,13 +43,13 @@ static void test_what_came_is_missing_again_and_comes_anew(void **state)
 	assert_int_equal(read_page(mem, 3, page), -EAGAIN);
 	assert_int_equal(read_page(mem, high + 1, page), -EAGAIN);
 	/* Nothing of it is left: not what was there, but what comes. */
-	fill(mem, 3, 1, 700);
+	fill_pages(mem, 3, 1, 700);
 	page_pattern(want, GFN(700));
 	assert_int_equal(read_page(mem, 3, page), 0);
 	assert_memory_equal(page, want, PAGE_BYTES);
-	fill(mem, 0, 3, 0);
-	fill(mem, 4, 1532, 4);
-	fill(mem, high, 512, 0);
+	fill_pages(mem, 0, 3, 0);
+	fill_pages(mem, 4, 1532, 4);
+	fill_pages(mem, high, 512, 0);
 	assert_false(memory_is_late(mem));
 	memory_free(mem);
 }
@@ -75,7 +61,7 @@ static void test_a_page_that_somebody_holds_stays(void **state)
 	uint8_t want[PAGE_BYTES];
 
 	(void)state;
-	fill(mem, 8, 4, 8);
+	fill_pages(mem, 8, 4, 8);
 	memory_map_lock(mem);
 	assert_int_equal(gup(mem, gfn_to_gpa(GFN(10)), PAGE_BYTES, GUP_NOWAIT, NULL, &span), 0);
 	memory_map_unlock(mem);
@@ -97,7 +83,7 @@ static void test_locked_memory_stays(void **state)
 	unsigned int n;
 
 	(void)state;
-	fill(mem, 8, 4, 8);
+	fill_pages(mem, 8, 4, 8);
 	if (mlock2(memory_regions(mem, &n)[0].host, 2 << 20, MLOCK_ONFAULT) < 0)
 		skip();
 	assert_true(memory_take_back(mem) < 0);
@@ -116,7 +102,7 @@ static void test_what_is_not_late_is_not_taken_back(void **state)
 	assert_int_equal(memory_take_back(mem), -EINVAL);
 	memory_free(mem);
 	mem = memory_for_test(2, 0, true, NULL);
-	fill(mem, 0, 512, 0);
+	fill_pages(mem, 0, 512, 0);
 	assert_int_equal(memory_take_back(mem), -EINVAL);
 	memory_free(mem);
 }
@@ -160,12 +146,12 @@ static void test_who_looks_meanwhile_sees_whole_pages(void **state)
 	(void)state;
 	for (round = 0; round < 200; round++) {
 		atomic_store(&reader.done, false);
-		fill(reader.mem, 40, 1, 1);
+		fill_pages(reader.mem, 40, 1, 1);
 		assert_int_equal(pthread_create(&thread, NULL, read_on, &reader), 0);
 		while ((r = memory_take_back(reader.mem)) == -EBUSY)
 			;
 		assert_int_equal(r, 0);
-		fill(reader.mem, 40, 1, 2);
+		fill_pages(reader.mem, 40, 1, 2);
 		atomic_store(&reader.done, true);
 		pthread_join(thread, NULL);
 		while (memory_take_back(reader.mem) == -EBUSY)
