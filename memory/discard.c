@@ -8,6 +8,8 @@
 //               when they are touched. That is right only once nothing is
 //               watched any more: while memory is late, the kernel would report
 //               a touch of an emptied page as one of a page that has not come.
+//               Of backed memory (backing.c) an emptied page would be the
+//               image's again, so a page of zeros takes its place, at any time.
 //   invalidate  What they hold is out of date and is to come anew: PRESENT ->
 //               MISSING. That is right only while memory is late: once nothing
 //               is watched, an emptied page reads as zeros.
@@ -138,6 +140,20 @@ static void drop_pages(struct drop *drop, uint64_t offset, uint64_t n)
 
 /* ---- discard ---- */
 
+/* A page of backed memory that somebody else has brought is this machine's to give up as well. */
+static void discard_before(struct drop *drop, uint64_t offset, uint64_t n)
+{
+	memory_look(drop->mem, drop->region, offset, n);
+}
+
+/* What was dropped of backed memory would be read from the image again. */
+static uint64_t discard_dropped(struct drop *drop, uint64_t offset, uint64_t n)
+{
+	return memory_is_backed(drop->mem) ?
+		       memory_backing_zero(drop->mem, drop->region, offset, n) :
+		       n;
+}
+
 /* Is it not wanted by a snapshot as it is, or has that a copy now? */
 static bool drop_may(struct drop *drop, const state_byte *s)
 {
@@ -169,6 +185,8 @@ static void discard_after(struct drop *drop, uint64_t offset)
 }
 
 static const struct drop_ops discard_ops = {
+	.before = discard_before,
+	.dropped = discard_dropped,
 	.start = discard_start,
 	.end = discard_end,
 	.after = discard_after,
@@ -182,7 +200,7 @@ int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n)
 	if (!memory_find(mem, first, n, &drop.region, &offset))
 		return -EFAULT;
 	/* Never late again once it is not: and then nothing is watched. */
-	if (memory_is_late(mem))
+	if (memory_is_late(mem) && !memory_is_backed(mem))
 		return 0;
 	drop_pages(&drop, offset, n);
 	count_add(&mem->n_discarded, (uint64_t)drop.gone);
@@ -296,6 +314,12 @@ static int64_t invalidate(struct memory *mem, gfn_t first, uint64_t n)
 
 int64_t memory_invalidate(struct memory *mem, gfn_t first, uint64_t n)
 {
+	unsigned int region;
+	uint64_t offset;
+
+	/* What the memfd holds cannot be taken away from the others, nor another copy put there. */
+	if (memory_is_backed(mem) && memory_find(mem, first, n, &region, &offset))
+		return -EINVAL;
 	return invalidate(mem, first, n);
 }
 

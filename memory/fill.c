@@ -88,6 +88,8 @@ int64_t memory_fill_copy(struct memory *mem, unsigned int region, uint64_t offse
 
 	if (!pages)
 		return fill_zero(mem, region, offset, n);
+	if (mem->backing >= 0)
+		return memory_backing_copy(mem, region, offset, n, pages);
 	if (!ioctl(mem->uffd, UFFDIO_COPY, &copy))
 		return (int64_t)n;
 	return copy.copy > 0 ? copy.copy / (int64_t)PAGE_BYTES : -errno;
@@ -138,9 +140,19 @@ static void fill_tell_complete(struct memory *mem)
 		mem->events.complete(mem->events.arg);
 }
 
-/* The last page has come: the kernel need not watch any more. */
+/*
+ * The last page has come: the kernel need not watch any more. It does watch
+ * backed memory, so that memory_discard can put zeros there; and whoever finds
+ * the last page in the memfd may be in gup, and hold map_lock.
+ */
 static void fill_complete(struct memory *mem)
 {
+	if (memory_is_backed(mem)) {
+		atomic_store(&mem->late, atomic_load(&mem->n_missing) != 0);
+		if (!memory_is_late(mem))
+			fill_tell_complete(mem);
+		return;
+	}
 	pthread_rwlock_wrlock(&mem->map_lock);
 	/*
 	 * Memory that failed just now (poison.c) is missing for good, and more
@@ -196,9 +208,13 @@ static int fill_run(struct memory *mem, unsigned int region, uint64_t offset, ui
 			 * The kernel has it and it is not published: whole all
 			 * the same, and its waiters are not left alone.
 			 */
-			memory_wake_kernel(mem, region, offset + i, 1);
-			*fresh += (int64_t)memory_publish(mem, region, offset + i, 1, wakes);
-			i++;
+			got = pages && memory_is_backed(mem) ?
+				(int64_t)memory_backing_run(mem, region, offset + i, batch) : 1;
+			if (!got)
+				return -EIO;	/* refused, and yet not there */
+			memory_wake_kernel(mem, region, offset + i, (uint64_t)got);
+			*fresh += (int64_t)memory_publish(mem, region, offset + i, (uint64_t)got, wakes);
+			i += (uint64_t)got;
 			break;
 		case -ENOENT:
 			/*

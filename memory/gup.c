@@ -98,6 +98,8 @@ static int gup_wait_page(struct memory *mem, unsigned int region, uint64_t bad, 
 		return -EINTR;
 	if (state_of(byte) == PAGE_LOST)
 		return -EIO;
+	if (memory_look(mem, region, bad, end - bad))
+		return 0;
 	memory_ask(mem, region, bad, end - bad);
 	if (flags & GUP_NOWAIT)
 		return opts->ticket && !memory_ticket_arm(mem, opts->ticket, region, bad) ? 0 :

@@ -110,6 +110,14 @@ struct memory {
 	uint64_t pages;
 	bool dumpable;			/* set before other threads know of it */
 
+	/*
+	 * What RAM is a private mapping of (backing.c); -1: it is anonymous.
+	 * Set before other threads know of it.
+	 */
+	int backing;
+	int backing_uffd;		/* of the mapping below, by which pages come in; -1: not watched */
+	uint8_t *backing_map;		/* all of it, shared; never touched but by UFFDIO_COPY */
+
 	pthread_rwlock_t map_lock;	/* the set of regions, and whether they are watched */
 
 	/* Watching. Set by memory_watch, or by the first snapshot; uffd is -1 otherwise. */
@@ -437,6 +445,32 @@ void memory_unwatch(struct memory *mem);
  * negative errno, and the text says what helps.
  */
 int memory_uffd_open(uint64_t features, uint64_t *there, struct err *err);
+
+/* ---- backing.c; but for memory_look only of backed memory ---- */
+
+/* Watches the shared mapping. */
+int memory_backing_watch(struct memory *mem, struct err *err);
+/*
+ * Nobody reaches the memfd through guest RAM any more, which is anonymous from
+ * now on; then it is not watched any more.
+ */
+void memory_backing_leave(struct memory *mem);
+/* Before memory is freed, watched or not. */
+void memory_backing_fini(struct memory *mem);
+/* As memory_fill_copy; of pages that are not zero. */
+int64_t memory_backing_copy(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n,
+			    const uint8_t *pages);
+/* How many pages in a row, n at most, from `offset` on the memfd holds. */
+uint64_t memory_backing_run(const struct memory *mem, unsigned int region, uint64_t offset,
+			    uint64_t n);
+/* Pages that were dropped just now become zeros of this machine's own. How many did. */
+uint64_t memory_backing_zero(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
+/*
+ * Which of [offset, offset + n) has somebody else brought, so that they are
+ * PRESENT as well? Whoever waits for one is woken. Returns how many they were:
+ * 0 of memory that is not backed. No huge page's lock is held.
+ */
+uint64_t memory_look(struct memory *mem, unsigned int region, uint64_t offset, uint64_t n);
 
 /* ---- direct_access.c ---- */
 

@@ -128,6 +128,8 @@ int memory_new_missing(struct memory **out, const struct memory_range *ranges, u
 	mem->uffd_place = eventfd(0, EFD_CLOEXEC);
 	mem->stop_fd = -1;
 	mem->pagemap = -1;
+	mem->backing = -1;
+	mem->backing_uffd = -1;
 	mem->way = WAY_OUT_EJECT;
 	for (i = 0; i < n && !r; i++)
 		r = region_new(mem, &ranges[i], err);
@@ -219,6 +221,7 @@ void memory_free(struct memory *mem)
 		return;
 	memory_shut(mem);
 	memory_rooms_fini(mem);
+	memory_backing_fini(mem);
 	for (i = 0; i < mem->regions; i++) {
 		if (mem->region[i].host)
 			munmap(mem->region[i].host, mem->region[i].pages * PAGE_BYTES);

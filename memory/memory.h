@@ -8,7 +8,9 @@
  *        ^                |  |
  *        +---link lost----+  +---the source says so---> LOST
  *
- * RAM is private anonymous memory in a few regions. Memory that is to arrive late is watched by a userfaultfd; the fault thread reads who waits for
+ * RAM is private anonymous memory in a few regions, or a private mapping of a
+ * memfd that clones of one image share (memory_set_backing). Memory that is to
+ * arrive late is watched by a userfaultfd; the fault thread reads who waits for
  * which page and asks the page source. One byte a page holds the state; the
  * byte is the truth, the kernel's page tables follow it: a page is first copied
  * in whole (UFFDIO_COPY), and only then becomes PRESENT.
@@ -134,6 +136,54 @@ int memory_new_missing(struct memory **out, const struct memory_range *ranges, u
 int memory_set_dumpable(struct memory *mem);
 
 /*
+ * A memfd for guest RAM of so many bytes that other machines are to share:
+ * sealed, so that it never changes its size, and empty. Returns the descriptor,
+ * which is the caller's; -EINVAL: not a multiple of HUGE_BYTES; or what
+ * memfd_create(2) and its like fail with.
+ */
+int memory_backing_new(uint64_t len_bytes, struct err *err);
+/*
+ * Guest RAM is a private mapping of `memfd` from now on: clones of one image
+ * share what has come of it. The memfd holds the regions' pages one region after
+ * the other, as the image has them and no other way, so it belongs to that image
+ * for good; a page that nobody has brought yet is a hole of the file.
+ *
+ *   - A page that the memfd holds is mapped by the kernel: no event, no source
+ *     is asked. That is so also of one that another machine has brought, of
+ *     which memory_page_state may say MISSING until somebody here looks.
+ *   - One that it does not hold is asked for and filled as any other, and what
+ *     fills it fills the memfd, for all. Several machines may bring the same
+ *     page: the first one's stays. A page of zeros is not put there: it takes no
+ *     memory, but a place in this machine's page table.
+ *   - Whoever writes to a page gets a copy of his own: memory_written.
+ *   - memory_discard works at any time. Pages do not get out of date:
+ *     memory_invalidate fails with -EINVAL; memory_take_back drops what is this
+ *     machine's own, and what the memfd holds counts as come.
+ *
+ * Whoever has the descriptor can write there: those who share it trust each
+ * other. It must be as memory_backing_new makes it, and of the size of all
+ * regions: -EINVAL. Borrowed. Before memory_watch, which has to follow, and
+ * before the regions' memory was used. 0, or mmap(2)'s errors.
+ *
+ * A hole of the memfd that somebody touches after this process' userfaultfd was
+ * closed would become a page of zeros, for all who share it. memory_shut closes
+ * it only when nothing is mapped any more. Of a process that is killed, a kernel
+ * worker (KVM's) or another process (a debugger) may still wait for a page then:
+ * so somebody else holds the userfaultfd as well, and ends those waits:
+ * memory_watch_fd, memory_retire.
+ */
+int memory_set_backing(struct memory *mem, int memfd, struct err *err);
+/* Was it set? */
+bool memory_is_backed(const struct memory *mem);
+/*
+ * Of backed memory: those of these pages that another machine has brought are
+ * PRESENT here as well from now on, as if they had been filled; whoever is about to
+ * fetch them asks before. Any thread, no lock held. Returns how many they were: 0
+ * of memory that is not backed; -EFAULT: not RAM of one region.
+ */
+int64_t memory_refresh(struct memory *mem, gfn_t first, uint64_t n);
+
+/*
  * Ends every wait in gup with -EINTR, stops the fault thread, closes the
  * userfaultfd, frees the RAM. All vCPU threads must have ended (a closed
  * userfaultfd shows zeros to whoever still waits), the VM's file descriptors
@@ -179,6 +229,23 @@ enum memory_stray { MEMORY_STRAY_COUNT, MEMORY_STRAY_LOG, MEMORY_STRAY_ABORT };
 void memory_set_stray(struct memory *mem, enum memory_stray what)
 	__attribute__((deprecated("use memory_set_direct_access")));
 
+/*
+ * The userfaultfd, or -1: not watched. Borrowed: to be duplicated for
+ * memory_retire, and nothing else.
+ */
+int memory_watch_fd(const struct memory *mem);
+/*
+ * Of a process that has ended, whose userfaultfd is `uffd` and whose backed RAM
+ * lay at these addresses: whoever still waits for a page of it gets one that is
+ * nobody else's, and nobody touches the memfd any more; the descriptor may be
+ * closed afterwards. What the ended process was is not believed: addresses that
+ * it does not have do no harm. In another process, on any thread; takes some
+ * milliseconds a GiB if there is somebody who waits, and else no time. 0; a
+ * negative errno: something could not be done, and the descriptor should stay
+ * open for as long as others use the memfd.
+ */
+int memory_retire(int uffd, const struct memory_region *regions, unsigned int n);
+
 /* Are there pages that are not PRESENT? */
 bool memory_is_late(const struct memory *mem);
 
@@ -211,7 +278,7 @@ int64_t memory_fill(struct memory *mem, gfn_t first, uint64_t n, const void *dat
  * it that no source has an older copy under way, or a room with one.
  *
  * Only while memory is late. Once all has come, or is about to, nothing is
- * watched any more: -EINVAL, and nothing changes.
+ * watched any more: -EINVAL, and nothing changes. So it is with backed memory.
  *
  * A page that somebody holds by gup, or that is ejected from, stays as it is:
  * -EBUSY, the others are MISSING, and the caller may try again. It is not
@@ -250,8 +317,10 @@ int memory_poison(struct memory *mem, const void *host, gfn_t *gfn);
  * on, and their memory goes back to the host until they are touched again.
  * Pages that somebody holds by gup are left as they are, and so is everything
  * while memory is late (memory_is_late): pages that have not come are not given
- * up, pages that have come keep what they hold. Any thread; while the guest
- * runs. Returns how many were given up, or -EFAULT: not RAM of one region.
+ * up, pages that have come keep what they hold. (Of backed memory only those
+ * are left that have not come.) Any thread; while the guest runs. Returns how
+ * many
+ * were given up, or -EFAULT: not RAM of one region.
  */
 int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
 
@@ -273,6 +342,18 @@ int64_t memory_discard(struct memory *mem, gfn_t first, uint64_t n);
  * too: each put marks it.
  */
 int64_t memory_harvest_dirty(struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
+
+/*
+ * Of backed memory (-EINVAL otherwise): the pages of [first, first + n) that are
+ * this machine's own, as bits of `bits` like memory_harvest_dirty's. These are
+ * all that it has written or discarded since it began, and perhaps some that it
+ * was only about to write, or that are zeros; each other one is as the image has
+ * it. No tracking is needed for it, and nothing is changed by it. What is
+ * written meanwhile may be missed: vCPUs are parked, devices have put what they
+ * hold. Any thread. Returns how many they are, -EFAULT: not RAM of one region,
+ * or what reading /proc/self/pagemap fails with.
+ */
+int64_t memory_written(struct memory *mem, gfn_t first, uint64_t n, uint8_t *bits);
 
 /*
  * The sink that ends here: its fill and lose are the two above; room and commit place whole huge

@@ -338,6 +338,11 @@ static int cursor_take(struct memory_snapshot *snapshot, struct memory_span *spa
 	pthread_mutex_t *lock;
 	int r = 0;
 
+	/*
+	 * Of backed memory somebody else may have brought a page, which the
+	 * guest may have written.
+	 */
+	memory_look(mem, region, offset, offset % HUGE_PAGES ? MEMORY_SPAN_PAGES : HUGE_PAGES);
 	lock = memory_huge_lock(mem, region, offset);
 	if (!(offset % HUGE_PAGES) && huge_is_alike(mem, region, offset, span)) {
 		spans_done(snapshot, region, offset, HUGE_PAGES);

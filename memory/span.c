@@ -73,7 +73,8 @@ static int span_populated(struct memory *mem, unsigned int region, uint64_t offs
 	unsigned int i;
 
 	*has = SPAN_ALL;
-	if (mem->pagemap < 0)
+	/* What backed memory has not in its page table it has in its memfd. */
+	if (mem->pagemap < 0 || memory_is_backed(mem))
 		return 0;
 	if (pread(mem->pagemap, entry, sizeof(entry), (off_t)(page * sizeof(entry[0]))) !=
 	    sizeof(entry))

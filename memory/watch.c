@@ -162,6 +162,8 @@ static void fault_handle(struct memory *mem, const struct uffd_msg *msg, uint64_
 	}
 	if (kicked && memory_eject(mem, kicked, gfn))
 		return;
+	if (memory_look(mem, region, offset, 1))
+		return;
 	memory_ask(mem, region, offset, 1);
 }
 
@@ -308,8 +310,11 @@ static int uffd_open(struct memory *mem, struct err *err)
 
 	if (fd < 0)
 		return fd;
-	mem->can_move = there & UFFD_FEATURE_MOVE;
-	mem->can_protect = there & UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+	/* Neither takes a page of a file. */
+	if (!memory_is_backed(mem)) {
+		mem->can_move = there & UFFD_FEATURE_MOVE;
+		mem->can_protect = there & UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+	}
 	return uffd_take_place(mem, fd);
 }
 
@@ -426,6 +431,9 @@ int memory_watch_writes(struct memory *mem, struct err *err)
 	}
 	if (atomic_load(&mem->spans.unserved))
 		return err_set(err, -EIO, "page faults are not served any more");
+	if (memory_is_backed(mem))
+		return err_set(err, -ENOTSUP,
+			       "writes to memory that clones share cannot be reported");
 	if (!mem->can_protect)
 		return err_set(err, -ENOTSUP,
 			       "this kernel cannot report writes (no write protection by "
@@ -445,6 +453,8 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 	ret = memory_empty(mem, err);
 	if (!ret)
 		ret = uffd_register(mem, err);
+	if (!ret && memory_is_backed(mem))
+		ret = memory_backing_watch(mem, err);
 	if (ret < 0)
 		goto err_open;
 	if (events)
@@ -459,8 +469,15 @@ int memory_watch(struct memory *mem, const struct memory_events *events, struct 
 	return 0;
 
 err_open:
+	if (memory_is_backed(mem))
+		memory_backing_leave(mem);
 	uffd_close(mem);
 	return ret;
+}
+
+int memory_watch_fd(const struct memory *mem)
+{
+	return mem->uffd;
 }
 
 void memory_unwatch(struct memory *mem)
@@ -472,5 +489,7 @@ void memory_unwatch(struct memory *mem)
 	if (write(mem->stop_fd, &one, sizeof(one)) < 0)
 		log_error("fault thread cannot be told to stop: errno %d", errno);
 	pthread_join(mem->fault_thread, NULL);
+	if (memory_is_backed(mem))
+		memory_backing_leave(mem);
 	uffd_close(mem);
 }

@@ -51,12 +51,36 @@ static struct memory *memory_make_late(struct memory *mem, const struct memory_e
 	return mem;
 }
 
+struct memory *memory_backed_for_test(unsigned int low_mib, unsigned int high_mib, int memfd,
+				      const struct memory_events *events)
+{
+	struct memory *mem = memory_make(low_mib, high_mib);
+	struct err err;
+
+	assert_int_equal(memory_set_backing(mem, memfd, &err), 0);
+	return memory_make_late(mem, events);
+}
+
 struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool late,
 			       const struct memory_events *events)
 {
+#ifdef MEMORY_FOR_TEST_IS_BACKED
+	struct memory *mem;
+	struct err err;
+	int memfd;
+
+	if (!late)
+		return memory_make(low_mib, high_mib);
+	memfd = memory_backing_new((uint64_t)(low_mib + high_mib) << 20, &err);
+	assert_true(memfd >= 0);
+	mem = memory_backed_for_test(low_mib, high_mib, memfd, events);
+	close(memfd);
+	return mem;
+#else
 	struct memory *mem = memory_make(low_mib, high_mib);
 
 	return late ? memory_make_late(mem, events) : mem;
+#endif
 }
 
 void wait_a_little(void)

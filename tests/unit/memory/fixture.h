@@ -28,11 +28,16 @@ struct counting_source {
 void counting_source_init(struct counting_source *source);
 
 /*
- * Two regions: [0, low) and [4 GiB, 4 GiB + high), in MiB; watched when `late`.
- * Skips the test where userfaultfd is not allowed.
+ * Two regions: [0, low) and [4 GiB, 4 GiB + high), in MiB; watched when `late`,
+ * and then of a memfd of its own where the build says so
+ * (MEMORY_FOR_TEST_IS_BACKED). Skips the test where userfaultfd is not allowed.
  */
 struct memory *memory_for_test(unsigned int low_mib, unsigned int high_mib, bool late,
 			       const struct memory_events *events);
+
+/* The same, watched, a private mapping of memfd, which has room for it. */
+struct memory *memory_backed_for_test(unsigned int low_mib, unsigned int high_mib, int memfd,
+				      const struct memory_events *events);
 
 /* Waits until the condition holds; fails the test after 10 s. */
 #define wait_until(condition) \
