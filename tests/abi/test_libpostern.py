@@ -99,7 +99,7 @@ def test_every_declared_function_is_exported(installed):
 
 
 def test_soname(installed):
-    assert 'Library soname: [libpostern.so.0]' in run('readelf', '-d', installed.one('libpostern.so'))
+    assert 'Library soname: [libpostern.so.1]' in run('readelf', '-d', installed.one('libpostern.so'))
 
 
 def test_static_library_defines_names_of_its_own_only(installed):
