@@ -28,6 +28,7 @@
 #include <stdatomic.h>
 
 #include "base/err.h"
+#include "base/random.h"
 #include "memory/page_source.h"
 
 struct layer;
@@ -123,16 +124,6 @@ int64_t layer_put(struct layer *layer, gfn_t first, uint64_t n, const void *data
 static inline const uint8_t *fill_page(const void *data, uint64_t i)
 {
 	return data ? (const uint8_t *)data + i * PAGE_BYTES : NULL;
-}
-
-/* The i-th of the pseudo-random numbers that belong to a seed (splitmix64). */
-static inline uint64_t random_at(uint64_t seed, uint64_t i)
-{
-	uint64_t x = seed + (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
-
-	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-	return x ^ x >> 31;
 }
 
 /* A thread without signals: they are for the main thread and the vCPUs. */

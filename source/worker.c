@@ -22,11 +22,9 @@
  * Pages are numbered through all regions, which begin and end with huge pages.
  * The lock is held neither across a read nor across a call to the sink.
  */
-#include "source/worker.h"
+#include "source/worker_internal.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,59 +34,13 @@
 #include "base/thread.h"
 #include "source/layer.h"
 
-#define WORKER_RING 256u
-#define NOBODY UINT64_MAX
-#define HELD 64u
-#define WORKER_PAUSE_NS (10 * NS_PER_MS)	/* after the first failure in a row; doubles */
-#define WORKER_PAUSE_MAX_NS (5 * NS_PER_SEC)
-
-/* A page whose last read has failed. */
-struct held {
-	uint64_t index;
-	int64_t until;			/* INT64_MAX: it is wanted again, or being read */
-	unsigned int failures;
-};
-
-struct worker {
-	struct page_source source;
-	struct memory *mem;
-	struct worker_config config;
-	const struct memory_region *regions;
-	unsigned int n_regions;
-	uint64_t pages;
-	pthread_t thread[2 * WORKER_THREADS_MAX];
-	unsigned int threads;
-	uint8_t *buffers;		/* an urgent read's pages, for each urgent thread */
-
-	pthread_mutex_t lock;		/* guards the rest */
-	pthread_cond_t changed;		/* something is wanted or held, or stop; for urgent threads */
-	pthread_cond_t stopped;		/* for the bulk's, when they pause */
-	unsigned int buffers_used;
-	bool running;			/* else request() says -ENOTCONN, and the threads end */
-	uint64_t *wanted;		/* a bit a page: to be read now */
-	uint64_t *later;		/* a bit a page: not before its time; then it is not wanted */
-	uint64_t n_wanted, n_later;
-	struct held held[HELD];
-	unsigned int n_held;
-	int64_t others_until;		/* the time of those without a place in held, or INT64_MAX */
-	uint64_t ring[WORKER_RING];		/* pages in the order of their requests */
-	unsigned int ring_first, ring_len;
-	uint64_t *taken;		/* a bit a huge page */
-	uint64_t next_huge;		/* all before it are taken */
-	uint64_t *left;			/* a bit a huge page: taken, and left over */
-	uint16_t *begin;		/* a huge page: the page in it with which a visit begins */
-	uint64_t n_left;
-	unsigned int rounds;		/* through those left over, since one brought a page */
-	uint64_t brought;		/* stats.bulk_pages when this one began */
-	int64_t round_until;		/* the next one does not begin before */
-	uint64_t hint;			/* the page that was requested last, or NOBODY */
-	struct worker_stats stats;
-};
+#define BULK_DELAY_NS (10 * NS_PER_MS)
+#define SOON_NS (100 * NS_PER_MS)	/* how long a failed page waits at most once another came */
 
 /* ---- numbers of pages, and bits ---- */
 
 /* False: not RAM. */
-static bool worker_index_of(const struct worker *worker, gfn_t gfn, uint64_t *index)
+bool worker_index_of(const struct worker *worker, gfn_t gfn, uint64_t *index)
 {
 	uint64_t before = 0;
 	unsigned int i;
@@ -105,7 +57,7 @@ static bool worker_index_of(const struct worker *worker, gfn_t gfn, uint64_t *in
 	return false;
 }
 
-static gfn_t gfn_of(const struct worker *worker, uint64_t index)
+gfn_t worker_gfn(const struct worker *worker, uint64_t index)
 {
 	unsigned int i;
 
@@ -114,28 +66,59 @@ static gfn_t gfn_of(const struct worker *worker, uint64_t index)
 	return GFN(worker->regions[i].first.v + index);
 }
 
-static bool bit_get(const uint64_t *bits, uint64_t i)
+bool worker_is_missing(const struct worker *worker, gfn_t gfn)
 {
-	return bits[i / 64] >> (i % 64) & 1;
+	return memory_page_state(worker->mem, gfn) != PAGE_PRESENT;
 }
 
-/* Was it another before? */
-static bool bit_change(uint64_t *bits, uint64_t i, bool on)
+bool worker_bit_change(uint64_t *bits, uint64_t i, bool on)
 {
-	bool was = bit_get(bits, i);
+	bool was = bits[i / 64] >> (i % 64) & 1;
 
 	bits[i / 64] ^= (uint64_t)(was != on) << (i % 64);
 	return was != on;
+}
+
+/* ---- threads; with the lock held ---- */
+
+static void *urgent_main(void *arg);
+
+int worker_add_thread(struct worker *worker, void *(*main)(void *worker))
+{
+	int r = thread_start(&worker->thread[worker->threads], main, worker);
+
+	worker->threads += !r;
+	return r;
+}
+
+static int add_urgent(struct worker *worker)
+{
+	int r = worker_add_thread(worker, urgent_main);
+
+	worker->urgent += !r;
+	return r;
+}
+
+/*
+ * Something is wanted: one that sleeps reads it. Another one is started only where all that there
+ * are have something to read, so that one that is warm serves as long as it can. Where none can
+ * be started those that there are come to it.
+ */
+static void call_urgent(struct worker *worker)
+{
+	if (worker->idle)
+		pthread_cond_signal(&worker->changed);
+	else if (worker->running && worker->urgent < worker->config.urgent_threads)
+		add_urgent(worker);
 }
 
 /* ---- requests; with the lock held, but for the first ---- */
 
 static void want(struct worker *worker, uint64_t index)
 {
-	worker->n_later -= bit_change(worker->later, index, false);
-	if (!bit_change(worker->wanted, index, true))
+	bit_tree_remove(&worker->later, index);
+	if (!bit_tree_add(&worker->wanted, index))
 		return;
-	worker->n_wanted++;
 	if (worker->ring_len < WORKER_RING)
 		worker->ring[(worker->ring_first + worker->ring_len++) % WORKER_RING] = index;
 }
@@ -152,48 +135,80 @@ static int worker_request(struct page_source *source, gfn_t first, uint64_t n)
 	for (i = 0; i < n && !r; i++)
 		if (worker_index_of(worker, GFN(first.v + i), &index)) {
 			worker->hint = index;
-			if (bit_get(worker->wanted, index) || bit_get(worker->later, index))
+			if (bit_tree_has(&worker->wanted, index) ||
+			    bit_tree_has(&worker->later, index))
 				continue;
 			worker->stats.requested++;
+			worker_replay_asked(worker, index);
+			if (worker->config.asked)
+				worker->config.asked(worker->config.arg, GFN(first.v + i));
 			want(worker, index);
 		}
-	pthread_cond_signal(&worker->changed);
+	if (worker->wanted.count)
+		call_urgent(worker);
 	pthread_mutex_unlock(&worker->lock);
 	return r;
+}
+
+bool worker_is_busy(const struct worker *worker)
+{
+	return worker->wanted.count || worker->answering;
 }
 
 /* The page that has waited longest, as far as is known. Something is wanted. */
 static uint64_t oldest_wanted(struct worker *worker)
 {
-	uint64_t index, word;
+	uint64_t index;
 
 	while (worker->ring_len) {
 		index = worker->ring[worker->ring_first];
 		worker->ring_first = (worker->ring_first + 1) % WORKER_RING;
 		worker->ring_len--;
-		if (bit_get(worker->wanted, index))
+		if (bit_tree_has(&worker->wanted, index))
 			return index;
 	}
-	for (word = 0; !worker->wanted[word]; word++)
-		;
-	return 64 * word + (uint64_t)__builtin_ctzll(worker->wanted[word]);
+	return bit_tree_first(&worker->wanted);
 }
 
-/* Takes pages to be read, of one huge page. */
-static uint64_t take_wanted(struct worker *worker, uint64_t *first)
+/* Pages that one urgent thread has taken: those from `base` on; a bit each. */
+struct take {
+	uint64_t base;
+	unsigned int first;	/* of these: the one that has waited longest */
+	unsigned int end;	/* how far a read goes */
+	uint64_t wanted;
+	uint64_t done;		/* filled, or lost; also of those that nobody wanted */
+	int64_t result;		/* of the first read */
+};
+
+unsigned int worker_span_pages(const struct worker *worker)
 {
-	uint64_t n = 0;
-
-	*first = oldest_wanted(worker);
-	while (n < worker->config.urgent_pages && (*first + n) / HUGE_PAGES == *first / HUGE_PAGES &&
-	       bit_change(worker->wanted, *first + n, false))
-		n++;
-	worker->n_wanted -= n;
-	return n;
+	return worker->config.span_pages > 1 ? worker->config.span_pages : 0;
 }
 
-/* When to try again after the `failures`th failure in a row. */
-static int64_t worker_time_after(unsigned int failures)
+/* Takes pages to be read, of one huge page, and of one span where there are such. */
+static struct take take_wanted(struct worker *worker)
+{
+	uint64_t index = oldest_wanted(worker);
+	unsigned int span = worker_span_pages(worker), i;
+	struct take take = { .base = index };
+
+	if (span) {
+		take.base = index / span * span;
+		take.first = (unsigned int)(index - take.base);
+		take.end = span;
+		for (i = 0; i < span; i++)
+			take.wanted |= (uint64_t)bit_tree_remove(&worker->wanted, take.base + i)
+				       << i;
+		return take;
+	}
+	while (take.end < worker->config.urgent_pages &&
+	       (index + take.end) / HUGE_PAGES == index / HUGE_PAGES &&
+	       bit_tree_remove(&worker->wanted, index + take.end))
+		take.wanted |= UINT64_C(1) << take.end++;
+	return take;
+}
+
+int64_t worker_time_after(unsigned int failures)
 {
 	int64_t wait = WORKER_PAUSE_NS << (failures < 10 ? failures - 1 : 9);
 
@@ -212,22 +227,28 @@ static struct held *find_held(struct worker *worker, uint64_t index)
 	return NULL;
 }
 
-static void hold(struct worker *worker, uint64_t index)
+/* True: it was damaged so often that it is held no more. */
+static bool hold(struct worker *worker, uint64_t index, bool damaged)
 {
 	struct held *held = find_held(worker, index);
 
-	if (!held && worker->n_held < HELD) {
+	if (!held && worker->n_held < WORKER_HELD) {
 		held = &worker->held[worker->n_held++];
 		*held = (struct held){ .index = index };
 	}
-	if (held)
+	if (held) {
+		held->damaged = damaged ? held->damaged + 1 : 0;
+		if (damaged && held->damaged == worker->config.damaged_tries)
+			return true;
 		held->until = worker_time_after(++held->failures);
-	else if (worker->others_until == INT64_MAX)
+	} else if (worker->others_until == INT64_MAX) {
 		worker->others_until = clock_now_ns() + WORKER_PAUSE_MAX_NS;
-	worker->n_wanted -= bit_change(worker->wanted, index, false);
-	worker->n_later += bit_change(worker->later, index, true);
+	}
+	bit_tree_remove(&worker->wanted, index);
+	bit_tree_add(&worker->later, index);
 	/* Who sleeps does not know of this time. */
 	pthread_cond_broadcast(&worker->changed);
+	return false;
 }
 
 /* The page is done with. If it failed before, those that had no place are tried as well. */
@@ -241,12 +262,24 @@ static void forget(struct worker *worker, uint64_t index)
 	worker->others_until = worker->others_until == INT64_MAX ? INT64_MAX : 0;
 }
 
+/* A read has succeeded: the source is there. */
+static void hasten(struct worker *worker)
+{
+	int64_t soon = clock_now_ns() + SOON_NS;
+	unsigned int i;
+
+	for (i = 0; i < worker->n_held; i++)
+		if (worker->held[i].until != INT64_MAX && worker->held[i].until > soon)
+			worker->held[i].until = soon;
+	if (worker->others_until != INT64_MAX && worker->others_until > soon)
+		worker->others_until = soon;
+}
+
 /* Those whose time has come are wanted. When will the next one's come? INT64_MAX: there is none. */
 static int64_t want_held(struct worker *worker)
 {
 	int64_t now = clock_now_ns(), next = INT64_MAX;
 	bool others = worker->others_until <= now;
-	uint64_t word;
 	unsigned int i;
 
 	for (i = 0; i < worker->n_held; i++) {
@@ -256,9 +289,8 @@ static int64_t want_held(struct worker *worker)
 		}
 		next = worker->held[i].until < next ? worker->held[i].until : next;
 	}
-	for (word = 0; others && word < worker->pages / 64; word++)
-		while (worker->later[word])
-			want(worker, 64 * word + (uint64_t)__builtin_ctzll(worker->later[word]));
+	while (others && worker->later.count)
+		want(worker, bit_tree_first(&worker->later));
 	if (others)
 		worker->others_until = INT64_MAX;
 	return worker->others_until < next ? worker->others_until : next;
@@ -266,205 +298,177 @@ static int64_t want_held(struct worker *worker)
 
 /* ---- the urgent threads ---- */
 
-/* n pages that somebody waits for. How many are done with; 0: none can be read now. */
-static uint64_t answer(struct worker *worker, gfn_t first, uint64_t n, uint8_t *pages)
+/*
+ * Reads pages [at, end) of what was taken, as far as one read goes, and hands up the first `hurry`
+ * of them before the others. What the read has returned, or a negative errno.
+ */
+static int64_t answer_run(struct worker *worker, struct take *take, unsigned int at,
+			  unsigned int end, unsigned int hurry, uint8_t *pages)
 {
+	gfn_t first = worker_gfn(worker, take->base + at);
 	struct page_sink *sink = worker->source.sink;
 	bool zero = false;
-	int64_t got = worker->config.read(worker->config.arg, first, n, pages, &zero);
+	int64_t got = worker_watch_read(worker, take->base + at, end - at, pages), r;
+	unsigned int n, i = 0;
 
-	if (got > 0 && sink->ops->fill(sink, first, (uint64_t)got, zero ? NULL : pages) < 0)
-		return 0;
-	if (got == -ENODATA)
-		sink->ops->lose(sink, first);
-	pthread_mutex_lock(&worker->lock);
-	worker->stats.urgent_reads++;
-	worker->stats.urgent_pages += got > 0 ? (uint64_t)got : 0;
-	worker->stats.lost += got == -ENODATA;
-	pthread_mutex_unlock(&worker->lock);
-	return got == -ENODATA ? 1 : got < 0 ? 0 : (uint64_t)got;
+	if (!got)
+		got = worker->config.read(worker->config.arg, first, end - at, pages, &zero);
+
+	while (got > 0 && i < got) {
+		n = !i && hurry < got ? hurry : (unsigned int)got - i;
+		r = sink->ops->fill(sink, GFN(first.v + i), n,
+				    zero ? NULL : pages + i * PAGE_BYTES);
+		if (r < 0)
+			return r;
+		for (; n; n--, i++)
+			take->done |= UINT64_C(1) << (at + i);
+	}
+	return got;
+}
+
+/* What is left of the span: nobody may want it, but it has been paid for. */
+static void answer_rest(struct worker *worker, struct take *take, uint8_t *pages)
+{
+	unsigned int at = 0, end;
+
+	while (at < take->end) {
+		if (take->done >> at & 1 ||
+		    !worker_is_missing(worker, worker_gfn(worker, take->base + at))) {
+			at++;
+			continue;
+		}
+		end = at + 1;
+		while (end < take->end && !(take->done >> end & 1) &&
+		       worker_is_missing(worker, worker_gfn(worker, take->base + end)))
+			end++;
+		if (answer_run(worker, take, at, end, end - at, pages) <= 0)
+			return;
+	}
 }
 
 /*
- * Of n pages that were read `done` are done with. If none is, the first is what could not be read;
- * the others are tried without it.
+ * Has another machine brought the first of them meanwhile? Then it is not read; nor is any other
+ * one that is here.
  */
-static void settle(struct worker *worker, uint64_t first, uint64_t n, uint64_t done)
+static bool is_answered(struct worker *worker, struct take *take)
 {
-	uint64_t i;
+	unsigned int i;
 
-	for (i = 0; i < done; i++)
-		forget(worker, first + i);
-	for (i = done ? done : 1; i < n; i++)
-		want(worker, first + i);
-	if (done)
+	if (!memory_is_backed(worker->mem))
+		return false;
+	memory_refresh(worker->mem, worker_gfn(worker, take->base + take->first),
+		       take->end - take->first);
+	for (i = take->first; i < take->end; i++)
+		if (!worker_is_missing(worker, worker_gfn(worker, take->base + i)))
+			take->done |= UINT64_C(1) << i;
+	take->result = 1;
+	return take->done >> take->first & 1;
+}
+
+static void worker_answer(struct worker *worker, struct take *take, uint8_t *pages)
+{
+	struct page_sink *sink = worker->source.sink;
+	unsigned int hurry = 0, end = take->first + 1;
+
+	if (is_answered(worker, take))
 		return;
+
+	while (take->first + hurry < take->end && take->wanted >> (take->first + hurry) & 1)
+		hurry++;
+	/* Not what is here already, or there is no such thing as a span. */
+	while (end < take->end && worker_is_missing(worker, worker_gfn(worker, take->base + end)))
+		end++;
+	take->result = answer_run(worker, take, take->first, end, hurry, pages);
+	if (take->result == -ENODATA) {
+		sink->ops->lose(sink, worker_gfn(worker, take->base + take->first));
+		take->done |= UINT64_C(1) << take->first;
+	}
+	if (take->result > 0 && worker_span_pages(worker))
+		answer_rest(worker, take, pages);
+}
+
+/*
+ * With the lock held. What was wanted and is not done with: the first is what
+ * could not be read; the others are tried without it. True: the first is given
+ * up, since it is damaged.
+ */
+static bool finish_read(struct worker *worker, const struct take *take)
+{
+	uint64_t first = UINT64_C(1) << take->first;
+	unsigned int i;
+
+	for (i = 0; i < take->end; i++)
+		if (take->done >> i & 1)
+			forget(worker, take->base + i);
+		else if (take->wanted >> i & 1 && i != take->first)
+			want(worker, take->base + i);
+	worker->stats.urgent_reads++;
+	worker->stats.lost += take->result == -ENODATA;
+	if (take->result > 0) {
+		worker->stats.urgent_pages +=
+			(uint64_t)__builtin_popcountll(take->done & take->wanted);
+		worker->stats.span_pages +=
+			(uint64_t)__builtin_popcountll(take->done & ~take->wanted);
+	}
+	if (take->done & first) {
+		hasten(worker);
+		return false;
+	}
 	worker->stats.failed++;
-	hold(worker, first);
+	return hold(worker, take->base + take->first, take->result == -EBADMSG);
+}
+
+/* With the lock held, given up meanwhile. */
+static void serve(struct worker *worker, uint8_t *pages)
+{
+	struct page_sink *sink = worker->source.sink;
+	struct take take = take_wanted(worker);
+	uint64_t first = take.base + take.first;
+
+	worker->answering++;
+	if (worker->wanted.count)
+		call_urgent(worker);
+	pthread_mutex_unlock(&worker->lock);
+	worker_answer(worker, &take, pages);
+	pthread_mutex_lock(&worker->lock);
+	if (finish_read(worker, &take)) {
+		forget(worker, first);
+		worker->stats.lost++;
+		pthread_mutex_unlock(&worker->lock);
+		sink->ops->lose(sink, worker_gfn(worker, first));
+		pthread_mutex_lock(&worker->lock);
+	}
+	worker->answering--;
+	if (!worker_is_busy(worker))
+		pthread_cond_broadcast(&worker->bulk_changed);
+}
+
+static size_t read_pages(const struct worker *worker)
+{
+	unsigned int span = worker->config.span_pages, urgent = worker->config.urgent_pages;
+
+	return span > urgent ? span : urgent;
 }
 
 static void *urgent_main(void *arg)
 {
 	struct worker *worker = arg;
-	uint64_t first, n, done;
 	uint8_t *pages;
 	int64_t until;
 
 	pthread_setname_np(pthread_self(), "source-urgent");
 	thread_is_urgent();
 	pthread_mutex_lock(&worker->lock);
-	pages = worker->buffers + worker->buffers_used++ * worker->config.urgent_pages * PAGE_BYTES;
+	pages = worker->buffers + worker->buffers_used++ * read_pages(worker) * PAGE_BYTES;
 	while (worker->running) {
 		until = want_held(worker);
-		if (!worker->n_wanted) {
-			cond_wait(&worker->changed, &worker->lock, until);
+		if (worker->wanted.count) {
+			serve(worker, pages);
 			continue;
 		}
-		n = take_wanted(worker, &first);
-		if (worker->n_wanted)
-			pthread_cond_signal(&worker->changed);
-		pthread_mutex_unlock(&worker->lock);
-		done = answer(worker, gfn_of(worker, first), n, pages);
-		pthread_mutex_lock(&worker->lock);
-		settle(worker, first, n, done);
-	}
-	pthread_mutex_unlock(&worker->lock);
-	return NULL;
-}
-
-/* ---- the bulk's threads ---- */
-
-/* What of a huge page is to be looked at yet: pages [at, end), and then [first, back). */
-struct visit {
-	uint64_t first, at, end, back;
-};
-
-/* The next huge page for the caller, who holds the lock; false: all are taken. */
-static bool take_huge(struct worker *worker, struct visit *visit)
-{
-	uint64_t huge = worker->hint == NOBODY ? 0 : worker->hint / HUGE_PAGES;
-
-	if (worker->hint == NOBODY || !bit_change(worker->taken, huge, true)) {
-		while (worker->next_huge < worker->pages / HUGE_PAGES &&
-		       !bit_change(worker->taken, worker->next_huge, true))
-			worker->next_huge++;
-		huge = worker->next_huge;
-	}
-	worker->hint = NOBODY;
-	if (huge >= worker->pages / HUGE_PAGES)
-		return false;
-	visit->first = huge * HUGE_PAGES;
-	visit->end = visit->first + HUGE_PAGES;
-	visit->at = visit->back = visit->first + worker->begin[huge];
-	return true;
-}
-
-/* Page visit->at cannot be read: ends the visit. */
-static void leave_over(struct worker *worker, struct visit *visit)
-{
-	uint64_t huge = visit->first / HUGE_PAGES;
-
-	worker->stats.failed++;
-	worker->begin[huge] = (uint16_t)((visit->at + 1) % HUGE_PAGES);
-	worker->n_left += bit_change(worker->left, huge, true);
-	worker->round_until = worker_time_after(worker->rounds);
-	visit->at = visit->end = visit->back = visit->first;
-}
-
-/* All are taken, some left over: frees these if it is time, else sleeps until then, or until stop. */
-static void next_round(struct worker *worker)
-{
-	uint64_t i;
-
-	if (clock_now_ns() < worker->round_until) {
-		cond_wait(&worker->stopped, &worker->lock, worker->round_until);
-		return;
-	}
-	for (i = 0; i < worker->pages / HUGE_PAGES; i++)
-		if (bit_change(worker->left, i, false))
-			bit_change(worker->taken, i, false);
-	worker->n_left = worker->next_huge = 0;
-	worker->rounds = worker->stats.bulk_pages == worker->brought ? worker->rounds + 1 : 1;
-	worker->brought = worker->stats.bulk_pages;
-}
-
-/* Sees to it that there is something to look at. False: there is nothing more to bring, or stop. */
-static bool go_on(struct worker *worker, struct visit *visit)
-{
-	if (visit->at == visit->end) {
-		visit->at = visit->first;
-		visit->end = visit->back;
-		visit->back = visit->first;
-	}
-	while (worker->running && visit->at == visit->end && !take_huge(worker, visit)) {
-		if (!worker->n_left)
-			return false;
-		next_round(worker);
-	}
-	return worker->running;
-}
-
-static bool is_missing(const struct worker *worker, gfn_t gfn)
-{
-	return memory_page_state(worker->mem, gfn) != PAGE_PRESENT;
-}
-
-/* A run that is missing. How many pages are done with; 0: none can be read now. */
-static uint64_t bring(struct worker *worker, gfn_t first, uint64_t n)
-{
-	struct page_sink *sink = worker->source.sink;
-	int64_t got, room, placed;
-	bool zero = false;
-	void *data;
-
-	room = sink->ops->room(sink, first, n, &data);
-	if (room < 0)
-		return 0;
-	got = worker->config.read(worker->config.arg, first, (uint64_t)room, data, &zero);
-	placed = sink->ops->commit(sink, first, got > 0 && !zero ? (uint64_t)got : 0, data);
-	if (got > 0 && zero)
-		placed = sink->ops->commit(sink, first, (uint64_t)got, NULL);
-	pthread_mutex_lock(&worker->lock);
-	worker->stats.bulk_reads++;
-	worker->stats.bulk_pages += got > 0 && placed >= 0 ? (uint64_t)got : 0;
-	pthread_mutex_unlock(&worker->lock);
-	return got == -ENODATA ? 1 : got < 0 || placed < 0 ? 0 : (uint64_t)got;
-}
-
-/* Pages [*at, end) of a huge page, as far as one read goes. False: it failed. */
-static bool bring_run(struct worker *worker, uint64_t *at, uint64_t end)
-{
-	gfn_t first = gfn_of(worker, *at);
-	uint64_t n = 0, done;
-
-	while (*at < end && !is_missing(worker, first)) {
-		++*at;
-		first.v++;
-	}
-	while (*at + n < end && n < worker->config.bulk_pages &&
-	       is_missing(worker, GFN(first.v + n)))
-		n++;
-	done = n ? bring(worker, first, n) : 0;
-	*at += done;
-	return done || !n;
-}
-
-static void *bulk_main(void *arg)
-{
-	struct worker *worker = arg;
-	struct visit visit = { 0 };
-	bool ok;
-
-	pthread_setname_np(pthread_self(), "source-bulk");
-	thread_is_bulk();
-	pthread_mutex_lock(&worker->lock);
-	while (go_on(worker, &visit)) {
-		pthread_mutex_unlock(&worker->lock);
-		ok = bring_run(worker, &visit.at, visit.end);
-		thread_give_way();
-		pthread_mutex_lock(&worker->lock);
-		if (!ok)
-			leave_over(worker, &visit);
+		worker->idle++;
+		cond_wait(&worker->changed, &worker->lock, until);
+		worker->idle--;
 	}
 	pthread_mutex_unlock(&worker->lock);
 	return NULL;
@@ -479,24 +483,12 @@ static bool is_usable(const struct worker_config *config)
 	return config->read && config->urgent_threads >= 1 &&
 	       config->urgent_threads <= WORKER_THREADS_MAX &&
 	       config->bulk_threads <= WORKER_THREADS_MAX &&
-	       config->urgent_pages >= 1 && config->urgent_pages <= HUGE_PAGES &&
+	       config->replay_threads <= WORKER_THREADS_MAX && config->urgent_pages >= 1 &&
+	       config->urgent_pages <= WORKER_URGENT_MAX &&
+	       config->span_pages <= WORKER_URGENT_MAX &&
+	       !(config->span_pages & (config->span_pages - 1)) &&
 	       (!config->bulk_threads ||
 		(config->bulk_pages >= 1 && config->bulk_pages <= HUGE_PAGES));
-}
-
-static size_t huge_map_words(const struct worker *worker)
-{
-	return worker->pages / HUGE_PAGES / 64 + 1;
-}
-
-static bool make_maps(struct worker *worker)
-{
-	worker->wanted = calloc(worker->pages / 64, sizeof(uint64_t));
-	worker->later = calloc(worker->pages / 64, sizeof(uint64_t));
-	worker->taken = calloc(huge_map_words(worker), sizeof(uint64_t));
-	worker->left = calloc(huge_map_words(worker), sizeof(uint64_t));
-	worker->begin = calloc(worker->pages / HUGE_PAGES, sizeof(uint16_t));
-	return worker->wanted && worker->later && worker->taken && worker->left && worker->begin;
 }
 
 int worker_new(struct worker **out, const struct worker_config *config, struct memory *mem,
@@ -505,23 +497,23 @@ int worker_new(struct worker **out, const struct worker_config *config, struct m
 	struct worker *worker;
 
 	if (!is_usable(config))
-		return err_set(err, -EINVAL, "worker: a reader, 1 to %d threads and 1 to 512 pages a read",
-			       WORKER_THREADS_MAX);
+		return err_set(err, -EINVAL,
+			       "worker: a reader, 1 to %d threads, and 1 to %d pages a read that "
+			       "somebody waits for, 1 to 512 of others",
+			       WORKER_THREADS_MAX, WORKER_URGENT_MAX);
 	worker = calloc(1, sizeof(*worker));
 	if (!worker)
 		return err_set(err, -ENOMEM, "no memory for a page source");
 	worker->source = (struct page_source){ &worker_ops, memory_sink(mem) };
 	worker->mem = mem;
 	worker->config = *config;
+	worker->bulk.fill = config->fill;
 	worker->regions = memory_regions(mem, &worker->n_regions);
 	worker->pages = memory_pages(mem);
 	pthread_mutex_init(&worker->lock, NULL);
 	cond_init(&worker->changed);
-	cond_init(&worker->stopped);
-	if (!make_maps(worker)) {
-		worker_free(worker);
-		return err_set(err, -ENOMEM, "no memory for a page source");
-	}
+	cond_init(&worker->bulk_changed);
+	cond_init(&worker->replay_changed);
 	*out = worker;
 	return 0;
 }
@@ -533,43 +525,53 @@ struct page_source *worker_source(struct worker *worker)
 
 static size_t buffers_bytes(const struct worker *worker)
 {
-	return (size_t)worker->config.urgent_threads * worker->config.urgent_pages * PAGE_BYTES;
+	return (size_t)worker->config.urgent_threads * read_pages(worker) * PAGE_BYTES;
 }
 
-static void start_anew(struct worker *worker)
+/* What is there for each page is fresh memory, which costs nothing until it is used. */
+static bool start_anew(struct worker *worker)
 {
-	pthread_mutex_lock(&worker->lock);
-	memset(worker->wanted, 0, worker->pages / 8);
-	memset(worker->later, 0, worker->pages / 8);
-	worker->n_wanted = worker->n_later = worker->n_held = worker->ring_len = 0;
+	bool ok = !bit_tree_init(&worker->wanted, worker->pages);
+
+	ok &= !bit_tree_init(&worker->later, worker->pages);
+	ok &= worker_bulk_init(&worker->bulk, worker->pages);
+	worker->buffers = page_buffer_new(buffers_bytes(worker));
+	worker->n_held = worker->ring_len = worker->buffers_used = 0;
+	worker->urgent = worker->idle = 0;
+	worker->has_bulk = false;
 	worker->others_until = INT64_MAX;
-	memset(worker->taken, 0, huge_map_words(worker) * sizeof(uint64_t));
-	memset(worker->left, 0, huge_map_words(worker) * sizeof(uint64_t));
-	memset(worker->begin, 0, worker->pages / HUGE_PAGES * sizeof(uint16_t));
-	worker->next_huge = worker->n_left = 0;
-	worker->rounds = 1;
-	worker->brought = worker->stats.bulk_pages;
-	worker->hint = NOBODY;
-	worker->buffers_used = 0;
-	worker->running = true;
-	pthread_mutex_unlock(&worker->lock);
+	worker->hint = WORKER_NOBODY;
+	worker_replay_forget(worker);
+	worker->watch.over = false;
+	return ok && worker->buffers;
+}
+
+static void start_undo(struct worker *worker)
+{
+	bit_tree_fini(&worker->wanted);
+	bit_tree_fini(&worker->later);
+	worker_bulk_fini(&worker->bulk);
+	page_buffer_free(worker->buffers, buffers_bytes(worker));
+	worker->buffers = NULL;
 }
 
 int worker_start(struct worker *worker, struct err *err)
 {
-	unsigned int i, all = worker->config.urgent_threads + worker->config.bulk_threads;
-	int r = 0;
+	int r;
 
 	/* Here, where it can be told: a thread without a buffer would answer nobody. */
-	worker->buffers = page_buffer_new(buffers_bytes(worker));
-	if (!worker->buffers)
+	if (!start_anew(worker)) {
+		start_undo(worker);
 		return err_set(err, -ENOMEM, "no memory for a page source's reads");
-	start_anew(worker);
-	for (i = 0; i < all && !r; i++) {
-		r = thread_start(&worker->thread[i],
-				 i < worker->config.urgent_threads ? urgent_main : bulk_main, worker);
-		worker->threads += !r;
 	}
+	pthread_mutex_lock(&worker->lock);
+	worker->bulk.begins = clock_now_ns() + BULK_DELAY_NS;
+	worker->running = true;
+	/* One, at least, is there whatever comes. */
+	r = add_urgent(worker);
+	if (!r)
+		r = worker_bulk_start(worker);
+	pthread_mutex_unlock(&worker->lock);
 	if (r < 0)
 		worker_stop(worker);
 	return r < 0 ? err_errno(err, r, "starting a page source's threads") : 0;
@@ -580,14 +582,19 @@ void worker_stop(struct worker *worker)
 	pthread_mutex_lock(&worker->lock);
 	worker->running = false;
 	pthread_cond_broadcast(&worker->changed);
-	pthread_cond_broadcast(&worker->stopped);
+	pthread_cond_broadcast(&worker->bulk_changed);
+	pthread_cond_broadcast(&worker->replay_changed);
 	pthread_mutex_unlock(&worker->lock);
 	if (worker->threads && worker->config.cancel)
 		worker->config.cancel(worker->config.arg);
 	while (worker->threads)
 		pthread_join(worker->thread[--worker->threads], NULL);
-	page_buffer_free(worker->buffers, buffers_bytes(worker));
-	worker->buffers = NULL;
+	/* Who asks for a page sees that it is stopped, and looks at none of these. */
+	pthread_mutex_lock(&worker->lock);
+	worker_replay_join(worker);
+	start_undo(worker);
+	pthread_mutex_unlock(&worker->lock);
+	worker_watch_end(worker);
 }
 
 void worker_free(struct worker *worker)
@@ -595,14 +602,11 @@ void worker_free(struct worker *worker)
 	if (!worker)
 		return;
 	worker_stop(worker);
-	pthread_cond_destroy(&worker->stopped);
+	worker_replay_forget(worker);
+	pthread_cond_destroy(&worker->replay_changed);
+	pthread_cond_destroy(&worker->bulk_changed);
 	pthread_cond_destroy(&worker->changed);
 	pthread_mutex_destroy(&worker->lock);
-	free(worker->wanted);
-	free(worker->later);
-	free(worker->taken);
-	free(worker->left);
-	free(worker->begin);
 	free(worker);
 }
 
@@ -610,6 +614,8 @@ void worker_stats(struct worker *worker, struct worker_stats *stats)
 {
 	pthread_mutex_lock(&worker->lock);
 	*stats = worker->stats;
-	stats->waiting = worker->n_wanted + worker->n_later;
+	stats->bulk_rate = pace_a_second(&worker->bulk.pace, clock_now_ns());
+	stats->waiting = worker->wanted.count + worker->later.count;
+	stats->failing = (unsigned int)worker->later.count;
 	pthread_mutex_unlock(&worker->lock);
 }

@@ -2,6 +2,7 @@
 // Copyright The postern authors
 #include "ends.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -202,4 +203,22 @@ struct page_source *ends_put(struct ends *ends, struct layer *layer)
 void wait_a_little(void)
 {
 	usleep(100);
+}
+
+struct memory *ends_late_memory(uint64_t bytes)
+{
+	const struct memory_range range = { GPA(0), bytes };
+	struct memory *mem;
+	struct err err;
+	int r;
+
+	assert_int_equal(memory_new(&mem, &range, 1, &err), 0);
+	r = memory_watch(mem, NULL, &err);
+	if (r == -EPERM || r == -ENOSYS) {
+		memory_free(mem);
+		print_message("skipped: %s\n", err.text);
+		skip();
+	}
+	assert_int_equal(r, 0);
+	return mem;
 }

@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "base/clock.h"
+#include "memory/memory.h"
 #include "source/stack.h"
 
 #define ENDS_PAGES 1024
@@ -81,6 +82,12 @@ int ends_setup(void **state);
 int ends_teardown(void **state);
 /* Puts the layer between the two; returns the source that whoever is above asks. */
 struct page_source *ends_put(struct ends *ends, struct layer *layer);
+
+/*
+ * So much memory from 0 on, of which nothing has come. Skips the test where
+ * userfaultfd is not allowed.
+ */
+struct memory *ends_late_memory(uint64_t bytes);
 
 /* Waits until the condition holds; fails the test after 20 s. */
 #define wait_until(condition) \

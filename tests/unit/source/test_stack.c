@@ -186,7 +186,8 @@ static struct layer *new_inject(const enum layer_type *order, uint64_t seed)
 	return inject_layer(inject);
 }
 
-static struct layer *new_layer(enum layer_type layer_type, const enum layer_type *order, unsigned int seed, bool stuck)
+static struct layer *new_layer(enum layer_type type, const enum layer_type *order,
+			       unsigned int seed, bool stuck)
 {
 	const struct verify_config verify_config = { verify_table_sum, &table, 50, PAGES };
 	const struct retry_config retry_config = {
@@ -203,7 +204,7 @@ static struct layer *new_layer(enum layer_type layer_type, const enum layer_type
 	struct delay *delay;
 	struct retry *retry;
 
-	switch (layer_type) {
+	switch (type) {
 	case THROTTLE:
 		assert_int_equal(throttle_new(&throttle, stuck ? 1 : 8000000, PAGES, NULL), 0);
 		return throttle_layer(throttle);
@@ -257,28 +258,10 @@ static void *reader_main(void *arg)
 	return NULL;
 }
 
-static struct memory *ends_late_memory(void)
-{
-	const struct memory_range range = { GPA(0), HUGE_BYTES };
-	struct memory *mem;
-	struct err err;
-	int r;
-
-	assert_int_equal(memory_new(&mem, &range, 1, &err), 0);
-	r = memory_watch(mem, NULL, &err);
-	if (r == -EPERM || r == -ENOSYS) {
-		memory_free(mem);
-		print_message("skipped: %s\n", err.text);
-		skip();
-	}
-	assert_int_equal(r, 0);
-	return mem;
-}
-
 static void run_order(unsigned int number)
 {
 	struct reader reader[READERS];
-	struct memory *mem = ends_late_memory();
+	struct memory *mem = ends_late_memory(HUGE_BYTES);
 	enum layer_type order[TYPES];
 	struct server server;
 	struct stack *stack;

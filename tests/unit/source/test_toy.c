@@ -59,19 +59,8 @@ static struct worker *toy_new(struct memory *mem)
 
 static struct memory *late_memory(void)
 {
-	const struct memory_range range = { GPA(0), HUGES * HUGE_BYTES };
-	struct memory *mem;
-	struct err err;
-	int r;
+	struct memory *mem = ends_late_memory(HUGES * HUGE_BYTES);
 
-	assert_int_equal(memory_new(&mem, &range, 1, &err), 0);
-	r = memory_watch(mem, NULL, &err);
-	if (r == -EPERM || r == -ENOSYS) {
-		memory_free(mem);
-		print_message("skipped: %s\n", err.text);
-		skip();
-	}
-	assert_int_equal(r, 0);
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
 	return mem;
 }

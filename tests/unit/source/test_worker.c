@@ -6,9 +6,13 @@
  */
 #include "ends.h"
 
+#include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/page.h"
 #include "memory/gup.h"
 #include "source/worker.h"
@@ -36,6 +40,7 @@ struct reader {
 	_Atomic unsigned int again;		/* pages that were read although they were here */
 	unsigned int failures;			/* so many reads still fail */
 	uint64_t bad_first, bad_n;		/* and so do those that begin with these pages */
+	int bad_error;				/* with this, or -EIO */
 	_Atomic unsigned int bad_reads;
 	_Atomic bool stuck, cancelled;		/* reads sleep until they are cancelled */
 };
@@ -78,7 +83,7 @@ static int note_read(struct reader *reader, uint64_t first, uint64_t n)
 		r = -EIO;
 	} else if (first - reader->bad_first < reader->bad_n) {
 		reader->bad_reads++;
-		r = -EIO;
+		r = reader->bad_error ? reader->bad_error : -EIO;
 	}
 	pthread_mutex_unlock(&reader->lock);
 	return r;
@@ -121,10 +126,14 @@ static _Atomic unsigned int lost;
 
 static void on_lost(void *arg, gfn_t gfn)
 {
-	(void)arg;
-	assert_int_equal(gfn.v, 1000);
+	struct reader *reader = arg;
+
+	assert_true(gfn.v == 1000 || gfn.v - reader->bad_first < reader->bad_n);
 	lost++;
 }
+
+/* Of memory that is shared; -1: it is not. */
+static int memfd = -1;
 
 static int setup(void **state)
 {
@@ -132,14 +141,16 @@ static int setup(void **state)
 		{ GPA(0), LOW_HUGES * HUGE_BYTES },
 		{ GPA(HIGH_FIRST * PAGE_BYTES), HIGH_HUGES * HUGE_BYTES },
 	};
-	const struct memory_events events = { .lost = on_lost };
 	struct reader *reader = calloc(1, sizeof(*reader));
+	const struct memory_events events = { .lost = on_lost, .arg = reader };
 	struct err err;
 
 	assert_non_null(reader);
 	pthread_mutex_init(&reader->lock, NULL);
 	pthread_cond_init(&reader->changed, NULL);
 	assert_int_equal(memory_new(&reader->mem, ranges, 2, &err), 0);
+	if (memfd >= 0)
+		assert_int_equal(memory_set_backing(reader->mem, memfd, &err), 0);
 	lost = 0;
 	*state = reader;
 	if (!memory_watch(reader->mem, &events, &err))
@@ -151,10 +162,22 @@ static int setup(void **state)
 	return 0;
 }
 
+static int setup_shared(void **state)
+{
+	struct err err;
+
+	memfd = memory_backing_new(PAGES * PAGE_BYTES, &err);
+	assert_true(memfd >= 0);
+	return setup(state);
+}
+
 static int teardown(void **state)
 {
 	struct reader *reader = *state;
 
+	if (memfd >= 0)
+		close(memfd);
+	memfd = -1;
 	if (!reader)
 		return 0;
 	memory_detach(reader->mem);
@@ -166,16 +189,26 @@ static int teardown(void **state)
 
 #define NEEDS(reader) do { if (!(reader)) skip(); } while (0)
 
-static void start(struct reader *reader, unsigned int bulk_threads)
+static void start_with(struct reader *reader, const struct worker_config *more)
 {
-	const struct worker_config config = {
-		.read = reader_read, .cancel = reader_cancel, .arg = reader, .urgent_threads = 2,
-		.bulk_threads = bulk_threads, .urgent_pages = 8, .bulk_pages = 64,
-	};
+	struct worker_config config = *more;
 
+	config.read = reader_read;
+	config.cancel = reader_cancel;
+	config.arg = reader;
 	assert_int_equal(worker_new(&reader->worker, &config, reader->mem, NULL), 0);
 	assert_int_equal(worker_start(reader->worker, NULL), 0);
 	memory_attach(reader->mem, worker_source(reader->worker));
+}
+
+static void start(struct reader *reader, unsigned int bulk_threads)
+{
+	const struct worker_config config = {
+		.urgent_threads = 2, .bulk_threads = bulk_threads, .urgent_pages = 8,
+		.bulk_pages = 64,
+	};
+
+	start_with(reader, &config);
 }
 
 static uint64_t missing(struct reader *reader)
@@ -266,7 +299,7 @@ static void test_what_is_wanted_is_read_with_its_neighbours(void **state)
 	/* Both threads are at work; what is wanted meanwhile is put together. */
 	assert_int_equal(want(reader, 1, 1), 0);
 	assert_int_equal(want(reader, HIGH_FIRST + 9, 1), 0);
-	wait_until(stats_of(reader).waiting == 0);
+	wait_until(reader->reads == 2);
 	for (i = 15; i < 21; i++)
 		assert_int_equal(want(reader, i, 1), 0);
 	assert_int_equal(want(reader, 15, 1), 0);
@@ -286,6 +319,55 @@ static void test_what_is_wanted_is_read_with_its_neighbours(void **state)
 	assert_int_equal(reader->read[2].n, 6);
 	pthread_mutex_unlock(&reader->lock);
 	assert_int_equal(stats_of(reader).bulk_reads, 0);
+}
+
+static unsigned int threads_named(const char *name)
+{
+	char path[64], comm[32];
+	struct dirent *entry;
+	unsigned int n = 0;
+	DIR *tasks = opendir("/proc/self/task");
+	FILE *f;
+
+	assert_non_null(tasks);
+	while ((entry = readdir(tasks))) {
+		snprintf(path, sizeof(path), "/proc/self/task/%.20s/comm", entry->d_name);
+		f = fopen(path, "re");
+		if (f && fgets(comm, sizeof(comm), f))
+			n += !strncmp(comm, name, strlen(name));
+		if (f)
+			fclose(f);
+	}
+	closedir(tasks);
+	return n;
+}
+
+static void test_threads_are_started_when_there_is_work_for_them(void **state)
+{
+	struct worker_config config = {
+		.urgent_threads = 3,
+		.bulk_threads = 2,
+		.urgent_pages = 1,
+		.bulk_pages = 64,
+		.fill = { .off = true },
+	};
+	struct reader *reader = *state;
+	unsigned int i;
+
+	NEEDS(reader);
+	reader->stuck = true;
+	start_with(reader, &config);
+	wait_until(threads_named("source-urgent") == 1);
+	for (i = 1; i < 6; i++) {
+		assert_int_equal(want(reader, i * 8, 1), 0);
+		wait_until(reader->reads == (i < 3 ? i : 3));
+		assert_int_equal(threads_named("source-urgent"), i < 3 ? i : 3);
+	}
+	assert_int_equal(threads_named("source-bulk"), 0);
+	worker_set_fill(reader->worker, &(struct worker_fill){ 0 });
+	worker_set_fill(reader->worker, &(struct worker_fill){ .rate = 1 });
+	wait_until(threads_named("source-bulk") == 2);
+	assert_int_equal(threads_named("source-"), 5);
 }
 
 /* More than the ring has places for, and none is forgotten. */
@@ -452,6 +534,183 @@ static void test_a_start_without_memory_fails(void **state)
 	check_page(reader->mem, 3, 0);
 }
 
+/* ---- spans ---- */
+
+static const struct worker_config spans = {
+	.urgent_threads = 1, .bulk_threads = 1, .urgent_pages = 1, .bulk_pages = 64,
+	.span_pages = 16, .fill.off = true,
+};
+
+/* The page that is waited for first, in a read to the span's end; then what is before it. */
+static void test_a_page_brings_its_span(void **state)
+{
+	struct reader *reader = *state;
+	uint64_t i;
+
+	NEEDS(reader);
+	start_with(reader, &spans);
+	check_page(reader->mem, 601, 0);
+	wait_until(missing(reader) == PAGES - 16);
+	for (i = 592; i < 608; i++)
+		check_page(reader->mem, i, GUP_NOWAIT);
+	/* 602 is zero, and so a read of its own, as is 595. */
+	assert_int_equal(reader->read[0].first, 601);
+	assert_int_equal(reader->read[0].n, 7);
+	for (i = 0; i < reader->reads; i++)
+		assert_true(reader->read[i].first >= 592 &&
+			    reader->read[i].first + reader->read[i].n <= 608);
+	assert_int_equal(reader->again, 0);
+	wait_until(stats_of(reader).urgent_reads == 1);
+	assert_int_equal(stats_of(reader).urgent_pages, 1);
+	assert_int_equal(stats_of(reader).span_pages, 15);
+	assert_int_equal(stats_of(reader).bulk_reads, 0);
+}
+
+/* All that is wanted of a span is one thread's, and none of it is read twice. */
+static void test_what_is_wanted_of_a_span_is_taken_together(void **state)
+{
+	struct reader *reader = *state;
+
+	NEEDS(reader);
+	reader->stuck = true;
+	start_with(reader, &spans);
+	assert_int_equal(want(reader, 1, 1), 0);
+	wait_until(reader->reads == 1);
+	assert_int_equal(want(reader, 605, 1), 0);
+	assert_int_equal(want(reader, 593, 1), 0);
+	assert_int_equal(want(reader, 600, 3), 0);
+	assert_int_equal(stats_of(reader).waiting, 5);
+	pthread_mutex_lock(&reader->lock);
+	reader->stuck = false;
+	pthread_cond_broadcast(&reader->changed);
+	pthread_mutex_unlock(&reader->lock);
+	wait_until(missing(reader) == PAGES - 32);
+	wait_until(stats_of(reader).urgent_reads == 2);
+	assert_int_equal(stats_of(reader).urgent_pages, 6);
+	assert_int_equal(stats_of(reader).waiting, 0);
+	assert_int_equal(reader->again, 0);
+}
+
+/* It is repeated, and what else was wanted of its span comes all the same. */
+static void test_a_page_of_a_span_that_fails_holds_up_no_other(void **state)
+{
+	struct reader *reader = *state;
+
+	NEEDS(reader);
+	reader->bad_first = 592;
+	reader->bad_n = 1;
+	start_with(reader, &spans);
+	assert_int_equal(want(reader, 592, 4), 0);
+	wait_until(memory_page_state(reader->mem, GFN(593)) == PAGE_PRESENT &&
+		   memory_page_state(reader->mem, GFN(595)) == PAGE_PRESENT);
+	wait_until(reader->bad_reads >= 3);
+	wait_until(stats_of(reader).waiting == 1);
+	heal(reader);
+	wait_until(stats_of(reader).waiting == 0);
+	check_page(reader->mem, 592, 0);
+	assert_int_equal(lost, 0);
+}
+
+/* Not at once: what was damaged on its way is whole when it comes again. */
+static void test_a_page_that_stays_damaged_is_lost(void **state)
+{
+	struct worker_config config = spans;
+	struct reader *reader = *state;
+
+	NEEDS(reader);
+	reader->bad_first = 600;
+	reader->bad_n = 1;
+	reader->bad_error = -EBADMSG;
+	config.damaged_tries = 3;
+	start_with(reader, &config);
+	assert_int_equal(want(reader, 600, 1), 0);
+	wait_until(lost == 1);
+	assert_int_equal(reader->bad_reads, 3);
+	assert_int_equal(memory_page_state(reader->mem, GFN(600)), PAGE_LOST);
+	wait_until(stats_of(reader).waiting == 0);
+	assert_int_equal(stats_of(reader).lost, 1);
+	/* Whole again: whoever fills brings it. */
+	heal(reader);
+	worker_set_fill(reader->worker, &(struct worker_fill){ 0 });
+	wait_until(memory_page_state(reader->mem, GFN(600)) == PAGE_PRESENT);
+	check_page(reader->mem, 600, GUP_NOWAIT);
+}
+
+/* ---- the background fill ---- */
+
+static void test_the_fill_is_switched_on_and_off(void **state)
+{
+	struct worker_fill fill = { .off = true };
+	struct reader *reader = *state;
+	uint64_t left;
+
+	NEEDS(reader);
+	start_with(reader, &spans);
+	check_page(reader->mem, 3, 0);
+	wait_until(missing(reader) == PAGES - 16);
+	assert_int_equal(stats_of(reader).bulk_reads, 0);
+	fill = (struct worker_fill){ .rate = 1 << 20 };
+	worker_set_fill(reader->worker, &fill);
+	wait_until(stats_of(reader).bulk_reads >= 2);
+	fill.off = true;
+	worker_set_fill(reader->worker, &fill);
+	/* What was under way ends; a page that is asked for comes all the same. */
+	check_page(reader->mem, HIGH_FIRST + 700, 0);
+	left = missing(reader);
+	assert_true(left > 0);
+	worker_get_fill(reader->worker, &fill);
+	assert_true(fill.off);
+	worker_set_fill(reader->worker, &(struct worker_fill){ 0 });
+	check_all(reader);
+}
+
+/* 10 MiB of which six of seven pages are not zero: at 20 MiB a second, less a burst of 50 ms. */
+static void test_the_fill_keeps_its_rate(void **state)
+{
+	struct worker_config config = spans;
+	struct reader *reader = *state;
+	int64_t start = clock_now_ns();
+
+	NEEDS(reader);
+	config.fill = (struct worker_fill){ .rate = 20 << 20 };
+	start_with(reader, &config);
+	check_all(reader);
+	assert_true(clock_now_ns() - start >= 300 * NS_PER_MS);
+}
+
+/*
+ * Another machine has brought the first half. Neither is it fetched in the
+ * background, nor for whoever waits.
+ */
+static void test_what_others_have_brought_is_not_read(void **state)
+{
+	const struct memory_range range = { GPA(0), PAGES * PAGE_BYTES };
+	struct reader *reader = *state;
+	uint8_t page[PAGE_BYTES];
+	struct memory *other;
+	unsigned int k;
+	struct err err;
+	uint64_t i;
+
+	NEEDS(reader);
+	assert_int_equal(memory_new(&other, &range, 1, &err), 0);
+	assert_int_equal(memory_set_backing(other, memfd, &err), 0);
+	assert_int_equal(memory_watch(other, NULL, &err), 0);
+	for (i = 0; i < 2 * HUGE_PAGES; i++)
+		if (!is_zero(i) && i != 1000) {
+			page_of(page, i);
+			assert_int_equal(memory_fill(other, GFN(i), 1, page), 1);
+		}
+	start(reader, 1);
+	assert_int_equal(ask(worker_source(reader->worker), 8, 4), 0);
+	check_all(reader);
+	for (k = 0; k < reader->reads; k++)
+		assert_true(reader->read[k].first >= 2 * HUGE_PAGES ||
+			    is_zero(reader->read[k].first) || reader->read[k].first == 1000);
+	assert_int_equal(reader->again, 0);
+	memory_free(other);
+}
+
 static void test_values_are_checked(void **state)
 {
 	struct worker_config config = {
@@ -471,6 +730,10 @@ static void test_values_are_checked(void **state)
 	assert_int_equal(worker_new(&worker, &config, reader->mem, &err), 0);
 	assert_int_equal(ask(worker_source(worker), 1, 1), -ENOTCONN);
 	worker_free(worker);
+	config.span_pages = 24;
+	assert_int_equal(worker_new(&worker, &config, reader->mem, &err), -EINVAL);
+	config.span_pages = 128;
+	assert_int_equal(worker_new(&worker, &config, reader->mem, &err), -EINVAL);
 }
 
 int main(void)
@@ -479,6 +742,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_the_background_brings_everything),
 		T(test_what_is_wanted_is_read_with_its_neighbours),
+		T(test_threads_are_started_when_there_is_work_for_them),
 		T(test_many_pages_may_be_wanted_at_a_time),
 		T(test_failed_reads_are_repeated),
 		T(test_no_page_waits_for_one_that_fails),
@@ -486,6 +750,14 @@ int main(void)
 		T(test_the_bulk_follows_the_requests),
 		T(test_stop_cancels_and_another_start_brings_the_rest),
 		T(test_a_start_without_memory_fails),
+		T(test_a_page_brings_its_span),
+		T(test_what_is_wanted_of_a_span_is_taken_together),
+		T(test_a_page_of_a_span_that_fails_holds_up_no_other),
+		T(test_a_page_that_stays_damaged_is_lost),
+		T(test_the_fill_is_switched_on_and_off),
+		T(test_the_fill_keeps_its_rate),
+		cmocka_unit_test_setup_teardown(test_what_others_have_brought_is_not_read,
+						setup_shared, teardown),
 		T(test_values_are_checked),
 	};
 
