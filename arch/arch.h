@@ -18,11 +18,36 @@
 
 /* ---- the machine's shape ---- */
 
-/* Splits `bytes` of RAM around the hole for devices; n gets the number of ranges (at most MEMORY_REGIONS_MAX). */
-int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n, struct err *err);
-/* KVM_CREATE_VM's argument. */
-unsigned long arch_vm_type(int kvm_fd);
-/* After KVM_CREATE_VM, before any vCPU: interrupt controllers, timers. */
+/* How much RAM a machine can have, where its host can give it that. */
+#define ARCH_RAM_MIN (UINT64_C(16) << 20)
+#define ARCH_RAM_MAX (UINT64_C(1) << 40)
+
+/*
+ * Splits `bytes` of RAM around the holes for devices; n gets the number of
+ * ranges (at most MEMORY_REGIONS_MAX). -EINVAL: not a multiple of 2 MiB from
+ * ARCH_RAM_MIN to ARCH_RAM_MAX.
+ */
+int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n,
+		       struct err *err);
+/*
+ * What a VM's making needs to know of this host's KVM and what takes long to ask;
+ * NULL where there is nothing such. For arch_vm_type and, by vm_asked, for
+ * arch_vm_create. free() ends it. Any thread.
+ */
+int arch_host_ask(int kvm_fd, void **asked, struct err *err);
+/*
+ * *type: KVM_CREATE_VM's argument for a VM whose RAM ends at ram_end. -ENOTSUP:
+ * this host's guest physical addresses do not reach so far; err says how much
+ * RAM they do reach. asked may be NULL: then KVM_CREATE_VM or the guest finds out.
+ */
+int arch_vm_type(int kvm_fd, const void *asked, gpa_t ram_end, unsigned long *type,
+		 struct err *err);
+/*
+ * Memory that is not RAM: the guest reads there what devices have written, and a
+ * write is an MMIO exit. Where, and how many pages; any thread.
+ */
+gpa_t arch_device_pages(unsigned int *pages);
+/* After KVM_CREATE_VM and all memory slots, before any vCPU: interrupt controllers, timers. */
 int arch_vm_create(struct vm *vm, struct err *err);
 /*
  * KVM's routes of the interrupt lines, at most ARCH_IRQ_ROUTES_MAX; returns how
@@ -50,7 +75,7 @@ struct arch_boot_config {
 struct arch_boot {
 	bool bare;		/* the bare guest: every vCPU starts at once, in ring 3 */
 	unsigned int cpus;
-	uint64_t entry, stack, stack_stride, page_table, params, ram_low, ram_high;
+	uint64_t entry, stack, stack_stride, page_table, params, ram_low, ram_high, ram_top;
 };
 
 /*
@@ -96,6 +121,13 @@ int arch_probe_load_kernel_mode(struct arch_boot *boot, struct memory *mem, stru
 int arch_clock_stop(struct vm *vm, uint64_t *clock, struct err *err);
 /* Lets it go on from there. */
 int arch_clock_start(struct vm *vm, uint64_t clock, struct err *err);
+/*
+ * The guest was away for so long, and its clocks are to show that: after
+ * arch_vm_load, before a vCPU is loaded, which writes what follows from the
+ * clock; and of each vCPU after its arch_vcpu_load.
+ */
+int arch_clock_advance(struct vm *vm, uint64_t ns, struct err *err);
+int arch_vcpu_clock_advance(struct vcpu_parked *vcpu, uint64_t ns, struct err *err);
 
 /*
  * ---- state: versioned protobuf messages (arch/<name>/state.proto) ----

@@ -127,8 +127,9 @@ static void guest_start(struct floor_guest *guest, const char *kernel, uint64_t 
 	struct err err;
 	unsigned int n;
 
-	if (arch_memory_layout(bytes, ranges, &n, &err) < 0 || memory_new(&guest->mem, ranges, n, &err) < 0 ||
-	    vm_new(&guest->vm, guest->mem, 1, &ops, guest, &err) < 0 ||
+	if (arch_memory_layout(bytes, ranges, &n, &err) < 0 ||
+	    memory_new(&guest->mem, ranges, n, &err) < 0 ||
+	    vm_new(&guest->vm, NULL, guest->mem, 1, &ops, guest, &err) < 0 ||
 	    ram_file_open(&file, kernel, &err) < 0)
 		floor_die_err(&err);
 	config.kernel = &file;

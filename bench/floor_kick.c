@@ -54,7 +54,7 @@ static struct vm *start(enum way_out way, unsigned int cpus)
 	struct err err;
 
 	if (memory_new(&mem, &range, 1, &err) < 0 || memory_watch(mem, NULL, &err) < 0 ||
-	    vm_new(&vm, mem, cpus, &ops, NULL, &err) < 0)
+	    vm_new(&vm, NULL, mem, cpus, &ops, NULL, &err) < 0)
 		floor_die_err(&err);
 	if (memory_fill(mem, GFN(0), last, NULL) < 0)
 		floor_die("memory_fill");

@@ -15,7 +15,7 @@
 
 #define COMMAND_MAX 128
 #define TEXT_MAX ((size_t)4096)
-#define WAITERS_MAX 32u
+#define WAITERS_MAX (VM_VCPUS_MAX + 32u)
 
 /* Text that grows up to TEXT_MAX. */
 struct text {

@@ -179,13 +179,13 @@ void gdb_run_detach(struct gdb_client *client)
 static int resume_some(struct gdb *gdb, const char action[VM_VCPUS_MAX], char which,
 		       struct err *err)
 {
-	uint32_t vcpus = 0;
+	struct vcpu_set vcpus = { 0 };
 	unsigned int i;
 
 	for (i = 0; i < vm_vcpus(gdb->vm); i++)
 		if (action[i] == which)
-			vcpus |= UINT32_C(1) << i;
-	return machine_cont_vcpus(gdb->machine, vcpus, err);
+			vcpu_set_add(&vcpus, i);
+	return machine_cont_vcpus(gdb->machine, &vcpus, err);
 }
 
 static int gdb_run_actions(struct gdb_client *client, const char action[VM_VCPUS_MAX],

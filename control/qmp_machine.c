@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "control/qmp_internal.h"
 
-#define WAITERS_MAX 64u
+#define WAITERS_MAX (VM_VCPUS_MAX + 32u)
 
 static int cmd_status(struct qmp_call *call, struct err *err)
 {

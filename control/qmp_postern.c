@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "control/qmp_internal.h"
 
-#define WAITERS_MAX 64u
+#define WAITERS_MAX (VM_VCPUS_MAX + 32u)
 #define MAP_CELLS_MAX 4096u
 #define MAP_LOOKS_MAX (UINT64_C(1) << 18)	/* pages that one map looks at: about a millisecond */
 

@@ -37,6 +37,7 @@ struct vcpu {
 	struct memory_thread *waits;
 	pthread_t thread;
 	bool started;			/* its thread may be sent signals; guarded by vm->lock */
+	pthread_cond_t resumed;		/* it may run, or is to end */
 	_Atomic pid_t tid;
 	_Atomic bool want_pause;	/* written under vm->lock; read by the thread at each turn without it */
 	_Atomic bool want_end;		/* likewise */
@@ -61,7 +62,9 @@ struct vm_msi {
 };
 
 struct vm {
-	int kvm_fd, fd;
+	const struct vm_host *host;
+	struct vm_host *own_host; /* it, when nobody has given one; else NULL */
+	int fd;
 	struct memory *mem;
 	const struct vm_exit_ops *ops;
 	void *arg;
@@ -69,9 +72,10 @@ struct vm {
 	void (*arch_free)(void *arch);
 	struct vcpu vcpu[VM_VCPUS_MAX];
 	unsigned int vcpus;
+	void *device_pages;		/* vm_device_pages */
+	size_t device_pages_bytes;
 	pthread_mutex_t lock;		/* guards parked of each vCPU, and changes of want_* */
 	pthread_cond_t parked;		/* a vCPU has parked; CLOCK_MONOTONIC */
-	pthread_cond_t resumed;		/* a vCPU may run, or is to end */
 	struct vm_msi msi[VM_MSI_MAX];
 	pthread_mutex_t msi_lock;	/* guards msi, and the order of changes of KVM's routes */
 };

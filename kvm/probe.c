@@ -145,7 +145,7 @@ static int probe_open(struct probe *probe, bool late, struct err *err)
 	if (!r && late)
 		r = memory_watch(probe->mem, NULL, err);
 	if (!r)
-		r = vm_new(&probe->vm, probe->mem, 1, &probe_ops, &probe->seen, err);
+		r = vm_new(&probe->vm, NULL, probe->mem, 1, &probe_ops, &probe->seen, err);
 	return r;
 }
 

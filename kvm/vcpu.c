@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/cond.h"
 #include "base/count.h"
 #include "base/probe.h"
 #include "base/thread.h"
@@ -297,6 +298,13 @@ static bool vcpu_turn(struct vcpu *vcpu)
 	return goes_on;
 }
 
+/* A snapshot may have to write down what this one has changed first. */
+static void vcpu_go(struct vcpu *vcpu)
+{
+	memory_thread_throttle(vcpu->waits);
+	vcpu_turn(vcpu);
+}
+
 /* Lets KVM finish the instruction whose I/O was handled, without running the guest further. */
 static void vcpu_finish_io(struct vcpu *vcpu)
 {
@@ -319,7 +327,7 @@ static void vcpu_stay_parked(struct vcpu *vcpu)
 	PROBE_PARK((int)vcpu->index);
 	pthread_cond_broadcast(&vm->parked);
 	while (vcpu->parked)
-		pthread_cond_wait(&vm->resumed, &vm->lock);
+		pthread_cond_wait(&vcpu->resumed, &vm->lock);
 	/*
 	 * Under the lock: a pause asked for from now on sets want_pause first
 	 * and kicks after, so neither its immediate_exit nor its kick is wiped
@@ -366,7 +374,7 @@ static void *vcpu_main(void *arg)
 		if (atomic_load(&vcpu->want_pause))
 			vcpu_park(vcpu);
 		else
-			vcpu_turn(vcpu);
+			vcpu_go(vcpu);
 	}
 	memory_thread_unbind(vcpu->waits);
 	return NULL;
@@ -391,7 +399,7 @@ void vcpu_kick(struct vcpu *vcpu)
 void vcpu_unpark(struct vcpu *vcpu)
 {
 	vcpu->parked = false;
-	pthread_cond_broadcast(&vcpu->vm->resumed);
+	pthread_cond_signal(&vcpu->resumed);
 }
 
 void vcpu_let_run(struct vcpu *vcpu)
@@ -422,6 +430,7 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *
 
 	/* Parked: there is no thread yet that could run it. */
 	*vcpu = (struct vcpu){ .vm = vm, .index = index, .fd = -1, .parked = true };
+	cond_init(&vcpu->resumed);
 	vcpu->held.vcpu = vcpu;
 	atomic_store(&vcpu->want_pause, true);
 	snprintf(name, sizeof(name), "vcpu%u", index);
@@ -432,7 +441,7 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned int index, struct err *
 	vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
 	if (vcpu->fd < 0)
 		return err_errno(err, -errno, "vCPU %u: KVM_CREATE_VCPU", index);
-	bytes = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	bytes = ioctl(vm_kvm_fd(vm), KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (bytes < (int)sizeof(struct kvm_run))
 		return err_errno(err, -errno, "KVM_GET_VCPU_MMAP_SIZE");
 	vcpu->run_bytes = (size_t)bytes;
@@ -468,6 +477,7 @@ void vcpu_fini(struct vcpu *vcpu)
 	if (vcpu->fd >= 0)
 		close(vcpu->fd);
 	memory_thread_free(vcpu->waits);
+	pthread_cond_destroy(&vcpu->resumed);
 	vcpu->run = NULL;
 	vcpu->fd = -1;
 	vcpu->waits = NULL;

@@ -4,13 +4,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "arch/arch.h"
 #include "base/clock.h"
 #include "base/cond.h"
+#include "base/mark.h"
 #include "kvm/internal.h"
 
 #define VM_KICK_INTERVAL_NS NS_PER_MS
@@ -34,7 +37,12 @@ int vm_fd(const struct vm *vm)
 
 int vm_kvm_fd(const struct vm *vm)
 {
-	return vm->kvm_fd;
+	return vm_host_fd(vm->host);
+}
+
+const void *vm_asked(const struct vm *vm)
+{
+	return vm_host_asked(vm->host);
 }
 
 struct memory *vm_memory(const struct vm *vm)
@@ -177,22 +185,32 @@ void vm_resume(struct vm *vm)
 
 /* ---- set-up and end ---- */
 
-static int vm_open_kvm(struct vm *vm, struct err *err)
+/* Where the last region ends. */
+static gpa_t ram_end(const struct memory *mem)
 {
-	int version;
+	const struct memory_region *regions;
+	unsigned int n;
 
-	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (vm->kvm_fd < 0 && errno == ENOENT)
-		return err_set(err, -ENOENT,
-			       "no /dev/kvm: load kvm_intel or kvm_amd (on arm64: start the kernel at EL2), or enable virtualisation in the firmware (or nesting in the hypervisor)");
-	if (vm->kvm_fd < 0)
-		return err_errno(err, -errno, "/dev/kvm (is this user in the group kvm?)");
-	version = ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0);
-	if (version != KVM_API_VERSION)
-		return err_set(err, -ENOTSUP, "KVM API version %d, %d is needed", version, KVM_API_VERSION);
-	if (ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_IMMEDIATE_EXIT) <= 0)
-		return err_set(err, -ENOTSUP, "KVM lacks immediate_exit: Linux 4.13 or later is needed");
-	return 0;
+	regions = memory_regions(mem, &n);
+	return gfn_to_gpa(GFN(regions[n - 1].first.v + regions[n - 1].pages));
+}
+
+static int vm_create(struct vm *vm, unsigned int cpus, struct err *err)
+{
+	int room = ioctl(vm_kvm_fd(vm), KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+	unsigned long type;
+	int r;
+
+	if (room > 0 && cpus > (unsigned int)room)
+		return err_set(
+			err, -ENOTSUP,
+			"%u vCPUs: this host's KVM has room for %d: use --cpus of at most %d", cpus,
+			room, room);
+	r = arch_vm_type(vm_kvm_fd(vm), vm_asked(vm), ram_end(vm->mem), &type, err);
+	if (r < 0)
+		return r;
+	vm->fd = ioctl(vm_kvm_fd(vm), KVM_CREATE_VM, type);
+	return vm->fd < 0 ? err_errno(err, -errno, "KVM_CREATE_VM") : 0;
 }
 
 static int vm_add_slots(struct vm *vm, struct err *err)
@@ -210,9 +228,41 @@ static int vm_add_slots(struct vm *vm, struct err *err)
 		};
 
 		if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
-			return err_errno(err, -errno, "memory slot %u", i);
+			return err_errno(
+				err, -errno, "memory slot %u, of %" PRIu64 " MiB%s", i,
+				(uint64_t)slot.memory_size >> 20,
+				errno == ENOMEM ?
+					" (KVM keeps some bytes for each page of it: the host has no memory for so much RAM)" :
+					"");
 	}
 	return 0;
+}
+
+/* A slot that is added once the interrupt controllers are there takes milliseconds (docs/performance.md). */
+static int vm_add_device_pages(struct vm *vm, struct err *err)
+{
+	bool can = ioctl(vm_kvm_fd(vm), KVM_CHECK_EXTENSION, KVM_CAP_READONLY_MEM) > 0;
+	struct kvm_userspace_memory_region slot = { .flags = can ? KVM_MEM_READONLY : 0 };
+	unsigned int pages;
+
+	memory_regions(vm->mem, &slot.slot);
+	slot.guest_phys_addr = arch_device_pages(&pages).v;
+	slot.memory_size = vm->device_pages_bytes = pages * PAGE_BYTES;
+	vm->device_pages = mmap(NULL, slot.memory_size, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (vm->device_pages == MAP_FAILED) {
+		vm->device_pages = NULL;
+		return err_set(err, -ENOMEM, "no memory for the VM");
+	}
+	slot.userspace_addr = (uintptr_t)vm->device_pages;
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+		return err_errno(err, -errno, "memory slot %u", slot.slot);
+	return 0;
+}
+
+void *vm_device_pages(const struct vm *vm)
+{
+	return vm->device_pages;
 }
 
 static int create(struct vcpu_parked *parked, void *cpus, struct err *err)
@@ -247,11 +297,29 @@ static void vm_init_locks(struct vm *vm)
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->msi_lock, NULL);
 	cond_init(&vm->parked);
-	cond_init(&vm->resumed);
 }
 
-int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops,
-	   void *arg, struct err *err)
+/* KVM's part: all but the vCPUs. */
+static int vm_make_kvm(struct vm *vm, unsigned int cpus, struct err *err)
+{
+	int r = vm_create(vm, cpus, err);
+
+	if (r < 0)
+		return r;
+	mark_time("KVM's VM");
+	r = vm_add_slots(vm, err);
+	if (!r)
+		r = vm_add_device_pages(vm, err);
+	if (r < 0)
+		return r;
+	mark_time("memory slots");
+	r = arch_vm_create(vm, err);
+	mark_time("interrupt controllers");
+	return r;
+}
+
+int vm_new(struct vm **out, const struct vm_host *host, struct memory *mem, unsigned int cpus,
+	   const struct vm_exit_ops *ops, void *arg, struct err *err)
 {
 	struct vm *vm;
 	int r;
@@ -261,36 +329,24 @@ int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct 
 	vm = calloc(1, sizeof(*vm));
 	if (!vm)
 		return err_set(err, -ENOMEM, "no memory for the VM");
-	vm->kvm_fd = -1;
 	vm->fd = -1;
 	vm->mem = mem;
 	vm->ops = ops;
 	vm->arg = arg;
 	vm_init_locks(vm);
-	r = vm_open_kvm(vm, err);
-	if (r < 0)
-		goto err_vm;
-	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, arch_vm_type(vm->kvm_fd));
-	if (vm->fd < 0) {
-		r = err_errno(err, -errno, "KVM_CREATE_VM");
-		goto err_vm;
+	r = host ? 0 : vm_host_new(&vm->own_host, err);
+	vm->host = host ? host : vm->own_host;
+	if (!r)
+		r = vm_make_kvm(vm, cpus, err);
+	if (!r)
+		r = vm_add_vcpus(vm, cpus, err);
+	if (r < 0) {
+		vm_end_vcpus(vm);
+		vm_free(vm);
+		return r;
 	}
-	r = vm_add_slots(vm, err);
-	if (r < 0)
-		goto err_vm;
-	r = arch_vm_create(vm, err);
-	if (r < 0)
-		goto err_vm;
-	r = vm_add_vcpus(vm, cpus, err);
-	if (r < 0)
-		goto err_vm;
 	*out = vm;
 	return 0;
-
-err_vm:
-	vm_end_vcpus(vm);
-	vm_free(vm);
-	return r;
 }
 
 int vm_end_vcpus(struct vm *vm)
@@ -329,9 +385,9 @@ void vm_free(struct vm *vm)
 		vm->arch_free(vm->arch);
 	if (vm->fd >= 0)
 		close(vm->fd);
-	if (vm->kvm_fd >= 0)
-		close(vm->kvm_fd);
-	pthread_cond_destroy(&vm->resumed);
+	vm_host_free(vm->own_host);
+	if (vm->device_pages)
+		munmap(vm->device_pages, vm->device_pages_bytes);
 	pthread_cond_destroy(&vm->parked);
 	pthread_mutex_destroy(&vm->msi_lock);
 	pthread_mutex_destroy(&vm->lock);

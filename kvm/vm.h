@@ -12,9 +12,25 @@
 #define POSTERN_KVM_VM_H
 
 #include "base/err.h"
+#include "kvm/host.h"
 #include "memory/memory.h"
 
-#define VM_VCPUS_MAX 16
+#define VM_VCPUS_MAX 128
+
+/* Some of a VM's vCPUs, by their index. */
+struct vcpu_set {
+	uint64_t word[VM_VCPUS_MAX / 64];
+};
+
+static inline void vcpu_set_add(struct vcpu_set *set, unsigned int index)
+{
+	set->word[index / 64] |= UINT64_C(1) << (index % 64);
+}
+
+static inline bool vcpu_set_has(const struct vcpu_set *set, unsigned int index)
+{
+	return set->word[index / 64] >> (index % 64) & 1;
+}
 
 struct vm;
 struct vcpu;
@@ -54,8 +70,8 @@ struct vm_exit_ops {
  * capability is missing, or this host's KVM has no room for so many vCPUs or so
  * much RAM.
  */
-int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops,
-	   void *arg, struct err *err);
+int vm_new(struct vm **out, const struct vm_host *host, struct memory *mem, unsigned int cpus,
+	   const struct vm_exit_ops *ops, void *arg, struct err *err);
 /*
  * Ends the vCPU threads (each leaves whatever it waits for) and joins them; the
  * file descriptors stay open. -ETIMEDOUT: a vCPU did not come out within 5 s (a
@@ -72,6 +88,8 @@ void *vm_arch(const struct vm *vm);
 
 int vm_fd(const struct vm *vm);
 int vm_kvm_fd(const struct vm *vm);
+/* What the architecture has asked this host's KVM (arch_host_ask). */
+const void *vm_asked(const struct vm *vm);
 struct memory *vm_memory(const struct vm *vm);
 unsigned int vm_vcpus(const struct vm *vm);
 struct vcpu *vm_vcpu(const struct vm *vm, unsigned int index);
@@ -101,7 +119,17 @@ void vm_resume(struct vm *vm);
 /* Asks every vCPU to park without waiting for it. Any thread, vCPU threads too. */
 void vm_ask_pause(struct vm *vm);
 
-/* KVM's interrupt routes: those of the architecture (arch_irq_routes) and no other yet. For arch_vm_create. */
+/*
+ * The pages at arch_device_pages, at a page's boundary, zero at first: what is
+ * written here the guest reads there. It does not write there (a write is an
+ * MMIO exit; on a KVM without read-only memory it does write). As long as the VM.
+ */
+void *vm_device_pages(const struct vm *vm);
+
+/*
+ * KVM's interrupt routes: those of the architecture (arch_irq_routes) and no
+ * other yet. For arch_vm_create.
+ */
 int vm_irq_routes_init(struct vm *vm, struct err *err);
 /*
  * Sets an interrupt line of the in-kernel interrupt controllers. Any thread. 0

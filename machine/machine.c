@@ -142,7 +142,7 @@ static int vm_make(struct machine *m, struct err *err)
 	};
 	int r;
 
-	r = vm_new(&m->vm, m->mem, m->config.cpus, &machine_exit_ops, m, err);
+	r = vm_new(&m->vm, NULL, m->mem, m->config.cpus, &machine_exit_ops, m, err);
 	if (r < 0)
 		return r;
 	board.vm = m->vm;

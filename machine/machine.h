@@ -155,7 +155,7 @@ int machine_cont(struct machine *machine, struct err *err);
  * PRELAUNCH; otherwise -EBUSY, and where machine_cont says so (but for the
  * disk).
  */
-int machine_cont_vcpus(struct machine *machine, uint32_t vcpus, struct err *err);
+int machine_cont_vcpus(struct machine *machine, const struct vcpu_set *vcpus, struct err *err);
 
 /* ---- only for migration; also run_control.c ---- */
 

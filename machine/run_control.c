@@ -193,7 +193,7 @@ int machine_cont(struct machine *m, struct err *err)
 	return 0;
 }
 
-int machine_cont_vcpus(struct machine *m, uint32_t vcpus, struct err *err)
+int machine_cont_vcpus(struct machine *m, const struct vcpu_set *vcpus, struct err *err)
 {
 	unsigned int i;
 	int r;
@@ -209,7 +209,7 @@ int machine_cont_vcpus(struct machine *m, uint32_t vcpus, struct err *err)
 		return r;
 	machine_set_state(m, RUN_STATE_DEBUG);
 	for (i = 0; i < m->config.cpus; i++)
-		if (vcpus & UINT32_C(1) << i)
+		if (vcpu_set_has(vcpus, i))
 			vcpu_resume(vm_vcpu(m->vm, i));
 	return 0;
 }

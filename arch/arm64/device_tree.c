@@ -15,6 +15,7 @@
 /* Cells of an interrupt: kind, number, trigger. */
 #define SPI 0u
 #define PPI 1u
+#define EDGE_RISING 1u
 #define LEVEL_HIGH 4u
 /* Private interrupts of the timers: secure, non-secure, virtual, hypervisor's. */
 #define TIMER_PPIS { 13, 14, 11, 10 }
@@ -81,7 +82,8 @@ static void range(struct tree *t, uint64_t base, uint64_t bytes)
 	cells64(t, "reg", reg, 2);
 }
 
-static void interrupts(struct tree *t, uint32_t type, const uint32_t *numbers, unsigned int n)
+static void interrupts(struct tree *t, uint32_t type, uint32_t trigger, const uint32_t *numbers,
+		       unsigned int n)
 {
 	uint32_t raw[3 * 4];
 	unsigned int i;
@@ -89,7 +91,7 @@ static void interrupts(struct tree *t, uint32_t type, const uint32_t *numbers, u
 	for (i = 0; i < n && i < 4; i++) {
 		raw[i * 3] = htobe32(type);
 		raw[i * 3 + 1] = htobe32(numbers[i]);
-		raw[i * 3 + 2] = htobe32(LEVEL_HIGH);
+		raw[i * 3 + 2] = htobe32(trigger);
 	}
 	tree_take(t, fdt_property(t->fdt, "interrupts", raw, (int)(i * 3 * sizeof(raw[0]))));
 }
@@ -130,10 +132,10 @@ static void cpus(struct tree *t, unsigned int n)
 	cell(t, "#address-cells", 1);
 	cell(t, "#size-cells", 0);
 	for (i = 0; i < n; i++) {
-		begin_at(t, "cpu", i);
+		begin_at(t, "cpu", board_affinity(i));
 		text(t, "device_type", "cpu");
 		text(t, "compatible", "arm,armv8");
-		cell(t, "reg", i);
+		cell(t, "reg", board_affinity(i));
 		text(t, "enable-method", "psci");
 		end(t);
 	}
@@ -152,7 +154,7 @@ static void firmware(struct tree *t)
 	tree_begin(t, "timer");
 	text(t, "compatible", "arm,armv8-timer");
 	empty(t, "always-on");
-	interrupts(t, PPI, timers, 4);
+	interrupts(t, PPI, LEVEL_HIGH, timers, 4);
 	end(t);
 }
 
@@ -160,7 +162,7 @@ static void controller(struct tree *t, unsigned int cpus_n)
 {
 	const uint64_t reg[] = {
 		BOARD_GIC_DISTRIBUTOR, BOARD_GIC_DISTRIBUTOR_BYTES,
-		BOARD_GIC_REDISTRIBUTORS, cpus_n * BOARD_GIC_REDISTRIBUTOR_BYTES,
+		board_redistributors(cpus_n), cpus_n * BOARD_GIC_REDISTRIBUTOR_BYTES,
 	};
 
 	begin_at(t, "interrupt-controller", BOARD_GIC_DISTRIBUTOR);
@@ -180,11 +182,27 @@ static void serial(struct tree *t)
 	text(t, "compatible", "ns16550a");
 	range(t, BOARD_SERIAL, BOARD_SERIAL_BYTES);
 	cell(t, "clock-frequency", BOARD_SERIAL_HZ);
-	interrupts(t, SPI, spi, 1);
+	interrupts(t, SPI, LEVEL_HIGH, spi, 1);
 	end(t);
 }
 
-int device_tree_build(void *to, size_t room, const struct device_tree_config *config, struct err *err)
+/*
+ * Linux' Documentation/devicetree/bindings/rng/microsoft,vmgenid.yaml. Of
+ * vmclock there is no binding yet.
+ */
+static void generation_id(struct tree *t)
+{
+	static const uint32_t spi[] = { BOARD_IDENTITY_SPI };
+
+	begin_at(t, "rng", BOARD_IDENTITY);
+	text(t, "compatible", "microsoft,vmgenid");
+	range(t, BOARD_IDENTITY, 4096);
+	interrupts(t, SPI, EDGE_RISING, spi, 1);
+	end(t);
+}
+
+int device_tree_build(void *to, size_t room, const struct device_tree_config *config,
+		      struct err *err)
 {
 	struct tree tree = { .fdt = to }, *t = &tree;
 
@@ -205,6 +223,7 @@ int device_tree_build(void *to, size_t room, const struct device_tree_config *co
 	firmware(t);
 	controller(t, config->cpus);
 	serial(t);
+	generation_id(t);
 	end(t);
 	tree_take(t, fdt_finish(to));
 	if (tree.result == -FDT_ERR_NOSPACE)

@@ -104,7 +104,7 @@ static int attr_access(int fd, unsigned long request, uint32_t group, uint64_t a
 int gic_create(struct vm *vm, int *fd, struct err *err)
 {
 	struct kvm_create_device create = { .type = KVM_DEV_TYPE_ARM_VGIC_V3 };
-	uint64_t distributor = BOARD_GIC_DISTRIBUTOR, redistributors = BOARD_GIC_REDISTRIBUTORS;
+	uint64_t distributor = BOARD_GIC_DISTRIBUTOR;
 	uint32_t irqs = IRQS;
 	int r;
 
@@ -114,17 +114,22 @@ int gic_create(struct vm *vm, int *fd, struct err *err)
 	*fd = (int)create.fd;
 	r = attr_access(*fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &irqs, err);
 	if (!r)
-		r = attr_access(*fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST,
-				&distributor, err);
-	if (!r)
-		r = attr_access(*fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST,
-				&redistributors, err);
+		r = attr_access(*fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_ADDR,
+				KVM_VGIC_V3_ADDR_TYPE_DIST, &distributor, err);
 	return r;
 }
 
-int gic_init(int fd, struct err *err)
+int gic_init(int fd, unsigned int cpus, struct err *err)
 {
-	return attr_access(fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL, err);
+	uint64_t redistributors = board_redistributors(cpus);
+	int r;
+
+	r = attr_access(fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_ADDR,
+			KVM_VGIC_V3_ADDR_TYPE_REDIST, &redistributors, err);
+	if (r < 0)
+		return r;
+	return attr_access(fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CTRL,
+			   KVM_DEV_ARM_VGIC_CTRL_INIT, NULL, err);
 }
 
 /* ---- state ---- */
@@ -148,12 +153,17 @@ size_t gic_private_n(void)
 	return banks_n(private, N(private)) + N(icc);
 }
 
-/* A vCPU's number is its affinity: VM_VCPUS_MAX fit into the lowest field. */
+/* The vCPU in an attribute: its affinity. */
+static uint64_t attr_cpu(unsigned int cpu)
+{
+	_Static_assert(VM_VCPUS_MAX <= 16 * 256, "affinity levels 0 and 1 have the whole number");
+	return (uint64_t)board_affinity(cpu) << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT;
+}
+
 static uint64_t attr_of(const struct bank *bank, uint32_t i, unsigned int cpu)
 {
-	uint64_t attr = (uint64_t)cpu << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT;
+	uint64_t attr = attr_cpu(cpu);
 
-	_Static_assert(VM_VCPUS_MAX <= 16, "affinity level 0 has the whole number");
 	if (bank->group == KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO)
 		return attr | VGIC_LEVEL_INFO_LINE_LEVEL << KVM_DEV_ARM_VGIC_LINE_LEVEL_INFO_SHIFT |
 		       (bank->offset + i * 32);
@@ -236,7 +246,7 @@ int gic_private_save(int fd, unsigned int cpu, uint64_t *values, struct err *err
 	r = banks_save(fd, private, N(private), cpu, values, err);
 	values += banks_n(private, N(private));
 	for (i = 0; i < N(icc) && !r; i++) {
-		attr = (uint64_t)cpu << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT | icc[i].reg;
+		attr = attr_cpu(cpu) | icc[i].reg;
 		values[i] = 0;
 		r = attr_access(fd, KVM_GET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attr,
 				&values[i], icc[i].optional ? NULL : err);
@@ -257,8 +267,9 @@ int gic_private_load(int fd, unsigned int cpu, const uint64_t *values, struct er
 	for (i = 0; i < N(icc) && !r; i++) {
 		if (icc[i].optional && !values[i])
 			continue;
-		attr = (uint64_t)cpu << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT | icc[i].reg;
-		r = attr_access(fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attr, &values[i], err);
+		attr = attr_cpu(cpu) | icc[i].reg;
+		r = attr_access(fd, KVM_SET_DEVICE_ATTR, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attr,
+				&values[i], err);
 	}
 	return r;
 }

@@ -14,8 +14,8 @@
 
 /* Before any vCPU; *fd gets the device. An error: no GICv3 on this host. */
 int gic_create(struct vm *vm, int *fd, struct err *err);
-/* After the last vCPU, before any runs. */
-int gic_init(int fd, struct err *err);
+/* After the last of the `cpus` vCPUs, before any runs. */
+int gic_init(int fd, unsigned int cpus, struct err *err);
 
 /*
  * State, as lists of values in an order that gic.c fixes: what the vCPUs share,

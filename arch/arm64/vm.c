@@ -18,21 +18,30 @@
 #include "arch/arm64/board.h"
 #include "arch/arm64/gic.h"
 
-#define ARCH_RAM_MIN (16ull << 20)
-#define ARCH_RAM_MAX (16ull << 30)
-/* The machine's addresses. 0 would mean 40, which some hosts have not. */
+/*
+ * The machine's addresses, unless its RAM needs more. 0 would mean 40, which
+ * some hosts have not.
+ */
 #define ADDRESS_BITS 36u
+/* What hosts have that do not tell. */
+#define ADDRESS_BITS_OLD 40u
 
 int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n,
 		       struct err *err)
 {
 	if (bytes < ARCH_RAM_MIN || bytes > ARCH_RAM_MAX || bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
-			       "guest memory of %llu bytes: must be a multiple of 2 MiB, from 16 MiB to 16 GiB",
+			       "guest memory of %llu bytes: must be a multiple of 2 MiB, from 16 MiB to 1 TiB",
 			       (unsigned long long)bytes);
 	ranges[0] = (struct memory_range){ .base = GPA(BOARD_RAM_BASE), .len_bytes = bytes };
 	*n = 1;
 	return 0;
+}
+
+gpa_t arch_device_pages(unsigned int *pages)
+{
+	*pages = BOARD_IDENTITY_BYTES / PAGE_BYTES;
+	return GPA(BOARD_IDENTITY);
 }
 
 /* KVM has routes of its own for the interrupt controller's lines; there are no others. */
@@ -53,12 +62,29 @@ static void arm64_vm_free(void *data)
 	free(own);
 }
 
-unsigned long arch_vm_type(int kvm_fd)
+int arch_host_ask(int kvm_fd, void **asked, struct err *err)
+{
+	(void)kvm_fd, (void)err;
+	*asked = NULL;
+	return 0;
+}
+
+int arch_vm_type(int kvm_fd, const void *asked, gpa_t ram_end, unsigned long *type, struct err *err)
 {
 	/* Before Linux 4.20 all hosts had 40, and none could be asked for. */
-	if (ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE) <= 0)
-		return 0;
-	return KVM_VM_TYPE_ARM_IPA_SIZE(ADDRESS_BITS);
+	int told = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE);
+	unsigned int have = told > 0 ? (unsigned int)told : ADDRESS_BITS_OLD, need = ADDRESS_BITS;
+
+	(void)asked;
+	while (need < 63 && ram_end.v > 1ull << need)
+		need++;
+	if (need > have && need > ADDRESS_BITS)
+		return err_set(err, -ENOTSUP,
+			       "guest RAM up to 0x%llx: this host's KVM has %u bits of guest physical addresses: "
+			       "use --memory of at most %lluG", (unsigned long long)ram_end.v, have,
+			       (unsigned long long)(((1ull << have) - BOARD_RAM_BASE) >> 30));
+	*type = told > 0 ? KVM_VM_TYPE_ARM_IPA_SIZE(need) : 0;
+	return 0;
 }
 
 int arch_vm_create(struct vm *vm, struct err *err)
@@ -103,7 +129,7 @@ int arch_vcpu_create(struct vcpu_parked *vcpu, unsigned int cpus, struct err *er
 	/* The controller takes no vCPU once it has been initialised. */
 	if (r < 0 || parked_index(vcpu) + 1 < cpus)
 		return r;
-	r = gic_init(own->gic, err);
+	r = gic_init(own->gic, cpus, err);
 	return r < 0 ? r : gic_remember(own, cpus, err);
 }
 
@@ -129,6 +155,33 @@ int arch_clock_stop(struct vm *vm, uint64_t *clock, struct err *err)
 	r = reg_get64(vcpu, KVM_REG_ARM_TIMER_CNT, clock, err);
 	vcpu_release(vcpu);
 	return r;
+}
+
+/* Ticks of the counter a second, the guest's as this host's. */
+static uint64_t counter_frequency(void)
+{
+	uint64_t hz;
+
+	__asm__("mrs %0, cntfrq_el0" : "=r"(hz));
+	return hz;
+}
+
+int arch_clock_advance(struct vm *vm, uint64_t ns, struct err *err)
+{
+	uint64_t counter;
+	int r = arch_clock_stop(vm, &counter, err);
+
+	if (r < 0)
+		return r;
+	counter += (uint64_t)((unsigned __int128)ns * counter_frequency() / 1000000000);
+	return arch_clock_start(vm, counter, err);
+}
+
+/* There is one counter for all of them. */
+int arch_vcpu_clock_advance(struct vcpu_parked *vcpu, uint64_t ns, struct err *err)
+{
+	(void)vcpu, (void)ns, (void)err;
+	return 0;
 }
 
 int arch_clock_start(struct vm *vm, uint64_t clock, struct err *err)

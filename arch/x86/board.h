@@ -15,6 +15,7 @@
  */
 #define BOARD_LOW_RAM_END 0xc0000000ull
 #define BOARD_HIGH_RAM_BASE 0x100000000ull
+#define BOARD_TOP_RAM_BASE (BOARD_PCI_HIGH_BASE + BOARD_PCI_HIGH_BYTES)
 
 /*
  * PCI: windows for BARs behind the low RAM, and in the high RAM's middle;
@@ -34,6 +35,15 @@
 /* KVM's own pages (Intel only): below the 4 GiB boundary, clear of RAM and of the APICs. */
 #define BOARD_IDENTITY_MAP 0xfeffc000ull
 #define BOARD_TSS 0xfeffd000ull
+
+/*
+ * What tells the guest which machine it is (device/identity.h): two pages below
+ * those of KVM, the second one (vmclock) where QEMU has it. An edge of the line
+ * says that they have changed.
+ */
+#define BOARD_IDENTITY 0xfeffa000ull
+#define BOARD_IDENTITY_BYTES 0x2000ull
+#define BOARD_IDENTITY_GSI 5
 
 /* ACPI fixed hardware (ACPI 6.5 section 4.8): three register blocks, one after the other. */
 #define BOARD_PM_BASE 0x600

@@ -78,7 +78,7 @@ static void e820_add(struct boot_params *params, uint64_t addr, uint64_t end, ui
 
 static void e820_fill(struct loading *l)
 {
-	uint64_t high = ram_high_bytes(l->mem);
+	uint64_t high = ram_high_bytes(l->mem), top = ram_top_bytes(l->mem);
 
 	e820_add(&l->params, 0, EBDA_GPA, E820_TYPE_RAM);
 	e820_add(&l->params, EBDA_GPA, LEGACY_END, E820_TYPE_RESERVED);
@@ -87,6 +87,7 @@ static void e820_fill(struct loading *l)
 		 E820_TYPE_RESERVED);
 	e820_add(&l->params, BOARD_IDENTITY_MAP, BOARD_TSS + 3 * PAGE_BYTES, E820_TYPE_RESERVED);
 	e820_add(&l->params, BOARD_HIGH_RAM_BASE, BOARD_HIGH_RAM_BASE + high, E820_TYPE_RAM);
+	e820_add(&l->params, BOARD_TOP_RAM_BASE, BOARD_TOP_RAM_BASE + top, E820_TYPE_RAM);
 }
 
 /* PML4, one PDPT, four page directories of 2 MiB pages. */
@@ -319,6 +320,7 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 		.cpus = config->cpus,
 		.ram_low = ram_low_end(mem),
 		.ram_high = ram_high_bytes(mem),
+		.ram_top = ram_top_bytes(mem),
 	};
 	result = ram_file_read(file, 0, head, len, err);
 	if (result)
@@ -334,7 +336,7 @@ int arch_boot_load(struct arch_boot *boot, const struct arch_boot_config *config
 	return boot->bare ? 0 : write_params(&l, err);
 }
 
-static struct kvm_segment segment(uint16_t selector, bool code, uint8_t dpl)
+static struct kvm_segment boot_segment(uint16_t selector, bool code, uint8_t dpl)
 {
 	return (struct kvm_segment){
 		.limit = 0xffffffff,
@@ -364,8 +366,8 @@ static int boot_start(struct vcpu_parked *vcpu, const struct arch_boot *boot, st
 	sregs.efer = EFER_LME | EFER_LMA;
 	if (boot->bare) {
 		sregs.cr4 = CR4_PAE | 0x600;	/* OSFXSR, OSXMMEXCPT */
-		sregs.cs = segment(0x33, true, 3);
-		sregs.ds = segment(0x2b, false, 3);
+		sregs.cs = boot_segment(0x33, true, 3);
+		sregs.ds = boot_segment(0x2b, false, 3);
 		sregs.gdt.limit = 0;
 		sregs.idt.limit = 0;
 		regs.rflags = 0x3002;		/* IOPL 3 */
@@ -374,10 +376,11 @@ static int boot_start(struct vcpu_parked *vcpu, const struct arch_boot *boot, st
 		regs.rsi = boot->cpus;
 		regs.rdx = boot->ram_low;
 		regs.rcx = boot->ram_high;
+		regs.r9 = boot->ram_top;
 	} else {
 		sregs.cr4 = CR4_PAE;
-		sregs.cs = segment(0x10, true, 0);
-		sregs.ds = segment(0x18, false, 0);
+		sregs.cs = boot_segment(0x10, true, 0);
+		sregs.ds = boot_segment(0x18, false, 0);
 		sregs.gdt.base = GDT_GPA;
 		sregs.gdt.limit = 4 * 8 - 1;
 		sregs.idt.limit = 0;

@@ -99,6 +99,8 @@ static void shape_features(struct cpuid_table *table, uint32_t id, uint32_t cpus
 static void shape_caches(struct cpuid_table *table, uint32_t cpus)
 {
 	uint32_t i, shared = (1u << bits_for(cpus)) - 1;
+	/* The field for the package's cores has 6 bits; with more of them leaf 0xb tells. */
+	uint32_t cores = shared < 0x3f ? shared : 0x3f;
 
 	for (i = 0; i < table->nent; i++) {
 		struct kvm_cpuid_entry2 *entry = &table->entries[i];
@@ -107,7 +109,7 @@ static void shape_caches(struct cpuid_table *table, uint32_t cpus)
 		if ((entry->function != 4 && entry->function != 0x8000001d) || !(entry->eax & 0x1f))
 			continue;
 		if (entry->function == 4)
-			entry->eax = (entry->eax & 0x3fff) | shared << 26;
+			entry->eax = (entry->eax & 0x3fff) | cores << 26;
 		else
 			entry->eax &= 0x3fff;
 		if (level >= 3)
@@ -177,19 +179,9 @@ int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_
 	return 0;
 }
 
-int cpuid_supported(const struct vm *vm, struct cpuid_table *table, struct err *err)
+const struct cpuid_table *cpuid_supported(const struct vm *vm)
 {
-	struct cpuid_table *known = &x86_host(vm)->cpuid;
-
-	if (!known->nent) {
-		known->nent = CPUID_ENTRIES_MAX;
-		if (ioctl(vm_kvm_fd(vm), KVM_GET_SUPPORTED_CPUID, known) < 0) {
-			known->nent = 0;
-			return err_errno(err, -errno, "KVM: get supported CPUID");
-		}
-	}
-	*table = *known;
-	return 0;
+	return &x86_asked(vm)->cpuid;
 }
 
 int cpuid_get(struct vcpu_parked *vcpu, struct cpuid_table *table, struct err *err)
@@ -362,10 +354,9 @@ int arch_vcpu_create(struct vcpu_parked *vcpu, unsigned int cpus, struct err *er
 
 	if (!table)
 		return err_set(err, -ENOMEM, "no memory for CPUID");
-	result = cpuid_supported(vm, table, err);
-	if (!result)
-		result = cpuid_shape(table, parked_index(vcpu), cpus,
-				     x86_capability(vm, KVM_CAP_TSC_DEADLINE_TIMER) != 0, err);
+	*table = *cpuid_supported(vm);
+	result = cpuid_shape(table, parked_index(vcpu), cpus,
+			     x86_capability(vm, KVM_CAP_TSC_DEADLINE_TIMER) != 0, err);
 	if (!result)
 		result = cpuid_set(vcpu, table, err);
 	free(table);

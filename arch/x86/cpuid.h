@@ -32,8 +32,8 @@ struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t function
 int cpuid_shape(struct cpuid_table *table, uint32_t id, uint32_t cpus, bool tsc_deadline,
 		struct err *err);
 
-/* What this host's KVM supports. */
-int cpuid_supported(const struct vm *vm, struct cpuid_table *table, struct err *err);
+/* What this host's KVM supports (arch_host_ask). */
+const struct cpuid_table *cpuid_supported(const struct vm *vm);
 /* What the vCPU has now. */
 int cpuid_get(struct vcpu_parked *vcpu, struct cpuid_table *table, struct err *err);
 /*

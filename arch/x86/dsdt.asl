@@ -51,6 +51,49 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "POSTRN", "POSTERN ", 1)
 			})
 		}
 
+		// Which machine it is (device/identity.h): the VM generation ID, whose
+		// driver asks for its address, and vmclock.
+		Device (VGEN)
+		{
+			Name (_HID, "PSTN0001")
+			Name (_CID, "VM_Gen_Counter")
+			Name (_DDN, "VM_Gen_Counter")
+			Name (_STA, 0x0f)
+			Name (ADDR, Package () { 0xfeffa000, 0 })
+		}
+
+		Device (VCLK)
+		{
+			Name (_HID, "AMZNC10C")
+			Name (_CID, "VMCLOCK")
+			Name (_DDN, "VMCLOCK")
+			Name (_STA, 0x0f)
+			Name (_CRS, ResourceTemplate ()
+			{
+				QWordMemory (ResourceConsumer, PosDecode, MinFixed, MaxFixed, Cacheable, ReadOnly,
+					0, 0xfeffb000, 0xfeffbfff, 0, 0x1000)
+			})
+		}
+
+		// Says that they have changed (ACPI 6.5 section 5.6.9).
+		Device (GED)
+		{
+			Name (_HID, "ACPI0013")
+			Name (_UID, 0)
+			Name (_CRS, ResourceTemplate ()
+			{
+				Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) { 5 }
+			})
+			Method (_EVT, 1, Serialized)
+			{
+				If (LEqual (Arg0, 5))
+				{
+					Notify (\_SB.VGEN, 0x80)
+					Notify (\_SB.VCLK, 0x80)
+				}
+			}
+		}
+
 		Device (RTC)
 		{
 			Name (_HID, EisaId ("PNP0B00"))

@@ -136,7 +136,7 @@ static int tables(struct early *early, struct err *err)
 
 	if (level == MMU_FLAT)
 		return 0;
-	queue = calloc(TABLES_MAX, sizeof(*queue));
+	queue = malloc(TABLES_MAX * sizeof(*queue));
 	if (!queue)
 		return err_set(err, -ENOMEM, "no memory for a list of page tables");
 	queue[0] = (struct table){

@@ -12,8 +12,18 @@
 #include "arch/x86/cpuid.h"
 #include "arch/x86/msr.h"
 
+/* Of this host, by arch_host_ask; VMs share it. */
+struct x86_asked {
+	struct cpuid_table cpuid; /* supported */
+	struct msr_table msrs; /* msr_list */
+};
+
+static inline const struct x86_asked *x86_asked(const struct vm *vm)
+{
+	return vm_asked(vm);
+}
+
 struct x86_host {
-	struct cpuid_table cpuid;	/* supported; no entries: not asked yet */
 	struct msr_table refused;	/* MSRs of msr_list that cannot be read, when refused_known */
 	bool refused_known;
 };

@@ -102,7 +102,12 @@ static void msr_add(struct msr_table *table, uint32_t index)
 		table->entries[table->nmsrs++] = (struct kvm_msr_entry){ .index = index };
 }
 
-int msr_list(const struct vm *vm, struct msr_table *table, struct err *err)
+const struct msr_table *msr_list(const struct vm *vm)
+{
+	return &x86_asked(vm)->msrs;
+}
+
+int msr_list_ask(int kvm_fd, struct msr_table *table, struct err *err)
 {
 	struct kvm_msr_list *list = malloc(sizeof(*list) + MSRS_MAX * sizeof(list->indices[0]));
 	uint32_t i;
@@ -111,7 +116,7 @@ int msr_list(const struct vm *vm, struct msr_table *table, struct err *err)
 	if (!list)
 		return err_set(err, -ENOMEM, "no memory for the list of MSRs");
 	list->nmsrs = MSRS_MAX;
-	if (ioctl(vm_kvm_fd(vm), KVM_GET_MSR_INDEX_LIST, list) < 0) {
+	if (ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, list) < 0) {
 		int code = -errno;
 
 		free(list);
@@ -219,46 +224,15 @@ static void msr_leave_out(const struct vcpu_parked *vcpu, struct msr_table *tabl
 
 int msr_read(struct vcpu_parked *vcpu, struct msr_table *table, struct err *err)
 {
-	int result = msr_list(parked_vm(vcpu), table, err);
+	int result;
 
-	if (result)
-		return result;
+	*table = *msr_list(parked_vm(vcpu));
 	msr_leave_out(vcpu, table, is_others);
 	msr_leave_out(vcpu, table, is_refused);
 	result = msr_walk(vcpu, table, KVM_GET_MSRS, read_failed, err);
 	if (!result)
 		msr_leave_out(vcpu, table, is_absent);
 	return result;
-}
-
-int msr_learn(struct vcpu_parked *vcpu, struct err *err)
-{
-	struct x86_host *host = x86_host(parked_vm(vcpu));
-	struct msr_table *got;
-	uint32_t i, k = 0;
-	int result;
-
-	if (host->refused_known)
-		return 0;
-	got = malloc(sizeof(*got));
-	if (!got)
-		return err_set(err, -ENOMEM, "no memory for MSRs");
-	result = msr_list(parked_vm(vcpu), &host->refused, err);
-	*got = host->refused;
-	if (!result)
-		result = msr_walk(vcpu, got, KVM_GET_MSRS, read_failed, err);
-	for (i = 0; !result && i < got->nmsrs; i++)
-		if (got->entries[i].index == ABSENT)
-			host->refused.entries[k++] = host->refused.entries[i];
-	host->refused.nmsrs = k;
-	host->refused_known = !result;
-	free(got);
-	return result;
-}
-
-void msr_forget(const struct vm *vm)
-{
-	x86_host(vm)->refused_known = false;
 }
 
 int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value)
@@ -273,6 +247,54 @@ int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value)
 		return result;
 	*value = one.entry.data;
 	return result == 1 ? 0 : -ENOENT;
+}
+
+/* Of a machine-check bank that the vCPU has not, by its MCG_CAP. */
+static bool is_beyond_banks(uint32_t index, uint64_t mcg_cap)
+{
+	return index >= MCE_BANKS + (uint32_t)(mcg_cap & 0xff) * MCE_BANK_MSRS &&
+	       index < MCE_BANKS + MCE_BANKS_MAX * MCE_BANK_MSRS;
+}
+
+/* Of `table` to `refused` what is beyond the banks, known without a question, and what KVM refuses. */
+static int msr_ask(struct vcpu_parked *vcpu, const struct msr_table *table,
+		   struct msr_table *refused, struct err *err)
+{
+	struct msr_table *got = calloc(1, sizeof(*got));
+	uint64_t cap = 0xff;
+	uint32_t i, k;
+	int result;
+
+	if (!got)
+		return err_set(err, -ENOMEM, "no memory for MSRs");
+	msr_get(vcpu, MSR_MCG_CAP, &cap);
+	for (i = 0; i < table->nmsrs; i++)
+		if (!is_beyond_banks(table->entries[i].index, cap))
+			got->entries[got->nmsrs++] = table->entries[i];
+	result = msr_walk(vcpu, got, KVM_GET_MSRS, read_failed, err);
+	for (i = k = refused->nmsrs = 0; !result && i < table->nmsrs; i++)
+		if (is_beyond_banks(table->entries[i].index, cap) ||
+		    got->entries[k++].index == ABSENT)
+			refused->entries[refused->nmsrs++] = table->entries[i];
+	free(got);
+	return result;
+}
+
+int msr_learn(struct vcpu_parked *vcpu, struct err *err)
+{
+	struct x86_host *host = x86_host(parked_vm(vcpu));
+	int result;
+
+	if (host->refused_known)
+		return 0;
+	result = msr_ask(vcpu, msr_list(parked_vm(vcpu)), &host->refused, err);
+	host->refused_known = !result;
+	return result;
+}
+
+void msr_forget(const struct vm *vm)
+{
+	x86_host(vm)->refused_known = false;
 }
 
 static bool is_read_only(uint32_t index)
@@ -347,6 +369,21 @@ int msr_write(struct vcpu_parked *vcpu, const struct msr_table *table, enum msr_
 	qsort(part->entries, part->nmsrs, sizeof(part->entries[0]), msr_compare);
 	result = msr_walk(vcpu, part, KVM_SET_MSRS, write_failed, err);
 	free(part);
+	return result;
+}
+
+int msr_set(struct vcpu_parked *vcpu, uint32_t index, uint64_t value, struct err *err)
+{
+	struct msr_table *one = calloc(1, sizeof(*one));
+	int result;
+
+	if (!one)
+		return err_set(err, -ENOMEM, "no memory for an MSR");
+	one->nmsrs = 1;
+	one->entries[0].index = index;
+	one->entries[0].data = value;
+	result = msr_write(vcpu, one, msr_phase(index), err);
+	free(one);
 	return result;
 }
 

@@ -42,8 +42,12 @@ extern const struct msr_area msr_areas[MSR_AREAS];
 /* Where the area lies; false: this value names none. */
 bool msr_area_at(const struct msr_area *area, uint64_t value, gpa_t *at);
 
-/* The MSRs that are a vCPU's state and that this KVM knows, in the order in which they are to be written. */
-int msr_list(const struct vm *vm, struct msr_table *table, struct err *err);
+/*
+ * The MSRs that are a vCPU's state and that this KVM knows, in the order in
+ * which they are to be written. msr_list: as arch_host_ask has asked for it.
+ */
+int msr_list_ask(int kvm_fd, struct msr_table *table, struct err *err);
+const struct msr_table *msr_list(const struct vm *vm);
 
 /*
  * Reads those of the list that can be read (MTRRs and machine-check banks may
@@ -61,6 +65,8 @@ void msr_forget(const struct vm *vm);
 
 /* One MSR; -ENOENT: it cannot be read. */
 int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value);
+/* As msr_write of that one alone. */
+int msr_set(struct vcpu_parked *vcpu, uint32_t index, uint64_t value, struct err *err);
 
 /*
  * Writes the entries of `phase`, in order. An MSR that refuses its value is

@@ -8,27 +8,31 @@
 
 #define MIB (1ull << 20)
 
-uint64_t ram_low_end(const struct memory *mem)
+/* Bytes of the RAM that starts at `base`. */
+static uint64_t bytes_from(const struct memory *mem, uint64_t base)
 {
 	unsigned int i, n;
 	const struct memory_region *regions = memory_regions(mem, &n);
 
 	for (i = 0; i < n; i++)
-		if (regions[i].first.v == 0)
+		if (gfn_to_gpa(regions[i].first).v == base)
 			return regions[i].pages * PAGE_BYTES;
 	return 0;
 }
 
+uint64_t ram_low_end(const struct memory *mem)
+{
+	return bytes_from(mem, 0);
+}
+
 uint64_t ram_high_bytes(const struct memory *mem)
 {
-	unsigned int i, n;
-	const struct memory_region *regions = memory_regions(mem, &n);
-	uint64_t bytes = 0;
+	return bytes_from(mem, BOARD_HIGH_RAM_BASE);
+}
 
-	for (i = 0; i < n; i++)
-		if (gfn_to_gpa(regions[i].first).v >= BOARD_HIGH_RAM_BASE)
-			bytes += regions[i].pages * PAGE_BYTES;
-	return bytes;
+uint64_t ram_top_bytes(const struct memory *mem)
+{
+	return bytes_from(mem, BOARD_TOP_RAM_BASE);
 }
 
 int ram_too_small(uint64_t end, uint64_t need, struct err *err)

@@ -15,6 +15,7 @@
  */
 uint64_t ram_low_end(const struct memory *mem);
 uint64_t ram_high_bytes(const struct memory *mem);
+uint64_t ram_top_bytes(const struct memory *mem);
 
 /* -ENOSPC: RAM ends at `end` and must end at `need`; says which --memory would do. */
 int ram_too_small(uint64_t end, uint64_t need, struct err *err);

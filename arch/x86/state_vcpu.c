@@ -42,6 +42,7 @@
 #include "arch/x86/x86.h"
 #include "base/log.h"
 #include "base/state_version.h"
+#include "base/zeroed.h"
 
 /* FXSAVE image and XSAVE header: no XSAVE area is shorter. */
 #define XSAVE_MIN 576u
@@ -75,13 +76,13 @@ struct work {
 
 static struct work *work_new(struct vcpu_parked *vcpu, struct err *err)
 {
-	struct work *work = calloc(1, sizeof(*work));
+	struct work *work = zeroed_new(sizeof(*work));
 
 	if (work)
 		work->xsave = calloc(1, xsave_bytes(parked_vm(vcpu)));
 	if (!work || !work->xsave) {
 		err_set(err, -ENOMEM, "no memory for vCPU state");
-		free(work);
+		zeroed_free(work, sizeof(*work));
 		return NULL;
 	}
 	return work;
@@ -91,7 +92,7 @@ static void work_free(struct work *work)
 {
 	free(work->nested_raw);
 	free(work->xsave);
-	free(work);
+	zeroed_free(work, sizeof(*work));
 }
 
 static int save_registers(struct vcpu_parked *vcpu, struct work *work, struct err *err)
@@ -274,10 +275,9 @@ static int load_cpuid(struct vcpu_parked *vcpu, const X86__VcpuState *state, str
 		return err_set(err, -ENOMEM, "no memory for CPUID");
 	result = cpuid_from_message(&work->cpuid_table, state->cpuid, state->n_cpuid, err);
 	if (!result)
-		result = cpuid_supported(parked_vm(vcpu), host, err);
-	if (!result)
 		result = cpuid_get(vcpu, now, err);
 	if (!result) {
+		*host = *cpuid_supported(parked_vm(vcpu));
 		cpuid_merge(host, now);
 		result = cpuid_check(&work->cpuid_table, host, err);
 	}
@@ -294,14 +294,11 @@ static int load_cpuid(struct vcpu_parked *vcpu, const X86__VcpuState *state, str
 static int load_msr_table(struct vcpu_parked *vcpu, const X86__VcpuState *state, struct work *work,
 			  struct err *err)
 {
-	struct msr_table *known = malloc(sizeof(*known));
+	const struct msr_table *known = msr_list(parked_vm(vcpu));
 	size_t i;
 	uint32_t k;
-	int result;
+	int result = 0;
 
-	if (!known)
-		return err_set(err, -ENOMEM, "no memory for MSRs");
-	result = msr_list(parked_vm(vcpu), known, err);
 	for (i = 0; !result && i < state->n_msrs; i++) {
 		uint32_t index = state->msrs[i]->index;
 
@@ -316,7 +313,6 @@ static int load_msr_table(struct vcpu_parked *vcpu, const X86__VcpuState *state,
 		};
 	}
 	work->msr_table.nmsrs = (uint32_t)state->n_msrs;
-	free(known);
 	return result;
 }
 
@@ -479,6 +475,28 @@ static int load_state(struct vcpu_parked *vcpu, const X86__VcpuState *state, str
 	debug.dr7 = state->debug->dr7;
 	result = parked_ioctl(vcpu, KVM_SET_DEBUGREGS, &debug, "set debug registers", err);
 	return result < 0 ? result : load_events(vcpu, state, err);
+}
+
+/*
+ * For guests whose clock is the TSC, and for timers: one that has run out
+ * meanwhile is to fire now, so the deadline is written again. KVM takes TSCs
+ * that are written within a second of each other for one that all vCPUs have.
+ */
+int arch_vcpu_clock_advance(struct vcpu_parked *vcpu, uint64_t ns, struct err *err)
+{
+	int khz = parked_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL, "get TSC frequency", err), result;
+	uint64_t tsc, deadline;
+
+	if (khz < 0)
+		return khz;
+	result = msr_get(vcpu, MSR_TSC, &tsc);
+	if (result < 0)
+		return err_errno(err, result, "get TSC");
+	tsc += (uint64_t)((unsigned __int128)ns * (unsigned int)khz / 1000000);
+	result = msr_set(vcpu, MSR_TSC, tsc, err);
+	if (result || msr_get(vcpu, MSR_TSC_DEADLINE, &deadline) || !deadline)
+		return result;
+	return msr_set(vcpu, MSR_TSC_DEADLINE, deadline, err);
 }
 
 int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, struct err *err)

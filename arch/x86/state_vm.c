@@ -101,7 +101,7 @@ static int notify_pause(struct vcpu_parked *vcpu, void *unused, struct err *err)
 {
 	(void)unused;
 	(void)err;
-	parked_ioctl(vcpu, KVM_KVMCLOCK_CTRL, NULL, "tell of the pause", NULL);
+	parked_ioctl(vcpu, KVM_KVMCLOCK_CTRL, NULL, "notify of the pause", NULL);
 	return 0;
 }
 
@@ -125,6 +125,16 @@ int arch_clock_start(struct vm *vm, uint64_t clock_ns, struct err *err)
 	memset(&clock, 0, sizeof(clock));
 	clock.clock = clock_ns;
 	return x86_vm_ioctl(vm, KVM_SET_CLOCK, &clock, "set clock", err);
+}
+
+int arch_clock_advance(struct vm *vm, uint64_t ns, struct err *err)
+{
+	struct kvm_clock_data clock;
+	int result;
+
+	memset(&clock, 0, sizeof(clock));
+	result = x86_vm_ioctl(vm, KVM_GET_CLOCK, &clock, "get clock", err);
+	return result < 0 ? result : arch_clock_start(vm, clock.clock + ns, err);
 }
 
 int arch_vm_save(struct vm *vm, struct buf *out, struct err *err)

@@ -15,26 +15,37 @@
 #include "arch/x86/host.h"
 #include "arch/x86/x86.h"
 
-#define ARCH_RAM_MIN (16ull << 20)
-#define ARCH_RAM_MAX (16ull << 30)
 #define IOAPIC_PINS 24u
 
 int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int *n,
 		       struct err *err)
 {
-	uint64_t low = bytes < BOARD_LOW_RAM_END ? bytes : BOARD_LOW_RAM_END;
+	/* Where RAM may lie, and how much of it there. */
+	static const struct memory_range rooms[] = {
+		{ GPA(0), BOARD_LOW_RAM_END },
+		{ GPA(BOARD_HIGH_RAM_BASE), BOARD_PCI_HIGH_BASE - BOARD_HIGH_RAM_BASE },
+		{ GPA(BOARD_TOP_RAM_BASE), ARCH_RAM_MAX },
+	};
+	unsigned int i;
 
 	if (bytes < ARCH_RAM_MIN || bytes > ARCH_RAM_MAX || bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
-			       "guest memory of %llu bytes: must be a multiple of 2 MiB, from 16 MiB to 16 GiB",
+			       "guest memory of %llu bytes: must be a multiple of 2 MiB, from 16 MiB to 1 TiB",
 			       (unsigned long long)bytes);
-	ranges[0] = (struct memory_range){ .base = GPA(0), .len_bytes = low };
-	*n = 1;
-	if (bytes > low) {
-		ranges[1] = (struct memory_range){ .base = GPA(BOARD_HIGH_RAM_BASE), .len_bytes = bytes - low };
-		*n = 2;
+	for (i = 0; bytes; i++) {
+		ranges[i] = rooms[i];
+		if (ranges[i].len_bytes > bytes)
+			ranges[i].len_bytes = bytes;
+		bytes -= ranges[i].len_bytes;
 	}
+	*n = i;
 	return 0;
+}
+
+gpa_t arch_device_pages(unsigned int *pages)
+{
+	*pages = BOARD_IDENTITY_BYTES / PAGE_BYTES;
+	return GPA(BOARD_IDENTITY);
 }
 
 int x86_capability(const struct vm *vm, long capability)
@@ -108,10 +119,55 @@ static int events_enable(struct vm *vm, struct err *err)
 	return 0;
 }
 
-unsigned long arch_vm_type(int kvm_fd)
+int arch_host_ask(int kvm_fd, void **asked, struct err *err)
 {
-	(void)kvm_fd;
+	struct x86_asked *new = calloc(1, sizeof(*new));
+	int r = 0;
+
+	if (!new)
+		return err_set(err, -ENOMEM, "no memory for the VM");
+	new->cpuid.nent = CPUID_ENTRIES_MAX;
+	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &new->cpuid) < 0)
+		r = err_errno(err, -errno, "KVM: get supported CPUID");
+	if (!r)
+		r = msr_list_ask(kvm_fd, &new->msrs, err);
+	if (r < 0) {
+		free(new);
+		return r;
+	}
+	*asked = new;
 	return 0;
+}
+
+/* Of guest physical addresses; 36 where KVM does not tell, as of old. */
+static unsigned int address_bits(const struct x86_asked *asked)
+{
+	const struct kvm_cpuid_entry2 *leaf =
+		cpuid_find((struct cpuid_table *)&asked->cpuid, 0x80000008, 0);
+	unsigned int bits = leaf ? leaf->eax & 0xff : 36;
+
+	return bits < 52 ? bits : 52;
+}
+
+int arch_vm_type(int kvm_fd, const void *asked, gpa_t ram_end, unsigned long *type, struct err *err)
+{
+	unsigned int bits;
+	uint64_t most;
+
+	(void)kvm_fd;
+	*type = 0;
+	/* Devices' windows reach so far in any case. */
+	if (!asked || ram_end.v <= BOARD_TOP_RAM_BASE)
+		return 0;
+	bits = address_bits(asked);
+	if (ram_end.v <= 1ull << bits)
+		return 0;
+	most = BOARD_LOW_RAM_END + BOARD_PCI_HIGH_BASE - BOARD_HIGH_RAM_BASE;
+	if (1ull << bits > BOARD_TOP_RAM_BASE)
+		most += (1ull << bits) - BOARD_TOP_RAM_BASE;
+	return err_set(err, -ENOTSUP,
+		       "guest RAM up to 0x%llx: this host has %u bits of guest physical addresses: use --memory of at most %lluG",
+		       (unsigned long long)ram_end.v, bits, (unsigned long long)(most >> 30));
 }
 
 int arch_vm_create(struct vm *vm, struct err *err)

@@ -80,7 +80,13 @@
 #define BARE_BUCKETS 2048u
 #define BARE_PAGE_WORDS 512u
 #define BARE_HIGH_GPA (1ull << 32)
-#define BARE_HIGH_MAX (16ull << 30)
+/* Page tables of the RAM beyond 20 GiB, a page for each GiB; there if there is such RAM. */
+#define BARE_TABLES_GPA (4ull << 20)
+#define BARE_MAPPED_GIB 20u
+#define BARE_GIB_MAX 1536u
+#define BARE_HIGH_MAX (28ull << 30)
+#define BARE_TOP_GPA (1ull << 36)
+#define BARE_TOP_MAX (1ull << 40)
 
 /* The note's descriptor. The file holds it with 4-byte alignment: copy it out. */
 struct bare_note {
@@ -114,6 +120,7 @@ struct bare_cfg {
 	uint64_t reset_seq;	/* how often statistics were reset */
 	uint64_t rewind_seq;	/* how often the cursors of 'a' were rewound */
 	uint64_t seq;		/* bumped after any of the three above */
+	uint64_t top_bytes;	/* RAM from 64 GiB up */
 };
 
 /* Where a wrong word was found. */

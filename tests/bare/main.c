@@ -15,6 +15,8 @@
 #define MIB (1ull << 20)
 #define LEDGER_GPA (4 * MIB)
 #define LARGE_PAGE (2 * MIB)
+#define LARGE_ENTRY 0xe7u	/* as in start.S */
+#define TABLE_ENTRY 0x27u
 #define TSC_KHZ_GUESS 3000000	/* rather look too seldom for commands than too often */
 
 /* What a multiboot loader leaves; see the multiboot specification, 0.6.96, section 3.3. */
@@ -37,16 +39,18 @@ struct mb_range {
 #define MB_INFO_MEM (1u << 0)
 #define MB_INFO_MMAP (1u << 6)
 
+extern uint64_t pdpt[BARE_GIB_MAX];	/* in start.S */
 struct bare_cfg cfg __attribute__((aligned(64)));
 struct bare_stats stats[BARE_MAX_CPUS];
 static uint64_t loop_at[BARE_MAX_CPUS][8];	/* a cache line each, first word used */
 
 _Static_assert(sizeof(struct bare_note) == 56, "start.S lays the note out");
-_Static_assert(BARE_MAX_CPUS == 16, "start.S lays the stacks out");
-_Static_assert(BARE_HIGH_MAX == 16ull << 30, "start.S maps so much");
+_Static_assert(BARE_HIGH_GPA + BARE_HIGH_MAX <= BARE_TOP_GPA, "one after the other");
+_Static_assert(BARE_TOP_GPA + BARE_TOP_MAX <= (uint64_t)BARE_GIB_MAX << 30,
+	       "start.S points to so much");
 
 void bare_main(uint64_t cpu, uint64_t cpus, uint64_t low_bytes, uint64_t high_bytes,
-	       uint64_t tsc_khz);
+	       uint64_t tsc_khz, uint64_t top_bytes);
 void bare_main_pc(const struct mb_info *mb);
 
 void *memset(void *to, int c, size_t n)
@@ -75,7 +79,33 @@ static uint64_t pages_between(uint64_t from, uint64_t to)
 	return to > from ? (to - from) >> 12 : 0;
 }
 
-static void layout(uint64_t cpus, uint64_t low_bytes, uint64_t high_bytes, uint64_t tsc_khz)
+/* Maps [from, to), of which nothing is mapped yet: a table first, then who points to it. */
+static void map(uint64_t from, uint64_t to)
+{
+	uint64_t at, table;
+
+	for (at = from; at < to; at += LARGE_PAGE) {
+		table = BARE_TABLES_GPA + ((at >> 30) - BARE_MAPPED_GIB) * 4096;
+		WRITE(((uint64_t *)table)[at >> 21 & 511], at | LARGE_ENTRY);
+		if ((at >> 21 & 511) == 511 || at + LARGE_PAGE == to)
+			WRITE(pdpt[at >> 30], table | TABLE_ENTRY);
+	}
+}
+
+/* Where the ledger may begin: behind the image, or behind page tables. */
+static uint64_t map_rest(uint64_t high_bytes, uint64_t top_bytes)
+{
+	uint64_t mapped = (uint64_t)BARE_MAPPED_GIB << 30, high_end = BARE_HIGH_GPA + high_bytes;
+
+	if (high_end <= mapped)
+		return LEDGER_GPA;
+	map(mapped, high_end);
+	map(BARE_TOP_GPA, BARE_TOP_GPA + top_bytes);
+	return BARE_TABLES_GPA + (BARE_GIB_MAX - BARE_MAPPED_GIB) * 4096ull;
+}
+
+static void layout(uint64_t cpus, uint64_t low_bytes, uint64_t high_bytes, uint64_t top_bytes,
+		   uint64_t tsc_khz)
 {
 	uint64_t most;
 
@@ -83,15 +113,18 @@ static void layout(uint64_t cpus, uint64_t low_bytes, uint64_t high_bytes, uint6
 		low_bytes = BARE_HIGH_GPA;
 	if (high_bytes > BARE_HIGH_MAX)
 		high_bytes = BARE_HIGH_MAX;
+	if (top_bytes > BARE_TOP_MAX)
+		top_bytes = BARE_TOP_MAX;
 	/* sized for more pages than are left once the ledger has its share */
-	most = pages_between(LEDGER_GPA, low_bytes) + (high_bytes >> 12);
+	most = pages_between(LEDGER_GPA, low_bytes) + ((high_bytes + top_bytes) >> 12);
 	cfg.low_bytes = low_bytes;
 	cfg.high_bytes = high_bytes;
-	cfg.ledger = LEDGER_GPA;
-	cfg.base = LEDGER_GPA + most * sizeof(struct bare_ledger);
+	cfg.top_bytes = top_bytes;
+	cfg.ledger = map_rest(high_bytes, top_bytes);
+	cfg.base = cfg.ledger + most * sizeof(struct bare_ledger);
 	cfg.base = (cfg.base + LARGE_PAGE - 1) & ~(LARGE_PAGE - 1);
 	cfg.low_pages = pages_between(cfg.base, low_bytes);
-	cfg.total_pages = cfg.low_pages ? cfg.low_pages + (high_bytes >> 12) : 0;
+	cfg.total_pages = cfg.low_pages ? cfg.low_pages + ((high_bytes + top_bytes) >> 12) : 0;
 	cfg.pages = cfg.total_pages;
 	cfg.cpus = cpus;
 	cfg.thr = 6900;
@@ -126,7 +159,7 @@ static void loop(unsigned int cpu)
 }
 
 void bare_main(uint64_t cpu, uint64_t cpus, uint64_t low_bytes, uint64_t high_bytes,
-	       uint64_t tsc_khz)
+	       uint64_t tsc_khz, uint64_t top_bytes)
 {
 	if (cpu >= BARE_MAX_CPUS)
 		for (;;)
@@ -134,7 +167,7 @@ void bare_main(uint64_t cpu, uint64_t cpus, uint64_t low_bytes, uint64_t high_by
 	if (cpus > BARE_MAX_CPUS)
 		cpus = BARE_MAX_CPUS;
 	if (cpu == 0) {
-		layout(cpus ? cpus : 1, low_bytes, high_bytes, tsc_khz);
+		layout(cpus ? cpus : 1, low_bytes, high_bytes, top_bytes, tsc_khz);
 		serial_init();
 		serial_putc('\n');
 		command_info("bare ready");
@@ -163,5 +196,5 @@ void bare_main_pc(const struct mb_info *mb)
 		else if (r->base == BARE_HIGH_GPA)
 			high = r->bytes;
 	}
-	bare_main(0, 1, low, high, 0);
+	bare_main(0, 1, low, high, 0, 0);
 }

@@ -15,7 +15,7 @@
  * Nehalem).
  */
 #define STACK_BYTES 8192
-#define MAX_CPUS 16
+#define MAX_CPUS 128			/* those behind the 16th only wait */
 #define PRESENT_USER 0x27		/* present, writable, user, accessed */
 #define LARGE 0xe7			/* the same, dirty, 2 MiB */
 
@@ -99,18 +99,19 @@ gdt_pointer:
 	.word gdt_pointer - gdt - 1
 	.long gdt
 
-/* 20 GiB one to one: the low 4, and 16 above */
+/* One to one: 20 GiB; main.c goes on, where there is more RAM, up to 1.5 TiB */
 	.section .pagetable,"aw"
 	.balign 4096
-pml4:	.quad pdpt + PRESENT_USER
-	.fill 511,8,0
+pml4:	.quad pdpt + PRESENT_USER, pdpt + 4096 + PRESENT_USER, pdpt + 8192 + PRESENT_USER
+	.fill 509,8,0
+	.globl pdpt
 pdpt:
 	.set i,0
 	.rept 20
 	.quad pd + i * 4096 + PRESENT_USER
 	.set i,i + 1
 	.endr
-	.fill 492,8,0
+	.fill 3 * 512 - 20,8,0
 pd:
 	.set i,0
 	.rept 20 * 512

@@ -111,7 +111,7 @@ def test_image_is_one_piece_so_that_the_multiboot_header_tells_the_truth(elf):
     assert start == min(p[3] for p in loads) == MIB
     assert load_end == max(p[3] + p[5] for p in loads)
     assert bss_end == max(p[3] + p[6] for p in loads)
-    assert (note.version, note.max_cpus) == (1, 16)
+    assert (note.version, note.max_cpus) == (1, 128)
     assert note.cr3 % 4096 == 0 and note.stack_top % 16 == 0
     for address in note[2:5] + note[6:8]:
         assert MIB <= address < bss_end

@@ -37,7 +37,10 @@ uint64_t *walk_page(uint64_t page)
 {
 	if (page < cfg.low_pages)
 		return (uint64_t *)(cfg.base + (page << 12));
-	return (uint64_t *)(BARE_HIGH_GPA + ((page - cfg.low_pages) << 12));
+	page -= cfg.low_pages;
+	if (page < cfg.high_bytes >> 12)
+		return (uint64_t *)(BARE_HIGH_GPA + (page << 12));
+	return (uint64_t *)(BARE_TOP_GPA + ((page - (cfg.high_bytes >> 12)) << 12));
 }
 
 static struct bare_ledger *ledger_of(uint64_t page)

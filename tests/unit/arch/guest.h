@@ -74,7 +74,7 @@ static inline struct guest *guest_new(const struct vm_exit_ops *ops, uint64_t ra
 	assert_int_equal(memory_new(&guest->mem, &range, 1, &err), 0);
 	memory_set_way_out(guest->mem, WAY_OUT_KERNEL);
 	guest->ram = memory_regions(guest->mem, &n)[0].host;
-	if (vm_new(&guest->vm, guest->mem, CPUS, ops, guest, &err))
+	if (vm_new(&guest->vm, NULL, guest->mem, CPUS, ops, guest, &err))
 		fail_msg("%s", err.text);
 	return guest;
 }

@@ -141,7 +141,32 @@ static void test_pci(void **state)
 	assert_true(BOARD_PCI_LOW_BASE >= BOARD_LOW_RAM_END);
 	assert_true(BOARD_PCI_LOW_BASE + BOARD_PCI_LOW_BYTES <= BOARD_PCI_ECAM);
 	assert_true(BOARD_PCI_ECAM + BOARD_PCI_ECAM_BYTES <= BOARD_IOAPIC_BASE);
-	assert_true(BOARD_HIGH_RAM_BASE + (UINT64_C(16) << 30) <= BOARD_PCI_HIGH_BASE);
+	assert_true(BOARD_HIGH_RAM_BASE < BOARD_PCI_HIGH_BASE);
+	assert_true(BOARD_PCI_HIGH_BASE + BOARD_PCI_HIGH_BYTES <= BOARD_TOP_RAM_BASE);
+}
+
+/* So are the pages and the line that tell which machine it is, clear of what KVM has there. */
+static void test_identity(void **state)
+{
+	const uint8_t *xsdt = root(),
+		      *dsdt = table(get32(table(get64(xsdt + 36), "FACP") + 40), "DSDT");
+	const uint64_t clock = BOARD_IDENTITY + PAGE_BYTES;
+	const uint64_t page[] = { 0, clock, clock + PAGE_BYTES - 1, 0, PAGE_BYTES };
+	/* A package of two numbers: a double word, zero. */
+	uint8_t addr[] = { 'A', 'D', 'D', 'R', 0x12, 0x08, 0x02, 0x0c, 0, 0, 0, 0, 0x00 };
+	/* Extended interrupt: consumer, edge, active high, exclusive; one of them. */
+	const uint8_t line[] = { 0x89, 6, 0, 0x03, 1, BOARD_IDENTITY_GSI, 0, 0, 0 };
+	const uint32_t low = (uint32_t)BOARD_IDENTITY;
+	size_t len = get32(dsdt + 4);
+
+	(void)state;
+	memcpy(addr + 8, &low, sizeof(low));
+	assert_non_null(memmem(dsdt, len, addr, sizeof(addr)));
+	assert_non_null(memmem(dsdt, len, page, sizeof(page)));
+	assert_non_null(memmem(dsdt, len, line, sizeof(line)));
+	assert_non_null(memmem(dsdt, len, "VM_Gen_Counter", 15));
+	assert_int_equal(BOARD_IDENTITY + BOARD_IDENTITY_BYTES, BOARD_IDENTITY_MAP);
+	assert_true(BOARD_IDENTITY_GSI != BOARD_SCI_GSI && BOARD_IDENTITY_GSI != BOARD_COM1_GSI);
 }
 
 static void test_madt(void **state)
@@ -177,6 +202,7 @@ int main(void)
 		cmocka_unit_test(test_fadt),
 		cmocka_unit_test(test_dsdt),
 		cmocka_unit_test(test_pci),
+		cmocka_unit_test(test_identity),
 		cmocka_unit_test(test_madt),
 	};
 

@@ -125,9 +125,23 @@ static void test_layout(void **state)
 	assert_int_equal(n, 2);
 	assert_int_equal(ranges[1].base.v, 4ull << 30);
 	assert_int_equal(ranges[0].len_bytes + ranges[1].len_bytes, 4ull << 30);
-	assert_err(arch_memory_layout(1 << 20, ranges, &n, &err), -EINVAL, err, "16 MiB to 16 GiB");
-	assert_err(arch_memory_layout((64 << 20) + 4096, ranges, &n, &err), -EINVAL, err, "multiple of 2 MiB");
-	assert_err(arch_memory_layout((16ull << 30) + HUGE_BYTES, ranges, &n, &err), -EINVAL, err, "16 GiB");
+	/* PCI's window lies between the two. */
+	assert_int_equal(arch_memory_layout(31ull << 30, ranges, &n, &err), 0);
+	assert_int_equal(n, 2);
+	assert_int_equal(ranges[1].base.v + ranges[1].len_bytes, BOARD_PCI_HIGH_BASE);
+	assert_int_equal(arch_memory_layout((31ull << 30) + HUGE_BYTES, ranges, &n, &err), 0);
+	assert_int_equal(n, 3);
+	assert_int_equal(ranges[2].base.v, BOARD_TOP_RAM_BASE);
+	assert_int_equal(ranges[2].len_bytes, HUGE_BYTES);
+	assert_int_equal(arch_memory_layout(1ull << 40, ranges, &n, &err), 0);
+	assert_int_equal(n, 3);
+	assert_int_equal(ranges[0].len_bytes + ranges[1].len_bytes + ranges[2].len_bytes,
+			 1ull << 40);
+	assert_err(arch_memory_layout(1 << 20, ranges, &n, &err), -EINVAL, err, "16 MiB to 1 TiB");
+	assert_err(arch_memory_layout((64 << 20) + 4096, ranges, &n, &err), -EINVAL, err,
+		   "multiple of 2 MiB");
+	assert_err(arch_memory_layout((1ull << 40) + HUGE_BYTES, ranges, &n, &err), -EINVAL, err,
+		   "1 TiB");
 }
 
 static void test_bzimage_loads(void **state)
@@ -204,6 +218,26 @@ static void test_high_memory(void **state)
 	assert_int_equal(params.e820_entries, 6);
 	assert_int_equal(params.e820_table[5].addr, 4ull << 30);
 	assert_int_equal(params.e820_table[5].size, 1ull << 30);
+}
+
+/* The guest learns of the RAM on both sides of PCI's window. */
+static void test_memory_behind_the_window(void **state)
+{
+	struct boot_params params;
+	struct err err;
+
+	(void)state;
+	ram_new(64ull << 30);
+	put_bzimage();
+	assert_int_equal(load(kernel, NULL, NULL, 1, &err), 0);
+	assert_int_equal(boot.ram_high, 28ull << 30);
+	assert_int_equal(boot.ram_top, 33ull << 30);
+	memcpy(&params, ram + boot.params, sizeof(params));
+	assert_int_equal(params.e820_entries, 7);
+	assert_int_equal(params.e820_table[5].addr, 4ull << 30);
+	assert_int_equal(params.e820_table[5].size, 28ull << 30);
+	assert_int_equal(params.e820_table[6].addr, 64ull << 30);
+	assert_int_equal(params.e820_table[6].size, 33ull << 30);
 }
 
 static void test_small_memory(void **state)
@@ -387,6 +421,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_bzimage_loads),
 		cmocka_unit_test(test_tables),
 		cmocka_unit_test(test_high_memory),
+		cmocka_unit_test(test_memory_behind_the_window),
 		cmocka_unit_test(test_small_memory),
 		cmocka_unit_test(test_initrd_too_large),
 		cmocka_unit_test(test_files_shortened_while_they_are_read),

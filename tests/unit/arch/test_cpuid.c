@@ -72,6 +72,20 @@ static void test_shape_alone(void **state)
 	assert_int_equal(cpuid_find(&table, 0xb, 1)->eax, 0);
 }
 
+/* As many as there can be: leaf 4 has no room for their number, leaf 0xb has. */
+static void test_shape_of_many(void **state)
+{
+	(void)state;
+	assert_int_equal(cpuid_shape(&table, 127, VM_VCPUS_MAX, true, NULL), 0);
+	assert_int_equal(cpuid_find(&table, 1, 0)->ebx, 0x7f800800);
+	assert_int_equal(cpuid_find(&table, 4, 3)->eax >> 26, 0x3f);
+	assert_int_equal(cpuid_find(&table, 4, 3)->eax >> 14 & 0xfff, 127);
+	assert_int_equal(cpuid_find(&table, 0xb, 0)->edx, 127);
+	assert_int_equal(cpuid_find(&table, 0xb, 1)->eax, 7);
+	assert_int_equal(cpuid_find(&table, 0xb, 1)->ebx, VM_VCPUS_MAX);
+	assert_int_equal(cpuid_find(&table, 0x80000008, 0)->ecx, 0x707f);
+}
+
 static void test_shape_full(void **state)
 {
 	struct err err = { 0 };
@@ -111,6 +125,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_shape, fresh),
 		cmocka_unit_test_setup(test_shape_alone, fresh),
+		cmocka_unit_test_setup(test_shape_of_many, fresh),
 		cmocka_unit_test_setup(test_shape_full, fresh),
 		cmocka_unit_test_setup(test_check, fresh),
 		cmocka_unit_test_setup(test_nesting, fresh),

@@ -14,6 +14,7 @@
 
 #include "arch/arch.h"
 #include "arch/x86/board.h"
+#include "arch/x86/cpuid.h"
 #include "arch/x86/host.h"
 #include "arch/x86/state.h"
 #include "arch/x86/x86.h"
@@ -64,7 +65,7 @@ struct vcpu_parked {
 
 static struct vm *the_vm;
 /* What every KVM of paper has: those of the index list, and a CPU. */
-static struct cpuid_table supported;
+static struct x86_asked asked;
 static const uint32_t msr_indices[] = {
 	MSR_TSC,
 	MSR_FEATURE_CONTROL,
@@ -104,6 +105,12 @@ int vm_kvm_fd(const struct vm *vm)
 {
 	(void)vm;
 	return -1;
+}
+
+const void *vm_asked(const struct vm *vm)
+{
+	(void)vm;
+	return &asked;
 }
 
 struct memory *vm_memory(const struct vm *vm)
@@ -235,8 +242,6 @@ static int ask_vm(struct paper *p, unsigned long request, void *arg)
 		return 0;
 	case KVM_GET_MSR_INDEX_LIST:
 		return msr_indices_get(arg);
-	case KVM_GET_SUPPORTED_CPUID:
-		return cpuid_copy(arg, &supported);
 	default:
 		fail_msg("the VM is asked 0x%lx", request);
 		return -1;
@@ -405,11 +410,10 @@ static void fill_events(struct kvm_vcpu_events *e)
 
 static void fill_msrs(struct vm *vm)
 {
-	struct msr_table *list = calloc(1, sizeof(*list));
+	const struct msr_table *list = msr_list(vm);
 	struct paper *p = &vm->paper;
 	uint32_t i;
 
-	assert_int_equal(msr_list(vm, list, NULL), 0);
 	for (i = 0; i < list->nmsrs; i++)
 		if (has_msr(list->entries[i].index))
 			p->msr[p->msrs++] = (struct kvm_msr_entry){
@@ -417,7 +421,6 @@ static void fill_msrs(struct vm *vm)
 				.data = 0x1122334400000000 +
 					list->entries[i].index * UINT64_C(0x10001),
 			};
-	free(list);
 }
 
 static void fill_nested(struct paper *p, unsigned int format)
@@ -459,7 +462,7 @@ static void fill_vcpu(struct vm *vm, unsigned int nested)
 		p->xcrs.xcrs[i] = (struct kvm_xcr){ .xcr = i + 3, .value = 7 + i };
 	fill(p->xsave, sizeof(p->xsave), 9);
 	fill_nested(p, nested);
-	p->cpuid = supported;
+	p->cpuid = asked.cpuid;
 	fill_msrs(vm);
 	p->tsc_khz = TSC_KHZ;
 }
@@ -589,6 +592,37 @@ static void a_vcpu(void **state)
 	check_vcpu(KVM_STATE_NESTED_FORMAT_SVM, "arch/x86-vcpu+svm");
 }
 
+static uint64_t msr_of(struct vcpu_parked *vcpu, uint32_t index)
+{
+	uint64_t value = 0;
+
+	assert_int_equal(msr_get(vcpu, index, &value), 0);
+	return value;
+}
+
+/* Clocks that show how long the guest was away: all by the same, whatever the frequency. */
+static void clocks_advance(void **state)
+{
+	const uint64_t away_ns = UINT64_C(400) * 24 * 3600 * 1000000000 + 1000;
+	struct vm *vm = vm_make();
+	struct vcpu_parked vcpu = { vm };
+	struct err err = { 0 };
+	uint64_t tsc, deadline;
+
+	(void)state;
+	fill_vcpu(vm, KVM_STATE_NESTED_FORMAT_VMX);
+	vm->paper.clock = 123456789;
+	assert_int_equal(arch_clock_advance(vm, away_ns, &err), 0);
+	assert_int_equal(vm->paper.clock, 123456789 + away_ns);
+	tsc = msr_of(&vcpu, MSR_TSC);
+	deadline = msr_of(&vcpu, MSR_TSC_DEADLINE);
+	assert_int_equal(arch_vcpu_clock_advance(&vcpu, away_ns, &err), 0);
+	assert_int_equal(msr_of(&vcpu, MSR_TSC) - tsc,
+			 UINT64_C(400) * 24 * 3600 * 1000 * TSC_KHZ + TSC_KHZ / 1000);
+	assert_int_equal(msr_of(&vcpu, MSR_TSC_DEADLINE), deadline);
+	vm_unmake(vm);
+}
+
 /* A CPU with VMX, and a leaf with an index. */
 static void cpu_make(void)
 {
@@ -612,8 +646,9 @@ static void cpu_make(void)
 		  .edx = 1 },
 	};
 
-	supported.nent = N(entries);
-	memcpy(supported.entries, entries, sizeof(entries));
+	asked.cpuid.nent = N(entries);
+	memcpy(asked.cpuid.entries, entries, sizeof(entries));
+	assert_int_equal(msr_list_ask(-1, &asked.msrs, NULL), 0);
 }
 
 int main(void)
@@ -621,6 +656,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_vm),
 		cmocka_unit_test(a_vcpu),
+		cmocka_unit_test(clocks_advance),
 	};
 
 	if (!getenv("POSTERN_GOLDEN")) {

@@ -148,16 +148,10 @@ static void picture_compare(struct picture *a, struct picture *b)
 
 static void set_msr(struct vcpu_parked *vcpu, uint32_t index, uint64_t value)
 {
-	struct msr_table *one = calloc(1, sizeof(*one));
 	struct err err = { 0 };
 
-	assert_non_null(one);
-	one->nmsrs = 1;
-	one->entries[0].index = index;
-	one->entries[0].data = value;
-	if (msr_write(vcpu, one, msr_phase(index), &err))
+	if (msr_set(vcpu, index, value, &err))
 		fail_msg("%s", err.text);
-	free(one);
 }
 
 /* Puts something unlike the reset value wherever a guest could. */
@@ -239,6 +233,69 @@ static void test_goes_on_elsewhere(void **state)
 	saved_fini(&saved);
 	guest_free(b);
 	guest_free(a);
+}
+
+#define AWAY_S 3600u
+
+/* A KVM without hardware beneath may show guests the host's, and takes none. */
+static bool tsc_can_be_set(struct guest *guest)
+{
+	uint64_t was, now;
+	unsigned int i;
+
+	assert_int_equal(msr_get(held(guest, 0), MSR_TSC, &was), 0);
+	for (i = 0; i < CPUS; i++)
+		set_msr(held(guest, i), MSR_TSC, was + (UINT64_C(1) << 50));
+	assert_int_equal(msr_get(held(guest, 0), MSR_TSC, &now), 0);
+	return now - was >= UINT64_C(1) << 50;
+}
+
+static void check_tscs_advance(struct guest *guest, uint64_t away_ns)
+{
+	const int khz = parked_ioctl(held(guest, 0), KVM_GET_TSC_KHZ, NULL, "frequency", NULL);
+	uint64_t was[CPUS], now[CPUS], ms;
+	struct err err = { 0 };
+	unsigned int i;
+
+	assert_true(khz > 0);
+	for (i = 0; i < CPUS; i++)
+		assert_int_equal(msr_get(held(guest, i), MSR_TSC, &was[i]), 0);
+	for (i = 0; i < CPUS; i++)
+		if (arch_vcpu_clock_advance(held(guest, i), away_ns, &err))
+			fail_msg("%s", err.text);
+	for (i = 0; i < CPUS; i++) {
+		assert_int_equal(msr_get(held(guest, i), MSR_TSC, &now[i]), 0);
+		ms = (now[i] - was[i]) / (unsigned int)khz;
+		assert_true(ms >= AWAY_S * 1000 && ms < (AWAY_S + 60) * 1000);
+	}
+	assert_true((now[1] - now[0]) / (unsigned int)khz < 1000);
+}
+
+/* The guest's clocks show that it was away: the paravirtual one, and the TSC of all vCPUs alike. */
+static void test_clocks_advance(void **state)
+{
+	const uint64_t away_ns = AWAY_S * (uint64_t)NS_PER_SEC;
+	struct guest *guest;
+	struct err err = { 0 };
+	uint64_t clock[2];
+
+	(void)state;
+	if (skipped())
+		return;
+	guest = guest_new(&ops, RAM);
+	guest_boot(guest);
+	guest_run(guest, 100);
+	assert_int_equal(arch_clock_stop(guest->vm, &clock[0], &err), 0);
+	assert_int_equal(arch_clock_advance(guest->vm, away_ns, &err), 0);
+	assert_int_equal(arch_clock_stop(guest->vm, &clock[1], &err), 0);
+	assert_true(clock[1] - clock[0] >= away_ns);
+	assert_true(clock[1] - clock[0] < away_ns + 60u * (uint64_t)NS_PER_SEC);
+	if (tsc_can_be_set(guest))
+		check_tscs_advance(guest, away_ns);
+	else
+		print_message("skipped: this KVM lets no TSC be set\n");
+	guest_run(guest, guest->count[0] + 100);
+	guest_free(guest);
 }
 
 /* After a reset nothing is left of what the guest did: all is as in a VM that never ran. */
@@ -439,11 +496,9 @@ static void test_debugger(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_goes_on_elsewhere),
-		cmocka_unit_test(test_reset),
-		cmocka_unit_test(test_hostile_state),
-		cmocka_unit_test(test_wrong_state),
-		cmocka_unit_test(test_early_pages),
+		cmocka_unit_test(test_goes_on_elsewhere), cmocka_unit_test(test_reset),
+		cmocka_unit_test(test_clocks_advance),	  cmocka_unit_test(test_hostile_state),
+		cmocka_unit_test(test_wrong_state),	  cmocka_unit_test(test_early_pages),
 		cmocka_unit_test(test_debugger),
 	};
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);

@@ -235,7 +235,7 @@ int machine_cont(struct machine *machine, struct err *err)
 	return 0;
 }
 
-int machine_cont_vcpus(struct machine *machine, uint32_t vcpus, struct err *err)
+int machine_cont_vcpus(struct machine *machine, const struct vcpu_set *vcpus, struct err *err)
 {
 	unsigned int i;
 	int r = may_run(machine, err);
@@ -244,7 +244,7 @@ int machine_cont_vcpus(struct machine *machine, uint32_t vcpus, struct err *err)
 		return r;
 	fake_set_state(machine, RUN_STATE_DEBUG);
 	for (i = 0; i < FAKE_CPUS; i++)
-		if (vcpus & UINT32_C(1) << i)
+		if (vcpu_set_has(vcpus, i))
 			vcpu_resume(&machine->vm.vcpu[i]);
 	return 0;
 }

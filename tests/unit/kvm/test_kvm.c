@@ -85,6 +85,7 @@ struct guest {
 	gfn_t queue[WORK_PAGES];
 	unsigned int queued;
 	bool never;			/* the filler leaves everything missing */
+	unsigned int cpus;
 };
 
 static void on_pio(void *arg, uint16_t port, bool write, void *data, unsigned int size)
@@ -160,7 +161,7 @@ static void guest_load(struct guest *g)
 {
 	uint64_t pml4 = 0x3007, pdpt = 0x4007, pd[512];
 	struct arch_boot boot = {
-		.bare = true, .cpus = CPUS, .entry = CODE, .stack = 0x9000, .stack_stride = 0x1000,
+		.bare = true, .cpus = g->cpus, .entry = CODE, .stack = WORK_BASE, .stack_stride = 0x1000,
 		.page_table = PML4,
 	};
 	struct err err;
@@ -180,23 +181,28 @@ static void guest_load(struct guest *g)
 		fail_msg("%s", err.text);
 }
 
-static void guest_start(struct guest *g, enum way_out way, bool never)
+static void guest_start_with(struct guest *g, enum way_out way, bool never, unsigned int cpus)
 {
 	const struct memory_range range = { GPA(0), RAM_BYTES };
 	struct err err;
 
-	*g = (struct guest){ .source.ops = &source_ops, .never = never };
+	*g = (struct guest){ .source.ops = &source_ops, .never = never, .cpus = cpus };
 	pthread_mutex_init(&g->lock, NULL);
 	assert_int_equal(memory_new(&g->mem, &range, 1, &err), 0);
 	if (memory_watch(g->mem, NULL, &err) < 0)
 		fail_msg("%s", err.text);
 	memory_set_way_out(g->mem, way);
-	if (vm_new(&g->vm, g->mem, CPUS, &guest_ops, g, &err) < 0)
+	if (vm_new(&g->vm, NULL, g->mem, cpus, &guest_ops, g, &err) < 0)
 		fail_msg("%s", err.text);
 	guest_load(g);
 	memory_attach(g->mem, &g->source);
 	assert_int_equal(pthread_create(&g->filler, NULL, filler_main, g), 0);
 	vm_resume(g->vm);
+}
+
+static void guest_start(struct guest *g, enum way_out way, bool never)
+{
+	guest_start_with(g, way, never, CPUS);
 }
 
 static void guest_end(struct guest *g)
@@ -236,7 +242,7 @@ static void pause_all(struct guest *g)
 
 	if (vm_pause(g->vm, 10000, &err) < 0)
 		fail_msg("%s", err.text);
-	for (i = 0; i < CPUS; i++)
+	for (i = 0; i < g->cpus; i++)
 		assert_true(vcpu_is_parked(vm_vcpu(g->vm, i)));
 }
 
@@ -283,16 +289,16 @@ static void test_stress_by_the_eject(void **unused)
 	stress(WAY_OUT_EJECT);
 }
 
-static void every_vcpu_waits(enum way_out way)
+static void every_vcpu_waits(enum way_out way, unsigned int cpus, int rounds)
 {
-	struct memory_waiter waiter[CPUS + 1];
+	struct memory_waiter waiter[VM_VCPUS_MAX + 1];
 	struct guest g;
 	int round, i;
 
 	need_way(way);
-	guest_start(&g, way, true);
-	for (round = 0; round < 50; round++) {
-		for (i = 0; memory_waiters(g.mem, waiter, CPUS + 1) != CPUS; i++) {
+	guest_start_with(&g, way, true, cpus);
+	for (round = 0; round < rounds; round++) {
+		for (i = 0; memory_waiters(g.mem, waiter, cpus + 1) != cpus; i++) {
 			assert_true(i < 100000);
 			usleep(100);
 		}
@@ -306,13 +312,41 @@ static void every_vcpu_waits(enum way_out way)
 static void test_every_vcpu_waits_and_leaves_by_the_kernel(void **unused)
 {
 	(void)unused;
-	every_vcpu_waits(WAY_OUT_KERNEL);
+	every_vcpu_waits(WAY_OUT_KERNEL, CPUS, 50);
 }
 
 static void test_every_vcpu_waits_and_leaves_by_the_eject(void **unused)
 {
 	(void)unused;
-	every_vcpu_waits(WAY_OUT_EJECT);
+	every_vcpu_waits(WAY_OUT_EJECT, CPUS, 50);
+}
+
+/* As many as there can be: a pause asks all, and then waits for all. */
+static void test_as_many_as_there_can_be_leave_by_the_kernel(void **unused)
+{
+	(void)unused;
+	every_vcpu_waits(WAY_OUT_KERNEL, VM_VCPUS_MAX, 5);
+}
+
+static void test_as_many_as_there_can_be_leave_by_the_eject(void **unused)
+{
+	(void)unused;
+	every_vcpu_waits(WAY_OUT_EJECT, VM_VCPUS_MAX, 5);
+}
+
+/* One more is an error that says how many there may be. */
+static void test_too_many_vcpus_are_refused(void **unused)
+{
+	const struct memory_range range = { GPA(0), RAM_BYTES };
+	struct memory *mem;
+	struct err err;
+	struct vm *vm;
+
+	(void)unused;
+	assert_int_equal(memory_new(&mem, &range, 1, &err), 0);
+	assert_int_equal(vm_new(&vm, NULL, mem, VM_VCPUS_MAX + 1, &guest_ops, NULL, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "1 to 128"));
+	memory_free(mem);
 }
 
 /* The host's kernel takes a page away from the guest, as it does when its memory fails. */
@@ -392,7 +426,7 @@ static void test_messages_and_events(void **unused)
 
 	(void)unused;
 	assert_int_equal(memory_new(&g.mem, &range, 1, &err), 0);
-	r = vm_new(&g.vm, g.mem, 1, &guest_ops, &g, &err);
+	r = vm_new(&g.vm, NULL, g.mem, 1, &guest_ops, &g, &err);
 	if (r == -ENOENT || r == -EACCES) {
 		memory_free(g.mem);
 		print_message("skipped: %s\n", err.text);
@@ -432,6 +466,9 @@ int main(void)
 		cmocka_unit_test(test_messages_and_events),
 		cmocka_unit_test(test_every_vcpu_waits_and_leaves_by_the_kernel),
 		cmocka_unit_test(test_every_vcpu_waits_and_leaves_by_the_eject),
+		cmocka_unit_test(test_as_many_as_there_can_be_leave_by_the_kernel),
+		cmocka_unit_test(test_as_many_as_there_can_be_leave_by_the_eject),
+		cmocka_unit_test(test_too_many_vcpus_are_refused),
 		cmocka_unit_test(test_stress_by_the_kernel),
 		cmocka_unit_test(test_stress_by_the_eject),
 		cmocka_unit_test(test_a_page_whose_memory_fails),

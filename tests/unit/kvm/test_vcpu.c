@@ -156,11 +156,11 @@ static int setup(void **state)
 	}
 	pthread_mutex_init(&vm.lock, NULL);
 	cond_init(&vm.parked);
-	cond_init(&vm.resumed);
 	vm.mem = mem;
 	vm.ops = &ops;
 	vm.vcpus = 1;
 	*vcpu = (struct vcpu){ .vm = &vm, .held.vcpu = vcpu, .want_pause = true, .parked = true, .run_bytes = PAGE_BYTES };
+	cond_init(&vcpu->resumed);
 	vcpu->fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	vcpu->run =
 		mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -180,7 +180,6 @@ static int teardown(void **state)
 	memory_shut(mem);
 	vcpu_fini(&vm.vcpu[0]);
 	memory_free(mem);
-	pthread_cond_destroy(&vm.resumed);
 	pthread_cond_destroy(&vm.parked);
 	pthread_mutex_destroy(&vm.lock);
 	return 0;

@@ -37,12 +37,14 @@ struct board {
 	bool busy;
 };
 
+static const struct vcpu_set first_vcpu = { { 1 } };
 static struct vm fake_vm;
 static struct board fake_board;
 
-int vm_new(struct vm **out, struct memory *mem, unsigned int cpus, const struct vm_exit_ops *ops, void *arg, struct err *err)
+int vm_new(struct vm **out, const struct vm_host *host, struct memory *mem, unsigned int cpus,
+	   const struct vm_exit_ops *ops, void *arg, struct err *err)
 {
-	(void)mem, (void)cpus, (void)ops, (void)arg, (void)err;
+	(void)host, (void)mem, (void)cpus, (void)ops, (void)arg, (void)err;
 	fake_vm = (struct vm){ .running = false };
 	*out = &fake_vm;
 	return 0;
@@ -404,7 +406,7 @@ static void while_a_migration_comes_in_stop_and_cont_say_what_is_to_be(void **st
 		assert_false(machine_autostart(w->machine));
 		assert_int_equal(machine_cont(w->machine, &err), 0);
 		assert_true(machine_autostart(w->machine));
-		assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), -EBUSY);
+		assert_int_equal(machine_cont_vcpus(w->machine, &first_vcpu, &err), -EBUSY);
 		assert_int_equal(machine_stop(w->machine, stops[i], &err), 0);
 		assert_int_equal(machine_state(w->machine), RUN_STATE_INMIGRATE);
 		assert_int_equal(machine_leave_migrate(w->machine, true, &err), 0);
@@ -451,15 +453,15 @@ static void a_debugger_lets_single_vcpus_run(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), 0);
+	assert_int_equal(machine_cont_vcpus(w->machine, &first_vcpu, &err), 0);
 	assert_int_equal(machine_state(w->machine), RUN_STATE_DEBUG);
 	assert_int_equal(fake_vm.alone, 1);
 	assert_int_equal(machine_stop(w->machine, RUN_STATE_DEBUG, &err), 0);
 	assert_int_equal(fake_vm.alone, 0);
 	assert_int_equal(machine_cont(w->machine, &err), 0);
-	assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), -EBUSY);
+	assert_int_equal(machine_cont_vcpus(w->machine, &first_vcpu, &err), -EBUSY);
 	assert_int_equal(machine_stop(w->machine, RUN_STATE_GUEST_PANICKED, &err), 0);
-	assert_int_equal(machine_cont_vcpus(w->machine, 1, &err), -EBUSY);
+	assert_int_equal(machine_cont_vcpus(w->machine, &first_vcpu, &err), -EBUSY);
 	assert_int_equal(fake_vm.alone, 0);
 	world_free(w);
 }

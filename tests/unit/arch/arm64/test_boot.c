@@ -144,6 +144,34 @@ static void test_nothing_given(void **state)
 	assert_null(fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), "linux,initrd-start", NULL));
 }
 
+/*
+ * 16 vCPUs in a cluster, and their redistributors where there is room for all,
+ * clear of RAM and of the serial port.
+ */
+static void test_many_cpus(void **state)
+{
+	const struct given config = { .kernel = kernel, .cpus = VM_VCPUS_MAX };
+	uint64_t bytes = VM_VCPUS_MAX * BOARD_GIC_REDISTRIBUTOR_BYTES;
+	struct arch_boot boot;
+	struct err err = { 0 };
+	const uint8_t *fdt;
+
+	(void)state;
+	assert_int_equal(load(&boot, &config, mem, &err), 0);
+	fdt = ram + (boot.params - BOARD_RAM_BASE);
+	assert_int_equal(fdt_check_full(fdt, 0x10000), 0);
+	assert_true(fdt_path_offset(fdt, "/cpus/cpu@f") > 0);
+	assert_true(fdt_path_offset(fdt, "/cpus/cpu@10") < 0);
+	assert_true(fdt_path_offset(fdt, "/cpus/cpu@100") > 0);
+	assert_true(fdt_path_offset(fdt, "/cpus/cpu@70f") > 0);
+	assert_int_equal(prop64(fdt, "/interrupt-controller@8000000", "reg", 2),
+			 BOARD_GIC_REDISTRIBUTORS_MANY);
+	assert_int_equal(prop64(fdt, "/interrupt-controller@8000000", "reg", 3), bytes);
+	assert_true(BOARD_GIC_REDISTRIBUTORS_MANY >= BOARD_SERIAL + BOARD_SERIAL_BYTES);
+	assert_true(BOARD_GIC_REDISTRIBUTORS_MANY + bytes <= BOARD_RAM_BASE);
+	assert_true(BOARD_GIC_REDISTRIBUTORS + 16 * BOARD_GIC_REDISTRIBUTOR_BYTES <= BOARD_SERIAL);
+}
+
 static void test_errors(void **state)
 {
 	struct given config = { .kernel = "/nowhere", .cpus = 1 };
@@ -186,6 +214,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_layout),
 		cmocka_unit_test(test_nothing_given),
+		cmocka_unit_test(test_many_cpus),
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_too_little_memory),
 	};

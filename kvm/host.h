@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Copyright The postern authors
+ *
+ * This host's KVM, opened and asked what a VM's making needs to know of it. That
+ * takes a third of a millisecond on x86, and is the same for each VM: so who
+ * knows early that there will be one asks before its memory is known, and who
+ * makes several asks once.
+ */
+#ifndef POSTERN_KVM_HOST_H
+#define POSTERN_KVM_HOST_H
+
+#include "base/err.h"
+
+struct vm_host;
+
+/*
+ * Errors with advice: -ENOENT, -EACCES: no usable /dev/kvm; -ENOTSUP: it is not
+ * what is needed. Any thread; nothing changes it afterwards.
+ */
+int vm_host_new(struct vm_host **out, struct err *err);
+/* No VM has it any more. NULL is nothing. */
+void vm_host_free(struct vm_host *host);
+/* /dev/kvm. */
+int vm_host_fd(const struct vm_host *host);
+/* What the architecture has asked (arch_host_ask). */
+const void *vm_host_asked(const struct vm_host *host);
+
+#endif
