@@ -156,6 +156,16 @@ int arch_vcpu_load(struct vcpu_parked *vcpu, const uint8_t *data, size_t len, st
 int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t gfn), void *arg,
 			  struct err *err);
 
+/* ---- ELF cores ---- */
+
+/* ELF's number of this architecture: e_machine. */
+unsigned int arch_core_machine(void);
+/*
+ * Of a vCPU's state, as arch_vcpu_save has it, the general registers as pr_reg of NT_PRSTATUS has
+ * them (Linux: include/uapi/linux/elfcore.h), appended to out. Hostile input: -EPROTO. Pure.
+ */
+int arch_core_regs(const uint8_t *data, size_t len, struct buf *out, struct err *err);
+
 /* ---- debugger ---- */
 
 /* What a page-table walk starts from; plain values. */
