@@ -19,6 +19,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -119,13 +121,22 @@ static int stream_open(struct chardev_stream **out, struct chardev *c, int fd, i
 	return 0;
 }
 
+/* Nothing ever comes of it: reading it would take libuv's threads, which wait for each other's start. */
+static bool is_null_device(int fd)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3);
+}
+
 static int stdio_open(struct chardev *c, struct err *err)
 {
-	int r;
+	int r = 0;
 
 	if (terminal.used)
 		return err_set(err, -EBUSY, "standard input and output are in use already");
-	r = stream_open(&c->in, c, STDIN_FILENO, O_RDONLY, "standard input", err);
+	if (!is_null_device(STDIN_FILENO))
+		r = stream_open(&c->in, c, STDIN_FILENO, O_RDONLY, "standard input", err);
 	if (!r)
 		r = stream_open(&c->out, c, STDOUT_FILENO, O_WRONLY, "standard output", err);
 	if (!r)
