@@ -139,6 +139,10 @@ static void net_start(void *arg)
 
 	if (net->arrived) {
 		net->arrived = false;
+		if (net->asked_mac && memcmp(net->mac, net->own_mac, ETH_ALEN))
+			log_warn("%s: the guest keeps the MAC address that it had at the "
+				 "source, not that of --net",
+				 net->dev.name);
 		net_offloads_update(net);
 		net_rx_drop_stale(net);
 		if (vdev_has(&net->dev, VIRTIO_NET_F_MAC))
@@ -169,6 +173,23 @@ static void net_reset(void *arg)
 	memcpy(net->config.mac, net->mac, ETH_ALEN);
 	net->config.status &= (uint16_t)~VIRTIO_NET_S_ANNOUNCE;
 	net_offloads_update(net);
+}
+
+/*
+ * The driver reads it when it begins anew (5.1.5); until then it may go on with
+ * the one that it has read, which is nothing to us: frames are not filtered.
+ */
+static void net_renew(void *arg)
+{
+	struct net *net = arg;
+
+	if (!net->asked_mac)
+		return;
+	memcpy(net->mac, net->own_mac, ETH_ALEN);
+	memcpy(net->config.mac, net->own_mac, ETH_ALEN);
+	vdev_config_changed(&net->dev);
+	log_info("%s: its MAC address is %02x:%02x:%02x:%02x:%02x:%02x from now on", net->dev.name,
+		 net->mac[0], net->mac[1], net->mac[2], net->mac[3], net->mac[4], net->mac[5]);
 }
 
 /* ---- life ---- */
@@ -212,6 +233,7 @@ static const struct vdev_ops net_ops = {
 	.reset = net_reset,
 	.start = net_start,
 	.stop = net_stop,
+	.renew = net_renew,
 	.save = net_state_save,
 	.load = net_state_load,
 };
@@ -241,6 +263,7 @@ int net_new(struct vdev **out, const struct vdev_env *env, struct net_backend *b
 	}
 	net->backend = backend;
 	net->asked_mac = given->has_mac;
+	memcpy(net->own_mac, given->mac, ETH_ALEN);
 	memcpy(net->mac, given->mac, ETH_ALEN);
 	memcpy(net->config.mac, given->mac, ETH_ALEN);
 	net->config.status = VIRTIO_NET_S_LINK_UP;

@@ -32,7 +32,8 @@ struct net {
 	struct net_backend *backend;
 	struct virtio_net_config config;
 	uint8_t mac[ETH_ALEN];		/* after a reset: the driver may set another */
-	bool asked_mac;			/* by the user */
+	uint8_t own_mac[ETH_ALEN]; /* this machine's, whatever was loaded */
+	bool asked_mac; /* that one, by the user */
 	struct net_watch *watch;	/* NULL: no loop */
 	unsigned int offloads;		/* that the back end is set to */
 	bool reading;			/* a frame is wanted as soon as there is one */

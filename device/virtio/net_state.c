@@ -10,7 +10,6 @@
 #include <linux/virtio_net.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/proto.h"
 #include "device/virtio/net_internal.h"
 #include "net.pb-c.h"
@@ -85,10 +84,6 @@ int net_state_load(void *arg, const uint8_t *data, size_t len, bool apply, struc
 		return -EINVAL;
 	r = net_state_check(net, msg, err);
 	if (!r && apply) {
-		if (net->asked_mac && memcmp(net->mac, msg->permanent.data, ETH_ALEN))
-			log_warn(
-				"%s: the guest keeps the MAC address that it had at the source, not that of --net",
-				net->dev.name);
 		memcpy(net->config.mac, msg->mac.data, ETH_ALEN);
 		memcpy(net->mac, msg->permanent.data, ETH_ALEN);
 		mtu_take(net, msg->mtu);

@@ -149,6 +149,14 @@ void virtio_set_release(struct virtio_set *set)
 		vdev_release(set->dev[i]);
 }
 
+void virtio_set_renew(struct virtio_set *set)
+{
+	unsigned int i;
+
+	for (i = 0; i < set->n; i++)
+		vdev_renew(set->dev[i]);
+}
+
 bool virtio_set_is_busy(struct virtio_set *set)
 {
 	unsigned int i, n = 0;

@@ -42,6 +42,7 @@ void virtio_set_memory_complete(struct virtio_set *set);
 int virtio_set_drain(struct virtio_set *set, int64_t deadline_ns, struct err *err);
 int virtio_set_claim(struct virtio_set *set, struct err *err);
 void virtio_set_release(struct virtio_set *set);
+void virtio_set_renew(struct virtio_set *set);
 /* Has any of them requests in flight? */
 bool virtio_set_is_busy(struct virtio_set *set);
 

@@ -593,6 +593,14 @@ void vdev_release(struct vdev *dev)
 		dev->ops->release(dev->arg);
 }
 
+void vdev_renew(struct vdev *dev)
+{
+	vdev_lock(dev);
+	if (dev->ops->renew)
+		dev->ops->renew(dev->arg);
+	vdev_unlock(dev);
+}
+
 void vdev_fini(struct vdev *dev)
 {
 	unsigned int i;

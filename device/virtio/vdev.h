@@ -83,6 +83,12 @@ struct vdev_ops {
 	int (*claim)(void *arg, struct err *err);
 	void (*release)(void *arg);
 	/*
+	 * The machine goes on as another than the one whose state was loaded:
+	 * what tells machines apart is this one's own. Between load and start;
+	 * main thread, locked.
+	 */
+	void (*renew)(void *arg);
+	/*
 	 * A state of its own, beyond the queues'; without these it must be empty.
 	 * load is of `version`, load_previous of the one before. Locked.
 	 */
@@ -172,6 +178,7 @@ unsigned int vdev_in_flight(struct vdev *dev);
 /* As ops->claim, ops->release and ops->renew. */
 int vdev_claim(struct vdev *dev, struct err *err);
 void vdev_release(struct vdev *dev);
+void vdev_renew(struct vdev *dev);
 
 /* ---- for devices; lock held ---- */
 

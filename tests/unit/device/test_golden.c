@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 
 #include "../../own_dir.h"
+#include "device/identity.h"
 #include "device/pci/host.h"
 #include "device/power.h"
 #include "device/rtc.h"
@@ -207,6 +208,30 @@ static void the_clock(void **state)
 	loads_as_recorded(&(struct device){ &rtc_device_ops, to }, "");
 	rtc_free(from);
 	rtc_free(to);
+}
+
+static void which_machine_it_is(void **state)
+{
+	const struct irq_line line = { .fn = ignore_line };
+	/*
+	 * All of it comes from nowhere else: random numbers, and what machines
+	 * have been through.
+	 */
+	static _Alignas(PAGE_BYTES) uint8_t pages[2][IDENTITY_PAGES * PAGE_BYTES];
+	static const uint8_t been[] = "\x0a\x10"
+				      "0123456789abcdef"
+				      "\x10\x05\x18\x03\x20\x0c";
+	struct identity *from, *to;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(identity_new(&from, pages[0], &line, &err), 0);
+	assert_int_equal(identity_new(&to, pages[1], &line, &err), 0);
+	assert_int_equal(identity_device_ops.load(from, been, sizeof(been) - 1, &err), 0);
+	is_saved_as_recorded(&(struct device){ &identity_device_ops, from }, "");
+	loads_as_recorded(&(struct device){ &identity_device_ops, to }, "");
+	identity_free(from);
+	identity_free(to);
 }
 
 static void the_pci_bridge(void **state)
@@ -472,6 +497,7 @@ int main(void)
 		cmocka_unit_test(the_serial_port),
 		cmocka_unit_test(power_management),
 		cmocka_unit_test(the_clock),
+		cmocka_unit_test(which_machine_it_is),
 		cmocka_unit_test(the_pci_bridge),
 		cmocka_unit_test(entropy),
 		cmocka_unit_test(a_disk),

@@ -106,6 +106,64 @@ static void only_who_arrives_is_announced(void **state)
 	rig_free(r);
 }
 
+/* The state of r's device is loaded into another one, which is a clone's. */
+static void renew_there(struct rig *there, struct rig *r)
+{
+	struct buf buf = { 0 };
+	struct err err;
+
+	assert_int_equal(r->dev->device_ops.save(r->dev, &buf, &err), 0);
+	assert_int_equal(there->dev->device_ops.load(there->dev, buf.data, buf.len, &err), 0);
+	buf_fini(&buf);
+	vdev_renew(there->dev);
+}
+
+static void another_machine_has_an_address_of_its_own(void **state)
+{
+	struct rig *r = rig_new(SOCK_DGRAM, false), there;
+	uint64_t generation;
+
+	(void)state;
+	driver_start(r, BASIC);
+	assert_int_equal(order_text(r, "\x01\x01\x02\x11\x22\x33\x44\x55"), VIRTIO_NET_OK);
+	vdev_stop(r->dev);
+	there_new(&there, r, SOCK_DGRAM);
+	generation = there.dev->generation;
+	renew_there(&there, r);
+	/* The driver is told, and finds it; the network is told of it too. */
+	assert_int_equal(get(&there, DEVICE_AT + 5, 1), 0x77);
+	assert_int_not_equal(there.dev->generation, generation);
+	assert_true(there.msi.fired_of[0] >= 1);
+	vdev_start(there.dev);
+	assert_true(peer_has_rarp(&there, "\x02\0\0\0\0\x77"));
+	set_status(&there, 0);
+	assert_int_equal(get(&there, DEVICE_AT + 5, 1), 0x77);
+	device_free(&there);
+	rig_free(r);
+}
+
+static void without_an_address_of_its_own_it_keeps_what_it_had(void **state)
+{
+	struct rig *r = rig_new(SOCK_DGRAM, false), there = *r;
+	struct err err;
+	char text[32];
+	int fds[2];
+
+	(void)state;
+	driver_start(r, BASIC);
+	vdev_stop(r->dev);
+	there.msi = (struct fake_msi){ 0 };
+	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
+	there.peer = fds[1];
+	snprintf(text, sizeof(text), "fd=%d", fds[0]);
+	assert_int_equal(device_new(&there, text, "web", &err), 0);
+	renew_there(&there, r);
+	assert_int_equal(get(&there, DEVICE_AT + 5, 1), 1);
+	assert_int_equal(there.msi.fired_of[0], 0);
+	device_free(&there);
+	rig_free(r);
+}
+
 static void hostile_state_is_refused(void **state)
 {
 	struct rig *r = rig_new(SOCK_DGRAM, false);
@@ -133,6 +191,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_guest_that_arrives_is_announced_with_either_ring),
 		cmocka_unit_test(only_who_arrives_is_announced),
+		cmocka_unit_test(another_machine_has_an_address_of_its_own),
+		cmocka_unit_test(without_an_address_of_its_own_it_keeps_what_it_had),
 		cmocka_unit_test(hostile_state_is_refused),
 	};
 
