@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "device/identity.h"
 #include "kvm/irq.h"
 #include "machine/board_internal.h"
 
@@ -53,6 +54,23 @@ int board_add_serial(struct board *board, const struct irq_line *line, struct er
 		return r;
 	board_add_device(board, &serial_device_ops, board->serial);
 	return 0;
+}
+
+/* ---- which machine it is ---- */
+
+int board_add_identity(struct board *board, const struct irq_line *line, struct err *err)
+{
+	int r = identity_new(&board->identity, vm_device_pages(board->vm), line, err);
+
+	if (r < 0)
+		return r;
+	board_add_device(board, &identity_device_ops, board->identity);
+	return 0;
+}
+
+struct identity *board_identity(const struct board *board)
+{
+	return board->identity;
 }
 
 /* ---- PCI and virtio ---- */
@@ -164,6 +182,8 @@ void board_free(struct board *board)
 	serial_free(board->serial);
 	board_own_free(board);
 	pci_host_free(board->pci);
+	/* Its pages last as long as the VM's descriptor may be used: no vCPU is left. */
+	identity_free(board->identity);
 	free(board);
 }
 
@@ -223,4 +243,13 @@ int board_claim(struct board *board, struct err *err)
 void board_release(struct board *board)
 {
 	virtio_set_release(board->virtio);
+}
+
+int board_renew(struct board *board, struct err *err)
+{
+	int r = identity_renew(board_identity(board), err);
+
+	if (!r)
+		virtio_set_renew(board->virtio);
+	return r;
 }

@@ -19,6 +19,7 @@
 #include "kvm/vm.h"
 
 struct board;
+struct identity;
 
 struct board_config {
 	struct vm *vm;
@@ -40,6 +41,8 @@ const struct device *board_devices(const struct board *board, unsigned int *n);
 void board_press_power_button(struct board *board);
 /* NULL: there is none. */
 struct vdev *board_balloon(const struct board *board);
+/* Which machine the guest sees that it is. */
+struct identity *board_identity(const struct board *board);
 /* The machine runs, from now on or no longer: stopped, no device takes anything from the guest. */
 void board_start(struct board *board);
 void board_stop(struct board *board);
@@ -64,6 +67,12 @@ bool board_is_busy(struct board *board);
 int board_claim(struct board *board, struct err *err);
 /* Another machine runs from now on. Drained. */
 void board_release(struct board *board);
+/*
+ * Its guest goes on as another machine than the one whose state was loaded: a
+ * new identity (-errno: no random numbers), and what of the devices tells
+ * machines apart. Before board_start.
+ */
+int board_renew(struct board *board, struct err *err);
 /* The i-th disk; false: there are no more. */
 bool board_disk(struct board *board, unsigned int i, struct disk_info *info);
 

@@ -12,25 +12,38 @@
 #include "base/log.h"
 #include "machine/board_internal.h"
 
-static void serial_line(void *arg, bool level)
+static void line_set(const struct board *board, unsigned int spi, bool level)
 {
-	const struct board *board = arg;
-	int r = vm_irq_line(board->vm, BOARD_IRQ_LINE(BOARD_SERIAL_SPI), level);
+	int r = vm_irq_line(board->vm, BOARD_IRQ_LINE(spi), level);
 
 	if (r < 0)
-		log_debug("the serial port's interrupt: error %d", r);
+		log_debug("shared interrupt %u: error %d", spi, r);
+}
+
+static void serial_line(void *arg, bool level)
+{
+	line_set(arg, BOARD_SERIAL_SPI, level);
+}
+
+static void identity_line(void *arg, bool level)
+{
+	line_set(arg, BOARD_IDENTITY_SPI, level);
 }
 
 int board_own_new(struct board *board, const struct board_config *config, struct err *err)
 {
 	struct irq_line line = { .fn = serial_line, .arg = board };
+	struct irq_line identity = { .fn = identity_line, .arg = board };
 	int r;
 
 	if (config->virtio->n)
 		return err_set(err, -ENOTSUP, "--%s: virtio devices are for x86-64 so far",
 			       config->virtio->option[0].type->option);
+	_Static_assert(BOARD_IDENTITY_BYTES == IDENTITY_PAGES * PAGE_BYTES, "two pages");
 	_Static_assert(BOARD_SERIAL_BYTES == SERIAL_PORTS, "a register each byte");
 	r = board_add_serial(board, &line, err);
+	if (!r)
+		r = board_add_identity(board, &identity, err);
 	if (r < 0)
 		return r;
 	return bus_add(config->mmio, "serial", BOARD_SERIAL, BOARD_SERIAL_BYTES, 1, serial_access,

@@ -7,6 +7,7 @@
 #ifndef POSTERN_MACHINE_BOARD_INTERNAL_H
 #define POSTERN_MACHINE_BOARD_INTERNAL_H
 
+#include "device/identity.h"
 #include "device/pci/host.h"
 #include "device/serial.h"
 #include "device/virtio/set.h"
@@ -21,6 +22,7 @@ struct board {
 	struct device_event_sink events;
 	struct chardev *chardev;	/* the far side of the serial port */
 	struct serial *serial;
+	struct identity *identity;
 	struct pci_host *pci;		/* NULL: this board has no PCI bus */
 	struct virtio_set *virtio;
 	struct device device[BOARD_DEVICES_MAX];
@@ -43,6 +45,8 @@ void board_own_free(struct board *board);
 
 /* A serial port with this interrupt line; the caller puts it on a bus. */
 int board_add_serial(struct board *board, const struct irq_line *line, struct err *err);
+/* What tells a guest which machine it is, in vm_device_pages, with this interrupt line. */
+int board_add_identity(struct board *board, const struct irq_line *line, struct err *err);
 /*
  * A PCI bus whose BARs answer in these windows, and configuration space (ECAM),
  * all of it on `mmio`.

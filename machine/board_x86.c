@@ -23,7 +23,7 @@ struct wire {
 };
 
 struct pc {
-	struct wire com1, sci;
+	struct wire com1, sci, identity;
 	struct power *power;
 	struct rtc *rtc;
 };
@@ -54,6 +54,7 @@ static int devices_new(struct board *board, const struct board_config *config, s
 {
 	struct pc *pc = board->own;
 	struct irq_line com1 = { .fn = wire_set, .arg = &pc->com1 };
+	struct irq_line identity = { .fn = wire_set, .arg = &pc->identity };
 	struct power_config power = {
 		.sci = { .fn = wire_set, .arg = &pc->sci },
 		.events = config->events,
@@ -68,7 +69,9 @@ static int devices_new(struct board *board, const struct board_config *config, s
 	_Static_assert(BOARD_PM_TIMER_HZ == POWER_TIMER_HZ, "one PM timer");
 	_Static_assert(BOARD_PCI_ECAM_BYTES == PCI_ECAM_BYTES, "configuration space of one bus");
 	pc->com1 = (struct wire){ config->vm, BOARD_COM1_GSI };
+	_Static_assert(BOARD_IDENTITY_BYTES == IDENTITY_PAGES * PAGE_BYTES, "two pages");
 	pc->sci = (struct wire){ config->vm, BOARD_SCI_GSI };
+	pc->identity = (struct wire){ config->vm, BOARD_IDENTITY_GSI };
 	r = board_add_serial(board, &com1, err);
 	if (r < 0)
 		return r;
@@ -80,6 +83,9 @@ static int devices_new(struct board *board, const struct board_config *config, s
 		return r;
 	board_add_device(board, &power_device_ops, pc->power);
 	board_add_device(board, &rtc_device_ops, pc->rtc);
+	r = board_add_identity(board, &identity, err);
+	if (r < 0)
+		return r;
 	return board_add_pci(board, config->mmio, BOARD_PCI_ECAM, windows, err);
 }
 

@@ -71,6 +71,8 @@ struct machine {
 	enum run_state state;
 	bool clock_stopped;		/* the guest's clock stands at clock */
 	uint64_t clock;
+	int64_t parked_ns; /* CLOCK_REALTIME when it last was parked; 0: it has not run */
+	int64_t behind_ns; /* until then: for so long was the guest away, unseen */
 	bool autostart;			/* see machine_autostart */
 	bool shut;			/* machine_shutdown has been called */
 	bool watch_failed;			/* nobody asks for pages that vCPUs wait for */

@@ -179,6 +179,19 @@ int machine_commit_migrate(struct machine *machine, struct err *err);
  */
 int machine_leave_migrate(struct machine *machine, bool run, struct err *err);
 
+/*
+ * The guest whose state was loaded goes on as another machine than the one that
+ * was saved, as a clone or from a snapshot: it is told so, by a new VM generation
+ * ID (device/identity.h), once it runs, and its network devices have the MAC
+ * addresses that were asked for here. A migration does not do this: the guest
+ * is the same one elsewhere. In INMIGRATE, before machine_leave_migrate. 0, or a
+ * negative errno: there are no random numbers.
+ */
+int machine_renew_identity(struct machine *machine, struct err *err);
+/* The VM generation ID as the guest sees it. */
+#define MACHINE_ID_BYTES 16
+void machine_generation_id(struct machine *machine, uint8_t id[MACHINE_ID_BYTES]);
+
 /* ---- reset, power, end ---- */
 
 /*
@@ -247,6 +260,29 @@ int machine_save(struct machine *machine, struct buf *out, struct err *err);
  * power-off) before it was saved is done when the machine leaves INMIGRATE.
  */
 int machine_load(struct machine *machine, const uint8_t *data, size_t len, struct err *err);
+/*
+ * When the guest's clocks stood still, by CLOCK_REALTIME, in ns: for
+ * machine_load_away. Paused.
+ */
+int64_t machine_parked_ns(const struct machine *machine);
+struct machine_away {
+	int64_t parked_ns; /* 0: it is not known */
+	/*
+	 * The guest's clocks show the time since then; otherwise they go on where
+	 * they stood, and its wall clock is behind.
+	 */
+	bool shown;
+};
+/* As machine_load. -ENODATA: the time away is to be shown, and not known. */
+int machine_load_away(struct machine *machine, const uint8_t *data, size_t len,
+		      const struct machine_away *away, struct err *err);
+/*
+ * Of such a message: each vCPU's general registers, in order, as arch_core_regs has them. Hostile
+ * input, and no machine is needed. -EINVAL, -EPROTO; what each returns ends it, without a text.
+ */
+int machine_state_registers(const uint8_t *data, size_t len,
+			    int (*each)(void *arg, const uint8_t *regs, size_t bytes), void *arg,
+			    struct err *err);
 /*
  * Calls fn for every page that must have come before the machine runs on a
  * destination, in ascending order and once each; see arch_vcpu_early_pages.

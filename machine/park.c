@@ -72,8 +72,14 @@ int machine_park(struct machine *m, struct err *err)
 		return r;
 	}
 	m->clock_stopped = !arch_clock_stop(m->vm, &m->clock, NULL);
+	m->parked_ns = clock_wall_ns();
 	board_stop(m->board);
 	return 0;
+}
+
+int64_t machine_parked_ns(const struct machine *m)
+{
+	return m->parked_ns ? m->parked_ns : clock_wall_ns() - m->behind_ns;
 }
 
 int machine_drain(struct machine *m, struct err *err)

@@ -23,6 +23,7 @@
 #include <inttypes.h>
 
 #include "base/log.h"
+#include "device/identity.h"
 #include "machine/run_state.h"
 
 /* ---- what it is ---- */
@@ -259,6 +260,9 @@ int machine_leave_migrate(struct machine *m, bool run, struct err *err)
 		return err_set(err, -EBUSY, "no migration has the machine: it is in state %s",
 			       run_state_name(m->state));
 	run = run && (m->state != RUN_STATE_INMIGRATE || m->autostart);
+	/* The host's clocks are others. */
+	if (m->state == RUN_STATE_INMIGRATE)
+		identity_disrupt(board_identity(m->board));
 	/* It is this machine that may run now, whether it does at once or not. */
 	r = board_claim(m->board, err);
 	if (r < 0) {

@@ -16,13 +16,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/proto.h"
 #include "base/state_version.h"
+#include "device/identity.h"
 #include "machine.pb-c.h"
 
-#define MACHINE_STATE_VERSION 2
-/* What boards have had since that version: a PCI bus. */
-static const char *const devices_new[] = { "pci-host" };
+#define MACHINE_STATE_VERSION 3
+/* What boards have had since that version: what tells a guest which machine it is. */
+static const char *const devices_new[] = { "identity" };
 #define DEVICES_MAX 32
 
 typedef Postern__Device__MachineState MachineState;
@@ -279,16 +282,33 @@ static int apply_device(const struct device *device, const DeviceState *state, s
 	return 0;
 }
 
-static int apply(struct machine *m, const MachineState *msg, struct err *err)
+static int advance_cpu(struct vcpu_parked *vcpu, void *arg, struct err *err)
+{
+	const uint64_t *ns = arg;
+
+	return arch_vcpu_clock_advance(vcpu, *ns, err);
+}
+
+/* away_ns: its clocks are to show that it was away for so long. */
+static int apply_cpus(struct machine *m, const MachineState *msg, uint64_t away_ns, struct err *err)
+{
+	int r = arch_vm_load(m->vm, msg->vm.data, msg->vm.len, err);
+
+	if (!r && away_ns)
+		r = arch_clock_advance(m->vm, away_ns, err);
+	if (r < 0)
+		return err_prefix(err, r, "state of the VM");
+	r = vm_each(m->vm, apply_cpu, (void *)msg, err);
+	return r || !away_ns ? r : vm_each(m->vm, advance_cpu, &away_ns, err);
+}
+
+static int apply(struct machine *m, const MachineState *msg, uint64_t away_ns, struct err *err)
 {
 	const struct device *device;
 	unsigned int i, n;
 	int r;
 
-	r = arch_vm_load(m->vm, msg->vm.data, msg->vm.len, err);
-	if (r < 0)
-		return err_prefix(err, r, "state of the VM");
-	r = vm_each(m->vm, apply_cpu, (void *)msg, err);
+	r = apply_cpus(m, msg, away_ns, err);
 	if (r < 0)
 		return r;
 	device = board_devices(m->board, &n);
@@ -297,7 +317,8 @@ static int apply(struct machine *m, const MachineState *msg, struct err *err)
 	return r;
 }
 
-int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err *err)
+static int machine_state_load(struct machine *m, const uint8_t *data, size_t len, uint64_t away_ns,
+			      struct err *err)
 {
 	MachineState *msg;
 	int r;
@@ -314,7 +335,7 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 		r = check_devices(m, msg, err);
 	m->clock_stopped = false;
 	if (!r)
-		r = apply(m, msg, err);
+		r = apply(m, msg, away_ns, err);
 	if (!r)
 		atomic_store(&m->asked,
 			     (msg->reset_asked ? ASKED_RESET : 0) |
@@ -322,6 +343,41 @@ int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err 
 				     (msg->shutdown_asked ? ASKED_SHUTDOWN : 0));
 	postern__device__machine_state__free_unpacked(msg, NULL);
 	return r;
+}
+
+int machine_load(struct machine *m, const uint8_t *data, size_t len, struct err *err)
+{
+	return machine_state_load(m, data, len, 0, err);
+}
+
+int machine_load_away(struct machine *m, const uint8_t *data, size_t len,
+		      const struct machine_away *away, struct err *err)
+{
+	int64_t ns = away->parked_ns ? clock_wall_ns() - away->parked_ns : 0;
+	int r;
+
+	if (away->shown && !away->parked_ns)
+		return err_set(err, -ENODATA,
+			       "when its guest was saved is not known, and so not for how long its "
+			       "clocks stood still");
+	if (away->shown && ns < 0)
+		log_warn("by this host's clock the guest was saved %" PRIi64
+			 " s from now: its clocks go on where they stood",
+			 -ns / NS_PER_SEC);
+	r = machine_state_load(m, data, len, away->shown && ns > 0 ? (uint64_t)ns : 0, err);
+	m->behind_ns = away->shown ? 0 : ns;
+	return r;
+}
+
+int machine_renew_identity(struct machine *m, struct err *err)
+{
+	return board_renew(m->board, err);
+}
+
+void machine_generation_id(struct machine *m, uint8_t id[MACHINE_ID_BYTES])
+{
+	_Static_assert(MACHINE_ID_BYTES == IDENTITY_ID_BYTES, "one ID");
+	identity_id(board_identity(m->board), id);
 }
 
 /* ---- pages that must come early ---- */
@@ -366,5 +422,34 @@ int machine_early_pages(struct machine *m, int (*fn)(void *arg, gfn_t gfn), void
 		if (i == 0 || gfn[i].v != gfn[i - 1].v)
 			r = fn(arg, gfn[i]);
 	buf_fini(&pages.buf);
+	return r;
+}
+
+/* ---- registers alone ---- */
+
+int machine_state_registers(const uint8_t *data, size_t len,
+			    int (*each)(void *arg, const uint8_t *regs, size_t bytes), void *arg,
+			    struct err *err)
+{
+	struct buf regs = { 0 };
+	MachineState *msg;
+	size_t i;
+	int r;
+
+	msg = proto_unpack(&postern__device__machine_state__descriptor, data, len, PROTO_FIELDS_MAX,
+			   err);
+	if (!msg)
+		return err_prefix(err, -EINVAL, "machine state");
+	r = state_version_check("machine state", msg->version, MACHINE_STATE_VERSION, err);
+	for (i = 0; !r && i < msg->n_vcpus; i++) {
+		regs.len = 0;
+		r = arch_core_regs(msg->vcpus[i].data, msg->vcpus[i].len, &regs, err);
+		if (r < 0)
+			err_prefix(err, r, "vCPU %zu", i);
+		else
+			r = each(arg, regs.data, regs.len);
+	}
+	buf_fini(&regs);
+	postern__device__machine_state__free_unpacked(msg, NULL);
 	return r;
 }

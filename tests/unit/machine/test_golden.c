@@ -34,7 +34,7 @@
 #define MEMORY_BYTES ((uint64_t)16 << 20)
 #define DISK_BYTES ((off_t)3 << 20)
 #define STATE_BYTES_MAX (1u << 20)
-#define NEW "pci-host" /* no board had it in version 1 */
+#define NEW "identity" /* no board had it in version 2 */
 
 /* ---- machines ---- */
 
@@ -46,8 +46,8 @@ struct world {
 	int peer;
 };
 
-/* With a device of every kind, or with none that a board need not have. */
-static struct world *world_new(bool every)
+/* With a device of every kind. */
+static struct world *world_new(void)
 {
 	struct machine_config config = {
 		.cpus = CPUS,
@@ -70,21 +70,17 @@ static struct world *world_new(bool every)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
 	w->peer = fds[1];
 	snprintf(w->net, sizeof(w->net), "fd=%d,mac=02:00:00:00:00:01", fds[0]);
-	if (every) {
-		const struct {
-			const char *option, *text;
-		} devices[] = {
-			{ "rng", "" },	       { "disk", w->disk }, { "net", w->net },
-			{ "console", "null" }, { "balloon", "" },   { "vsock", w->socket },
-		};
-		size_t i;
+	const struct {
+		const char *option, *text;
+	} devices[] = {
+		{ "rng", "" },	       { "disk", w->disk }, { "net", w->net },
+		{ "console", "null" }, { "balloon", "" },   { "vsock", w->socket },
+	};
+	size_t i;
 
-		for (i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
-			if (virtio_options_add(&config.virtio, devices[i].option, devices[i].text, &err))
-				fail_msg("%s", err.text);
-	} else {
-		close(fds[0]);
-	}
+	for (i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
+		if (virtio_options_add(&config.virtio, devices[i].option, devices[i].text, &err))
+			fail_msg("%s", err.text);
 	assert_int_equal(loop_new(&w->loop, &err), 0);
 	if (machine_new(&w->machine, w->loop, &config, &err) < 0)
 		fail_msg("%s", err.text);
@@ -185,6 +181,7 @@ static bool is_device(const struct field *f, const char *name)
 enum part { PART_MACHINE, PART_VM, PART_VCPU, PART_DEVICE, PART_POWER, PART_LEAF };
 
 #define VM_CLOCK 6
+#define VCPU_TSC_KHZ 4
 #define VCPU_MSR 10
 #define VCPU_LAPIC 11
 #define MSR_TSC 0x10
@@ -231,6 +228,9 @@ static bool leaf_is_equal(enum part part, const struct field *a, const struct fi
 	size_t size = (size_t)(a->end - a->begin);
 	uint8_t copy[2048];
 
+	/* It is there; how much it is, is the host's where that is nearly right or cannot be set. */
+	if (part == PART_VCPU && a->number == VCPU_TSC_KHZ)
+		return true;
 	if (size != (size_t)(b->end - b->begin))
 		return false;
 	if (part != PART_VCPU || a->number != VCPU_LAPIC || size > sizeof(copy))
@@ -296,7 +296,7 @@ static void port_put(struct world *w, uint16_t port, uint8_t value)
 /* The guest has run, has asked for its end, and is paused for a migration. */
 static struct buf file_write(const char *name)
 {
-	struct world *w = world_new(true);
+	struct world *w = world_new();
 	int64_t end = clock_now_ns() + 20 * NS_PER_SEC;
 	struct vcpu_stats stats = { 0 };
 	struct buf buf;
@@ -400,15 +400,15 @@ static void is_what_was_recorded(struct world *w, struct buf recorded, bool olde
 
 static void a_machine_with_every_device(void **state)
 {
-	struct buf recorded = file_read("x86_64-2");
+	struct buf recorded = file_read("x86_64-3");
 	struct world *w;
 
 	(void)state;
 	if (!recorded.len && getenv("POSTERN_GOLDEN_WRITE"))
-		recorded = file_write("x86_64-2");
+		recorded = file_write("x86_64-3");
 	if (!recorded.len)
-		fail_msg("tests/golden/machines/x86_64-2.state is missing");
-	w = world_new(true);
+		fail_msg("tests/golden/machines/x86_64-3.state is missing");
+	w = world_new();
 	is_what_was_recorded(w, recorded, false);
 	world_free(w);
 }
@@ -416,17 +416,17 @@ static void a_machine_with_every_device(void **state)
 /* What it had not, is as in a machine that has just been made; nothing else is new. */
 static void a_machine_of_the_version_before(void **state)
 {
-	struct world *w = world_new(false);
-	struct buf recorded = file_read("x86_64-1"), fresh = saved(w), now;
+	struct world *w = world_new();
+	struct buf recorded = file_read("x86_64-2"), fresh = saved(w), now;
 	const uint8_t *at;
 	struct field f, g;
 
 	(void)state;
 	assert_true(recorded.len > 0);
-	assert_int_equal(field_of(recorded.data, recorded.len, MACHINE_VERSION).value, 1);
+	assert_int_equal(field_of(recorded.data, recorded.len, MACHINE_VERSION).value, 2);
 	is_what_was_recorded(w, recorded, true);
 	now = saved(w);
-	assert_int_equal(field_of(now.data, now.len, MACHINE_VERSION).value, 2);
+	assert_int_equal(field_of(now.data, now.len, MACHINE_VERSION).value, 3);
 	at = fresh.data;
 	while (next(&at, fresh.data + fresh.len, &f) &&
 	       !(f.number == MACHINE_DEVICE && is_device(&f, NEW)))
@@ -441,26 +441,11 @@ static void a_machine_of_the_version_before(void **state)
 	world_free(w);
 }
 
-/* One that has devices which the older one had not asked for is no machine of the same shape. */
-static void the_version_before_has_no_virtio(void **state)
-{
-	struct world *w = world_new(true);
-	struct buf recorded = file_read("x86_64-1");
-	struct err err;
-
-	(void)state;
-	assert_int_equal(machine_load(w->machine, recorded.data, recorded.len, &err), -EINVAL);
-	assert_string_equal(err.text, "no state of device virtio-rng0");
-	buf_fini(&recorded);
-	world_free(w);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_machine_with_every_device),
 		cmocka_unit_test(a_machine_of_the_version_before),
-		cmocka_unit_test(the_version_before_has_no_virtio),
 	};
 
 	if (access("/dev/kvm", R_OK | W_OK) < 0 || !getenv("POSTERN_BARE") ||

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "device/virtio/balloon.h"
 #include "kvm/probe.h"
+#include "device/identity.h"
 #include "machine/internal.h"
 #include "tests/own_dir.h"
 
@@ -219,6 +220,47 @@ const struct device *board_devices(const struct board *board, unsigned int *n)
 void board_press_power_button(struct board *board)
 {
 	(void)board;
+}
+
+int arch_clock_advance(struct vm *vm, uint64_t ns, struct err *err)
+{
+	(void)vm, (void)ns, (void)err;
+	return 0;
+}
+
+int arch_vcpu_clock_advance(struct vcpu_parked *vcpu, uint64_t ns, struct err *err)
+{
+	(void)vcpu, (void)ns, (void)err;
+	return 0;
+}
+
+struct identity *board_identity(const struct board *board)
+{
+	(void)board;
+	return NULL;
+}
+
+void identity_disrupt(struct identity *identity)
+{
+	(void)identity;
+}
+
+void identity_id(struct identity *identity, uint8_t id[IDENTITY_ID_BYTES])
+{
+	(void)identity;
+	memset(id, 0, IDENTITY_ID_BYTES);
+}
+
+int board_renew(struct board *board, struct err *err)
+{
+	(void)board, (void)err;
+	return 0;
+}
+
+int arch_core_regs(const uint8_t *data, size_t len, struct buf *out, struct err *err)
+{
+	(void)data, (void)len, (void)out, (void)err;
+	return -EPROTO;
 }
 
 struct vdev *board_balloon(const struct board *board)
