@@ -6,6 +6,7 @@
 #ifndef POSTERN_MACHINE_INTERNAL_H
 #define POSTERN_MACHINE_INTERNAL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "arch/arch.h"
@@ -77,6 +78,12 @@ struct machine {
 	bool shut;			/* machine_shutdown has been called */
 	bool watch_failed;			/* nobody asks for pages that vCPUs wait for */
 	struct reset reset;
+	/* way_out.c */
+	struct {
+		uv_timer_t *later; /* begins it; NULL: there is nothing to find */
+		pthread_t thread;
+		bool runs; /* it is to be joined */
+	} way;
 	/* Set by vCPU threads, taken by the main thread. */
 	atomic_uint asked;
 };
@@ -154,6 +161,16 @@ int machine_may_run(const struct machine *machine, struct err *err);
 void machine_stop_for(struct machine *machine, enum run_state why);
 /* A vCPU has stopped for the debugger. */
 void machine_debug_event(struct machine *machine, struct vcpu *vcpu);
+
+/* way_out.c */
+/*
+ * Finds the way out of a wait for a page, if the machine's memory is late and
+ * nobody has said which: begins a moment later, on a thread of its own.
+ * machine_way_out_end: waits for its end, if it has begun, which takes some
+ * milliseconds (some 200 on kernels that need the eject).
+ */
+int machine_way_out_find(struct machine *machine, struct err *err);
+void machine_way_out_end(struct machine *machine);
 
 /* event.c */
 struct machine_mail *machine_mail_new(struct machine *machine);

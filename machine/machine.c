@@ -13,14 +13,13 @@
 #include "machine/internal.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/mark.h"
 #include "device/virtio/balloon.h"
-#include "kvm/probe.h"
 #include "machine/run_state.h"
 
 /* Threads of ours that touch missing pages themselves. */
@@ -106,30 +105,25 @@ static int memory_make(struct machine *m, struct err *err)
 		.lost = machine_on_lost, .complete = machine_on_complete, .watch_failed = machine_on_watch_failed, .arg = m,
 	};
 	struct memory_range ranges[MEMORY_REGIONS_MAX];
-	enum way_out way = m->config.way_out;
 	unsigned int n;
-	int64_t us;
 	int r;
 
 	r = arch_memory_layout(m->config.memory_bytes, ranges, &n, err);
 	if (!r)
-		r = memory_new(&m->mem, ranges, n, err);
+		r = (m->config.ram_is_late ? memory_new_missing : memory_new)(&m->mem, ranges, n,
+									      err);
 	if (!r && m->config.dump_guest_core && (r = memory_set_dumpable(m->mem)) < 0)
 		err_errno(err, r, "guest RAM for core dumps");
+	if (!r && m->config.ram_memfd)
+		r = memory_set_backing(m->mem, m->config.ram_memfd, err);
 	if (!r && m->config.ram_is_late)
 		r = memory_watch(m->mem, &events, err);
 	if (r < 0)
 		return r;
+	mark_time("guest RAM");
 	memory_set_direct_access(m->mem, DIRECT_ACCESS);
-	if (way == WAY_OUT_AUTO && m->config.ram_is_late) {
-		r = probe_way_out(&way, &us, err);
-		if (r < 0)
-			return err_prefix(err, r, "finding the way out of a wait for a page");
-		log_info("way out of a wait for a page: %s, %" PRId64 " us",
-			 way == WAY_OUT_KERNEL ? "kernel" : "eject", us);
-	}
-	if (way != WAY_OUT_AUTO)
-		memory_set_way_out(m->mem, way);
+	if (m->config.way_out != WAY_OUT_AUTO)
+		memory_set_way_out(m->mem, m->config.way_out);
 	return 0;
 }
 
@@ -142,11 +136,14 @@ static int vm_make(struct machine *m, struct err *err)
 	};
 	int r;
 
-	r = vm_new(&m->vm, NULL, m->mem, m->config.cpus, &machine_exit_ops, m, err);
+	r = vm_new(&m->vm, m->config.host, m->mem, m->config.cpus, &machine_exit_ops, m, err);
 	if (r < 0)
 		return r;
+	mark_time("VM");
 	board.vm = m->vm;
-	return board_new(&m->board, &board, err);
+	r = board_new(&m->board, &board, err);
+	mark_time("devices");
+	return r;
 }
 
 int machine_new(struct machine **out, struct loop *loop, const struct machine_config *config,
@@ -180,6 +177,9 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 		r = vm_make(m, err);
 	if (!r && !config->loads_no_kernel)
 		r = machine_boot_first(m, config->found, err);
+	/* Last: what it does is not in the way of the machine's own start. */
+	if (!r)
+		r = machine_way_out_find(m, err);
 	if (r < 0) {
 		machine_free(m);
 		return r;
@@ -194,6 +194,7 @@ int machine_free(struct machine *m)
 
 	if (!m)
 		return 0;
+	machine_way_out_end(m);
 	if (m->vm && vm_end_vcpus(m->vm) < 0) {
 		chardev_restore_terminal();
 		log_error("a vCPU does not come out of the guest");

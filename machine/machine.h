@@ -61,9 +61,14 @@ struct machine_config {
 	const char *name;		/* may be NULL */
 	bool dump_guest_core;		/* core dumps of this process have guest RAM */
 	enum way_out way_out;
-	/* A machine for a guest that comes by migration has all of the next four. */
+	const struct vm_host *host; /* outlives the machine; NULL: it opens KVM itself */
+	/*
+	 * A machine for a guest that comes by migration has all of the next four; one that is
+	 * restored out of an image, all but disks_elsewhere.
+	 */
 	bool starts_inmigrate;		/* waits for a guest's state: INMIGRATE */
 	bool ram_is_late;		/* userfaultfd first, all pages MISSING: a page source brings them */
+	int ram_memfd;			/* with ram_is_late: clones share it (memory_set_backing); borrowed. 0: none */
 	bool disks_elsewhere;		/* another machine still has them: not claimed yet */
 	bool loads_no_kernel;		/* nothing is loaded for the start; it may have no kernel at all */
 	bool no_reboot;			/* a guest's reset ends the process instead */

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "machine/run_state.h"
 
 enum run_state machine_state(const struct machine *m)
@@ -48,6 +49,7 @@ void machine_let_run(struct machine *m)
 	m->clock_stopped = false;
 	board_start(m->board);
 	vm_resume(m->vm);
+	mark_time("the guest runs");
 }
 
 void machine_run(struct machine *m)
