@@ -189,7 +189,8 @@ static bool guest_is_away(const struct gdb *gdb)
 {
 	enum run_state state = machine_state(gdb->machine);
 
-	return state == RUN_STATE_FINISH_MIGRATE || state == RUN_STATE_POSTMIGRATE;
+	return state == RUN_STATE_FINISH_MIGRATE || state == RUN_STATE_POSTMIGRATE ||
+	       state == RUN_STATE_SAVE_VM;
 }
 
 /* Remembers for "monitor missing" why an access ended early. */

@@ -266,6 +266,7 @@ static unsigned int signal_of(enum run_state state)
 	case RUN_STATE_FINISH_MIGRATE:
 	case RUN_STATE_POSTMIGRATE:
 		return GDB_SIGXCPU;
+	case RUN_STATE_SAVE_VM:		/* for a moment, and then it is what it was */
 	case RUN_STATE_INMIGRATE:
 	case RUN_STATE_RUNNING:
 	case RUN_STATE_DEBUG:
@@ -284,8 +285,9 @@ void gdb_run_on_state(void *arg, enum run_state old, enum run_state now)
 		gdb->debug_from_running = old == RUN_STATE_RUNNING;
 	if (!client || client->detached)
 		return;
-	/* Guest memory that travels has no breakpoints in it. */
-	if (now == RUN_STATE_FINISH_MIGRATE || now == RUN_STATE_POSTMIGRATE)
+	/* Guest memory that travels, or is saved, has no breakpoints in it. */
+	if (now == RUN_STATE_FINISH_MIGRATE || now == RUN_STATE_POSTMIGRATE ||
+	    now == RUN_STATE_SAVE_VM)
 		gdb_breaks_lift(&gdb->breaks, gdb->mem);
 	else
 		gdb_breaks_plant(&gdb->breaks, gdb->mem);

@@ -75,6 +75,8 @@ struct machine {
 	int64_t parked_ns; /* CLOCK_REALTIME when it last was parked; 0: it has not run */
 	int64_t behind_ns; /* until then: for so long was the guest away, unseen */
 	bool autostart;			/* see machine_autostart */
+	enum run_state saved_from;	/* in SAVE_VM: what it goes back to */
+	bool saving;			/* a snapshot reads memory, whether the guest runs or not */
 	bool shut;			/* machine_shutdown has been called */
 	bool watch_failed;			/* nobody asks for pages that vCPUs wait for */
 	struct reset reset;

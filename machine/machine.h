@@ -32,6 +32,7 @@ enum run_state {
 	RUN_STATE_PAUSED,		/* somebody has stopped it */
 	RUN_STATE_DEBUG,		/* a debugger has */
 	RUN_STATE_FINISH_MIGRATE,	/* source: paused to be switched over */
+	RUN_STATE_SAVE_VM,		/* paused for a snapshot */
 	RUN_STATE_POSTMIGRATE,		/* source: the guest runs elsewhere, or may; never to be resumed by cont */
 	RUN_STATE_IO_ERROR,		/* a page is LOST */
 	RUN_STATE_INTERNAL_ERROR,
@@ -196,6 +197,25 @@ int machine_renew_identity(struct machine *machine, struct err *err);
 /* The VM generation ID as the guest sees it. */
 #define MACHINE_ID_BYTES 16
 void machine_generation_id(struct machine *machine, uint8_t id[MACHINE_ID_BYTES]);
+
+/* ---- only for snapshots; also run_control.c ---- */
+
+/*
+ * Parks all, finishes what devices have taken, goes to SAVE_VM: memory and state stand still until
+ * machine_leave_save. Meanwhile machine_stop and machine_cont say whether the guest is to run then.
+ * Errors as machine_stop's.
+ */
+int machine_enter_save(struct machine *machine, struct err *err);
+/*
+ * The guest is what it was before: it runs, unless it was stopped before or since or cannot run any
+ * more (logged). In other states than SAVE_VM nothing happens. Its memory may be read still, as it
+ * was: until machine_finish_save a reset waits, and no switchover begins.
+ */
+void machine_leave_save(struct machine *machine);
+/* Memory has been read, or will not be. After machine_leave_save. */
+void machine_finish_save(struct machine *machine);
+/* From machine_enter_save to machine_finish_save. */
+bool machine_is_saving(const struct machine *machine);
 
 /* ---- reset, power, end ---- */
 

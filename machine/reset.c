@@ -28,9 +28,11 @@ const char *machine_reset_waits_for(const struct machine *m)
 	if (m->reset.phase == RESET_NONE)
 		return NULL;
 	if (m->reset.phase == RESET_FINDS)
-		return "the kernel on its disk";
-	return memory_is_late(m->mem) ? "the pages that are still missing" :
-					"requests that its disks have not finished";
+		return "the kernel that it starts with";
+	if (memory_is_late(m->mem))
+		return "the pages that are still missing";
+	return m->saving ? "the snapshot that reads its memory" :
+			   "requests that its disks have not finished";
 }
 
 static int reset_failed(struct machine *m, struct err *err)
@@ -45,6 +47,9 @@ static const char *reset_obstacle(struct machine *m)
 {
 	if (memory_is_late(m->mem))
 		return "until all of its memory has come";
+	/* It is loaded by this thread, which cannot be held up as a writer is (memory/snapshot.h). */
+	if (m->saving)
+		return "until a snapshot has read its memory";
 	/* They may still be writing to where the kernel will be. */
 	return board_is_busy(m->board) ?
 		       "until its disks have finished what they were asked for" : NULL;

@@ -13,6 +13,10 @@
  *   machine_leave_migrate  the guest is here: it has arrived, RUNNING, PAUSED, or why it cannot run
  *                          stays, or was taken back
  *
+ *   machine_enter_save     a snapshot begins                  SAVE_VM
+ *   machine_leave_save     the guest may go on                what it was
+ *   machine_finish_save    its memory has been read           stays
+ *
  * While a migration comes in there is nothing to stop: machine_stop and
  * machine_cont then say whether the guest is to run once it has arrived; and
  * while it is being saved, whether it is to run afterwards.
@@ -70,6 +74,12 @@ int machine_stop(struct machine *m, enum run_state as, struct err *err)
 	/* What ends the machine is told at once; the rest is for when the guest is here. */
 	if (m->state == RUN_STATE_INMIGRATE && (as == RUN_STATE_PAUSED || as == RUN_STATE_DEBUG)) {
 		m->autostart = false;
+		return 0;
+	}
+	if (m->state == RUN_STATE_SAVE_VM && (as == RUN_STATE_PAUSED || as == RUN_STATE_DEBUG)) {
+		if (m->saved_from == RUN_STATE_RUNNING)
+			m->saved_from = as;
+		m->reset.resumes = false;
 		return 0;
 	}
 	/* Nor is it to run once a reset that waits is done. */
@@ -185,6 +195,12 @@ int machine_cont(struct machine *m, struct err *err)
 		machine_do_asked(m);
 	if (m->state == RUN_STATE_RUNNING)
 		return 0;
+	if (m->state == RUN_STATE_SAVE_VM) {
+		r = machine_may_run(m, err);
+		if (!r)
+			m->saved_from = RUN_STATE_RUNNING;
+		return r;
+	}
 	r = machine_may_run(m, err);
 	if (!r)
 		r = board_claim(m->board, err);
@@ -221,6 +237,8 @@ int machine_enter_migrate(struct machine *m, struct err *err)
 {
 	int r = check_follows(m, RUN_STATE_FINISH_MIGRATE, err);
 
+	if (!r && m->saving)
+		r = err_set(err, -EBUSY, "the machine's memory is being saved");
 	if (!r)
 		r = machine_park(m, err);
 	if (r < 0)
@@ -286,4 +304,54 @@ int machine_leave_migrate(struct machine *m, bool run, struct err *err)
 	}
 	machine_run(m);
 	return 0;
+}
+
+/* ---- a snapshot ---- */
+
+int machine_enter_save(struct machine *m, struct err *err)
+{
+	enum run_state from = m->state;
+	int r = check_follows(m, RUN_STATE_SAVE_VM, err);
+
+	if (!r)
+		r = machine_park(m, err);
+	if (r < 0)
+		return r;
+	board_stop(m->board);
+	r = machine_drain(m, err);
+	if (r < 0) {
+		if (from == RUN_STATE_RUNNING)
+			machine_let_run(m);
+		return r;
+	}
+	m->saved_from = from;
+	m->saving = true;
+	machine_set_state(m, RUN_STATE_SAVE_VM);
+	return 0;
+}
+
+void machine_leave_save(struct machine *m)
+{
+	struct err err = { 0 };
+
+	if (m->state != RUN_STATE_SAVE_VM)
+		return;
+	if (m->saved_from != RUN_STATE_RUNNING) {
+		machine_set_state(m, m->saved_from);
+		machine_reset_retry(m);
+	} else if (machine_leave_migrate(m, true, &err) < 0) {
+		log_error("the guest cannot go on after it was saved: %s", err.text);
+	}
+}
+
+void machine_finish_save(struct machine *m)
+{
+	m->saving = false;
+	if (m->state != RUN_STATE_SHUTDOWN)
+		machine_reset_retry(m);
+}
+
+bool machine_is_saving(const struct machine *m)
+{
+	return m->saving;
 }

@@ -474,6 +474,9 @@ static int check_machine(struct outgoing *o, struct err *err)
 			       "%" PRIu64 " pages of this guest's own memory have not come yet; migrate when they have",
 			       stats.missing);
 	}
+	if (machine_is_saving(o->m->machine))
+		return err_set(err, -EBUSY,
+			       "the machine is being saved: migrate when its memory has been read");
 	switch (state) {
 	case RUN_STATE_PRELAUNCH:
 	case RUN_STATE_RUNNING:

@@ -329,6 +329,60 @@ static void a_wish_travels(void **state)
 	world_free(to);
 }
 
+/* ---- time away ---- */
+
+static uint64_t clock_shown(struct machine *m)
+{
+	struct err err;
+	uint64_t clock;
+
+	assert_int_equal(arch_clock_stop(machine_vm(m), &clock, &err), 0);
+	return clock;
+}
+
+/* In ns: the clock's unit on x86; on others what is checked is that it goes on. */
+#ifdef __x86_64__
+#define CLOCK_SECOND NS_PER_SEC
+#else
+#define CLOCK_SECOND 1000
+#endif
+
+static void clocks_show_the_time_away_or_not(void **state)
+{
+	struct world *from = world_new(false, false), *to = world_new(true, false);
+	struct machine_away away = { .shown = true };
+	struct buf buf = { 0 };
+	int64_t parked;
+	struct err err;
+	uint64_t was;
+
+	(void)state;
+	was = clock_shown(from->machine);
+	assert_int_equal(machine_cont(from->machine, &err), 0);
+	assert_int_equal(machine_stop(from->machine, RUN_STATE_PAUSED, &err), 0);
+	parked = machine_parked_ns(from->machine);
+	assert_true(clock_wall_ns() - parked < 100 * NS_PER_SEC && clock_wall_ns() >= parked);
+	assert_int_equal(machine_save(from->machine, &buf, &err), 0);
+	/* When it was saved is not known. */
+	assert_int_equal(machine_load_away(to->machine, buf.data, buf.len, &away, &err), -ENODATA);
+	away.parked_ns = clock_wall_ns() - 3600 * NS_PER_SEC;
+	assert_int_equal(machine_load_away(to->machine, buf.data, buf.len, &away, &err), 0);
+	assert_true(clock_shown(to->machine) - was >= 3600u * CLOCK_SECOND);
+	assert_true(clock_wall_ns() - machine_parked_ns(to->machine) < 100 * NS_PER_SEC);
+	away.shown = false;
+	assert_int_equal(machine_load_away(to->machine, buf.data, buf.len, &away, &err), 0);
+	assert_true(clock_shown(to->machine) - was < 100 * NS_PER_SEC);
+	/* It has not run: it is as far behind as it was, should it be saved again. */
+	assert_true(machine_parked_ns(to->machine) - away.parked_ns < 100 * NS_PER_SEC);
+	/* This host's clock is behind. */
+	away = (struct machine_away){ .parked_ns = clock_wall_ns() * 2, .shown = true };
+	assert_int_equal(machine_load_away(to->machine, buf.data, buf.len, &away, &err), 0);
+	assert_true(clock_shown(to->machine) - was < 100 * NS_PER_SEC);
+	buf_fini(&buf);
+	world_free(from);
+	world_free(to);
+}
+
 /* ---- late memory ---- */
 
 static void fill_all_but(struct machine *m, uint64_t but)
@@ -543,10 +597,13 @@ static void state_of_another_shape_is_refused(void **state)
 	assert_int_equal(machine_save(m, &buf, &err), 0);
 	assert_int_equal(machine_load(m, buf.data, buf.len, &err), 0);
 	/* The message begins with its version (field 1) and the number of vCPUs (field 2). */
-	assert_memory_equal(buf.data, "\x08\x02\x10\x02", 4);
+	assert_memory_equal(buf.data, "\x08\x03\x10\x02", 4);
 	buf.data[1] = 1;
 	assert_load_fails(m, &buf, buf.len, "version 1");
 	buf.data[1] = 2;
+	assert_load_fails(m, &buf, buf.len,
+			  "identity, in a machine state of version 2, which has none");
+	buf.data[1] = 3;
 	buf.data[3] = 3;
 	assert_load_fails(m, &buf, buf.len, "3 vCPUs");
 	buf.data[3] = 2;
@@ -648,6 +705,7 @@ int main(void)
 		cmocka_unit_test(a_lost_page_stops_the_guest),
 		cmocka_unit_test(lost_pages_are_told_of_together),
 		cmocka_unit_test(a_guest_whose_faults_cannot_be_read_is_stopped),
+		cmocka_unit_test(clocks_show_the_time_away_or_not),
 		cmocka_unit_test(early_pages_come_once_each),
 		cmocka_unit_test(state_of_another_shape_is_refused),
 		cmocka_unit_test(damaged_state_does_no_harm),

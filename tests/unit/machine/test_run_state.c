@@ -14,7 +14,8 @@
 static void names_are_qemus(void **state)
 {
 	static const char *const names[STATES] = {
-		"prelaunch", "inmigrate", "running", "paused", "debug", "finish-migrate", "postmigrate",
+		"prelaunch", "inmigrate", "running", "paused", "debug", "finish-migrate", "save-vm",
+		"postmigrate",
 		"io-error", "internal-error", "guest-panicked", "shutdown",
 	};
 	unsigned int i;
@@ -28,18 +29,19 @@ static void names_are_qemus(void **state)
 static void the_table_is_as_documented(void **state)
 {
 	static const char *const may[STATES] = {
-		/*                    PIRpdfMiegS */
-		[RUN_STATE_PRELAUNCH] =		"1.1.11..1.1",
-		[RUN_STATE_INMIGRATE] =		".111...11.1",
-		[RUN_STATE_RUNNING] =		"..1111.1111",
-		[RUN_STATE_PAUSED] =		"1.1111.1111",
-		[RUN_STATE_DEBUG] =		"1.1111.1111",
-		[RUN_STATE_FINISH_MIGRATE] =	"..11.1111.1",
-		[RUN_STATE_POSTMIGRATE] =	"..11..111.1",
-		[RUN_STATE_IO_ERROR] =		"1.1..1.11.1",
-		[RUN_STATE_INTERNAL_ERROR] =	"1.1.....1.1",
-		[RUN_STATE_GUEST_PANICKED] =	"1.1..1..111",
-		[RUN_STATE_SHUTDOWN] =		"..........1",
+		/*                    PIRpdfsMiegS */
+		[RUN_STATE_PRELAUNCH] =		"1.1.111..1.1",
+		[RUN_STATE_INMIGRATE] =		".111....11.1",
+		[RUN_STATE_RUNNING] =		"..11111.1111",
+		[RUN_STATE_PAUSED] =		"1.11111.1111",
+		[RUN_STATE_DEBUG] =		"1.11111.1111",
+		[RUN_STATE_FINISH_MIGRATE] =	"..11.1.111.1",
+		[RUN_STATE_SAVE_VM] =		"1.111.1.1111",
+		[RUN_STATE_POSTMIGRATE] =	"..11...111.1",
+		[RUN_STATE_IO_ERROR] =		"1.1..11.11.1",
+		[RUN_STATE_INTERNAL_ERROR] =	"1.1......1.1",
+		[RUN_STATE_GUEST_PANICKED] =	"1.1..11..111",
+		[RUN_STATE_SHUTDOWN] =		"...........1",
 	};
 	unsigned int from, to;
 

@@ -187,7 +187,12 @@ static void test_nobody_there(void **state)
 		0);
 	world_until(&w, world_status(&w.from) == MIGRATION_FAILED);
 	assert_non_null(strstr(query(&w.from).error, "127.0.0.1 port 1"));
-	assert_true(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", true, &world_open, &err) < 0);
+	assert_true(migration_outgoing(w.from.migration, "tcp:127.0.0.1:1", true, &world_open,
+				       &err) < 0);
+	w.from.machine.saving = true;
+	assert_true(migration_outgoing(w.from.migration, "unix:/nowhere", false, NULL, &err) < 0);
+	assert_non_null(strstr(err.text, "being saved"));
+	w.from.machine.saving = false;
 	assert_true(migration_outgoing(w.to.migration, w.direct_uri, false, NULL, &err) < 0);
 	assert_non_null(strstr(err.text, "have not come yet"));
 	world_free(&w);

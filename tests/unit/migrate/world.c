@@ -64,6 +64,11 @@ enum run_state machine_state(const struct machine *machine)
 	return machine->state;
 }
 
+bool machine_is_saving(const struct machine *machine)
+{
+	return machine->saving;
+}
+
 const char *run_state_name(enum run_state state)
 {
 	(void)state;

@@ -82,6 +82,7 @@ struct machine {
 	struct machine_observer *observers;
 	struct memory *mem;
 	enum run_state state;
+	bool saving;
 	bool autostart;
 	bool to_run;		/* once a reset is done */
 	bool ran;		/* was RUNNING at any time since it was made */
