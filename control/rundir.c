@@ -103,6 +103,30 @@ static int make_dir(const char *path, struct err *err)
 	return r;
 }
 
+/* Not first '.': no machine's name is so. */
+#define SHARES ".shares"
+
+int rundir_share_path(char *path, const char *name, struct err *err)
+{
+	char base[RUNDIR_PATH_MAX], shares[RUNDIR_PATH_MAX];
+	int n, r = base_path(base, err);
+
+	if (!r && !rundir_name_is_valid(name))
+		r = err_set(
+			err, -EINVAL,
+			"a share's name is as a machine's: letters, digits, '.', '_', '-', '+'");
+	if (r < 0)
+		return r;
+	n = snprintf(shares, sizeof(shares), "%s/" SHARES, base);
+	if (n >= 0 && (size_t)n < sizeof(shares))
+		n = snprintf(path, RUNDIR_PATH_MAX, "%s/%s", shares, name);
+	if (n < 0 || (size_t)n >= RUNDIR_PATH_MAX)
+		return err_set(err, -ENAMETOOLONG, "%s: too long for the path of the share %s",
+			       base, name);
+	r = make_dir(base, err);
+	return r < 0 ? r : make_dir(shares, err);
+}
+
 /* The lock on `pid`, or as pidfile_lock; -EAGAIN: try again. */
 static int lock_pid(const char *path, const char *name, struct err *err)
 {

@@ -48,6 +48,11 @@ void rundir_release(struct rundir *rundir);
  * -ENOENT (no BASE for this user), -ENAMETOOLONG.
  */
 int rundir_path(char *path, const char *name, const char *file, struct err *err);
+/*
+ * BASE/.shares/NAME into path, for share.h; the directories are made as those
+ * of names. Errors as rundir_take's, but for -EADDRINUSE.
+ */
+int rundir_share_path(char *path, const char *name, struct err *err);
 /* The owner of a name: its process id (0 if it is about to say so), or -ESRCH: nobody has it. */
 pid_t rundir_owner(const char *name);
 
