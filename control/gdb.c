@@ -91,7 +91,7 @@ static void gdb_on_written(uv_write_t *write, int status)
 		detached_close(client);
 }
 
-static void output(struct gdb_client *client, const void *bytes, size_t len)
+static void gdb_output(struct gdb_client *client, const void *bytes, size_t len)
 {
 	struct output *out;
 	uv_buf_t buf;
@@ -121,7 +121,7 @@ void gdb_reply_bytes(struct gdb_client *client, const void *payload, size_t len)
 		gdb_client_close(client);
 		return;
 	}
-	output(client, client->last.data, client->last.len);
+	gdb_output(client, client->last.data, client->last.len);
 }
 
 void gdb_reply(struct gdb_client *client, const char *fmt, ...)
@@ -141,7 +141,7 @@ void gdb_reply(struct gdb_client *client, const char *fmt, ...)
 static void take_packet(struct gdb_client *client)
 {
 	if (!client->no_ack)
-		output(client, "+", 1);
+		gdb_output(client, "+", 1);
 	if (client->gdb)
 		gdb_command(client, (const char *)client->in.data, client->in.len);
 }
@@ -149,7 +149,7 @@ static void take_packet(struct gdb_client *client)
 static void detached_take(struct gdb_client *client, enum gdb_packet_event event)
 {
 	if (event == GDB_GOT_NAK) {
-		output(client, client->last.data, client->last.len);
+		gdb_output(client, client->last.data, client->last.len);
 	} else if (event == GDB_GOT_ACK) {
 		client->acked = true;
 		detached_close(client);
@@ -171,7 +171,7 @@ static void take_event(struct gdb_client *client, enum gdb_packet_event event)
 		break;
 	case GDB_GOT_NAK:
 		if (client->last.len)
-			output(client, client->last.data, client->last.len);
+			gdb_output(client, client->last.data, client->last.len);
 		break;
 	case GDB_GOT_INTERRUPT:
 		gdb_run_interrupt(client);
@@ -184,11 +184,11 @@ static void take_event(struct gdb_client *client, enum gdb_packet_event event)
 		if (client->no_ack)
 			gdb_reply(client, "E%02x", EPROTO);
 		else
-			output(client, "-", 1);
+			gdb_output(client, "-", 1);
 		break;
 	case GDB_GOT_TOO_LONG:
 		if (!client->no_ack)
-			output(client, "+", 1);
+			gdb_output(client, "+", 1);
 		gdb_reply(client, "E%02x", E2BIG);
 		break;
 	}
@@ -357,7 +357,7 @@ static void gdb_refuse(struct gdb *gdb, struct server *server)
 		refused_close(gdb->refused);
 	gdb->refused = refused;
 	refused->gdb = gdb;
-	r = server_accept(server, &refused->stream);
+	r = server_accept(server, &refused->stream, false);
 	refused->stream.handle.data = refused;
 	if (r < 0 || uv_read_start(&refused->stream.stream, on_refused_alloc, on_refused_read) < 0)
 		refused_close(refused);
@@ -386,7 +386,7 @@ static void gdb_on_client(struct server *server, void *arg)
 	client->gdb = gdb;
 	client->cont_thread = -1;
 	gdb->stranger = client;
-	r = server_accept(server, &client->stream);
+	r = server_accept(server, &client->stream, false);
 	uv_idle_init(gdb->uv, &client->more);
 	client->stream.handle.data = client->more.data = client;
 	client->handles = 2;

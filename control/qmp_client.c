@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -38,6 +39,7 @@ struct qmp_client {
 	bool ended;		/* it has said all, and still hears what it asked for */
 	int64_t turn_end_ns;
 	uint64_t turn_ms;	/* the loop's time when the turn began */
+	struct qmp_fds fds; /* that it has passed */
 	const uint8_t *left;	/* of bytes: not looked at yet */
 	size_t left_len;
 	char bytes[INPUT_BYTES];
@@ -55,6 +57,7 @@ static void qmp_client_on_closed(uv_handle_t *handle)
 	if (--client->handles)
 		return;
 	json_stream_fini(&client->input);
+	qmp_fds_fini(&client->fds);
 	free(client);
 }
 
@@ -363,6 +366,8 @@ static void qmp_client_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b
 		qmp_client_close(client);
 		return;
 	}
+	if (stream->type == UV_NAMED_PIPE)
+		qmp_fds_receive(&client->fds, &client->stream.pipe);
 	/* libuv may read many times in one turn, whose time does not move. */
 	if (client->turn_ms != uv_now(stream->loop))
 		qmp_client_turn_begin(client);
@@ -419,8 +424,9 @@ void qmp_client_accept(struct qmp *qmp, struct server *server)
 		log_error("QMP: no memory for a client");
 		return;
 	}
+	qmp_fds_init(&client->fds);
 	make_place(qmp);
-	r = server_accept(server, &client->stream);
+	r = server_accept(server, &client->stream, true);
 	uv_idle_init(qmp->uv, &client->more);
 	client->stream.handle.data = client->more.data = client;
 	client->handles = 2;
@@ -492,12 +498,35 @@ static int cmd_commands(struct qmp_call *call, struct err *err)
 	return 0;
 }
 
+static int cmd_getfd(struct qmp_call *call, struct err *err)
+{
+	return qmp_fds_name(&call->client->fds, qmp_arg_string(call, "fdname"), err);
+}
+
+int qmp_take_fd(struct qmp_call *call, const char *name, struct err *err)
+{
+	return qmp_fds_take(&call->client->fds, name, err);
+}
+
+static int cmd_closefd(struct qmp_call *call, struct err *err)
+{
+	int fd = qmp_take_fd(call, qmp_arg_string(call, "fdname"), err);
+
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
+}
+
+static const struct qmp_arg fd_args[] = { { "fdname", QMP_STRING, false }, { 0 } };
 static const struct qmp_arg capabilities_args[] = { { "enable", QMP_ARRAY, true }, { 0 } };
 
 const struct qmp_command qmp_client_commands[] = {
 	{ "qmp_capabilities", cmd_capabilities, capabilities_args, false },
 	{ "query-version", cmd_version, NULL, false },
 	{ "query-commands", cmd_commands, NULL, false },
+	{ "getfd", cmd_getfd, fd_args, false },
+	{ "closefd", cmd_closefd, fd_args, false },
 	{ 0 },
 };
 

@@ -22,6 +22,7 @@
 #include "control/json_stream.h"
 #include "control/qmp.h"
 #include "control/qmp_args.h"
+#include "control/qmp_fd.h"
 #include "control/server.h"
 
 #define QMP_OUTPUT_MAX ((size_t)16 << 20)	/* bytes queued for a client; beyond it the client is dropped */
@@ -84,6 +85,9 @@ const struct qmp_command *qmp_find_command(const char *name);
 const char *qmp_arg_string(const struct qmp_call *call, const char *name);
 bool qmp_arg_bool(const struct qmp_call *call, const char *name);
 uint64_t qmp_arg_uint(const struct qmp_call *call, const char *name, uint64_t otherwise);
+
+/* What the client has named by getfd: the caller's from now on. -ENOENT. */
+int qmp_take_fd(struct qmp_call *call, const char *name, struct err *err);
 
 /* A JSON string of any bytes: what is not UTF-8 is shown as '?'. NULL: no memory. */
 json_t *qmp_string(const char *text);

@@ -28,6 +28,7 @@ struct event {
 
 struct qmp_remote {
 	int fd, interrupt_fd;
+	int passed_fd; /* goes with the next message's first byte; -1: none */
 	int timeout_ms;
 	char address[ADDRESS_SHOWN];	/* for messages */
 	json_int_t id;			/* of the last request */
@@ -177,7 +178,32 @@ static int receive(struct qmp_remote *remote, int64_t deadline, json_t **message
 	return err_set(err, -EPROTO, "%s: this is no QMP: a message is no object", remote->address);
 }
 
-static int send_message(struct qmp_remote *remote, const json_t *message, int64_t deadline, struct err *err)
+/* As send, with the descriptor that is to be passed, which a part of it is enough for. */
+static ssize_t send_some(struct qmp_remote *remote, const char *text, size_t len)
+{
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = { .header = { .cmsg_len = CMSG_LEN(sizeof(int)),
+				  .cmsg_level = SOL_SOCKET,
+				  .cmsg_type = SCM_RIGHTS } };
+	struct iovec iov = { (char *)text, len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	ssize_t n;
+
+	if (remote->passed_fd >= 0) {
+		memcpy(CMSG_DATA(&control.header), &remote->passed_fd, sizeof(int));
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control);
+	}
+	n = sendmsg(remote->fd, &msg, MSG_NOSIGNAL);
+	if (n > 0)
+		remote->passed_fd = -1;
+	return n;
+}
+
+static int send_message(struct qmp_remote *remote, const json_t *message, int64_t deadline,
+			struct err *err)
 {
 	char *text = json_dumps(message, JSON_COMPACT);
 	size_t len, sent = 0;
@@ -189,7 +215,7 @@ static int send_message(struct qmp_remote *remote, const json_t *message, int64_
 	len = strlen(text);
 	text[len++] = '\n';	/* instead of the NUL */
 	while (sent < len && !r) {
-		n = send(remote->fd, text + sent, len - sent, MSG_NOSIGNAL);
+		n = send_some(remote, text + sent, len - sent);
 		if (n > 0)
 			sent += (size_t)n;
 		else if (errno == EAGAIN || errno == EINTR)
@@ -295,6 +321,21 @@ int qmp_remote_call(struct qmp_remote *remote, const char *command, json_t *args
 	return r;
 }
 
+int qmp_remote_pass_fd(struct qmp_remote *remote, const char *name, int fd, struct err *err)
+{
+	int domain = AF_UNSPEC, r;
+	socklen_t len = sizeof(domain);
+
+	if (getsockopt(remote->fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX)
+		return err_set(err, -EINVAL,
+			       "%s: a descriptor can be passed over a unix socket alone",
+			       remote->address);
+	remote->passed_fd = fd;
+	r = qmp_remote_call(remote, "getfd", json_pack("{s:s}", "fdname", name), NULL, err);
+	remote->passed_fd = -1;
+	return r;
+}
+
 int qmp_remote_event(struct qmp_remote *remote, int timeout_ms, json_t **event, struct err *err)
 {
 	struct err why;
@@ -347,7 +388,7 @@ int qmp_remote_open(struct qmp_remote **out, const char *address, int timeout_ms
 
 	if (!remote)
 		return err_set(err, -ENOMEM, "no memory for a connection");
-	remote->fd = remote->interrupt_fd = -1;
+	remote->fd = remote->interrupt_fd = remote->passed_fd = -1;
 	remote->timeout_ms = timeout_ms;
 	snprintf(remote->address, sizeof(remote->address), "%s", address);
 	r = connect_address(remote, address, timeout_ms, err);

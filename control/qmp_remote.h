@@ -41,8 +41,18 @@ void qmp_remote_interrupt_by(struct qmp_remote *remote, int fd);
  * consumed.
  */
 int qmp_remote_ask(struct qmp_remote *remote, json_t *request, json_t **reply, struct err *err);
-/* As qmp_remote_ask, and returns what is under "return", or -EREMOTEIO. args may be NULL and is consumed; result may be NULL. */
-int qmp_remote_call(struct qmp_remote *remote, const char *command, json_t *args, json_t **result, struct err *err);
+/*
+ * As qmp_remote_ask, and returns what is under "return", or -EREMOTEIO. args
+ * may be NULL and is consumed; result may be NULL.
+ */
+int qmp_remote_call(struct qmp_remote *remote, const char *command, json_t *args, json_t **result,
+		    struct err *err);
+
+/*
+ * Passes a copy of a descriptor over a unix socket, and has it named there: QEMU's
+ * getfd. -EINVAL: over another one none can be passed.
+ */
+int qmp_remote_pass_fd(struct qmp_remote *remote, const char *name, int fd, struct err *err);
 
 /* The next event, in order. timeout_ms -1: waits for ever. 1: there is one; 0: none in time. */
 int qmp_remote_event(struct qmp_remote *remote, int timeout_ms, json_t **event, struct err *err);

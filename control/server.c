@@ -165,10 +165,11 @@ int server_new(struct server **out, uv_loop_t *loop, const char *what, const cha
 	return 0;
 }
 
-int server_accept(struct server *server, union server_stream *stream)
+int server_accept(struct server *server, union server_stream *stream, bool descriptors)
 {
 	uv_loop_t *loop = server->poll.loop;
-	int r = server->is_unix ? uv_pipe_init(loop, &stream->pipe, 0) : uv_tcp_init(loop, &stream->tcp);
+	int r = server->is_unix ? uv_pipe_init(loop, &stream->pipe, descriptors) :
+				  uv_tcp_init(loop, &stream->tcp);
 
 	if (r == 0)
 		r = server->is_unix ? uv_pipe_open(&stream->pipe, server->client) :

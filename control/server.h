@@ -6,6 +6,7 @@
 #ifndef POSTERN_CONTROL_SERVER_H
 #define POSTERN_CONTROL_SERVER_H
 
+#include <stdbool.h>
 #include <uv.h>
 
 #include "base/err.h"
@@ -32,8 +33,12 @@ typedef void (*server_on_client)(struct server *server, void *arg);
  */
 int server_new(struct server **out, uv_loop_t *loop, const char *what, const char *spec,
 	       server_on_client on_client, void *arg, struct err *err);
-/* Initialises *stream and accepts into it. 0 or a negative errno; in either case the caller closes stream->handle. */
-int server_accept(struct server *server, union server_stream *stream);
+/*
+ * Initialises *stream and accepts into it. descriptors: of a unix socket they
+ * are received as well (uv_pipe_pending_count). 0 or a negative errno; in either
+ * case the caller closes stream->handle.
+ */
+int server_accept(struct server *server, union server_stream *stream, bool descriptors);
 /* Stops listening, unlinks the socket. The memory goes when the loop has run. NULL is allowed. */
 void server_free(struct server *server);
 
