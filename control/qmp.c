@@ -175,6 +175,14 @@ int qmp_new(struct qmp **out, struct machine *machine, struct migration *migrati
 	return 0;
 }
 
+void qmp_set_snapshot(struct qmp *qmp, struct snapshot *snapshot)
+{
+	const struct snapshot_observer observer = { .progress = qmp_on_snapshot, .arg = qmp };
+
+	qmp->snapshot = snapshot;
+	snapshot_observe(snapshot, &observer);
+}
+
 static void qmp_on_client(struct server *server, void *arg)
 {
 	qmp_client_accept(arg, server);
@@ -231,7 +239,12 @@ void qmp_free(struct qmp *qmp)
 		server_free(qmp->servers[i]);
 	qmp->nservers = 0;
 	qmp_flush(qmp);
+	/* The guest is its machine's again. */
+	dump_free(qmp->dump);
+	qmp->dump = NULL;
 	machine_unobserve(qmp->machine, &qmp->machine_observer);
+	if (qmp->snapshot)
+		snapshot_observe(qmp->snapshot, &(struct snapshot_observer){ 0 });
 	while (qmp->clients)
 		qmp_client_close(qmp->clients);
 	/*

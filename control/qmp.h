@@ -13,11 +13,21 @@
 #include "base/err.h"
 #include "machine/machine.h"
 #include "migrate/migration.h"
+#include "snapshot/snapshot.h"
 
 struct qmp;
 
-int qmp_new(struct qmp **out, struct machine *machine, struct migration *migration, struct err *err);
-/* spec: "unix:PATH" or "tcp:HOST:PORT", with QEMU's ",server=on,wait=off" accepted. May be called several times. */
+int qmp_new(struct qmp **out, struct machine *machine, struct migration *migration,
+	    struct err *err);
+/*
+ * What the commands on snapshots are about; without it they are refused.
+ * Outlives qmp, and has no other listener.
+ */
+void qmp_set_snapshot(struct qmp *qmp, struct snapshot *snapshot);
+/*
+ * spec: "unix:PATH" or "tcp:HOST:PORT", with QEMU's ",server=on,wait=off"
+ * accepted. May be called several times.
+ */
 int qmp_listen(struct qmp *qmp, const char *spec, struct err *err);
 /*
  * Sends what is queued as far as the clients take it, closes, unlinks the

@@ -536,6 +536,8 @@ const struct qmp_command *const qmp_tables[] = {
 	qmp_query_commands,
 	qmp_migrate_commands,
 	qmp_postern_commands,
+	qmp_snapshot_commands,
+	qmp_dump_commands,
 	qmp_hmp_commands,
 };
 const unsigned int qmp_ntables = sizeof(qmp_tables) / sizeof(qmp_tables[0]);

@@ -24,6 +24,7 @@
 #include "control/qmp_args.h"
 #include "control/qmp_fd.h"
 #include "control/server.h"
+#include "snapshot/dump.h"
 
 #define QMP_OUTPUT_MAX ((size_t)16 << 20)	/* bytes queued for a client; beyond it the client is dropped */
 #define QMP_LISTENERS_MAX 9	/* --qmp's and a named machine's */
@@ -40,6 +41,8 @@ struct qmp_client;
 struct qmp {
 	struct machine *machine;
 	struct migration *migration;
+	struct snapshot *snapshot;	/* NULL: none */
+	struct dump *dump;	/* the last one; NULL: there was none */
 	uv_loop_t *uv;
 	struct server *servers[QMP_LISTENERS_MAX];
 	unsigned int nservers;
@@ -75,6 +78,8 @@ extern const struct qmp_command qmp_machine_commands[];
 extern const struct qmp_command qmp_query_commands[];
 extern const struct qmp_command qmp_migrate_commands[];
 extern const struct qmp_command qmp_postern_commands[];
+extern const struct qmp_command qmp_snapshot_commands[];
+extern const struct qmp_command qmp_dump_commands[];
 extern const struct qmp_command qmp_hmp_commands[];
 extern const struct qmp_command *const qmp_tables[];
 extern const unsigned int qmp_ntables;
@@ -96,6 +101,13 @@ json_t *qmp_uint(uint64_t value);
 
 /* Sends to every client that has negotiated. `data` (may be NULL) is consumed. */
 void qmp_event(struct qmp *qmp, const char *name, json_t *data);
+
+/* ---- qmp_snapshot.c ---- */
+
+/* Progress of a save, as an event. */
+void qmp_on_snapshot(void *qmp, const struct snapshot_info *info);
+/* Where late memory comes from; NULL: from nowhere. */
+json_t *qmp_source(struct qmp *qmp);
 
 /* A client is at the server's door. */
 void qmp_client_accept(struct qmp *qmp, struct server *server);

@@ -57,11 +57,14 @@ static json_t *pages_to_json(const struct memory_stats *stats)
 
 static json_t *counters_to_json(const struct memory_stats *stats)
 {
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "faults", qmp_uint(stats->faults), "requests",
-			 qmp_uint(stats->requests), "filled", qmp_uint(stats->filled), "duplicates",
-			 qmp_uint(stats->duplicates), "kicks", qmp_uint(stats->kicks), "ejects",
-			 qmp_uint(stats->ejects), "gup-sleeps", qmp_uint(stats->gup_sleeps), "stray-faults",
-			 qmp_uint(stats->direct_accesses), "discarded", qmp_uint(stats->discarded));
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "faults",
+			 qmp_uint(stats->faults), "requests", qmp_uint(stats->requests), "filled",
+			 qmp_uint(stats->filled), "duplicates", qmp_uint(stats->duplicates),
+			 "kicks", qmp_uint(stats->kicks), "ejects", qmp_uint(stats->ejects),
+			 "gup-sleeps", qmp_uint(stats->gup_sleeps), "direct-accesses",
+			 qmp_uint(stats->direct_accesses), "discarded", qmp_uint(stats->discarded),
+			 /* Its name in 0.1, for one release more. */
+			 "stray-faults", qmp_uint(stats->direct_accesses));
 }
 
 static json_t *latency_to_json(struct hist *hist)
@@ -100,10 +103,12 @@ static int cmd_faults(struct qmp_call *call, struct err *err)
 		json_array_append_new(waiters[i].cpu >= 0 ? vcpus : others,
 				      waiter_to_json(mem, &waiters[i], now));
 	memory_stats(mem, &stats);
-	call->result = json_pack("{s:o,s:o,s:o,s:o,s:o,s:s}", "vcpus", vcpus, "others", others, "pages",
-				 pages_to_json(&stats), "counters", counters_to_json(&stats), "latency",
-				 latency_to_json(memory_latency(mem)), "way-out",
-				 memory_way_out(mem) == WAY_OUT_EJECT ? "eject" : "kernel");
+	call->result =
+		json_pack("{s:o,s:o,s:o,s:o,s:o,s:s,s:o*}", "vcpus", vcpus, "others", others,
+			  "pages", pages_to_json(&stats), "counters", counters_to_json(&stats),
+			  "latency", latency_to_json(memory_latency(mem)), "way-out",
+			  memory_way_out(mem) == WAY_OUT_EJECT ? "eject" : "kernel", "source",
+			  qmp_source(call->qmp));
 	return 0;
 }
 

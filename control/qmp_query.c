@@ -75,14 +75,34 @@ static int cmd_chardev(struct qmp_call *call, struct err *err)
 
 	(void)err;
 	chardev_filename(filename, sizeof(filename), &machine_config(call->qmp->machine)->serial);
-	call->result = json_pack("[{s:s,s:o,s:b}]", "label", "serial0", "filename", qmp_string(filename), "frontend-open",
-				 true);
+	call->result = json_pack("[{s:s,s:o,s:b}]", "label", "serial0", "filename",
+				 qmp_string(filename), "frontend-open", true);
+	return 0;
+}
+
+/* As a GUID is written: its first three fields are little endian in memory. */
+static int cmd_generation_id(struct qmp_call *call, struct err *err)
+{
+	static const uint8_t order[MACHINE_ID_BYTES] = {
+		3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15,
+	};
+	uint8_t id[MACHINE_ID_BYTES];
+	char text[2 * MACHINE_ID_BYTES + 5], *to = text;
+	unsigned int i;
+
+	(void)err;
+	machine_generation_id(call->qmp->machine, id);
+	for (i = 0; i < MACHINE_ID_BYTES; i++)
+		to += sprintf(to, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
+			      id[order[i]]);
+	call->result = json_pack("{s:s}", "guid", text);
 	return 0;
 }
 
 const struct qmp_command qmp_query_commands[] = {
 	{ "query-target", cmd_target, NULL, false },
 	{ "query-uuid", cmd_uuid, NULL, false },
+	{ "query-vm-generation-id", cmd_generation_id, NULL, false },
 	{ "query-machines", cmd_machines, NULL, false },
 	{ "query-memory-size-summary", cmd_memory_size, NULL, false },
 	{ "query-iothreads", cmd_iothreads, NULL, false },

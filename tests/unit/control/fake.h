@@ -16,6 +16,8 @@
 #include "machine/machine.h"
 #include "memory/eject.h"
 #include "migrate/migration.h"
+#include "snapshot/dump.h"
+#include "snapshot/snapshot.h"
 
 #define FAKE_PAGES 16u
 #define FAKE_GPA UINT64_C(0x10000)
@@ -87,6 +89,16 @@ struct migration {
 	struct migration_info info;
 	char last[128];			/* the last call and its uri */
 	bool fail;
+};
+
+struct snapshot {
+	struct snapshot_observer observer;
+	struct snapshot_info info;
+	bool saved;			/* info is of use */
+	bool restored;
+	bool fail;
+	struct worker_fill fill;
+	char last[128];			/* the last call */
 };
 
 struct machine *fake_machine_new(void);

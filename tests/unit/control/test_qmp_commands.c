@@ -214,6 +214,15 @@ static void test_capabilities(void **state)
 	ask(s, "{\"execute\":\"query-name\"}", "{\"return\":{\"name\":\"fake\"}}");
 }
 
+static void test_generation_id(void **state)
+{
+	struct setup *s = *state;
+
+	/* Sixteen bytes, 1 to 16, as a GUID is written. */
+	ask(s, "{\"execute\":\"query-vm-generation-id\"}",
+	    "{\"return\":{\"guid\":\"04030201-0605-0807-090a-0b0c0d0e0f10\"}}");
+}
+
 static void test_faults(void **state)
 {
 	struct setup *s = *state;
@@ -246,7 +255,13 @@ static void test_faults(void **state)
 	assert_int_equal(
 		json_integer_value(json_object_get(json_object_get(out, "latency"), "count")), 1);
 	assert_string_equal(json_string_value(json_object_get(out, "way-out")), "kernel");
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "counters"), "stray-faults")), 2);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(out, "counters"),
+							    "direct-accesses")),
+			 2);
+	/* Its name in 0.1. */
+	assert_int_equal(json_integer_value(
+				 json_object_get(json_object_get(out, "counters"), "stray-faults")),
+			 2);
 	json_decref(out);
 
 	ask(s, "{\"execute\":\"query-postern-map\",\"arguments\":{\"cells\":4}}",
@@ -289,6 +304,187 @@ static void test_reclaim(void **state)
 	s->migration.fail = false;
 	ask(s, RECLAIM, "{\"return\":{}}");
 	assert_string_equal(s->migration.last, "reclaim ");
+}
+
+#define SAVE(args) "{\"execute\":\"postern-snapshot-save\",\"arguments\":{" args "}}"
+#define FILL(args) "{\"execute\":\"postern-set-fill\",\"arguments\":{" args "}}"
+
+/* Live or paused, and what it costs the guest. */
+static void test_how_memory_is_saved(struct setup *s, struct snapshot *snapshot)
+{
+	struct save_info *save = &snapshot->info.save;
+	json_t *out, *job;
+
+	*save = (struct save_info){
+		.phase = SAVE_COPYING,
+		.live = true,
+		.memory = { .copied = 3, .buffered = 2, .throttled = 7, .throttled_ns = 5000 },
+	};
+	strcpy(snapshot->info.parent, "web0");
+	out = ask_return(s, "{\"execute\":\"query-postern-snapshots\"}");
+	job = json_array_get(out, 0);
+	assert_string_equal(json_string_value(json_object_get(job, "mode")), "live");
+	assert_string_equal(json_string_value(json_object_get(job, "parent")), "web0");
+	assert_int_equal(json_integer_value(json_object_get(job, "copied-pages")), 48);
+	assert_int_equal(json_integer_value(json_object_get(job, "buffered-bytes")), 131072);
+	assert_int_equal(json_integer_value(json_object_get(job, "throttled")), 7);
+	assert_int_equal(json_integer_value(json_object_get(job, "throttled-us")), 5);
+	assert_null(json_object_get(job, "paused-because"));
+	json_decref(out);
+	save->live = false;
+	strcpy(save->reason, "of this");
+	out = ask_return(s, "{\"execute\":\"query-postern-snapshots\"}");
+	job = json_array_get(out, 0);
+	assert_string_equal(json_string_value(json_object_get(job, "mode")), "paused");
+	assert_string_equal(json_string_value(json_object_get(job, "paused-because")), "of this");
+	json_decref(out);
+}
+
+#define DUMP(args) "{\"execute\":\"dump-guest-memory\",\"arguments\":{" args "}}"
+
+static void test_dumps(void **state)
+{
+	struct setup *s = *state;
+
+	ask(s, "{\"execute\":\"query-dump\"}",
+	    "{\"return\":{\"status\":\"none\",\"completed\":0,\"total\":0,"
+	    "\"x-postern-missing-pages\":0}}");
+	ask_error(s, DUMP("\"protocol\":\"file:/x\""), "GenericError",
+		  "Parameter 'paging' is missing");
+	ask_error(s, DUMP("\"paging\":true,\"protocol\":\"file:/x\""), "GenericError",
+		  "Parameter 'paging' expects false: addresses are physical ones");
+	ask_error(s, DUMP("\"paging\":false,\"protocol\":\"file:/x\",\"begin\":0"),
+		  "GenericError", "Parameter 'length' is missing");
+	ask_error(s, DUMP("\"paging\":false,\"protocol\":\"file:/x\",\"format\":\"kdump-zlib\""),
+		  "GenericError", "Parameter 'format' does not accept value 'kdump-zlib'");
+	ask_error(s, DUMP("\"paging\":false,\"protocol\":\"/x\""), "GenericError",
+		  "Parameter 'protocol' expects a protocol of file: and a path, or fd: and a name "
+		  "given by getfd");
+	ask_error(s, DUMP("\"paging\":false,\"protocol\":\"fd:x\""), "GenericError",
+		  "File descriptor named 'x' not found");
+	ask_error(s, DUMP("\"paging\":false,\"protocol\":\"file:/nowhere\""), "GenericError",
+		  "/nowhere: fake failure");
+	ask(s, DUMP("\"paging\":false,\"protocol\":\"file:/x\",\"begin\":4096,\"length\":4096,"
+		    "\"detach\":true"),
+	    "{\"return\":{}}");
+	ask(s, "{\"execute\":\"query-dump\"}",
+	    "{\"return\":{\"status\":\"active\",\"completed\":4096,\"total\":4096,"
+	    "\"x-postern-missing-pages\":1}}");
+	ask_error(s, DUMP("\"paging\":false,\"protocol\":\"file:/x\""), "GenericError",
+		  "There is a dump in process, please wait.");
+	ask(s, "{\"execute\":\"query-dump-guest-memory-capability\"}",
+	    "{\"return\":{\"formats\":[\"elf\"]}}");
+}
+
+static void test_snapshots(void **state)
+{
+	struct setup *s = *state;
+	struct snapshot snapshot = { 0 };
+	json_t *out;
+
+	ask_error(s, SAVE("\"to\":\"/images/web1\""), "GenericError",
+		  "this machine has no snapshots");
+	ask(s, "{\"execute\":\"query-postern-snapshots\"}", "{\"return\":[]}");
+	qmp_set_snapshot(s->qmp, &snapshot);
+	ask(s, SAVE("\"to\":\"/images/web1\""), "{\"return\":{\"id\":\"save-1\"}}");
+	assert_string_equal(snapshot.last, "save /images/web1 - 0 0");
+	ask(s, SAVE("\"to\":\"a/b\",\"id\":\"x\",\"level\":7"), "{\"return\":{\"id\":\"x\"}}");
+	assert_string_equal(snapshot.last, "save a/b x 7 0");
+	ask(s, SAVE("\"to\":\"a/b\",\"id\":\"x\",\"paused\":true"), "{\"return\":{\"id\":\"x\"}}");
+	assert_string_equal(snapshot.last, "save a/b x 0 0 paused");
+	ask(s, SAVE("\"to\":\"a/b\",\"id\":\"x\",\"track\":true,\"incremental\":true"),
+	    "{\"return\":{\"id\":\"x\"}}");
+	assert_string_equal(snapshot.last, "save a/b x 0 0 track incremental");
+	ask(s, SAVE("\"to\":\"a/b\",\"id\":\"x\",\"parent\":\"c\""), "{\"return\":{\"id\":\"x\"}}");
+	assert_string_equal(snapshot.last, "save a/b x 0 0 incremental c");
+	ask_error(s, SAVE("\"to\":\"a/b\",\"level\":20"), "GenericError",
+		  "Parameter 'level' expects an integer in the range of 0 to 19");
+	ask(s, SAVE("\"to\":\"a/b\",\"store-credentials\":\"/login\",\"store-deadline\":500"),
+	    "{\"return\":{\"id\":\"save-1\"}}");
+	assert_string_equal(snapshot.last, "save a/b - 0 /login 500");
+	ask(s, SAVE("\"to\":\"a/b\",\"key-file\":\"/key\""), "{\"return\":{\"id\":\"save-1\"}}");
+	assert_string_equal(snapshot.last, "save a/b - 0 0 /key");
+	ask_error(s, SAVE("\"to\":\"a/b\",\"store-deadline\":99"), "GenericError",
+		  "Parameter 'store-deadline' expects milliseconds in the range of 100 to 3600000");
+	ask_error(s, SAVE("\"to\":\"a/b\",\"store-deadline\":4294967396"), "GenericError",
+		  "Parameter 'store-deadline' expects milliseconds in the range of 100 to 3600000");
+	ask_error(s, SAVE(""), "GenericError", "Parameter 'to' is missing");
+	ask(s, "{\"execute\":\"postern-snapshot-cancel\",\"arguments\":{\"id\":\"x\"}}",
+	    "{\"return\":{}}");
+	assert_string_equal(snapshot.last, "cancel x");
+	snapshot.fail = true;
+	ask_error(s, SAVE("\"to\":\"a/b\""), "GenericError", "fake failure");
+	ask_error(s, "{\"execute\":\"postern-snapshot-cancel\"}", "GenericError",
+		  "there is no such job");
+	snapshot.saved = true;
+	snapshot.info.save.phase = SAVE_FAILED;
+	strcpy(snapshot.info.id, "x");
+	strcpy(snapshot.info.save.err.text, "no room");
+	out = ask_return(s, "{\"execute\":\"query-postern-snapshots\"}");
+	assert_string_equal(json_string_value(json_object_get(json_array_get(out, 0), "status")),
+			    "failed");
+	assert_string_equal(
+		json_string_value(json_object_get(json_array_get(out, 0), "error-desc")),
+		"no room");
+	assert_null(json_object_get(json_array_get(out, 0), "image-id"));
+	json_decref(out);
+	test_how_memory_is_saved(s, &snapshot);
+}
+
+static void test_where_memory_comes_from(void **state)
+{
+	struct setup *s = *state;
+	struct snapshot snapshot = { 0 };
+	json_t *out, *source, *set;
+
+	qmp_set_snapshot(s->qmp, &snapshot);
+	out = ask_return(s, "{\"execute\":\"query-postern-faults\"}");
+	assert_null(json_object_get(out, "source"));
+	json_decref(out);
+	ask_error(s, FILL("\"fill\":\"off\""), "GenericError",
+		  "the machine was not restored from an image");
+	snapshot.restored = true;
+	ask(s, FILL("\"fill\":\"off\""), "{\"return\":{}}");
+	assert_true(snapshot.fill.off);
+	ask(s, FILL("\"fill\":\"on\",\"rate\":4096"), "{\"return\":{}}");
+	assert_false(snapshot.fill.off);
+	assert_int_equal(snapshot.fill.rate, 4096);
+	ask_error(s, FILL("\"fill\":\"maybe\""), "GenericError",
+		  "Parameter 'fill' expects 'on' or 'off'");
+	out = ask_return(s, "{\"execute\":\"query-postern-faults\"}");
+	source = json_object_get(out, "source");
+	assert_string_equal(json_string_value(json_object_get(source, "kind")), "image");
+	assert_string_equal(json_string_value(json_object_get(source, "image")), "web1");
+	assert_int_equal(json_integer_value(json_object_get(source, "rate")), 4096);
+	assert_null(json_object_get(source, "error-desc"));
+	set = json_object_get(source, "working-set");
+	assert_string_equal(json_string_value(json_object_get(set, "mode")), "on");
+	assert_string_equal(json_string_value(json_object_get(set, "replay")), "running");
+	assert_string_equal(json_string_value(json_object_get(set, "record")), "running");
+	assert_int_equal(json_integer_value(json_object_get(set, "runs")), 3);
+	assert_int_equal(json_integer_value(json_object_get(set, "spans")), 40);
+	assert_int_equal(json_integer_value(json_object_get(set, "present")), 30);
+	assert_int_equal(json_integer_value(json_object_get(set, "missed")), 2);
+	json_decref(out);
+}
+
+static void test_a_save_is_followed_by_events(void **state)
+{
+	struct setup *s = *state;
+	struct snapshot snapshot = { 0 };
+	struct snapshot_info info = { .id = "x", .store = "/images", .name = "web1" };
+	json_t *event, *data;
+
+	qmp_set_snapshot(s->qmp, &snapshot);
+	info.save.phase = SAVE_COMPLETED;
+	info.save.pages = info.save.pages_done = 4096;
+	snapshot.observer.progress(snapshot.observer.arg, &info);
+	event = receive(s);
+	data = json_object_get(event, "data");
+	assert_string_equal(json_string_value(json_object_get(event, "event")), "POSTERN_SNAPSHOT");
+	assert_string_equal(json_string_value(json_object_get(data, "status")), "completed");
+	assert_int_equal(json_integer_value(json_object_get(data, "done-pages")), 4096);
+	json_decref(event);
 }
 
 static void test_command_list(void **state)
@@ -345,8 +541,13 @@ int main(void)
 		TEST(test_parameters),
 		TEST(test_capabilities),
 		TEST(test_human_monitor),
+		TEST(test_generation_id),
 		TEST(test_faults),
 		TEST(test_reclaim),
+		TEST(test_dumps),
+		TEST(test_snapshots),
+		TEST(test_where_memory_comes_from),
+		TEST(test_a_save_is_followed_by_events),
 		TEST(test_command_list),
 	};
 
