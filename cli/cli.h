@@ -18,6 +18,7 @@ int cmd_ctl(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_image(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
 /* Not for people: see disk_child.h. */
 int cmd_disk_child(int argc, char **argv);
 

@@ -109,7 +109,7 @@ static int connect_only(struct ctl *ctl, struct err *err)
 	return r;
 }
 
-static int ctl_connect(struct ctl *ctl, struct err *err)
+int ctl_connect(struct ctl *ctl, struct err *err)
 {
 	const struct ctl_options *o = &ctl->options;
 
@@ -388,6 +388,18 @@ static int exit_code(int r)
 	}
 }
 
+int ctl_end(const char *program, int r, struct err *err)
+{
+	if (fflush(stdout) == EOF && !r)
+		r = err_errno(err, -EREMOTEIO, "standard output");
+	if (r < 0) {
+		fprintf(stderr, "%s: ", program);
+		ctl_put(stderr, err->text);
+		putc('\n', stderr);
+	}
+	return exit_code(r);
+}
+
 int cmd_ctl(int argc, char **argv)
 {
 	struct ctl ctl = { .signal_fd = -1 };
@@ -405,12 +417,5 @@ int cmd_ctl(int argc, char **argv)
 	qmp_remote_free(ctl.remote);
 	if (ctl.signal_fd >= 0)
 		close(ctl.signal_fd);
-	if (fflush(stdout) == EOF && !r)
-		r = err_errno(&err, -EREMOTEIO, "standard output");
-	if (r < 0) {
-		fputs("postern ctl: ", stderr);
-		ctl_put(stderr, err.text);
-		putc('\n', stderr);
-	}
-	return exit_code(r);
+	return ctl_end("postern ctl", r, &err);
 }

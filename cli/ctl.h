@@ -28,6 +28,10 @@ struct ctl {
 	int signal_fd;				/* -1: signals end the process, as ever */
 };
 
+/* To the machine that the options name. 0 or a negative errno. */
+int ctl_connect(struct ctl *ctl, struct err *err);
+/* Tells of an error on standard error, which begins with `program`; the exit code. */
+int ctl_end(const char *program, int r, struct err *err);
 /* From now on SIGINT, SIGTERM and SIGHUP end waits with -EINTR. 0 or a negative errno. */
 int ctl_catch_signals(struct ctl *ctl, struct err *err);
 /* JSON on standard output: for a program, in lines for a person to look at. */

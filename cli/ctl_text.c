@@ -119,6 +119,11 @@ void ctl_text_status(FILE *out, const json_t *name, const json_t *status, const 
 		put_cpus(out, cpus);
 	if (json_is_object(json_object_get(faults, "pages")))
 		put_pages(out, json_object_get(faults, "pages"));
+	if (!strcmp(ctl_string(json_object_get(faults, "source"), "kind", ""), "image")) {
+		fputs("source     ", out);
+		ctl_text_source(out, faults);
+		putc('\n', out);
+	}
 	fputs("migration  ", out);
 	ctl_text_migration(out, migrate);
 	putc('\n', out);
@@ -220,6 +225,78 @@ static void put_histogram(FILE *out, const json_t *buckets)
 	}
 }
 
+static void put_fill(FILE *out, const json_t *source)
+{
+	char text[CTL_BYTES_MAX];
+	uint64_t rate = ctl_uint(source, "rate");
+
+	fputs(", fill ", out);
+	ctl_put(out, ctl_string(source, "fill", "?"));
+	if (rate)
+		fprintf(out, ", %s/s", ctl_bytes(text, rate));
+}
+
+/* At the rate at which the fill brings pages lately. */
+static void put_fill_left(FILE *out, const json_t *source, uint64_t left)
+{
+	uint64_t rate = ctl_uint(source, "fill-rate");
+	char text[CTL_BYTES_MAX];
+
+	if (!rate || !strcmp(ctl_string(source, "fill", ""), "off"))
+		return;
+	fprintf(out, ", %s", ctl_us(text, (uint64_t)((double)left * 1e6 / (double)rate)));
+	fprintf(out, " at %s/s", ctl_bytes(text, rate));
+}
+
+void ctl_text_working_set(FILE *out, const json_t *source)
+{
+	const json_t *set = json_object_get(source, "working-set");
+	uint64_t spans = ctl_uint(set, "spans"), present = ctl_uint(set, "present"),
+		 missed = ctl_uint(set, "missed"), hits = present + missed;
+
+	fputs("replay ", out);
+	ctl_put(out, ctl_string(set, "replay", "?"));
+	if (spans)
+		fprintf(out,
+			", %" PRIu64 " of %" PRIu64 " spans here, %" PRIu64 " waited for, %" PRIu64
+			" touches not among them (%.0f %% of what is known are)",
+			present, spans, ctl_uint(set, "asked"), missed,
+			hits ? 100.0 * (double)present / (double)hits : 100.0);
+	fputs("; record ", out);
+	ctl_put(out, ctl_string(set, "record", "?"));
+	fprintf(out, ", %" PRIu64 " touches", ctl_uint(set, "touches"));
+}
+
+bool ctl_text_source(FILE *out, const json_t *faults)
+{
+	const json_t *source = json_object_get(faults, "source"),
+		     *pages = json_object_get(faults, "pages");
+	const char *error = ctl_string(source, "error-desc", NULL);
+	char text[CTL_BYTES_MAX];
+	uint64_t left;
+
+	if (strcmp(ctl_string(source, "kind", ""), "image"))
+		return false;
+	left = ctl_uint(pages, "missing") + ctl_uint(pages, "requested") + ctl_uint(pages, "lost");
+	fputs("image ", out);
+	ctl_put(out, ctl_string(source, "image", "?"));
+	fputs(" in ", out);
+	ctl_put(out, ctl_string(source, "store", "?"));
+	if (!left) {
+		fputs(", all is there", out);
+		return true;
+	}
+	fprintf(out, ", %s left", ctl_bytes(text, left * PAGE_KIB << 10));
+	put_fill(out, source);
+	put_fill_left(out, source, left * PAGE_KIB << 10);
+	if (error) {
+		fprintf(out,
+			"; CANNOT BE READ for %s: ", ctl_us(text, ctl_uint(source, "failing-us")));
+		ctl_put(out, error);
+	}
+	return true;
+}
+
 void ctl_text_faults(FILE *out, const json_t *faults)
 {
 	static const char *const states[] = { "total", "present", "missing", "requested", "lost" };
@@ -242,6 +319,17 @@ void ctl_text_faults(FILE *out, const json_t *faults)
 		fprintf(out, "%*s %" JSON_INTEGER_FORMAT "\n",
 			strlen(key) < 18 ? 18 - (int)strlen(key) : 0, "",
 			json_integer_value(count));
+	}
+	if (json_object_get(faults, "source")) {
+		fputs("source             ", out);
+		if (!ctl_text_source(out, faults))
+			ctl_put(out, ctl_string(json_object_get(faults, "source"), "kind", "?"));
+		putc('\n', out);
+	}
+	if (json_object_get(json_object_get(faults, "source"), "working-set")) {
+		fputs("working set        ", out);
+		ctl_text_working_set(out, json_object_get(faults, "source"));
+		putc('\n', out);
 	}
 	fputs("way-out            ", out);
 	ctl_put(out, ctl_string(faults, "way-out", "?"));

@@ -9,6 +9,7 @@
 #define POSTERN_CLI_CTL_TEXT_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,6 +43,13 @@ void ctl_text_migration(FILE *out, const json_t *migrate);
  * says so. Else nothing.
  */
 void ctl_text_nothing_to_cancel(FILE *out, const json_t *migrate);
+/*
+ * Where a restored machine's memory comes from, of query-postern-faults, in a line without its
+ * newline: "image web1 in /images, 12.0 MiB left, fill off". False, and nothing: from nowhere.
+ */
+bool ctl_text_source(FILE *out, const json_t *faults);
+/* Its working set, in a line as well, of "source": "replay ended, 12 of 12 spans here, ...". */
+void ctl_text_working_set(FILE *out, const json_t *source);
 /* query-postern-faults. */
 void ctl_text_faults(FILE *out, const json_t *faults);
 /* An event, a line. */

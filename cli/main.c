@@ -22,6 +22,7 @@ static const char help[] =
 	"  ctl      control a machine that runs (postern ctl --help)\n"
 	"  top      look at the machines that run (postern top --help)\n"
 	"  image    make a disk with a system to run (postern image --help)\n"
+	"  snapshot save a machine into an image, and look after images (postern snapshot --help)\n"
 	"  doctor   look at what this host's kernel can do for guests whose memory arrives late\n"
 	"  version  print the version\n"
 	"  help     print this\n";
@@ -68,7 +69,9 @@ int main(int argc, char **argv)
 		const char *name;
 		int (*run)(int argc, char **argv);
 	} commands[] = {
-		{ "run", cmd_run },	    { "ctl", cmd_ctl },		{ "top", cmd_top },	{ "image", cmd_image },
+		{ "run", cmd_run },
+		{ "ctl", cmd_ctl },		{ "top", cmd_top },	{ "image", cmd_image },
+		{ "snapshot", cmd_snapshot },
 		{ "doctor", cmd_doctor },     { "disk-child", cmd_disk_child }, { "version", print_version },
 		{ "--version", print_version }, { "help", cmd_help },	{ "--help", cmd_help },
 		{ "-h", cmd_help },
@@ -87,6 +90,8 @@ int main(int argc, char **argv)
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (!strcmp(argv[1], commands[i].name))
 			return commands[i].run(argc - 1, argv + 1);
-	fprintf(stderr, "postern: no command \"%s\"; there are run, ctl, top, image, doctor, version and help\n", argv[1]);
+	fprintf(stderr,
+		"postern: no command \"%s\"; there are run, ctl, top, image, snapshot, doctor, version and help\n",
+		argv[1]);
 	return CLI_USAGE;
 }

@@ -136,6 +136,20 @@ static void put_link(FILE *out, const json_t *migrate)
 	putc('\n', out);
 }
 
+static void put_source(FILE *out, const json_t *faults)
+{
+	if (strcmp(ctl_string(json_object_get(faults, "source"), "kind", ""), "image"))
+		return;
+	fputs("  source   ", out);
+	ctl_text_source(out, faults);
+	putc('\n', out);
+	if (!json_object_get(json_object_get(faults, "source"), "working-set"))
+		return;
+	fputs("  set      ", out);
+	ctl_text_working_set(out, json_object_get(faults, "source"));
+	putc('\n', out);
+}
+
 void top_text_machine(FILE *out, const json_t *machine, unsigned int width)
 {
 	const char *error = ctl_string(machine, "error", NULL);
@@ -157,7 +171,9 @@ void top_text_machine(FILE *out, const json_t *machine, unsigned int width)
 		fprintf(out, "  memory   [%s]\n", map);
 	free(map);
 	put_link(out, json_object_get(machine, "migration"));
-	fprintf(out, "  faults   %" PRIu64 "/s, %" PRIu64 " in all\n", ctl_uint(machine, "faults-per-second"),
+	put_source(out, faults);
+	fprintf(out, "  faults   %" PRIu64 "/s, %" PRIu64 " in all\n",
+		ctl_uint(machine, "faults-per-second"),
 		ctl_uint(json_object_get(faults, "counters"), "faults"));
 	top_text_put_waiters(out, json_object_get(faults, "vcpus"));
 	put_latency(out, json_object_get(faults, "latency"));

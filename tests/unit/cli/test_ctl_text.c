@@ -114,6 +114,59 @@ static void test_status_has_a_fact_a_line(void **state)
 	json_decref(faults);
 }
 
+static void source(const char *json, const char *wanted)
+{
+	FILE *out = open_memstream(&text, &size);
+	json_t *parsed = load(json);
+
+	assert_int_equal(ctl_text_source(out, parsed), *wanted != 0);
+	json_decref(parsed);
+	expect(out, wanted);
+}
+
+static void test_where_memory_comes_from(void **state)
+{
+	(void)state;
+	source("{}", "");
+	source("{\"source\": {\"kind\": \"migration\"}}", "");
+	source("{\"source\": 7}", "");
+	source("{\"source\": {\"kind\": \"image\"}}", "image ? in ?, all is there");
+	source("{\"pages\": {\"missing\": 2, \"lost\": 1}, \"source\": {\"kind\": \"image\", \"image\": \"w\\u001b\", "
+	       "\"store\": \"s3://b\", \"fill\": \"on\", \"rate\": 1048576, \"failing-us\": 2000, \"error-desc\": "
+	       "\"no\\nanswer\"}}",
+	       "image w? in s3://b, 12.0 KiB left, fill on, 1.0 MiB/s; CANNOT BE READ for 2.0 ms: no?answer");
+}
+
+static void working_set(const char *json, const char *wanted)
+{
+	FILE *out = open_memstream(&text, &size);
+	json_t *parsed = load(json);
+
+	ctl_text_working_set(out, parsed);
+	json_decref(parsed);
+	expect(out, wanted);
+}
+
+static void test_how_far_a_working_set_is(void **state)
+{
+	(void)state;
+	working_set("{}", "replay ?; record ?, 0 touches");
+	working_set(
+		"{\"working-set\": {\"replay\": \"none\", \"record\": \"running\", \"touches\": 7}}",
+		"replay none; record running, 7 touches");
+	working_set(
+		"{\"working-set\": {\"replay\": \"ended\", \"spans\": 40, \"present\": 30, \"asked\": 2, "
+		"\"missed\": 10, \"record\": \"e\\n\", \"touches\": 12}}",
+		"replay ended, 30 of 40 spans here, 2 waited for, 10 touches not among them (75 % of "
+		"what is known are); record e?, 12 touches");
+	source("{\"pages\": {\"missing\": 512}, \"source\": {\"kind\": \"image\", \"image\": \"w\", \"store\": "
+	       "\"s\", \"fill\": \"on\", \"fill-rate\": 1048576}}",
+	       "image w in s, 2.0 MiB left, fill on, 2.0 s at 1.0 MiB/s");
+	source("{\"pages\": {\"missing\": 512}, \"source\": {\"kind\": \"image\", \"image\": \"w\", \"store\": "
+	       "\"s\", \"fill\": \"off\", \"fill-rate\": 1048576}}",
+	       "image w in s, 2.0 MiB left, fill off");
+}
+
 static void event(const char *json, const char *wanted)
 {
 	FILE *out = open_memstream(&text, &size);
@@ -192,6 +245,8 @@ int main(void)
 		cmocka_unit_test(test_a_cancel_that_ends_nothing_says_so),
 		cmocka_unit_test(test_status_has_a_fact_a_line),
 		cmocka_unit_test(test_events_are_one_line_whatever_they_hold),
+		cmocka_unit_test(test_where_memory_comes_from),
+		cmocka_unit_test(test_how_far_a_working_set_is),
 		cmocka_unit_test(test_faults_of_any_shape_are_survived),
 	};
 

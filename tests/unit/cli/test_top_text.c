@@ -103,7 +103,11 @@ static void test_a_machine_is_shown_with_what_there_is(void **state)
 		"  faults   3/s, 9 in all\n"
 		"  waits    vcpu1 for page 0x1000, 2.0 ms, missing\n"
 		"  latency  p50 10 us, p99 2.0 ms, longest 3.0 s  [@ :]\n");
-	picture("{\"name\": \"w\\u001b\", \"pid\": 1, \"error\": \"gone\\n\"}", "w?  pid 1  no answer: gone?\n");
+	picture("{\"name\": \"w\\u001b\", \"pid\": 1, \"error\": \"gone\\n\"}",
+		"w?  pid 1  no answer: gone?\n");
+	picture("{\"name\": \"w\", \"pid\": 1, \"faults\": {\"pages\": {\"missing\": 255, \"requested\": 1}, \"source\": "
+		"{\"kind\": \"image\", \"image\": \"a\", \"store\": \"/i\", \"fill\": \"off\"}}}",
+		"w  pid 1  unknown\n  source   image a in /i, 1.0 MiB left, fill off\n  faults   0/s, 0 in all\n");
 	picture("5", "?  pid 0  unknown\n  faults   0/s, 0 in all\n");
 }
 
