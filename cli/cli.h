@@ -14,12 +14,14 @@ enum {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_clone(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
-/* Not for people: see disk_child.h. */
+/* Not for people: see control/share.h, and disk_child.h. */
+int cmd_share_keeper(int argc, char **argv);
 int cmd_disk_child(int argc, char **argv);
 
 #endif

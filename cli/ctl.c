@@ -18,6 +18,7 @@
 #include "cli/cli.h"
 #include "cli/ctl.h"
 #include "cli/ctl_text.h"
+#include "cli/options.h"
 
 #define GONE_POLL_MS 5
 #define NAMES_SHOWN 300
@@ -332,6 +333,20 @@ static int simple(struct ctl *ctl, struct err *err)
 	return r;
 }
 
+static int fill(struct ctl *ctl, struct err *err)
+{
+	struct worker_fill wanted;
+	json_t *args;
+
+	if (options_parse_fill(&wanted, ctl->options.argument) < 0)
+		return err_set(err, -EINVAL,
+			       "fill %s: on, off, or bytes a second with K, M, G or T are allowed",
+			       ctl->options.argument);
+	args = json_pack("{s:s,s:I}", "fill", wanted.off ? "off" : "on", "rate",
+			 (json_int_t)wanted.rate);
+	return qmp_remote_call(ctl->remote, "postern-set-fill", args, NULL, err);
+}
+
 /* To the machine a cancel that ends nothing is no error, as in QEMU: so it is said here. */
 static int cancel(struct ctl *ctl, struct err *err)
 {
@@ -365,6 +380,8 @@ static int ctl_carry_out(struct ctl *ctl, struct err *err)
 		return faults(ctl, err);
 	case CTL_EVENTS:
 		return events(ctl, err);
+	case CTL_FILL:
+		return fill(ctl, err);
 	case CTL_QMP:
 		return raw(ctl, err);
 	default:

@@ -31,6 +31,7 @@ const char ctl_help[] =
 	"  recover URI           at the destination, after the link was lost: wait for the source there; shows progress\n"
 	"  pause-migration       cut the link, to go on over another one\n"
 	"  cancel                end a migration that has not switched over yet (also: migrate-cancel)\n"
+	"  fill FILL             of a restored machine, what nobody waits for: on, off, or bytes a second\n"
 	"  faults                who waits for which page, and how long pages take\n"
 	"\n"
 	"QMP\n"
@@ -72,6 +73,7 @@ static const struct command {
 	{ "pause-migration", CTL_PAUSE_MIGRATION, NULL, "migrate-pause" },
 	{ "cancel", CTL_CANCEL, NULL, "migrate_cancel" },
 	{ "migrate-cancel", CTL_CANCEL, NULL, "migrate_cancel" },
+	{ "fill", CTL_FILL, "FILL", "postern-set-fill" },
 	{ "faults", CTL_FAULTS, NULL, NULL },
 	{ "events", CTL_EVENTS, NULL, NULL },
 	{ "qmp", CTL_QMP, "JSON", NULL },

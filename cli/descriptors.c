@@ -45,5 +45,7 @@ int descriptors_withhold(int first, struct err *err)
 
 int descriptors_close(int first, struct err *err)
 {
-	return close_range((unsigned int)first, ~0U, 0) < 0 ? one_by_one(first, descriptors_drop, err) : 0;
+	if (close_range((unsigned int)first, ~0U, 0) < 0)
+		return one_by_one(first, descriptors_drop, err);
+	return 0;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "control/share.h"
 
 /*
  * Sockets of many clients, a page store's connections, vCPUs: more than the
@@ -19,6 +20,7 @@ static const char help[] =
 	"usage: postern COMMAND [OPTION...]\n"
 	"\n"
 	"  run      run a virtual machine (postern run --help)\n"
+	"  clone    run many machines out of one image (postern clone --help)\n"
 	"  ctl      control a machine that runs (postern ctl --help)\n"
 	"  top      look at the machines that run (postern top --help)\n"
 	"  image    make a disk with a system to run (postern image --help)\n"
@@ -69,7 +71,7 @@ int main(int argc, char **argv)
 		const char *name;
 		int (*run)(int argc, char **argv);
 	} commands[] = {
-		{ "run", cmd_run },
+		{ "run", cmd_run },	    { "clone", cmd_clone },	{ SHARE_KEEPER_COMMAND, cmd_share_keeper },
 		{ "ctl", cmd_ctl },		{ "top", cmd_top },	{ "image", cmd_image },
 		{ "snapshot", cmd_snapshot },
 		{ "doctor", cmd_doctor },     { "disk-child", cmd_disk_child }, { "version", print_version },
@@ -91,7 +93,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[1], commands[i].name))
 			return commands[i].run(argc - 1, argv + 1);
 	fprintf(stderr,
-		"postern: no command \"%s\"; there are run, ctl, top, image, snapshot, doctor, version and help\n",
+		"postern: no command \"%s\"; there are run, clone, ctl, top, image, snapshot, doctor, version and help\n",
 		argv[1]);
 	return CLI_USAGE;
 }

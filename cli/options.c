@@ -12,23 +12,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arch/arch.h"
 #include "control/rundir.h"
-
-#define ARCH_RAM_MIN ((uint64_t)16 << 20)
-#define ARCH_RAM_MAX ((uint64_t)16 << 30)
 
 const char options_help[] =
 	"usage: postern run --kernel FILE [OPTION...]\n"
 	"       postern run --disk FILE [OPTION...]\n"
 	"       postern run --incoming URI [OPTION...]\n"
+	"       postern run --restore STORE/NAME [OPTION...]\n"
 	"\n"
 	"machine\n"
 	"      --kernel FILE         bzImage, ELF vmlinux, or the bare guest's ELF; without it, what the first disk holds\n"
 	"      --initrd FILE         initial RAM disk\n"
 	"      --cmdline TEXT        the kernel's command line; from a disk: instead of console=ttyS0 root=... rw\n"
 	"      --append TEXT         more of it\n"
-	"  -c, --cpus N              vCPUs, 1 to 16 (1)\n"
-	"  -m, --memory SIZE         RAM, 16M to 16G, a multiple of 2M (512M)\n"
+	"  -c, --cpus N              vCPUs, 1 to 128 (1)\n"
+	"  -m, --memory SIZE         RAM, 16M to 1T, a multiple of 2M (512M)\n"
 	"      --name NAME           what postern ctl knows it by: QMP and (with --gdb auto) gdb in a directory of its own\n"
 	"      --serial CHARDEV      null, stdio, pty[:LINK], file:PATH[,limit=SIZE], unix:PATH (stdio);\n"
 	"                            at its limit the file becomes PATH.1; 0: none (16M)\n"
@@ -36,6 +35,8 @@ const char options_help[] =
 	"            [,backing=FILE]...[,data-file=FILE]\n"
 	"                            a virtio disk in a file or block device, or at nbd://HOST[:PORT][/EXPORT],\n"
 	"                            nbd+unix:///[EXPORT]?socket=PATH; up to 8 (raw; reconnect: for ever)\n"
+	"      --overlay DIR         disks stay as they are: what is written goes into a new qcow2 file in DIR for each of them,\n"
+	"                            [NAME-]diskN.qcow2, which is yours to remove afterwards\n"
 	"      --net tap=NAME|passt[=SOCKET]|fd=N[,mac=XX:XX:XX:XX:XX:XX][,forward=tcp|udp:[ADDRESS/]HOSTPORT[:GUESTPORT]]\n"
 	"            [,dns=ADDRESS][,host-loopback]\n"
 	"                            a virtio network device; up to 8; forward, dns, host-loopback: with a passt of postern's own;\n"
@@ -55,6 +56,13 @@ const char options_help[] =
 	"\n"
 	"late memory\n"
 	"      --incoming URI        wait for a migration at tcp:HOST:PORT, unix:PATH or fd:N; \"defer\": QMP tells where\n"
+	"      --restore STORE/NAME  run the guest of an image (postern snapshot save); its memory comes while it runs\n"
+	"      --share NAME          share the image's pages with all machines here that are given the same NAME\n"
+	"      --fill FILL           what nobody waits for: on, off, or bytes a second; suffixes K, M, G, T (on)\n"
+	"      --working-set WHAT    what the guest touches first: on (recorded, and fetched ahead), off, record, replay (on)\n" STORE_OPTIONS_HELP
+		KEY_OPTIONS_HELP
+	"      --changed-disks       restore although disks are not as they were when the guest was saved\n"
+	"      --clock-realtime      the guest's clocks show the time since it was saved, rather than go on where they stood\n"
 	"      --secret-file FILE    migrations, in and out: the other side has to prove that it has this file's content, too\n"
 	"      --insecure            migrations over TCP without a secret: trust everybody who can reach the port\n"
 	"      --way-out WAY         how a vCPU leaves its wait for a page: auto, kernel or eject (auto)\n"
@@ -74,10 +82,41 @@ const char options_help[] =
 	"On a terminal, Ctrl-A x ends, Ctrl-A h helps. SIGTERM and SIGINT end in order; a second one at once.\n";
 
 enum {
-	OPT_KERNEL = 256, OPT_INITRD, OPT_CMDLINE, OPT_NAME, OPT_SERIAL, OPT_QMP, OPT_GDB,
-	OPT_GDB_PAGE_TIMEOUT, OPT_INCOMING, OPT_WAY_OUT, OPT_NO_REBOOT, OPT_LINK_TIMEOUT, OPT_BANDWIDTH,
-	OPT_LOG_LEVEL, OPT_LOG_FORMAT, OPT_LOG_FILE, OPT_PID_FILE, OPT_CONFIG, OPT_DISK, OPT_NET, OPT_RNG, OPT_CONSOLE,
-	OPT_BALLOON, OPT_VSOCK, OPT_APPEND, OPT_SECRET_FILE, OPT_INSECURE, OPT_DUMP_GUEST_CORE,
+	OPT_KERNEL = 256,
+	OPT_INITRD,
+	OPT_CMDLINE,
+	OPT_NAME,
+	OPT_SERIAL,
+	OPT_QMP,
+	OPT_GDB,
+	OPT_GDB_PAGE_TIMEOUT,
+	OPT_INCOMING,
+	OPT_WAY_OUT,
+	OPT_NO_REBOOT,
+	OPT_LINK_TIMEOUT,
+	OPT_BANDWIDTH,
+	OPT_LOG_LEVEL,
+	OPT_LOG_FORMAT,
+	OPT_LOG_FILE,
+	OPT_PID_FILE,
+	OPT_CONFIG,
+	OPT_DISK,
+	OPT_NET,
+	OPT_RNG,
+	OPT_CONSOLE,
+	OPT_BALLOON,
+	OPT_VSOCK,
+	OPT_APPEND,
+	OPT_SECRET_FILE,
+	OPT_INSECURE,
+	OPT_DUMP_GUEST_CORE,
+	OPT_RESTORE,
+	OPT_SHARE,
+	OPT_FILL,
+	OPT_WORKING_SET,
+	OPT_CHANGED_DISKS,
+	OPT_OVERLAY,
+	OPT_CLOCK_REALTIME,
 };
 
 static const struct option long_options[] = {
@@ -93,10 +132,19 @@ static const struct option long_options[] = {
 	{ "gdb", required_argument, NULL, OPT_GDB },
 	{ "gdb-page-timeout", required_argument, NULL, OPT_GDB_PAGE_TIMEOUT },
 	{ "incoming", required_argument, NULL, OPT_INCOMING },
+	{ "restore", required_argument, NULL, OPT_RESTORE },
+	{ "share", required_argument, NULL, OPT_SHARE },
+	{ "fill", required_argument, NULL, OPT_FILL },
+	{ "working-set", required_argument, NULL, OPT_WORKING_SET },
+	{ "changed-disks", no_argument, NULL, OPT_CHANGED_DISKS },
+	{ "clock-realtime", no_argument, NULL, OPT_CLOCK_REALTIME },
+	STORE_LONG_OPTIONS,
+	KEY_LONG_OPTIONS,
 	{ "secret-file", required_argument, NULL, OPT_SECRET_FILE },
 	{ "insecure", no_argument, NULL, OPT_INSECURE },
 	{ "way-out", required_argument, NULL, OPT_WAY_OUT },
 	{ "disk", required_argument, NULL, OPT_DISK },
+	{ "overlay", required_argument, NULL, OPT_OVERLAY },
 	{ "net", required_argument, NULL, OPT_NET },
 	{ "rng", no_argument, NULL, OPT_RNG },
 	{ "console", required_argument, NULL, OPT_CONSOLE },
@@ -127,6 +175,7 @@ static const struct config_key config_keys[] = {
 	{ "name", CONFIG_TEXT, OPT_NAME },
 	{ "serial", CONFIG_TEXT, OPT_SERIAL },
 	{ "disk", CONFIG_LIST, OPT_DISK },
+	{ "overlay", CONFIG_TEXT, OPT_OVERLAY },
 	{ "net", CONFIG_LIST, OPT_NET },
 	{ "rng", CONFIG_FLAG, OPT_RNG },
 	{ "console", CONFIG_TEXT, OPT_CONSOLE },
@@ -136,6 +185,20 @@ static const struct config_key config_keys[] = {
 	{ "gdb", CONFIG_TEXT, OPT_GDB },
 	{ "gdb-page-timeout", CONFIG_NUMBER, OPT_GDB_PAGE_TIMEOUT },
 	{ "incoming", CONFIG_TEXT, OPT_INCOMING },
+	{ "restore", CONFIG_TEXT, OPT_RESTORE },
+	{ "share", CONFIG_TEXT, OPT_SHARE },
+	{ "fill", CONFIG_TEXT, OPT_FILL },
+	{ "working-set", CONFIG_TEXT, OPT_WORKING_SET },
+	{ "changed-disks", CONFIG_FLAG, OPT_CHANGED_DISKS },
+	{ "clock-realtime", CONFIG_FLAG, OPT_CLOCK_REALTIME },
+	{ "store-credentials", CONFIG_TEXT, OPT_STORE_CREDENTIALS },
+	{ "store-deadline", CONFIG_NUMBER, OPT_STORE_DEADLINE },
+	{ "store-cache", CONFIG_TEXT, OPT_STORE_CACHE },
+	{ "second-store", CONFIG_TEXT, OPT_SECOND_STORE },
+	{ "second-store-after", CONFIG_NUMBER, OPT_SECOND_STORE_AFTER },
+	{ "key-file", CONFIG_TEXT, OPT_KEY_FILE },
+	{ "key-fd", CONFIG_NUMBER, OPT_KEY_FD },
+	{ "allow-unencrypted", CONFIG_FLAG, OPT_ALLOW_UNENCRYPTED },
 	{ "secret-file", CONFIG_TEXT, OPT_SECRET_FILE },
 	{ "insecure", CONFIG_FLAG, OPT_INSECURE },
 	{ "way-out", CONFIG_TEXT, OPT_WAY_OUT },
@@ -185,8 +248,9 @@ static int parse_memory(struct options *o, const char *text, struct err *err)
 	if (size_parse(&bytes, text) < 0 || bytes < ARCH_RAM_MIN || bytes > ARCH_RAM_MAX ||
 	    bytes % HUGE_BYTES)
 		return err_set(err, -EINVAL,
-			       "--memory %s: a size from 16M to 16G, in steps of 2M, is allowed (such as 512M or 2G)", text);
+			       "--memory %s: a size from 16M to 1T, in steps of 2M, is allowed (such as 512M or 2G)", text);
 	o->machine.memory_bytes = bytes;
+	o->memory_given = true;
 	return 0;
 }
 
@@ -251,6 +315,34 @@ static int parse_bandwidth(struct options *o, const char *text, struct err *err)
 	return 0;
 }
 
+int options_parse_fill(struct worker_fill *fill, const char *text)
+{
+	*fill = (struct worker_fill){ .off = !strcmp(text, "off") };
+	if (fill->off || !strcmp(text, "on"))
+		return 0;
+	return size_parse(&fill->rate, text) < 0 || !fill->rate ? -EINVAL : 0;
+}
+
+static int parse_fill(struct options *o, const char *text, struct err *err)
+{
+	o->fill_given = true;
+	if (options_parse_fill(&o->fill, text) < 0)
+		return err_set(err, -EINVAL,
+			       "--fill %s: on, off, or bytes a second with K, M, G or T "
+			       "(such as 50M) are allowed",
+			       text);
+	return 0;
+}
+
+static int parse_working_set(struct options *o, const char *text, struct err *err)
+{
+	o->working_set_given = true;
+	if (replay_options_parse(&o->working_set, text) < 0)
+		return err_set(err, -EINVAL,
+			       "--working-set %s: on, off, record or replay are allowed", text);
+	return 0;
+}
+
 static int add_qmp(struct options *o, const char *text, struct err *err)
 {
 	if (o->nqmp == OPTIONS_QMP_MAX)
@@ -258,6 +350,28 @@ static int add_qmp(struct options *o, const char *text, struct err *err)
 			       OPTIONS_QMP_MAX);
 	o->qmp[o->nqmp++] = text;
 	return 0;
+}
+
+/* Of those, what is about images and disks. */
+static void take_plain_image(struct options *o, int option, const char *value)
+{
+	switch (option) {
+	case OPT_RESTORE:
+		o->restore = value;
+		break;
+	case OPT_SHARE:
+		o->share = value;
+		break;
+	case OPT_OVERLAY:
+		o->overlay = value;
+		break;
+	case OPT_CHANGED_DISKS:
+		o->changed_disks = true;
+		break;
+	case OPT_CLOCK_REALTIME:
+		o->clock_realtime = true;
+		break;
+	}
 }
 
 /* Options that take a string as it is, or none. */
@@ -310,16 +424,27 @@ static void take_plain(struct options *o, int option, const char *value)
 	case 'h':
 		o->help = true;
 		break;
+	default:
+		take_plain_image(o, option, value);
 	}
 }
 
 static int options_take(struct options *o, int option, const char *value, struct err *err)
 {
+	if (store_args_knows(option))
+		return store_args_take(&o->store, option, value, err);
+	if (key_args_knows(option))
+		return key_args_take(&o->key, option, value, err);
 	switch (option) {
 	case 'c':
+		o->cpus_given = true;
 		return options_parse_number(&o->machine.cpus, "cpus", value, 1, VM_VCPUS_MAX, err);
 	case 'm':
 		return parse_memory(o, value, err);
+	case OPT_FILL:
+		return parse_fill(o, value, err);
+	case OPT_WORKING_SET:
+		return parse_working_set(o, value, err);
 	case OPT_SERIAL:
 		return parse_serial(o, value, err);
 	case OPT_QMP:
@@ -402,26 +527,6 @@ static int options_walk(struct options *o, int argc, char **argv, bool first, st
 	return r;
 }
 
-static int options_check(const struct options *o, struct err *err)
-{
-	if (o->help)
-		return 0;
-	if (!o->machine.kernel && !o->boot_disk && !o->incoming)
-		return err_set(err, -EINVAL, "--kernel FILE is missing (or --disk FILE with a system on it, or --incoming URI)");
-	if (o->machine.initrd && !o->machine.kernel)
-		return err_set(err, -EINVAL, "--initrd %s: needs --kernel", o->machine.initrd);
-	if (o->machine.name && !rundir_name_is_valid(o->machine.name))
-		return err_set(err, -EINVAL, "--name: 1 to %u letters, digits, '.', '_', '-' and '+' are allowed, the first "
-					     "none of '.' and '-'", RUNDIR_NAME_MAX);
-	if (o->console_stdio && o->machine.serial.type == CHARDEV_STDIO)
-		return err_set(err, -EINVAL, "--console stdio and --serial stdio: only one of them can have standard input and output");
-	if (o->secret_file && o->insecure)
-		return err_set(err, -EINVAL, "--secret-file and --insecure: only one of them is allowed");
-	if (o->gdb && !strcmp(o->gdb, "auto") && !o->machine.name)
-		return err_set(err, -EINVAL, "--gdb auto: needs --name");
-	return 0;
-}
-
 static const char *first_disk(const struct virtio_options *options)
 {
 	unsigned int i;
@@ -432,9 +537,88 @@ static const char *first_disk(const struct virtio_options *options)
 	return NULL;
 }
 
+static int check_restore(const struct options *o, struct err *err)
+{
+	if (o->restore && o->incoming)
+		return err_set(err, -EINVAL,
+			       "--restore and --incoming: only one of them is allowed");
+	if (!o->restore && (o->fill_given || o->changed_disks || o->clock_realtime || o->share ||
+			    o->store.given || o->key.given || o->working_set_given))
+		return err_set(err, -EINVAL, "%s: needs --restore",
+			       o->fill_given	 ? "--fill" :
+			       o->share		 ? "--share" :
+			       o->changed_disks	 ? "--changed-disks" :
+			       o->clock_realtime ? "--clock-realtime" :
+			       o->store.given	 ? o->store.given :
+			       o->key.given	 ? o->key.given :
+						   "--working-set");
+	if (store_args_check(&o->store, err) < 0 || key_args_check(&o->key, err) < 0)
+		return -EINVAL;
+	if (o->share && !rundir_name_is_valid(o->share))
+		return err_set(err, -EINVAL,
+			       "--share %s: a name has letters, digits, '.', '_', '-' and '+', "
+			       "and begins with none of '.' and '-'",
+			       o->share);
+	return 0;
+}
+
+static int check_overlay(const struct options *o, struct err *err)
+{
+	if (o->overlay && o->incoming)
+		return err_set(
+			err, -EINVAL,
+			"--overlay and --incoming: only one of them is allowed, since a guest "
+			"that migrates has its disks with it");
+	if (o->overlay && !first_disk(&o->machine.virtio))
+		return err_set(err, -EINVAL, "--overlay: needs --disk");
+	if (o->overlay && !*o->overlay)
+		return err_set(err, -EINVAL, "--overlay: the directory's name is missing");
+	return 0;
+}
+
+static int options_check(const struct options *o, struct err *err)
+{
+	if (o->help)
+		return 0;
+	if (!o->machine.kernel && !o->boot_disk && !o->incoming && !o->restore)
+		return err_set(err, -EINVAL,
+			       "--kernel FILE is missing (or --disk FILE with a system on it, "
+			       "--incoming URI or --restore STORE/NAME)");
+	if (check_restore(o, err) < 0)
+		return -EINVAL;
+	if (check_overlay(o, err) < 0)
+		return -EINVAL;
+	if (o->machine.initrd && !o->machine.kernel)
+		return err_set(err, -EINVAL, "--initrd %s: needs --kernel", o->machine.initrd);
+	if (o->machine.name && !rundir_name_is_valid(o->machine.name))
+		return err_set(
+			err, -EINVAL,
+			"--name: 1 to %u letters, digits, '.', '_', '-' and '+' are allowed, the first "
+			"none of '.' and '-'",
+			RUNDIR_NAME_MAX);
+	if (o->console_stdio && o->machine.serial.type == CHARDEV_STDIO)
+		return err_set(
+			err, -EINVAL,
+			"--console stdio and --serial stdio: only one of them can have standard input and output");
+	if (o->secret_file && o->insecure)
+		return err_set(err, -EINVAL,
+			       "--secret-file and --insecure: only one of them is allowed");
+	if (o->gdb && !strcmp(o->gdb, "auto") && !o->machine.name)
+		return err_set(err, -EINVAL, "--gdb auto: needs --name");
+	return 0;
+}
+
 /* Where the kernel is, and all of its command line. */
 static int conclude(struct options *o, struct err *err)
 {
+	/* Others bring it as well: each of them all of it would be too much. */
+	if (o->share && !o->fill_given)
+		o->fill.off = true;
+	/* The image says, unless the options do. */
+	if (o->restore && !o->cpus_given)
+		o->machine.cpus = 0;
+	if (o->restore && !o->memory_given)
+		o->machine.memory_bytes = 0;
 	if (!o->machine.kernel)
 		o->boot_disk = first_disk(&o->machine.virtio);
 	if (!o->append || o->boot_disk)
@@ -462,6 +646,7 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
 		.gdb_page_timeout_ms = 200,
 		.link_timeout_ms = 5000,
 		.log_level = LOG_WARN,
+		.working_set = { .record = true, .replay = true },
 	};
 	r = options_walk(o, argc, argv, true, err);
 	if (!r)

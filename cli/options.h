@@ -15,7 +15,11 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "cli/config.h"
+#include "cli/key.h"
+#include "cli/store_options.h"
 #include "machine/machine.h"
+#include "snapshot/replay.h"
+#include "source/worker.h"
 
 #define OPTIONS_QMP_MAX 8
 
@@ -29,6 +33,18 @@ struct options {
 	const char *gdb;		/* NULL: none; "auto": where the name says */
 	unsigned int gdb_page_timeout_ms;
 	const char *incoming;		/* NULL: none; "defer": QMP says later */
+	const char *restore;		/* NULL: none; STORE/NAME of an image */
+	const char *share;		/* NULL: none; with whom memory is shared that comes from restore's image */
+	struct worker_fill fill;	/* of what is restored */
+	bool fill_given;
+	struct replay_options working_set;	/* what is done with that of restore's image */
+	bool working_set_given;
+	bool changed_disks;
+	bool clock_realtime; /* of restore: clocks show the time since it was saved */
+	const char *overlay; /* NULL: none; where overlays are made over the disks */
+	struct store_args store;	/* of restore */
+	struct key_args key; /* likewise */
+	bool cpus_given, memory_given;
 	const char *secret_file;	/* NULL: none */
 	bool insecure;
 	bool paused;
@@ -52,6 +68,9 @@ struct options {
 int options_parse(struct options *options, int argc, char **argv, struct err *err);
 /* Also after an error. */
 void options_fini(struct options *options);
+
+/* "on", "off", or bytes a second. 0 or -EINVAL. */
+int options_parse_fill(struct worker_fill *fill, const char *text);
 
 extern const char options_help[];
 

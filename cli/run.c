@@ -12,21 +12,30 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/heap.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/mark.h"
 #include "base/pidfile.h"
 #include "cli/cli.h"
+#include "cli/clone_mac.h"
 #include "cli/descriptors.h"
 #include "cli/disk_boot.h"
 #include "cli/options.h"
+#include "cli/overlays.h"
+#include "cli/place.h"
+#include "cli/run.h"
 #include "control/gdb.h"
 #include "control/qmp.h"
 #include "control/rundir.h"
+#include "control/share.h"
 #include "machine/machine.h"
 #include "migrate/migration.h"
+#include "snapshot/snapshot.h"
 
 /* Others may be removing the pid file. */
 #define PID_TRIES 100
@@ -34,12 +43,22 @@
 struct run {
 	struct options options;
 	struct loop *loop;
+	struct vm_host *own_host; /* NULL: the machine opens it, or has another's */
 	struct machine *machine;
 	struct migration *migration;
+	struct restore *restore;	/* freed with snapshot, once there is one */
+	struct snapshot *snapshot;
+	struct share *share;		/* of the image's pages; NULL: none */
+	struct overlays overlays; /* over the disks */
+	struct clone_macs macs;
+	bool start_failed;
+	const struct run_started *started;
 	struct qmp *qmp;
 	struct gdb *gdb;
 	struct rundir rundir;
 	struct disk_boot disk_boot;
+	struct err *open_err;		/* set when the image cannot be restored */
+	bool opened;			/* the image is open */
 	struct err *boot_err;		/* set when the disk was looked at and has nothing */
 	bool boot_found;	/* the disk was looked at and has one */
 	uv_async_t end;		/* wakes the loop from the signal handler */
@@ -276,7 +295,11 @@ static int control_open(struct run *run, struct err *err)
 	unsigned int i;
 	int r;
 
-	r = qmp_new(&run->qmp, run->machine, run->migration, err);
+	r = snapshot_new(&run->snapshot, run->machine, run->restore, err);
+	if (!r)
+		r = qmp_new(&run->qmp, run->machine, run->migration, err);
+	if (!r)
+		qmp_set_snapshot(run->qmp, run->snapshot);
 	if (!r && o->machine.name)
 		r = named_open(run, err);
 	if (r < 0)
@@ -333,16 +356,156 @@ static int first_find(struct run *run, struct err *err)
 	loop_run(run->loop);
 	if (run->boot_found)
 		return 0;
-	return err->code ? err->code : err_set(err, -EINTR, "ended while a kernel was taken out of %s", run->options.boot_disk);
+	return err->code ? err->code :
+			   err_set(err, -EINTR, "ended while a kernel was taken out of %s",
+				   run->options.boot_disk);
+}
+
+/* ---- a guest out of an image ---- */
+
+static void image_opened(void *arg, const struct err *err)
+{
+	struct run *run = arg;
+
+	run->opened = !err;
+	if (err)
+		*run->open_err = *err;
+	loop_stop(run->loop);
+}
+
+/* Whoever runs several has read it: a pipe can be read once. */
+static int load_key(struct run *run, struct image_key **key, struct err *err)
+{
+	if (!run->started || !run->started->key)
+		return key_args_load(&run->options.key, key, err);
+	*key = image_key_copy(run->started->key);
+	return *key ? 0 : err_set(err, -ENOMEM, "no memory for a key");
+}
+
+static int image_begin(struct run *run, struct err *err)
+{
+	const struct store_options store = store_args_options(&run->options.store);
+	char *place = place_in_full(run->options.restore);
+	struct restore_options options = {
+		.store = &store,
+		.allow_unencrypted = run->options.key.allow_unencrypted,
+		.working_set = run->options.working_set,
+	};
+	int r = load_key(run, &options.key, err);
+
+	if (r < 0) {
+		free(place);
+		return r;
+	}
+	if (place) {
+		r = restore_open(&run->restore, run->loop, place, &options, image_opened, run, err);
+	} else {
+		image_key_free(options.key);
+		r = err_set(err, -ENOMEM, "no memory for a path");
+	}
+	free(place);
+	if (r < 0)
+		run->misused = r == -EINVAL;
+	return r < 0 ? err_prefix(err, r, "--restore") : 0;
+}
+
+/* The loop runs meanwhile: a signal ends the wait for a store. */
+static int image_await(struct run *run, struct err *err)
+{
+	run->open_err = err;
+	loop_run(run->loop);
+	if (run->opened)
+		return 0;
+	if (!err->code)
+		err_set(err, -EINTR, "ended while it was opened");
+	return err_prefix(err, err->code, "--restore");
+}
+
+/* A thread opens the image, and meanwhile KVM is asked what does not depend on it. */
+static int image_open_first(struct run *run, struct err *err)
+{
+	int r = image_begin(run, err);
+
+	mark_time("image begun");
+	if (!r && !(run->started && run->started->host))
+		r = vm_host_new(&run->own_host, err);
+	mark_time("KVM asked");
+	if (!r)
+		r = image_await(run, err);
+	mark_time("image");
+	return r;
+}
+
+static int image_find_boot(void *arg, struct machine *machine, struct err *err)
+{
+	struct run *run = arg;
+
+	(void)machine;
+	return restore_boot_find(run->restore, err);
+}
+
+/* What others have brought of the image, and what they are to have of this machine's. */
+static int share_open(struct run *run, struct machine_config *config, struct err *err)
+{
+	const struct manifest *manifest = image_manifest(restore_image(run->restore));
+	int r;
+
+	_Static_assert(sizeof(manifest->id) == SHARE_IMAGE_BYTES, "an image's id");
+	r = share_join(&run->share, run->options.share, manifest->id.bytes, config->memory_bytes,
+		       err);
+	if (r < 0)
+		return err_prefix(err, r, "--share %s", run->options.share);
+	config->ram_memfd = share_memfd(run->share);
+	return 0;
+}
+
+static int image_configure(struct run *run, struct machine_config *config, struct err *err)
+{
+	int r = restore_machine(run->restore, config, err);
+
+	if (!r && run->options.share)
+		r = share_open(run, config, err);
+
+	if (r < 0)
+		return r;
+	if (restore_has_boot(run->restore) && !run->options.machine.kernel) {
+		config->append = run->options.append;
+		config->boot_find = image_find_boot;
+		config->boot_arg = run;
+	}
+	return 0;
+}
+
+static int overlays_open(struct run *run, struct virtio_options *virtio, struct err *err)
+{
+	const struct options *o = &run->options;
+	const char *name = o->machine.name;
+
+	if (!o->overlay)
+		return 0;
+	if (!name && run->started)
+		name = run->started->overlay_name;
+	return overlays_make(&run->overlays, o->overlay, name, virtio, err);
+}
+
+/* What is this machine's own of the devices. */
+static int devices_own(struct run *run, struct virtio_options *virtio, struct err *err)
+{
+	int r = 0;
+
+	if (run->started && run->started->mac_name)
+		r = clone_macs_set(&run->macs, run->started->mac_name, virtio, err);
+	return r ? r : overlays_open(run, virtio, err);
 }
 
 static int make_machine(struct run *run, struct err *err)
 {
 	const struct options *o = &run->options;
 	struct machine_config config = o->machine;
-	int r = 0;
+	int r = run->restore ? image_configure(run, &config, err) : 0;
 
-	if (o->boot_disk) {
+	config.host = run->started && run->started->host ? run->started->host : run->own_host;
+	if (!r && o->boot_disk && !config.boot_find) {
 		run->disk_boot.loop = run->loop;
 		run->disk_boot.disk = o->boot_disk;
 		run->disk_boot.cmdline = o->machine.cmdline;
@@ -351,16 +514,38 @@ static int make_machine(struct run *run, struct err *err)
 		config.append = o->append;
 		config.boot_find = find_again;
 		config.boot_arg = run;
-		if (!o->incoming)
+		if (!o->incoming && !o->restore)
 			r = first_find(run, err);
 		config.found = &run->disk_boot.found;
 	}
 	if (!r)
+		r = devices_own(run, &config.virtio, err);
+	if (!r)
 		r = machine_new(&run->machine, run->loop, &config, err);
+	if (!r && run->share)
+		r = share_guard(run->share, machine_memory(run->machine), err);
 	if (r < 0 && run->boot_found)
 		err_prefix(err, r, "from %s", o->boot_disk);
 	disk_boot_drop(&run->disk_boot);
 	return r;
+}
+
+static int load_image(struct run *run, struct err *err)
+{
+	const struct restore_terms terms = {
+		.changed_disks = run->options.changed_disks,
+		.below = run->overlays.below,
+		.clock_realtime = run->options.clock_realtime,
+	};
+
+	return restore_load(run->restore, run->machine, &terms, &run->options.fill, err);
+}
+
+static int restore_start(struct run *run, struct err *err)
+{
+	if (run->options.paused)
+		machine_stop(run->machine, RUN_STATE_PAUSED, err);
+	return restore_run(run->restore, err);
 }
 
 static int run_open(struct run *run, struct err *err)
@@ -378,33 +563,60 @@ static int run_open(struct run *run, struct err *err)
 	}
 	if (!r)
 		r = pid_look(run, err);
+	if (!r && o->restore)
+		r = image_open_first(run, err);
 	if (!r)
 		r = make_machine(run, err);
 	if (!r)
 		signals.mem = machine_memory(run->machine);
+	mark_time("machine");
 	if (!r)
 		r = migration_open(run, err);
+	if (!r && o->restore)
+		r = load_image(run, err);
 	if (!r)
 		r = control_open(run, err);
+	mark_time("control");
 	if (!r)
 		r = run_pid_write(run, err);
 	if (r < 0)
 		return r;
-	return o->paused ? machine_stop(run->machine, RUN_STATE_PAUSED, err) : machine_cont(run->machine, err);
+	if (o->restore)
+		r = restore_start(run, err);
+	if (!r && run->started)
+		run->started->fn(run->started->arg);
+	if (o->restore)
+		return r;
+	return o->paused ? machine_stop(run->machine, RUN_STATE_PAUSED, err) :
+			   machine_cont(run->machine, err);
 }
 
 static void run_close(struct run *run, int status)
 {
+	int stuck;
+
 	gdb_free(run->gdb);
 	qmp_free(run->qmp);
 	migration_free(run->migration);
+	if (run->snapshot)
+		snapshot_free(run->snapshot);
+	else
+		restore_free(run->restore);
 	signals.mem = NULL;
-	if (machine_free(run->machine) < 0) {
+	share_stop(run->share);
+	stuck = machine_free(run->machine);
+	if (run->start_failed)
+		overlays_remove(&run->overlays);
+	overlays_fini(&run->overlays);
+	clone_macs_fini(&run->macs);
+	if (stuck < 0) {
 		/* A thread is still inside; the end of the process is all that is left. */
 		rundir_release(&run->rundir);
 		pid_remove(run);
 		_exit(CLI_FAILED);
 	}
+	vm_host_free(run->own_host);
+	share_leave(run->share);
 	disk_boot_fini(&run->disk_boot);
 	signals_close(run);
 	rundir_release(&run->rundir);
@@ -430,10 +642,16 @@ static int log_open(const struct run *run, struct err *err)
 
 int cmd_run(int argc, char **argv)
 {
-	struct run run = { .rundir.fd = -1, .pid_fd = -1 };
+	return run_main(argc, argv, NULL);
+}
+
+int run_main(int argc, char **argv, const struct run_started *started)
+{
+	struct run run = { .rundir.fd = -1, .pid_fd = -1, .started = started };
 	struct err err = { 0 };
 	int status = CLI_OK, r;
 
+	heap_share();
 	disk_boot_init(&run.disk_boot);
 	r = options_parse(&run.options, argc, argv, &err);
 	log_set_level(run.options.log_level);
@@ -456,7 +674,9 @@ int cmd_run(int argc, char **argv)
 		options_fini(&run.options);
 		return CLI_OK;
 	}
+	mark_time("options");
 	if (run_open(&run, &err) < 0) {
+		run.start_failed = true;
 		/* The terminal first, so that the message looks right. */
 		chardev_restore_terminal();
 		log_error("%s", err.text);

@@ -92,7 +92,7 @@ static void test_the_command_line_goes_over_the_file(void **state)
 static void test_a_value_out_of_range_names_file_line_and_key(void **state)
 {
 	static const char *const bad[][2] = {
-		{ "{\"kernel\": \"k\",\n\"cpus\": 17}", ":2: --cpus 17" }, { "{\"cpus\": -1}", ":1: --cpus -1" },
+		{ "{\"kernel\": \"k\",\n\"cpus\": 129}", ":2: --cpus 129" }, { "{\"cpus\": -1}", ":1: --cpus -1" },
 		{ "{\"memory\": \"3M\"}", ":1: --memory 3M" }, { "{\"way-out\": \"window\"}", ":1: --way-out window" },
 		{ "{\"serial\": \"x\"}", ":1: --serial" }, { "{\"config\": \"x\"}", ":1: \"config\"" },
 		{ "{\"help\": true}", ":1: \"help\"" }, { "{\"qmp\": \"a\", \"cpu\": 2}", ":1: \"cpu\"" },
@@ -192,6 +192,64 @@ static void test_a_virtio_console_may_have_stdio(void **state)
 	options_fini(&o);
 }
 
+static void test_how_a_store_is_reached(void **state)
+{
+	struct store_options store;
+	struct options o;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(PARSE(&o, "{\"restore\": \"/i/web\", \"store-deadline\": 700}", &err,
+			       "--store-cache", "/c,d,limit=1G", "--second-store", "s3://b/p",
+			       "--second-store-after", "20", "--store-credentials", "login"),
+			 0);
+	store = store_args_options(&o.store);
+	assert_int_equal(store.deadline_ms, 700);
+	assert_string_equal(store.cache, "/c,d");
+	assert_int_equal(store.cache_bytes, 1 << 30);
+	assert_string_equal(store.second, "s3://b/p");
+	assert_int_equal(store.second_ms, 20);
+	assert_string_equal(store.credentials, "login");
+	options_fini(&o);
+	assert_int_equal(PARSE(&o, "{}", &err, "--restore", "/i/web"), 0);
+	store = store_args_options(&o.store);
+	assert_null(store.cache);
+	assert_null(store.second);
+	assert_null(store.credentials);
+	options_fini(&o);
+}
+
+static void test_what_a_store_is_not_reached_by(void **state)
+{
+	static const char *const bad[][3] = {
+		{ "--store-cache", "/c,limit=15M", "16M at least" },
+		{ "--store-cache", "/c,size=1G", "limit=SIZE" },
+		{ "--store-cache", ",limit=1G", "missing" },
+		{ "--store-deadline", "5s", "100 to 3600000" },
+		{ "--second-store", "mirror", "no scheme" },
+		{ "--second-store", "https://u:geheim@host/", "user or password" },
+		{ "--second-store-after", "0", "1 to 60000" },
+		{ "--second-store-after", "5", "needs --second-store" },
+	};
+	struct options o;
+	struct err err;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(PARSE(&o, "{\"restore\": \"/i/web\"}", &err, (char *)bad[i][0],
+				       (char *)bad[i][1]),
+				 -EINVAL);
+		options_fini(&o);
+		if (!strstr(err.text, bad[i][2]) || strstr(err.text, "geheim"))
+			fail_msg("%s %s says %s", bad[i][0], bad[i][1], err.text);
+	}
+	assert_int_equal(PARSE(&o, "{\"kernel\": \"k\"}", &err, "--store-deadline", "100"),
+			 -EINVAL);
+	assert_non_null(strstr(err.text, "--store-deadline: needs --restore"));
+	options_fini(&o);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -201,6 +259,8 @@ int main(void)
 		cmocka_unit_test(test_a_value_out_of_range_names_file_line_and_key),
 		cmocka_unit_test(test_only_one_file_is_read),
 		cmocka_unit_test(test_a_virtio_console_may_have_stdio),
+		cmocka_unit_test(test_how_a_store_is_reached),
+		cmocka_unit_test(test_what_a_store_is_not_reached_by),
 	};
 
 	return cmocka_run_group_tests_name("options", tests, set_up, tear_down);
