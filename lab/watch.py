@@ -8,8 +8,9 @@ is lost (lost.py).
                 its registers can still be read (-no-shutdown)
     asked       what runs in it wants the state of this moment, since a guest is
                 lost: a line `LAB-KEEP NAME why` on the console. The guest's own
-                console is in /run/lab-keep/NAME, and /run/lab-keep/NAME.done is
-                made when it is kept (tests/harness/lab.py)
+                console is in /run/lab-keep/NAME; /run/lab-keep/NAME.done is made
+                when it is kept, and says "emulation" when the registers show
+                that the guest has its host's (tests/harness/lab.py)
 
 The first two end the lab, which ends what runs in it.
 """
@@ -23,7 +24,7 @@ import tempfile
 import threading
 
 from cache import LabError
-from lost import keep
+from lost import host_in_guest, keep
 from monitor import Monitor
 
 EVERY_S = 1
@@ -86,8 +87,11 @@ class Watch:
         asked = ASKED.findall(self.lab.console())
         for name, why in asked[self.asked:ASKED_MOST]:
             with contextlib.suppress(LabError, OSError):
-                keep(self.lab, "what runs in the lab says: " + why, guest=self._guest_console(name))
-                self.lab.execute(["touch", "/run/lab-keep/%s.done" % name], timeout=20, cwd="/")
+                place = keep(self.lab, "what runs in the lab says: " + why, guest=self._guest_console(name))
+                lost = place and host_in_guest((place / "registers").read_text("utf-8", "replace"))
+                done = "/run/lab-keep/%s.done" % name
+                self.lab.execute(["sh", "-c", "echo %s > %s.new; mv %s.new %s" % ("emulation" if lost else "", done, done, done)],
+                                 timeout=20, cwd="/")
         self.asked = max(self.asked, len(asked))
 
     def _guest_console(self, name):

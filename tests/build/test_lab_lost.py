@@ -171,12 +171,15 @@ def test_nothing_is_kept_of_a_lab_that_is_well(lab, qemu):
 
 
 @pytest.mark.usefixtures('qemu')
-def test_the_state_is_kept_when_what_runs_inside_has_lost_a_guest(lab):
+@pytest.mark.parametrize('emulation', [False, True])
+def test_the_state_is_kept_when_what_runs_inside_has_lost_a_guest(lab, monkeypatch, emulation):
+    monkeypatch.setattr(watch, 'host_in_guest', lambda samples: emulation and REGISTERS in samples)
     lab.says('LAB-KEEP g0_0 of before\n')
     with watch.Watch(lab) as watching:
         lab.says('LAB-KEEP g1_1 no GUEST-READY\n')
         wait_for(lambda: lab.executed, 10)
-    assert lab.executed == [['touch', '/run/lab-keep/g1_1.done']]
+    (shell, _, told), = lab.executed
+    assert shell == 'sh' and told.endswith(' /run/lab-keep/g1_1.done') and told.startswith('echo emulation >') == emulation
     assert lab.alive() and not watching.lost
     one, = kept()
     assert one['guest'] == 'the guest says\n' and 'no GUEST-READY' in one['why'] and REGISTERS in one['registers']

@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 
-from harness.lab import kept_when_lost
+from harness.lab import GuestStuck, kept_when_lost
 from harness.machine import ARM64
 from harness.migration import Pair
 from harness.qmp import QmpTimeout
@@ -34,6 +34,8 @@ REPORT = re.compile(r'memcheck (?P<kind>status |quit )?pass=(?P<passes>\d+) page
 # What a Linux guest says when it is not well.
 UNWELL = re.compile(r'memcheck ERROR.*|soft lockup.*|.*rcu.*stall.*|BUG:.*|WARNING:.*|Oops.*|Kernel panic.*|'
                     r'clocksource:.*unstable.*|general protection fault.*|blocked for more than.*')
+# ... and when one of its processors goes on no more: what is awaited of it will not come.
+STUCK = re.compile(r'.*(?:soft lockup|rcu.*stall).*')
 BOOT_SECONDS = 40       # unstretched
 
 
@@ -145,6 +147,15 @@ class Console:
         with self._lock:
             return list(self._lines)
 
+    def assert_goes_on(self, ended, awaited):
+        """What is awaited may still come: the machine had not `ended` (closed, asked before the text was looked at, since what came
+        last counts), and the guest's kernel does not say that a processor is stuck."""
+        text = self.text()
+        assert not ended, 'the machine hung up; no %r; the end is %r' % (awaited, text[-1500:])
+        stuck = STUCK.search(text)
+        if stuck:
+            raise GuestStuck('the guest is stuck, no %r: %s' % (awaited, stuck[0]))
+
     def write(self, text):
         """Types."""
         self._sock.sendall(text.encode())
@@ -154,13 +165,13 @@ class Console:
         rx = re.compile(pattern) if isinstance(pattern, str) else pattern
 
         def found():
-            ended = self.closed         # before the look at the lines: what came last counts
+            ended = self.closed
             for i, (_, line) in enumerate(self.lines()[self._seen:], self._seen):
                 match = rx.search(line)
                 if match:
                     self._seen = i + 1
                     return match
-            assert not ended, 'the machine hung up; no %r; the end is %r' % (rx.pattern, self.text()[-1500:])
+            self.assert_goes_on(ended, rx.pattern)
             return None
         with kept_when_lost(self.text):
             return wait_for(found, timeout, lambda: 'console: no %r; the end is %r' % (rx.pattern, self.text()[-1500:]),

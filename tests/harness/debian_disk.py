@@ -59,7 +59,7 @@ class Shell(Console):
             if match:
                 self._from = match.end()
                 return match
-            assert not ended, 'the machine hung up; no %r; the end is %r' % (pattern, self.text()[-1500:])
+            self.assert_goes_on(ended, pattern)
             return None
         with kept_when_lost(self.text):
             return wait_for(found, timeout, lambda: 'console: no %r; the end is %r' % (pattern, self.text()[-1500:]), every=0.02)
