@@ -6,6 +6,7 @@ of POSTERN_BUILD by readelf.
 The bare guest (tests/bare) is none of them: it is freestanding and runs as a
 guest.
 """
+import functools
 import json
 import os
 import pathlib
@@ -28,8 +29,9 @@ pytestmark = pytest.mark.skipif(
     reason='needs readelf, meson and a build')
 
 
+@functools.cache
 def output(*command):
-    """What a command prints."""
+    """What a command prints; each is run once, and nothing is built meanwhile."""
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=True,
                           timeout=120, env=dict(os.environ, LC_ALL='C'))
     return done.stdout.decode('utf-8', 'replace')
