@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The postern authors
-// The board's devices: a state from a peer, then what a guest does to their registers. The first byte says which device.
+// The board's devices: a state from a peer, then what a guest does to their
+// registers. The first byte says which device.
+#include "device/identity.h"
 #include "device/power.h"
 #include "device/rtc.h"
 #include "device/serial.h"
@@ -19,6 +21,11 @@ static void asked(void *arg)
 static void output(void *arg, const uint8_t *data, size_t len)
 {
 	(void)arg, (void)data, (void)len;
+}
+
+static void none_access(void *dev, uint64_t offset, bool write, uint8_t *data, unsigned int size)
+{
+	(void)dev, (void)offset, (void)write, (void)data, (void)size;
 }
 
 typedef void (*access_fn)(void *dev, uint64_t offset, bool write, uint8_t *data, unsigned int size);
@@ -46,19 +53,22 @@ static void drive(const struct device_ops *ops, void *dev, access_fn access, uns
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	static _Alignas(PAGE_BYTES) uint8_t pages[IDENTITY_PAGES * PAGE_BYTES];
 	const struct irq_line irq = { .fn = set_line };
 	const struct serial_wire wire = { .output = output, .accept_input = asked };
 	const struct power_config config = { .sci = irq, .s5_slp_typ = 5 };
 	struct serial *serial;
 	struct power *power;
+	struct identity *identity;
 	struct rtc *rtc;
 	struct err err;
 
 	if (!size || serial_new(&serial, &irq, &wire, &err))
 		return 0;
-	if (power_new(&power, &config, &err) || rtc_new(&rtc, NULL, &err))
+	if (power_new(&power, &config, &err) || rtc_new(&rtc, NULL, &err) ||
+	    identity_new(&identity, pages, &irq, &err))
 		__builtin_trap();
-	switch (data[0] % 3) {
+	switch (data[0] % 4) {
 	case 0:
 		serial_input(serial, data, size < 16 ? size : 16);
 		drive(&serial_device_ops, serial, serial_access, SERIAL_PORTS, 1, data + 1,
@@ -68,9 +78,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		drive(&power_device_ops, power, power_event_access, 4, 1, data + 1, size - 1);
 		power_press_button(power);
 		break;
+	case 2:
+		drive(&identity_device_ops, identity, none_access, 1, 1, data + 1, size - 1);
+		identity_disrupt(identity);
+		break;
 	default:
 		drive(&rtc_device_ops, rtc, rtc_access, 2, 1, data + 1, size - 1);
 	}
+	identity_free(identity);
 	rtc_free(rtc);
 	power_free(power);
 	serial_free(serial);
