@@ -80,7 +80,7 @@ class Pair:
                 sock.close()
         try:
             if not any(exc):
-                self.check_strays()
+                self.check_direct_accesses()
         except BaseException as e:
             self.stack.__exit__(type(e), e, e.__traceback__)
             raise
@@ -90,14 +90,14 @@ class Pair:
         """What lies between the machines."""
         return Link()
 
-    def check_strays(self):
+    def check_direct_accesses(self):
         """No thread of those that still live has touched a missing page itself; of all others the log tells, which is looked at when
         the process ends. By a client of its own: the shared one may have been left in the middle of something."""
         for vm in (self.source, self.destination):
             if isinstance(vm, Postern) and vm.is_alive():
                 with contextlib.suppress(QmpClosed):    # on its way out
-                    strays = vm.qmp().command('query-postern-faults')['counters']['stray-faults']
-                    assert not strays, '%s: %d stray touches of missing pages: %s' % (vm.name, strays, vm.log()[-2000:])
+                    direct = vm.qmp().command('query-postern-faults')['counters']['direct-accesses']
+                    assert not direct, '%s: %d direct accesses to missing pages: %s' % (vm.name, direct, vm.log()[-2000:])
 
     def greet(self, fill):
         """Connects to the source's guest. What runs another kind of guest overrides this, and arrived()."""

@@ -137,14 +137,22 @@ class Qmp:
         except ConnectionError as e:
             raise QmpClosed('%s: %s' % (self.address, e)) from e
 
-    def send(self, name, arguments=None, oob=False):
-        """Sends a command and returns its id, for reply()."""
+    def send(self, name, arguments=None, oob=False, fds=()):
+        """Sends a command, with descriptors, and returns its id, for reply()."""
         self._id += 1
         message = {'exec-oob' if oob else 'execute': name, 'id': self._id}
         if arguments is not None:
             message['arguments'] = arguments
-        self.send_raw(json.dumps(message).encode() + b'\r\n')
+        data = json.dumps(message).encode() + b'\r\n'
+        if fds:
+            socket.send_fds(self.sock, [data], list(fds))
+        else:
+            self.send_raw(data)
         return self._id
+
+    def getfd(self, name, *fds):
+        """Passes a descriptor under that name."""
+        return self.reply(self.send('getfd', {'fdname': name}, fds=fds), name='getfd')
 
     # receiving
 

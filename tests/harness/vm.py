@@ -104,7 +104,7 @@ class Process:
                 if code:
                     raise Died('%s ended with %s; it said: %s' % (self.name, code, self.log()[-4000:]))
             said = self.log()
-            if 'Sanitizer' in said or 'runtime error:' in said or 'stray touch:' in said:
+            if 'Sanitizer' in said or 'runtime error:' in said or 'direct access:' in said:
                 raise Died('%s: %s' % (self.name, said[-8000:]))
         finally:
             self.close()
@@ -316,18 +316,21 @@ class Postern(Machine):
     """`postern run`.
 
     memory: as --memory takes it; kernel: None for none (an incoming machine needs none); incoming: a URI or 'defer';
+    restore: an image, which says what memory, cpus and kernel are unless they are given;
     secret: migrations' secret, True for one that all machines of this process have, a path, or None; insecure: migrations over TCP need none;
     way_out: 'auto', 'kernel', 'eject'; gdb: True for a unix socket at vm.path('gdb'), or a specification; netns: the
     network namespace to run in; options: more words; wait: until QMP answers. Where named machines are is a directory of
     its own, unless env says POSTERN_RUNTIME_DIR.
     """
 
-    def __init__(self, name='vm', memory='256M', cpus=2, kernel='bare', incoming=None, secret=True, insecure=False,
+    def __init__(self, name='vm', memory='256M', cpus=2, kernel='bare', incoming=None, restore=None, secret=True, insecure=False,
                  way_out=None, gdb=None, page_timeout_ms=None, netns=None, serial=True, log_level='info', options=(), pass_fds=(), env=None,
                  wait=True):
         super().__init__(name, netns)
-        words = [program(), 'run', '--name', self.name, '--memory', str(memory), '--cpus', str(cpus),
-                 '--qmp', 'unix:' + self.path('qmp')]
+        words = [program(), 'run', '--name', self.name, '--qmp', 'unix:' + self.path('qmp')]
+        words += ['--restore', restore] if restore else []
+        words += ['--memory', str(memory)] if memory else []
+        words += ['--cpus', str(cpus)] if cpus else []
         words += ['--serial', 'unix:' + self.path('serial') if serial is True else serial or 'null']
         words += ['--log-level', log_level]
         if kernel:
@@ -359,6 +362,33 @@ class Postern(Machine):
     def incoming(name='dst', uri='defer', **more):
         """A machine that waits for a migration."""
         return Postern(name, kernel=more.pop('kernel', None), incoming=uri, **more)
+
+    @staticmethod
+    def restored(image, name='restored', **more):
+        """A machine out of an image, all of whose shape the image says."""
+        given = dict(memory=None, cpus=None, kernel=None)
+        given.update(more)
+        return Postern(name, restore=str(image), **given)
+
+    def save(self, image, wait=True, timeout=60.0, **arguments):
+        """Saves it; returns the job's last answer, or its id where it is not waited for."""
+        job = self.command('postern-snapshot-save', to=str(image), **arguments)['id']
+        return self.wait_saved(job, timeout) if wait else job
+
+    def saves(self):
+        """query-postern-snapshots' last job, or None."""
+        jobs = self.command('query-postern-snapshots')
+        return jobs[0] if jobs else None
+
+    def wait_saved(self, job, timeout=60.0, status='completed'):
+        """Until the job is over; fails unless it ended so."""
+        def over():
+            now = self.saves()
+            assert now['id'] == job
+            return now if now['status'] != 'running' else None
+        last = wait_for(over, timeout, lambda: '%s: %s' % (self.name, self.saves()), every=0.02)
+        assert last['status'] == status, last
+        return last
 
     def faults(self):
         """query-postern-faults"""
@@ -394,10 +424,10 @@ class Qemu(Machine):
             raise
 
 
-def run_postern(*words, timeout=20.0, env=None):
+def run_postern(*words, timeout=20.0, env=None, cwd=None):
     """Runs the executable to its end; returns (exit code, output)."""
     done = subprocess.run([program()] + [str(w) for w in words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=seconds(timeout), env=env)
+                          stderr=subprocess.STDOUT, timeout=seconds(timeout), env=env, cwd=cwd)
     return done.returncode, done.stdout.decode('utf-8', 'replace')
 
 
