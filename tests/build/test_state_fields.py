@@ -11,6 +11,7 @@ FIELD = re.compile(r'(repeated\s+)?([\w.]+)\s+(\w+)\s*=\s*(\d+)\s*;')
 # In no golden file: they need a host of arm64, RAM above 3 GiB, an operator's reset that waits.
 UNSEEN = {'postern.device.MachineRange.gpa', 'postern.device.MachineState.reset_by_host'}
 DEVICES = {'serial': 'SerialState', 'power': 'PowerState', 'rtc': 'RtcState',
+           'identity': 'IdentityState',
            'pci-host': 'PciHostState'}
 OWN = {'virtio-blk': 'DiskState', 'virtio-net': 'NetState', 'virtio-balloon': 'BalloonState'}
 
