@@ -366,7 +366,7 @@ BAD_OPTIONS = [
     (['--memory', '3M', '--kernel', 'BARE'], 'memory'),
     (['--memory', '-64M', '--kernel', 'BARE'], 'memory'),
     (['--memory', '64X', '--kernel', 'BARE'], 'memory'),
-    (['--memory', '17G', '--kernel', 'BARE'], 'memory'),
+    (['--memory', '1025G', '--kernel', 'BARE'], 'memory'),
     (['--memory', '99999999999999999999G', '--kernel', 'BARE'], 'memory'),
     (['--cpus', '0', '--kernel', 'BARE'], 'cpus'),
     (['--cpus', '-1', '--kernel', 'BARE'], 'cpus'),
