@@ -14,7 +14,7 @@ from harness.waiting import seconds
 
 MAN = pathlib.Path(ROOT, 'docs/man')
 COMPLETION = pathlib.Path(ROOT, 'cli/postern.bash')
-PAGES = {'run': 'postern-run.1', 'ctl': 'postern-ctl.1', 'top': 'postern-top.1', 'image': 'postern-image.1',
+PAGES = {'run': 'postern-run.1', 'ctl': 'postern-ctl.1', 'top': 'postern-top.1', 'image': 'postern-image.1', 'snapshot': 'postern-snapshot.1',
          'doctor': 'postern-doctor.1'}
 
 
@@ -61,7 +61,7 @@ def commands_of_ctl():
 @pytest.mark.parametrize('command', PAGES)
 def test_every_option_is_in_its_page_and_no_other(command):
     wanted = options_of_help(command)
-    assert len(wanted) >= {'run': 20, 'ctl': 8, 'top': 1, 'image': 8, 'doctor': 1}[command], wanted
+    assert len(wanted) >= {'run': 20, 'ctl': 8, 'top': 1, 'image': 8, 'snapshot': 6, 'doctor': 1}[command], wanted
     there = options_of_page(PAGES[command])
     if command in ('top', 'doctor'):       # their usage leaves --help and short ones out
         assert wanted | {'--help', '-h', '-j'} == there
@@ -167,7 +167,7 @@ def test_all_of_it_is_installed(tmp_path):
     names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob('*') if p.is_file()}
     wanted = ['bash-completion/completions/postern', 'bin/postern']
     if pathlib.Path(build_dir(), 'docs/postern.1').exists():
-        wanted += ['man1/postern.1', 'man1/postern-run.1', 'man1/postern-ctl.1', 'man1/postern-top.1', 'man1/postern-image.1', 'man1/postern-doctor.1',
+        wanted += ['man1/postern.1', 'man1/postern-run.1', 'man1/postern-ctl.1', 'man1/postern-top.1', 'man1/postern-image.1', 'man1/postern-snapshot.1', 'man1/postern-doctor.1',
                    'man7/postern-qmp.7']
     for name in wanted:
         assert [n for n in names if n.endswith(name)], (name, sorted(names))

@@ -36,11 +36,11 @@ def uri():
 
 def hears(follower, vm):
     """Until the follower of events has said something of a stop or cont."""
-    def told():
+    def reported():
         vm.command('stop')
         vm.command('cont')
         return select.select([follower.stdout], [], [], 0.1)[0]
-    wait_for(told, 10)
+    wait_for(reported, 10)
 
 
 # ---- one machine ----

@@ -33,7 +33,7 @@ def prepare(pair):
     pair.guest.walk('c')
 
 
-def settled(pair):
+def outcome(pair):
     """Until the source knows what became of it; returns its status."""
     with pair.hurry():
         pair.source.wait_migration('failed', 'postcopy-paused', 'completed', timeout=30)
@@ -113,7 +113,7 @@ def test_the_wire_is_taken_out_at_twenty_times(course, part):
             cut.start()
             pair.begin(bandwidth=BANDWIDTH)
             cut.join()
-            status = settled(pair)
+            status = outcome(pair)
             print('cut after %.1f ms: %s' % (moment * 1e3, status))
             if status == 'failed':
                 assert_stays(pair)
@@ -190,7 +190,7 @@ def test_cut_at_each_piece_of_the_protocol(pieces, moment, when, expected, how):
             pair.proxy.cut_at(Moment(what, n, when, direction, channel, how))
             pair.begin(bandwidth=BANDWIDTH)
             assert pair.proxy.wait_cut(), 'the moment did not come: %s' % pair.proxy.seen[-20:]
-            status = settled(pair)
+            status = outcome(pair)
             print('%s, %s: error at the source %r, at the destination %r' % (
                 status, pair.running(), pair.source.migration().get('error-desc'),
                 pair.destination.migration().get('error-desc')))
@@ -213,7 +213,7 @@ def test_pages_of_a_session_that_failed_are_not_kept():
         pair.proxy.cut_at(Moment('State', when='before'))
         pair.begin()
         assert pair.proxy.wait_cut()
-        assert settled(pair) == 'failed'
+        assert outcome(pair) == 'failed'
         assert pair.proxy.count('PAGES', channel='control')
         pair.destination.wait_migration('setup')
         assert pair.destination.faults()['pages']['present'] == 0
@@ -231,7 +231,7 @@ def test_a_source_that_gave_up_can_migrate_to_a_new_destination():
         pair.proxy.cut_at(Moment('StateReply', when='before'))
         pair.begin()
         assert pair.proxy.wait_cut()
-        assert settled(pair) == 'failed'
+        assert outcome(pair) == 'failed'
         old = pair.destination
         old.wait_migration('postcopy-paused', 'failed')
         pair.proxy.restore()

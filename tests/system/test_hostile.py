@@ -324,7 +324,7 @@ def test_a_damaged_state_is_refused_and_the_guest_stays():
 
 
 def test_a_stranger_cannot_resume_somebody_elses_session(recording):
-    """While a migration is paused, whoever knocks with another session, or an old epoch, is turned away."""
+    """While a migration is paused, whoever connects with another session, or an old epoch, is turned away."""
     port = free_port()
     with Pair(memory='64M') as pair:
         pair.destination.command('migrate-incoming', uri='tcp:127.0.0.1:%d' % port)
@@ -394,12 +394,12 @@ def test_pages_lost_by_the_hundred_thousand_are_told_of_together():
         pair.begin(bandwidth=MIB)
         pair.destination.wait_status('io-error', timeout=30)
 
-        def told():
+        def reported():
             found = pair.destination.command('query-postern-faults')['pages']
             # An urgent page may have come after all.
             return (not found['missing'] and not found['requested'] and
                     lost_by_events(pair.destination.q.poll_events()) >= found['lost'])
-        wait_for(told, 60)
+        wait_for(reported, 60)
         lost = pair.destination.command('query-postern-faults')['pages']['lost']
         events = pair.destination.q.poll_events()
         assert lost > pages // 2

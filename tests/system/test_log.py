@@ -51,8 +51,8 @@ def test_what_a_path_holds_cannot_break_a_line(tmp_path):
 
 
 def test_bad_options_are_lines_too():
-    code, text = run_postern('run', '--log-format', 'json', '--cpus', '99', '--kernel', 'x')
-    assert code == 2 and '--cpus 99' in facts(text)[0]['message'] and len(facts(text)) == 1
+    code, text = run_postern('run', '--log-format', 'json', '--cpus', '999', '--kernel', 'x')
+    assert code == 2 and '--cpus 999' in facts(text)[0]['message'] and len(facts(text)) == 1
     code, text = run_postern('run', '--log-format', 'xml')
     assert code == 2 and 'text and json' in text and len(text.splitlines()) == 1
 

@@ -23,7 +23,7 @@ def assert_sound(guest):
     assert found['errors'] == 0, found
 
 
-def settle(pair):
+def owner_after(pair):
     """Until the migration has ended one way or the other; returns the machine that has the guest."""
     pair.source.wait_migration('completed', 'failed', 'cancelled', timeout=60)
     if pair.source.migration_status() == 'completed':
@@ -82,7 +82,7 @@ def test_stop_and_cont_without_end_during_a_migration(side):
         with Watch(pair) as watch, Hammer(getattr(pair, side), 0.001) as hammer:
             wait_for(lambda: hammer.rounds > 5, 10)
             pair.begin(bandwidth=32 * MIB)
-            owner = settle(pair)
+            owner = owner_after(pair)
             rounds = hammer.rounds
             wait_for(lambda: hammer.rounds > rounds + 5, 10)
         print('%d rounds, %d refused, the guest is at %s' % (hammer.rounds, hammer.refused, owner.name))
@@ -101,7 +101,7 @@ def test_cancel_at_any_moment(delay_ms):
                 pair.source.command('migrate_cancel')
             except QmpError as e:
                 assert 'too late' in e.desc
-            owner = settle(pair)
+            owner = owner_after(pair)
         print('the guest is at', owner.name)
         assert watch.samples and not watch.twice
         assert owner.status() == 'running'

@@ -246,12 +246,12 @@ def test_the_guest_is_not_given_to_who_cannot_prove_the_secret(source):
 
 
 class Flood:
-    """Knocks from another address, from several threads, as fast as it goes: says nothing, half a preface, or a whole one, and stays."""
+    """Connects from another address, from several threads, as fast as it goes: says nothing, half a preface, or a whole one, and stays."""
 
     def __init__(self, port, preface, threads=3, host='127.0.0.1'):
         self.port, self.preface, self.host = port, preface, host
         self.ending = threading.Event()
-        self.knocks = [0] * threads
+        self.connections = [0] * threads
         self.threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(threads)]
 
     def __enter__(self):
@@ -271,7 +271,7 @@ class Flood:
                 sock = socket.create_connection(('127.0.0.1', self.port), 1, (self.host, 0))
                 kept.append(sock)
                 sock.sendall((b'', self.preface[:20], self.preface)[number % 3])
-                self.knocks[number] += 1
+                self.connections[number] += 1
             while len(kept) > 100:
                 kept.pop(0).close()
         for sock in kept:
@@ -281,7 +281,7 @@ class Flood:
 @pytest.mark.parametrize('host', ['127.0.0.1', '127.0.0.2'], ids=['same-address', 'elsewhere'])
 def test_the_real_source_gets_in_through_a_flood(victim, source, host):
     with Flood(victim.port, wire.preface(wire.BULK, os.urandom(16), kind=1), host=host) as flood:
-        wait_for(lambda: min(flood.knocks) > 50, 20, 'the flood')
+        wait_for(lambda: min(flood.connections) > 50, 20, 'the flood')
         assert_untouched(victim)
         assert_takes(victim, source)
-    assert sum(flood.knocks) > 150
+    assert sum(flood.connections) > 150
