@@ -103,7 +103,7 @@ def postcopy(bench, vmm, memory_mib=1024, mode='g', cpus=1, verify=True):
             note('walk_source', vmm.name, clock.us(before) * 1e3)
             arrived.walk(mode)
             note('walk_first', vmm.name, _walk_cost(arrived) / before)
-            note('huge_back_' + size, vmm.name, vmm.settled(dst, end))
+            note('huge_back_' + size, vmm.name, vmm.huge_pages_back(dst, end))
             _wait_pass(arrived)
             note('walk_after', vmm.name, _walk_cost(arrived) / before)
             arrived.quiet()

@@ -183,6 +183,7 @@ static int hold(uint64_t bytes)
 static int usage(void)
 {
 	fprintf(stderr, "usage: floors tsc | hold MIB | rates | kick kernel|eject N CPUS |\n"
+			"       floors store FOLDER [ROUNDS] | cipher [ROUNDS] |\n"
 			"       floors serve KERNEL MIB SERIAL-FD\n");
 	return 2;
 }
@@ -198,6 +199,10 @@ int main(int argc, char **argv)
 		return hold((strtoull(argv[2], NULL, 10) << 20) & ~(HUGE_BYTES - 1));
 	if (!strcmp(what, "rates"))
 		return floor_rates(argc - 1, argv + 1);
+	if (!strcmp(what, "store"))
+		return floor_store(argc - 1, argv + 1);
+	if (!strcmp(what, "cipher"))
+		return floor_cipher(argc - 1, argv + 1);
 	if (!strcmp(what, "kick") && argc == 5)
 		return floor_kick(argc - 1, argv + 1);
 	if (!strcmp(what, "serve") && argc == 5)

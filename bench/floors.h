@@ -77,5 +77,9 @@ int floor_serve(int argc, char **argv);
 /* ---- rates and kicks (floor_rates.c, floor_kick.c): print one line a figure ---- */
 int floor_rates(int argc, char **argv);
 int floor_kick(int argc, char **argv);
+/* The same of stores (floor_store.c). */
+int floor_store(int argc, char **argv);
+/* The same of encryption (floor_cipher.c). */
+int floor_cipher(int argc, char **argv);
 
 #endif

@@ -141,7 +141,7 @@ class Vmm:
         return max(ends)
 
     @staticmethod
-    def settled(_dst, _end):
+    def huge_pages_back(_dst, _end):
         """Waits until the destination has done what it does after the end in the background; how many ms after the end that was, or
         None where there is nothing to wait for."""
         return None
@@ -166,7 +166,7 @@ class Postern(Vmm):
         self.options = tuple(options)
 
     @staticmethod
-    def settled(dst, end):
+    def huge_pages_back(dst, end):
         q = dst.qmp()
         wait_for(lambda: not q.command('query-postern-faults')['pages']['broken-huge'], 60, every=0.01)
         return (time.time() - end) * 1e3

@@ -31,14 +31,19 @@ def slowest(hist, n):
     return out[::-1]
 
 
+def width(low):
+    """Of the bucket that begins there: 32 of each power of two (tests/bare/bare.h)."""
+    return 1 << max(low.bit_length() - 6, 0)
+
+
 def quantile(hist, q):
-    """The least value that the share q of all touches does not exceed; None without any."""
+    """What the share q of all touches does not exceed, as if those of a bucket, which is 3 % wide, lay evenly in it; None without any."""
     want = q * sum(n for _, n in hist)
     seen = 0
     for low, n in hist:
+        if n and seen + n >= want:
+            return low + width(low) * (want - seen) / n
         seen += n
-        if n and seen >= want:
-            return low
     return None
 
 

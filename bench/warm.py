@@ -35,7 +35,7 @@ class Warm:
                                         stdout=subprocess.PIPE)
         self.begun = time.monotonic()
 
-    def _settle(self):
+    def _wait_idle(self):
         """Until the host has taken what was freed before."""
         if not os.path.exists(REPORTING):
             return
@@ -50,7 +50,7 @@ class Warm:
     def release(self):
         """From now on it is free, and warm."""
         self.process.stdout.readline()
-        self._settle()
+        self._wait_idle()
         self.close()
 
     def close(self):
