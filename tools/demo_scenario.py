@@ -324,7 +324,7 @@ def present_share(vm):
     return pages['present'] / pages['total']
 
 
-def tell(rows, story, n):
+def report(rows, story, n):
     """The whole story of one guest."""
     pair = cut(story)
     vm = pair.destination
@@ -403,7 +403,7 @@ def run(where, kernel, way_out, story_of, n, small='64M'):
         story = story_of(way_out)
         with story.pair:
             say('  %s runs and verifies its memory; migrating' % story.title)
-            tell(rows, story, n)
+            report(rows, story, n)
     except Exception as e:          # pylint: disable=broad-except
         rows.add('the story told to its end', (), False, _reason(e))
         print(_reason(e), file=sys.stderr)
