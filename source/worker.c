@@ -96,19 +96,21 @@ static int add_urgent(struct worker *worker)
 	int r = worker_add_thread(worker, urgent_main);
 
 	worker->urgent += !r;
+	worker->starting += !r;
 	return r;
 }
 
 /*
- * Something is wanted: one that sleeps reads it. Another one is started only where all that there
- * are have something to read, so that one that is warm serves as long as it can. Where none can
- * be started those that there are come to it.
+ * Something is wanted: one that sleeps reads it, or one that is about to begin. Another one is
+ * started only where all that there are have something to read, so that one that is warm serves as
+ * long as it can. Where none can be started those that there are come to it.
  */
 static void call_urgent(struct worker *worker)
 {
 	if (worker->idle)
 		pthread_cond_signal(&worker->changed);
-	else if (worker->running && worker->urgent < worker->config.urgent_threads)
+	else if (worker->running && !worker->starting &&
+		 worker->urgent < worker->config.urgent_threads)
 		add_urgent(worker);
 }
 
@@ -459,6 +461,7 @@ static void *urgent_main(void *arg)
 	pthread_setname_np(pthread_self(), "source-urgent");
 	thread_is_urgent();
 	pthread_mutex_lock(&worker->lock);
+	worker->starting--;
 	pages = worker->buffers + worker->buffers_used++ * read_pages(worker) * PAGE_BYTES;
 	while (worker->running) {
 		until = want_held(worker);
@@ -537,7 +540,7 @@ static bool start_anew(struct worker *worker)
 	ok &= worker_bulk_init(&worker->bulk, worker->pages);
 	worker->buffers = page_buffer_new(buffers_bytes(worker));
 	worker->n_held = worker->ring_len = worker->buffers_used = 0;
-	worker->urgent = worker->idle = 0;
+	worker->urgent = worker->starting = worker->idle = 0;
 	worker->has_bulk = false;
 	worker->others_until = INT64_MAX;
 	worker->hint = WORKER_NOBODY;

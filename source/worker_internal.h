@@ -89,7 +89,8 @@ struct worker {
 	pthread_mutex_t lock;		/* guards the rest */
 	pthread_t thread[2 * WORKER_THREADS_MAX];
 	unsigned int threads; /* grows while it runs; after that worker_stop has them */
-	unsigned int urgent, idle; /* of these: urgent ones; of these, that sleep or were woken */
+	unsigned int urgent;	/* of these: urgent ones */
+	unsigned int starting, idle;	/* of these: not begun yet; that sleep or were woken */
 	bool has_bulk; /* the bulk's are among them */
 	unsigned int buffers_used;
 	pthread_cond_t changed;		/* something is wanted or held, or stop; for urgent threads */
