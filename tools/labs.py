@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The postern authors
-"""Runs pytest in the lab, in as many labs as it takes for every test to have had one that lived.
+"""Runs pytest in labs, each file in labs of its own, some side by side, in as many as it takes for every test to have had one that lived.
 
 The emulation beneath a lab has faults of its own (lab/README.md): now and then its kernel dies, or goes astray for a while. Neither says
 anything of postern. So:
 
-  - a lab that dies is replaced: the file whose test ran then, and those after it, run in a new one;
+  - a lab has one processor, since most of those faults come when one processor of the emulation has another do something; what that
+    costs in time comes back by running as many labs as the machine has processors, LABS_AT_A_TIME at most;
+  - a lab that dies is replaced: the file whose test ran then runs in a new one;
   - a file in which a test failed, or its guest was lost (its kernel says that a processor is stuck, or the registers prove that it is:
     tests/harness/lab.py; pytest's XFAIL), runs again, in a new lab, TRIES times in all. What passes in one of them has passed; of the
     rest what was lost at least as often as it failed counts as skipped. What became of each is said.
 
-Each is said as it happens, and at most LABS_MOST labs are taken for a kernel.
+Each is said as it happens, and at most LABS_MOST labs are taken for a file.
 """
 import collections
+import concurrent.futures
+import os
 import pathlib
 import re
 import subprocess
 import sys
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
-LABS_MOST = 8
+LABS_MOST = 6
+LABS_AT_A_TIME = 2
+PROCESSORS = 1          # of each
 TRIES = 4
 TIMEOUT_S = 1500        # of all that runs in one lab
 NO_KERNEL = 77
@@ -55,22 +61,27 @@ class Run:
             self.outcomes[self.at, test] = OUTCOMES[word]
 
 
-def run_once(command, files):
+def show(name, text):
+    """A line of one lab, among those of others; whole, and with the lab's name."""
+    sys.stdout.write('%s| %s\n' % (name, text.rstrip('\n')))
+    sys.stdout.flush()
+
+
+def run_once(name, command, files):
     """Runs `command files`, shows what it prints, and returns a Run."""
     command = [str(word) for word in (*command, *files)]
-    print('$', ' '.join(command), flush=True)
+    show(name, '$ ' + ' '.join(command))
     seen = Run()
-    with subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True, errors='replace') as child:
+    with subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace') as child:
         for text in child.stdout:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            show(name, text)
             seen.line(text)
     seen.code = child.returncode
     return seen
 
 
 class Labs:
-    """Labs of one kernel. command(report): what runs pytest in one lab, to which files are added."""
+    """Labs of one kernel, one after the other. command: what runs pytest in one lab, to which files are added."""
 
     def __init__(self, name, command, once=run_once):
         self.name = name
@@ -83,7 +94,7 @@ class Labs:
         outcomes, todo = {}, list(files)
         while todo and self.taken < LABS_MOST:
             self.taken += 1
-            seen = self.once(self.command, todo)
+            seen = self.once(self.name, self.command, todo)
             if seen.code == NO_KERNEL:
                 raise NoKernel
             outcomes.update(seen.outcomes)
@@ -95,7 +106,7 @@ class Labs:
             todo = todo[todo.index(at):]
             # what the file's tests did before the lab died is for nothing: they may build on one another
             outcomes = {key: outcome for key, outcome in outcomes.items() if key[0] not in todo}
-            print('%s: the lab ended with %s in %s; on from there in a new one' % (self.name, seen.code, at), flush=True)
+            show(self.name, 'the lab ended with %s in %s; on from there in a new one' % (seen.code, at))
         outcomes.update({(file, 'no lab lived long enough'): FAILED for file in todo})
         return outcomes
 
@@ -125,4 +136,16 @@ class Labs:
     def say(self, what, tests):
         """Names tests, if there are any."""
         if tests:
-            print('%s: %s:' % (self.name, what), *('%s::%s' % key for key in tests), sep='\n    ', flush=True)
+            show(self.name, '\n    '.join([what + ':', *('%s::%s' % key for key in tests)]))
+
+
+def side_by_side(name, command, files, once=run_once):
+    """The outcomes of all tests of the files, each file in labs of its own, {(file, test): outcome}. NoKernel."""
+    def run_file(file):
+        return Labs('%s %s' % (name, pathlib.Path(file).stem[len('test_'):]), command, once).run_until_passed([file])
+    at_a_time = min(LABS_AT_A_TIME, len(os.sched_getaffinity(0)))
+    with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+        outcomes = {}
+        for one in pool.map(run_file, files):
+            outcomes.update(one)
+        return outcomes

@@ -25,7 +25,7 @@ class Script:
         self.runs = list(runs)
         self.given = []
 
-    def __call__(self, _command, files):
+    def __call__(self, _name, _command, files):
         self.given.append(list(files))
         seen = labs.Run()
         seen.code, lines = self.runs.pop(0)
@@ -136,3 +136,17 @@ def test_a_guest_with_its_hosts_registers_is_the_emulations_fault():
     assert not lost.host_in_guest(registers((well, bad), (bad, well), (well, other)))
     assert not lost.host_in_guest(registers((0, 0xffffffff81182682), *[(0, 0xffff888003800000)] * (lost.SAMPLES - 1)))
     assert not lost.host_in_guest('---- no (more) registers: gone\n')
+
+
+def test_each_file_has_labs_of_its_own():
+    runs = {A: [(LAB_DIED, []), (0, [report(A, 'test_x', 'PASSED')])], B: [(0, [report(B, 'test_y', 'SKIPPED')])],
+            C: [(1, [report(C, 'test_z', 'FAILED')])] * labs.TRIES}
+    scripts = {file: Script(*of_file) for file, of_file in runs.items()}
+    outcomes = labs.side_by_side('lab', [], [A, B, C], lambda name, command, files: scripts[files[0]](name, command, files))
+    assert outcomes == {(A, 'test_x'): labs.PASSED, (B, 'test_y'): labs.SKIPPED, (C, 'test_z'): labs.FAILED}
+    assert [len(script.given) for script in scripts.values()] == [2, 1, labs.TRIES]
+
+
+def test_no_kernel_is_said_as_such_by_many():
+    with pytest.raises(labs.NoKernel):
+        labs.side_by_side('lab', [], [A, B], Script(*[(labs.NO_KERNEL, [])] * 2))
