@@ -157,5 +157,5 @@ def prepare(path, save):
     """The image of all of them, unless it is there."""
     image = pathlib.Path(path)
     if not image.exists():
-        save(image, 1024, False)
+        save(image, 1024)
     return image

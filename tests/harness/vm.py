@@ -400,13 +400,18 @@ class Postern(Machine):
 
 
 class Qemu(Machine):
-    """QEMU with the bare guest (one vCPU, multiboot) or options of the caller's: for comparisons."""
+    """QEMU with the bare guest (one vCPU, multiboot) or options of the caller's: for comparisons. binary: a program, or the words that
+    begin its command line."""
+
+    @staticmethod
+    def machine_words(memory_mib, board='microvm,acpi=off', cpu='Nehalem'):
+        """What is the same in all of them that may take over from one another."""
+        return ['-M', board, '-accel', 'kvm', '-cpu', cpu, '-m', str(memory_mib), '-nodefaults', '-display', 'none']
 
     def __init__(self, name='qemu', memory_mib=256, incoming=None, gdb=None, netns=None, options=(),
                  kernel='bare', binary='qemu-system-x86_64', board='microvm,acpi=off', cpu='Nehalem'):
         super().__init__(name, netns)
-        words = [binary, '-M', board, '-accel', 'kvm', '-cpu', cpu, '-m', str(memory_mib),
-                 '-nodefaults', '-display', 'none', '-name', self.name,
+        words = [*([binary] if isinstance(binary, str) else binary), *self.machine_words(memory_mib, board, cpu), '-name', self.name,
                  '-chardev', 'socket,id=serial,path=%s,server=on,wait=off' % self.path('serial'),
                  '-serial', 'chardev:serial', '-qmp', 'unix:%s,server=on,wait=off' % self.path('qmp')]
         if kernel:
