@@ -413,6 +413,7 @@ static int image_begin(struct run *run, struct err *err)
 static int image_await(struct run *run, struct err *err)
 {
 	run->open_err = err;
+	run->opened = false;
 	loop_run(run->loop);
 	if (run->opened)
 		return 0;
@@ -421,7 +422,8 @@ static int image_await(struct run *run, struct err *err)
 	return err_prefix(err, err->code, "--restore");
 }
 
-/* A thread opens the image, and meanwhile KVM is asked what does not depend on it. */
+/* A thread opens the image, and meanwhile KVM is asked what does not depend on it. What is known
+ * of the image then is what the machine is made from. */
 static int image_open_first(struct run *run, struct err *err)
 {
 	int r = image_begin(run, err);
@@ -447,11 +449,11 @@ static int image_find_boot(void *arg, struct machine *machine, struct err *err)
 /* What others have brought of the image, and what they are to have of this machine's. */
 static int share_open(struct run *run, struct machine_config *config, struct err *err)
 {
-	const struct manifest *manifest = image_manifest(restore_image(run->restore));
+	const struct image_id *id = restore_id(run->restore);
 	int r;
 
-	_Static_assert(sizeof(manifest->id) == SHARE_IMAGE_BYTES, "an image's id");
-	r = share_join(&run->share, run->options.share, manifest->id.bytes, config->memory_bytes,
+	_Static_assert(sizeof(*id) == SHARE_IMAGE_BYTES, "an image's id");
+	r = share_join(&run->share, run->options.share, id->bytes, config->memory_bytes,
 		       err);
 	if (r < 0)
 		return err_prefix(err, r, "--share %s", run->options.share);
@@ -537,8 +539,14 @@ static int load_image(struct run *run, struct err *err)
 		.below = run->overlays.below,
 		.clock_realtime = run->options.clock_realtime,
 	};
+	int r = restore_await(run->restore, image_opened, run, err);
 
-	return restore_load(run->restore, run->machine, &terms, &run->options.fill, err);
+	if (r < 0)
+		return err_prefix(err, r, "--restore");
+	if (!r)
+		r = image_await(run, err);
+	mark_time("the rest of the image");
+	return r < 0 ? r : restore_load(run->restore, run->machine, &terms, &run->options.fill, err);
 }
 
 static int restore_start(struct run *run, struct err *err)

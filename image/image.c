@@ -270,6 +270,8 @@ int image_open(struct image **out, struct store *store, struct store_scope *scop
 	image->scope = scope;
 	pthread_mutex_init(&image->lock, NULL);
 	r = open_manifest(image, name, options, err);
+	if (!r && options && options->known)
+		options->known(options->known_arg, &image->manifest);
 	if (!r)
 		r = open_root(image, err);
 	if (!r)

@@ -34,6 +34,10 @@ struct image_options {
 	const struct image_key *key;
 	/* One that is not encrypted will do, too, although a key is given. */
 	bool allow_unencrypted;
+	/* Told what the manifest says once that is known to be right, before more is read, by
+	 * image_open's thread; the image may yet turn out bad. NULL: nobody. */
+	void (*known)(void *arg, const struct manifest *manifest);
+	void *known_arg;
 };
 
 struct image_stats {

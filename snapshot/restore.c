@@ -30,13 +30,18 @@ struct restore {
 	struct store *store;
 	struct store_scope scope;
 	struct image *image;
+	/* What the manifest says; the main thread's once it is known. */
 	struct host_record record;
+	struct image_id id;
+	unsigned int cpus;
+	uint64_t memory_bytes;
 	struct buf state;		/* the object; freed once it is loaded */
 
 	pthread_t thread;
 	bool opening;			/* the thread is to be joined */
+	struct err unfit;		/* the thread's: of what the manifest says */
 	struct err err;			/* of the thread's */
-	void (*done)(void *arg, const struct err *err);
+	void (*done)(void *arg, const struct err *err); /* who waits; NULL: nobody */
 	void *arg;
 
 	struct machine *machine;	/* from restore_load on */
@@ -46,27 +51,59 @@ struct restore {
 	struct boot_fetch *boot;
 };
 
+static void restore_done(struct restore *restore, const struct err *err)
+{
+	void (*done)(void *arg, const struct err *err) = restore->done;
+
+	restore->done = NULL;
+	if (done)
+		done(restore->arg, err);
+}
+
 /* ---- opening, on the thread ---- */
 
-static int open_state(struct restore *restore, struct err *err)
+static int check_machine(struct restore *restore, const struct manifest_machine *machine,
+			 struct err *err)
 {
-	const struct manifest *manifest = image_manifest(restore->image);
-	struct image_state state;
 	int r;
 
-	if (manifest->machine.memory_only)
+	if (machine->memory_only)
 		return err_set(err, -EINVAL,
 			       "it has memory alone, which was imported, and no machine that "
 			       "could run");
-	r = host_check_shape(&manifest->machine, err);
+	r = host_check_shape(machine, err);
 	if (!r)
-		r = host_record_parse(&restore->record, manifest->machine.options, err);
-	if (!r)
-		r = image_get_object(restore->image, IMAGE_STATE, &restore->state, err);
-	if (!r)
-		r = image_state_decode(&state, restore->state.data, restore->state.len,
-				       restore->place.name, err);
+		r = host_record_parse(&restore->record, machine->options, err);
+	restore->cpus = machine->cpus;
+	restore->memory_bytes = host_memory_bytes(machine);
 	return r;
+}
+
+static int open_state(struct restore *restore, struct err *err)
+{
+	struct image_state state;
+	int r = image_get_object(restore->image, IMAGE_STATE, &restore->state, err);
+
+	return r ? r : image_state_decode(&state, restore->state.data, restore->state.len,
+					  restore->place.name, err);
+}
+
+static void on_known(void *arg)
+{
+	struct restore *restore = arg;
+
+	if (restore->opening)
+		restore_done(restore, NULL);
+}
+
+/* The machine can be made; what of the image follows is read meanwhile. */
+static void open_known(void *arg, const struct manifest *manifest)
+{
+	struct restore *restore = arg;
+
+	restore->id = manifest->id;
+	if (!check_machine(restore, &manifest->machine, &restore->unfit))
+		loop_post(restore->loop, on_known, restore);
 }
 
 /* The working set comes while the rest is opened. It is only a hint: without it goes, too. */
@@ -82,8 +119,12 @@ static void open_replay(struct restore *restore)
 
 static int open_all(struct restore *restore, struct err *err)
 {
-	const struct image_options open = { .key = restore->key,
-					    .allow_unencrypted = restore->allow_unencrypted };
+	const struct image_options open = {
+		.key = restore->key,
+		.allow_unencrypted = restore->allow_unencrypted,
+		.known = open_known,
+		.known_arg = restore,
+	};
 	int r = store_open(&restore->store, restore->place.store, &restore->options, err);
 
 	if (!r)
@@ -91,6 +132,10 @@ static int open_all(struct restore *restore, struct err *err)
 	if (!r)
 		r = image_open(&restore->image, restore->store, &restore->scope,
 			       restore->place.name, &open, err);
+	if (restore->unfit.code) {
+		*err = restore->unfit;
+		return err->code;
+	}
 	return r ? r : open_state(restore, err);
 }
 
@@ -102,7 +147,7 @@ static void on_opened(void *arg)
 		return;
 	pthread_join(restore->thread, NULL);
 	restore->opening = false;
-	restore->done(restore->arg, restore->err.code ? &restore->err : NULL);
+	restore_done(restore, restore->err.code ? &restore->err : NULL);
 }
 
 static void *open_main(void *arg)
@@ -151,25 +196,39 @@ int restore_open(struct restore **out, struct loop *loop, const char *place,
 	return 0;
 }
 
+int restore_await(struct restore *restore, void (*done)(void *arg, const struct err *err),
+		  void *arg, struct err *err)
+{
+	if (!restore->opening) {
+		*err = restore->err;
+		return err->code ? err->code : 1;
+	}
+	restore->done = done;
+	restore->arg = arg;
+	return 0;
+}
+
 /* ---- the machine ---- */
 
 int restore_machine(const struct restore *restore, struct machine_config *config, struct err *err)
 {
-	const struct manifest_machine *was = &image_manifest(restore->image)->machine;
-	uint64_t bytes = host_memory_bytes(was);
-
-	if (config->cpus && config->cpus != was->cpus)
+	if (config->cpus && config->cpus != restore->cpus)
 		return err_set(err, -EINVAL, "--cpus %u: the guest of image %s has %u",
-			       config->cpus, restore->place.name, was->cpus);
-	if (config->memory_bytes && config->memory_bytes != bytes)
+			       config->cpus, restore->place.name, restore->cpus);
+	if (config->memory_bytes && config->memory_bytes != restore->memory_bytes)
 		return err_set(err, -EINVAL, "--memory: the guest of image %s has %" PRIu64 " MiB",
-			       restore->place.name, bytes >> 20);
-	config->cpus = was->cpus;
-	config->memory_bytes = bytes;
+			       restore->place.name, restore->memory_bytes >> 20);
+	config->cpus = restore->cpus;
+	config->memory_bytes = restore->memory_bytes;
 	config->starts_inmigrate = true;
 	config->ram_is_late = true;
 	config->loads_no_kernel = true;
 	return 0;
+}
+
+const struct image_id *restore_id(const struct restore *restore)
+{
+	return &restore->id;
 }
 
 bool restore_has_boot(const struct restore *restore)

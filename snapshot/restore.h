@@ -3,8 +3,9 @@
  *
  * A machine out of an image: it runs before its memory is there.
  *
- *   restore_open   on a thread: the store, the image, its state; all is checked that can be
- *   (the caller builds the machine that restore_machine describes)
+ *   restore_open   on a thread: the store, and what the image is
+ *   (the caller builds the machine that restore_machine describes, and that thread goes on)
+ *   restore_await  the rest: index and state; all is checked that can be
  *   restore_load   early pages, the machine's state, the page source
  *   restore_run    the guest runs
  *
@@ -32,19 +33,29 @@ struct restore_options {
 };
 
 /*
- * Begins to open; `done`, on the loop, once: err is NULL, or says why not. -EINVAL: no place of an
- * image; -ENOMEM.
+ * Begins to open; `done`, on the loop, once: it is known what machine the image has, or err says
+ * why not. -EINVAL: no place of an image; -ENOMEM.
  */
 int restore_open(struct restore **out, struct loop *loop, const char *place,
 		 const struct restore_options *options,
 		 void (*done)(void *arg, const struct err *err), void *arg, struct err *err);
 
 /*
- * Once it is open. Sets of config what the image says: cpus, memory, and what a machine has whose
+ * `done`, on the loop, once: all is there that restore_load needs, or err says why not. After
+ * restore_open's was told of no error; 1: it is there already, and `done` is not called; or a
+ * negative errno.
+ */
+int restore_await(struct restore *restore, void (*done)(void *arg, const struct err *err),
+		  void *arg, struct err *err);
+
+/*
+ * Once it is known. Sets of config what the image says: cpus, memory, and what a machine has whose
  * guest comes from elsewhere. Where cpus or memory_bytes are not 0 they have to be the image's:
  * -EINVAL.
  */
 int restore_machine(const struct restore *restore, struct machine_config *config, struct err *err);
+/* Of the image. */
+const struct image_id *restore_id(const struct restore *restore);
 /* Does the image have a kernel for the guest's reboots? */
 bool restore_has_boot(const struct restore *restore);
 
@@ -56,7 +67,7 @@ struct restore_terms {
 };
 
 /*
- * The machine is in INMIGRATE, nothing of its memory was touched. -ESTALE: disks have changed
+ * After restore_await. The machine is in INMIGRATE, nothing of its memory was touched. -ESTALE: disks have changed
  * (host.h); -ENODATA: the image does not say when its guest was saved. Before the loop runs; looks
  * at disks' files.
  */
