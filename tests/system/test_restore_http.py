@@ -33,7 +33,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         web = self.server.web
         web.gets += 1
         web.packs += '/pack-' in self.path
-        if web.silent.is_set():
+        web.asked.append(self.path)
+        if web.silent.is_set() and web.silent_about in self.path:
             while web.silent.is_set() and not web.over.is_set():
                 time.sleep(0.01)
             self.close_connection = True
@@ -92,12 +93,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Web:
-    """silent: requests are not answered; broken: they are refused; deaf: what is written is taken and not confirmed."""
+    """silent: requests are not answered, those of paths with silent_about in them; asked: all paths; broken: they are refused; deaf: what is written is taken and not confirmed."""
 
     def __init__(self, root):
         self.root = str(root)
         self.gets = self.packs = self.puts = 0
         self.broken = False
+        self.silent_about, self.asked = '', []
         self.silent, self.deaf, self.over = threading.Event(), threading.Event(), threading.Event()
         self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.server.daemon_threads = True
@@ -191,15 +193,27 @@ def test_it_ends_at_once_while_the_server_is_silent(web, number):
         assert ms < seconds(3) * 1e3
 
 
-def test_a_signal_ends_the_wait_for_a_server_that_says_nothing(web):
-    """Before there is a machine."""
+@pytest.mark.parametrize('about', ['', '/index.', '/state.'])
+def test_a_signal_ends_the_wait_for_a_server_that_says_nothing(web, about):
+    """Before there is a machine, or before there is all that it needs to run."""
+    web.silent_about = about
     web.silent.set()
     with subprocess.Popen([program(), 'run', '--serial', 'null', '--restore', web.url('web')], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        wait_for(lambda: web.gets > 0, 20)
+        wait_for(lambda: any(about in path for path in web.asked), 20)
         process.send_signal(signal.SIGTERM)
         text, _ = process.communicate(timeout=seconds(5))
         assert process.returncode == 1 and 'ended' in text, text
+
+
+@pytest.mark.parametrize('what', ['index.', 'state.'])
+def test_what_is_damaged_behind_the_manifest_is_an_error_before_the_guest_runs(web, what):
+    name, = (name for name in os.listdir(os.path.join(web.root, 'web')) if name.startswith(what))
+    with open(os.path.join(web.root, 'web', name), 'r+b') as f:
+        f.seek(100)
+        f.write(b'\xff' * 8)
+    code, text = run_postern('run', '--serial', 'stdio', '--restore', web.url('web'), timeout=40)
+    assert code == 1 and 'web' in text and what[:-1] in text, text
 
 
 def test_a_server_that_refuses_is_an_error_that_names_it(web):
