@@ -431,6 +431,8 @@ static int image_open_first(struct run *run, struct err *err)
 	mark_time("image begun");
 	if (!r && !(run->started && run->started->host))
 		r = vm_host_new(&run->own_host, err);
+	if (!r && run->own_host)
+		vm_host_prepare(run->own_host);
 	mark_time("KVM asked");
 	if (!r)
 		r = image_await(run, err);

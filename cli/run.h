@@ -17,7 +17,7 @@ struct run_started {
 	const char *overlay_name; /* of --overlay's files, where there is no --name */
 	/* It is one of many: each network device has an address that follows from this; or NULL. */
 	const char *mac_name;
-	const struct vm_host *host; /* outlives the call; NULL: it asks KVM itself */
+	struct vm_host *host; /* outlives the call; NULL: it asks KVM itself */
 };
 
 /* As cmd_run. started: NULL, or lasts as long. */

@@ -13,12 +13,31 @@
 
 struct vm_host {
 	int fd;
+	int spare; /* a VM that no machine has yet, or -1 */
 	void *asked;
 };
 
 int vm_host_fd(const struct vm_host *host)
 {
 	return host->fd;
+}
+
+void vm_host_prepare(struct vm_host *host)
+{
+	if (host->spare < 0)
+		host->spare = ioctl(host->fd, KVM_CREATE_VM, 0ul);
+}
+
+int vm_host_take_vm(struct vm_host *host, unsigned long type)
+{
+	int fd = host->spare;
+
+	host->spare = -1;
+	if (fd >= 0 && type) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
 }
 
 const void *vm_host_asked(const struct vm_host *host)
@@ -55,6 +74,7 @@ int vm_host_new(struct vm_host **out, struct err *err)
 
 	if (!host)
 		return err_set(err, -ENOMEM, "no memory for the VM");
+	host->spare = -1;
 	r = host_open(host, err);
 	if (!r)
 		r = arch_host_ask(host->fd, &host->asked, err);
@@ -70,6 +90,8 @@ void vm_host_free(struct vm_host *host)
 {
 	if (!host)
 		return;
+	if (host->spare >= 0)
+		close(host->spare);
 	if (host->fd >= 0)
 		close(host->fd);
 	free(host->asked);

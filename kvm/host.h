@@ -20,6 +20,13 @@ struct vm_host;
 int vm_host_new(struct vm_host **out, struct err *err);
 /* No VM has it any more. NULL is nothing. */
 void vm_host_free(struct vm_host *host);
+/*
+ * Makes an empty VM of KVM's default type, for the one machine that will be made here: its memory
+ * need not be known for that. Where it cannot be made nothing happens, and vm_new says why.
+ */
+void vm_host_prepare(struct vm_host *host);
+/* That VM's descriptor, the caller's from now on, once; -1: there is none of this type. */
+int vm_host_take_vm(struct vm_host *host, unsigned long type);
 /* /dev/kvm. */
 int vm_host_fd(const struct vm_host *host);
 /* What the architecture has asked (arch_host_ask). */

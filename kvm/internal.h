@@ -62,7 +62,7 @@ struct vm_msi {
 };
 
 struct vm {
-	const struct vm_host *host;
+	struct vm_host *host;
 	struct vm_host *own_host; /* it, when nobody has given one; else NULL */
 	int fd;
 	struct memory *mem;

@@ -209,7 +209,9 @@ static int vm_create(struct vm *vm, unsigned int cpus, struct err *err)
 	r = arch_vm_type(vm_kvm_fd(vm), vm_asked(vm), ram_end(vm->mem), &type, err);
 	if (r < 0)
 		return r;
-	vm->fd = ioctl(vm_kvm_fd(vm), KVM_CREATE_VM, type);
+	vm->fd = vm_host_take_vm(vm->host, type);
+	if (vm->fd < 0)
+		vm->fd = ioctl(vm_kvm_fd(vm), KVM_CREATE_VM, type);
 	return vm->fd < 0 ? err_errno(err, -errno, "KVM_CREATE_VM") : 0;
 }
 
@@ -318,7 +320,7 @@ static int vm_make_kvm(struct vm *vm, unsigned int cpus, struct err *err)
 	return r;
 }
 
-int vm_new(struct vm **out, const struct vm_host *host, struct memory *mem, unsigned int cpus,
+int vm_new(struct vm **out, struct vm_host *host, struct memory *mem, unsigned int cpus,
 	   const struct vm_exit_ops *ops, void *arg, struct err *err)
 {
 	struct vm *vm;

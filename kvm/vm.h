@@ -70,7 +70,7 @@ struct vm_exit_ops {
  * capability is missing, or this host's KVM has no room for so many vCPUs or so
  * much RAM.
  */
-int vm_new(struct vm **out, const struct vm_host *host, struct memory *mem, unsigned int cpus,
+int vm_new(struct vm **out, struct vm_host *host, struct memory *mem, unsigned int cpus,
 	   const struct vm_exit_ops *ops, void *arg, struct err *err);
 /*
  * Ends the vCPU threads (each leaves whatever it waits for) and joins them; the

@@ -62,7 +62,7 @@ struct machine_config {
 	const char *name;		/* may be NULL */
 	bool dump_guest_core;		/* core dumps of this process have guest RAM */
 	enum way_out way_out;
-	const struct vm_host *host; /* outlives the machine; NULL: it opens KVM itself */
+	struct vm_host *host; /* outlives the machine; NULL: it opens KVM itself */
 	/*
 	 * A machine for a guest that comes by migration has all of the next four; one that is
 	 * restored out of an image, all but disks_elsewhere.

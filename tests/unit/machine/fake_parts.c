@@ -20,7 +20,7 @@
 struct vm fake_vm;
 struct board fake_board;
 
-int vm_new(struct vm **out, const struct vm_host *host, struct memory *mem, unsigned int cpus,
+int vm_new(struct vm **out, struct vm_host *host, struct memory *mem, unsigned int cpus,
 	   const struct vm_exit_ops *ops, void *arg, struct err *err)
 {
 	(void)host, (void)mem, (void)cpus, (void)ops, (void)arg, (void)err;
