@@ -107,11 +107,11 @@ _postern_snapshot() {
 		_postern_files "$word" ;;
 	--format)
 		_postern_words "raw mapped-ram elf" "$word" ;;
-	--timeout | --level | --parent | --threads | --dead-after | --store-deadline | --ranges | --block | --offset | --key-fd)
+	--timeout | --buffer | --level | --parent | --threads | --dead-after | --store-deadline | --ranges | --block | --offset | --key-fd)
 		;;
 	*)
 		if [[ $word == -* ]]; then
-			_postern_words "--name --qmp --timeout --incremental --parent --track --pause --level --detach --names --threads --dry-run --dead-after
+			_postern_words "--name --qmp --timeout --incremental --parent --track --pause --buffer --level --detach --names --threads --dry-run --dead-after
 				--format --diff --over --ranges --block --offset
 				--store-credentials --store-deadline --key-file --key-fd --allow-unencrypted --json --help" "$word"
 		else

@@ -212,6 +212,8 @@ static int begin(struct ctl *ctl, const struct snapshot_options *o, json_t **rep
 		json_object_set_new(args, "level", json_integer(o->level));
 	if (o->pause)
 		json_object_set_new(args, "paused", json_true());
+	if (o->buffer_bytes)
+		json_object_set_new(args, "buffer", json_integer((json_int_t)o->buffer_bytes));
 	if (o->track)
 		json_object_set_new(args, "track", json_true());
 	if (o->incremental)

@@ -36,6 +36,7 @@ struct snapshot_options {
 	/* STORE/NAME, or STORE; compact: both of them; import: FILE first; export: FILE last */
 	const char *place[2];
 	unsigned int level; /* 0: not given */
+	uint64_t buffer_bytes; /* the same */
 	unsigned int threads; /* 0: not given */
 	unsigned int dead_after_s; /* 0: not given */
 	bool dry_run;

@@ -9,6 +9,7 @@
 #include "cli/snapshot.h"
 #include "control/rundir.h"
 #include "image/operations.h"
+#include "memory/snapshot.h"
 
 const char snapshot_help[] =
 	"usage: postern snapshot [OPTION...] save STORE/NAME\n"
@@ -48,6 +49,7 @@ const char snapshot_help[] =
 	"      --track           save: afterwards, notice what the guest writes, so that the next incremental save\n"
 	"                        need not read all of memory\n"
 	"      --pause           save: the guest stands still until its memory has been read\n"
+	"      --buffer SIZE     save: for what the guest writes before it has been saved, 1M or more (64M)\n"
 	"      --level N         save, compact, import: zstd's level, 1 to 19 (1)\n"
 	"      --detach          save: do not wait for the end\n"
 	"      --names           list: names alone, and no image is looked at\n"
@@ -71,6 +73,7 @@ const char snapshot_help[] =
 enum {
 	OPT_QMP = 256,
 	OPT_TIMEOUT,
+	OPT_BUFFER,
 	OPT_LEVEL,
 	OPT_DETACH,
 	OPT_NAMES,
@@ -106,6 +109,7 @@ static const struct snapshot_option {
 	{ 'n', "name", OF_MACHINE },
 	{ OPT_QMP, "qmp", OF_MACHINE },
 	{ OPT_TIMEOUT, "timeout", OF_MACHINE },
+	{ OPT_BUFFER, "buffer", BIT(SNAPSHOT_SAVE) },
 	{ OPT_LEVEL, "level", BIT(SNAPSHOT_SAVE) | BIT(SNAPSHOT_COMPACT) | BIT(SNAPSHOT_IMPORT) },
 	{ OPT_DETACH, "detach", BIT(SNAPSHOT_SAVE) },
 	{ OPT_INCREMENTAL, "incremental", BIT(SNAPSHOT_SAVE) },
@@ -309,6 +313,13 @@ static int snapshot_options_take(struct snapshot_options *o, int option, const c
 		return 0;
 	case OPT_TIMEOUT:
 		return take_timeout(o, value, err);
+	case OPT_BUFFER:
+		if (size_parse(&o->buffer_bytes, value) < 0 ||
+		    o->buffer_bytes < MEMORY_SNAPSHOT_BUFFER_MIN || o->buffer_bytes > INT64_MAX)
+			return err_set(err, -EINVAL,
+				       "--buffer %s: a size of 1M or more is expected, such as 512M",
+				       value);
+		return 0;
 	case OPT_LEVEL:
 		return snapshot_number(&o->level, "level", value, 19, err);
 	case OPT_DETACH:
@@ -405,6 +416,7 @@ int snapshot_options_parse(struct snapshot_options *o, int argc, char **argv, st
 		{ "name", required_argument, NULL, 'n' },
 		{ "qmp", required_argument, NULL, OPT_QMP },
 		{ "timeout", required_argument, NULL, OPT_TIMEOUT },
+		{ "buffer", required_argument, NULL, OPT_BUFFER },
 		{ "level", required_argument, NULL, OPT_LEVEL },
 		STORE_WRITE_LONG_OPTIONS,
 		KEY_LONG_OPTIONS,

@@ -104,6 +104,7 @@ static int cmd_snapshot_save(struct qmp_call *call, struct err *err)
 		.deadline_ms = (unsigned int)deadline,
 		.paused = qmp_arg_bool(call, "paused"),
 		.track = qmp_arg_bool(call, "track"),
+		.buffer_bytes = qmp_arg_uint(call, "buffer", 0),
 		.incremental = qmp_arg_bool(call, "incremental") || parent,
 		.parent = parent,
 		.key_file = qmp_arg_string(call, "key-file"),
@@ -248,7 +249,8 @@ static const struct qmp_arg save_args[] = {
 	{ "track", QMP_BOOL, true },	      { "incremental", QMP_BOOL, true },
 	{ "parent", QMP_STRING, true },	      { "store-credentials", QMP_STRING, true },
 	{ "store-deadline", QMP_UINT, true }, { "key-file", QMP_STRING, true },
-	{ "key-fd", QMP_STRING, true },	      { 0 },
+	{ "key-fd", QMP_STRING, true },	      { "buffer", QMP_UINT, true },
+	{ 0 },
 };
 static const struct qmp_arg cancel_args[] = { { "id", QMP_STRING, true }, { 0 } };
 static const struct qmp_arg fill_args[] = {

@@ -134,7 +134,7 @@ static int open_all(struct restore *restore, struct err *err)
 			       restore->place.name, &open, err);
 	if (restore->unfit.code) {
 		*err = restore->unfit;
-		return err->code;
+		return err_prefix(err, err->code, "image %s", restore->place.name);
 	}
 	return r ? r : open_state(restore, err);
 }
@@ -155,8 +155,7 @@ static void *open_main(void *arg)
 	struct restore *restore = arg;
 
 	pthread_setname_np(pthread_self(), "restore-open");
-	if (open_all(restore, &restore->err) < 0)
-		err_prefix(&restore->err, restore->err.code, "image %s", restore->place.name);
+	open_all(restore, &restore->err);
 	loop_post(restore->loop, on_opened, restore);
 	return NULL;
 }

@@ -55,6 +55,7 @@ struct save_config {
 	int level; /* zstd's; 0: the default */
 	bool paused; /* the guest is to stand still until memory has been read */
 	bool track; /* afterwards, notice what is written: memory/snapshot.h */
+	uint64_t buffer_bytes; /* for copies before a first write; 0: memory/snapshot.h's */
 	/*
 	 * Write only what has changed since the parent, as far as that is known: memory_knows says
 	 * that what is tracked is tracked since the parent was saved.

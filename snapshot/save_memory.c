@@ -44,6 +44,7 @@ static bool is_live_only(int r)
 static int make_snapshot(struct save *save, struct err *err)
 {
 	const struct memory_snapshot_config config = {
+		.buffer_bytes = save->config.buffer_bytes,
 		.paused = !save->live,
 		.track = save->live && save->config.track,
 		.all = !save->config.incremental || !save->config.memory_knows,

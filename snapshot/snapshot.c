@@ -307,6 +307,7 @@ int snapshot_save(struct snapshot *s, const struct snapshot_save_args *args, cha
 		.deadline_ms = args->deadline_ms,
 		.paused = args->paused,
 		.track = args->track,
+		.buffer_bytes = args->buffer_bytes,
 		.incremental = args->incremental,
 		.memory_knows = memory_snapshot_is_tracked(machine_memory(s->machine)),
 		.changed = on_changed,

@@ -26,6 +26,7 @@ struct snapshot_save_args {
 	unsigned int deadline_ms;
 	bool paused; /* the guest stands still until its memory has been read */
 	bool track; /* afterwards, notice what is written, for the next one */
+	uint64_t buffer_bytes; /* for what the guest writes meanwhile; 0: the usual */
 	/* On top of the image that the machine was last saved into, or restored from. */
 	bool incremental;
 	const char *parent; /* with incremental: that has to have this name; NULL: whatever */

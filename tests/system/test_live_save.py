@@ -236,6 +236,23 @@ def test_a_store_that_hangs_holds_up_writes_and_nothing_else(tmp_path):
         verify(guest)
 
 
+def test_with_room_for_all_of_it_no_write_waits_for_a_store_that_hangs(tmp_path):
+    """The guest writes everywhere while nothing can be saved; the image is of the moment of the save all the same."""
+    with Hanging() as store, Postern(memory=HELD_UP, env=store.env) as vm:
+        guest = writing(vm)
+        job = vm.save(store.place('held'), wait=False, buffer=3 * BUFFER)
+        wait_for(lambda: vm.saves()['buffered-bytes'] > 2 * BUFFER, 60)
+        writes_on(guest)
+        assert vm.saves()['throttled'] == 0 and vm.saves()['status'] == 'running'
+        store.answers.set()
+        vm.wait_saved(job)
+        assert vm.saves()['throttled'] == 0 and vm.saves()['buffered-bytes'] == 0
+        verify(guest)
+        vm.command('quit')
+        assert vm.wait_exit(10) == 0
+        verify_image(store.place('held'), env=store.env)
+
+
 def test_writes_go_on_when_the_store_does(tmp_path):
     with Hanging() as store, Postern(memory=HELD_UP, env=store.env) as vm:
         guest = writing(vm)
