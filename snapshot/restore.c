@@ -62,7 +62,7 @@ static void restore_done(struct restore *restore, const struct err *err)
 
 /* ---- opening, on the thread ---- */
 
-static int check_machine(struct restore *restore, const struct manifest_machine *machine,
+static int restore_check_machine(struct restore *restore, const struct manifest_machine *machine,
 			 struct err *err)
 {
 	int r;
@@ -102,7 +102,7 @@ static void open_known(void *arg, const struct manifest *manifest)
 	struct restore *restore = arg;
 
 	restore->id = manifest->id;
-	if (!check_machine(restore, &manifest->machine, &restore->unfit))
+	if (!restore_check_machine(restore, &manifest->machine, &restore->unfit))
 		loop_post(restore->loop, on_known, restore);
 }
 
