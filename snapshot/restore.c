@@ -63,7 +63,7 @@ static void restore_done(struct restore *restore, const struct err *err)
 /* ---- opening, on the thread ---- */
 
 static int restore_check_machine(struct restore *restore, const struct manifest_machine *machine,
-			 struct err *err)
+				 struct err *err)
 {
 	int r;
 
