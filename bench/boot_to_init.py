@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import select
+import signal
 import statistics
 import struct
 import subprocess
@@ -141,6 +142,7 @@ def main():
     parser.add_argument('--debian', action='store_true', help='the Debian on the disk of lab/run --debian, to its login')
     parser.add_argument('build', type=pathlib.Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)    # its machines end with it
     with tempfile.TemporaryDirectory() as place:
         measure(options, pathlib.Path(place))
 

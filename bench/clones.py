@@ -26,6 +26,7 @@ import os
 import pathlib
 import re
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -184,6 +185,7 @@ def main():
     parser.add_argument('--peer', type=int, metavar='N', help='also N machines of QEMU')
     parser.add_argument('build', nargs='?', type=pathlib.Path, default=TOP / 'build')
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)    # its machines end with it
     os.environ['POSTERN_BUILD'] = str(options.build.resolve())
     with tempfile.TemporaryDirectory(prefix='postern-clones-') as name:
         where = pathlib.Path(name)

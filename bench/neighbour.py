@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -213,6 +214,7 @@ def main():
     parser.add_argument('--way-out', choices=['kernel', 'eject'], action='append')
     parser.add_argument('--json', default=os.path.join(build_dir(), 'bench', 'neighbour.json'))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)    # its machines end with it
     reason = have_build() or kvm.kvm_reason() or kvm.uffd_reason() or net.reason()
     if reason:
         print('cannot be measured here: ' + reason)

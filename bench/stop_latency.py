@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 
 sys.dont_write_bytecode = True
@@ -76,6 +77,7 @@ def main():
     parser.add_argument('--way-out', choices=['kernel', 'eject'], action='append')
     parser.add_argument('--json', default=os.path.join(build_dir(), 'bench', 'stop_latency.json'))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)    # its machines end with it
     reason = have_build() or kvm.bare_reason() or kvm.kvm_reason() or kvm.uffd_reason() or net.reason()
     if reason:
         print('cannot be measured here: ' + reason)
