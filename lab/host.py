@@ -152,9 +152,9 @@ class Lab:
         self.process = process
 
     @classmethod
-    def start(cls, image, top, build, smp, mem, lasting=False, path=None, debian=None):
+    def start(cls, image, top, build, smp, mem, lasting=False, path=None, debian=None, taps=()):
         """Boots a lab and waits for its agent. Unless lasting, it dies with this process. debian: the image of a whole
-        Debian, for a further disk."""
+        Debian, for a further disk; taps: devices of this machine, for further NICs."""
         if path is None:
             (cache_dir() / "labs").mkdir(exist_ok=True)
             path = tempfile.mkdtemp(prefix="lab-", dir=cache_dir() / "labs")
@@ -166,7 +166,7 @@ class Lab:
             with open(path / "payload", "wb") as out:
                 os.fchmod(out.fileno(), 0o600)
                 payload_write(out, top, build, token)
-            lab._qemu(image, smp, mem, lasting, debian)
+            lab._qemu(image, smp, mem, lasting, debian, taps)
             lab._save()
             with Watch(lab) as watch:
                 lab._wait_ready(watch)
@@ -179,7 +179,7 @@ class Lab:
             raise
         return lab
 
-    def _qemu(self, image, smp, mem, lasting, debian):
+    def _qemu(self, image, smp, mem, lasting, debian, taps):
         def drive(number, file, extra, serial=""):
             return ["-drive", "file=%s,if=none,id=d%d,format=raw,%s" %
                     (str(file).replace(",", ",,"), number, extra),
@@ -198,6 +198,9 @@ class Lab:
                 *(drive(2, debian, "cache=unsafe,snapshot=on", ",serial=debian") if debian else []),
                 "-netdev", "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:0-10.0.2.15:5000",
                 "-device", "virtio-net-pci,netdev=n0,romfile=",
+                *(word for number, tap in enumerate(taps, 1) for word in (
+                    "-netdev", "tap,id=n%d,ifname=%s,script=no,downscript=no" % (number, tap),
+                    "-device", "virtio-net-pci,netdev=n%d,romfile=,mac=52:54:00:12:35:%02x" % (number, number))),
                 "-kernel", image / "vmlinuz", "-initrd", image / "initramfs", "-append",
                 arch.cmdline + " panic=-1 oops=panic mitigations=off net.ifnames=0 quiet loglevel=5"]
         with open(self.path / "qemu.log", "wb") as log:

@@ -12,11 +12,13 @@ import argparse
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
 import time
 
+import debian
 import host
 import image
 from cache import LabError, cache_dir, say
@@ -78,7 +80,9 @@ class WarmLock:
 
 def boot(options, place, **more):
     if options.debian:
-        more["debian"] = image.debian_get()
+        more["debian"] = debian.debian_get(options.debian)
+    if options.verb == "run":
+        more["taps"] = [tap for _, _, tap in (net.partition("=") for net in options.net)]
     start = time.monotonic()
     what = (place, str(TOP), options.build, options.kvm_smp, options.mem)
     try:
@@ -174,7 +178,7 @@ def do_run(options):
     if not options.build_given and not os.path.isdir(options.build):
         say("there is no %s: the command sees sources only" % os.path.relpath(options.build))
     place = image.image_get(options.kernel, options.extra, arch=options.arch)
-    if not options.cold:
+    if not options.cold and not options.net:
         with WarmLock(lab_name(options)):
             lab, new = warm_get(options, place, options.warm)
             if lab:
@@ -220,6 +224,8 @@ def do_down(options):
 
 def do_build(options):
     print(image.image_get(options.kernel, options.extra, options.fresh, options.arch))
+    if options.debian:
+        debian.debian_get(options.debian)
     return 0
 
 
@@ -235,13 +241,15 @@ def parse(arguments):
         if name != "down":
             new.add_argument("--with", dest="extra", action="append", default=[],
                              metavar="PACKAGE", help="a Debian package more in the image")
+            new.add_argument("--debian", action="store_const", const=debian.SUITE,
+                             help="with a disk that holds a whole Debian")
+            new.add_argument("--debian-suite", dest="debian", metavar="SUITE", help="the same, of another release")
         if name in ("run", "up"):
             new.add_argument("--build", help="build directory (default: build in the tree, build-arm64 for arm64)")
             new.add_argument("--kvm-smp", type=int, default=2, metavar="N",
                              help="processors of the lab (default 2)")
             new.add_argument("--mem", type=int, default=3072, metavar="MIB",
                              help="memory of the lab (default 3072)")
-            new.add_argument("--debian", action="store_true", help="with a disk that holds a whole Debian")
             new.add_argument("-q", "--quiet", action="store_true", help="say errors only")
         return new
 
@@ -251,6 +259,8 @@ def parse(arguments):
     new.add_argument("--get", action="append", default=[], metavar="INSIDE:OUTSIDE",
                      help="copy a file or directory out afterwards")
     new.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    new.add_argument("--net", action="append", default=[], metavar="tap=NAME",
+                     help="a NIC more, at this tap device of this machine")
     new.add_argument("--stdin", action="store_true", help="hand on standard input")
     new.add_argument("--console", metavar="FILE", help="keep the kernel's console here")
     new.add_argument("--warm", action="store_true", help="boot a lasting lab if none is up, use it")
@@ -279,6 +289,8 @@ def parse(arguments):
             del options.command[0]
         if any(not all(pair.partition(":")) for pair in options.get):
             parser.error("--get takes INSIDE:OUTSIDE")
+        if not all(re.fullmatch(r"tap=[\w.-]{1,15}", net) for net in options.net):
+            parser.error("--net takes tap=NAME")
     return options
 
 

@@ -307,8 +307,20 @@ def test_a_boot_that_fails_is_tried_once_more(kernel, tmp_path, failures):
 
 def test_usage_errors_are_125():
     for arguments in ([], ["--kernel", "5.4", "true"], ["--build", "/nonexistent", "true"],
-                      ["--get", "x", "true"]):
+                      ["--get", "x", "true"], ["--net", "user", "true"], ["--net", "tap=a,b", "true"]):
         assert lab("run", *arguments).returncode == 125
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a tap takes root")
+def test_a_tap_is_a_further_nic(kernel):
+    """In a namespace of its own, which is gone with the lab."""
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", "ip link set lo up && ip tuntap add t0 mode tap && "
+         "ip address add 10.78.1.1/24 dev t0 && ip link set t0 up && exec \"$@\"", "sh", HERE / "run",
+         "--cold", "--kernel", kernel, "--net", "tap=t0", "--",
+         "ip address add 10.78.1.2/24 dev eth1 && ip link set eth1 up && ping -c 1 -W 20 10.78.1.1 > /dev/null && echo there"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr
 
 
 class Guest:
