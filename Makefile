@@ -6,7 +6,7 @@
 PYTHON := /usr/bin/python3
 BUILD := build
 
-.PHONY: all help setup check lint test test-control test-sanitize test-threads arm64 demo demo-arm64 test-arm64 bench bench-quick kernels clean
+.PHONY: all help setup check lint test test-control test-lab-stores test-sanitize test-threads arm64 demo demo-arm64 test-arm64 bench bench-quick kernels clean
 # Two at a time would get into each other's way: apt, ninja, measurements.
 .NOTPARALLEL:
 
@@ -51,6 +51,9 @@ test-threads: setup-test-threads	## the unit tests, built with ThreadSanitizer
 # Under emulation 6.12 is less steady than 6.1.
 test-control: setup-test-control all	## the lab's tests on Linux 6.12, whose guest faults can be interrupted
 	@$(PYTHON) tools/test --only lab --kernel 6.12 $(BUILD)
+
+test-lab-stores: setup-test-lab-stores all	## a Debian saved to Ceph and S3 and cloned on two kernels; brings Ceph: lab/README.md
+	@$(PYTHON) tools/lab-stores $(BUILD)
 
 kernels: setup-kernels all	## what QEMU and postern answer on each kernel: docs/kernels.md, 20 minutes
 	@$(PYTHON) tools/kernels $(BUILD)

@@ -378,29 +378,6 @@ def image_build(target, series, arch, root_tar, work, log):
     (target / "arch").write_text(arch.name + "\n", "ascii")
 
 
-# ---- a whole Debian, for guests that start from a disk
-
-DEBIAN_SIZE = "1000M"
-DEBIAN_PACKAGES = "fio sqlite3"
-DEBIAN_RECIPE = HERE.parent / "cli/recipe/debian.sh"
-
-
-def debian_build(target, work, log):
-    """What `postern image debian` makes, by the same recipe."""
-    place = work / "debian"
-    place.mkdir()
-    run(["sh", DEBIAN_RECIPE], log, env=dict(
-        os.environ, IMAGE_OUT=str(target / "debian.raw"), IMAGE_WORK=str(place), IMAGE_SIZE=DEBIAN_SIZE,
-        IMAGE_SUITE=ROOT_SUITE, IMAGE_PACKAGES=DEBIAN_PACKAGES, IMAGE_HOSTNAME="debian", IMAGE_PASSWORD="",
-        IMAGE_KEY="", IMAGE_MIRROR=""))
-
-
-def debian_get():
-    """The image's path; built when needed."""
-    name = "debian-" + digest(DEBIAN_RECIPE, DEBIAN_SIZE, DEBIAN_PACKAGES)
-    return cached(name, debian_build) / "debian.raw"
-
-
 def root_packages(extra):
     lines = (HERE / "root/packages").read_text("ascii").splitlines()
     return [line for line in lines if line and not line.startswith("#")] + sorted(extra)

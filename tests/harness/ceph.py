@@ -63,11 +63,12 @@ ADMIN = ('--cap', 'mon', 'allow *', '--cap', 'osd', 'allow *', '--cap', 'mgr', '
 
 
 class Ceph:
-    """The cluster. cephx: clients have keys; pool: one that is made, with client.postern who may use it."""
+    """The cluster. cephx: clients have keys; pool: one that is made, with client.postern who may use it; min_size: copies that there
+    have to be."""
 
     programs = PROGRAMS
 
-    def __init__(self, directory, osds=3, cephx=True, pool='images', address='127.0.0.1', more=''):
+    def __init__(self, directory, osds=3, cephx=True, pool='images', address='127.0.0.1', more='', min_size=None):
         for program in self.programs:
             if not shutil.which(program):
                 pytest.skip('%s is not installed: make setup-ceph' % program)
@@ -75,7 +76,7 @@ class Ceph:
         self.conf = os.path.join(self.dir, 'ceph.conf')
         self.keyring = os.path.join(self.dir, 'postern.keyring')
         self.fsid = str(uuid.uuid4())
-        self.cephx, self.pool, self.n, self.address = cephx, pool, osds, address
+        self.cephx, self.pool, self.n, self.address, self.min_size = cephx, pool, osds, address, min_size
         self.mon = free_port()
         self._write_conf(more)
         self.mon_process, self.others = None, []
@@ -84,7 +85,7 @@ class Ceph:
     def _write_conf(self, more):
         size = min(self.n, 3)
         text = CONF % {'dir': self.dir, 'fsid': self.fsid, 'mon': self.mon, 'auth': 'cephx' if self.cephx else 'none',
-                       'size': size, 'min_size': (size + 1) // 2, 'more': more}
+                       'size': size, 'min_size': self.min_size or (size + 1) // 2, 'more': more}
         with open(self.conf, 'w', encoding='ascii') as file:
             file.write(text.replace('127.0.0.1', self.address))
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The postern authors
-"""Ceph's S3 server, with a cluster of one daemon (harness/ceph.py).
+"""Ceph's S3 server, with a cluster of one daemon unless more is said (harness/ceph.py).
 
     with RadosGw(directory) as server:
         server.url('images/prefix'), server.env
@@ -29,10 +29,10 @@ class RadosGw(Ceph):
     programs = (*PROGRAMS, 'radosgw', 'radosgw-admin', 'curl')
     env = {'AWS_ACCESS_KEY_ID': KEY, 'AWS_SECRET_ACCESS_KEY': SECRET}
 
-    def __init__(self, directory, address='127.0.0.1'):
+    def __init__(self, directory, address='127.0.0.1', osds=1, cephx=False, pool=None, **more):
         self.port = free_port()
         self.endpoint = 'http://%s:%d' % (address, self.port)
-        super().__init__(directory, osds=1, cephx=False, pool=None, address=address, more=CONF % self.port)
+        super().__init__(directory, osds=osds, cephx=cephx, pool=pool, address=address, more=CONF % self.port, **more)
         self.flaws = []         # as harness.s3's; this one tells nobody
 
     def url(self, prefix='', **more):
@@ -43,7 +43,7 @@ class RadosGw(Ceph):
         super().start()
         # One after the other: both make pools, and may wait for each other for ever.
         self.run('radosgw-admin', 'user', 'create', '--uid', 'test', '--display-name', 'test', '--access-key', KEY, '--secret', SECRET)
-        self.others.append(self.daemon('radosgw', '-n', 'client.rgw'))
+        self.others.append(self.daemon('radosgw', '-n', 'client.admin' if self.cephx else 'client.rgw'))
         wait_for(self._answers, 120, lambda: open(os.path.join(self.dir, 'radosgw.out'), encoding='utf-8').read())
         subprocess.run(['curl', '-sf', '-X', 'PUT', '--noproxy', '*', '--aws-sigv4', 'aws:amz:us-east-1:s3', '--user', KEY + ':' + SECRET,
                         '-H', 'x-amz-content-sha256: UNSIGNED-PAYLOAD', self.endpoint + '/images'], check=True, timeout=seconds(60))
