@@ -221,7 +221,10 @@ def test_two_clones_live_through_a_dead_daemon_and_a_cut(hosts, place, moments, 
         print('random numbers: %s' % random)
         assert len(set(random)) == 2
         for guest in (of_a, of_b):
-            assert guest.run('dmesg | grep -c "due to virtual machine fork"') == '1'
+            if guest.run('ls -d /sys/bus/acpi/drivers/vmgenid || :'):
+                assert guest.run('dmesg | grep -c "due to virtual machine fork"') == '1'
+            else:
+                print("the guest's kernel has no driver of the VM generation ID")
         hosts.kill_osd(store)
         brought = [vm.faults()['source']['urgent-pages'] for vm, _ in clones]
         for (vm, _), before in zip(clones, brought):
