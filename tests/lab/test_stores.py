@@ -206,7 +206,7 @@ def told(what, times):
 @pytest.mark.parametrize('store', ['s3', 'rados'])
 def test_two_clones_live_through_a_dead_daemon_and_a_cut(hosts, place, moments, expected_way_out, store):
     moment = moments[store]
-    clones = []
+    hosts.mend()                # as another test may have left it
     words = options('--disk', '%s,readonly' % (place / 'memcheck'), append='')
     words[words.index('--disk') + 1] = '%s,format=qcow2,backing=%s' % (moment.disk, device())
     words = words[:words.index('--append')]
