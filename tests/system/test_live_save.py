@@ -276,10 +276,11 @@ def test_quit_is_obeyed_while_writes_are_held_up(tmp_path):
 
 
 def test_a_reset_waits_until_memory_has_been_read(tmp_path):
-    """The guest's own, and one that is asked for; what is saved is what was before."""
+    """The guest's own, and one that is asked for; what is saved is what was before. With room for all that the guest writes: it can be
+    told to reboot however much it has written by then."""
     with Hanging() as store, Postern(memory=HELD_UP, env=store.env) as vm:
         guest = writing(vm)
-        job = vm.save(store.place('web'), wait=False)
+        job = vm.save(store.place('web'), wait=False, buffer=3 * BUFFER)
         assert store.asked.wait(seconds(30))
         guest.quiet()
         guest.reboot()
