@@ -13,6 +13,7 @@ import hmac
 import http.server
 import itertools
 import re
+import sys
 import threading
 import time
 import urllib.parse
@@ -68,6 +69,14 @@ class Refused(Exception):
     def __init__(self, status, code):
         super().__init__(code)
         self.status, self.code = status, code
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """Says nothing of clients that have gone, as a save does that is cancelled."""
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -225,7 +234,7 @@ class S3:
         self.numbers = itertools.count()
         self.lock = threading.RLock()
         self.refuse = None
-        self.httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
+        self.httpd = _Server(('127.0.0.1', 0), _Handler)
         self.httpd.daemon_threads = True
         self.httpd.s3 = self
         self.endpoint = 'http://127.0.0.1:%d' % self.httpd.server_address[1]
