@@ -39,9 +39,6 @@
 #include "base/probe.h"
 #include "memory/internal.h"
 
-/* How long a thread may wait inside the kernel where that hides it from signals. */
-#define EJECT_AFTER_NS (5 * NS_PER_MS)
-
 void memory_set_way_out(struct memory *mem, enum way_out way)
 {
 	pthread_mutex_lock(&mem->eject_lock);
@@ -243,8 +240,8 @@ static int64_t overdue_at(const struct memory_thread *thread, bool *by_signal)
 
 	*by_signal = thread->ejecting && !(waits && thread->wait.gfn.v != thread->eject_gfn.v);
 	if (*by_signal)
-		return thread->eject_tried_ns + EJECT_AFTER_NS;
-	return waits ? thread->wait.tried_ns + EJECT_AFTER_NS : INT64_MAX;
+		return thread->eject_tried_ns + thread->mem->eject_after_ns;
+	return waits ? thread->wait.tried_ns + thread->mem->eject_after_ns : INT64_MAX;
 }
 
 /* The first thread that is overdue by now, which counts as tried; NULL: none is, until *next. */

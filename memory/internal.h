@@ -102,6 +102,9 @@ struct memory_rooms {
 	bool ended; /* and is not started any more */
 };
 
+/* How long a thread may wait inside the kernel where that hides it from signals. */
+#define EJECT_AFTER_NS (5 * NS_PER_MS)
+
 struct memory {
 	struct memory_region region[MEMORY_REGIONS_MAX];
 	state_byte *state[MEMORY_REGIONS_MAX];
@@ -170,6 +173,7 @@ struct memory {
 	pthread_cond_t eject_over;
 	unsigned int ejecting;		/* threads with an eject under way */
 	uint64_t eject_seq;		/* ejects ever begun */
+	int64_t eject_after_ns;		/* EJECT_AFTER_NS, but in tests whose clock stands still */
 	_Atomic uint64_t returns;	/* from KVM_RUN, ever; written with eject_lock held */
 	_Atomic enum memory_direct_access direct_access;
 	pid_t direct_named[MEMORY_DIRECT_NAMED_MAX];	/* the fault thread's: who has been named */

@@ -131,6 +131,7 @@ int memory_new_missing(struct memory **out, const struct memory_range *ranges, u
 	mem->backing = -1;
 	mem->backing_uffd = -1;
 	mem->way = WAY_OUT_EJECT;
+	mem->eject_after_ns = EJECT_AFTER_NS;
 	for (i = 0; i < n && !r; i++)
 		r = region_new(mem, &ranges[i], err);
 	if (r < 0) {

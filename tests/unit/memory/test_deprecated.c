@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "memory/internal.h"
 
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
@@ -38,8 +39,9 @@ static void test_set_nudge_is_set_signal(void **unused)
 	(void)unused;
 	self = waiting_thread(mem);
 	memory_thread_set_nudge(self, on_signal, &signalled);
+	mem->eject_after_ns = 100 * NS_PER_SEC;
 	assert_true(memory_eject(mem, self, GFN(3)));
-	self->eject_tried_ns = 0;
+	self->eject_tried_ns = -200 * NS_PER_SEC;
 	memory_eject_overdue(mem);
 	assert_int_equal(signalled, 1);
 	assert_false(memory_thread_left(self, -EINTR));

@@ -322,9 +322,20 @@ static void on_signal(void *arg)
 	atomic_fetch_add((_Atomic int *)arg, 1);
 }
 
-static void test_an_eject_that_misses_is_followed_by_a_signal(void **unused)
+/* Nothing becomes overdue by itself, however long this thread is held up; LONG_AGO is. */
+#define LONG_AGO (-200 * NS_PER_SEC)
+
+static struct memory *memory_without_a_clock(void)
 {
 	struct memory *mem = memory_for_test(2, 0, true, NULL);
+
+	mem->eject_after_ns = 100 * NS_PER_SEC;
+	return mem;
+}
+
+static void test_an_eject_that_misses_is_followed_by_a_signal(void **unused)
+{
+	struct memory *mem = memory_without_a_clock();
 	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
 	_Atomic int signalled = 0;
 
@@ -336,14 +347,14 @@ static void test_an_eject_that_misses_is_followed_by_a_signal(void **unused)
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
 	assert_null(kicked);
 	/* The clock is ours: it has been waiting for a moment, for long, for longer. */
-	self->wait.tried_ns = clock_now_ns() + NS_PER_SEC;
+	self->wait.tried_ns = clock_now_ns();
 	assert_true(memory_eject_overdue(mem) > 0);
 	assert_int_equal(mem->ejecting, 0);
-	self->wait.tried_ns = 0;
+	self->wait.tried_ns = LONG_AGO;
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
 	assert_int_equal(signalled, 0);
-	self->eject_tried_ns = 0;
+	self->eject_tried_ns = LONG_AGO;
 	memory_eject_overdue(mem);
 	assert_int_equal(signalled, 1);
 	/* The signal brings it out; the page is plain again. */
@@ -361,7 +372,7 @@ static void test_an_eject_that_misses_is_followed_by_a_signal(void **unused)
  */
 static void test_the_way_may_change_during_an_eject(void **unused)
 {
-	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory *mem = memory_without_a_clock();
 	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
 	_Atomic int signalled = 0;
 
@@ -371,12 +382,12 @@ static void test_the_way_may_change_during_an_eject(void **unused)
 	memory_thread_bind(self);
 	memory_thread_enter(self);
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
-	self->wait.tried_ns = 0;
+	self->wait.tried_ns = LONG_AGO;
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
 	memory_set_way_out(mem, WAY_OUT_KERNEL);
 	/* It missed its thread. */
-	self->eject_tried_ns = 0;
+	self->eject_tried_ns = LONG_AGO;
 	assert_true(memory_eject_overdue(mem) > 0);
 	assert_int_equal(signalled, 1);
 	assert_false(memory_thread_left(self, -EINTR));
@@ -384,7 +395,7 @@ static void test_the_way_may_change_during_an_eject(void **unused)
 	memory_thread_clear(self);
 	memory_thread_enter(self);
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(4), &kicked);
-	self->wait.tried_ns = 0;
+	self->wait.tried_ns = LONG_AGO;
 	assert_int_equal(memory_eject_overdue(mem), -1);
 	assert_int_equal(mem->ejecting, 0);
 	assert_false(memory_thread_left(self, -EINTR));
@@ -434,7 +445,7 @@ static void *ending_main(void *arg)
 /* Its signal would go to a thread that is no more. */
 static void test_a_thread_does_not_end_under_a_signal(void **unused)
 {
-	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory *mem = memory_without_a_clock();
 	struct memory_thread *kicked = NULL;
 	struct ending e = { .waits = memory_thread_new(mem, "ending", 0) };
 	pthread_t thread;
@@ -445,7 +456,7 @@ static void test_a_thread_does_not_end_under_a_signal(void **unused)
 	wait_until(atomic_load(&e.in_run));
 	memory_note_wait(mem, atomic_load(&e.waits->tid), GFN(3), &kicked);
 	assert_true(memory_eject(mem, e.waits, GFN(3)));
-	e.waits->eject_tried_ns = 0;
+	e.waits->eject_tried_ns = LONG_AGO;
 	memory_eject_overdue(mem);
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	assert_true(e.saw_end);
@@ -459,7 +470,7 @@ static void test_a_thread_does_not_end_under_a_signal(void **unused)
 
 static void test_an_eject_whose_page_came_is_followed_by_a_signal(void **unused)
 {
-	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory *mem = memory_without_a_clock();
 	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
 	_Atomic int signalled = 0;
 	uint64_t word;
@@ -474,13 +485,13 @@ static void test_an_eject_whose_page_came_is_followed_by_a_signal(void **unused)
 	 */
 	assert_true(state_set_waited_by_kernel(&mem->state[0][3]));
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
-	self->wait.tried_ns = 0;
+	self->wait.tried_ns = LONG_AGO;
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
 	fill_one(mem, GFN(3));
 	assert_false(atomic_load(&self->wait.active));
 	/* It waits for nothing, but others wait for that page. */
-	self->eject_tried_ns = 0;
+	self->eject_tried_ns = LONG_AGO;
 	assert_true(memory_eject_overdue(mem) > 0);
 	assert_int_equal(signalled, 1);
 	assert_int_equal(gup_read(mem, GPA(3 * PAGE_BYTES), &word, 8, GUP_NOWAIT, NULL), -EAGAIN);
@@ -524,7 +535,7 @@ static void test_memory_completes_while_its_last_page_is_ejected_from(void **unu
 
 static void test_an_eject_moves_to_the_page_that_is_waited_for_now(void **unused)
 {
-	struct memory *mem = memory_for_test(2, 0, true, NULL);
+	struct memory *mem = memory_without_a_clock();
 	struct memory_thread *self = memory_thread_new(mem, "test", -1), *kicked = NULL;
 	_Alignas(4096) uint8_t page[4096];
 	_Atomic int signalled = 0;
@@ -538,13 +549,13 @@ static void test_an_eject_moves_to_the_page_that_is_waited_for_now(void **unused
 	 * is for a wait that is over.
 	 */
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(3), &kicked);
-	self->wait.tried_ns = 0;
+	self->wait.tried_ns = LONG_AGO;
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
 	fill_one(mem, GFN(3));
 	/* No signal reaches it there. */
 	memory_note_wait(mem, atomic_load(&self->tid), GFN(5), &kicked);
-	self->wait.tried_ns = 0;
+	self->wait.tried_ns = LONG_AGO;
 	memory_eject_overdue(mem);
 	assert_int_equal(mem->ejecting, 1);
 	assert_int_equal(self->eject_gfn.v, 5);
