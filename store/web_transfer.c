@@ -245,8 +245,10 @@ static void set_manners(struct transfer_setup *s, const char *url)
 	SET(s, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	SET(s, CURLOPT_PATH_AS_IS, 1L);
 	SET(s, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-	SET(s, CURLOPT_BUFFERSIZE, BUFFER_BYTES);
 	SET(s, CURLOPT_USERAGENT, "postern/" POSTERN_VERSION);
+	/* Of a host that had no address libcurl 7.88 keeps the buffer, and takes no size for
+	 * the next request; it is as large as before then. */
+	s->lib->curl_easy_setopt(s->easy, CURLOPT_BUFFERSIZE, BUFFER_BYTES);
 }
 
 static void set_callbacks(struct transfer_setup *s, struct web_exchange *x)
