@@ -70,6 +70,7 @@ static int cmd_dump(struct qmp_call *call, struct err *err)
 	struct dump_config config = { .machine = qmp->machine, .changed = on_dump, .arg = qmp };
 	const char *format = qmp_arg_string(call, "format");
 	struct dump_info info = { 0 };
+	struct snapshot_info save;
 	struct dump *dump;
 	int r;
 
@@ -77,6 +78,13 @@ static int cmd_dump(struct qmp_call *call, struct err *err)
 		dump_query(qmp->dump, &info);
 	if (info.status == DUMP_ACTIVE)
 		return err_set(err, -EBUSY, "There is a dump in process, please wait.");
+	/* Also one whose moment is still to come. */
+	if (qmp->snapshot && snapshot_query(qmp->snapshot, &save) &&
+	    !save_phase_is_over(save.save.phase))
+		return err_set(err, -EBUSY,
+			       "the machine is being saved (job %s): its memory cannot be dumped "
+			       "now",
+			       save.id);
 	if (qmp_arg_bool(call, "paging"))
 		return err_set(err, -EINVAL,
 			       "Parameter 'paging' expects false: addresses are physical ones");

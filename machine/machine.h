@@ -203,7 +203,7 @@ void machine_generation_id(struct machine *machine, uint8_t id[MACHINE_ID_BYTES]
 /*
  * Parks all, finishes what devices have taken, goes to SAVE_VM: memory and state stand still until
  * machine_leave_save. Meanwhile machine_stop and machine_cont say whether the guest is to run then.
- * Errors as machine_stop's.
+ * Errors as machine_stop's; -EBUSY from another's machine_enter_save to its machine_finish_save.
  */
 int machine_enter_save(struct machine *machine, struct err *err);
 /*

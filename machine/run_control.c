@@ -311,8 +311,12 @@ int machine_leave_migrate(struct machine *m, bool run, struct err *err)
 int machine_enter_save(struct machine *m, struct err *err)
 {
 	enum run_state from = m->state;
-	int r = check_follows(m, RUN_STATE_SAVE_VM, err);
+	int r;
 
+	/* Of two who read memory neither would know what the machine was before. */
+	if (m->saving)
+		return err_set(err, -EBUSY, "the guest's memory is being saved or dumped already");
+	r = check_follows(m, RUN_STATE_SAVE_VM, err);
 	if (!r)
 		r = machine_park(m, err);
 	if (r < 0)

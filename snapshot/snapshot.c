@@ -325,6 +325,10 @@ int snapshot_save(struct snapshot *s, const struct snapshot_save_args *args, cha
 		return r;
 	if (is_under_way(s))
 		return err_set(err, -EBUSY, "the machine is being saved already (job %s)", s->id);
+	if (machine_is_saving(s->machine))
+		return err_set(err, -EBUSY,
+			       "the guest's memory is being dumped: once DUMP_COMPLETED has come it "
+			       "can be saved");
 	if (args->paused && args->track)
 		return err_set(err, -EINVAL,
 			       "what is written is tracked by a live save alone, not by one with "

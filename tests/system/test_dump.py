@@ -122,6 +122,25 @@ def test_the_end_is_told_and_a_quit_ends_it(tmp_path):
         assert vm.wait_exit(10) == 0
 
 
+def test_a_dump_and_a_save_do_not_meet(tmp_path):
+    """Whoever is first has the guest to himself, and it goes on afterwards."""
+    with Postern(memory='1G') as vm:
+        guest = vm.bare(ready=True)
+        guest.fill()
+        q = vm.qmp()
+        dump(vm, tmp_path / 'core', wait=False)
+        with pytest.raises(QmpError, match='being dumped'):
+            vm.save(tmp_path / 'web', wait=False)
+        q.wait_event('DUMP_COMPLETED', timeout=60)
+        vm.wait_status('running')
+        vm.save(tmp_path / 'web', wait=False)
+        with pytest.raises(QmpError, match='being saved'):
+            dump(vm, tmp_path / 'core2')
+        vm.command('postern-snapshot-cancel')
+        vm.wait_status('running')
+        guest.stats()
+
+
 @pytest.mark.parametrize('path, text', [('/nowhere/at/all', 'No such file'), ('/dev/zero', 'no plain file')])
 def test_a_file_that_cannot_be_is_refused(path, text):
     with Postern(memory='64M') as vm:

@@ -434,9 +434,11 @@ static void a_reset_waits_for_a_snapshot(void **state)
 		assert_int_equal(machine_cont(w->machine, &err), 0);
 		assert_int_equal(machine_enter_save(w->machine, &err), 0);
 		assert_int_equal(machine_state(w->machine), RUN_STATE_SAVE_VM);
+		assert_int_equal(machine_enter_save(w->machine, &err), -EBUSY);
 		machine_leave_save(w->machine);
 		assert_int_equal(machine_state(w->machine), RUN_STATE_RUNNING);
 		assert_true(machine_is_saving(w->machine));
+		assert_int_equal(machine_enter_save(w->machine, &err), -EBUSY);
 		assert_int_equal(machine_enter_migrate(w->machine, &err), -EBUSY);
 		assert_int_equal(machine_state(w->machine), RUN_STATE_RUNNING);
 		assert_int_equal(machine_reset(w->machine, by_guest, &err), 0);
