@@ -83,8 +83,6 @@ _postern_image() {
 _postern_clone() {
 	local word=$1 before=$2
 	case $before in
-	clone)
-		_postern_files "$word" ;;
 	--key-file | --overlay)
 		_postern_files "$word" ;;
 	--count | --name | --share | --key-fd)
@@ -103,7 +101,7 @@ _postern_snapshot() {
 	case $before in
 	--name | -n)
 		_postern_words "$("${COMP_WORDS[0]}" ctl list --names 2>/dev/null)" "$word" ;;
-	--qmp | save | info | verify | compact | delete | list | gc | import | export | --over | --store-credentials | --key-file)
+	--qmp | --over | --store-credentials | --key-file)
 		_postern_files "$word" ;;
 	--format)
 		_postern_words "raw mapped-ram elf" "$word" ;;
@@ -114,6 +112,8 @@ _postern_snapshot() {
 			_postern_words "--name --qmp --timeout --incremental --parent --track --pause --buffer --level --detach --names --threads --dry-run --dead-after
 				--format --diff --over --ranges --block --offset
 				--store-credentials --store-deadline --key-file --key-fd --allow-unencrypted --json --help" "$word"
+		elif [[ $before == @(save|info|verify|compact|delete|list|gc|import|export) ]]; then
+			_postern_files "$word"
 		else
 			_postern_words "save status cancel info list verify compact delete gc import export" "$word"
 		fi ;;

@@ -139,6 +139,10 @@ def test_completion_offers_values(tmp_path):
     assert complete('run', '--kernel', str(tmp_path / 'vm')) == {str(tmp_path / 'vmlinuz')}
     assert complete('run', '--cpus', '') == set()
     assert complete('ctl', 'migrate', '') == set()
+    assert complete('snapshot', 'save', '--tr') == {'--track'}
+    assert complete('snapshot', 'save', str(tmp_path / 'vm')) == {str(tmp_path / 'vmlinuz')}
+    assert complete('clone', '--co') == {'--count'}
+    assert complete('clone', str(tmp_path / 'vm')) == {str(tmp_path / 'vmlinuz')}
 
 
 def test_completion_offers_names_of_machines(tmp_path):
