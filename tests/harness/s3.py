@@ -149,6 +149,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         etag = self.tag(bucket, key)
         if self.headers.get('If-Match') not in (None, etag):
             raise Refused(412, 'PreconditionFailed')
+        if 'Range' not in self.headers:
+            self.say(200, data, ETag=etag)
+            return
         first, last = (int(n) for n in re.fullmatch(r'bytes=(\d+)-(\d+)', self.headers['Range']).groups())
         if first >= len(data):
             raise Refused(416, 'InvalidRange')
