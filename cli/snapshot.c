@@ -293,13 +293,33 @@ static int snapshot_status(struct ctl *ctl, struct err *err)
 	return r;
 }
 
+/* To the machine a cancel that ends nothing is no error: so it is said here, as of a migration. */
+static int snapshot_cancel_save(struct ctl *ctl, struct err *err)
+{
+	json_t *job = NULL;
+	int r = last_job(ctl, &job, err);
+	const char *status;
+
+	if (r < 0)
+		return r;
+	status = ctl_string(job, "status", "none");
+	if (!job)
+		fputs("nothing to cancel: the machine was never saved\n", stderr);
+	else if (strcmp(status, "running") != 0)
+		fprintf(stderr, "nothing to cancel: the save is over (%s)\n", status);
+	else
+		r = qmp_remote_call(ctl->remote, "postern-snapshot-cancel", NULL, NULL, err);
+	json_decref(job);
+	return r;
+}
+
 static int carry_out(struct ctl *ctl, const struct snapshot_options *o, struct err *err)
 {
 	if (o->command == SNAPSHOT_SAVE)
 		return save(ctl, o, err);
 	if (o->command == SNAPSHOT_STATUS)
 		return snapshot_status(ctl, err);
-	return qmp_remote_call(ctl->remote, "postern-snapshot-cancel", NULL, NULL, err);
+	return snapshot_cancel_save(ctl, err);
 }
 
 int cmd_snapshot(int argc, char **argv)

@@ -254,6 +254,11 @@ static void put_stored(FILE *out, const json_t *info)
 	fputs("; what it needs of others is encrypted\n", out);
 }
 
+static void put_packs(FILE *out, uint64_t n)
+{
+	fprintf(out, " in %" PRIu64 " pack%s", n, n == 1 ? "" : "s");
+}
+
 static void info_put_pages(FILE *out, const json_t *info)
 {
 	const json_t *pages = json_object_get(info, "pages");
@@ -269,11 +274,13 @@ static void info_put_pages(FILE *out, const json_t *info)
 	}
 	put_label(out, "stored");
 	info_put_bytes(out, info, "own-bytes");
-	fprintf(out, " in %" PRIu64 " packs of its own", ctl_uint(info, "own-packs"));
+	put_packs(out, ctl_uint(info, "own-packs"));
+	fputs(" of its own", out);
 	if (ctl_uint(info, "other-packs")) {
 		fputs(", and needs ", out);
 		info_put_bytes(out, info, "other-bytes");
-		fprintf(out, " in %" PRIu64 " of others", ctl_uint(info, "other-packs"));
+		put_packs(out, ctl_uint(info, "other-packs"));
+		fputs(" of others", out);
 	}
 	putc('\n', out);
 }
@@ -332,7 +339,8 @@ static void put_machine(FILE *out, const json_t *machine)
 {
 	put_label(out, "machine");
 	ctl_put(out, ctl_string(machine, "architecture", "?"));
-	fprintf(out, ", %" PRIu64 " vCPUs", ctl_uint(machine, "cpus"));
+	fprintf(out, ", %" PRIu64 " vCPU%s", ctl_uint(machine, "cpus"),
+		ctl_uint(machine, "cpus") == 1 ? "" : "s");
 	if (*ctl_string(machine, "name", "")) {
 		fputs(", called ", out);
 		ctl_put(out, ctl_string(machine, "name", ""));
