@@ -28,6 +28,13 @@ static int whole_file_nameless(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
+static int whole_file_failed(const char *path, int r, struct err *err)
+{
+	if (r == -EEXIST)
+		return err_set(err, r, "%s is there already, and nothing is overwritten", path);
+	return err_errno(err, r, "%s", path);
+}
+
 int whole_file_open(struct whole_file *file, const char *path, struct err *err)
 {
 	struct stat st;
@@ -35,14 +42,14 @@ int whole_file_open(struct whole_file *file, const char *path, struct err *err)
 	*file = (struct whole_file){ .path = path };
 	/* To be told before all the work. */
 	if (!lstat(path, &st))
-		return err_errno(err, -EEXIST, "%s", path);
+		return whole_file_failed(path, -EEXIST, err);
 	file->fd = whole_file_nameless(path);
 	if (file->fd == -EOPNOTSUPP || file->fd == -EISDIR || file->fd == -ENOENT) {
 		file->fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, MODE);
 		file->named = file->fd >= 0;
 		file->fd = file->named ? file->fd : -errno;
 	}
-	return file->fd < 0 ? err_errno(err, file->fd, "%s", path) : 0;
+	return file->fd < 0 ? whole_file_failed(path, file->fd, err) : 0;
 }
 
 int whole_file_finish(struct whole_file *file, struct err *err)
@@ -53,7 +60,7 @@ int whole_file_finish(struct whole_file *file, struct err *err)
 		return err_errno(err, -errno, "%s", file->path);
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", file->fd);
 	if (!file->named && linkat(AT_FDCWD, self, AT_FDCWD, file->path, AT_SYMLINK_FOLLOW) < 0)
-		return err_errno(err, -errno, "%s", file->path);
+		return whole_file_failed(file->path, -errno, err);
 	file->finished = true;
 	return 0;
 }

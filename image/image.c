@@ -126,7 +126,7 @@ static int open_manifest(struct image *image, const char *name, const struct ima
 		r = err_set(err, -EKEYREJECTED,
 			    "image %s is not encrypted, although a key was given: somebody may "
 			    "have put it in the place of one that was. If it is what you want, "
-			    "allow unencrypted ones",
+			    "allow unencrypted ones: --allow-unencrypted",
 			    name);
 	buf_fini(&text);
 	return r;

@@ -367,12 +367,14 @@ int host_check_disks(const struct manifest *manifest, const struct host_record *
 		r = machine_disk(machine, i, &info) ?
 			    check_disk(&was->disks[i], &record->disk[i], &info,
 				       below && below[i] ? below[i] : info.file, err) :
-			    err_set(err, -ESTALE,
-				    "the guest had %u disks when it was saved, and has %u "
+			    err_set(err, -EINVAL,
+				    "the guest had %u disk%s when it was saved, and has %u "
 				    "here: give it the same, in the same order (number %u was %s)",
-				    was->n_disks, i, i + 1, was->disks[i].target);
+				    was->n_disks, was->n_disks == 1 ? "" : "s", i, i + 1,
+				    was->disks[i].target);
 	if (!r && machine_disk(machine, was->n_disks, &info))
-		r = err_set(err, -ESTALE, "disk %s was not there when the guest was saved",
+		r = err_set(err, -EINVAL,
+			    "disk %s was not there when the guest was saved: leave it out",
 			    info.file);
 	if (r == -ESTALE)
 		err_prefix(err, r, "--changed-disks restores all the same");

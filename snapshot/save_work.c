@@ -111,7 +111,8 @@ static int check_free(struct save *save, struct err *err)
 	snprintf(object, sizeof(object), "%s/manifest.json", save->config.place.name);
 	r = store_get(save->store, &save->scope, object, 0, &byte, 1, STORE_UP_TO, err);
 	if (r >= 0)
-		return err_set(err, -EEXIST, "%s: there is an image of the name %s already",
+		return err_set(err, -EEXIST, "%s: there is an image of the name %s already: delete it "
+			       "first, or take another name",
 			       store_label(save->store), save->config.place.name);
 	return r == -ENOENT ? 0 : (int)r;
 }
