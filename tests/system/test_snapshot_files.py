@@ -186,7 +186,7 @@ def test_what_is_no_such_file_is_refused(made, tmp_path):
     assert 'no migration of QEMU' in refused('import', '--format', 'mapped-ram', tmp_path / 'text', tmp_path / 'no')
     assert 'no plain file' in refused('import', tmp_path / 'fifo', tmp_path / 'no')
     assert 'No such file' in refused('import', tmp_path / 'nothing', tmp_path / 'no')
-    assert 'exists' in refused('export', made / 'base', tmp_path / 'text')
+    assert 'there already' in refused('export', made / 'base', tmp_path / 'text')
     assert (tmp_path / 'text').read_bytes() == b'x' * PAGE and not (tmp_path / 'no').exists()
 
 
