@@ -329,9 +329,9 @@ static void put_working_set(FILE *out, const json_t *info)
 	else if (!json_is_object(set))
 		fputs("none", out);
 	else
-		fprintf(out, "%s, of %" PRIu64 " runs",
+		fprintf(out, "%s, of %" PRIu64 " run%s",
 			ctl_bytes(bytes, ctl_uint(set, "pages") << PAGE_SHIFT),
-			ctl_uint(set, "runs"));
+			ctl_uint(set, "runs"), ctl_uint(set, "runs") == 1 ? "" : "s");
 	putc('\n', out);
 }
 
