@@ -59,6 +59,7 @@ struct run {
 	struct disk_boot disk_boot;
 	struct err *open_err;		/* set when the image cannot be restored */
 	bool opened;			/* the image is open */
+	bool ended;			/* somebody wants it to end */
 	struct err *boot_err;		/* set when the disk was looked at and has nothing */
 	bool boot_found;	/* the disk was looked at and has one */
 	uv_async_t end;		/* wakes the loop from the signal handler */
@@ -145,6 +146,7 @@ static void run_on_end(uv_async_t *end)
 {
 	struct run *run = end->data;
 
+	run->ended = true;
 	if (run->machine)
 		machine_shutdown(run->machine, false, "host-signal");
 	else
@@ -354,7 +356,7 @@ static int first_find(struct run *run, struct err *err)
 	if (r < 0)
 		return r;
 	loop_run(run->loop);
-	if (run->boot_found)
+	if (run->boot_found && !run->ended)
 		return 0;
 	return err->code ? err->code :
 			   err_set(err, -EINTR, "ended while a kernel was taken out of %s",
@@ -415,7 +417,8 @@ static int image_await(struct run *run, struct err *err)
 	run->open_err = err;
 	run->opened = false;
 	loop_run(run->loop);
-	if (run->opened)
+	/* Both may have come in one turn of the loop, which stops once. */
+	if (run->opened && !run->ended)
 		return 0;
 	if (!err->code)
 		err_set(err, -EINTR, "ended while it was opened");
