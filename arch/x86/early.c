@@ -64,16 +64,16 @@ static int virtual(struct early *early, uint64_t gva, uint64_t len)
 	return result;
 }
 
-static int paravirtual(struct vcpu_parked *vcpu, struct early *early)
+static int paravirtual(struct vcpu_parked *vcpu, struct early *early, struct err *err)
 {
-	const struct msr_area *area;
-	uint64_t value;
-	int result = 0;
+	uint64_t values[MSR_AREAS];
+	unsigned int i;
+	int result = msr_get_areas(vcpu, values, err);
 	gpa_t at;
 
-	for (area = msr_areas; area < msr_areas + MSR_AREAS && !result; area++)
-		if (!msr_get(vcpu, area->msr, &value) && msr_area_at(area, value, &at))
-			result = physical(early, at.v, area->len_bytes);
+	for (i = 0; i < MSR_AREAS && !result; i++)
+		if (msr_area_at(&msr_areas[i], values[i], &at))
+			result = physical(early, at.v, msr_areas[i].len_bytes);
 	return result;
 }
 
@@ -104,6 +104,20 @@ struct table {
 	unsigned int level;
 };
 
+/* Most tables are walked for nothing, so this is what a walk takes. */
+static uint64_t table_entry(const uint8_t *raw, unsigned int i, unsigned int bytes)
+{
+	uint64_t entry;
+	uint32_t small;
+
+	if (bytes == sizeof(entry)) {
+		__builtin_memcpy(&entry, raw + i * sizeof(entry), sizeof(entry));
+		return entry;
+	}
+	__builtin_memcpy(&small, raw + i * sizeof(small), sizeof(small));
+	return small;
+}
+
 static int table_walk(struct early *early, struct table table, struct table *queue, unsigned int *n)
 {
 	unsigned int mode = (unsigned int)early->mmu.mode, i,
@@ -115,10 +129,9 @@ static int table_walk(struct early *early, struct table table, struct table *que
 	if (gup_read(early->mem, table.at, raw, (size_t)count * bytes, GUP_NOWAIT, NULL))
 		return 0;
 	for (i = 0; i < count && *n < TABLES_MAX; i++) {
-		uint64_t entry = 0;
+		uint64_t entry = table_entry(raw, i, bytes);
 		gpa_t target;
 
-		__builtin_memcpy(&entry, raw + (size_t)i * bytes, bytes);
 		if (!(entry & PTE_PRESENT) || mmu_is_leaf(mode, table.level, entry))
 			continue;
 		target = mmu_target(mode, table.level, entry);
@@ -172,7 +185,7 @@ int arch_vcpu_early_pages(struct vcpu_parked *vcpu, int (*fn)(void *arg, gfn_t g
 		.other = sregs.efer,
 	};
 	code_base = sregs.cs.l ? 0 : sregs.cs.base;
-	result = paravirtual(vcpu, &early);
+	result = paravirtual(vcpu, &early, err);
 	if (!result)
 		result = nested(vcpu, &early, err);
 	if (!result)

@@ -249,6 +249,31 @@ int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value)
 	return result == 1 ? 0 : -ENOENT;
 }
 
+int msr_get_areas(struct vcpu_parked *vcpu, uint64_t values[MSR_AREAS], struct err *err)
+{
+	struct {		/* a kvm_msrs with room for them */
+		uint32_t nmsrs, pad;
+		struct kvm_msr_entry entries[MSR_AREAS];
+	} part;
+	uint32_t done = 0, i;
+	int result;
+
+	memset(values, 0, MSR_AREAS * sizeof(*values));
+	/* KVM stops at one that it refuses, and says how many went well. */
+	for (; done < MSR_AREAS; done++) {
+		memset(&part, 0, sizeof(part));
+		part.nmsrs = MSR_AREAS - done;
+		for (i = 0; i < part.nmsrs; i++)
+			part.entries[i].index = msr_areas[done + i].msr;
+		result = parked_ioctl(vcpu, KVM_GET_MSRS, &part, "get MSRs", err);
+		if (result < 0)
+			return result;
+		for (i = 0; i < (uint32_t)result; i++)
+			values[done++] = part.entries[i].data;
+	}
+	return 0;
+}
+
 /* Of a machine-check bank that the vCPU has not, by its MCG_CAP. */
 static bool is_beyond_banks(uint32_t index, uint64_t mcg_cap)
 {

@@ -63,6 +63,9 @@ int msr_read(struct vcpu_parked *vcpu, struct msr_table *table, struct err *err)
 int msr_learn(struct vcpu_parked *vcpu, struct err *err);
 void msr_forget(const struct vm *vm);
 
+/* The values of msr_areas' MSRs, all at once; 0 for one that cannot be read. */
+int msr_get_areas(struct vcpu_parked *vcpu, uint64_t values[MSR_AREAS], struct err *err);
+
 /* One MSR; -ENOENT: it cannot be read. */
 int msr_get(struct vcpu_parked *vcpu, uint32_t index, uint64_t *value);
 /* As msr_write of that one alone. */
