@@ -32,7 +32,7 @@ int arch_memory_layout(uint64_t bytes, struct memory_range *ranges, unsigned int
 /*
  * What a VM's making needs to know of this host's KVM and what takes long to ask;
  * NULL where there is nothing such. For arch_vm_type and, by vm_asked, for
- * arch_vm_create. free() ends it. Any thread.
+ * vCPUs. free() ends it. Any thread.
  */
 int arch_host_ask(int kvm_fd, void **asked, struct err *err);
 /*
@@ -42,6 +42,8 @@ int arch_host_ask(int kvm_fd, void **asked, struct err *err);
  */
 int arch_vm_type(int kvm_fd, const void *asked, gpa_t ram_end, unsigned long *type,
 		 struct err *err);
+/* Up to here RAM may end whatever was asked: arch_vm_type needs nothing of it. Any thread. */
+gpa_t arch_plain_ram_end(void);
 /*
  * Memory that is not RAM: the guest reads there what devices have written, and a
  * write is an MMIO exit. Where, and how many pages; any thread.

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 struct vm_host {
 	int fd;
 	int spare; /* a VM that no machine has yet, or -1 */
+	pthread_mutex_t lock; /* guards the rest; held while it is asked */
+	bool is_asked;
 	void *asked;
 };
 
@@ -67,7 +70,19 @@ static int host_open(struct vm_host *host, struct err *err)
 	return 0;
 }
 
-int vm_host_new(struct vm_host **out, struct err *err)
+int vm_host_ask(struct vm_host *host, struct err *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&host->lock);
+	if (!host->is_asked)
+		r = arch_host_ask(host->fd, &host->asked, err);
+	host->is_asked = !r;
+	pthread_mutex_unlock(&host->lock);
+	return r;
+}
+
+int vm_host_open(struct vm_host **out, struct err *err)
 {
 	struct vm_host *host = calloc(1, sizeof(*host));
 	int r;
@@ -75,9 +90,24 @@ int vm_host_new(struct vm_host **out, struct err *err)
 	if (!host)
 		return err_set(err, -ENOMEM, "no memory for the VM");
 	host->spare = -1;
+	pthread_mutex_init(&host->lock, NULL);
 	r = host_open(host, err);
-	if (!r)
-		r = arch_host_ask(host->fd, &host->asked, err);
+	if (r < 0) {
+		vm_host_free(host);
+		return r;
+	}
+	*out = host;
+	return 0;
+}
+
+int vm_host_new(struct vm_host **out, struct err *err)
+{
+	struct vm_host *host;
+	int r = vm_host_open(&host, err);
+
+	if (r < 0)
+		return r;
+	r = vm_host_ask(host, err);
 	if (r < 0) {
 		vm_host_free(host);
 		return r;
@@ -94,6 +124,7 @@ void vm_host_free(struct vm_host *host)
 		close(host->spare);
 	if (host->fd >= 0)
 		close(host->fd);
+	pthread_mutex_destroy(&host->lock);
 	free(host->asked);
 	free(host);
 }

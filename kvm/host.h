@@ -3,8 +3,8 @@
  *
  * This host's KVM, opened and asked what a VM's making needs to know of it. That
  * takes a third of a millisecond on x86, and is the same for each VM: so who
- * knows early that there will be one asks before its memory is known, and who
- * makes several asks once.
+ * makes several asks once, and who makes one has it asked while memory slots are
+ * made, which need nothing of it.
  */
 #ifndef POSTERN_KVM_HOST_H
 #define POSTERN_KVM_HOST_H
@@ -18,6 +18,12 @@ struct vm_host;
  * what is needed. Any thread; nothing changes it afterwards.
  */
 int vm_host_new(struct vm_host **out, struct err *err);
+/*
+ * The same, but not asked yet: vm_host_ask does that, or waits for another thread that does; once
+ * it has succeeded it is nothing. Errors are KVM's, and each call tries anew. vm_new calls it.
+ */
+int vm_host_open(struct vm_host **out, struct err *err);
+int vm_host_ask(struct vm_host *host, struct err *err);
 /* No VM has it any more. NULL is nothing. */
 void vm_host_free(struct vm_host *host);
 /*
@@ -29,7 +35,7 @@ void vm_host_prepare(struct vm_host *host);
 int vm_host_take_vm(struct vm_host *host, unsigned long type);
 /* /dev/kvm. */
 int vm_host_fd(const struct vm_host *host);
-/* What the architecture has asked (arch_host_ask). */
+/* What the architecture has asked (arch_host_ask); after vm_host_ask. */
 const void *vm_host_asked(const struct vm_host *host);
 
 #endif

@@ -198,15 +198,21 @@ static gpa_t ram_end(const struct memory *mem)
 static int vm_create(struct vm *vm, unsigned int cpus, struct err *err)
 {
 	int room = ioctl(vm_kvm_fd(vm), KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+	bool plain = ram_end(vm->mem).v <= arch_plain_ram_end().v;
 	unsigned long type;
-	int r;
+	int r = 0;
 
 	if (room > 0 && cpus > (unsigned int)room)
 		return err_set(
 			err, -ENOTSUP,
 			"%u vCPUs: this host's KVM has room for %d: use --cpus of at most %d", cpus,
 			room, room);
-	r = arch_vm_type(vm_kvm_fd(vm), vm_asked(vm), ram_end(vm->mem), &type, err);
+	/* What is asked may still be on its way, and says nothing of RAM that every host has room for. */
+	if (!plain)
+		r = vm_host_ask(vm->host, err);
+	if (!r)
+		r = arch_vm_type(vm_kvm_fd(vm), plain ? NULL : vm_asked(vm), ram_end(vm->mem),
+				 &type, err);
 	if (r < 0)
 		return r;
 	vm->fd = vm_host_take_vm(vm->host, type);
@@ -317,7 +323,7 @@ static int vm_make_kvm(struct vm *vm, unsigned int cpus, struct err *err)
 	mark_time("memory slots");
 	r = arch_vm_create(vm, err);
 	mark_time("interrupt controllers");
-	return r;
+	return r < 0 ? r : vm_host_ask(vm->host, err);
 }
 
 int vm_new(struct vm **out, struct vm_host *host, struct memory *mem, unsigned int cpus,

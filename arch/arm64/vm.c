@@ -69,6 +69,12 @@ int arch_host_ask(int kvm_fd, void **asked, struct err *err)
 	return 0;
 }
 
+gpa_t arch_plain_ram_end(void)
+{
+	/* Nothing is asked but what arch_vm_type asks itself. */
+	return GPA(UINT64_MAX);
+}
+
 int arch_vm_type(int kvm_fd, const void *asked, gpa_t ram_end, unsigned long *type, struct err *err)
 {
 	/* Before Linux 4.20 all hosts had 40, and none could be asked for. */

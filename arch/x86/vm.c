@@ -149,6 +149,12 @@ static unsigned int address_bits(const struct x86_asked *asked)
 	return bits < 52 ? bits : 52;
 }
 
+gpa_t arch_plain_ram_end(void)
+{
+	/* Devices' windows reach so far in any case. */
+	return GPA(BOARD_TOP_RAM_BASE);
+}
+
 int arch_vm_type(int kvm_fd, const void *asked, gpa_t ram_end, unsigned long *type, struct err *err)
 {
 	unsigned int bits;
@@ -156,8 +162,7 @@ int arch_vm_type(int kvm_fd, const void *asked, gpa_t ram_end, unsigned long *ty
 
 	(void)kvm_fd;
 	*type = 0;
-	/* Devices' windows reach so far in any case. */
-	if (!asked || ram_end.v <= BOARD_TOP_RAM_BASE)
+	if (!asked || ram_end.v <= arch_plain_ram_end().v)
 		return 0;
 	bits = address_bits(asked);
 	if (ram_end.v <= 1ull << bits)
