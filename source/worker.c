@@ -463,6 +463,8 @@ static void *urgent_main(void *arg)
 	pthread_mutex_lock(&worker->lock);
 	worker->starting--;
 	pages = worker->buffers + worker->buffers_used++ * read_pages(worker) * PAGE_BYTES;
+	if (worker->running)
+		worker_bulk_need(worker);
 	while (worker->running) {
 		until = want_held(worker);
 		if (worker->wanted.count) {
@@ -570,10 +572,8 @@ int worker_start(struct worker *worker, struct err *err)
 	pthread_mutex_lock(&worker->lock);
 	worker->bulk.begins = clock_now_ns() + BULK_DELAY_NS;
 	worker->running = true;
-	/* One, at least, is there whatever comes. */
+	/* One, at least, is there whatever comes. It starts the bulk's: who waits here need not. */
 	r = add_urgent(worker);
-	if (!r)
-		r = worker_bulk_start(worker);
 	pthread_mutex_unlock(&worker->lock);
 	if (r < 0)
 		worker_stop(worker);

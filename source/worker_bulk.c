@@ -208,34 +208,31 @@ static void *worker_bulk_main(void *arg)
 
 /* ---- settings, life ---- */
 
-int worker_bulk_start(struct worker *worker)
+void worker_bulk_need(struct worker *worker)
 {
 	unsigned int i;
 	int r = 0;
 
 	if (worker->has_bulk || worker->bulk.fill.off)
-		return 0;
+		return;
 	for (i = 0; i < worker->config.bulk_threads && !r; i++) {
 		r = worker_add_thread(worker, worker_bulk_main);
 		worker->has_bulk |= !r;
 	}
-	return r;
+	if (r < 0)
+		log_warn("a page source's background fill has fewer threads than it should: %s",
+			 strerror(-r));
 }
 
 void worker_set_fill(struct worker *worker, const struct worker_fill *fill)
 {
-	int r = 0;
-
 	pthread_mutex_lock(&worker->lock);
 	worker->bulk.fill = *fill;
 	bucket_set_rate(&worker->bulk.bucket, fill->rate, clock_now_ns());
 	if (worker->running)
-		r = worker_bulk_start(worker);
+		worker_bulk_need(worker);
 	pthread_cond_broadcast(&worker->bulk_changed);
 	pthread_mutex_unlock(&worker->lock);
-	if (r < 0)
-		log_warn("a page source's background fill has fewer threads than it should: %s",
-			 strerror(-r));
 }
 
 void worker_get_fill(struct worker *worker, struct worker_fill *fill)

@@ -149,7 +149,10 @@ int64_t worker_watch_read(struct worker *worker, uint64_t at, uint64_t n, void *
 
 bool worker_bulk_init(struct bulk *bulk, uint64_t pages);
 void worker_bulk_fini(struct bulk *bulk);
-/* Starts its threads, unless they run or the fill is off. With the lock held, while it runs. */
-int worker_bulk_start(struct worker *worker);
+/*
+ * Starts its threads, unless they run or the fill is off; the log says how many there are fewer
+ * than there should be. With the lock held, while it runs.
+ */
+void worker_bulk_need(struct worker *worker);
 
 #endif
