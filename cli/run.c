@@ -384,6 +384,14 @@ static int load_key(struct run *run, struct image_key **key, struct err *err)
 	return *key ? 0 : err_set(err, -ENOMEM, "no memory for a key");
 }
 
+/* The vCPUs will need it; if it fails, who needs it is told. */
+static void ask_host(void *host)
+{
+	struct err err;
+
+	vm_host_ask(host, &err);
+}
+
 static int image_begin(struct run *run, struct err *err)
 {
 	const struct store_options store = store_args_options(&run->options.store);
@@ -392,6 +400,8 @@ static int image_begin(struct run *run, struct err *err)
 		.store = &store,
 		.allow_unencrypted = run->options.key.allow_unencrypted,
 		.working_set = run->options.working_set,
+		.meanwhile = run->own_host ? ask_host : NULL,
+		.meanwhile_arg = run->own_host,
 	};
 	int r = load_key(run, &options.key, err);
 
@@ -425,18 +435,23 @@ static int image_await(struct run *run, struct err *err)
 	return err_prefix(err, err->code, "--restore");
 }
 
-/* A thread opens the image, and meanwhile KVM is asked what does not depend on it. What is known
- * of the image then is what the machine is made from. */
+/*
+ * A thread opens the image, and meanwhile KVM makes a VM. What is known of the image then is what
+ * the machine is made from. What KVM is to be asked is needed by vCPUs, so that thread has until
+ * there are memory slots to ask it.
+ */
 static int image_open_first(struct run *run, struct err *err)
 {
-	int r = image_begin(run, err);
+	int r = 0;
 
+	if (!(run->started && run->started->host))
+		r = vm_host_open(&run->own_host, err);
+	if (!r)
+		r = image_begin(run, err);
 	mark_time("image begun");
-	if (!r && !(run->started && run->started->host))
-		r = vm_host_new(&run->own_host, err);
 	if (!r && run->own_host)
 		vm_host_prepare(run->own_host);
-	mark_time("KVM asked");
+	mark_time("a VM");
 	if (!r)
 		r = image_await(run, err);
 	mark_time("image");

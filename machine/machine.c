@@ -124,6 +124,8 @@ static int memory_make(struct machine *m, struct err *err)
 	memory_set_direct_access(m->mem, DIRECT_ACCESS);
 	if (m->config.way_out != WAY_OUT_AUTO)
 		memory_set_way_out(m->mem, m->config.way_out);
+	if (m->config.ram_made && m->config.ram_is_late && !m->config.ram_memfd)
+		m->config.ram_made(m->config.ram_arg, m->mem);
 	return 0;
 }
 
@@ -181,6 +183,8 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	if (!r)
 		r = machine_way_out_find(m, err);
 	if (r < 0) {
+		if (config->ram_made)
+			config->ram_made(config->ram_arg, NULL);
 		machine_free(m);
 		return r;
 	}

@@ -72,6 +72,12 @@ struct machine_config {
 	int ram_memfd;			/* with ram_is_late: clones share it (memory_set_backing); borrowed. 0: none */
 	bool disks_elsewhere;		/* another machine still has them: not claimed yet */
 	bool loads_no_kernel;		/* nothing is loaded for the start; it may have no kernel at all */
+	/*
+	 * With ram_is_late, and where clones do not share it: guest RAM is there, and may be filled
+	 * from any thread. NULL, at most once and before machine_new fails: it is about to go.
+	 */
+	void (*ram_made)(void *arg, struct memory *mem);
+	void *ram_arg;
 	bool no_reboot;			/* a guest's reset ends the process instead */
 	struct chardev_config serial;
 	struct virtio_options virtio;	/* texts are copied */

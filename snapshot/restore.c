@@ -10,15 +10,12 @@
 #include "base/clock.h"
 #include "base/heap.h"
 #include "base/log.h"
-#include "base/page.h"
 #include "base/thread.h"
 #include "image/key.h"
 #include "image/state.h"
 #include "snapshot/boot_fetch.h"
 #include "snapshot/host.h"
-
-/* At once: each is a page of a buffer that is fresh, and so is a fault of its own. */
-#define EARLY_RUN_PAGES 8u
+#include "snapshot/restore_early.h"
 
 struct restore {
 	struct loop *loop;
@@ -27,6 +24,8 @@ struct restore {
 	struct image_key *key;
 	bool allow_unencrypted;
 	struct replay_options replay_options;
+	void (*meanwhile)(void *arg);
+	void *meanwhile_arg;
 	struct store *store;
 	struct store_scope scope;
 	struct image *image;
@@ -38,9 +37,18 @@ struct restore {
 	struct buf state;		/* the object; freed once it is loaded */
 
 	pthread_t thread;
-	bool opening;			/* the thread is to be joined */
-	struct err unfit;		/* the thread's: of what the manifest says */
-	struct err err;			/* of the thread's */
+	bool begun;			/* the thread is to be joined */
+	bool opening;			/* what follows is the thread's */
+	struct err unfit;		/* of what the manifest says */
+	struct err err;
+	bool placed;			/* the early pages are in memory */
+
+	pthread_mutex_t lock;		/* guards the rest of this group */
+	pthread_cond_t changed;
+	struct memory *mem;		/* which the thread may fill; NULL: not yet, or no more */
+	bool mem_is_known;		/* it comes no more */
+	bool filling;
+
 	void (*done)(void *arg, const struct err *err); /* who waits; NULL: nobody */
 	void *arg;
 
@@ -79,31 +87,12 @@ static int restore_check_machine(struct restore *restore, const struct manifest_
 	return r;
 }
 
-static int open_state(struct restore *restore, struct err *err)
-{
-	struct image_state state;
-	int r = image_get_object(restore->image, IMAGE_STATE, &restore->state, err);
-
-	return r ? r : image_state_decode(&state, restore->state.data, restore->state.len,
-					  restore->place.name, err);
-}
-
 static void on_known(void *arg)
 {
 	struct restore *restore = arg;
 
 	if (restore->opening)
 		restore_done(restore, NULL);
-}
-
-/* The machine can be made; what of the image follows is read meanwhile. */
-static void open_known(void *arg, const struct manifest *manifest)
-{
-	struct restore *restore = arg;
-
-	restore->id = manifest->id;
-	if (!restore_check_machine(restore, &manifest->machine, &restore->unfit))
-		loop_post(restore->loop, on_known, restore);
 }
 
 /* The working set comes while the rest is opened. It is only a hint: without it goes, too. */
@@ -117,6 +106,18 @@ static void open_replay(struct restore *restore)
 		log_warn("%s", err.text);
 }
 
+/* The machine can be made; what of the image follows is read meanwhile. */
+static void open_known(void *arg, const struct manifest *manifest)
+{
+	struct restore *restore = arg;
+
+	restore->id = manifest->id;
+	if (restore_check_machine(restore, &manifest->machine, &restore->unfit))
+		return;
+	loop_post(restore->loop, on_known, restore);
+	open_replay(restore);
+}
+
 static int open_all(struct restore *restore, struct err *err)
 {
 	const struct image_options open = {
@@ -128,15 +129,13 @@ static int open_all(struct restore *restore, struct err *err)
 	int r = store_open(&restore->store, restore->place.store, &restore->options, err);
 
 	if (!r)
-		open_replay(restore);
-	if (!r)
 		r = image_open(&restore->image, restore->store, &restore->scope,
 			       restore->place.name, &open, err);
 	if (restore->unfit.code) {
 		*err = restore->unfit;
 		return err_prefix(err, err->code, "image %s", restore->place.name);
 	}
-	return r ? r : open_state(restore, err);
+	return r ? r : image_get_object(restore->image, IMAGE_STATE, &restore->state, err);
 }
 
 static void on_opened(void *arg)
@@ -145,18 +144,70 @@ static void on_opened(void *arg)
 
 	if (!restore->opening)
 		return;
-	pthread_join(restore->thread, NULL);
 	restore->opening = false;
 	restore_done(restore, restore->err.code ? &restore->err : NULL);
+}
+
+/* Memory to be filled, until it is given back; NULL: there is none, or not any more. */
+static struct memory *fill_begin(struct restore *restore)
+{
+	struct memory *mem;
+
+	pthread_mutex_lock(&restore->lock);
+	while (!restore->mem && !restore->mem_is_known)
+		pthread_cond_wait(&restore->changed, &restore->lock);
+	mem = restore->mem;
+	restore->filling = mem;
+	pthread_mutex_unlock(&restore->lock);
+	return mem;
+}
+
+static void fill_end(struct restore *restore)
+{
+	pthread_mutex_lock(&restore->lock);
+	restore->filling = false;
+	pthread_cond_broadcast(&restore->changed);
+	pthread_mutex_unlock(&restore->lock);
+}
+
+/* The early pages, while the rest of the machine is made. */
+static int open_place(struct restore *restore, struct early_spans *spans, struct err *err)
+{
+	struct image_state state;
+	struct memory *mem;
+	int r = image_state_decode(&state, restore->state.data, restore->state.len,
+				   restore->place.name, err);
+
+	if (r)
+		return r;
+	early_spans_of(spans, &state, image_manifest(restore->image)->span_pages);
+	mem = fill_begin(restore);
+	if (!mem)
+		return 0;
+	r = early_place(mem, &state, err);
+	fill_end(restore);
+	restore->placed = !r;
+	return r ? err_prefix(err, r, "image %s", restore->place.name) : 0;
 }
 
 static void *open_main(void *arg)
 {
 	struct restore *restore = arg;
+	struct early_spans spans;
+	int r;
 
 	pthread_setname_np(pthread_self(), "restore-open");
-	open_all(restore, &restore->err);
+	r = open_all(restore, &restore->err);
+	if (!r)
+		r = open_place(restore, &spans, &restore->err);
 	loop_post(restore->loop, on_opened, restore);
+	if (r)
+		return NULL;
+	if (restore->meanwhile)
+		restore->meanwhile(restore->meanwhile_arg);
+	/* Not from far away: it would come too late, and take its part of the line. */
+	if (!restore->place.far)
+		early_spans_read(&spans, restore->image);
 	return NULL;
 }
 
@@ -179,7 +230,11 @@ int restore_open(struct restore **out, struct loop *loop, const char *place,
 	restore->key = options->key;
 	restore->allow_unencrypted = options->allow_unencrypted;
 	restore->replay_options = options->working_set;
+	restore->meanwhile = options->meanwhile;
+	restore->meanwhile_arg = options->meanwhile_arg;
 	store_scope_init(&restore->scope);
+	pthread_mutex_init(&restore->lock, NULL);
+	pthread_cond_init(&restore->changed, NULL);
 	r = snapshot_place_parse(&restore->place, place, err);
 	if (!r) {
 		r = thread_start(&restore->thread, open_main, restore);
@@ -190,14 +245,33 @@ int restore_open(struct restore **out, struct loop *loop, const char *place,
 		restore_free(restore);
 		return r;
 	}
-	restore->opening = true;
+	restore->begun = restore->opening = true;
 	*out = restore;
 	return 0;
+}
+
+/* Memory is there to be filled; NULL: no more, whoever fills it has ended. */
+static void restore_take_memory(void *arg, struct memory *mem)
+{
+	struct restore *restore = arg;
+
+	pthread_mutex_lock(&restore->lock);
+	restore->mem = mem;
+	restore->mem_is_known = true;
+	pthread_cond_broadcast(&restore->changed);
+	while (!mem && restore->filling)
+		pthread_cond_wait(&restore->changed, &restore->lock);
+	pthread_mutex_unlock(&restore->lock);
 }
 
 int restore_await(struct restore *restore, void (*done)(void *arg, const struct err *err),
 		  void *arg, struct err *err)
 {
+	/* What has not been given by now is not to be filled before it is loaded. */
+	pthread_mutex_lock(&restore->lock);
+	restore->mem_is_known = true;
+	pthread_cond_broadcast(&restore->changed);
+	pthread_mutex_unlock(&restore->lock);
 	if (!restore->opening) {
 		*err = restore->err;
 		return err->code ? err->code : 1;
@@ -209,7 +283,7 @@ int restore_await(struct restore *restore, void (*done)(void *arg, const struct 
 
 /* ---- the machine ---- */
 
-int restore_machine(const struct restore *restore, struct machine_config *config, struct err *err)
+int restore_machine(struct restore *restore, struct machine_config *config, struct err *err)
 {
 	if (config->cpus && config->cpus != restore->cpus)
 		return err_set(err, -EINVAL, "--cpus %u: the guest of image %s has %u",
@@ -221,6 +295,8 @@ int restore_machine(const struct restore *restore, struct machine_config *config
 	config->memory_bytes = restore->memory_bytes;
 	config->starts_inmigrate = true;
 	config->ram_is_late = true;
+	config->ram_made = restore_take_memory;
+	config->ram_arg = restore;
 	config->loads_no_kernel = true;
 	return 0;
 }
@@ -233,45 +309,6 @@ const struct image_id *restore_id(const struct restore *restore)
 bool restore_has_boot(const struct restore *restore)
 {
 	return restore->record.boot == BOOT_FILES;
-}
-
-/* The i-th early page and those behind it that follow on each other, into `pages`: how many. */
-static unsigned int restore_early_run(const struct image_state *state, unsigned int i,
-				      uint8_t *pages)
-{
-	gfn_t first = image_state_page(state, i, &(const uint8_t *){ NULL });
-	const uint8_t *page;
-	unsigned int n;
-
-	for (n = 0; n < EARLY_RUN_PAGES && i + n < state->n_pages; n++) {
-		if (image_state_page(state, i + n, &page).v != first.v + n)
-			break;
-		memcpy(pages + n * PAGE_BYTES, page, PAGE_BYTES);
-	}
-	return n;
-}
-
-/* Pages that are there before the guest runs: KVM touches them itself. */
-static int place_early(struct restore *restore, const struct image_state *state, struct err *err)
-{
-	struct page_sink *sink = memory_sink(machine_memory(restore->machine));
-	uint8_t *pages = page_buffer_new(EARLY_RUN_PAGES * PAGE_BYTES);
-	unsigned int i, n;
-	int64_t r = 0;
-	gfn_t first;
-
-	if (!pages)
-		return err_set(err, -ENOMEM, "no memory to restore a machine");
-	for (i = 0; i < state->n_pages && r >= 0; i += n) {
-		first = image_state_page(state, i, &(const uint8_t *){ NULL });
-		n = restore_early_run(state, i, pages);
-		r = sink->ops->fill(sink, first, n, pages);
-		if (r < 0)
-			err_errno(err, (int)r, "page 0x%" PRIx64 " of the image's state",
-				  gfn_to_gpa(first).v);
-	}
-	page_buffer_free(pages, EARLY_RUN_PAGES * PAGE_BYTES);
-	return r < 0 ? (int)r : 0;
 }
 
 /* Each that the state needs has come, now that it is known which these are. */
@@ -294,8 +331,8 @@ static int restore_load_state(struct restore *restore, bool clock_realtime, stru
 
 	r = image_state_decode(&state, restore->state.data, restore->state.len, restore->place.name,
 			       err);
-	if (!r)
-		r = place_early(restore, &state, err);
+	if (!r && !restore->placed)
+		r = early_place(mem, &state, err);
 	if (!r)
 		r = machine_load_away(restore->machine, state.machine, state.machine_bytes, &away,
 				      err);
@@ -489,9 +526,10 @@ void restore_free(struct restore *restore)
 	if (!restore)
 		return;
 	store_scope_cancel(&restore->scope);
-	if (restore->opening)
+	restore_take_memory(restore, NULL);
+	if (restore->begun)
 		pthread_join(restore->thread, NULL);
-	restore->opening = false;
+	restore->begun = restore->opening = false;
 	if (restore->machine) {
 		machine_unobserve(restore->machine, &restore->observer);
 		memory_detach(machine_memory(restore->machine));
@@ -505,5 +543,7 @@ void restore_free(struct restore *restore)
 	store_scope_fini(&restore->scope);
 	host_record_fini(&restore->record);
 	buf_fini(&restore->state);
+	pthread_cond_destroy(&restore->changed);
+	pthread_mutex_destroy(&restore->lock);
 	free(restore);
 }

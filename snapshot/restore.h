@@ -5,8 +5,9 @@
  *
  *   restore_open   on a thread: the store, and what the image is
  *   (the caller builds the machine that restore_machine describes, and that thread goes on)
- *   restore_await  the rest: index and state; all is checked that can be
- *   restore_load   early pages, the machine's state, the page source
+ *   restore_await  the rest: index and state, and the early pages in their places; all is
+ *                  checked that can be
+ *   restore_load   the machine's state, the page source
  *   restore_run    the guest runs
  *
  * What the guest reboots with is fetched while it runs (restore_boot_find). It lives as long as the
@@ -30,6 +31,9 @@ struct restore_options {
 	struct image_key *key;
 	bool allow_unencrypted; /* image/image.h */
 	struct replay_options working_set;
+	/* On the thread, when all that restore_load needs is there: it has time then. NULL: nothing. */
+	void (*meanwhile)(void *arg);
+	void *meanwhile_arg; /* outlives the restore */
 };
 
 /*
@@ -53,7 +57,7 @@ int restore_await(struct restore *restore, void (*done)(void *arg, const struct 
  * guest comes from elsewhere. Where cpus or memory_bytes are not 0 they have to be the image's:
  * -EINVAL.
  */
-int restore_machine(const struct restore *restore, struct machine_config *config, struct err *err);
+int restore_machine(struct restore *restore, struct machine_config *config, struct err *err);
 /* Of the image. */
 const struct image_id *restore_id(const struct restore *restore);
 /* Does the image have a kernel for the guest's reboots? */
