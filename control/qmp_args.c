@@ -42,6 +42,28 @@ static bool type_fits(enum qmp_type type, const json_t *value)
 	return json_is_object(value);
 }
 
+/*
+ * A text is a path, a name, a URL: what would be taken of it ends at its first NUL, and is another
+ * one than was asked for.
+ */
+static bool has_nul(const json_t *value)
+{
+	const json_t *child;
+	const char *name;
+	size_t i;
+
+	if (json_is_string(value))
+		return strlen(json_string_value(value)) != json_string_length(value);
+	/* As deep as json_stream.h lets it be. */
+	json_array_foreach((json_t *)value, i, child)
+		if (has_nul(child))
+			return true;
+	json_object_foreach((json_t *)value, name, child)
+		if (has_nul(child))
+			return true;
+	return false;
+}
+
 static int check_arg(const struct qmp_input *input, const json_t *value, const struct qmp_arg *arg,
 		     struct err *err)
 {
@@ -56,6 +78,9 @@ static int check_arg(const struct qmp_input *input, const json_t *value, const s
 			       arg->name, type_name(arg->type));
 	if (arg->type == QMP_UINT && !qmp_input_uint(input, value, &number))
 		return err_set(err, -EINVAL, "Parameter '%s' expects uint64", arg->name);
+	if (has_nul(value))
+		return err_set(err, -EINVAL, "Parameter '%s' has a character that no text has: NUL",
+			       arg->name);
 	return 0;
 }
 
@@ -93,6 +118,9 @@ static int qmp_args_take_command(struct qmp_request *request, const char **seen,
 {
 	if (!json_is_string(value))
 		return err_set(err, -EINVAL, "QMP input member '%s' must be a string", name);
+	if (has_nul(value))
+		return err_set(err, -EINVAL,
+			       "QMP input member '%s' has a character that no text has: NUL", name);
 	if (*seen)
 		return err_set(err, -EINVAL, "QMP input member '%s' clashes with '%s'", name,
 			       *seen);

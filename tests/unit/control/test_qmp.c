@@ -281,6 +281,16 @@ static void test_arguments(void **state)
 		  "GenericError", "Invalid parameter type for 'max-bandwidth', expected: integer");
 	ask_error(s, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"tls-creds\":\"\"}}",
 		  "GenericError", "Parameter 'tls-creds' is unexpected");
+	/* What stands before it would be another place. */
+	ask_error(s,
+		  "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:x:1\\u0000:2\"}}",
+		  "GenericError", "Parameter 'uri' has a character that no text has: NUL");
+	ask_error(s,
+		  "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":"
+		  "[{\"capability\":\"postcopy-ram\\u0000\",\"state\":true}]}}",
+		  "GenericError", "Parameter 'capabilities' has a character that no text has: NUL");
+	ask_error(s, "{\"execute\":\"stop\\u0000\"}", "GenericError",
+		  "QMP input member 'execute' has a character that no text has: NUL");
 	assert_string_equal(s->migration.last, "");
 	ask_error(s,
 		  "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":1}}",
