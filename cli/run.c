@@ -46,6 +46,7 @@ struct run {
 	struct vm_host *own_host; /* NULL: the machine opens it, or has another's */
 	struct machine *machine;
 	struct migration *migration;
+	struct image_key *key;	/* of the image; the restore's once it is opened. NULL: none */
 	struct restore *restore;	/* freed with snapshot, once there is one */
 	struct snapshot *snapshot;
 	struct share *share;		/* of the image's pages; NULL: none */
@@ -375,13 +376,16 @@ static void image_opened(void *arg, const struct err *err)
 	loop_stop(run->loop);
 }
 
-/* Whoever runs several has read it: a pipe can be read once. */
-static int load_key(struct run *run, struct image_key **key, struct err *err)
+/*
+ * Whoever runs several has read it: a pipe can be read once. Whoever writes to it may be late, or
+ * never come: so it is read while a signal still ends the process by itself.
+ */
+static int load_key(struct run *run, struct err *err)
 {
 	if (!run->started || !run->started->key)
-		return key_args_load(&run->options.key, key, err);
-	*key = image_key_copy(run->started->key);
-	return *key ? 0 : err_set(err, -ENOMEM, "no memory for a key");
+		return key_args_load(&run->options.key, &run->key, err);
+	run->key = image_key_copy(run->started->key);
+	return run->key ? 0 : err_set(err, -ENOMEM, "no memory for a key");
 }
 
 /* The vCPUs will need it; if it fails, who needs it is told. */
@@ -398,21 +402,18 @@ static int image_begin(struct run *run, struct err *err)
 	char *place = place_in_full(run->options.restore);
 	struct restore_options options = {
 		.store = &store,
+		.key = run->key,
 		.allow_unencrypted = run->options.key.allow_unencrypted,
 		.working_set = run->options.working_set,
 		.meanwhile = run->own_host ? ask_host : NULL,
 		.meanwhile_arg = run->own_host,
 	};
-	int r = load_key(run, &options.key, err);
+	int r;
 
-	if (r < 0) {
-		free(place);
-		return r;
-	}
 	if (place) {
+		run->key = NULL;
 		r = restore_open(&run->restore, run->loop, place, &options, image_opened, run, err);
 	} else {
-		image_key_free(options.key);
 		r = err_set(err, -ENOMEM, "no memory for a path");
 	}
 	free(place);
@@ -581,7 +582,9 @@ static int run_open(struct run *run, struct err *err)
 	const struct options *o = &run->options;
 	int r;
 
-	r = loop_new(&run->loop, err);
+	r = o->restore ? load_key(run, err) : 0;
+	if (!r)
+		r = loop_new(&run->loop, err);
 	if (!r)
 		r = signals_open(run, err);
 	if (!r && o->machine.name) {
@@ -630,6 +633,7 @@ static void run_close(struct run *run, int status)
 		snapshot_free(run->snapshot);
 	else
 		restore_free(run->restore);
+	image_key_free(run->key);
 	signals.mem = NULL;
 	share_stop(run->share);
 	stuck = machine_free(run->machine);

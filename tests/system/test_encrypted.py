@@ -2,11 +2,15 @@
 # Copyright The postern authors
 """A machine saved into an encrypted image: who has the key restores it, and nobody else finds a word of it in the store."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
+import struct
 import subprocess
+import termios
 
 import pytest
 
@@ -125,6 +129,25 @@ def test_a_key_from_a_descriptor(store, key):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds(60), check=False)
     os.close(read)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize('words', [['run', '--serial', 'null', '--restore'], ['clone', '--count', '2'], ['snapshot', 'verify']],
+                         ids=lambda words: words[0])
+def test_a_signal_ends_the_wait_for_a_key(words, tmp_path):
+    """Of whoever was to write it to a pipe, and does not."""
+    there, here = os.pipe()
+    os.write(here, b'of a key')
+    with subprocess.Popen([program(), *words, str(tmp_path / 'web'), '--key-fd', str(there)], pass_fds=[there],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as waiting:
+        try:
+            wait_for(lambda: not struct.unpack('i', fcntl.ioctl(there, termios.FIONREAD, bytes(4)))[0], 20, 'it reads no key')
+            assert waiting.poll() is None
+            waiting.terminate()
+            assert waiting.wait(seconds(20)) in (-signal.SIGTERM, 130)
+        finally:
+            waiting.kill()
+    os.close(there)
+    os.close(here)
 
 
 def test_a_child_has_its_parents_key_by_itself(store, key):
