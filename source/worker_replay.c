@@ -33,6 +33,7 @@
 
 #define READ_PAGES 256u /* at most: 1 MiB, which is what images are read by */
 #define FIRST_PAGES 32u /* of the first read; doubles */
+#define DOUBLINGS 3u /* then it is READ_PAGES */
 #define WINDOW_LEAST 512u
 #define WINDOW_MOST 3072u /* 12 MiB: less than an image's cache of frames */
 #define FAILURES_MAX 8u /* in a row */
@@ -113,10 +114,11 @@ static bool replay_take_span(struct replay *replay, uint64_t span)
 static void replay_grow(struct worker *worker, uint64_t span, struct replay_run *run)
 {
 	struct replay *replay = &worker->replay;
-	uint64_t pages = replay_span(worker), most = FIRST_PAGES << replay->takes;
+	uint64_t pages = replay_span(worker), most = READ_PAGES;
 	uint64_t from = span, end = span + 1, low, high, i;
 
-	most = replay->takes > 3 || most > READ_PAGES ? READ_PAGES : most;
+	if (replay->takes < DOUBLINGS)
+		most = FIRST_PAGES << replay->takes;
 	low = span * pages / HUGE_PAGES * (HUGE_PAGES / pages);
 	high = low + HUGE_PAGES / pages;
 	worker_bit_change(replay->pending, span, false);

@@ -247,6 +247,24 @@ static void test_neighbours_come_with_one_read(void **state)
 		check_page(reader, i);
 }
 
+/* More than a number has bits: each was to be twice as long as the one before. */
+static void test_reads_do_not_grow_without_end(void **state)
+{
+	uint64_t gfns[HUGES * HUGE_PAGES / SPAN / 2], i, n = sizeof(gfns) / sizeof(gfns[0]);
+	struct reader *reader = *state;
+
+	NEEDS(reader);
+	for (i = 0; i < n; i++)
+		gfns[i] = i * 2 * SPAN;
+	start(reader, 1, false);
+	assert_int_equal(replay(reader, gfns, n), 0);
+	wait_ended(reader);
+	assert_true(n > 32);
+	assert_int_equal(stats_of(reader).reads, n);
+	assert_int_equal(stats_of(reader).present, n);
+	assert_true(is_here(reader, 0) && !is_here(reader, SPAN));
+}
+
 /* While the replay's reads hang, who waits for a page gets it, and it is not read again. */
 static void test_who_waits_goes_first(void **state)
 {
@@ -432,6 +450,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_pages_come_in_the_order_of_the_set),
 		T(test_neighbours_come_with_one_read),
+		T(test_reads_do_not_grow_without_end),
 		T(test_who_waits_goes_first),
 		T(test_a_hostile_set_does_no_harm),
 		T(test_an_empty_set_ends_at_once),
