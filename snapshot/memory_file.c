@@ -74,6 +74,21 @@ static int raw_file_read(const struct raw_file *file, uint64_t at, void *data, s
 	return 0;
 }
 
+/* What was cut off looks like a hole, and would become zeros. */
+static int raw_file_check_length(const struct raw_file *file, struct err *err)
+{
+	struct stat st;
+
+	if (fstat(file->fd, &st) < 0)
+		return err_errno(err, -errno, "%s", file->path);
+	if ((uint64_t)st.st_size >= file->bytes)
+		return 0;
+	return err_set(err, -EIO,
+		       "%s: it has become shorter while it was read: %" PRIu64
+		       " bytes instead of %" PRIu64,
+		       file->path, (uint64_t)st.st_size, file->bytes);
+}
+
 /* Looks up the first part with data that ends behind `at`; none: it begins at the file's end. */
 static int raw_file_seek(struct raw_file *file, uint64_t at, struct err *err)
 {
@@ -84,7 +99,7 @@ static int raw_file_seek(struct raw_file *file, uint64_t at, struct err *err)
 	data = at < file->bytes ? lseek(file->fd, (off_t)at, SEEK_DATA) : -1;
 	if (data < 0 && (at >= file->bytes || errno == ENXIO)) {
 		file->data = file->end = file->bytes;
-		return 0;
+		return raw_file_check_length(file, err);
 	}
 	end = data < 0 ? -1 : lseek(file->fd, data, SEEK_HOLE);
 	if (end < 0)
