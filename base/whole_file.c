@@ -40,9 +40,13 @@ int whole_file_open(struct whole_file *file, const char *path, struct err *err)
 	struct stat st;
 
 	*file = (struct whole_file){ .path = path };
-	/* To be told before all the work. */
+	/* To be told before all the work: a name that cannot be, too. */
+	if (!*path)
+		return err_set(err, -ENOENT, "the file's name is empty");
 	if (!lstat(path, &st))
 		return whole_file_failed(path, -EEXIST, err);
+	if (errno != ENOENT)
+		return whole_file_failed(path, -errno, err);
 	file->fd = whole_file_nameless(path);
 	if (file->fd == -EOPNOTSUPP || file->fd == -EISDIR || file->fd == -ENOENT) {
 		file->fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, MODE);

@@ -386,33 +386,38 @@ static int export_parent(struct store_work *work, struct image *image, struct im
 	return r ? err_prefix(err, r, "the parent is gone (without --diff all is written)") : 0;
 }
 
-static int export_to(struct store_work *work, struct image *image, int fd, struct err *err)
+static int export_to(struct store_work *work, struct image *image, int fd,
+		     struct export_result *result, struct err *err)
 {
 	const struct snapshot_options *o = work->options;
 	struct export_config config = {
 		.format = o->format == SNAPSHOT_ELF ? EXPORT_ELF :
 			  o->diff		    ? EXPORT_DIFF :
 						      EXPORT_RAW,
+		.path = o->place[1],
 		.progress = work_progress,
 		.arg = work,
 	};
-	struct export_result result;
 	int r = o->diff ? export_parent(work, image, &config.parent, err) : 0;
 
 	if (!r)
-		r = export_image(image, fd, &config, &result, err);
+		r = export_image(image, fd, &config, result, err);
 	image_free(config.parent);
-	if (r)
-		return r;
+	return r;
+}
+
+static int export_tell(const struct snapshot_options *o, const struct export_result *result,
+		       struct err *err)
+{
 	if (o->ctl.json)
 		return print_reply(json_pack("{s:s,s:I,s:I,s:I}", "file", o->place[1], "bytes",
-					     (json_int_t)result.bytes, "pages",
-					     (json_int_t)result.pages, "absent-pages",
-					     (json_int_t)result.absent_pages),
+					     (json_int_t)result->bytes, "pages",
+					     (json_int_t)result->pages, "absent-pages",
+					     (json_int_t)result->absent_pages),
 				   err);
-	printf("%" PRIu64 " pages written", result.pages);
-	if (result.absent_pages)
-		printf(", %" PRIu64 " absent ones left out", result.absent_pages);
+	printf("%" PRIu64 " pages written", result->pages);
+	if (result->absent_pages)
+		printf(", %" PRIu64 " absent ones left out", result->absent_pages);
 	putchar('\n');
 	return 0;
 }
@@ -420,6 +425,7 @@ static int export_to(struct store_work *work, struct image *image, int fd, struc
 static int work_export(struct store_work *work, struct err *err)
 {
 	const char *path = work->options->place[1];
+	struct export_result result;
 	struct whole_file file;
 	struct image *image;
 	int r = work_open(work, work->from.name, &image, err);
@@ -428,9 +434,10 @@ static int work_export(struct store_work *work, struct err *err)
 		return r;
 	r = whole_file_open(&file, path, err);
 	if (!r) {
-		r = export_to(work, image, file.fd, err);
+		r = export_to(work, image, file.fd, &result, err);
 		r = r ? r : whole_file_finish(&file, err);
 		whole_file_close(&file);
+		r = r ? r : export_tell(work->options, &result, err);
 	}
 	image_free(image);
 	return r;

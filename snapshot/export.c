@@ -44,7 +44,7 @@ static int export_write(const struct export *e, uint64_t offset, const void *dat
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return err_errno(err, n ? -errno : -EIO, "writing the file");
+			return err_errno(err, n ? -errno : -EIO, "%s", e->config->path);
 		done += (size_t)n;
 	}
 	return 0;
@@ -329,7 +329,7 @@ int export_image(struct image *image, int fd, const struct export_config *config
 	else
 		r = config->format == EXPORT_ELF ? export_elf(&e, err) : export_raw(&e, err);
 	if (!r && ftruncate(fd, (off_t)result->bytes) < 0)
-		r = err_errno(err, -errno, "writing the file");
+		r = err_errno(err, -errno, "%s", config->path);
 	page_buffer_free(e.data, bytes);
 	page_buffer_free(e.before, bytes);
 	return r;

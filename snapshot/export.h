@@ -20,6 +20,7 @@ enum export_format { EXPORT_RAW, EXPORT_DIFF, EXPORT_ELF };
 
 struct export_config {
 	enum export_format format;
+	const char *path; /* of the file, for errors */
 	struct image *parent; /* EXPORT_DIFF: open */
 	/* Pages so far, and all; now and then. May be NULL. */
 	void (*progress)(void *arg, uint64_t done, uint64_t pages);

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -188,6 +189,24 @@ def test_what_is_no_such_file_is_refused(made, tmp_path):
     assert 'No such file' in refused('import', tmp_path / 'nothing', tmp_path / 'no')
     assert 'there already' in refused('export', made / 'base', tmp_path / 'text')
     assert (tmp_path / 'text').read_bytes() == b'x' * PAGE and not (tmp_path / 'no').exists()
+
+
+@pytest.mark.parametrize('name, said', [('', 'empty'), ('x' * 300, 'name too long'), ('text/file', 'Not a directory'), ('no/file', 'No such file')],
+                         ids=['empty', 'long', 'below-a-file', 'no-folder'])
+def test_a_file_that_cannot_be_is_told_before_the_work(made, tmp_path, name, said):
+    (tmp_path / 'text').write_bytes(b'x')
+    error = refused('export', made / 'base', tmp_path / name if name else '')
+    assert said in error and 'pages' not in error
+
+
+def test_what_cannot_be_written_is_named(made, tmp_path):
+    """And nothing is left, and nothing was said to be written."""
+    for words in ([], ['--format', 'elf'], ['--json']):
+        done = subprocess.run([program(), 'snapshot', 'export', *words, str(made / 'base'), str(tmp_path / 'raw')], check=False, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=seconds(60),
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB)))
+        assert done.returncode == 1 and str(tmp_path / 'raw') in done.stderr and 'too large' in done.stderr, done
+        assert not done.stdout and not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize('words', [('import',), ('export',)], ids=lambda w: w[0])
