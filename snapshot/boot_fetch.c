@@ -37,7 +37,7 @@ struct boot_fetch {
 	bool gone;
 	unsigned int refs;		/* this, and what was posted */
 	struct boot_files files;	/* the thread's until it is done */
-	struct err err;
+	struct err err;			/* until it is done: of the last attempt, or none */
 };
 
 static void fetch_put(struct boot_fetch *fetch)
@@ -115,17 +115,31 @@ static void wait_a_little(struct boot_fetch *fetch, int64_t ns)
 	pthread_mutex_unlock(&fetch->lock);
 }
 
+/* Who wants to know meanwhile is told why it has not come. */
+static void fetch_note(struct boot_fetch *fetch, const struct err *err)
+{
+	pthread_mutex_lock(&fetch->lock);
+	fetch->err = *err;
+	pthread_mutex_unlock(&fetch->lock);
+}
+
 static int fetch_file(struct boot_fetch *fetch, struct boot_file *file, const char *what,
 		      struct err *err)
 {
 	int64_t pause = PAUSE_NS;
 	struct buf data = { 0 };
+	uint64_t bytes;
 	int r;
 
+	/* None will ever come. */
+	if (!image_has_object(fetch->image, what, &bytes))
+		return err_set(err, -EBADMSG, "image %s has no object %s",
+			       image_name(fetch->image), what);
 	while ((r = image_get_object(fetch->image, what, &data, err)) < 0 && !fetch_is_over(r) &&
 	       !is_gone(fetch)) {
 		log_warn("what the guest reboots with has not come: %s; it is tried again",
 			 err->text);
+		fetch_note(fetch, err);
 		data.len = 0;
 		wait_a_little(fetch, pause);
 		pause = pause * 2 < PAUSE_MAX_NS ? pause * 2 : PAUSE_MAX_NS;
@@ -192,8 +206,7 @@ static void *fetch_main(void *arg)
 	thread_is_bulk();
 	r = fetch_all(fetch, &err);
 	pthread_mutex_lock(&fetch->lock);
-	if (r < 0)
-		fetch->err = err;
+	fetch->err = r < 0 ? err : (struct err){ 0 };
 	fetch->done = true;
 	fetch->refs++;
 	pthread_mutex_unlock(&fetch->lock);
@@ -223,15 +236,16 @@ bool boot_fetch_is_done(struct boot_fetch *fetch, struct err *err)
 
 	pthread_mutex_lock(&fetch->lock);
 	done = fetch->done;
-	if (done)
-		*err = fetch->err;
+	*err = fetch->err;
 	pthread_mutex_unlock(&fetch->lock);
 	return done;
 }
 
 int boot_fetch_await(struct boot_fetch *fetch, struct err *err)
 {
-	fetch->awaited = !boot_fetch_is_done(fetch, err) || !err->code;
+	bool done = boot_fetch_is_done(fetch, err);
+
+	fetch->awaited = !done || !err->code;
 	return fetch->awaited ? 0 : err->code;
 }
 

@@ -25,7 +25,9 @@ int boot_fetch_new(struct boot_fetch **out, struct machine *machine, struct imag
  * errno: it cannot be had, and is not tried any more.
  */
 int boot_fetch_await(struct boot_fetch *fetch, struct err *err);
-/* Is it over? Then *err says how it failed, or has code 0. */
+/*
+ * Is it over? *err says how it failed, or has code 0; before, how the last attempt did.
+ */
 bool boot_fetch_is_done(struct boot_fetch *fetch, struct err *err);
 /* The image's scope is cancelled. NULL is nothing. */
 void boot_fetch_free(struct boot_fetch *fetch);

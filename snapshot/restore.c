@@ -483,7 +483,8 @@ int restore_check_boot(struct restore *restore, struct err *err)
 	if (!boot_fetch_is_done(restore->boot, &why))
 		return err_set(err, -EAGAIN,
 			       "what the guest reboots with is still on its way out of "
-			       "its image: try again once it has come");
+			       "its image: try again once it has come%s%s",
+			       why.code ? "; until now: " : "", why.code ? why.text : "");
 	*err = why;
 	return why.code ? err_prefix(err, why.code, "what the guest reboots with cannot be had") :
 			  0;

@@ -147,6 +147,33 @@ def test_a_restored_guest_reboots_with_what_its_image_has(tmp_path):
         vm.bare().wait_ready(seconds(20))
 
 
+def refusal(vm, image):
+    """Why a save is refused."""
+    with pytest.raises(QmpError) as said:
+        vm.save(image, wait=False)
+    return str(said.value)
+
+
+def test_a_save_says_what_has_not_come_of_the_image(tmp_path):
+    """The kernel that the guest reboots with, which is saved along; and all that is left to do is to bring it back."""
+    saved(tmp_path)
+    kernel, = (tmp_path / 'web').glob('boot-kernel.*')
+    away = tmp_path / 'away'
+    kernel.rename(away)
+    with Postern.restored(tmp_path / 'web') as vm:
+        wait_for(lambda: 'no such object' in refusal(vm, tmp_path / 'again'), 30)
+        assert kernel.name in refusal(vm, tmp_path / 'again')
+        away.rename(kernel)
+
+        def begun():
+            try:
+                return vm.save(tmp_path / 'again', wait=False)
+            except QmpError as error:
+                assert 'on its way' in str(error)
+                return None
+        vm.wait_saved(wait_for(begun, 30))
+
+
 def test_a_restore_can_stay_paused(tmp_path):
     saved(tmp_path)
     with Postern.restored(tmp_path / 'web', options=['--paused']) as vm:
