@@ -360,6 +360,22 @@ static void take_reason(const struct curl_lib *lib, struct web_exchange *x, CURL
 			*at = '?';
 }
 
+/*
+ * Of a Location that is relative libcurl makes a URL with the login that was asked with in it:
+ * neither errors may show that, nor the next server see it. Nor is a login taken that a server names.
+ * A copy; NULL: no memory.
+ */
+static char *url_without_login(const char *url)
+{
+	const char *scheme = strstr(url, "://"), *host = scheme ? scheme + 3 : url;
+	const char *at = memrchr(host, '@', strcspn(host, "/?#"));
+	char *copy;
+
+	if (asprintf(&copy, "%.*s%s", (int)(host - url), url, at ? at + 1 : host) < 0)
+		return NULL;
+	return copy;
+}
+
 static void take_info(const struct curl_lib *lib, CURL *easy, struct web_exchange *x)
 {
 	curl_off_t after = 0;
@@ -369,7 +385,7 @@ static void take_info(const struct curl_lib *lib, CURL *easy, struct web_exchang
 	x->retry_after_s = after < 0 ? 0 : after > 3600 ? 3600 : (unsigned int)after;
 	lib->curl_easy_getinfo(easy, CURLINFO_REDIRECT_URL, &redirect);
 	if (redirect && strlen(redirect) < WEB_ERROR_MAX)
-		x->redirect = strdup(redirect);
+		x->redirect = url_without_login(redirect);
 }
 
 void web_transfer_end(const struct curl_lib *lib, CURL *easy, struct web_exchange *x, CURLcode code)

@@ -587,6 +587,15 @@ static void no_login_leaves_its_host(void **state)
 	assert_int_equal(first.shown, 2);
 	assert_int_equal(second.shown, 0);
 	assert_int_equal(web_server_requests(other), 1);
+	/* Nor does a server choose with which one another is asked. */
+	snprintf(to, sizeof(to), "http://me:geheim@127.0.0.1:%u/there", web_server_port(other));
+	assert_int_equal(get(both, 100, 50, 0), 50);
+	assert_int_equal(second.shown, 0);
+	assert_int_equal(web_server_requests(other), 2);
+	/* libcurl makes a URL of it that has the login in it. */
+	first.leads_to = "/again";
+	expect_error(both, get(both, 100, 50, 0), -EPROTO, "/again, after too many redirects");
+	assert_null(strstr(both->err.text, "geheim"));
 	both_free(both);
 	web_server_free(other);
 	unlink(path);

@@ -237,6 +237,12 @@ static void refusals_say_what_to_do(void **state)
 	expect_refusal("301 x\r\nx-amz-bucket-region: us-west-9", "", -EINVAL,
 		       "say ?region=us-west-9");
 	expect_refusal("307 x\r\nLocation: http://127.0.0.1:9/", "", -EPROTO, "which is not followed");
+	/* libcurl makes URLs of these that have the secret in them. */
+	expect_refusal("307 x\r\nLocation: /elsewhere", "", -EPROTO, "/elsewhere, which is not followed");
+	expect_refusal("307 x\r\nLocation: ?elsewhere", "", -EPROTO, "which is not followed");
+	expect_refusal("307 x\r\nLocation: elsewhere", "", -EPROTO, "/elsewhere, which is not followed");
+	expect_refusal("307 x\r\nLocation: http://a:b@127.0.0.1:9/", "", -EPROTO,
+		       "sends to http://127.0.0.1:9/, which is not followed");
 }
 
 /* ---- lists ---- */
