@@ -425,6 +425,8 @@ static int image_begin(struct run *run, struct err *err)
 /* The loop runs meanwhile: a signal ends the wait for a store. */
 static int image_await(struct run *run, struct err *err)
 {
+	/* It may hold what was of no consequence, such as a share that had no keeper yet. */
+	*err = (struct err){ 0 };
 	run->open_err = err;
 	run->opened = false;
 	loop_run(run->loop);
