@@ -74,6 +74,7 @@ struct web {
 	char *ca_file;
 	unsigned int patience_ms;
 	_Atomic unsigned int urgent;	/* exchanges begun and not done */
+	_Atomic bool held_back;		/* some of the bulk wait until urgent is 0, or may be about to */
 	struct web_lane lane[LANES];
 };
 
@@ -112,11 +113,14 @@ static void lane_wake(struct web_lane *lane)
 	lane->web->lib->curl_multi_wakeup(lane->multi);
 }
 
-/* The last urgent one makes room for others. */
+/* The last urgent one makes room for others, if there are any. */
 static void lane_done(struct web_lane *lane, struct web_exchange *x)
 {
-	if (lane->urgent && atomic_fetch_sub(&lane->web->urgent, 1) == 1)
-		lane_wake(&lane->web->lane[BULK]);
+	struct web *web = lane->web;
+
+	if (lane->urgent && atomic_fetch_sub(&web->urgent, 1) == 1 &&
+	    atomic_exchange(&web->held_back, false))
+		lane_wake(&web->lane[BULK]);
 	x->done(x);
 }
 
@@ -203,11 +207,16 @@ static void exchange_start(struct web_lane *lane, struct web_exchange *x)
 /* Whose turn it is; NULL: nobody's. */
 static struct web_exchange *lane_next(struct web_lane *lane)
 {
-	bool beside = !lane->urgent && atomic_load(&lane->web->urgent);
 	struct web_exchange **link = &lane->waiting.first, *x;
+	struct web *web = lane->web;
+	bool beside;
 
 	if (lane->running >= lane->at_once)
 		return NULL;
+	/* Before the look: the last urgent one is not seen by it, or sees this (lane_done). */
+	if (!lane->urgent)
+		atomic_store(&web->held_back, true);
+	beside = !lane->urgent && atomic_load(&web->urgent);
 	while (beside && lane->running >= WEB_BULK_BESIDE && *link && !(*link)->soon)
 		link = &(*link)->next;
 	x = *link;
@@ -216,6 +225,8 @@ static struct web_exchange *lane_next(struct web_lane *lane)
 		if (!*link)
 			lane->waiting.end = link;
 	}
+	if (!lane->urgent && (x || !lane->waiting.first))
+		atomic_store(&web->held_back, false);
 	return x;
 }
 
@@ -324,11 +335,15 @@ static void lane_drive(struct web_lane *lane, const struct store_helper *helper)
 	}
 }
 
-/* Its driver leaves: whose is it now? With the lock. */
+/*
+ * Its driver leaves: whose is it now? Its thread is woken only if it has something to do: the page
+ * that was waited for is not placed yet, and that thread would be in its way. With the lock.
+ */
 static void lane_leave(struct web_lane *lane)
 {
 	lane->driver = lane->begun.first || has_work(lane) ? LANE_OWN : LANE_IDLE;
-	pthread_cond_signal(&lane->changed);
+	if (lane->driver == LANE_OWN || lane->stopping)
+		pthread_cond_signal(&lane->changed);
 }
 
 static void lane_help(struct store_helper *helper)
