@@ -15,7 +15,8 @@
 
 #include "store/web_internal.h"
 
-#define BUFFER_BYTES (64L << 10)
+/* A head and the 64 KiB that somebody waits for, by one call. */
+#define BUFFER_BYTES (96L << 10)
 /* Of an error's or a useless body, until the connection is given up. */
 #define DROP_MAX (256u << 10)
 
