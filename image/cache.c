@@ -257,6 +257,15 @@ void cache_put(struct cache *cache, unsigned int slot)
 	pthread_mutex_unlock(&cache->lock);
 }
 
+void cache_put_first(struct cache *cache, unsigned int slot)
+{
+	pthread_mutex_lock(&cache->lock);
+	cache->slots[slot].recent = false;
+	cache->hand = slot;
+	cache_release(cache, slot);
+	pthread_mutex_unlock(&cache->lock);
+}
+
 void cache_put_bad(struct cache *cache, unsigned int slot)
 {
 	pthread_mutex_lock(&cache->lock);

@@ -50,6 +50,8 @@ bool cache_has(struct cache *cache, uint64_t key);
  */
 void cache_add(struct cache *cache, uint64_t key, void *what);
 void cache_put(struct cache *cache, unsigned int slot);
+/* As cache_put, and it is the first to go: nobody is expected to ask for it again. */
+void cache_put_first(struct cache *cache, unsigned int slot);
 /*
  * As cache_put, and it is loaded anew when it is asked for again: what it holds has proved
  * wrong.

@@ -248,9 +248,11 @@ static int open_caches(struct image *image, const struct image_options *options,
 	image->frames_bytes = frames * image->span_bytes;
 	image->leaves = calloc(leaves, sizeof(struct leaf *));
 	image->frames = page_buffer_new(image->frames_bytes);
+	image->handed_out = calloc(frames, sizeof(*image->handed_out));
 	image->leaf_cache = cache_new(leaves, &image_leaf_ops, image);
 	image->frame_cache = cache_new(frames, &image_frame_ops, image);
-	if (!image->leaves || !image->frames || !image->leaf_cache || !image->frame_cache)
+	if (!image->leaves || !image->frames || !image->handed_out || !image->leaf_cache ||
+	    !image->frame_cache)
 		return err_set(err, -ENOMEM, "image %s: no memory", image_name(image));
 	return 0;
 }
@@ -305,6 +307,7 @@ void image_free(struct image *image)
 	cache_free(image->frame_cache);
 	cache_free(image->leaf_cache);
 	page_buffer_free(image->frames, image->frames_bytes);
+	free(image->handed_out);
 	free(image->leaves);
 	image_free_scratch(image);
 	seal_free(image->seal);

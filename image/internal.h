@@ -40,6 +40,7 @@ struct image {
 	struct cache *frame_cache;
 	uint8_t *frames;		/* of frame_cache's slots, span_bytes each */
 	size_t frames_bytes;
+	_Atomic uint64_t *handed_out;	/* of these, each one's pages: bits as in leaf_piece's mask */
 	pthread_mutex_t lock;		/* guards the scratches */
 	struct image_scratch *scratch;
 	unsigned int scratches;

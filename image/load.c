@@ -439,6 +439,7 @@ static int frame_load(void *arg, unsigned int slot, uint64_t key, void *what, st
 	int r;
 
 	(void)key;
+	atomic_store(&image->handed_out[slot], 0);
 	if (!scratch)
 		return err_set(err, -ENOMEM, "image %s: no memory for a frame", image_name(image));
 	if (want->bytes)

@@ -146,6 +146,21 @@ static int64_t run_damaged(struct image *image, const struct image_run *run, str
 			     "the page's checksum is wrong", err);
 }
 
+/*
+ * The run's pages are out. A frame that is out whole is not kept while others are: it is in memory
+ * now, and the next one takes its place, which the CPU's caches have, and the kernel need not make.
+ */
+static void run_put_frame(struct image *image, const struct image_run *run, unsigned int slot)
+{
+	uint64_t pages = ~UINT64_C(0) >> (64 - run->pages) << run->page;
+
+	pages |= atomic_fetch_or(&image->handed_out[slot], pages);
+	if (run->piece->mask & ~pages)
+		cache_put(image->frame_cache, slot);
+	else
+		cache_put_first(image->frame_cache, slot);
+}
+
 /* How soon pages are wanted. */
 enum read_when { READ_NOW, READ_SOON, READ_LATER };
 
@@ -180,7 +195,7 @@ static int64_t run_read(struct image *image, struct image_run *run, uint64_t wan
 		count_add(&image->frame_hits, 1);
 	n = run_copy(run, image->frames + slot * image->span_bytes, data);
 	if (n == run->pages)
-		cache_put(image->frame_cache, slot);
+		run_put_frame(image, run, slot);
 	else
 		cache_put_bad(image->frame_cache, slot);
 	count_add(&image->pages, n);

@@ -131,6 +131,40 @@ static void test_a_frame_is_read_once_whoever_wants_it(void **state)
 	toy_store_free(toy);
 }
 
+/* A frame that was handed out whole goes before one of which more may be wanted. */
+static void test_what_was_handed_out_whole_goes_first(void **state)
+{
+	static const struct image_options limits = { .frame_cache_bytes = 1 };
+	static uint8_t data[16 * PAGE_BYTES];
+	struct toy_store *toy = toy_store_new();
+	struct image_stats stats;
+	struct image *image;
+	struct model model;
+	struct err err;
+	unsigned int i;
+	bool zero;
+
+	(void)state;
+	model_init(&model, 2, 0, 11);
+	for (i = 0; i < 1024; i++)
+		model.content[i] = 1 + i;
+	toy_image_save(&model, toy, "whole", NULL, NULL);
+	assert_int_equal(image_open(&image, toy_store(toy), NULL, "whole", &limits, &err), 0);
+	assert_int_equal(image_read(image, GFN(8), 8, data, &zero, &err), 8);
+	/* More than there is room for; the first halves last. */
+	for (i = 16; i < 1024; i += 16) {
+		assert_int_equal(image_read(image, GFN(i + 4), 12, data, &zero, &err), 12);
+		assert_int_equal(image_read(image, GFN(i), 4, data, &zero, &err), 4);
+	}
+	assert_int_equal(image_read(image, GFN(0), 8, data, &zero, &err), 8);
+	image_stats(image, &stats);
+	assert_int_equal(stats.frames, 64);
+	assert_int_equal(stats.frame_hits, 64);
+	image_free(image);
+	model_fini(&model);
+	toy_store_free(toy);
+}
+
 /* Whoever fills a guest reads what lies next to each other with few requests. */
 static void test_who_wants_many_pages_reads_them_together(void **state)
 {
@@ -372,6 +406,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_many_threads_read_through_small_caches),
 		cmocka_unit_test(test_a_frame_is_read_once_whoever_wants_it),
+		cmocka_unit_test(test_what_was_handed_out_whole_goes_first),
 		cmocka_unit_test(test_who_wants_many_pages_reads_them_together),
 		cmocka_unit_test(test_what_is_read_ends_with_its_span),
 		cmocka_unit_test(test_damage_costs_one_page_of_many),
