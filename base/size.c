@@ -61,5 +61,7 @@ int size_parse_limited(char *path, size_t room, uint64_t *limit, const char *tex
 		return err_set(err, -ENAMETOOLONG, "the path is longer than %zu bytes", room - 1);
 	memcpy(path, text, len);
 	path[len] = '\0';
+	if (option && path_option(path))
+		return err_set(err, -EINVAL, "\"%s\": one option is allowed", text);
 	return 0;
 }

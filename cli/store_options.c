@@ -52,6 +52,8 @@ static int take_cache(struct store_args *args, const char *text, struct err *err
 			       len ? "too long" : "missing");
 	memcpy(args->cache, text, len);
 	args->cache[len] = '\0';
+	if (option && path_option(args->cache))
+		return err_set(err, -EINVAL, "--store-cache: one limit= is allowed");
 	return 0;
 }
 

@@ -255,6 +255,7 @@ static void test_paths_with_a_limit(void **state)
 		{ "/a,b=c/d", 0, "/a,b=c/d", ROTATE_LIMIT_DEFAULT },
 		/* A misspelt option. */
 		{ "/a,limt=1M", -EINVAL, NULL, 0 }, { "/a,limit=1M,lim-it=2", -EINVAL, NULL, 0 },
+		{ "/a,limit=1M,limit=2M", -EINVAL, NULL, 0 },
 		{ "/a,limit=", -EINVAL, NULL, 0 }, { "/a,limit=x", -EINVAL, NULL, 0 },
 		{ "/a,limit=1", -EINVAL, NULL, 0 }, { ",limit=1M", -EINVAL, NULL, 0 },
 		{ "", -EINVAL, NULL, 0 },

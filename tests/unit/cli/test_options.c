@@ -224,6 +224,7 @@ static void test_what_a_store_is_not_reached_by(void **state)
 	static const char *const bad[][3] = {
 		{ "--store-cache", "/c,limit=15M", "16M at least" },
 		{ "--store-cache", "/c,size=1G", "limit=SIZE" },
+		{ "--store-cache", "/c,limit=16M,limit=17M", "one limit=" },
 		{ "--store-cache", ",limit=1G", "missing" },
 		{ "--store-deadline", "5s", "100 to 3600000" },
 		{ "--second-store", "mirror", "no scheme" },
