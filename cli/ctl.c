@@ -407,8 +407,10 @@ static int exit_code(int r)
 
 int ctl_end(const char *program, int r, struct err *err)
 {
-	if (fflush(stdout) == EOF && !r)
-		r = err_errno(err, -EREMOTEIO, "standard output");
+	if (fflush(stdout) == EOF && !r) {
+		err_errno(err, -errno, "standard output");
+		r = -EREMOTEIO;
+	}
 	if (r < 0) {
 		fprintf(stderr, "%s: ", program);
 		ctl_put(stderr, err->text);

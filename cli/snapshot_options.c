@@ -204,7 +204,9 @@ static int take_format(struct snapshot_options *o, const char *value, struct err
 			o->format = (enum snapshot_format)i;
 			return 0;
 		}
-	return err_set(err, -EINVAL, "--format %.32s: raw, mapped-ram and elf are allowed", value);
+	return err_set(err, -EINVAL,
+		       "--format %.32s: raw, mapped-ram (import) and elf (export) are allowed",
+		       value);
 }
 
 static int options_take_over(struct snapshot_options *o, const char *value, struct err *err)

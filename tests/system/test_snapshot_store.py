@@ -108,6 +108,15 @@ def test_info_says_what_an_image_is(made):
         assert word in text
 
 
+@pytest.mark.parametrize('words', [['info', 'base'], ['list', '.', '--json']])
+def test_what_could_not_be_written_was_not_said(made, words):
+    """Standard output is a full disk."""
+    with open('/dev/full', 'wb') as full:
+        done = subprocess.run([program(), 'snapshot', *words], cwd=made, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE,
+                              timeout=seconds(20), check=False)
+    assert done.returncode == 1 and b'standard output: No space left on device' in done.stderr, done
+
+
 def test_list_has_all_images_and_says_which_is_damaged(images):
     assert [entry['name'] for entry in reply('list', images)] == ['base', 'child']
     assert snapshot('list', '--names', images)[1] == 'base\nchild\n'
