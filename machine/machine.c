@@ -173,6 +173,9 @@ int machine_new(struct machine **out, struct loop *loop, const struct machine_co
 	bus_init(&m->pio, "port");
 	bus_init(&m->mmio, "MMIO");
 	r = machine_config_copy(m, config, err);
+	/* What a reset will load; who named it wrongly is told now. */
+	if (!r && config->loads_no_kernel && m->boot_files.type == BOOT_FILES)
+		r = machine_boot_check(m, err);
 	if (!r)
 		r = memory_make(m, err);
 	if (!r)

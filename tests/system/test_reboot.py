@@ -9,7 +9,7 @@ import pytest
 
 from harness.migration import Pair, free_port
 from harness.qmp import QmpError
-from harness.vm import Postern, bare_elf
+from harness.vm import Postern, bare_elf, run_postern
 from harness.waiting import seconds
 from test_disk_boot import MKE2FS, disk, found
 
@@ -100,6 +100,17 @@ def test_a_destinations_own_kernel_is_what_starts(tmp_path):
             with pytest.raises(QmpError, match=str(own)):
                 destination.command('system_reset')
             assert destination.status() == 'running'
+
+
+@pytest.mark.parametrize('words', [['--incoming', 'defer'], ['--restore', 'web']])
+def test_a_kernel_that_is_not_there_is_told_before_a_reset_wants_it(tmp_path, words):
+    with Postern(memory='64M') as vm:
+        vm.bare(ready=True)
+        vm.save(tmp_path / 'web')
+    code, text = run_postern('run', '--serial', 'null', *words, '--kernel', 'none', cwd=tmp_path)
+    assert code == 1 and 'kernel: none: No such file or directory' in text, text
+    code, text = run_postern('run', '--serial', 'null', *words, '--kernel', bare_elf(), '--initrd', 'none', cwd=tmp_path)
+    assert code == 1 and 'initrd: none: No such file or directory' in text, text
 
 
 @needs_mke2fs
