@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from harness.qmp import Qmp, QmpClosed, QmpTimeout, connect
+from harness.qmp import Qmp, QmpClosed, QmpError, QmpTimeout, connect
 from harness.waiting import WaitTimeout, seconds, wait_for
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -372,8 +372,17 @@ class Postern(Machine):
 
     def save(self, image, wait=True, timeout=60.0, **arguments):
         """Saves it; returns the job's last answer, or its id where it is not waited for."""
-        job = self.command('postern-snapshot-save', to=str(image), **arguments)['id']
+        job = wait_for(lambda: self._save_begin(str(image), arguments), timeout)
         return self.wait_saved(job, timeout) if wait else job
+
+    def _save_begin(self, image, arguments):
+        """The job's id; None if what a restored guest reboots with has not come yet, as in its first moments."""
+        try:
+            return self.command('postern-snapshot-save', to=image, **arguments)['id']
+        except QmpError as error:
+            if 'try again once it has come' in str(error) and 'until now' not in str(error):
+                return None
+            raise
 
     def saves(self):
         """query-postern-snapshots' last job, or None."""
