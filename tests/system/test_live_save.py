@@ -97,9 +97,10 @@ class Hanging:
 
 
 def hold_up(vm, store):
-    """Begins to save into the store that hangs, until the guest's writes find no room any more."""
+    """Begins to save into the store that hangs, until the guest's writes find no room any more. What is on its way to the store may
+    leave some again, but not so much that they go on for long."""
     job = vm.save(store.place('web'), wait=False)
-    wait_for(lambda: vm.saves()['buffered-bytes'] >= BUFFER, 60, lambda: vm.saves())
+    wait_for(lambda: vm.saves()['buffered-max-bytes'] >= BUFFER, 60, lambda: vm.saves())
     now = vm.saves()
     assert now['mode'] == 'live' and now['phase'] == 'copying' and now['downtime-us'] > 0
     return job
