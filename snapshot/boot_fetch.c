@@ -243,9 +243,7 @@ bool boot_fetch_is_done(struct boot_fetch *fetch, struct err *err)
 
 int boot_fetch_await(struct boot_fetch *fetch, struct err *err)
 {
-	bool done = boot_fetch_is_done(fetch, err);
-
-	fetch->awaited = !done || !err->code;
+	fetch->awaited = !boot_fetch_is_done(fetch, err) || !err->code;
 	return fetch->awaited ? 0 : err->code;
 }
 

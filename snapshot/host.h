@@ -57,10 +57,10 @@ int host_check_shape(const struct manifest_machine *machine, struct err *err);
 uint64_t host_memory_bytes(const struct manifest_machine *machine);
 /*
  * Are the disks of this machine those of the image, and as they were? -ESTALE
- * says which is not, and what to do; -EINVAL: there are more, or fewer. below: of each disk that is an empty
- * overlay, what it lies over, which is the one that the image knows; NULL of
- * others, NULL for none. Looks at files: before the loop runs, or on another
- * thread.
+ * says which is not, and what to do; -EINVAL: there are more, or fewer. below:
+ * of each disk that is an empty overlay, what it lies over, which is the one
+ * that the image knows; NULL of others, NULL for none. Looks at files: before
+ * the loop runs, or on another thread.
  */
 int host_check_disks(const struct manifest *manifest, const struct host_record *record,
 		     struct machine *machine, char *const below[MANIFEST_DISKS_MAX],

@@ -363,8 +363,8 @@ static void take_reason(const struct curl_lib *lib, struct web_exchange *x, CURL
 
 /*
  * Of a Location that is relative libcurl makes a URL with the login that was asked with in it:
- * neither errors may show that, nor the next server see it. Nor is a login taken that a server names.
- * A copy; NULL: no memory.
+ * neither errors may show that, nor the next server see it. Nor is a login taken that a server
+ * names. A copy; NULL: no memory.
  */
 static char *url_without_login(const char *url)
 {
